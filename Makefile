@@ -1,0 +1,48 @@
+# Two commands are enough: make demo, make test. VENV=DIR puts the virtual environment elsewhere.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+FOLD ?= 3
+ARGS ?=
+# Installed anew when the dependencies or the place of the checkout change.
+STAMP := $(VENV)/.covidnet-$(shell (pwd; cat pyproject.toml) | cksum | cut -d' ' -f1)
+
+export NO_ALBUMENTATIONS_UPDATE = 1
+
+.PHONY: help install demo fold sweep test lint check format clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+install: $(STAMP)  ## virtual environment and dependencies (made by the other targets by themselves)
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing covidnet and its dependencies into $(VENV) (minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@rm -f $(VENV)/.covidnet-*; touch $(STAMP)
+
+demo: $(STAMP)  ## one fold of a small study on synthetic radiographs; prints where the run folder is
+	@$(BIN)/python -m covidnet.train experiment=demo $(ARGS)
+
+fold: $(STAMP)  ## one fold: make fold FOLD=3 ARGS='data=folder data.root=DIR'
+	@$(BIN)/python -m covidnet.train fold=$(FOLD) $(ARGS)
+
+sweep: $(STAMP)  ## the ten folds of the small study, one run folder each: make sweep ARGS='experiment=paper'
+	@$(BIN)/python -m covidnet.train -m 'fold=range(0,10)' experiment=demo progress=false $(ARGS)
+
+test: $(STAMP)  ## the tests, offline
+	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(ARGS)
+
+lint: $(STAMP)  ## style, types, and the direction of imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+check: lint test  ## what the continuous integration runs
+
+format: $(STAMP)  ## put the style right
+	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .
+
+clean:  ## remove what runs and builds leave behind, and .venv
+	rm -rf .venv outputs multirun build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

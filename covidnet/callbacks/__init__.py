@@ -1,0 +1,1 @@
+"""Lightning callbacks: what is logged, written or drawn while a run goes on."""

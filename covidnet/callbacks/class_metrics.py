@@ -1,0 +1,77 @@
+"""Logs sensitivity, specificity and F1 of every class, for every split, under fixed names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassF1Score, MulticlassRecall, MulticlassSpecificity
+
+from covidnet.labels import CLASSES
+from covidnet.learning.module import STAGES_OF_TEST
+
+
+class ClassMetrics(pl.Callback):
+    """Log ``test/COVID-19/sensitivity`` and its kin for val, test and unseen, from all films of a split together."""
+
+    def __init__(self) -> None:
+        self.metrics = nn.ModuleDict({stage: _collection() for stage in ("val", *STAGES_OF_TEST)})
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin anew."""
+        self._reset("val", pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Count a batch."""
+        self._collection("val").update(outputs["logits"], batch["label"])
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the split."""
+        if not trainer.sanity_checking:
+            self._log("val", pl_module)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin anew."""
+        for stage in STAGES_OF_TEST:
+            self._reset(stage, pl_module)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Count a batch."""
+        self._collection(STAGES_OF_TEST[dataloader_idx]).update(outputs["logits"], batch["label"])
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log both splits."""
+        for stage in STAGES_OF_TEST:
+            self._log(stage, pl_module)
+
+    def _collection(self, stage: str) -> MetricCollection:
+        collection = self.metrics[stage]
+        assert isinstance(collection, MetricCollection)  # nn.ModuleDict forgets the type
+        return collection
+
+    def _reset(self, stage: str, pl_module: pl.LightningModule) -> None:
+        self._collection(stage).to(pl_module.device).reset()
+
+    def _log(self, stage: str, pl_module: pl.LightningModule) -> None:
+        for name, values in self._collection(stage).compute().items():
+            for label, value in zip(CLASSES, values, strict=True):
+                pl_module.log(f"{stage}/{label}/{name}", value)
+
+
+def _collection() -> MetricCollection:
+    per_class: dict[str, Any] = {"num_classes": len(CLASSES), "average": None}
+    return MetricCollection(
+        {
+            "sensitivity": MulticlassRecall(**per_class),
+            "specificity": MulticlassSpecificity(**per_class),
+            "f1": MulticlassF1Score(**per_class),
+        }
+    )

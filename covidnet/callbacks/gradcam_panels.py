@@ -1,0 +1,92 @@
+"""Draws Grad-CAM panels of unseen films: film, heat map, true class, prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+
+from covidnet.data.dataset import FilmDataset
+from covidnet.labels import CLASSES
+from covidnet.learning.module import ClassificationModule
+from covidnet.models.saliency import grad_cam
+from covidnet.report.panel import film_panels, save_figure
+
+
+class GradCamPanels(pl.Callback):
+    """Write ``panels/unseen-COVID-19.png`` and its kin from a seeded draw of unseen films.
+
+    The panels are drawn by `draw`, after the test loop: inside it Lightning's inference mode forbids the gradients.
+
+    Args:
+        per_class: films per class; 0 draws none.
+    """
+
+    def __init__(self, per_class: int = 5) -> None:
+        self.per_class = per_class
+
+    def draw(
+        self,
+        module: ClassificationModule,
+        films: FilmDataset,
+        rows: pd.DataFrame,
+        folder: Path,
+        *,
+        seed: int,
+        caption: str,
+    ) -> list[Path]:
+        """One figure for each class.
+
+        Args:
+            module: the chosen model.
+            films: the dataset of `rows`.
+            rows: films with image_id and label.
+            folder: where the PNG files go.
+            seed: of the draw of films.
+            caption: what a reader must know: the weights, whether the films are synthetic.
+
+        Returns:
+            The files written.
+        """
+        written = []
+        for label, chosen in self._chosen(rows, seed):
+            batch = [films[index] for index in chosen]
+            images = torch.stack([item["image"] for item in batch]).to(module.device)
+            with torch.no_grad():
+                probabilities = module.eval()(images).softmax(1).cpu().numpy()
+            maps = grad_cam(module.classifier, images)
+            figure = film_panels(
+                [_grey(item["image"]) for item in batch],
+                list(maps),
+                [_title(label, p) for p in probabilities],
+                columns=len(batch),
+                caption=caption,
+            )
+            folder.mkdir(exist_ok=True)
+            written.append(folder / f"unseen-{label}.png")
+            save_figure(figure, written[-1])
+        return written
+
+    def _chosen(self, rows: pd.DataFrame, seed: int) -> Iterator[tuple[str, list[int]]]:
+        for number, label in enumerate(CLASSES):
+            there = np.flatnonzero((rows["label"] == label).to_numpy())
+            if self.per_class and len(there):
+                draw = np.random.default_rng([seed, number]).permutation(there)[: self.per_class]
+                yield label, [int(index) for index in draw]
+
+
+def _title(label: str, probabilities: np.ndarray) -> str:
+    called = int(probabilities.argmax())
+    return f"true {label}\ncalled {CLASSES[called]} {probabilities[called]:.0%}"
+
+
+def _grey(image: Any) -> np.ndarray:
+    # Normalising is a straight line per channel, so stretching the first one to 0..255 gives the film back.
+    values = image[0].numpy()
+    low, high = float(values.min()), float(values.max())
+    return np.rint((values - low) / max(high - low, 1e-6) * 255).astype(np.uint8)

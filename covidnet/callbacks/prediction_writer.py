@@ -1,0 +1,75 @@
+"""Writes predictions.csv: one row per film of the validation, test and unseen splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
+
+from covidnet.evaluation.predictions import predictions_table, write_predictions
+from covidnet.learning.module import STAGES_OF_TEST
+
+
+class PredictionWriter(pl.Callback):
+    """Collect the probabilities that ``trainer.validate`` and ``trainer.test`` see; `write` puts them into a file.
+
+    Validation during ``fit`` is not collected: predictions are those of one model, the chosen one.
+    """
+
+    def __init__(self) -> None:
+        self.collected: dict[str, dict[str, np.ndarray]] = {}
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Keep a batch of the chosen model."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._keep("val", outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Keep a batch of the test fold or the unseen fold."""
+        self._keep(STAGES_OF_TEST[dataloader_idx], outputs, batch)
+
+    def _keep(self, stage: str, outputs: Any, batch: Any) -> None:
+        probabilities = outputs["logits"].float().softmax(1).cpu().numpy()
+        self.collected.setdefault(stage, {}).update(zip(batch["image_id"], probabilities, strict=True))
+
+    def table(self, rows: dict[str, pd.DataFrame], fold: int) -> pd.DataFrame:
+        """The predictions table.
+
+        Args:
+            rows: for each split its films: image_id, path, patient_id, label.
+            fold: the test fold of the run.
+
+        Returns:
+            A row for every film that was predicted, in the columns of predictions.csv.
+        """
+        parts = []
+        for stage, found in self.collected.items():
+            films = rows[stage][rows[stage]["image_id"].isin(found)]
+            parts.append(
+                predictions_table(
+                    image_id=list(films["image_id"]),
+                    path=list(films["path"]),
+                    patient_id=list(films["patient_id"]),
+                    label=list(films["label"]),
+                    split=stage,
+                    fold=fold,
+                    probabilities=np.array([found[image_id] for image_id in films["image_id"]]),
+                )
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def write(self, path: Path, rows: dict[str, pd.DataFrame], fold: int) -> pd.DataFrame:
+        """Write the table to `path` and give it back; arguments as in `table`."""
+        table = self.table(rows, fold)
+        write_predictions(table, path)
+        return table

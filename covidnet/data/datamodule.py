@@ -1,0 +1,140 @@
+"""The LightningDataModule: picks films by fold and builds loaders, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from covidnet.data.augment import ORIGINAL, FixedCopies, Operators, online_augmentation
+from covidnet.data.dataset import FeatureDataset, FilmDataset, whole_batch
+from covidnet.data.splits import fold_roles
+from covidnet.data.transforms import Normalise, SquareFit
+from covidnet.progress import available_cores
+
+PARTS = ("train", "val", "test", "unseen")
+
+
+class FoldDataModule(pl.LightningDataModule):
+    """Training, validation, test and unseen films of one fold.
+
+    Args:
+        split: the table of split.csv, with a column sha256 of the manifest beside it.
+        root: the folder that paths are relative to.
+        fold: the test fold, 0..9.
+        group: ``patient`` or ``image``, as the split was made.
+        validation: ``inner``, ``test`` or ``none``.
+        validation_seed: seed of the draw of inner validation.
+        fit: makes a film square.
+        normalise: makes it the network's input.
+        copies: fixed copies of training films, or None.
+        online: magnitudes of random augmentation of training films, or None.
+        batch_size: films per batch.
+        num_workers: worker processes that read films; None for one per spare core.
+        seed: seed of the order of training films.
+        reading: keyword arguments of `covidnet.data.images.read_image`.
+    """
+
+    def __init__(
+        self,
+        split: pd.DataFrame,
+        *,
+        root: Path,
+        fold: int,
+        group: str = "patient",
+        validation: str = "inner",
+        validation_seed: int = 0,
+        fit: SquareFit,
+        normalise: Normalise,
+        copies: FixedCopies | None = None,
+        online: Operators | None = None,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        seed: int = 0,
+        reading: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = root
+        self.fold = fold
+        self.fit = fit
+        self.normalise = normalise
+        self.copies = copies
+        self.online = online
+        self.batch_size = batch_size
+        self.num_workers = max(available_cores() - 1, 0) if num_workers is None else num_workers
+        self.seed = seed
+        self.reading = reading or {}
+        self.features: dict[str, torch.Tensor] = {}
+        self.rows = self._rows(split, group, validation, validation_seed)
+
+    def _rows(self, split: pd.DataFrame, group: str, validation: str, seed: int) -> dict[str, pd.DataFrame]:
+        roles = fold_roles(split, fold=self.fold, validation=validation, seed=seed, group=group)
+        rows = {part: split[roles[part].to_numpy()].assign(operator=ORIGINAL) for part in PARTS}
+        if self.copies is not None:
+            # Every fold holds the same number of each class, so the test fold tells the size of the nine others.
+            size = 9 * int((split["fold"] == self.fold).sum()) // split["label"].nunique()
+            rows["train"] = self.copies.plan(rows["train"], size)
+        return {part: table.reset_index(drop=True) for part, table in rows.items()}
+
+    @property
+    def distinct_inputs(self) -> pd.DataFrame:
+        """Every film and copy that this fold looks at, once."""
+        everything = pd.concat(list(self.rows.values()), ignore_index=True)
+        return everything.drop_duplicates(["sha256", "operator"], ignore_index=True)
+
+    def drop(self, image_ids: set[str]) -> None:
+        """Go on without some films, such as those that changed since prepare."""
+        self.rows = {p: t[~t["image_id"].isin(image_ids)].reset_index(drop=True) for p, t in self.rows.items()}
+
+    def use_features(self, features: dict[str, torch.Tensor]) -> None:
+        """Serve features instead of films.
+
+        Args:
+            features: for each part the tensor (n, D), a row per row of ``self.rows[part]``.
+        """
+        self.features = features
+
+    def films(self, rows: pd.DataFrame, *, online: bool = False) -> FilmDataset:
+        """The dataset of some rows, read from files."""
+        operators = self.copies.operators if self.copies else self.online or Operators()
+        return FilmDataset(
+            rows,
+            self.root,
+            fit=self.fit,
+            normalise=self.normalise,
+            operators=operators,
+            online=online_augmentation(self.online) if online and self.online is not None else None,
+            reading=self.reading,
+        )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Training films in an order that depends on the seed alone."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """Validation films; an empty list where there are none (``split.validation=none``)."""
+        return self._loader("val") if len(self.rows["val"]) else []
+
+    def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+        """The test fold and the unseen fold, in this order."""
+        return [self._loader("test"), self._loader("unseen")]
+
+    def _loader(self, part: str, *, shuffle: bool = False) -> DataLoader[dict[str, Any]]:
+        rows = self.rows[part]
+        generator = torch.Generator().manual_seed(self.seed)
+        if part in self.features:
+            dataset: Dataset[dict[str, Any]] = FeatureDataset(self.features[part], rows)
+            return DataLoader(dataset, self.batch_size, shuffle=shuffle, generator=generator, collate_fn=whole_batch)
+        workers = min(self.num_workers, (len(rows) - 1) // self.batch_size)
+        return DataLoader(
+            self.films(rows, online=part == "train"),
+            self.batch_size,
+            shuffle=shuffle,
+            generator=generator,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )

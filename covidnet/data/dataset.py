@@ -1,0 +1,120 @@
+"""Datasets: films from files, or the features of films that a frozen backbone has seen already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from covidnet.data.augment import ORIGINAL, Operators
+from covidnet.data.images import read_image
+from covidnet.data.transforms import Normalise, SquareFit
+from covidnet.labels import CLASSES
+
+Film = npt.NDArray[np.uint8]
+
+
+class FilmDataset(Dataset[dict[str, Any]]):
+    """Films read from files, made square, augmented and normalised.
+
+    An item is a dict of ``image`` float32 (C, H, W), ``label`` int64, ``image_id`` str and ``row`` int64 (the place in
+    `rows`).
+
+    Args:
+        rows: one per item: image_id, path, label, operator, sha256.
+        root: the folder that path is relative to.
+        fit: makes a film square.
+        normalise: makes it the network's input.
+        operators: what the names in the column operator mean.
+        online: random augmentation of film and seed, on top; None for none.
+        reading: keyword arguments of `read_image`.
+    """
+
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        root: Path,
+        *,
+        fit: SquareFit,
+        normalise: Normalise,
+        operators: Operators | None = None,
+        online: Callable[[Film, int], Film] | None = None,
+        reading: dict[str, Any] | None = None,
+    ) -> None:
+        self.image_ids = list(rows["image_id"])
+        self.paths = list(rows["path"])
+        self.sha256 = list(rows["sha256"])
+        self.operators_of_rows = list(rows["operator"]) if "operator" in rows else [ORIGINAL] * len(rows)
+        self.labels = [CLASSES.index(label) for label in rows["label"]]
+        self.root = root
+        self.fit = fit
+        self.normalise = normalise
+        self.operators = operators or Operators()
+        self.online = online
+        self.reading = reading or {}
+        self._last: tuple[str, Film] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        film = self.operators.apply(self.operators_of_rows[index], self._square(index))
+        if self.online is not None:
+            # The seed comes from torch, whose generator differs from epoch to epoch and from worker to worker.
+            film = self.online(film, int(torch.randint(2**31, ()).item()))
+        return {
+            "image": torch.from_numpy(self.normalise(film)),
+            "label": self.labels[index],
+            "image_id": self.image_ids[index],
+            "row": index,
+        }
+
+    def _square(self, index: int) -> Film:
+        # A film and its copies stand side by side in a feature pass: it is read and decoded once for all of them.
+        sha256 = self.sha256[index]
+        if self._last is None or self._last[0] != sha256:
+            film = read_image(self.root / self.paths[index], sha256=sha256, **self.reading)
+            self._last = (sha256, self.fit(film))
+        return self._last[1]
+
+
+class FeatureDataset(Dataset[dict[str, Any]]):
+    """Features of films, kept in memory; a whole batch is one indexing operation.
+
+    A batch is a dict of ``features`` float32 (N, D), ``label`` int64 (N) and ``image_id`` list of str.
+
+    Args:
+        features: (n, D), a row per film.
+        rows: image_id and label, in the same order.
+    """
+
+    def __init__(self, features: torch.Tensor, rows: pd.DataFrame) -> None:
+        self.features = features
+        self.labels = torch.tensor([CLASSES.index(label) for label in rows["label"]], dtype=torch.int64)
+        self.image_ids = np.array(rows["image_id"], dtype=object)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A whole batch; `whole_batch` keeps the loader from taking it apart."""
+        chosen = torch.as_tensor(indices)
+        return {
+            "features": self.features[chosen],
+            "label": self.labels[chosen],
+            "image_id": list(self.image_ids[chosen.numpy()]),
+        }
+
+
+def whole_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """The collate function of `FeatureDataset`: its batches are made already."""
+    return batch

@@ -1,0 +1,313 @@
+"""Radiographs in DICOM files: pixels as they are meant to be shown, and what the header says of patient and view."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from covidnet.data.images import Limits, jpeg_segments, to_eight_bits
+from covidnet.errors import ImageRefusedError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_INSTALL = 'pip install "covidnet[dicom]"'
+_EXPORT = "export it as uncompressed DICOM, or as a 16-bit grey PNG"
+_NO_ID = {"", "anon", "anonymous", "anonymised", "anonymized", "none", "n/a", "unknown"}
+_LATERAL = {"L", "LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
+
+
+def read_header(path: str | Path) -> dict[str, str | None]:
+    """What a DICOM header says of the patient and the view; no pixels are read.
+
+    Args:
+        path: a DICOM file.
+
+    Returns:
+        ``patient_id``: placeholders such as "anonymous" count as unknown, for they would make one patient of many.
+        ``view``: ``PA``, ``AP``, ``L`` for either lateral, or another term as it stands, in upper case.
+        None is unknown, for both.
+
+    Raises:
+        ImageRefusedError: not a DICOM file, not readable, or pydicom is not installed.
+    """
+    _require_pydicom(path)
+    import pydicom
+
+    try:
+        with _QUIET:
+            tags = ["PatientID", "ViewPosition"]
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            patient = str(header.get("PatientID") or "").strip()
+            view = str(header.get("ViewPosition") or "").strip().upper()
+    except OSError as error:
+        raise ImageRefusedError(path, f"cannot be read ({error.strerror or error})", "check the path") from error
+    except Exception as error:
+        raise ImageRefusedError(path, f"not a readable DICOM file ({error})", "copy it again") from error
+    return {
+        "patient_id": None if patient.lower() in _NO_ID else patient,
+        "view": "L" if view in _LATERAL else view or None,
+    }
+
+
+def decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
+    """The film as it is meant to be shown: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
+
+    Without a VOI LUT or window, stored values are scaled by their depth, and rescaled ones by their measured range.
+
+    Args:
+        data: the whole file.
+        limits: the path that errors name, and the allowed sizes.
+
+    Returns:
+        uint8 (H, W), and the photometric interpretation.
+
+    Raises:
+        ImageRefusedError: no image, several frames, a size outside the limits, or a compression without a decoder.
+        Exception: whatever pydicom and its decoders raise on a damaged file; the caller makes a refusal of it.
+
+    Reference:
+        DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT), C.11.2 (VOI LUT).
+    """
+    path = limits.path
+    _require_pydicom(path)
+    with _QUIET:
+        header = _dataset(data, limits)
+        kind = _term(header, "PhotometricInterpretation")
+        stored = _stored_values(header, limits)
+        if kind.startswith("MONOCHROME"):
+            grey = _shown(stored, header, path)
+            return (255 - grey if kind == "MONOCHROME1" else grey), kind
+        if kind == "PALETTE COLOR":
+            from pydicom.pixels import apply_color_lut
+
+            colour = apply_color_lut(stored, header)
+            colour = (colour >> 8).astype(np.uint8) if colour.dtype == np.uint16 else colour
+        else:
+            colour = to_eight_bits(stored, path, _declared_depth(header))
+        if colour.ndim != 3 or colour.shape[2] != 3:
+            raise ImageRefusedError(
+                path, f"{kind or 'no photometric interpretation'} cannot be read as a film", _EXPORT
+            )
+        return np.array(Image.fromarray(colour).convert("L")), kind
+
+
+def _require_pydicom(path: str | Path) -> None:
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise ImageRefusedError(path, "DICOM needs pydicom, which is not installed", _INSTALL) from error
+
+
+def _no_image(path: str | Path, why: str) -> ImageRefusedError:
+    return ImageRefusedError(path, f"no image: {why}", "use the film's own DICOM file, copied completely")
+
+
+def _term(header: Dataset, name: str) -> str:
+    """One of DICOM's defined terms, which have 16 characters at most; a damaged header can hold anything there."""
+    return re.sub("[^A-Z0-9_ ]", "?", str(header.get(name) or "").upper())[:16].strip()
+
+
+def _dataset(data: bytes, limits: Limits) -> Dataset:
+    """The parsed file, with all that decides whether its pixels may be decoded checked."""
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    _check_deflated(data, limits)
+    try:
+        header = pydicom.dcmread(io.BytesIO(data), force=True)
+    except Exception as error:
+        raise _no_image(limits.path, "the header is truncated or damaged") from error
+    if "PixelData" not in header:
+        modality = _term(header, "Modality")
+        raise _no_image(
+            limits.path, f"{modality} without pixels" if modality else "no pixels, or truncated before them"
+        )
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise ImageRefusedError(limits.path, f"{frames} frames in one file", "save each frame as a file of its own")
+    limits.check(int(header.Columns), int(header.Rows))
+    if 1 in (header.BitsAllocated, header.BitsStored):
+        raise ImageRefusedError(limits.path, "1-bit: black and white without greys", "export at least 8 bits")
+    if not getattr(header, "file_meta", None):
+        header.file_meta = FileMetaDataset()
+    if "TransferSyntaxUID" not in header.file_meta:
+        implicit = header.original_encoding[0]
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return header
+
+
+def _check_deflated(data: bytes, limits: Limits) -> None:
+    """Refuse a deflated data set that would grow beyond any film, before pydicom inflates it whole."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if DeflatedExplicitVRLittleEndian.encode() not in data[:4096]:
+        return
+    # The data set starts behind the file meta information, whose length is its first element.
+    if data[132:140] != b"\x02\0\0\0UL\x04\0":
+        raise ValueError("deflated, without the length of its file meta information")
+    start = 144 + int.from_bytes(data[140:144], "little")
+    most = int(8e6 * limits.max_megapixels) + 2**24
+    if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], most)) >= most:
+        cause = f"too large: inflates to more than {most / 1e6:.0f} MB"
+        raise ImageRefusedError(limits.path, cause, "raise data.max_megapixels where the file can be trusted")
+
+
+def _stored_values(header: Dataset, limits: Limits) -> np.ndarray:
+    """Decoded values, (H, W) or (H, W, 3), colour as RGB."""
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import get_decoder, pixel_array
+
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        try:
+            ready = get_decoder(syntax).is_available
+        except NotImplementedError as error:
+            raise ImageRefusedError(limits.path, f"{syntax.name} cannot be decompressed", _EXPORT) from error
+        if not ready:
+            raise ImageRefusedError(limits.path, f"no decoder for {syntax.name} is installed", _INSTALL)
+        frame = get_frame(header.PixelData, 0, number_of_frames=1)
+        _check_codestream(frame, int(header.Columns), int(header.Rows), limits)
+    else:
+        samples = int(header.Rows) * int(header.Columns) * int(header.SamplesPerPixel)
+        if header.PhotometricInterpretation == "YBR_FULL_422":
+            samples = samples * 2 // 3
+        need = samples * int(header.BitsAllocated) // 8
+        if len(header.PixelData) < need:
+            raise _no_image(limits.path, f"truncated, {len(header.PixelData)} of {need} bytes of pixels")
+    return pixel_array(header)
+
+
+def _check_codestream(frame: bytes, columns: int, rows: int, limits: Limits) -> None:
+    """Hold a compressed frame to the header's size and to its own end, before a decoder allocates what it claims."""
+    at = frame.find(b"\xff\x4f\xff\x51")
+    if frame.startswith(b"\xff\xd8"):
+        # Frame headers: C0 to CF without tables and arithmetic conditioning, and F7 for JPEG-LS.
+        frames = (*(marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC)), 0xF7)
+        start = next(start for marker, start, _ in jpeg_segments(frame) if marker in frames)
+        height, width = struct.unpack_from(">HH", frame, start + 5)
+    elif 0 <= at < 256:  # JPEG 2000, bare or inside its boxes
+        right, bottom, left, top = struct.unpack_from(">IIII", frame, at + 8)
+        width, height = right - left, bottom - top
+    else:
+        return
+    if (width, height) != (columns, rows):
+        limits.check(width, height)
+        cause = f"corrupt: {columns} x {rows} in the header, {width} x {height} in the compressed image"
+        raise ImageRefusedError(limits.path, cause, "copy it again")
+    # Frames are padded to an even length.
+    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise _no_image(limits.path, "truncated, the compressed pixels have no end marker")
+
+
+def _declared_depth(header: Dataset) -> int | None:
+    """Bits stored, where that is a statement and not the size of the container."""
+    stored = int(header.BitsStored)
+    return stored if stored == 8 or stored < int(header.BitsAllocated) else None
+
+
+def _first(value: Any) -> float | None:
+    """The first of one or several numbers; None where there is none."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, (str, int, float)):
+        return float(value)
+    try:
+        return float(value[0]) if len(value) else None
+    except TypeError:
+        return float(value)
+
+
+def _shown(values: np.ndarray, header: Dataset, path: str | Path) -> np.ndarray:
+    """Stored values of a monochrome film as uint8, before any inversion."""
+    depth = _declared_depth(header)
+    slope, intercept = _first(header.get("RescaleSlope")), _first(header.get("RescaleIntercept"))
+    changed = False
+    if header.get("ModalityLUTSequence"):
+        values, depth = _looked_up(values, header.ModalityLUTSequence[0])
+    elif slope is not None and intercept is not None and (slope, intercept) != (1.0, 0.0):
+        values, changed = values * slope + intercept, True
+    if header.get("VOILUTSequence"):
+        values, depth = _looked_up(values, header.VOILUTSequence[0])
+        return to_eight_bits(values, path, depth)
+    centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
+    function = str(header.get("VOILUTFunction") or "LINEAR").upper()
+    if centre is not None and width is not None and width > (1 if function == "LINEAR" else 0):
+        return _windowed(values, centre, width, function)
+    if changed:
+        low, high = values.min(), values.max()
+        return np.round((values - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8)
+    return to_eight_bits(values, path, depth)
+
+
+def _looked_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int | None]:
+    """Apply a lookup table; also the depth of its entries, None where it is only the size of their container.
+
+    pydicom's own `apply_voi` counts in the table's dtype, so 12-bit films wrap around in an 8-bit table.
+    """
+    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    data = item.LUTData
+    order = ">" if item.is_little_endian is False else "<"
+    table = np.frombuffer(data, f"{order}u2") if isinstance(data, bytes) else np.asarray(data, np.uint16)
+    if bits == 8 and len(table) * 2 == (entries or 1 << 16):  # two 8-bit entries packed in a word
+        table = np.frombuffer(table.astype("<u2").tobytes(), np.uint8)
+    places = np.clip(np.round(values).astype(np.int64) - first, 0, len(table) - 1)
+    return table.astype(np.int32)[places], bits if bits < 16 else None
+
+
+def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3, to 0..255."""
+    if function == "SIGMOID":
+        share = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))
+    elif function == "LINEAR_EXACT":
+        share = (values - centre) / width + 0.5
+    else:
+        share = (values - (centre - 0.5)) / (width - 1.0) + 0.5
+    return np.round(np.clip(share, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+class _Quiet:
+    """Hold back pydicom's warnings, which it gives for many files that it reads correctly.
+
+    Python 3.11 keeps warning filters for the whole process. So the first of several threads to enter changes them and
+    the last to leave restores them, and threads that read DICOM at the same time do not undo each other's state.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._context: warnings.catch_warnings[Any] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._context = warnings.catch_warnings()
+                self._context.__enter__()
+                warnings.simplefilter("ignore")
+                logging.getLogger("pydicom").addFilter(_nothing)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._context is not None:
+                logging.getLogger("pydicom").removeFilter(_nothing)
+                self._context.__exit__(None, None, None)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
+_QUIET = _Quiet()

@@ -1,0 +1,160 @@
+"""The manifest: one row per film, with everything later steps may ask about it. Unknown is NaN, never 0 or ""."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from covidnet.data.dicom import read_header
+from covidnet.data.images import ImageFacts, inspect_image
+from covidnet.data.sources import Source
+from covidnet.errors import DataError, ImageRefusedError
+from covidnet.progress import available_cores, progress_bar
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "image_id", "path", "label", "patient_id", "view", "source", "sha256", "width", "height", "mode", "bytes",
+)  # fmt: skip
+"""Columns of manifest.csv. image_id: the first 16 digits of sha256; later copies of the same file end in -2, -3."""
+
+REFUSED_COLUMNS = ("path", "cause", "remedy")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The films that can be used, and the files that cannot.
+
+    Attributes:
+        name: the data set's name.
+        root: the folder that `films.path` is relative to.
+        films: one row per film, columns `COLUMNS`, sorted by image_id.
+        refused: one row per refused file, columns `REFUSED_COLUMNS`.
+    """
+
+    name: str
+    root: Path
+    films: pd.DataFrame
+    refused: pd.DataFrame
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the data set says: file contents, labels, patients and views, in no order of files."""
+        return manifest_hash(self.films)
+
+
+def manifest_hash(films: pd.DataFrame) -> str:
+    """Hash of a manifest's contents, independent of paths and of the order of rows (hexadecimal)."""
+    columns = ["sha256", "label", "patient_id", "view"]
+    lines = sorted("\t".join(map(str, row)) for row in films[columns].astype(object).fillna("").to_numpy())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool = True) -> Manifest:
+    """Read every file of a source once, in parallel: hash, size, mode; refuse what is no usable film.
+
+    Args:
+        source: the files.
+        max_megapixels: larger images are refused before they are decoded.
+        min_side: images with a shorter side (pixels) are refused.
+        progress: whether a progress bar is drawn.
+
+    Raises:
+        DataError: where not one file can be used.
+    """
+    facts: dict[str, ImageFacts] = {}
+    headers: dict[str, dict[str, str | None]] = {}
+    refused = [
+        (path, "listed in metadata.csv but not there", "restore the file or drop its row") for path in source.missing
+    ]
+
+    def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
+        try:
+            found = inspect_image(source.root / path, max_megapixels=max_megapixels, min_side=min_side)
+            if Path(path).suffix.lower() not in _PLAIN:
+                headers[path] = read_header(source.root / path) or {}
+            return path, found
+        except ImageRefusedError as error:
+            return path, error
+
+    with ThreadPoolExecutor(available_cores()) as pool, progress_bar(progress) as bar:
+        for path, found in bar.track(
+            pool.map(look, source.files["path"]), len(source.files), description="reading films"
+        ):
+            if isinstance(found, ImageRefusedError):
+                refused.append((path, found.cause, found.remedy))
+                log.warning("refused: %s", found)
+            else:
+                facts[path] = found
+    if not facts:
+        raise DataError(f"{source.root}: all {len(refused)} files were refused, the first for: {refused[0][1]}")
+    films = _films(source.files, facts, headers)
+    return Manifest(source.name, source.root, films, pd.DataFrame(sorted(refused), columns=list(REFUSED_COLUMNS)))
+
+
+_PLAIN = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
+
+
+def _films(
+    files: pd.DataFrame, facts: dict[str, ImageFacts], headers: dict[str, dict[str, str | None]]
+) -> pd.DataFrame:
+    films = files[files["path"].isin(facts)].astype(object).copy()
+    for column in ("sha256", "width", "height", "mode", "bytes"):
+        films[column] = [getattr(facts[path], column) for path in films["path"]]
+    for column in ("patient_id", "view"):
+        told = films["path"].map(lambda path, column=column: headers.get(path, {}).get(column))
+        films[column] = films[column].where(films[column].notna(), told)
+    films["image_id"] = _image_ids(films)
+    films = films[list(COLUMNS)].sort_values("image_id", ignore_index=True)
+    return films.where(films.notna(), float("nan"))
+
+
+def _image_ids(films: pd.DataFrame) -> list[str]:
+    # By content, so that an id survives renaming and moving; copies are numbered in the order of their paths.
+    rank = films.sort_values("path").groupby("sha256").cumcount().reindex(films.index)
+    return [sha[:16] + (f"-{n + 1}" if n else "") for sha, n in zip(films["sha256"], rank, strict=True)]
+
+
+def check_files(films: pd.DataFrame, root: Path, *, progress: bool = True) -> list[ImageRefusedError]:
+    """The films whose file is gone or no longer has the manifest's sha256, each as the error that names it.
+
+    Args:
+        films: rows with path and sha256.
+        root: the folder that path is relative to.
+        progress: whether a progress bar is drawn.
+    """
+
+    def look(row: tuple[str, str]) -> ImageRefusedError | None:
+        path, sha256 = root / row[0], row[1]
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            return ImageRefusedError(path, f"cannot be read ({error.strerror})", "restore it or run prepare again")
+        if found == sha256:
+            return None
+        return ImageRefusedError(
+            path, "does not match the manifest's sha256 (changed since prepare)", "restore it or run prepare again"
+        )
+
+    rows = list(zip(films["path"], films["sha256"], strict=True))
+    with ThreadPoolExecutor(available_cores()) as pool, progress_bar(progress) as bar:
+        found: Iterable[ImageRefusedError | None] = bar.track(
+            pool.map(look, rows), len(rows), description="checking films"
+        )
+        return [error for error in found if error is not None]
+
+
+def duplicates(films: pd.DataFrame) -> list[tuple[str, list[str], list[str]]]:
+    """Byte-identical films: sha256, their paths, and the classes they lie in, for every film that is there twice."""
+    found = []
+    for sha256, rows in films.groupby("sha256"):
+        if len(rows) > 1:
+            found.append((str(sha256), sorted(rows["path"]), sorted(set(rows["label"]))))
+    return found

@@ -1,0 +1,79 @@
+"""From a grey film of any size to the square tensor that a network takes. Deterministic; randomness lives in augment."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from covidnet.errors import SettingError
+
+FITS = ("squash", "crop", "pad")
+
+
+@dataclass(frozen=True)
+class SquareFit:
+    """Make a film square and shrink or enlarge it to the network's size.
+
+    One channel is kept to the end: augmentation and normalisation of three equal channels would cost three times.
+
+    Args:
+        size: side of the result in pixels.
+        fit: ``squash`` changes the aspect ratio (the usual way, and ours for the paper), ``crop`` keeps the central
+            square, ``pad`` adds black bars.
+    """
+
+    size: int = 224
+    fit: str = "squash"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown fit before any film is read."""
+        if self.fit not in FITS:
+            raise SettingError("data.fit", self.fit, FITS)
+
+    def __call__(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The film as (size, size), 8-bit grey."""
+        height, width = film.shape
+        if self.fit == "crop":
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            film = film[top : top + side, left : left + side]
+        elif self.fit == "pad":
+            side = max(height, width)
+            square = np.zeros((side, side), np.uint8)
+            top, left = (side - height) // 2, (side - width) // 2
+            square[top : top + height, left : left + width] = film
+            film = square
+        # INTER_AREA averages where it shrinks, so that no detail aliases; it is no good for enlarging.
+        method = cv2.INTER_AREA if min(film.shape) >= self.size else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(film, (self.size, self.size), interpolation=method), dtype=np.uint8)
+
+    def describe(self) -> dict[str, object]:
+        """Name, parameters and library version: what the feature store's key holds."""
+        return {"name": "SquareFit", **asdict(self), "opencv": cv2.__version__}
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """Scale 8-bit grey to 0..1, subtract the mean and divide by the standard deviation of each channel.
+
+    Args:
+        mean: one value per channel.
+        std: one value per channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(H, W) 8-bit grey to (C, H, W) float32."""
+        # A film has 256 values: a table per channel is exact and needs no arithmetic per pixel.
+        values = np.arange(256, dtype=np.float64) / 255.0
+        table = (values[None] - np.array(self.mean)[:, None]) / np.array(self.std)[:, None]
+        return table.astype(np.float32)[:, film]
+
+    def describe(self) -> dict[str, object]:
+        """Name and parameters for the feature store's key."""
+        return {"name": "Normalise", "mean": list(self.mean), "std": list(self.std)}

@@ -1,0 +1,183 @@
+"""The numbers of metrics.json, computed from a predictions table.
+
+A value that does not exist (the sensitivity of a class without images, the accuracy of no images) is None, which is
+null in JSON: never NaN, which JSON does not know, and never 0, which would claim a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from covidnet.errors import DataError
+from covidnet.evaluation.intervals import f1_interval, wilson
+from covidnet.evaluation.predictions import PROBABILITIES, SPLITS, validate_predictions
+from covidnet.labels import CLASSES
+
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+def confusion(truth: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Count images by true and predicted class.
+
+    Args:
+        truth: the true class names, one per image.
+        predicted: the predicted class names, one per image.
+
+    Returns:
+        (3, 3) counts: rows are the true classes, columns the predicted ones, both in the order of `CLASSES`.
+
+    Raises:
+        DataError: the two differ in length, or a name is no class.
+
+    Example:
+        >>> confusion(["COVID-19", "Normal"], ["COVID-19", "Pneumonia"]).tolist()
+        [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    """
+    if len(truth) != len(predicted):
+        raise DataError(f"predicted: {len(predicted)} classes for {len(truth)} images; give one for each")
+    counts = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
+    np.add.at(counts, (_indices(truth), _indices(predicted)), 1)
+    return counts
+
+
+def class_metrics(counts: npt.NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+    """Sensitivity, specificity and F1 of each class against the other two, with 95% intervals.
+
+    Args:
+        counts: (3, 3) counts as `confusion` gives them.
+
+    Returns:
+        For each class name: ``sensitivity``, ``specificity``, ``f1`` (fractions of 1), ``support`` (images of the
+        class), and ``sensitivity_ci``, ``specificity_ci``, ``f1_ci`` as [low, high]. Sensitivity is None for a class
+        without images, specificity where all images are of the class, and F1 where no image is of the class or called
+        it; their intervals are None with them. A class without images that is called nevertheless has F1 = 0.
+
+    Example:
+        >>> covid = class_metrics(np.array([[50, 1, 1], [0, 48, 4], [0, 5, 47]]))["COVID-19"]
+        >>> f"{covid['sensitivity']:.3f} {covid['specificity']:.3f} {covid['f1']:.3f}"
+        '0.962 1.000 0.980'
+    """
+    total = int(counts.sum())
+    found = {}
+    for at, name in enumerate(CLASSES):
+        tp = int(counts[at, at])
+        fn = int(counts[at].sum()) - tp
+        fp = int(counts[:, at].sum()) - tp
+        tn = total - tp - fn - fp
+        found[name] = {
+            "sensitivity": _ratio(tp, tp + fn),
+            "specificity": _ratio(tn, tn + fp),
+            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "support": tp + fn,
+            "sensitivity_ci": _pair(wilson(tp, tp + fn)),
+            "specificity_ci": _pair(wilson(tn, tn + fp)),
+            "f1_ci": _pair(f1_interval(tp, fp, fn)),
+        }
+    return found
+
+
+def cross_entropy(probabilities: npt.ArrayLike, truth: Sequence[str]) -> float | None:
+    """Mean negative natural logarithm of the probability that each true class was given.
+
+    Args:
+        probabilities: (n, 3), in the order of `CLASSES`.
+        truth: the true class names, one per image.
+
+    Returns:
+        The mean, at least 0; None for no images. A probability below 1.2e-38, the smallest normal float32, counts as
+        that number, so one image adds at most 87.3.
+
+    Raises:
+        DataError: the two differ in length, or a name is no class.
+
+    Example:
+        >>> round(cross_entropy([[0.5, 0.25, 0.25]], ["COVID-19"]), 4)
+        0.6931
+    """
+    scores = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(CLASSES))
+    if len(scores) != len(truth):
+        raise DataError(f"truth: {len(truth)} classes for {len(scores)} rows of probabilities; give one for each")
+    if len(scores) == 0:
+        return None
+    given = scores[np.arange(len(scores)), _indices(truth)]
+    # Adding 0 turns the -0.0 of a perfect prediction into 0.0.
+    return float(-np.log(np.maximum(given, _TINY)).mean()) + 0.0
+
+
+def split_metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """All numbers of one split, in the form of metrics.json.
+
+    The intervals are Wilson's at 95% (see `covidnet.evaluation.intervals`); they take the images for independent.
+
+    Args:
+        table: a predictions table whose rows are all of one split; it is checked first. It may have no rows.
+
+    Returns:
+        ``n``, ``accuracy``, ``accuracy_ci``, ``loss`` (mean cross-entropy), ``confusion`` (rows true, columns
+        predicted) and ``classes`` (see `class_metrics`), all plain Python values that `json.dumps` takes.
+
+    Raises:
+        DataError: the table is not valid, or mixes splits.
+    """
+    table = validate_predictions(table)
+    splits = [name for name in SPLITS if (table["split"] == name).any()]
+    if len(splits) > 1:
+        raise DataError(f"predictions: rows of {', '.join(splits)} together; give the rows of one split")
+    truth = list(table["label"])
+    counts = confusion(truth, list(table["prediction"]))
+    n, right = int(counts.sum()), int(np.trace(counts))
+    return {
+        "n": n,
+        "accuracy": _ratio(right, n),
+        "accuracy_ci": _pair(wilson(right, n)),
+        "loss": cross_entropy(table[list(PROBABILITIES)].to_numpy(dtype=np.float64), truth),
+        "confusion": counts.tolist(),
+        "classes": class_metrics(counts),
+    }
+
+
+def run_metrics(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The ``splits`` part of a run's metrics.json.
+
+    Args:
+        table: a run's whole predictions table; it is checked first.
+
+    Returns:
+        `split_metrics` for ``val``, ``test`` and ``unseen``. A split without rows is there with n = 0 and None values.
+
+    Raises:
+        DataError: the table is not valid.
+
+    Example:
+        >>> from covidnet.evaluation.predictions import predictions_table
+        >>> table = predictions_table(
+        ...     image_id=["a"], path=["a.png"], patient_id=[None], label=["Normal"],
+        ...     split="test", fold=3, probabilities=[[0.1, 0.7, 0.2]],
+        ... )
+        >>> numbers = run_metrics(table)
+        >>> numbers["test"]["accuracy"], numbers["val"]["accuracy"]
+        (1.0, None)
+    """
+    table = validate_predictions(table)
+    return {name: split_metrics(table[table["split"] == name]) for name in SPLITS}
+
+
+def _indices(names: Sequence[str]) -> npt.NDArray[np.intp]:
+    try:
+        return np.array([CLASSES.index(name) for name in names], dtype=np.intp)
+    except ValueError:
+        unknown = next(name for name in names if name not in CLASSES)
+        raise DataError(f"class {unknown!r} is unknown; allowed is {', '.join(CLASSES)}") from None
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _pair(ends: tuple[float, float] | None) -> list[float] | None:
+    return None if ends is None else list(ends)

@@ -1,0 +1,229 @@
+"""The predictions table: one row per image and split, from which every reported number can be computed again."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from covidnet.atomic import write_text
+from covidnet.errors import DataError
+from covidnet.labels import CLASSES, SLUGS
+
+SPLITS: tuple[str, ...] = ("val", "test", "unseen")
+"""The splits of a run, in the order of the file."""
+
+PROBABILITIES: tuple[str, ...] = tuple(f"p_{slug}" for slug in SLUGS)
+"""The probability columns, in the order of `covidnet.labels.CLASSES`."""
+
+COLUMNS: tuple[str, ...] = (
+    "image_id",
+    "path",
+    "patient_id",
+    "label",
+    "split",
+    "fold",
+    *PROBABILITIES,
+    "prediction",
+)
+"""The columns of predictions.csv, in their order."""
+
+_ALLOWED = {"label": CLASSES, "prediction": CLASSES, "split": SPLITS}
+_SUM_TOLERANCE = 1e-3
+
+
+def predictions_table(
+    *,
+    image_id: Sequence[str],
+    path: Sequence[str],
+    patient_id: Sequence[str | float | None],
+    label: Sequence[str],
+    split: str | Sequence[str],
+    fold: int | Sequence[int],
+    probabilities: npt.ArrayLike,
+) -> pd.DataFrame:
+    """Build a predictions table from its columns; the predicted class is that of the largest probability.
+
+    Args:
+        image_id: one id per image.
+        path: one path per image.
+        patient_id: one per image; None or NaN where the patient is not known.
+        label: the true classes, names of `covidnet.labels.CLASSES`.
+        split: one of `SPLITS` for all images, or one per image.
+        fold: the fold for all images, or one per image; -1..10.
+        probabilities: (n, 3), in the order of `CLASSES`, each row summing to 1. Kept as float32.
+
+    Returns:
+        A checked table with the columns `COLUMNS`.
+
+    Raises:
+        DataError: the columns differ in length, or hold what `validate_predictions` refuses.
+
+    Example:
+        >>> table = predictions_table(
+        ...     image_id=["a"], path=["a.png"], patient_id=[None], label=["Normal"],
+        ...     split="test", fold=3, probabilities=[[0.1, 0.7, 0.2]],
+        ... )
+        >>> table.prediction.item()
+        'Normal'
+    """
+    n = len(image_id)
+    scores = np.asarray(probabilities, dtype=np.float32)
+    if n == 0:
+        scores = scores.reshape(0, len(CLASSES))
+    if scores.shape != (n, len(CLASSES)):
+        raise DataError(f"probabilities: shape {scores.shape} for {n} images; give ({n}, {len(CLASSES)})")
+    texts: dict[str, Sequence[object]] = {
+        "path": path,
+        "patient_id": patient_id,
+        "label": label,
+        "split": [split] * n if isinstance(split, str) else split,
+        "fold": [fold] * n if isinstance(fold, int | np.integer) else fold,
+    }
+    for name, values in texts.items():
+        if len(values) != n:
+            raise DataError(f"{name}: {len(values)} values for {n} images; give one for each image_id")
+    columns: dict[str, object] = {"image_id": list(image_id), **{name: list(values) for name, values in texts.items()}}
+    columns |= {name: scores[:, at] for at, name in enumerate(PROBABILITIES)}
+    # A row of NaN has no largest value: argmax gives some class, and the check below then refuses the row by its NaN.
+    columns["prediction"] = [CLASSES[at] for at in scores.argmax(axis=1)]
+    return validate_predictions(pd.DataFrame(columns))
+
+
+def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions") -> pd.DataFrame:
+    """Check a predictions table and bring it into its one form.
+
+    Args:
+        table: any table with at least the columns `COLUMNS`; other columns are left out.
+        source: what to call the table in an error, such as its path.
+
+    Returns:
+        A new table: `COLUMNS` in order, rows as they came and numbered from 0, text as str, fold as int64,
+        probabilities as float32, a missing patient_id as NaN.
+
+    Raises:
+        DataError: a column is missing, a value is missing (patient_id may be), a label, prediction or split is unknown,
+            a fold is no integer of -1..10, a probability is outside 0..1, a row does not sum to 1 within 0.001, the
+            prediction is not the class of the largest probability (the first of a tie), or an image is twice in one
+            split. Rows are counted from 1 below the header.
+    """
+    for column in COLUMNS:
+        if column not in table.columns:
+            raise DataError(f"{source}: column {column} is missing; the columns are {', '.join(COLUMNS)}")
+    columns: dict[str, list[str | float] | npt.NDArray[np.generic]] = {}
+    ids = list(table["image_id"])
+
+    def refuse(row: int, column: str, cause: str) -> DataError:
+        return DataError(f"{source}, row {row + 1} (image_id {ids[row]!r}), column {column}: {cause}")
+
+    for column in COLUMNS:
+        cells = list(table[column])
+        if column == "fold" or column in PROBABILITIES:
+            numbers = np.array([_number(cell) for cell in cells], dtype=np.float64)
+            if column == "fold":
+                fine = np.isin(numbers, np.arange(-1, 11))
+                rule = "is no fold; allowed is an integer of 0..10, or -1 for an image in no fold"
+            else:
+                # Rounded first: a mean of ones in double precision may be 1 + 2e-16, which is 1 in the file.
+                numbers = numbers.astype(np.float32)
+                fine = (numbers >= 0.0) & (numbers <= 1.0)
+                rule = "is no probability; allowed is a number of 0..1"
+            if not fine.all():
+                row = int(np.flatnonzero(~fine)[0])
+                raise refuse(row, column, f"{_shown(cells[row])} {rule}")
+            columns[column] = numbers.astype(np.int64) if column == "fold" else numbers
+            continue
+        missing = [bool(pd.isna(cell)) or cell == "" for cell in cells]
+        allowed = _ALLOWED.get(column)
+        for row, cell in enumerate(cells):
+            if missing[row] and column != "patient_id":
+                raise refuse(row, column, f"no value; allowed is {', '.join(allowed) if allowed else 'any text'}")
+            if allowed and cell not in allowed:
+                raise refuse(row, column, f"{cell!r} is unknown; allowed is {', '.join(allowed)}")
+        columns[column] = [np.nan if gone else str(cell) for cell, gone in zip(cells, missing, strict=True)]
+
+    scores = np.stack([np.asarray(columns[name]) for name in PROBABILITIES], axis=1)
+    sums = scores.astype(np.float64).sum(axis=1)
+    for row in np.flatnonzero(np.abs(sums - 1.0) > _SUM_TOLERANCE)[:1]:
+        raise refuse(
+            int(row), ", ".join(PROBABILITIES), f"the sum is {sums[row]:.6g}; divide the row by it, so that it is 1"
+        )
+    for row, at in enumerate(scores.argmax(axis=1)):
+        if columns["prediction"][row] != CLASSES[at]:
+            raise refuse(
+                row,
+                "prediction",
+                f"{columns['prediction'][row]!r}, but {PROBABILITIES[at]} is the largest (the first of a tie); "
+                f"write {CLASSES[at]!r}",
+            )
+    seen: dict[tuple[object, object], int] = {}
+    for row, key in enumerate(zip(columns["image_id"], columns["split"], strict=True)):
+        if seen.setdefault(key, row) != row:
+            raise refuse(row, "image_id", f"already in row {seen[key] + 1} of split {key[1]!r}; keep one of the two")
+    return pd.DataFrame(columns, columns=list(COLUMNS))
+
+
+def _number(cell: object) -> float:
+    try:
+        return float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _shown(cell: object) -> str:
+    return repr(cell) if isinstance(cell, str) else str(cell)
+
+
+def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
+    """Write predictions.csv whole or not at all, with the same bytes for the same rows in any order.
+
+    Rows are ordered by split (val, test, unseen), then image_id. Nine digits are enough to get every float32 back.
+
+    Args:
+        table: a predictions table; it is checked first.
+        path: the file. Its folder must exist.
+
+    Raises:
+        DataError: the table is not valid.
+        WriteError: the file cannot be written; an old file stays whole.
+    """
+    checked = validate_predictions(table)
+    rank = checked["split"].map({name: at for at, name in enumerate(SPLITS)})
+    keys = list(zip(rank, checked["image_id"], strict=True))
+    ordered = checked.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
+    write_text(path, ordered.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """Read and check a predictions.csv.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The table as `validate_predictions` gives it: ids stay text (``007``, ``NA``), probabilities are the float32
+        values that were written.
+
+    Raises:
+        DataError: the file cannot be read, holds no rows, or is not a valid predictions table.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            rows = list(csv.reader(stream, strict=True))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read, {error.strerror}; give the predictions.csv of a run") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: is no CSV table, {error}; write it again from its run") from error
+    header, body = (rows[0], [row for row in rows[1:] if row]) if rows else ([], [])
+    for at, row in enumerate(body):
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}, row {at + 1}: {len(row)} values for {len(header)} columns; write it again from its run"
+            )
+    if header and not body:
+        raise DataError(f"{path}: holds no predictions; write it again from its run")
+    return validate_predictions(pd.DataFrame(body, columns=header, dtype=object), source=path)

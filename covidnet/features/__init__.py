@@ -1,0 +1,1 @@
+"""The feature store of the frozen backbone: what was computed once is never computed again."""

@@ -1,0 +1,173 @@
+"""One pass of the frozen backbone over the distinct inputs of a fold, through Lightning's predict loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import PIL
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from covidnet.data.augment import ORIGINAL, Operators
+from covidnet.data.datamodule import FoldDataModule
+from covidnet.data.dataset import FilmDataset
+from covidnet.features.store import FeatureStore, feature_key
+from covidnet.progress import available_cores, progress_bar
+
+log = logging.getLogger(__name__)
+
+# Inputs per segment of the store: a killed job loses at most this much work.
+SEGMENT = 256
+
+
+def store_description(films: FilmDataset, backbone: str, weights_hash: str) -> dict[str, Any]:
+    """Everything a feature depends on beside the image's bytes and its operator.
+
+    Args:
+        films: a dataset, for its transforms.
+        backbone: the network's name.
+        weights_hash: hash of its parameters and buffers.
+    """
+    return {
+        "reading": {"name": "read_image", "pillow": PIL.__version__},
+        "transforms": [films.fit.describe(), films.normalise.describe()],
+        "backbone": backbone,
+        "weights": weights_hash,
+        "precision": "float32",
+    }
+
+
+def input_keys(rows: pd.DataFrame, operators: Operators) -> list[bytes]:
+    """The store's key of every row: its file's hash and the operator with the operator's parameters."""
+    # An original does not depend on the operators' magnitudes: every augmentation shares it.
+    described = {name: str({"operator": name, **operators.describe()}) for name in set(rows["operator"]) - {ORIGINAL}}
+    described[ORIGINAL] = ORIGINAL
+    pairs = zip(rows["sha256"], rows["operator"], strict=True)
+    return [feature_key(sha256, described[operator]) for sha256, operator in pairs]
+
+
+def fold_features(
+    datamodule: FoldDataModule,
+    backbone: nn.Module,
+    store: FeatureStore,
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
+    trainer: Mapping[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """The features of every row of a fold; what the store does not hold is computed and added to it.
+
+    Args:
+        datamodule: the fold.
+        backbone: images (N, C, H, W) to features (N, D), in eval mode.
+        store: where features are kept.
+        batch_size: films per backbone pass; 8 to 16 is best on a CPU.
+        progress: whether a progress bar is drawn.
+        trainer: accelerator and devices of the pass.
+
+    Returns:
+        For each part of the fold a float32 tensor (n, D), a row per row of ``datamodule.rows[part]``.
+    """
+    inputs = datamodule.distinct_inputs.sort_values(["sha256", "operator"], ignore_index=True)
+    films = datamodule.films(inputs)
+    keys = input_keys(inputs, films.operators)
+    vectors, found = store.read(keys)
+    if not found.all():
+        with store.lock():
+            # Another job may have computed them while this one waited.
+            store.refresh()
+            vectors, found = store.read(keys)
+            todo = inputs[~found].reset_index(drop=True)
+            if len(todo):
+                log.info("features: %d of %d distinct inputs to compute", len(todo), len(inputs))
+                _fill(store, datamodule.films(todo), [keys[n] for n in np.flatnonzero(~found)], backbone,
+                      batch_size=batch_size, progress=progress, trainer=trainer or {})  # fmt: skip
+                vectors, found = store.read(keys)
+    place = {key: n for n, key in enumerate(keys)}
+    return {
+        part: torch.from_numpy(vectors[[place[key] for key in input_keys(rows, films.operators)]])
+        for part, rows in datamodule.rows.items()
+    }
+
+
+def _fill(
+    store: FeatureStore,
+    films: FilmDataset,
+    keys: Sequence[bytes],
+    backbone: nn.Module,
+    *,
+    batch_size: int,
+    progress: bool,
+    trainer: Mapping[str, Any],
+) -> None:
+    workers = min(max(available_cores() - 1, 0), (len(films) - 1) // (4 * batch_size))
+    loader = DataLoader(films, batch_size, num_workers=workers)
+    runner = pl.Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[_StoreWriter(store, keys, progress)],
+        **{k: trainer[k] for k in ("accelerator", "devices") if k in trainer},
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(available_cores())
+    try:
+        runner.predict(_Extractor(backbone), loader, return_predictions=False)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Extractor(pl.LightningModule):
+    """The backbone as Lightning's predict loop wants it; channels last, which is the CPU's fast layout."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        images = batch["image"].to(memory_format=torch.channels_last)
+        return self.backbone(images).float().cpu()
+
+
+class _StoreWriter(pl.Callback):
+    """Hands features to the store, a segment at a time, and draws the bar."""
+
+    def __init__(self, store: FeatureStore, keys: Sequence[bytes], progress: bool) -> None:
+        self.store = store
+        self.keys = keys
+        self.bar = progress_bar(progress)
+        self.rows: list[int] = []
+        self.vectors: list[np.ndarray] = []
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar.start()
+        self.task = self.bar.add_task("features", total=len(self.keys))
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self.rows += batch["row"].tolist()
+        self.vectors.append(outputs.numpy())
+        self.bar.update(self.task, advance=len(outputs))
+        if len(self.rows) >= SEGMENT:
+            self._flush()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._flush()
+        self.bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.bar.stop()
+
+    def _flush(self) -> None:
+        if self.rows:
+            self.store.append([self.keys[row] for row in self.rows], np.concatenate(self.vectors))
+        self.rows, self.vectors = [], []

@@ -1,0 +1,97 @@
+"""The classifier: a backbone, frozen or trained, and a head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from covidnet.labels import CLASSES
+from covidnet.models.backbones import Backbone, InputSpec, build_backbone
+from covidnet.models.heads import LinearHead
+from covidnet.models.weights import hash_state
+
+
+class Classifier(nn.Module):
+    """A network from radiographs to logits.
+
+    A frozen backbone stays exactly as it was loaded: its parameters take no gradients, and its batch normalisation
+    keeps its running statistics, because the backbone stays in eval mode after every ``train()``, as in Keras.
+
+    Args:
+        backbone: from images to feature vectors.
+        head: from feature vectors to logits.
+        frozen: whether the head alone is trained.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Module, frozen: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.frozen = frozen
+        self.train()
+
+    @property
+    def spec(self) -> InputSpec:
+        """The input that the backbone's weights expect."""
+        return self.backbone.spec
+
+    def backbone_hash(self) -> str:
+        """The sha256 of the backbone's parameters and buffers, see `hash_state`."""
+        return hash_state(self.backbone)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set train or eval mode; a frozen backbone stays in eval mode and takes no gradients."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+            self.backbone.requires_grad_(False)
+        return self
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) to feature vectors (N, D).
+
+        Through a frozen backbone no graph is recorded, unless the images themselves ask for gradients.
+        """
+        if self.frozen and not images.requires_grad:
+            with torch.no_grad():
+                return self.backbone(images)
+        return self.backbone(images)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Feature vectors (N, D) to logits (N, classes)."""
+        return self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes), in the order of `covidnet.labels.CLASSES`."""
+        return self.classify(self.features(images))
+
+
+def build_classifier(
+    name: str = "densenet121",
+    weights: str | Path = "random",
+    freeze: bool = True,
+    weights_seed: int = 0,
+    classes: int = len(CLASSES),
+    dropout: float = 0.0,
+) -> Classifier:
+    """Build a classifier on the CPU, in train mode.
+
+    Args:
+        name: the backbone's name, see `build_backbone`.
+        weights: the backbone's weights, see `build_backbone`.
+        freeze: whether the head alone is trained.
+        weights_seed: the seed of random backbone weights. The head is initialised from PyTorch's global random state.
+        classes: the number of logits.
+        dropout: dropout before the linear layer, 0 <= dropout < 1.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        SettingError: no such network, or dropout is out of its range.
+        WeightsError: the weights cannot be had, or do not fit.
+    """
+    backbone = build_backbone(name, weights, weights_seed)
+    return Classifier(backbone, LinearHead(backbone.features_dim, classes, dropout), frozen=freeze)

@@ -1,0 +1,277 @@
+"""Weights from files, from ImageNet and from chest radiographs: read without running code, checked, hashed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import pickle
+import re
+import sys
+import urllib.parse
+import urllib.request
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import DenseNet121_Weights
+
+from covidnet.errors import WeightsError
+
+State = dict[str, Tensor]
+
+IMAGENET_URL: str = DenseNet121_Weights.IMAGENET1K_V1.url
+"""Where torchvision keeps the ImageNet weights of densenet121; the file name carries the start of its sha256."""
+
+CHEST_NAME = "densenet121-res224-all"
+"""The torchxrayvision weights that were trained on all of its data sets."""
+
+_ENVELOPES = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("module.", "model.", "densenet121.")
+_BACKBONE = re.compile(r"^(?P<owner>(?:.*\.)?)backbone\.(?P<name>.+)$")
+# The published files carry the layer names of torchvision 0.2: https://github.com/pytorch/vision/pull/474
+_OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
+_OTHER_CLASSES = ("classifier.", "op_threshs")
+
+
+def load_state(path: str | Path) -> State:
+    """Read the tensors of a densenet121 backbone from a file, without running any code in it.
+
+    Args:
+        path: a ``.safetensors`` file, or a file of ``torch.save`` that holds a state dict, a state dict under
+            ``state_dict``, ``model_state_dict`` or ``model``, or a whole checkpoint of this package.
+
+    Returns:
+        The tensors on the CPU, named as in `Backbone`: ``features.conv0.weight`` and so on. Prefixes of wrappers are
+        gone, the old names ``norm.1`` are ``norm1``, and layers that serve other classes (``classifier.*``) are left
+        out; so is all that stands outside the backbone of a whole checkpoint.
+
+    Raises:
+        WeightsError: the file is missing, damaged, holds objects other than tensors, or holds no backbone.
+    """
+    path = Path(path).expanduser()
+    remedy = "give model.weights=PATH to a .pth or .safetensors file with a state dict of densenet121"
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; {remedy}")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; model.weights is random, imagenet, chest or the path of a file")
+    try:
+        raw = _read(path)
+    except pickle.UnpicklingError as error:
+        # Newer pickle protocols fail before a name is read; 0x80 is the byte that every one of them begins with.
+        if "GLOBAL" in str(error) or _first_byte(path) == b"\x80":
+            cause = "holds Python objects, not tensors alone, and is refused because loading it could run code"
+            raise WeightsError(f"{path}: {cause}; save its state_dict() alone, then {remedy}") from error
+        raise WeightsError(f"{path}: damaged, or no file of weights; {remedy}") from error
+    # A damaged pickle or zip file can raise nearly anything: KeyError, EOFError, RuntimeError, UnicodeDecodeError …
+    except Exception as error:
+        if "legacy .tar format" in str(error):
+            cause = "is in the .tar format of PyTorch before 0.1.10, which cannot be read without running code"
+            raise WeightsError(f"{path}: {cause}; save it again with a newer PyTorch, then {remedy}") from error
+        raise WeightsError(f"{path}: damaged, or no file of weights ({_line(error)}); {remedy}") from error
+    for envelope in _ENVELOPES:
+        if isinstance(raw, Mapping) and isinstance(raw.get(envelope), Mapping):
+            raw = raw[envelope]
+            break
+    if not isinstance(raw, Mapping) or not raw:
+        raise WeightsError(f"{path}: holds no state dict; {remedy}")
+    others = [str(name) for name, value in raw.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
+        raise WeightsError(f"{path}: holds no state dict ({_few(others)} is no tensor); {remedy}")
+    state = _backbone_part(dict(raw), str(path))
+    if not state:
+        raise WeightsError(f"{path}: holds no layers of a backbone (it holds {_few(raw)}); {remedy}")
+    return state
+
+
+def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put a state into a network, where every name and every shape agrees; otherwise the network stays as it was.
+
+    Args:
+        module: the network that takes the tensors.
+        state: the tensors by name. Only the counters ``num_batches_tracked`` may be absent: older files have none.
+        source: the file or the name that the tensors came from, for the error.
+
+    Raises:
+        WeightsError: names are missing or unknown, shapes differ, or a tensor holds NaN or infinity.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith(".num_batches_tracked")]
+    unknown = [name for name in state if name not in own]
+    shapes = [
+        f"{name} has shape {tuple(value.shape)}, not {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    causes = [f"{len(missing)} tensors are missing ({_few(missing)})"] if missing else []
+    causes += [f"{len(unknown)} tensors have no place ({_few(unknown)})"] if unknown else []
+    causes += [f"{len(shapes)} tensors have another shape ({_few(shapes)})"] if shapes else []
+    if not causes:
+        broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+        causes = [f"{len(broken)} tensors hold NaN or infinity ({_few(broken)})"] if broken else []
+    if causes:
+        remedy = "give weights of torchvision's densenet121, or model.weights=random, which needs no file"
+        raise WeightsError(f"{source}: does not fit densenet121: {' and '.join(causes)}; {remedy}")
+    module.load_state_dict(dict(state))
+
+
+def hash_state(module: nn.Module) -> str:
+    """The sha256 over all parameters and buffers of a network: their names, dtypes, shapes and bytes.
+
+    Neither the order of the layers, nor the device, nor the memory format (channels_last) changes it.
+
+    Args:
+        module: any network.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> layer = nn.BatchNorm1d(2)
+        >>> before = hash_state(layer)
+        >>> _ = layer(torch.ones(4, 2))  # moves the running statistics, no parameter
+        >>> hash_state(layer) == before
+        False
+    """
+    tensors: State = {}
+    tensors.update(module.named_parameters(remove_duplicate=False))
+    tensors.update(module.named_buffers(remove_duplicate=False))
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        # A tensor without dimensions has no bytes view, and numpy knows no bfloat16.
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def imagenet_state(timeout: float = 10.0) -> State:
+    """The backbone of torchvision's densenet121 as trained on ImageNet (``DenseNet121_Weights.IMAGENET1K_V1``).
+
+    A copy in the folder of ``torch.hub`` is used where there is one; otherwise the file is downloaded into it. Either
+    way its sha256 must begin as its name says.
+
+    Args:
+        timeout: seconds without an answer after which the server counts as unreachable.
+
+    Returns:
+        The tensors, as `load_state` returns them.
+
+    Raises:
+        WeightsError: there is no copy and no network, or the copy is damaged.
+    """
+    name = Path(urllib.parse.urlparse(IMAGENET_URL).path).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        _download(IMAGENET_URL, path, timeout)
+    elif not _as_named(path, path):
+        remedy = "delete it so that it is downloaded again, or give model.weights=PATH to a good copy"
+        raise WeightsError(f"{path}: damaged (its sha256 does not begin as its name says); {remedy}")
+    return load_state(path)
+
+
+def chest_state() -> State:
+    """The backbone of torchxrayvision's densenet121 as trained on chest radiographs (one input channel).
+
+    The file is a pickled network, which torchxrayvision downloads and reads itself: whoever chooses these weights
+    trusts that package's releases. Source: Cohen et al. 2022, TorchXRayVision, https://arxiv.org/abs/2111.00595
+
+    Returns:
+        The tensors, as `load_state` returns them.
+
+    Raises:
+        WeightsError: torchxrayvision is not installed, or its weights cannot be had.
+    """
+    try:
+        # Its import switches all warnings of the process off; this undoes it.
+        with warnings.catch_warnings():
+            import torchxrayvision
+    except ImportError as error:
+        remedy = 'pip install "covidnet[chest]", or use model.weights=random'
+        raise WeightsError(f"model.weights=chest: needs torchxrayvision ({_line(error)}); {remedy}") from error
+    try:
+        # It prints its progress; standard output belongs to the commands' own results.
+        with contextlib.redirect_stdout(sys.stderr):
+            network = torchxrayvision.models.DenseNet(weights=CHEST_NAME)
+    # No network, a damaged file and a pickle that a newer PyTorch cannot read each raise something else.
+    except Exception as error:
+        remedy = (
+            "download them where there is a network and copy ~/.torchxrayvision here, "
+            "or use model.weights=random, which needs no network"
+        )
+        raise WeightsError(f"model.weights=chest: {CHEST_NAME} cannot be had ({_line(error)}); {remedy}") from error
+    return _backbone_part(network.state_dict(), CHEST_NAME)
+
+
+def _read(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    with warnings.catch_warnings():
+        # That the pickle protocol is newer than the one of torch.save; the refusal says the same.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
+
+
+def _backbone_part(state: State, source: str) -> State:
+    found = [match for match in map(_BACKBONE.match, state) if match]
+    owners = sorted({match["owner"] for match in found})
+    if len(owners) > 1:
+        remedy = "save the state_dict() of the one that is meant"
+        raise WeightsError(f"{source}: holds several backbones ({_few(owners)}); {remedy}")
+    if found:
+        state = {match["name"]: state[match[0]] for match in found}
+    while prefix := next((item for item in _WRAPPERS if state and all(key.startswith(item) for key in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    state = {_OLD_NAME.sub(r"\1\2", name): value for name, value in state.items()}
+    return {name: value for name, value in state.items() if not name.startswith(_OTHER_CLASSES)}
+
+
+def _download(url: str, path: Path, timeout: float) -> None:
+    remedy = (
+        f"put that file into {path.parent}, or give model.weights=PATH to a .pth file, "
+        "or use model.weights=random, which needs no network"
+    )
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:
+            content = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise WeightsError(f"model.weights=imagenet: {url} cannot be reached ({_line(error)}); {remedy}") from error
+    # Several jobs of one sweep may download at once: each writes its own file, and the last rename wins.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        if not _as_named(partial, path):
+            raise WeightsError(f"model.weights=imagenet: {url} sent another file than its name says; {remedy}")
+        partial.replace(path)
+    except OSError as error:
+        remedy = "make room there, or set TORCH_HOME to another folder"
+        raise WeightsError(f"{path}: cannot be written ({_line(error)}); {remedy}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _as_named(path: Path, named: Path) -> bool:
+    start = re.search(r"-([0-9a-f]{8,})\.", named.name)
+    with path.open("rb") as file:
+        return start is not None and hashlib.file_digest(file, "sha256").hexdigest().startswith(start[1])
+
+
+def _few(names: Mapping[str, object] | list[str], count: int = 2) -> str:
+    listed = list(names)
+    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,54 @@
+"""``python -m covidnet.prepare data=...``: read every film once, write the manifest and the split."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covidnet.config import launch
+from covidnet.errors import DataError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig) -> None:
+    """Scan, refuse bad files one by one, split; with ``strict=true`` refused files are an error at the end.
+
+    Args:
+        cfg: the composed configuration ``prepare``.
+
+    Raises:
+        DataError: where the data cannot be used, or ``strict=true`` and a file was refused.
+    """
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from covidnet.data.study import prepare_study
+
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)  # a configuration file's top level is a mapping
+    study = prepare_study(
+        settings["data"],
+        settings["split"],
+        cache_dir=Path(settings["cache_dir"]).expanduser(),
+        strict=settings["strict"],
+        rescan=True,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    for note in study.notes:
+        console.print(note)
+    console.print(f"manifest: {study.folder.parent / 'manifest.csv'}")
+    console.print(f"split:    {study.split_file}")
+    if len(study.refused):
+        refused = study.folder.parent / "refused.csv"
+        console.print(f"refused:  {refused} ({len(study.refused)} files)")
+        if settings["strict"]:
+            raise DataError(f"{len(study.refused)} files were refused (strict=true); see {refused}")
+
+
+if __name__ == "__main__":
+    launch(main, "prepare")

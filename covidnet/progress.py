@@ -1,0 +1,43 @@
+"""One progress bar for every long piece of work: on the error stream, and silent where nobody watches."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+def progress_bar(visible: bool = True, *, unit: str = "films") -> Progress:
+    """A bar with the count, the rate per second and the time left; nothing is drawn unless stderr is a terminal.
+
+    Args:
+        visible: False draws nothing anywhere.
+        unit: what is counted.
+    """
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (visible and console.is_terminal),
+    )
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} {self.unit}/s" if task.speed else "")
+
+
+def available_cores() -> int:
+    """Cores this process may use: fewer than the machine has under SLURM, taskset or a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

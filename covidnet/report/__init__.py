@@ -1,0 +1,1 @@
+"""Tables and arrays in, terminal tables, figures and files out."""

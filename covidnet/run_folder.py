@@ -1,0 +1,114 @@
+"""The run folder: every file that a run leaves behind, and the words that it ends with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from covidnet.atomic import write_bytes, write_text
+from covidnet.data.manifest import REFUSED_COLUMNS
+from covidnet.data.study import Study
+from covidnet.errors import ImageRefusedError
+from covidnet.evaluation.metrics import run_metrics
+from covidnet.evaluation.predictions import read_predictions
+from covidnet.provenance import environment
+from covidnet.report.tables import print_run_summary
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: the folder.
+        settings: the resolved configuration.
+        study: the data and the split.
+        refused: films that changed since prepare.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    study: Study
+    refused: Sequence[ImageRefusedError] = field(default_factory=tuple)
+
+    @property
+    def refused_count(self) -> int:
+        """Files that were refused when the data were prepared, and since."""
+        return len(self.study.refused) + len(self.refused)
+
+    def metrics(self, seconds: dict[str, float]) -> dict[str, Any]:
+        """The content of metrics.json, computed from the run's predictions.csv as anybody can compute it again.
+
+        Args:
+            seconds: what the steps of the run took.
+        """
+        s, study = self.settings, self.study
+        return {
+            "fold": s["fold"],
+            "seed": s["seed"],
+            "splits": run_metrics(read_predictions(self.path / "predictions.csv")),
+            "seconds": seconds,
+            "data": {
+                "name": study.name,
+                "manifest_sha256": study.manifest_sha256,
+                "split_sha256": study.split_sha256,
+                "group": s["split"]["group"],
+                "validation": s["split"]["validation"],
+                "refused": self.refused_count,
+            },
+        }
+
+    def write(self, metrics: dict[str, Any], backbone: dict[str, str]) -> None:
+        """Write config.yaml, split.csv, refused.csv, environment.json and metrics.json.
+
+        Args:
+            metrics: the content of metrics.json.
+            backbone: hashes of the backbone before and after the fit.
+        """
+        s, study = self.settings, self.study
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(s)))
+        write_bytes(self.path / "split.csv", study.split_file.read_bytes())
+        if self.refused_count:
+            changed = pd.DataFrame([(e.path, e.cause, e.remedy) for e in self.refused], columns=list(REFUSED_COLUMNS))
+            table = pd.concat([study.refused.astype(object), changed.astype(object)])
+            write_text(self.path / "refused.csv", table.to_csv(index=False, lineterminator="\n"))
+        facts = {
+            **environment(),
+            "seed": s["seed"],
+            "fold": s["fold"],
+            "weights": s["model"]["weights"],
+            "weights_sha256": backbone["before_fit"],
+            "backbone_sha256": backbone,
+            "data": {"name": study.name, "root": str(study.root), "manifest_sha256": study.manifest_sha256},
+            "split_sha256": study.split_sha256,
+        }
+        write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
+        # Last: a run folder with metrics.json is a finished one.
+        write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+    def tell(self, metrics: dict[str, Any]) -> None:
+        """Print the tables, what has to be known beside them, and where the folder is."""
+        s, notes = self.settings, []
+        if self.study.synthetic:
+            notes.append(
+                "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease."
+            )
+        if s["model"]["weights"] == "random":
+            notes.append("The backbone's weights are random; model.weights=imagenet is the paper's method.")
+        if s["split"]["validation"] == "test":
+            notes.append(
+                "split.validation=test: the test fold chose the checkpoint that it measures; its numbers are optimistic."
+            )
+        if s["split"]["group"] == "image":
+            notes.append("split.group=image: a patient may lie in training and test; the numbers may be optimistic.")
+        if s["trainer"]["fast_dev_run"]:
+            notes.append("trainer.fast_dev_run: a batch of each split and no checkpoint; the numbers mean nothing.")
+        if self.refused_count:
+            notes.append(f"{self.refused_count} files were refused: {self.path / 'refused.csv'}")
+        print_run_summary(metrics, self.path, notes)
