@@ -146,15 +146,11 @@ class FoldRun:
         changed = check_files(split[split["fold"] >= 0], study.root, progress=self.progress)
         for error in changed:
             log.warning("refused: %s", error)
-        bad = {error.path for error in changed}
-        datamodule.drop(
-            {i for i, p in zip(split["image_id"], split["path"], strict=True) if str(study.root / p) in bad}
-        )
+        bad = split["path"].map(lambda path: str(study.root / path)).isin([error.path for error in changed])
+        datamodule.drop(set(split["image_id"][bad]))
         for part in ("train", "test", "unseen"):
             if not len(datamodule.rows[part]):
-                raise DataError(
-                    f"fold {s['fold']}: no film is left in the {part} split; restore the files or prepare anew"
-                )
+                raise DataError(f"fold {s['fold']}: no film is left in the {part} split; restore the files")
         sizes = ", ".join(f"{part} {len(rows)}" for part, rows in datamodule.rows.items())
         log.info("fold %d: %s images", s["fold"], sizes)
         return datamodule, changed
@@ -230,9 +226,7 @@ class FoldRun:
         for callback in _callbacks(trainer):
             if isinstance(callback, PredictionWriter):
                 return callback
-        raise SettingError(
-            "callbacks.predictions", None, "PredictionWriter", "a run without predictions has no numbers"
-        )
+        raise SettingError("callbacks.predictions", None, "PredictionWriter", "without predictions no numbers")
 
     def _panels(
         self, study: Study, datamodule: FoldDataModule, trainer: pl.Trainer, module: ClassificationModule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.config import launch
 from covidnet.errors import DataError
@@ -29,8 +29,7 @@ def main(cfg: DictConfig) -> None:
 
     from covidnet.data.study import prepare_study
 
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)  # a configuration file's top level is a mapping
+    settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     study = prepare_study(
         settings["data"],
         settings["split"],

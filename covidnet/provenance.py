@@ -12,8 +12,8 @@ from typing import Any
 from covidnet.progress import available_cores
 
 _PACKAGES = (
-    "covidnet", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "albumentations",
-    "opencv-python-headless", "numpy", "pandas", "pillow", "grad-cam", "safetensors", "scikit-learn",
+    "covidnet", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf",
+    "albumentations", "opencv-python-headless", "numpy", "pandas", "pillow", "grad-cam", "safetensors", "scikit-learn",
 )  # fmt: skip
 
 

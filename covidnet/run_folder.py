@@ -102,9 +102,7 @@ class RunFolder:
         if s["model"]["weights"] == "random":
             notes.append("The backbone's weights are random; model.weights=imagenet is the paper's method.")
         if s["split"]["validation"] == "test":
-            notes.append(
-                "split.validation=test: the test fold chose the checkpoint that it measures; its numbers are optimistic."
-            )
+            notes.append("split.validation=test: the test fold chose the checkpoint; its numbers are optimistic.")
         if s["split"]["group"] == "image":
             notes.append("split.group=image: a patient may lie in training and test; the numbers may be optimistic.")
         if s["trainer"]["fast_dev_run"]:

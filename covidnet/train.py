@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.config import launch, test_fold
 
@@ -28,8 +28,7 @@ def main(cfg: DictConfig) -> float | None:
     from covidnet.fold_run import FoldRun
 
     settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)  # a configuration file's top level is a mapping
-    return FoldRun(settings, Path(HydraConfig.get().runtime.output_dir)).run()
+    return FoldRun(cast("dict[str, Any]", settings), Path(HydraConfig.get().runtime.output_dir)).run()
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ class View:
             cv2.fillPoly(canvas, [self.pixels(outline)], level, cv2.LINE_AA, 4)
         return self._finished(canvas, soft)
 
-    def drawn(self, strokes: Iterable[Stroke], soft: float) -> Floats:
+    def drawn(self, strokes: Iterable[Stroke], soft: float = 0.0) -> Floats:
         """Lines, each stroke given as (lines, width in body units, brightness 0..1), painted one over the other."""
         canvas = np.zeros(self.shape, np.uint8)
         for lines, width, level in strokes:
@@ -206,7 +206,7 @@ def _vessels(rng: np.random.Generator) -> list[tuple[float, Points]]:
         heading = np.linspace(-1.25, 1.5, 9) + rng.normal(0, 0.12, 9)
         start = np.array([0.20, -0.12 - 0.05 * side]) + rng.normal(0, 0.03, (9, 2))
         length, width = rng.uniform(0.38, 0.62, 9), 0.038
-        for forks in (3, 3, 2, 0):
+        for forks in (3, 3, 1, 0):
             angle = heading[:, None] + rng.normal(0, 0.16, (len(heading), 8)).cumsum(axis=1)
             step = (length / 8)[:, None]
             path = np.stack([np.cos(angle) * step, np.sin(angle) * step], axis=-1).cumsum(axis=1)
@@ -335,20 +335,20 @@ def _rounded(inside: Floats, radius: float) -> Floats:
 def _bones(a: Anatomy, view: View, u: Floats, v: Floats) -> Floats:
     t = a.traits
     rear, front = a.ribs()
-    cage = view.drawn([(rear, 0.078 * t["ribs"], 1.0), (rear, 0.045 * t["ribs"], 0.6)], 0.008)
-    ends = view.drawn([(front, 0.085 * t["ribs"], 0.8), (front, 0.05 * t["ribs"], 0.55)], 0.010)
+    cage = view.drawn([(rear, 0.078 * t["ribs"], 1.0), (rear, 0.045 * t["ribs"], 0.6)])
+    ends = view.drawn([(front, 0.085 * t["ribs"], 0.8), (front, 0.05 * t["ribs"], 0.55)])
     covered = 1 - 0.75 * ramp(v, 0.50 * t["tall"], 0.85 * t["tall"])
     bones = cage * view.grown((0.23 + 0.10 * ramp(np.abs(u), 0.5, 0.9)) * covered)
     bones += ends * view.grown(0.14 * ramp(np.abs(u), 0.35, 0.6) * covered)
     collar = a.pair(_CLAVICLE, "clavicle")
     bones += (
         0.26
-        * view.drawn([(collar, 0.095, 1.0), (collar, 0.05, 0.65)], 0.010)
+        * view.drawn([(collar, 0.095, 1.0), (collar, 0.05, 0.65)])
         * view.grown(1 - 0.6 * ramp(np.abs(u), 0.8, 1.1))
     )
     blade, arm = a.pair(_SCAPULA, "shoulder", 0.4), a.pair(_HUMERUS, "shoulder", 0.8)
-    bones += 0.10 * t["scapula"] * (view.filled(blade, 0.012) + view.drawn([(blade, 0.03, 1.0)], 0.008))
-    bones += 0.28 * view.drawn([(arm, 0.17, 0.9), (arm, 0.10, 0.6)], 0.015)
+    bones += 0.10 * t["scapula"] * (view.filled(blade) + view.drawn([(blade, 0.03, 1.0)]))
+    bones += 0.28 * view.drawn([(arm, 0.16, 0.75), (arm, 0.10, 0.6)])
     heights = np.arange(-1.7, 1.7, 0.165)
     middle = np.stack([t["spine"] * np.sin(1.4 * heights), heights], axis=1)
     discs = a.placed(middle[:, None] + np.array([(-0.12, 0.0), (0.12, 0.0)]))
@@ -359,8 +359,8 @@ def _bones(a: Anatomy, view: View, u: Floats, v: Floats) -> Floats:
         (discs, 0.035, 0.5),
         ([a.placed(middle)], 0.03, 1.0),
     ]
-    bones += 0.32 * view.drawn(column, 0.012)
-    return np.asarray(t["bone"] * bones, np.float32)
+    bones += 0.32 * view.drawn(column)
+    return blur(np.asarray(t["bone"] * bones, np.float32), 0.010 * view.scale)
 
 
 def project(a: Anatomy, view: View, breath: float) -> Projection:

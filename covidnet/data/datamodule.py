@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from covidnet.data.augment import ORIGINAL, FixedCopies, Operators, online_augmentation
 from covidnet.data.dataset import FeatureDataset, FilmDataset, whole_batch
-from covidnet.data.splits import fold_roles
+from covidnet.data.splits import Group, Validation, fold_roles
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.progress import available_cores
 
@@ -45,8 +45,8 @@ class FoldDataModule(pl.LightningDataModule):
         *,
         root: Path,
         fold: int,
-        group: str = "patient",
-        validation: str = "inner",
+        group: Group = "patient",
+        validation: Validation = "inner",
         validation_seed: int = 0,
         fit: SquareFit,
         normalise: Normalise,
@@ -71,7 +71,7 @@ class FoldDataModule(pl.LightningDataModule):
         self.features: dict[str, torch.Tensor] = {}
         self.rows = self._rows(split, group, validation, validation_seed)
 
-    def _rows(self, split: pd.DataFrame, group: str, validation: str, seed: int) -> dict[str, pd.DataFrame]:
+    def _rows(self, split: pd.DataFrame, group: Group, validation: Validation, seed: int) -> dict[str, pd.DataFrame]:
         roles = fold_roles(split, fold=self.fold, validation=validation, seed=seed, group=group)
         rows = {part: split[roles[part].to_numpy()].assign(operator=ORIGINAL) for part in PARTS}
         if self.copies is not None:

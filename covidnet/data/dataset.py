@@ -115,6 +115,6 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         }
 
 
-def whole_batch(batch: dict[str, Any]) -> dict[str, Any]:
+def whole_batch(batch: Any) -> Any:
     """The collate function of `FeatureDataset`: its batches are made already."""
     return batch

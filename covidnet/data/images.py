@@ -38,8 +38,8 @@ SUPPORTED = "JPEG, PNG, TIFF, BMP, DICOM"
 
 _LOG = logging.getLogger(__name__)
 _DEPTHS = (8, 10, 12, 14, 16)
-_AGAIN = "copy or download it again"
-_SAVE = "save it as an 8-bit or 16-bit grey PNG"
+AGAIN = "copy or download it again"
+SAVE = "save it as an 8-bit or 16-bit grey PNG"
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = N
     low, high = values.min(), values.max()
     real = values.dtype.kind == "f"
     if real and not (np.isfinite(low) and np.isfinite(high)):
-        raise ImageRefusedError(path, f"float values from {low} to {high}, not all finite", _SAVE)
+        raise ImageRefusedError(path, f"float values from {low} to {high}, not all finite", SAVE)
     if real and low >= 0 and high <= 1:
         return np.round(values * 255.0).astype(np.uint8)
     for depth in (declared or _DEPTHS[0], *_DEPTHS):
@@ -205,67 +205,12 @@ def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = N
         if low >= floor and high <= floor + top and not (real and low < 0):
             break
     else:
-        raise ImageRefusedError(path, f"values from {low:g} to {high:g} fit no depth of 8 to 16 bits", _SAVE)
+        raise ImageRefusedError(path, f"values from {low:g} to {high:g} fit no depth of 8 to 16 bits", SAVE)
     if real:
         return np.round(values * (255.0 / top)).astype(np.uint8)
     # A table is faster than arithmetic on every pixel.
     table = np.round(np.arange(top + 1) * (255.0 / top)).astype(np.uint8)
     return table[values.astype(np.int32) - floor]
-
-
-def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The marker segments of a JPEG stream's first image, up to and with its end marker.
-
-    Thumbnails lie inside a segment and further images behind the end marker, so neither is met.
-
-    Yields:
-        (marker, start, end): the marker's second byte and the segment's place in ``data``.
-
-    Raises:
-        EOFError: the data end before the image does.
-    """
-    at = 2
-    while found := _MARKER.search(data, at):
-        marker, start, at = data[found.end() - 1], found.start(), found.end()
-        if marker == 0xD9:
-            yield marker, start, at
-            return
-        if marker == 0x01:  # carries no length
-            continue
-        if marker == 0xD8:  # a further image starts before this one has ended
-            break
-        at += int.from_bytes(data[at : at + 2], "big")
-        if at > len(data):
-            break
-        yield marker, start, at
-    raise EOFError("no end marker")
-
-
-# Inside coded data FF is followed by 00 or by a restart marker; all else that follows FF starts a segment.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-
-
-@dataclass
-class _Film:
-    """An opened, not yet decoded image, and what its container says about its pixels."""
-
-    image: ImageFile.ImageFile
-    orientation: int = 1
-    depth: int | None = None
-    deep: bool = False  # several channels of 16 bits, of which Pillow keeps the upper 8
-    white_is_zero: bool = False
-    packed: list[memoryview] = field(default_factory=list)  # a PNG's compressed lines
-    pixel_bits: int = 8
-    interlaced: bool = False
-
-
-class _TiffFile(TiffImageFile):
-    """Pillow's TIFF reader without its own limit on pixels, which is one for the process; ours was checked before."""
-
-    def load_prepare(self) -> None:
-        if self._im is None:
-            self.im = Image.new(self.mode, self.size).im
-        super().load_prepare()
 
 
 def _bytes_of(path: str | Path, max_megapixels: float) -> bytes:
@@ -294,7 +239,7 @@ def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
     """Pixels and stored mode; whatever a decoder raises on a damaged file becomes a refusal."""
     path = limits.path
     if not data:
-        raise ImageRefusedError(path, "empty file (0 bytes)", _AGAIN)
+        raise ImageRefusedError(path, "empty file (0 bytes)", AGAIN)
     try:
         if _is_dicom(data) or (Path(path).suffix.lower() in (".dcm", ".dicom") and data[:2] in (b"\x08\0", b"\x02\0")):
             # dicom.py takes its scaling and its limits from here, and pydicom is optional.
@@ -302,11 +247,11 @@ def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
 
             pixels, mode = dicom.decode(data, limits)
         else:
-            film = _open(data, path)
+            film = open_container(data, path)
             limits.check(*film.image.size)
             mode = film.image.mode
             film.image.load()
-            _check_lines(film)
+            check_lines(film)
             pixels = _upright(_grey(film, path), film.orientation)
     except ImageRefusedError:
         raise
@@ -315,9 +260,9 @@ def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
     except Exception as error:
         text = textwrap.shorten(str(error), 120)  # some decoders answer in paragraphs
         if isinstance(error, EOFError) or re.search("truncated|not enough image data", text, re.IGNORECASE):
-            raise ImageRefusedError(path, f"truncated ({text})", _AGAIN) from error
+            raise ImageRefusedError(path, f"truncated ({text})", AGAIN) from error
         cause = f"corrupt, or of a kind that cannot be read ({text or type(error).__name__})"
-        raise ImageRefusedError(path, cause, f"{_AGAIN}, or {_SAVE}") from error
+        raise ImageRefusedError(path, cause, f"{AGAIN}, or {SAVE}") from error
     if pixels.min() == pixels.max():
         raise ImageRefusedError(path, f"no information: every pixel is {pixels.flat[0]}", "use another film")
     return np.require(pixels, requirements=("C", "W")), mode
@@ -327,255 +272,12 @@ def _is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def _open(data: bytes, path: str | Path) -> _Film:
-    """Walk the container that the first bytes announce."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return _open_jpeg(data)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _open_png(data, path)
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return _open_tiff(data, path)
-    if data.startswith(b"BM"):
-        image = BmpImageFile(io.BytesIO(data))
-        header, bits = struct.unpack_from("<I", data, 14)[0], struct.unpack_from("<H", data, 28)[0]
-        if (bits if header > 12 else struct.unpack_from("<H", data, 24)[0]) == 1:
-            raise _one_bit(path)
-        return _Film(image)
-    raise ImageRefusedError(path, *_what_else(data))
-
-
-def _what_else(data: bytes) -> tuple[str, str]:
-    """Cause and remedy for bytes of none of our formats."""
-    for name, pattern in _OTHERS.items():
-        if re.match(pattern, data, re.DOTALL):
-            return f"{name} is not a supported format, supported: {SUPPORTED}", "convert it to PNG"
-    if data.startswith(b"version https://git-lfs"):
-        return "not an image: a Git LFS pointer", "fetch the file itself: git lfs pull"
-    head = data[:512]
-    if not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head):
-        kind = "HTML" if re.search(rb"<(!doctype|html|head|body)", head, re.IGNORECASE) else "text"
-        return f"not an image: {kind}", "download it again, and look at what the server answered"
-    return f"not an image: none of {SUPPORTED}", _AGAIN
-
-
-_OTHERS = {
-    "GIF": rb"GIF8[79]a",
-    "WebP": rb"RIFF....WEBP",
-    "JPEG 2000": rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51",
-    "HEIC or AVIF": rb"....ftyp",
-    "PDF": rb"%PDF",
-    "ZIP": rb"PK\x03\x04",
-    "gzip": rb"\x1f\x8b",
-}
-
-
-def _open_jpeg(data: bytes) -> _Film:
-    """Leave out everything but the coding tables, the colour markers and the scans of the first image."""
-    kept, orientation, scans, end = [data[:2]], 1, 0, 0
-    for marker, start, end in jpeg_segments(data):
-        if scans:
-            continue
-        segment = data[start:end]
-        if marker == 0xE1 and segment[4:10] == b"Exif\0\0" and orientation == 1:
-            orientation = _exif_orientation(segment[10:])
-        if marker == 0xDA:
-            scans = start
-        elif marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(segment)
-    if not scans:
-        raise EOFError("no image data")
-    return _Film(JpegImageFile(io.BytesIO(b"".join([*kept, data[scans:end]]))), orientation)
-
-
-def _open_png(data: bytes, path: str | Path) -> _Film:
-    """Check every chunk, and keep those that decide pixels."""
-    kept, orientation, declared, at, kind = [data[:8]], 1, None, 8, b""
-    view, packed = memoryview(data), []
-    while kind != b"IEND":
-        if at + 12 > len(data):
-            raise EOFError("no IEND chunk")
-        length, kind = struct.unpack_from(">I4s", data, at)
-        body, end = at + 8, at + 12 + length
-        if end > len(data):
-            raise EOFError(f"{kind!r} chunk is cut short")
-        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise ImageRefusedError(path, f"corrupt: bad CRC in the {kind.decode('latin-1')!r} chunk", _AGAIN)
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(data[at:end])
-            if kind == b"IDAT":
-                packed.append(view[body : end - 4])
-        elif kind == b"sBIT":
-            declared = data[body]
-        elif kind == b"eXIf":
-            orientation = _exif_orientation(data[body : end - 4])
-        elif kind == b"acTL" and (frames := int.from_bytes(data[body : body + 4], "big")) > 1:
-            raise _frames(path, frames)
-        at = end
-    image = PngImageFile(io.BytesIO(b"".join(kept)))
-    bits, colour, interlaced = data[24], data[25], data[28] == 1
-    if bits == 1:
-        raise _one_bit(path)
-    pixel_bits = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    deep = bits == 16 and colour != 0
-    return _Film(image, orientation, declared, deep, packed=packed, pixel_bits=pixel_bits, interlaced=interlaced)
-
-
-# Where each pass of an interlaced PNG starts, and its steps: across, down (PNG specification, 8.1).
-_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-
-
-def _check_lines(film: _Film) -> None:
-    """Raise EOFError for a PNG of fewer lines than it claims: Pillow leaves these black and says nothing.
-
-    Lines come in order, so a last line with anything in it settles the matter without inflating twice.
-    """
-    width, height = film.image.size
-    if not film.packed or (not film.interlaced and np.asarray(film.image.crop((0, height - 1, width, height))).any()):
-        return
-    need = 0
-    for left, top, across, down in _ADAM7 if film.interlaced else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        need += rows * (1 + -(-columns * film.pixel_bits // 8)) if columns > 0 and rows > 0 else 0
-    inflater = zlib.decompressobj()
-    for part in film.packed:
-        rest: bytes | memoryview = part
-        while rest and need > 0 and not inflater.eof:
-            need -= len(inflater.decompress(rest, 1 << 20))
-            rest = inflater.unconsumed_tail
-    if need > 0:
-        raise EOFError(f"{need} bytes of pixels are missing")
-
-
-def _one_bit(path: str | Path) -> ImageRefusedError:
-    return ImageRefusedError(path, "1-bit: black and white without greys", "export the film with at least 8 bits")
-
-
-def _frames(path: str | Path, number: int) -> ImageRefusedError:
-    return ImageRefusedError(path, f"{number} frames in one file", "save each frame as a file of its own")
-
-
-class _Tiff:
-    """The directories of a TIFF or of the EXIF block that has its form."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.order = "<" if data[:2] == b"II" else ">"
-        self.big = data[2:4] in (b"+\0", b"\0+")
-        self.pointer = 8 if self.big else 4
-        self.first = self.number(self.pointer, self.pointer)
-
-    def number(self, at: int, size: int) -> int:
-        if at + size > len(self.data):
-            raise EOFError("a directory lies outside the file")
-        return int.from_bytes(self.data[at : at + size], "little" if self.order == "<" else "big")
-
-    def directory(self, at: int) -> tuple[dict[int, bytes], int]:
-        """Raw entries by tag, and where the next directory lies."""
-        count, start = (self.number(at, 8), at + 8) if self.big else (self.number(at, 2), at + 2)
-        size = 4 + 2 * self.pointer
-        end = start + count * size
-        if end > len(self.data):
-            raise EOFError("a directory lies outside the file")
-        # EXIF blocks may stop without the pointer to a next directory.
-        following = self.number(end, self.pointer) if end + self.pointer <= len(self.data) else 0
-        entries = (self.data[i : i + size] for i in range(start, end, size))
-        return {struct.unpack_from(self.order + "H", entry)[0]: entry for entry in entries}, following
-
-    def values(self, entry: bytes | None) -> tuple[int, ...]:
-        """The entry's whole numbers; none where the tag is absent or of another type."""
-        if entry is None:
-            return ()
-        kind = struct.unpack_from(self.order + "H", entry, 2)[0]
-        count = struct.unpack_from(self.order + ("Q" if self.big else "I"), entry, 4)[0]
-        size, code = _TIFF_TYPES.get(kind, (0, ""))
-        body = entry[4 + self.pointer :]
-        if count * size > self.pointer:
-            at = struct.unpack(self.order + ("Q" if self.big else "I"), body)[0]
-            if at + count * size > len(self.data):
-                raise EOFError("a tag's values lie outside the file")
-            body = self.data[at : at + count * size]
-        return struct.unpack_from(f"{self.order}{count}{code}", body) if code else ()
-
-
-# Type: bytes per value, and the struct code of those that are whole numbers.
-_TIFF_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 6: (1, "b"), 8: (2, "h"), 9: (4, "i"), 13: (4, "I"), 16: (8, "Q")}
-_TIFF_TYPES |= {2: (1, ""), 5: (8, ""), 7: (1, ""), 10: (8, ""), 11: (4, ""), 12: (8, ""), 17: (8, "q"), 18: (8, "Q")}
-# Tags of one value, and of several, that decide pixels.
-_TIFF_ONE = {256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323, 512, 513, 514, 515, 531}
-_TIFF_MANY = {258, 273, 279, 320, 324, 325, 338, 339, 347, 519, 520, 521, 529, 530, 532}
-
-
-def _exif_orientation(block: bytes) -> int:
-    """EXIF orientation 1..8; 1 where the block does not say, or is damaged, for it decides no pixel."""
-    try:
-        tiff = _Tiff(block)
-        value = tiff.values(tiff.directory(tiff.first)[0].get(274))
-    except (EOFError, struct.error):
-        return 1
-    return value[0] if value and 1 <= value[0] <= 8 else 1
-
-
-def _open_tiff(data: bytes, path: str | Path) -> _Film:
-    """Find the one full-size page, and write it a directory of the tags that decide pixels."""
-    tiff = _Tiff(data)
-    pages: list[dict[int, bytes]] = []
-    seen: set[int] = set()
-    at = tiff.first
-    while at and at not in seen:
-        seen.add(at)
-        entries, at = tiff.directory(at)
-        # Thumbnails and transparency masks are not films of their own.
-        small = (tiff.values(entries.get(254)) or (0,))[0] & 5 or tiff.values(entries.get(255)) == (2,)
-        if not small:
-            pages.append(entries)
-    if not pages:
-        raise ImageRefusedError(path, "no full-size page, thumbnails alone", _SAVE)
-    if len(pages) > 1:
-        raise _frames(path, len(pages))
-    page = pages[0]
-    values = {tag: tiff.values(entry) for tag, entry in page.items() if tag in _TIFF_ONE | _TIFF_MANY | {274, 281}}
-    if any(len(values[tag]) != 1 for tag in _TIFF_ONE & page.keys()):
-        raise ValueError("a tag has more values than one")
-    for offsets, sizes in ((273, 279), (324, 325)):
-        for start, size in zip(values.get(offsets, ()), values.get(sizes, ()), strict=False):
-            if start + size > len(data):
-                raise EOFError("truncated: pixels lie outside the file")
-    bits = values.get(258) or (1,)
-    if bits[0] == 1:
-        raise _one_bit(path)
-    # The maximum is a statement on depth only where it stays below what the container holds anyway.
-    declared = min(bits[0], (values.get(281) or (0,))[0].bit_length() or bits[0])
-    white_is_zero = values.get(262) == (0,)
-    if white_is_zero:
-        # Pillow inverts such films at 8 bits and leaves them negative at 16; here all are inverted at the end.
-        count = struct.pack(tiff.order + ("Q" if tiff.big else "I"), 1)
-        page = {**page, 262: struct.pack(tiff.order + "HH", 262, 3) + count + struct.pack(tiff.order + "H", 1)}
-        page[262] = page[262].ljust(4 + 2 * tiff.pointer, b"\0")
-    return _Film(
-        _TiffFile(io.BytesIO(_with_directory(tiff, page))),
-        orientation=(values.get(274) or (1,))[0],
-        depth=declared if 8 < declared < 16 else None,
-        deep=bits[0] == 16 and (values.get(277) or (1,))[0] > 1,
-        white_is_zero=white_is_zero,
-    )
-
-
-def _with_directory(tiff: _Tiff, page: dict[int, bytes]) -> bytes:
-    """The file with a single new directory at its end; pixels and values stay where they are."""
-    data, size = tiff.data, tiff.pointer
-    entries = [page[tag] for tag in sorted(page.keys() & (_TIFF_ONE | _TIFF_MANY))]
-    pad = len(data) % 2
-    first = struct.pack(tiff.order + ("Q" if tiff.big else "I"), len(data) + pad)
-    count = struct.pack(tiff.order + ("Q" if tiff.big else "H"), len(entries))
-    return b"".join([data[:size], first, data[2 * size :], bytes(pad), count, *entries, bytes(size)])
-
-
-def _grey(film: _Film, path: str | Path) -> np.ndarray:
+def _grey(film: OpenedFilm, path: str | Path) -> np.ndarray:
     """The decoded image as uint8 (H, W), as stored: orientation is not yet applied."""
     image, mode = film.image, film.image.mode
     clear = "transparency" in image.info
     if mode == "1":
-        raise _one_bit(path)
+        raise one_bit(path)
     if mode in ("I", "F") or mode.startswith("I;16"):
         values = np.asarray(image)
         if clear:
@@ -590,13 +292,13 @@ def _grey(film: _Film, path: str | Path) -> np.ndarray:
         coloured = image.convert("RGB") if mode in ("P", "CMYK") else image
         grey = np.asarray(coloured if mode == "L" else coloured.convert("L"))
     if film.deep and grey.max() < 64:
-        raise ImageRefusedError(path, "16-bit colour with less than 15 bits in use", _SAVE)
+        raise ImageRefusedError(path, "16-bit colour with less than 15 bits in use", SAVE)
     return 255 - grey if film.white_is_zero else grey
 
 
-def _on_black(film: _Film, path: str | Path) -> np.ndarray:
+def _on_black(film: OpenedFilm, path: str | Path) -> np.ndarray:
     if film.deep and "transparency" in film.image.info:
-        raise ImageRefusedError(path, "16-bit colour with a transparent colour", _SAVE)
+        raise ImageRefusedError(path, "16-bit colour with a transparent colour", SAVE)
     image = film.image.convert("LA") if film.image.mode == "La" else film.image.convert("RGBA")
     luma, alpha = np.asarray(image.convert("L")), np.asarray(image.getchannel("A"))
     if alpha.min() == 255:

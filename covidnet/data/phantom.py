@@ -90,31 +90,29 @@ def _lesions(label: str, a: Anatomy, view: View, rng: np.random.Generator, cours
     """
     low = view.small()
     u, v = low.grid()
-    texture, fine = low.textured(cloud(rng, (10, 22, 44))), cloud(rng, (58, 100) if label == "COVID-19" else (30, 52))
+    texture = low.textured(cloud(rng, (10, 22, 44)))
+    # Thickened septa make a fine net in the haze of COVID-19; filled acini run together into the flecks of pneumonia.
+    fine = view.textured(cloud(rng, (76, 124) if label == "COVID-19" else (30, 52)))
     foci: list[tuple[float, float, float, float, float, float]] = []
     if label == "COVID-19":
         for side in (-1, 1):
             for _ in range(rng.integers(2, 5)):
                 at = a.floor - 0.12 - 0.95 * rng.beta(1.2, 2.0)
                 out = side * a.wall(at) * rng.uniform(0.66, 0.94)
-                radii = rng.uniform(0.18, 0.36), rng.uniform(0.20, 0.42)
+                radii = rng.uniform(0.16, 0.32), rng.uniform(0.18, 0.38)
                 foci.append((out, at, *radii, rng.uniform(0.35, 0.75), rng.uniform(0.5, 0.9)))
     else:
         side, at = rng.choice([-1, 1]), rng.uniform(-0.70, a.floor - 0.25)
         out = side * a.wall(at) * rng.uniform(0.45, 0.75)
-        radii = rng.uniform(0.34, 0.54), rng.uniform(0.28, 0.48)
+        radii = rng.uniform(0.30, 0.48), rng.uniform(0.26, 0.44)
         foci.append((out, at, *radii, rng.uniform(0.70, 0.97), rng.uniform(0.25, 0.6)))
     left = np.ones_like(texture)
     patchy = np.clip(0.85 + 0.2 * texture, 0, 1)
     for out, at, wide, high, dense, soft in foci:
         away = np.hypot((u - out) / wide, (v - at * a.traits["tall"]) / high) + 0.35 * texture
-        left *= 1 - min(0.97, dense * course) * ramp(1.2 - away, 0.0, soft) * patchy
-    loss = view.grown(-np.log(left))
-    if label == "COVID-19":
-        # Thickened septa make a fine net in the haze ("crazy paving").
-        return loss * np.clip(1.5 - 0.95 * np.abs(view.textured(fine)), 0.3, 1.5)
-    # Filled acini run together into flecks, coarser than the net.
-    return loss * np.clip(1 + 0.5 * view.textured(fine), 0.25, 1.75)
+        # A focus near the midline stops there: the other lung has foci of its own or none.
+        left *= 1 - min(0.97, dense * course) * ramp(1.2 - away, 0.0, soft) * patchy * (u * np.sign(out) > 0)
+    return view.grown(-np.log(left)) * np.clip(1 + 0.7 * fine, 0.15, 2.0)
 
 
 def _exposed(projection: Projection, fill: Floats, view: View, rng: np.random.Generator) -> NDArray[np.uint8]:

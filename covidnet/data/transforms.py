@@ -1,4 +1,4 @@
-"""From a grey film of any size to the square tensor that a network takes. Deterministic; randomness lives in augment."""
+"""From a grey film of any size to the square tensor of a network. Deterministic; randomness lives in augment."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ class ClassificationModule(pl.LightningModule):
             module.load_state_dict(checkpoint["state_dict"])
         except Exception as error:  # torch raises a different type for every way of being wrong
             raise WeightsError(
-                f"{path}: not a covidnet checkpoint ({type(error).__name__}: {str(error).splitlines()[0][:160]}); give the "
-                "best.ckpt or last.ckpt of a run folder"
+                f"{path}: not a covidnet checkpoint ({type(error).__name__}: {str(error).splitlines()[0][:160]}); "
+                "give the best.ckpt or last.ckpt of a run folder"
             ) from None
         return module.eval()
 

@@ -75,6 +75,7 @@ def build_classifier(
     weights_seed: int = 0,
     classes: int = len(CLASSES),
     dropout: float = 0.0,
+    standardise: bool = False,
 ) -> Classifier:
     """Build a classifier on the CPU, in train mode.
 
@@ -85,6 +86,7 @@ def build_classifier(
         weights_seed: the seed of random backbone weights. The head is initialised from PyTorch's global random state.
         classes: the number of logits.
         dropout: dropout before the linear layer, 0 <= dropout < 1.
+        standardise: whether features are standardised before the linear layer, see `LinearHead`.
 
     Returns:
         The classifier.
@@ -94,4 +96,4 @@ def build_classifier(
         WeightsError: the weights cannot be had, or do not fit.
     """
     backbone = build_backbone(name, weights, weights_seed)
-    return Classifier(backbone, LinearHead(backbone.features_dim, classes, dropout), frozen=freeze)
+    return Classifier(backbone, LinearHead(backbone.features_dim, classes, dropout, standardise), frozen=freeze)

@@ -36,7 +36,7 @@ class _Tail(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         (classifier,) = self.held
         with torch.no_grad():
-            maps = classifier.backbone.feature_maps(images.to(self.dtype)).float().clone()
+            maps = classifier.backbone.feature_maps(images.to(self.dtype)).float()
         return self.logits(classifier.backbone.pool(self.maps(maps.requires_grad_())))
 
     def logits(self, features: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def grad_cam(classifier: Classifier, images: Tensor, target: Sequence[int] | Non
             # Not as a context manager: that one prints and swallows an IndexError.
             cam = GradCAM(model=tail, target_layers=[tail.maps])
             try:
-                maps = cam(input_tensor=images.detach().clone(), targets=targets)
+                maps = cam(input_tensor=images, targets=targets)
             finally:
                 cam.activations_and_grads.release()
     finally:

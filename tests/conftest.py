@@ -1,0 +1,68 @@
+"""What every test may lean on: a cache of its own, no network, and the real radiographs where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before any import of theirs: libraries that would ask the network or take all cores for tiny work.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PROJECT = Path(__file__).parents[1]
+KIT = PROJECT.parent / "shared/data/cxr-kit"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of this test run: what is drawn and computed once serves all its tests, and nobody else's."""
+    folder = tmp_path_factory.mktemp("cache")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("COVIDNET_CACHE", str(folder))
+    patch.setenv("PYTHONPATH", str(PROJECT))
+    yield folder
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def kit() -> Path:
+    """The folder of real radiographs, or a skipped test."""
+    if not KIT.is_dir():
+        pytest.skip("the real radiographs are not here")
+    return KIT
+
+
+# Small films and few of them: a whole run in seconds. DenseNet needs at least 32 pixels.
+QUICK = (
+    "data.images_per_class=33",
+    "data.image_size=64",
+    "data.film_size=96",
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "callbacks.panels.per_class=1",
+    "progress=false",
+)
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Run one fold in this process, as `covidnet.train` does, and give its folder."""
+
+    def run(*overrides: str, quick: bool = True) -> Path:
+        from omegaconf import OmegaConf
+
+        from covidnet.config import compose
+        from covidnet.fold_run import FoldRun
+
+        cfg = compose([*(QUICK if quick else ()), *overrides])
+        settings: Any = OmegaConf.to_container(cfg, resolve=True)
+        folder = tmp_path_factory.mktemp("run")
+        FoldRun(settings, folder).run()
+        return folder
+
+    return run
