@@ -45,7 +45,7 @@ def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
         return hydra.compose(config_name=name, overrides=list(overrides))
 
 
-def test_fold(value: object) -> int:
+def checked_fold(value: object) -> int:
     """The test fold as a number.
 
     Raises:

@@ -195,6 +195,7 @@ class FoldRun:
             callbacks=callbacks,
             logger=loggers or False,
             plugins=[AtomicCheckpointIO()],
+            limit_val_batches=0 if s["split"]["validation"] == "none" else s["trainer"].get("limit_val_batches"),
             default_root_dir=self.folder,
             enable_model_summary=False,
             enable_progress_bar=self.progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.config import launch, test_fold
+from covidnet.config import launch, checked_fold
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> float | None:
         The monitored value of the chosen checkpoint, for sweepers; None where nothing was monitored.
     """
     # Before the heavy imports, so that a slip of the finger is answered at once.
-    test_fold(cfg.fold)
+    checked_fold(cfg.fold)
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,22 @@ QUICK = (
 
 
 @pytest.fixture(scope="session")
+def quick() -> tuple[str, ...]:
+    """Settings of a run that takes seconds, for a command line."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Run one fold in this process, as `covidnet.train` does, and give its folder."""
 
-    def run(*overrides: str, quick: bool = True) -> Path:
+    def run(*overrides: str, defaults: Sequence[str] = QUICK) -> Path:
         from omegaconf import OmegaConf
 
         from covidnet.config import compose
         from covidnet.fold_run import FoldRun
 
-        cfg = compose([*(QUICK if quick else ()), *overrides])
+        cfg = compose([*defaults, *overrides])
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
         folder = tmp_path_factory.mktemp("run")
         FoldRun(settings, folder).run()

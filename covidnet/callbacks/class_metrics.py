@@ -48,9 +48,11 @@ class ClassMetrics(pl.Callback):
         self._collection(STAGES_OF_TEST[dataloader_idx]).update(outputs["logits"], batch["label"])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log both splits."""
+        """Log the splits that were looked at."""
         for stage in STAGES_OF_TEST:
-            self._log(stage, pl_module)
+            # A test may have a first loader alone.
+            if self._collection(stage)["sensitivity"].update_called:
+                self._log(stage, pl_module)
 
     def _collection(self, stage: str) -> MetricCollection:
         collection = self.metrics[stage]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,8 @@ import pytorch_lightning as pl
 import torch
 
 from covidnet.data.dataset import FilmDataset
+from covidnet.data.transforms import Normalise
+from covidnet.errors import SettingError
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import grad_cam
@@ -28,6 +29,8 @@ class GradCamPanels(pl.Callback):
     """
 
     def __init__(self, per_class: int = 5) -> None:
+        if per_class < 0:
+            raise SettingError("callbacks.panels.per_class", per_class, "a whole number from 0 on")
         self.per_class = per_class
 
     def draw(
@@ -61,13 +64,13 @@ class GradCamPanels(pl.Callback):
                 probabilities = module.eval()(images).softmax(1).cpu().numpy()
             maps = grad_cam(module.classifier, images)
             figure = film_panels(
-                [_grey(item["image"]) for item in batch],
+                [_grey(item["image"], films.normalise) for item in batch],
                 list(maps),
                 [_title(label, p) for p in probabilities],
                 columns=len(batch),
                 caption=caption,
             )
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"unseen-{label}.png")
             save_figure(figure, written[-1])
         return written
@@ -85,8 +88,7 @@ def _title(label: str, probabilities: np.ndarray) -> str:
     return f"true {label}\ncalled {CLASSES[called]} {probabilities[called]:.0%}"
 
 
-def _grey(image: Any) -> np.ndarray:
-    # Normalising is a straight line per channel, so stretching the first one to 0..255 gives the film back.
-    values = image[0].numpy()
-    low, high = float(values.min()), float(values.max())
-    return np.rint((values - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+def _grey(image: torch.Tensor, normalise: Normalise) -> np.ndarray:
+    # The film as the network saw it: every channel is the same film on another scale.
+    values = image[0].double().numpy() * normalise.std[0] + normalise.mean[0]
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)

@@ -23,6 +23,16 @@ class PredictionWriter(pl.Callback):
     def __init__(self) -> None:
         self.collected: dict[str, dict[str, np.ndarray]] = {}
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget what another model said."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.collected.pop("val", None)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget what another model said."""
+        for stage in STAGES_OF_TEST:
+            self.collected.pop(stage, None)
+
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,

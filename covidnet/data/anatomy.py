@@ -81,20 +81,21 @@ def curve(points: Sequence[Sequence[float]] | Points, *, closed: bool = False, s
     return line if closed else np.concatenate([line, p[-2:-1]])
 
 
-def cloud(rng: np.random.Generator, cells: Sequence[int]) -> Floats:
+def cloud(rng: np.random.Generator, cells: Sequence[int], side: int = 128) -> Floats:
     """Smooth random texture over the body square [-1.6, 1.6] x [-1.6, 1.6].
 
     Args:
         rng: the source of the texture.
         cells: grid sizes of the layers, coarse to fine; each layer weighs 0.6 of the one before.
+        side: height and width of the texture; half of it is the finest grid that does not look like tiles.
 
     Returns:
-        Texture of shape (128, 128), mean about 0, standard deviation about 0.8.
+        Texture of shape (side, side), mean about 0, standard deviation about 0.8.
     """
-    total = np.zeros((128, 128), np.float32)
+    total = np.zeros((side, side), np.float32)
     for layer, n in enumerate(cells):
         noise = rng.standard_normal((n, n), dtype=np.float32)
-        total += np.float32(0.6**layer) * cv2.resize(noise, (128, 128), interpolation=cv2.INTER_CUBIC)
+        total += np.float32(0.6**layer) * cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     return total
 
 
@@ -189,7 +190,7 @@ class View:
 
     def textured(self, texture: Floats) -> Floats:
         """A `cloud` laid over the film, fixed to the body."""
-        cell = 3.2 / 128
+        cell = 3.2 / len(texture)
         place = np.array([[cell, 0, -1.6], [0, cell, -1.6], [0, 0, 1]])
         matrix = np.vstack([self.matrix, [0, 0, 1]]) @ place
         size = self.shape[::-1]

@@ -40,6 +40,16 @@ class Operators:
     zoom: float = 1.02
     shear: float = 2.0
 
+    def __post_init__(self) -> None:
+        """Refuse magnitudes that are no numbers, or that leave nothing of a film."""
+        for name, value, low, high in (
+            ("rotation", self.rotation, 0.0, 180.0),
+            ("zoom", self.zoom, 0.1, 10.0),
+            ("shear", self.shear, 0.0, 80.0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise SettingError(f"augment.{name}", value, f"a number from {low:g} to {high:g}")
+
     def affine(self, operator: str) -> albumentations.Affine:
         """The albumentations transform behind an operator's name."""
         settings: dict[str, dict[str, Any]] = {
@@ -103,6 +113,17 @@ class FixedCopies:
     reference_per_class: int | None = 468
     operators: Operators = Operators()
 
+    def __post_init__(self) -> None:
+        """Refuse targets that are no counts."""
+        for name, value in (
+            ("target_per_class", self.target_per_class),
+            ("reference_per_class", self.reference_per_class),
+        ):
+            if name == "reference_per_class" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingError(f"augment.{name}", value, "a whole number from 1 on")
+
     def target(self, size: int) -> int:
         """Training images per class, for `size` images per class in the folds that are trained on.
 
@@ -147,7 +168,8 @@ def online_augmentation(operators: Operators) -> Callable[[Film, int], Film]:
         [
             albumentations.Affine(
                 rotate=(-o.rotation, o.rotation),
-                scale=(1.0, o.zoom),
+                scale=(min(1.0, o.zoom), max(1.0, o.zoom)),
+                keep_ratio=True,
                 shear={"x": (-o.shear, o.shear), "y": (0.0, 0.0)},
                 border_mode=cv2.BORDER_REPLICATE,
                 p=1.0,
@@ -164,4 +186,6 @@ def online_augmentation(operators: Operators) -> Callable[[Film, int], Film]:
 
 def operators_of(settings: Mapping[str, Any]) -> Operators:
     """The operators that the group ``augment`` describes; ``augment=none`` has the default ones and uses none."""
-    return Operators(**{k: float(settings[k]) for k in ("rotation", "zoom", "shear") if k in settings})
+    given = {k: settings[k] for k in ("rotation", "zoom", "shear") if k in settings}
+    # 5 and 5.0 are one operator, and so one key of the feature store; what is no number is refused by name.
+    return Operators(**{k: float(v) if type(v) is int else v for k, v in given.items()})

@@ -46,7 +46,20 @@ class OpenedFilm:
 
 
 def open_container(data: bytes, path: str | Path) -> OpenedFilm:
-    """Walk the container that the first bytes announce."""
+    """Walk the container that the first bytes announce.
+
+    Args:
+        data: the whole file.
+        path: the name that errors give it.
+
+    Returns:
+        The image, opened and not yet decoded.
+
+    Raises:
+        ImageRefusedError: no supported format, or a file whose container says that it is no usable film.
+        EOFError: the file ends before its container does.
+        Exception: whatever else a damaged container leads to; the caller makes a refusal of it.
+    """
     if data.startswith(b"\xff\xd8\xff"):
         return _open_jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -197,6 +210,7 @@ def check_lines(film: OpenedFilm) -> None:
 
 
 def one_bit(path: str | Path) -> ImageRefusedError:
+    """The refusal of a film without greys."""
     return ImageRefusedError(path, "1-bit: black and white without greys", "export the film with at least 8 bits")
 
 

@@ -14,6 +14,7 @@ from covidnet.data.augment import ORIGINAL, FixedCopies, Operators, online_augme
 from covidnet.data.dataset import FeatureDataset, FilmDataset, whole_batch
 from covidnet.data.splits import Group, Validation, fold_roles
 from covidnet.data.transforms import Normalise, SquareFit
+from covidnet.errors import SettingError
 from covidnet.progress import available_cores
 
 PARTS = ("train", "val", "test", "unseen")
@@ -58,6 +59,9 @@ class FoldDataModule(pl.LightningDataModule):
         reading: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        _check_count("data.batch_size", batch_size, 1)
+        if num_workers is not None:
+            _check_count("data.num_workers", num_workers, 0)
         self.root = root
         self.fold = fold
         self.fit = fit
@@ -129,7 +133,7 @@ class FoldDataModule(pl.LightningDataModule):
         if part in self.features:
             dataset: Dataset[dict[str, Any]] = FeatureDataset(self.features[part], rows)
             return DataLoader(dataset, self.batch_size, shuffle=shuffle, generator=generator, collate_fn=whole_batch)
-        workers = min(self.num_workers, (len(rows) - 1) // self.batch_size)
+        workers = min(self.num_workers, max(len(rows) - 1, 0) // self.batch_size)
         return DataLoader(
             self.films(rows, online=part == "train"),
             self.batch_size,
@@ -138,3 +142,8 @@ class FoldDataModule(pl.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
         )
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingError(name, value, f"a whole number from {least} on")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from covidnet.data.images import Limits, jpeg_segments, to_eight_bits
+from covidnet.data.containers import jpeg_segments
+from covidnet.data.images import Limits, to_eight_bits
 from covidnet.errors import ImageRefusedError
 
 if TYPE_CHECKING:

@@ -1,45 +1,33 @@
 """The one reader of image files: any ordinary format to 8-bit grey, every doubtful file refused with its cause.
 
 Pillow decodes, and it is lenient by design: it drops alpha, shows one frame of many, leaves 16-bit data to the caller
-and warns where it should stop. So each format is walked here first, and Pillow receives only the parts that decide
-pixels. That settles truncation, checksums, frames, depth and orientation before decoding, and leaves Pillow nothing to
-warn of: muting its warnings, or its limit on pixels, would change the state of the process under other threads.
+and warns where it should stop. So `covidnet.data.containers` walks each format first, and Pillow receives only the
+parts that decide pixels. That leaves Pillow nothing to warn of: muting its warnings, or its limit on pixels, would
+change the state of the process under other threads.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import re
 import stat
-import struct
 import textwrap
 import threading
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 
+from covidnet.data.containers import AGAIN, SAVE, OpenedFilm, check_lines, one_bit, open_container
 from covidnet.errors import ImageRefusedError
 
 SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"})
 """Lower-case suffixes that count as images. The format itself is told by a file's first bytes, never by its name."""
 
-SUPPORTED = "JPEG, PNG, TIFF, BMP, DICOM"
-
 _LOG = logging.getLogger(__name__)
 _DEPTHS = (8, 10, 12, 14, 16)
-AGAIN = "copy or download it again"
-SAVE = "save it as an 8-bit or 16-bit grey PNG"
 
 
 @dataclass(frozen=True)
@@ -103,7 +91,7 @@ def is_image_file(path: Path) -> bool:
         if suffix in SUFFIXES or (suffix and not suffix[1:].isdigit()) or not path.is_file():
             return suffix in SUFFIXES
         with path.open("rb") as file:
-            return _is_dicom(file.read(132))
+            return is_dicom(file.read(132), path)
     except OSError:
         return suffix in SUFFIXES
 
@@ -241,7 +229,7 @@ def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
     if not data:
         raise ImageRefusedError(path, "empty file (0 bytes)", AGAIN)
     try:
-        if _is_dicom(data) or (Path(path).suffix.lower() in (".dcm", ".dicom") and data[:2] in (b"\x08\0", b"\x02\0")):
+        if is_dicom(data, path):
             # dicom.py takes its scaling and its limits from here, and pydicom is optional.
             from covidnet.data import dicom
 
@@ -268,8 +256,15 @@ def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
     return np.require(pixels, requirements=("C", "W")), mode
 
 
-def _is_dicom(data: bytes) -> bool:
-    return data[128:132] == b"DICM"
+def is_dicom(head: bytes, path: str | Path) -> bool:
+    """Whether a file is DICOM: by its magic, or without one by its first tag where the name says so too.
+
+    Args:
+        head: the file's first 132 bytes, or more.
+        path: the file's name.
+    """
+    named = Path(path).suffix.lower() in (".dcm", ".dicom")
+    return head[128:132] == b"DICM" or (named and head[:2] in (b"\x08\0", b"\x02\0"))
 
 
 def _grey(film: OpenedFilm, path: str | Path) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from covidnet.data.dicom import read_header
-from covidnet.data.images import ImageFacts, inspect_image
+from covidnet.data.images import ImageFacts, inspect_image, is_dicom
 from covidnet.data.sources import Source
 from covidnet.errors import DataError, ImageRefusedError
 from covidnet.progress import available_cores, progress_bar
@@ -77,8 +77,8 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
     def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
         try:
             found = inspect_image(source.root / path, max_megapixels=max_megapixels, min_side=min_side)
-            if Path(path).suffix.lower() not in _PLAIN:
-                headers[path] = read_header(source.root / path) or {}
+            if _is_dicom_file(source.root / path):
+                headers[path] = read_header(source.root / path)
             return path, found
         except ImageRefusedError as error:
             return path, error
@@ -98,7 +98,10 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
     return Manifest(source.name, source.root, films, pd.DataFrame(sorted(refused), columns=list(REFUSED_COLUMNS)))
 
 
-_PLAIN = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
+def _is_dicom_file(path: Path) -> bool:
+    # By its bytes, as it was decoded: a DICOM file named .png knows its patient too.
+    with path.open("rb") as stream:
+        return is_dicom(stream.read(132), path)
 
 
 def _films(

@@ -92,7 +92,8 @@ def _lesions(label: str, a: Anatomy, view: View, rng: np.random.Generator, cours
     u, v = low.grid()
     texture = low.textured(cloud(rng, (10, 22, 44)))
     # Thickened septa make a fine net in the haze of COVID-19; filled acini run together into the flecks of pneumonia.
-    fine = view.textured(cloud(rng, (76, 124) if label == "COVID-19" else (30, 52)))
+    grain, uneven = ((84, 126), 0.75) if label == "COVID-19" else ((26, 46), 0.45)
+    fine = uneven * view.textured(cloud(rng, grain, side=256))
     foci: list[tuple[float, float, float, float, float, float]] = []
     if label == "COVID-19":
         for side in (-1, 1):
@@ -112,7 +113,7 @@ def _lesions(label: str, a: Anatomy, view: View, rng: np.random.Generator, cours
         away = np.hypot((u - out) / wide, (v - at * a.traits["tall"]) / high) + 0.35 * texture
         # A focus near the midline stops there: the other lung has foci of its own or none.
         left *= 1 - min(0.97, dense * course) * ramp(1.2 - away, 0.0, soft) * patchy * (u * np.sign(out) > 0)
-    return view.grown(-np.log(left)) * np.clip(1 + 0.7 * fine, 0.15, 2.0)
+    return view.grown(-np.log(left)) * np.clip(1 + fine, 0.15, 2.0)
 
 
 def _exposed(projection: Projection, fill: Floats, view: View, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -83,7 +84,7 @@ def folder_source(root: str | Path, *, name: str = "folder", labels: Mapping[str
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
         raise DataError(f"data.root={root}: no such folder; give the folder that holds the class folders")
-    _check_labels(labels)
+    labels = _checked_labels(labels)
     metadata = _metadata(root)
     rows, unlabelled = [], Counter[str]()
     for path in _image_files(root):
@@ -143,20 +144,17 @@ def _download(handle: str) -> Path:
 
 def _image_files(root: Path) -> list[str]:
     found = []
-    for folder, folders, names in root.walk() if hasattr(root, "walk") else _walk(root):
+    seen: set[str] = set()
+    # Class folders are often links to where the films lie; a folder that is met again is a circle or a second link.
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _ANNOTATIONS)
-        for file in names:
-            path = folder / file
-            if not file.startswith(".") and is_image_file(path):
-                found.append(path.relative_to(root).as_posix())
+        found += [path.relative_to(root).as_posix() for path in map(Path(place).joinpath, names) if is_image_file(path)]
     return sorted(found)
-
-
-def _walk(root: Path):  # type: ignore[no-untyped-def]  # pathlib.Path.walk came with Python 3.12
-    import os
-
-    for folder, folders, names in os.walk(root):
-        yield Path(folder), folders, names
 
 
 def _metadata(root: Path) -> dict[str, dict[str, str]]:
@@ -177,10 +175,12 @@ def _metadata(root: Path) -> dict[str, dict[str, str]]:
         prefix = "" if folder == root else root.name + "/"
         known: dict[str, dict[str, str]] = {}
         for row in table.to_dict("records"):
-            path = Path(row["filename"].strip()).as_posix()
+            # Tables written on Windows may separate folders by backslashes.
+            path = Path(row["filename"].strip().replace("\\", "/")).as_posix()
             if path.startswith(prefix):
                 cells = {c: row[c].strip() for c in columns if row[c].strip().lower() not in _UNKNOWN}
-                known[path.removeprefix(prefix)] = cells
+                if known.setdefault(path.removeprefix(prefix), cells) != cells:
+                    raise DataError(f"{file}: {path} has two rows that differ; keep one of them")
         if known:
             log.info("metadata: %s (%d files)", file, len(known))
             return known
@@ -206,7 +206,10 @@ def _label_from_folders(path: str, labels: Mapping[str, str] | None) -> str | No
     return None
 
 
-def _check_labels(labels: Mapping[str, str] | None) -> None:
-    for name, target in (labels or {}).items():
+def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    # YAML reads a folder name such as 1 as a number.
+    checked = {str(name): str(target) for name, target in (labels or {}).items()}
+    for name, target in checked.items():
         if label_of(target) is None:
             raise DataError(f"data.labels: {name} is mapped to {target!r}; allowed are {', '.join(CLASSES)}")
+    return checked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 from filelock import FileLock
 
 from covidnet.atomic import write_text
-from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest, duplicates, scan
+from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest, duplicates, manifest_hash, scan
 from covidnet.data.phantom import write_phantoms
 from covidnet.data.sources import Source, folder_source, kaggle_source
 from covidnet.data.splits import balanced_folds
@@ -74,6 +74,9 @@ def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = Tr
         progress: whether progress bars are drawn.
     """
     name, labels = data["name"], data.get("labels") or {}
+    if data["root"] is not None and not str(data["root"]).strip():
+        # data.root=$DIR with DIR unset: the empty path would mean the current folder.
+        raise SettingError("data.root", data["root"], "a folder of class folders", "say data.root=DIR")
     if name == "phantom":
         return folder_source(_phantoms(data, cache_dir, progress), name=name, labels=labels)
     if name == "kaggle":
@@ -123,27 +126,26 @@ def prepare_study(
 def _split_study(
     home: Path, manifest: Manifest, films: pd.DataFrame, split: Mapping[str, Any], notes: list[str]
 ) -> Study:
-    from covidnet.data.manifest import manifest_hash
-
     data_hash = manifest_hash(films)
     # The manifest's paths may differ where its contents do not, so they are part of the name, not of the draw.
-    paths = hashlib.sha256("\n".join(films["path"]).encode()).hexdigest()
+    paths = _sha256("\n".join(films["path"]))
     settings = {"data": data_hash, "paths": paths, "group": split["group"], "seed": split["seed"]}
     folder = home / f"split-{_digest(settings)}"
     file, record = folder / "split.csv", folder / "split.json"
     if not record.exists():
         folder.mkdir(exist_ok=True)
+        # A split.csv without its record is what a stopped process left behind: it is written anew.
         made = balanced_folds(films, group=split["group"], seed=split["seed"])
         text = made.table[list(SPLIT_COLUMNS)].to_csv(index=False, lineterminator="\n")
         write_text(file, text)
         write_text(folder / "left_out.csv", made.left_out.to_csv(index=False, lineterminator="\n"))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        write_text(record, json.dumps({**settings, "split_sha256": digest, "notes": made.notes}, indent=2) + "\n")
+        told = {**settings, "split_sha256": _sha256(text), "notes": made.notes}
+        write_text(record, json.dumps(told, indent=2) + "\n")
     told = json.loads(record.read_text(encoding="utf-8"))
-    table = read_split(file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "gone"
     if digest != told["split_sha256"]:
         raise SplitError(f"{file}: was changed after it was written; delete {folder} to have it drawn again")
+    table = read_split(file)
     return Study(
         name=manifest.name,
         root=manifest.root,
@@ -159,7 +161,7 @@ def _split_study(
 
 def read_split(file: str | Path) -> pd.DataFrame:
     """The table of a split.csv, unknown cells as NaN and fold as int."""
-    table = pd.read_csv(file, dtype=dict.fromkeys(SPLIT_COLUMNS[:-1], object), keep_default_na=False, na_values=[""])
+    table = _read_csv(file, SPLIT_COLUMNS[:-1])
     absent = [c for c in SPLIT_COLUMNS if c not in table]
     if absent:
         raise SplitError(f"{file}: has no column {', '.join(absent)}; expected {','.join(SPLIT_COLUMNS)}")
@@ -194,6 +196,19 @@ def _digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _sha256(text: str) -> str:
+    # As write_text writes it: names of files that are no UTF-8 keep their bytes.
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _read_csv(file: str | Path, text: Iterable[str]) -> pd.DataFrame:
+    # Text stays text: a patient 007 is no number, and one called "NA" is not unknown.
+    kinds = dict.fromkeys(text, object)
+    return pd.read_csv(
+        file, dtype=kinds, keep_default_na=False, na_values=[""], encoding="utf-8", encoding_errors="surrogateescape"
+    )
+
+
 def _write_manifest(home: Path, manifest: Manifest) -> None:
     write_text(home / "refused.csv", manifest.refused.to_csv(index=False, lineterminator="\n"))
     # Last, since its presence says that the scan is complete.
@@ -201,20 +216,41 @@ def _write_manifest(home: Path, manifest: Manifest) -> None:
 
 
 def _read_manifest(home: Path, source: Source) -> Manifest | None:
-    file = home / "manifest.csv"
-    if not file.exists():
+    file, refused_file = home / "manifest.csv", home / "refused.csv"
+    if not (file.exists() and refused_file.exists()):
         return None
-    films = pd.read_csv(file, dtype=dict.fromkeys(_TEXT, object), keep_default_na=False, na_values=[""])
-    refused = pd.read_csv(home / "refused.csv", dtype=object, keep_default_na=False)
+    try:
+        films = _read_csv(file, _TEXT)[list(COLUMNS)]
+        refused = _read_csv(refused_file, REFUSED_COLUMNS)[list(REFUSED_COLUMNS)]
+    except (ValueError, KeyError):
+        log.warning("%s: not a manifest any more; the films are read again", file)
+        return None
     known = set(films["path"]) | set(refused["path"])
     added = len(set(source.files["path"]) - known)
+    told_anew = _told_anew(films, source.files)
+    if told_anew:
+        log.warning(
+            "%s: label, patient or view of %d films is not what the manifest says, which is used; "
+            "python -m covidnet.prepare reads them again",
+            source.root,
+            told_anew,
+        )
     if added:
         log.warning(
             "%s: %d files are not in the manifest and are not used; python -m covidnet.prepare reads them",
             source.root,
             added,
         )
-    return Manifest(source.name, source.root, films[list(COLUMNS)], refused[list(REFUSED_COLUMNS)])
+    return Manifest(source.name, source.root, films, refused)
+
+
+def _told_anew(films: pd.DataFrame, files: pd.DataFrame) -> int:
+    """Films of which folders or metadata.csv now say something else than the manifest."""
+    columns = ["label", "patient_id", "view"]
+    both = files.merge(films, on="path", suffixes=("", "_before"))
+    # What is unknown here can have come from a DICOM header.
+    changed = [both[c].notna() & (both[c] != both[f"{c}_before"]) for c in columns]
+    return int(pd.concat(changed, axis=1).any(axis=1).sum())
 
 
 def _filter_view(films: pd.DataFrame, view: str | None) -> tuple[pd.DataFrame, list[str]]:
@@ -237,9 +273,6 @@ def _notes(manifest: Manifest, films: pd.DataFrame, strict: bool) -> list[str]:
     notes = []
     counts = ", ".join(f"{name} {int((films['label'] == name).sum())}" for name in CLASSES)
     notes.append(f"{len(films)} films ({counts})")
-    unknown = int(films["patient_id"].isna().sum())
-    if unknown:
-        notes.append(f"the patient of {unknown} films is unknown; each counts as a patient of its own")
     if len(manifest.refused):
         notes.append(f"{len(manifest.refused)} files were refused (refused.csv)")
     for _, paths, classes in duplicates(films):

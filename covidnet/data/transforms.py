@@ -29,9 +29,11 @@ class SquareFit:
     fit: str = "squash"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown fit before any film is read."""
+        """Refuse what cannot be done before any film is read."""
         if self.fit not in FITS:
             raise SettingError("data.fit", self.fit, FITS)
+        if not isinstance(self.size, int) or self.size < 1:
+            raise SettingError("data.image_size", self.size, "a whole number of pixels from 1 on")
 
     def __call__(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The film as (size, size), 8-bit grey."""
@@ -46,9 +48,13 @@ class SquareFit:
             top, left = (side - height) // 2, (side - width) // 2
             square[top : top + height, left : left + width] = film
             film = square
-        # INTER_AREA averages where it shrinks, so that no detail aliases; it is no good for enlarging.
-        method = cv2.INTER_AREA if min(film.shape) >= self.size else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(film, (self.size, self.size), interpolation=method), dtype=np.uint8)
+        # INTER_AREA averages where it shrinks, so that no detail aliases; it is no good for enlarging. A film can need
+        # one along its width and the other along its height.
+        height, width = (min(side, self.size) for side in film.shape)
+        film = np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        if film.shape != (self.size, self.size):
+            film = np.asarray(cv2.resize(film, (self.size, self.size), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+        return film
 
     def describe(self) -> dict[str, object]:
         """Name, parameters and library version: what the feature store's key holds."""
@@ -62,6 +68,10 @@ class Normalise:
     Args:
         mean: one value per channel.
         std: one value per channel.
+
+    Example:
+        >>> Normalise((0.5,), (0.25,))(np.array([[0, 255]], np.uint8)).tolist()
+        [[[-2.0, 2.0]]]
     """
 
     mean: tuple[float, ...]
@@ -72,7 +82,7 @@ class Normalise:
         # A film has 256 values: a table per channel is exact and needs no arithmetic per pixel.
         values = np.arange(256, dtype=np.float64) / 255.0
         table = (values[None] - np.array(self.mean)[:, None]) / np.array(self.std)[:, None]
-        return table.astype(np.float32)[:, film]
+        return np.take(table.astype(np.float32), film, axis=1)
 
     def describe(self) -> dict[str, object]:
         """Name and parameters for the feature store's key."""

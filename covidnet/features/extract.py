@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from covidnet import __version__
 from covidnet.data.augment import ORIGINAL, Operators
 from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.dataset import FilmDataset
+from covidnet.errors import StoreError
 from covidnet.features.store import FeatureStore, feature_key
 from covidnet.progress import available_cores, progress_bar
 
@@ -35,7 +38,8 @@ def store_description(films: FilmDataset, backbone: str, weights_hash: str) -> d
         weights_hash: hash of its parameters and buffers.
     """
     return {
-        "reading": {"name": "read_image", "pillow": PIL.__version__},
+        # Our own version too: a release may read films in another way.
+        "reading": {"name": "read_image", "covidnet": __version__, "pillow": PIL.__version__},
         "transforms": [films.fit.describe(), films.normalise.describe()],
         "backbone": backbone,
         "weights": weights_hash,
@@ -73,6 +77,11 @@ def fold_features(
 
     Returns:
         For each part of the fold a float32 tensor (n, D), a row per row of ``datamodule.rows[part]``.
+
+    Raises:
+        ImageRefusedError: a film cannot be read.
+        StoreError: the store cannot be written, or does not give back what was written to it.
+        WriteError: the disk is full; what was computed before is kept.
     """
     inputs = datamodule.distinct_inputs.sort_values(["sha256", "operator"], ignore_index=True)
     films = datamodule.films(inputs)
@@ -89,6 +98,11 @@ def fold_features(
                 _fill(store, datamodule.films(todo), [keys[n] for n in np.flatnonzero(~found)], backbone,
                       batch_size=batch_size, progress=progress, trainer=trainer or {})  # fmt: skip
                 vectors, found = store.read(keys)
+    if not found.all():
+        raise StoreError(
+            f"{store.folder}: {np.count_nonzero(~found)} of {len(keys)} features just written cannot be read back; "
+            "check the disk, or give another cache_dir"
+        )
     place = {key: n for n, key in enumerate(keys)}
     return {
         part: torch.from_numpy(vectors[[place[key] for key in input_keys(rows, films.operators)]])
@@ -116,12 +130,21 @@ def _fill(
         callbacks=[_StoreWriter(store, keys, progress)],
         **{k: trainer[k] for k in ("accelerator", "devices") if k in trainer},
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(available_cores())
-    try:
+    with _exact_and_fast():
         runner.predict(_Extractor(backbone), loader, return_predictions=False)
+
+
+@contextmanager
+def _exact_and_fast() -> Iterator[None]:
+    """All cores, and true float32: graphics cards round convolutions to 10 bits unless they are told not to."""
+    threads, rounded = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(available_cores())
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = rounded
 
 
 class _Extractor(pl.LightningModule):

@@ -14,7 +14,8 @@ import logging
 import time
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,25 @@ class FeatureStore:
         self._places: dict[bytes, tuple[str, int]] = {}
         self.refresh()
 
-    def lock(self) -> FileLock:
-        """A lock for filling the store: the second job waits, then finds the work done. Reading needs none."""
-        return FileLock(self.folder / ".lock")
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock for filling the store: the second job waits, then finds the work done. Reading needs none.
+
+        Raises:
+            StoreError: where the lock's file cannot be made.
+        """
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire()
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder}: the feature store cannot be written ({error.strerror or error}); "
+                "free some space there, or give a writable cache_dir"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def refresh(self) -> None:
         """Take in segments that others have written since; a damaged one is named and passed over."""
@@ -88,7 +105,11 @@ class FeatureStore:
             try:
                 segment = _Segment(path, self.dim)
             except (SafetensorError, OSError, ValueError, KeyError) as error:
-                log.warning("feature store: %s is damaged (%s); its features are computed again", path, error)
+                log.warning(
+                    "feature store: %s is not used (%s); its features are computed again, and the file can be deleted",
+                    path,
+                    error,
+                )
                 self._segments[path.name] = None
                 continue
             self._segments[path.name] = segment
@@ -148,12 +169,17 @@ class FeatureStore:
         vectors = np.ascontiguousarray(vectors, np.float32)
         if vectors.shape != (len(keys), self.dim):
             raise ValueError(f"vectors have shape {vectors.shape}, expected {(len(keys), self.dim)}")
+        if wrong := {len(key) for key in keys} - {KEY_BYTES}:
+            raise ValueError(f"keys have {sorted(wrong)} bytes, expected {KEY_BYTES}")
+        table = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES)
         data = save(
             {
-                "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES),
+                "keys": table,
                 "vectors": vectors,
                 "checksums": np.array([_checksum(k, v) for k, v in zip(keys, vectors, strict=True)], np.uint32),
-            }
+            },
+            # Without it a damaged key would be one that nobody asks for, and the damage would have no name.
+            metadata={"keys_crc32": f"{zlib.crc32(table.tobytes()):08x}"},
         )
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
         write_bytes(path, data)
@@ -167,6 +193,9 @@ class _Segment:
         with safe_open(path, framework="numpy") as file:
             keys = file.get_tensor("keys")
             self.checksums = file.get_tensor("checksums")
+            expected = (file.metadata() or {}).get("keys_crc32")
+        if expected != f"{zlib.crc32(keys.tobytes()):08x}":
+            raise ValueError("its keys do not match their checksum")
         self.keys = [row.tobytes() for row in keys]
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

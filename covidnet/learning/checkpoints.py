@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from covidnet.atomic import write_bytes
+from covidnet.atomic import WriteError, write_bytes
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -25,7 +25,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             WriteError: where the disk is full; the checkpoint that was there is whole.
         """
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(path, error.errno or 0, error.strerror or str(error)) from error
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_bytes(path, buffer.getvalue())

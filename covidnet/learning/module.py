@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class ClassificationModule(pl.LightningModule):
         self, model: Mapping[str, Any], optim: Mapping[str, Any], preprocessing: Mapping[str, Any], monitor: str
     ) -> None:
         super().__init__()
-        # Plain dicts: anything else in a checkpoint would need code to be loaded.
-        model, optim, preprocessing = dict(model), dict(optim), dict(preprocessing)
+        # Anything that is not plain would need code to be loaded from a checkpoint.
+        model, optim, preprocessing = _plain(model), _plain(optim), _plain(preprocessing)
         self.save_hyperparameters()
         self.classifier: Classifier = build_classifier(**model)
         self.optim = optim
@@ -52,13 +52,16 @@ class ClassificationModule(pl.LightningModule):
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             settings = checkpoint["hyper_parameters"]
-            # The weights come from the checkpoint, so the file they once came from is not looked for.
-            module = cls(**{**settings, "model": {**settings["model"], "weights": "random"}})
+            weights = settings["model"]["weights"]
+            # The file that the weights once came from may be gone. The checkpoint stands in for it, and tells by its
+            # first layer, as that file did, which input the network expects.
+            module = cls(**{**settings, "model": {**settings["model"], "weights": str(Path(path).resolve())}})
             module.load_state_dict(checkpoint["state_dict"])
+            module.hparams["model"]["weights"] = module.classifier.backbone.weights = weights
         except Exception as error:  # torch raises a different type for every way of being wrong
+            cause = " ".join([type(error).__name__ + ":", *str(error).split()])
             raise WeightsError(
-                f"{path}: not a covidnet checkpoint ({type(error).__name__}: {str(error).splitlines()[0][:160]}); "
-                "give the best.ckpt or last.ckpt of a run folder"
+                f"{path}: not a covidnet checkpoint ({cause[:160]}); give the best.ckpt or last.ckpt of a run folder"
             ) from None
         return module.eval()
 
@@ -105,3 +108,16 @@ class ClassificationModule(pl.LightningModule):
         )
         # The name is what LearningRateMonitor logs.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor, "name": "lr"}}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts, lists, numbers and text, in place of Hydra's containers, tuples and paths."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {str(key): plain(item) for key, item in settings.items()}

@@ -553,7 +553,7 @@ def test_144_megapixels_in_18_kilobytes_are_refused_before_decoding(monkeypatch:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 12_000, 12_000, 2, 0, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
     assert len(data) < 60_000
-    monkeypatch.setattr(images.PngImageFile, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("decoded"))
     assert "144 megapixels" in refusal(data)
 
 
@@ -639,7 +639,7 @@ def test_decoder_out_of_memory_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     def full(self: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(images.PngImageFile, "load", full)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", full)
     assert "memory" in refusal(saved(RAMP, "PNG"))
 
 

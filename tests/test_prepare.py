@@ -1,0 +1,73 @@
+"""``python -m covidnet.prepare``: bad files are named one by one, the good ones make a manifest and a split."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from covidnet.data.phantom import write_phantoms
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Films of which three cannot be used."""
+    root = tmp_path_factory.mktemp("films") / "set"
+    write_phantoms(root, images_per_class=22, size=96)
+    good = sorted(root.glob("NORMAL/*.png"))[0]
+    (root / "NORMAL/empty.png").write_bytes(b"")
+    (root / "NORMAL/page.jpg").write_text("<html>not found</html>")
+    (root / "PNEUMONIA/half.png").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    # Without metadata.csv the folders alone tell the classes.
+    (root / "metadata.csv").unlink()
+    return root
+
+
+def prepare(folder: Path, cwd: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "covidnet.prepare", "data=folder", f"data.root={folder}", *more],
+        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def told(stdout: str, name: str) -> Path:
+    line = next(line for line in stdout.splitlines() if line.startswith(name))
+    return Path(line.split(":", 1)[1].removesuffix(" (3 files)").strip())
+
+
+def test_bad_files_are_named_and_the_rest_is_prepared(folder: Path, tmp_path: Path) -> None:
+    done = prepare(folder, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("empty.png", "page.jpg", "half.png"):
+        assert name in done.stderr
+    assert "Traceback" not in done.stderr
+    refused = pd.read_csv(told(done.stdout, "refused"))
+    assert sorted(refused["path"]) == ["NORMAL/empty.png", "NORMAL/page.jpg", "PNEUMONIA/half.png"]
+    assert refused[["cause", "remedy"]].notna().all().all()
+    manifest, split = pd.read_csv(told(done.stdout, "manifest")), pd.read_csv(told(done.stdout, "split"))
+    assert len(manifest) == len(split) == 66
+    assert not list(tmp_path.iterdir()), "prepare leaves nothing where it was started"
+
+
+def test_strict_makes_refused_files_a_failure(folder: Path, tmp_path: Path) -> None:
+    done = prepare(folder, tmp_path, "strict=true")
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].startswith("error: 3 files were refused (strict=true)")
+
+
+def test_a_relative_root_means_relative_to_where_the_command_was_started(folder: Path) -> None:
+    done = prepare(Path(folder.name), folder.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_class_folder_is_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "set/TB").mkdir(parents=True)
+    (tmp_path / "set/TB/film.png").write_bytes(sorted(folder.glob("NORMAL/*.png"))[1].read_bytes())
+    done = prepare(tmp_path / "set", tmp_path)
+    assert done.returncode != 0
+    assert "TB" in done.stderr
+    assert "data.labels" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

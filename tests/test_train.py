@@ -1,0 +1,248 @@
+"""One fold, end to end: the run folder is complete, its numbers can be computed again, and a seed repeats them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
+from statsmodels.stats.proportion import proportion_confint
+
+from covidnet.labels import CLASSES
+from covidnet.learning.module import ClassificationModule
+
+Train = Callable[..., Path]
+Quick = tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def run(train: Train) -> Path:
+    return train("fold=3")
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def predictions(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "predictions.csv")
+
+
+def test_the_run_folder_holds_what_the_contract_names(run: Path) -> None:
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml", "metrics.json", "predictions.csv", "split.csv", "environment.json",
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "curves/metrics.csv",
+        "panels/unseen-COVID-19.png", "panels/unseen-Normal.png", "panels/unseen-Pneumonia.png",
+    } <= files  # fmt: skip
+    assert list(predictions(run)) == [
+        "image_id", "path", "patient_id", "label", "split", "fold",
+        "p_covid19", "p_normal", "p_pneumonia", "prediction",
+    ]  # fmt: skip
+    assert list(pd.read_csv(run / "split.csv")) == [
+        "image_id", "path", "label", "patient_id", "view", "source", "fold",
+    ]  # fmt: skip
+    assert {"fold", "seed", "splits", "seconds", "data"} <= set(metrics(run))
+    assert {"features", "fit", "total"} <= set(metrics(run)["seconds"])
+    assert OmegaConf.load(run / "config.yaml").fold == 3
+
+
+@pytest.mark.parametrize("split", ["val", "test", "unseen"])
+def test_every_number_recomputes_from_predictions(run: Path, split: str) -> None:
+    table = predictions(run).query("split == @split")
+    told = metrics(run)["splits"][split]
+    truth, called = table["label"], table["prediction"]
+    probabilities = table[["p_covid19", "p_normal", "p_pneumonia"]].to_numpy()
+    assert told["n"] == len(table) > 0
+    assert told["accuracy"] == pytest.approx(accuracy_score(truth, called), abs=1e-6)
+    assert told["loss"] == pytest.approx(
+        log_loss(truth, probabilities / probabilities.sum(1, keepdims=True), labels=CLASSES), abs=1e-6
+    )
+    assert told["confusion"] == confusion_matrix(truth, called, labels=CLASSES).tolist()
+    sensitivity = recall_score(truth, called, labels=CLASSES, average=None)
+    f1 = f1_score(truth, called, labels=CLASSES, average=None, zero_division=0)
+    for n, label in enumerate(CLASSES):
+        numbers = told["classes"][label]
+        specificity = recall_score(truth != label, called != label)
+        assert numbers["sensitivity"] == pytest.approx(sensitivity[n], abs=1e-6)
+        assert numbers["specificity"] == pytest.approx(specificity, abs=1e-6)
+        assert numbers["f1"] == pytest.approx(f1[n], abs=1e-6)
+        hits, support = int(((truth == label) & (called == label)).sum()), int((truth == label).sum())
+        assert numbers["support"] == support
+        assert numbers["sensitivity_ci"] == pytest.approx(proportion_confint(hits, support, method="wilson"), abs=1e-6)
+
+
+def test_no_patient_is_in_two_parts_and_classes_are_balanced(run: Path) -> None:
+    split = pd.read_csv(run / "split.csv").query("fold >= 0")
+    assert split.groupby("patient_id")["fold"].agg(set).map(len).eq(1).all()
+    assert len(set(split.groupby(["fold", "label"]).size())) == 1
+    table = predictions(run).merge(split[["image_id", "fold"]], on="image_id", suffixes=("", "_of_image"))
+    assert set(table.query("split == 'test'")["fold_of_image"]) == {3}
+    assert set(table.query("split == 'unseen'")["fold_of_image"]) == {10}
+    assert not set(table.query("split == 'val'")["fold_of_image"]) & {3, 10}
+
+
+def test_the_logged_curves_have_the_contracts_names(run: Path) -> None:
+    logged = set(pd.read_csv(run / "curves/metrics.csv"))
+    wanted = {"train/loss", "val/loss", "lr", "test/accuracy", "test/loss", "unseen/loss"}
+    wanted |= {
+        f"{s}/{c}/{m}" for s in ("val", "test", "unseen") for c in CLASSES for m in ("sensitivity", "specificity", "f1")
+    }
+    assert wanted <= logged
+
+
+def test_the_last_logged_class_metrics_are_those_of_metrics_json(run: Path) -> None:
+    logged = pd.read_csv(run / "curves/metrics.csv")
+    for label in CLASSES:
+        for name in ("sensitivity", "specificity", "f1"):
+            value = logged[f"test/{label}/{name}"].dropna().iloc[-1]
+            assert value == pytest.approx(metrics(run)["splits"]["test"]["classes"][label][name] or 0.0, abs=1e-6)
+
+
+def test_the_backbone_hash_is_recorded_before_and_after(run: Path) -> None:
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["backbone_sha256"]["before_fit"] == facts["backbone_sha256"]["after_fit"] == facts["weights_sha256"]
+    assert (
+        facts["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__ in facts["versions"]["torch"]
+    )
+
+
+def test_the_best_checkpoint_predicts_from_files_without_the_store(run: Path, cache: Path) -> None:
+    from covidnet.data.images import read_image
+    from covidnet.data.transforms import Normalise, SquareFit
+
+    module = ClassificationModule.from_checkpoint(run / "checkpoints/best.ckpt")
+    spec = module.classifier.spec
+    table = predictions(run).query("split == 'test'")
+    root = Path(json.loads((run / "environment.json").read_text())["data"]["root"])
+    prepare = module.hparams["preprocessing"]
+    fit, normalise = SquareFit(prepare["image_size"], prepare["fit"]), Normalise(tuple(spec.mean), tuple(spec.std))
+    images = torch.stack([torch.from_numpy(normalise(fit(read_image(root / path)))) for path in table["path"]])
+    with torch.no_grad():
+        found = module(images).softmax(1).numpy()
+    np.testing.assert_allclose(found, table[["p_covid19", "p_normal", "p_pneumonia"]], atol=1e-4)
+
+
+def test_the_same_seed_repeats_the_predictions_and_another_does_not(run: Path, train: Train) -> None:
+    first = (run / "predictions.csv").read_bytes()
+    assert (train("fold=3") / "predictions.csv").read_bytes() == first
+    assert (train("fold=3", "seed=1") / "predictions.csv").read_bytes() != first
+
+
+def test_the_image_path_gives_the_same_probabilities_as_the_store(run: Path, train: Train) -> None:
+    plain = predictions(train("fold=3", "features=off", "data.num_workers=0"))
+    columns = ["p_covid19", "p_normal", "p_pneumonia"]
+    np.testing.assert_allclose(plain[columns], predictions(run)[columns], atol=1e-4)
+    assert list(plain["prediction"]) == list(predictions(run)["prediction"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["augment=online"], "augment=online"),
+        (["model.freeze=false"], "not frozen"),
+    ],
+)
+def test_what_the_store_cannot_serve_takes_the_image_path_and_says_so(
+    train: Train, caplog: pytest.LogCaptureFixture, overrides: list[str], reason: str
+) -> None:
+    with caplog.at_level("INFO"):
+        folder = train("trainer.max_epochs=1", "data.num_workers=0", *overrides)
+    assert reason in caplog.text
+    facts = json.loads((folder / "environment.json").read_text())["backbone_sha256"]
+    assert (facts["before_fit"] == facts["after_fit"]) is (overrides != ["model.freeze=false"])
+
+
+def test_without_validation_nothing_is_selected_by_the_test_fold(train: Train) -> None:
+    folder = train("split.validation=none", "trainer.max_epochs=1")
+    assert set(predictions(folder)["split"]) == {"test", "unseen"}
+    assert metrics(folder)["data"]["validation"] == "none"
+    assert OmegaConf.load(folder / "config.yaml").monitor == "train/loss"
+
+
+def test_validation_on_the_test_fold_is_said_to_be_optimistic(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train("split.validation=test", "trainer.max_epochs=1")
+    table = predictions(folder)
+    assert set(table.query("split == 'val'")["image_id"]) == set(table.query("split == 'test'")["image_id"])
+    assert "optimistic" in capsys.readouterr().out
+
+
+def test_a_film_that_changed_since_prepare_is_refused_and_the_run_goes_on(
+    train: Train, quick: Quick, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    from covidnet.data.phantom import write_phantoms
+    from covidnet.errors import DataError
+
+    root = tmp_path / "films"
+    write_phantoms(root, images_per_class=33, size=96)
+    arguments = ("data=folder", f"data.root={root}", "trainer.max_epochs=1", "fold=2")
+    shorter = [o for o in quick if not o.startswith(("data.images_per_class", "data.film_size"))]
+    first = train(*shorter, *arguments, defaults=())
+    victim = predictions(first).query("split == 'test'")["path"].iloc[0]
+    other = predictions(first).query("split == 'unseen'")["path"].iloc[0]
+    shutil.copy(root / other, root / victim)
+    second = train(*shorter, *arguments, defaults=())
+    assert victim in caplog.text
+    assert victim not in set(predictions(second)["path"])
+    assert len(predictions(second)) == len(predictions(first)) - 1
+    assert metrics(second)["data"]["refused"] == 1
+    assert victim in (second / "refused.csv").read_text()
+    with pytest.raises(DataError, match="strict=true"):
+        train(*shorter, *arguments, "strict=true", defaults=())
+
+
+def test_the_command_ends_with_the_table_and_the_folder(tmp_path: Path, quick: Quick) -> None:
+    folder = tmp_path / "my run"
+    done = subprocess.run(
+        [sys.executable, "-m", "covidnet.train", "fold=3", *quick, f"hydra.run.dir='{folder}'"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Sensitivity" in done.stdout
+    assert "synthetic" in done.stdout
+    assert done.stdout.strip().splitlines()[-1] == f"Run folder: {folder}"
+    assert (folder / "train.log").stat().st_size > 0
+    assert "Warning" not in done.stderr
+
+
+def test_fast_dev_run_works_through_the_command(tmp_path: Path, quick: Quick) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "covidnet.train", "fold=0", *quick, "trainer.fast_dev_run=true"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Path, quick: Quick) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "covidnet.train", "-m", "fold=11,4", *quick, f"hydra.sweep.dir={tmp_path / 'sweep'}"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "fold=11" in done.stderr
+    assert (tmp_path / "sweep/fold=4/metrics.json").exists()
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("layout", ["folder", "kaggle"])
+def test_real_radiographs_train_in_both_layouts(train: Train, kit: Path, layout: str) -> None:
+    root = kit if layout == "folder" else kit / "Data"
+    folder = train(
+        f"data={layout}", f"data.root={root}", "data.image_size=32", "trainer.max_epochs=1", "trainer.accelerator=cpu",
+        "augment=none", "callbacks.panels.per_class=0", "progress=false", "fold=3", defaults=(),
+    )  # fmt: skip
+    split = pd.read_csv(folder / "split.csv").query("fold >= 0")
+    assert (split.groupby(["fold", "label"]).size() == 12).all()
+    known = split.dropna(subset=["patient_id"])
+    assert len(known) > 300
+    assert known.groupby("patient_id")["fold"].agg(set).map(len).eq(1).all()

@@ -1,0 +1,33 @@
+"""The wheel holds all that a run needs: it is built, unpacked elsewhere, and runs from an empty folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+
+
+def test_the_wheel_runs_from_an_empty_directory(tmp_path: Path, quick: tuple[str, ...]) -> None:
+    wheels, site, empty = tmp_path / "wheels", tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, PROJECT], check=True, cwd=tmp_path
+    )
+    (wheel,) = wheels.glob("covidnet-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True, cwd=tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    where = subprocess.run(
+        [sys.executable, "-c", "import covidnet.config as c; print(c.config_dir())"],
+        cwd=empty, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert where.stdout.strip() == str(site / "covidnet/conf")
+    done = subprocess.run(
+        [sys.executable, "-m", "covidnet.train", "fold=0", "trainer.fast_dev_run=true", *quick],
+        cwd=empty, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Run folder" in done.stdout
