@@ -32,7 +32,7 @@ from covidnet.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-_CHOICES = {"features": ("auto", "off"), "augment.mode": ("fixed", "online", "none")}
+_CHOICES = {"features.mode": ("auto", "off"), "augment.mode": ("fixed", "online", "none")}
 
 
 class FoldRun:
@@ -159,7 +159,7 @@ class FoldRun:
         """Whether the fold's features were taken from the store, which they are wherever that is exact."""
         s = self.settings
         reasons = {
-            "features=off": s["features"] == "off",
+            "features=off": s["features"]["mode"] == "off",
             "the backbone is not frozen": not module.classifier.frozen,
             "augment=online draws anew in every epoch": datamodule.online is not None,
             "trainer.fast_dev_run looks at one batch alone": bool(s["trainer"]["fast_dev_run"]),
@@ -174,7 +174,7 @@ class FoldRun:
             datamodule,
             module.classifier.backbone,
             store,
-            batch_size=s["feature_batch_size"],
+            batch_size=s["features"]["batch_size"],
             progress=self.progress,
             trainer={k: s["trainer"][k] for k in ("accelerator", "devices")},
         )

@@ -115,7 +115,9 @@ def _films(
         films[column] = films[column].where(films[column].notna(), told)
     films["image_id"] = _image_ids(films)
     films = films[list(COLUMNS)].sort_values("image_id", ignore_index=True)
-    return films.where(films.notna(), float("nan"))
+    # The same types as a manifest that is read from its file.
+    films = films.where(films.notna(), float("nan")).astype(object)
+    return films.astype(dict.fromkeys(("width", "height", "bytes"), "int64"))
 
 
 def _image_ids(films: pd.DataFrame) -> list[str]:

@@ -92,7 +92,7 @@ def _lesions(label: str, a: Anatomy, view: View, rng: np.random.Generator, cours
     u, v = low.grid()
     texture = low.textured(cloud(rng, (10, 22, 44)))
     # Thickened septa make a fine net in the haze of COVID-19; filled acini run together into the flecks of pneumonia.
-    grain, uneven = ((84, 126), 0.75) if label == "COVID-19" else ((26, 46), 0.45)
+    grain, uneven = ((84, 126), 0.55) if label == "COVID-19" else ((26, 46), 0.45)
     fine = uneven * view.textured(cloud(rng, grain, side=256))
     foci: list[tuple[float, float, float, float, float, float]] = []
     if label == "COVID-19":
@@ -163,7 +163,7 @@ def _checked(size: int, severity: float, faults: Sequence[str]) -> tuple[str, ..
         if fault not in FAULTS:
             raise SettingError("data.faults", fault, FAULTS)
     if size < 64:
-        raise SettingError("data.size", size, "64 pixels or more")
+        raise SettingError("data.film_size", size, "64 pixels or more")
     if not 0 <= severity < float("inf"):
         raise SettingError("data.severity", severity, "0 (no visible lesion) or more, 1 is usual")
     return tuple(fault for fault in FAULTS if fault in faults)

@@ -147,7 +147,11 @@ ACCEPTED: dict[str, tuple[str, Callable[[], bytes], tuple[int, int]]] = {
     "16-bit PNG": ("x.png", lambda: encoded(RAMP.astype(np.uint16) * 257), (96, 80)),
     "12 bits in 16": ("x.png", lambda: encoded(RAMP.astype(np.uint16) * 16), (96, 80)),
     "float TIFF": ("x.tif", lambda: encoded(FLOATS, "TIFF"), (96, 80)),
-    "alpha": ("x.png", lambda: encoded(np.dstack([RAMP] * 3 + [np.where(RAMP > 80, 0, 255).astype(np.uint8)])), (96, 80)),
+    "alpha": (
+        "x.png",
+        lambda: encoded(np.dstack([RAMP] * 3 + [np.where(RAMP > 80, 0, 255).astype(np.uint8)])),
+        (96, 80),
+    ),
     "palette": ("x.png", lambda: encoded(Image.fromarray(RAMP).convert("P"), transparency=3), (96, 80)),
     "CMYK": ("x.jpg", lambda: encoded(Image.fromarray(RAMP).convert("CMYK"), "JPEG"), (96, 80)),
     "negative": ("x.dcm", lambda: dicom(PhotometricInterpretation="MONOCHROME1"), (96, 80)),

@@ -167,7 +167,7 @@ def test_films_of_one_patient_share_anatomy_more_than_films_of_two() -> None:
     ("change", "name"),
     [
         ({"faults": ["marks"]}, "data.faults"),
-        ({"size": 63}, "data.size"),
+        ({"size": 63}, "data.film_size"),
         ({"severity": -0.1}, "data.severity"),
         ({"severity": float("nan")}, "data.severity"),
     ],

@@ -143,6 +143,7 @@ def test_a_backbone_that_is_not_frozen_is_trained_whole() -> None:
     assert len(group["params"]) == len(list(module.parameters()))
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_batches_of_features_and_of_images_give_the_same_logits_and_loss() -> None:
     module = module_of().eval()
     images = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,159 @@
+"""Films and features as items and batches."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from covidnet.data import dataset
+from covidnet.data.augment import ORIGINAL, Operators, online_augmentation
+from covidnet.data.dataset import FeatureDataset, FilmDataset, whole_batch
+from covidnet.data.images import read_image
+from covidnet.data.transforms import Normalise, SquareFit
+from covidnet.errors import ImageRefusedError
+from covidnet.labels import CLASSES
+
+GREY = Normalise((0.0,), (1.0 / 255.0,))  # values 0..255, so that pixels can be compared
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> pd.DataFrame:
+    """Six films of 80 x 100 pixels, two of each class."""
+    found = []
+    for n in range(6):
+        path = f"{n}.png"
+        Image.fromarray(np.random.default_rng(n).integers(0, 256, (80, 100), np.uint8)).save(tmp_path / path)
+        digest = hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
+        found.append((digest[:16], path, CLASSES[n % 3], ORIGINAL, digest))
+    return pd.DataFrame(found, columns=["image_id", "path", "label", "operator", "sha256"])
+
+
+def films(rows: pd.DataFrame, root: Path, **options: object) -> FilmDataset:
+    return FilmDataset(rows, root, fit=SquareFit(64), normalise=GREY, **options)  # type: ignore[arg-type]
+
+
+def values(item: dict[str, object]) -> np.ndarray:
+    image = item["image"]
+    assert isinstance(image, torch.Tensor)
+    return image[0].numpy().round().astype(int)
+
+
+def test_item_holds_image_label_id_and_row(rows: pd.DataFrame, tmp_path: Path) -> None:
+    data = FilmDataset(rows, tmp_path, fit=SquareFit(64), normalise=Normalise((0.5,) * 3, (0.25,) * 3))
+    assert len(data) == 6
+    item = data[4]
+    assert set(item) == {"image", "label", "image_id", "row"}
+    assert (item["image"].shape, item["image"].dtype) == ((3, 64, 64), torch.float32)
+    assert (item["label"], item["image_id"], item["row"]) == (CLASSES.index("Normal"), rows["image_id"][4], 4)
+    assert item["label"] == 1
+
+
+def test_batches_of_films_have_the_types_of_the_contract(rows: pd.DataFrame, tmp_path: Path) -> None:
+    batch = next(iter(DataLoader(films(rows, tmp_path), batch_size=4)))
+    assert (batch["image"].shape, batch["image"].dtype) == ((4, 1, 64, 64), torch.float32)
+    assert (batch["label"].tolist(), batch["label"].dtype) == ([0, 1, 2, 0], torch.int64)
+    assert (batch["row"].tolist(), batch["row"].dtype) == ([0, 1, 2, 3], torch.int64)
+    assert batch["image_id"] == rows["image_id"][:4].tolist()
+
+
+def test_film_goes_through_fit_operator_and_normalisation_in_this_order(rows: pd.DataFrame, tmp_path: Path) -> None:
+    planned = pd.concat([rows.assign(operator=name) for name in (ORIGINAL, "zoom", "rotate-")], ignore_index=True)
+    operators = Operators(rotation=20.0, zoom=1.5)
+    data = films(planned, tmp_path, operators=operators)
+    for index in (1, 7, 13):
+        fitted = SquareFit(64)(read_image(tmp_path / planned["path"][index]))
+        expected = operators.apply(planned["operator"][index], fitted)
+        assert np.array_equal(values(data[index]), expected)
+
+
+def test_rows_without_a_column_operator_are_originals(rows: pd.DataFrame, tmp_path: Path) -> None:
+    plain = films(rows.drop(columns="operator"), tmp_path)
+    assert torch.equal(plain[2]["image"], films(rows, tmp_path)[2]["image"])
+
+
+def test_film_and_its_copies_side_by_side_are_read_once(
+    rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = pd.concat([rows.assign(operator=name) for name in (ORIGINAL, "zoom", "shear")])
+    planned = planned.sort_values(["image_id", "operator"], ignore_index=True)
+    read: list[str] = []
+    monkeypatch.setattr(dataset, "read_image", lambda path, **o: read.append(path.name) or read_image(path, **o))
+    data = films(planned, tmp_path)
+    together = [values(data[index]) for index in range(len(data))]
+    assert sorted(read) == sorted(rows["path"])
+    for index in reversed(range(len(data))):
+        assert np.array_equal(values(films(planned, tmp_path)[index]), together[index])
+
+
+def test_changed_bytes_are_refused_with_the_path(rows: pd.DataFrame, tmp_path: Path) -> None:
+    data = films(rows, tmp_path)
+    data[1]
+    (tmp_path / "3.png").write_bytes((tmp_path / "4.png").read_bytes())
+    with pytest.raises(ImageRefusedError, match="does not match the manifest's sha256") as caught:
+        data[3]
+    assert caught.value.path == str(tmp_path / "3.png")
+    assert data[4]["row"] == 4
+
+
+def test_film_that_is_gone_is_refused(rows: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(ImageRefusedError, match="no such file"):
+        films(rows, tmp_path)[0]
+
+
+def test_limits_of_reading_reach_the_reader(rows: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(ImageRefusedError, match="too small"):
+        films(rows, tmp_path, reading={"min_side": 81, "max_megapixels": 64})[0]
+
+
+def test_online_augmentation_repeats_with_the_seed_of_torch_and_changes_between_epochs(
+    rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    data = films(rows, tmp_path, online=online_augmentation(Operators()))
+
+    def epochs(seed: int) -> list[bytes]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return [values(data[index]).tobytes() for _ in range(2) for index in range(6)]
+
+    first = epochs(1)
+    assert epochs(1) == first
+    assert epochs(2) != first
+    assert len(set(first)) == 12
+
+
+# Features
+
+
+def test_batches_of_features_equal_plain_indexing(rows: pd.DataFrame) -> None:
+    many = pd.concat([rows] * 5, ignore_index=True).assign(image_id=[f"id{n}" for n in range(30)])
+    features = torch.randn(30, 7, generator=torch.Generator().manual_seed(0))
+    labels = np.array([0, 1, 2] * 10)
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(FeatureDataset(features, many), 8, shuffle=True, generator=generator, collate_fn=whole_batch)
+    seen: list[int] = []
+    for batch in loader:
+        assert set(batch) == {"features", "label", "image_id"}
+        index = [int(image_id.removeprefix("id")) for image_id in batch["image_id"]]
+        assert np.array_equal(batch["features"].numpy(), features.numpy()[index])
+        assert np.array_equal(batch["label"].numpy(), labels[index])
+        assert (batch["features"].dtype, batch["label"].dtype) == (torch.float32, torch.int64)
+        assert all(type(image_id) is str for image_id in batch["image_id"])
+        seen += index
+    assert sorted(seen) == list(range(30))
+    assert seen != sorted(seen)
+
+
+def test_a_single_feature_item_is_a_batch_of_one(rows: pd.DataFrame) -> None:
+    features = torch.arange(12.0).reshape(6, 2)
+    item = FeatureDataset(features, rows)[4]
+    assert item["features"].tolist() == [[8.0, 9.0]]
+    assert item["label"].tolist() == [1]
+    assert item["image_id"] == [rows["image_id"][4]]

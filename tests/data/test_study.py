@@ -1,0 +1,426 @@
+"""A data set is made ready once, hashed, and only read afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from covidnet.data.study import SPLIT_COLUMNS, Study, find_source, prepare_study, read_split
+from covidnet.errors import DataError, SettingError, SplitError
+from covidnet.labels import CLASSES
+
+FOLDERS = {"COVID-19": "COVID19", "Normal": "NORMAL", "Pneumonia": "PNEUMONIA"}
+SPLIT = {"group": "patient", "seed": 0}
+
+
+def draw(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64), np.uint8)).save(path)
+
+
+def films(root: Path, per_class: int = 12, name: str = "{folder}/{n}.png") -> Path:
+    for c, folder in enumerate(FOLDERS.values()):
+        for n in range(per_class):
+            draw(root / name.format(folder=folder, n=n), 1000 * c + n)
+    return root
+
+
+def settings(root: Path | None, **changes: object) -> dict[str, Any]:
+    base = {"name": "folder", "root": root and str(root), "labels": {}, "view": None, "max_megapixels": 64}
+    return {**base, "min_side": 64, **changes}
+
+
+def phantoms(**changes: object) -> dict[str, Any]:
+    drawing = {"images_per_class": 11, "film_size": 64, "severity": 1.0, "faults": [], "seed": 0}
+    return settings(None, name="phantom", **{**drawing, **changes})
+
+
+def prepare(data: Mapping[str, Any], cache: Path, **options: Any) -> Study:
+    return prepare_study(data, options.pop("split", SPLIT), cache_dir=cache, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve films per class; no test writes here."""
+    return films(tmp_path_factory.mktemp("films"))
+
+
+def fingerprint(folder: Path) -> dict[str, tuple[int, str]]:
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            found[str(path)] = (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+    return found
+
+
+# Written once
+
+
+def test_first_preparation_writes_manifest_split_and_the_account_of_the_rest(root: Path, tmp_path: Path) -> None:
+    study = prepare(settings(root), tmp_path)
+    written = pd.read_csv(study.split_file)
+    assert tuple(written.columns) == SPLIT_COLUMNS
+    assert sorted(written["fold"].unique()) == list(range(-1, 11))
+    for fold in range(11):
+        assert written.loc[written["fold"] == fold, "label"].value_counts().to_dict() == dict.fromkeys(CLASSES, 1)
+    left_out = pd.read_csv(study.folder / "left_out.csv")
+    assert sorted(left_out["image_id"]) == sorted(written.loc[written["fold"] == -1, "image_id"])
+    assert len(pd.read_csv(study.folder.parent / "manifest.csv")) == 36
+    assert study.split_sha256 == hashlib.sha256(study.split_file.read_bytes()).hexdigest()
+
+
+def test_second_preparation_reads_and_writes_nothing(root: Path, tmp_path: Path) -> None:
+    first = prepare(settings(root), tmp_path)
+    before = fingerprint(tmp_path)
+    second = prepare(settings(root), tmp_path)
+    assert fingerprint(tmp_path) == before
+    assert second.films.equals(first.films)
+    assert second.split.equals(first.split[list(SPLIT_COLUMNS)])
+    assert (second.manifest_sha256, second.split_sha256) == (first.manifest_sha256, first.split_sha256)
+    assert second.notes == first.notes
+
+
+def test_second_preparation_opens_no_film(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(settings(root), tmp_path)
+    monkeypatch.setattr("covidnet.data.study.scan", lambda *a, **k: pytest.fail("films were read again"))
+    prepare(settings(root), tmp_path)
+
+
+def test_rescan_finds_the_same_split_and_leaves_it_as_it_is(root: Path, tmp_path: Path) -> None:
+    first = prepare(settings(root), tmp_path)
+    before = first.split_file.stat().st_mtime_ns
+    second = prepare(settings(root), tmp_path, rescan=True)
+    assert second.split_file.stat().st_mtime_ns == before
+    assert second.split_sha256 == first.split_sha256
+
+
+def test_split_read_again_keeps_types_and_unknown_cells(tmp_path: Path) -> None:
+    films(tmp_path / "d")
+    rows = [f"NORMAL/{n}.png,{n:03d},PA" for n in range(12)] + ["COVID19/0.png,NA-7,"]
+    (tmp_path / "d/metadata.csv").write_text("filename,patient_id,view\n" + "\n".join(rows) + "\n")
+    study = prepare(settings(tmp_path / "d"), tmp_path / "c")
+    table = read_split(study.split_file).set_index("path")
+    assert table.loc["NORMAL/7.png", "patient_id"] == "007"
+    assert table.loc["COVID19/0.png", "patient_id"] == "NA-7"
+    assert np.isnan(table.loc["COVID19/0.png", "view"])
+    assert table["fold"].dtype == np.int64
+
+
+def test_preparation_of_the_same_films_under_other_names_gives_the_same_folds(root: Path, tmp_path: Path) -> None:
+    other = films(tmp_path / "other", name="train/{folder}/renamed-{n}.png")
+    here, there = (prepare(settings(r), tmp_path / "c") for r in (root, other))
+    columns = ["image_id", "label", "fold"]
+    assert here.split[columns].equals(there.split[columns])
+    assert here.manifest_sha256 == there.manifest_sha256
+    assert set(there.split["path"].str.startswith("train/")) == {True}
+
+
+def test_moved_files_are_found_again_by_prepare_in_the_same_folds(tmp_path: Path) -> None:
+    films(tmp_path / "d")
+    before = prepare(settings(tmp_path / "d"), tmp_path / "c")
+    (tmp_path / "d/NORMAL/3.png").rename(tmp_path / "d/NORMAL/moved.png")
+    after = prepare(settings(tmp_path / "d"), tmp_path / "c", rescan=True)
+    assert after.split[["image_id", "fold"]].equals(before.split[["image_id", "fold"]])
+    assert "NORMAL/moved.png" in set(after.split["path"])
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"group": "image"}])
+def test_another_split_setting_has_a_split_of_its_own(root: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    first = prepare(settings(root), tmp_path)
+    second = prepare(settings(root), tmp_path, split={**SPLIT, **change})
+    assert second.split_file != first.split_file
+    assert first.split_file.exists()
+
+
+def test_names_that_are_no_utf8_go_through(tmp_path: Path) -> None:
+    films(tmp_path / "d")
+    odd = Path(str(tmp_path / "d/NORMAL/") + "/caf\udce9.png")
+    (tmp_path / "d/NORMAL/0.png").rename(odd)
+    for _ in range(2):
+        study = prepare(settings(tmp_path / "d"), tmp_path / "c")
+        assert "NORMAL/caf\udce9.png" in set(study.split["path"])
+
+
+# What was changed since
+
+
+def edited(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    head, fold = lines[1].rstrip("\n").rsplit(",", 1)
+    lines[1] = f"{head},{(int(fold) + 1) % 10}\n"
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("change", [edited, lambda text: text + "\n", lambda text: text.replace(",fold", ",folds", 1)])
+def test_edited_split_is_refused_with_the_file_and_the_remedy(root: Path, tmp_path: Path, change: Any) -> None:
+    study = prepare(settings(root), tmp_path)
+    study.split_file.write_text(change(study.split_file.read_text()))
+    with pytest.raises(SplitError) as caught:
+        prepare(settings(root), tmp_path)
+    assert str(study.split_file) in str(caught.value)
+    assert f"delete {study.folder}" in str(caught.value)
+
+
+def test_deleted_split_is_refused_and_a_deleted_folder_is_drawn_again(root: Path, tmp_path: Path) -> None:
+    study = prepare(settings(root), tmp_path)
+    study.split_file.unlink()
+    with pytest.raises(SplitError, match=r"split\.csv"):
+        prepare(settings(root), tmp_path)
+    for file in study.folder.iterdir():
+        file.unlink()
+    study.folder.rmdir()
+    assert prepare(settings(root), tmp_path).split_sha256 == study.split_sha256
+
+
+def test_stopped_preparation_is_taken_up_again(root: Path, tmp_path: Path) -> None:
+    study = prepare(settings(root), tmp_path)
+    (study.folder / "split.json").unlink()
+    study.split_file.write_text("half a fi")
+    (study.folder.parent / "manifest.csv").write_text("half a fi")
+    again = prepare(settings(root), tmp_path)
+    assert again.split_sha256 == study.split_sha256
+
+
+def test_files_added_since_are_counted_in_a_warning_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    films(tmp_path / "d")
+    before = prepare(settings(tmp_path / "d"), tmp_path / "c")
+    assert not caplog.records
+    for n in (90, 91):
+        draw(tmp_path / f"d/NORMAL/{n}.png", 9000 + n)
+    after = prepare(settings(tmp_path / "d"), tmp_path / "c")
+    assert after.split_sha256 == before.split_sha256
+    assert ["2 files are not in the manifest" in record.message for record in caplog.records] == [True]
+    assert "covidnet.prepare" in caplog.text
+    assert len(prepare(settings(tmp_path / "d"), tmp_path / "c", rescan=True).films) == 38
+
+
+def test_metadata_changed_since_is_counted_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    films(tmp_path / "d")
+    prepare(settings(tmp_path / "d"), tmp_path / "c")
+    (tmp_path / "d/metadata.csv").write_text("filename,patient_id\nNORMAL/0.png,p\nNORMAL/1.png,p\nNORMAL/2.png,\n")
+    study = prepare(settings(tmp_path / "d"), tmp_path / "c")
+    assert "label, patient or view of 2 films" in caplog.text
+    assert study.films["patient_id"].isna().all()
+    assert prepare(settings(tmp_path / "d"), tmp_path / "c", rescan=True).films["patient_id"].notna().sum() == 2
+
+
+def test_refused_files_are_remembered_and_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    films(tmp_path / "d")
+    (tmp_path / "d/NORMAL/broken.png").write_bytes(b"")
+    first = prepare(settings(tmp_path / "d"), tmp_path / "c")
+    assert "broken.png: empty file" in caplog.text
+    caplog.clear()
+    second = prepare(settings(tmp_path / "d"), tmp_path / "c")
+    assert not caplog.records
+    for study in (first, second):
+        assert study.refused["path"].tolist() == ["NORMAL/broken.png"]
+        assert study.refused[["cause", "remedy"]].map(bool).all(axis=None)
+        assert any("1 files were refused" in note for note in study.notes)
+    assert pd.read_csv(first.folder.parent / "refused.csv").columns.tolist() == ["path", "cause", "remedy"]
+
+
+# Classes, patients, views
+
+
+@pytest.mark.parametrize("count", [0, 1, 10])
+def test_class_of_too_few_images_is_refused_with_class_count_and_minimum(tmp_path: Path, count: int) -> None:
+    films(tmp_path / "d")
+    for n in range(count, 12):
+        (tmp_path / f"d/NORMAL/{n}.png").unlink()
+    with pytest.raises(SplitError) as caught:
+        prepare(settings(tmp_path / "d"), tmp_path / "c")
+    assert f"class Normal: {count} images, at least 11 are needed" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_class_that_falls_below_the_minimum_by_refused_files_is_refused(tmp_path: Path) -> None:
+    films(tmp_path / "d")
+    for n in range(2):
+        (tmp_path / f"d/NORMAL/{n}.png").write_bytes(b"")
+    with pytest.raises(SplitError, match="class Normal: 10 images"):
+        prepare(settings(tmp_path / "d"), tmp_path / "c")
+
+
+def test_notes_count_the_classes_and_the_unknown_patients(root: Path, tmp_path: Path) -> None:
+    notes = prepare(settings(root), tmp_path).notes
+    assert any("36 films (COVID-19 12, Normal 12, Pneumonia 12)" in note for note in notes)
+    assert sum("36 of 36 images have no known patient" in note for note in notes) == 1
+
+
+def test_film_in_two_classes_is_named_with_both_paths_and_lies_in_one_fold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    films(tmp_path / "d", 22)
+    (tmp_path / "d/PNEUMONIA/twin.png").write_bytes((tmp_path / "d/NORMAL/4.png").read_bytes())
+    study = prepare(settings(tmp_path / "d"), tmp_path / "c")
+    words = "one film in two classes: NORMAL/4.png and PNEUMONIA/twin.png"
+    assert words in caplog.text
+    assert any(words in note for note in study.notes)
+    twins = study.split[study.split["path"].isin(["NORMAL/4.png", "PNEUMONIA/twin.png"])]
+    assert len(twins) == 2
+    assert len(set(twins["fold"])) == 1
+    assert -1 not in set(twins["fold"])
+    with pytest.raises(DataError, match=words):
+        prepare(settings(tmp_path / "d"), tmp_path / "c", strict=True)
+
+
+def test_copies_within_a_class_lie_in_one_fold_and_are_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    films(tmp_path / "d", 22)
+    for n in range(3):
+        (tmp_path / f"d/NORMAL/copy{n}.png").write_bytes((tmp_path / "d/NORMAL/4.png").read_bytes())
+    study = prepare(settings(tmp_path / "d"), tmp_path / "c", strict=True)
+    copies = study.split[study.split["image_id"].str.startswith(_id(tmp_path / "d/NORMAL/4.png"))]
+    assert len(copies) == 4
+    # A fold holds two of each class: the group is trimmed, and what is left of it is together.
+    assert len(set(copies["fold"]) - {-1}) == 1
+    assert not caplog.records
+
+
+def _id(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def with_views(root: Path, views: Mapping[str, str]) -> Path:
+    rows = "".join(f"{path},{view}\n" for path, view in views.items())
+    (root / "metadata.csv").write_text("filename,view\n" + rows)
+    return root
+
+
+def test_view_filter_keeps_the_view_and_the_unknown_and_counts_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = films(tmp_path / "d", 15)
+    views = {f"{folder}/{n}.png": ("AP", "pa", "PA", "L")[n % 4] for folder in FOLDERS.values() for n in range(6)}
+    with_views(root, views)
+    study = prepare(settings(root, view="PA"), tmp_path / "c")
+    kept = set(study.films["path"])
+    assert kept == {row["path"] for row in _all(root)} - {path for path, view in views.items() if view in ("AP", "L")}
+    assert set(study.split["path"]) == kept
+    assert any("view PA: 9 films kept, 9 of other views left out; the view of 27 films" in n for n in study.notes)
+    assert "the view of 27 films is unknown" in caplog.text
+    assert len(prepare(settings(root), tmp_path / "c").films) == 45
+
+
+def _all(root: Path) -> list[dict[str, str]]:
+    return [{"path": path.relative_to(root).as_posix()} for path in root.glob("*/*.png")]
+
+
+def test_view_that_no_film_has_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    root = films(tmp_path / "d")
+    with_views(root, {row["path"]: "AP" for row in _all(root)} | {"NORMAL/0.png": "L"})
+    with pytest.raises(DataError, match=r"data\.view=PA: no film has this view; known are AP, L"):
+        prepare(settings(root, view="PA"), tmp_path / "c")
+
+
+# Sources
+
+
+def test_folder_without_root_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"data\.root=None"):
+        find_source(settings(None), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("name", ["folder", "kaggle"])
+def test_empty_root_does_not_mean_the_current_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match=r"data\.root="):
+        find_source({**settings(None, name=name, handle="a/b"), "root": ""}, tmp_path, progress=False)
+
+
+def test_kaggle_set_on_disk_is_prepared(tmp_path: Path) -> None:
+    films(tmp_path / "d/Data", name="train/{folder}/{n}.png")
+    study = prepare(settings(tmp_path / "d", name="kaggle", handle="a/b"), tmp_path / "c")
+    assert (study.name, len(study.films), study.synthetic) == ("kaggle", 36, False)
+
+
+def test_labels_reach_the_source(tmp_path: Path) -> None:
+    root = films(tmp_path / "d")
+    (root / "NORMAL").rename(root / "clear")
+    with pytest.raises(DataError, match="clear/ "):
+        prepare(settings(root), tmp_path / "c")
+    study = prepare(settings(root, labels={"clear": "Normal"}), tmp_path / "c")
+    assert study.films["label"].value_counts().to_dict() == dict.fromkeys(CLASSES, 12)
+
+
+def test_phantoms_are_drawn_once_and_fill_eleven_folds(tmp_path: Path) -> None:
+    study = prepare(phantoms(images_per_class=33), tmp_path)
+    assert study.synthetic
+    assert study.split["patient_id"].notna().all()
+    used = study.split[study.split["fold"] >= 0]
+    assert sorted(used["fold"].unique()) == list(range(11))
+    counts = pd.crosstab(used["fold"], used["label"]).to_numpy()
+    assert (counts == counts[0, 0]).all()
+    assert used.groupby("patient_id")["fold"].nunique().max() == 1
+    before = fingerprint(study.root)
+    assert prepare(phantoms(images_per_class=33), tmp_path).split_sha256 == study.split_sha256
+    assert fingerprint(study.root) == before
+
+
+def test_eleven_phantoms_per_class_are_one_for_each_fold(tmp_path: Path) -> None:
+    study = prepare(phantoms(), tmp_path, split={**SPLIT, "group": "image"})
+    assert pd.crosstab(study.split["fold"], study.split["label"]).to_numpy().tolist() == [[1, 1, 1]] * 11
+
+
+@pytest.mark.parametrize("count", [5, 10, 0, -3, "many", None, 11.5])
+def test_too_few_phantoms_are_refused(tmp_path: Path, count: object) -> None:
+    with pytest.raises(SettingError, match=r"data\.images_per_class=.*from 11 on"):
+        prepare(phantoms(images_per_class=count), tmp_path)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+# Two jobs at once
+
+
+def _prepare_in_a_process(cache: Path, barrier: Any, answers: Any) -> None:
+    barrier.wait(30)
+    study = prepare(phantoms(), cache, split={**SPLIT, "group": "image"})
+    written = {name: study.folder.parent / name for name in ("manifest.csv", "refused.csv")}
+    answers.put((study.manifest_sha256, study.split_sha256, written["manifest.csv"].stat().st_mtime_ns))
+
+
+def test_two_processes_that_start_together_get_one_study(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(2), context.Queue()
+    jobs = [context.Process(target=_prepare_in_a_process, args=(tmp_path, barrier, answers)) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    found = [answers.get(timeout=60) for _ in jobs]
+    for job in jobs:
+        job.join(30)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert found[0] == found[1]
+    assert len(list((tmp_path / "phantoms").glob("*/metadata.csv"))) == 1
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_record_of_a_split_tells_what_it_was_made_from(root: Path, tmp_path: Path) -> None:
+    study = prepare(settings(root), tmp_path)
+    record = json.loads((study.folder / "split.json").read_text())
+    assert record["data"] == study.manifest_sha256
+    assert (record["group"], record["seed"]) == ("patient", 0)
+
+
+def test_covid_kit_prepares_with_the_metadata_of_its_parent(kit: Path, tmp_path: Path) -> None:
+    study = prepare(settings(kit / "Data"), tmp_path)
+    table = pd.read_csv(kit / "metadata.csv", dtype=str)
+    assert len(study.films) + len(study.refused) == len(table)
+    known = study.films.merge(table.assign(path=table["filename"].str.removeprefix("Data/")), on="path")
+    assert (known["patient_id_x"] == known["patient_id_y"]).all()
+    used = study.split[study.split["fold"] >= 0]
+    assert used.groupby("patient_id")["fold"].nunique().max() == 1
+    counts = pd.crosstab(used["fold"], used["label"]).to_numpy()
+    assert counts.shape == (11, 3)
+    assert (counts == counts[0, 0]).all()
