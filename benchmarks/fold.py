@@ -1,7 +1,7 @@
 """What one fold costs from nothing: python benchmarks/fold.py [NAME=VALUE ...]      (default: experiment=demo)
 
-Runs ``python -m covidnet.train`` with an empty cache, then again with the cache that the first run filled, and prints for
-both the seconds, the peak resident memory of all its processes together, and what the run says of its own steps and scores.
+Runs ``python -m covidnet.train`` with an empty cache, then again with the cache that the first run filled, and prints
+for both the seconds, the peak memory of all its processes together, and what the run says of its steps and scores.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def measure(overrides: list[str], cache: Path, folder: Path) -> tuple[float, int
 def main() -> None:
     overrides = sys.argv[1:] or ["experiment=demo"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"python -m covidnet.train {' '.join(overrides)}   ({cores} cores, load {os.getloadavg()[0]:.1f} at the start)")
+    print(
+        f"python -m covidnet.train {' '.join(overrides)}   ({cores} cores, load {os.getloadavg()[0]:.1f} at the start)"
+    )
     with tempfile.TemporaryDirectory() as home:
         for name in ("empty cache", "filled cache"):
             folder = Path(home) / name.replace(" ", "-")
@@ -75,7 +77,9 @@ def main() -> None:
                 for split, numbers in metrics["splits"].items()
                 if numbers["n"]
             )
-            print(f"{name}: {seconds:.1f} s, peak {peak / 2**30:.2f} GiB; seconds of steps: {steps}; accuracy: {scores}")
+            print(
+                f"{name}: {seconds:.1f} s, peak {peak / 2**30:.2f} GiB; {steps}; accuracy {scores}"
+            )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.config import launch, checked_fold
+from covidnet.config import checked_fold, launch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

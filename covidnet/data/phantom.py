@@ -27,6 +27,9 @@ from covidnet.data.anatomy import Anatomy, Floats, Projection, View, blur, cloud
 from covidnet.errors import DataError, SettingError
 from covidnet.labels import CLASSES
 
+DRAWING = 2
+"""Raised whenever the same settings give other films, so that sets drawn before are not taken for new ones."""
+
 FAULTS: tuple[str, ...] = ("copies", "shared_patient", "corner_mark", "source")
 """Mistakes of real collections to plant: copies and patients in two classes, marks and sources that tell the class."""
 
@@ -246,10 +249,12 @@ def _slots(images_per_class: int, seed: int, faults: tuple[str, ...]) -> list[_S
     rng = _stream(seed, _SET)
     patients: list[tuple[str, int]] = []
     for label in CLASSES:
-        left = images_per_class
-        while left:
-            patients.append((label, min(left, int(rng.integers(1, 5)))))
-            left -= patients[-1][1]
+        # Filled share by share, so that eleven folds of whole patients use every film of a multiple of eleven.
+        for share in range(11):
+            left = images_per_class // 11 + (share < images_per_class % 11)
+            while left:
+                patients.append((label, min(left, int(rng.integers(1, 5)))))
+                left -= patients[-1][1]
     # Shuffled before they are numbered: a patient's number says nothing about the class.
     patients = [patients[i] for i in rng.permutation(len(patients))]
     slots = [
@@ -374,7 +379,7 @@ def write_phantoms(
     if images_per_class < 1:
         raise SettingError("data.images_per_class", images_per_class, "1 or more")
     options = {"size": size, "severity": severity, "seed": seed, "faults": list(faults)}
-    settings = {"drawing": 1, "images_per_class": images_per_class, **options}
+    settings = {"drawing": DRAWING, "images_per_class": images_per_class, **options}
     root = Path(root).absolute()
     stored = _stored(root, settings)
     if stored is not None:

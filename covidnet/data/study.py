@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from covidnet.atomic import write_text
 from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest, duplicates, manifest_hash, scan
-from covidnet.data.phantom import write_phantoms
+from covidnet.data.phantom import DRAWING, write_phantoms
 from covidnet.data.sources import Source, folder_source, kaggle_source
 from covidnet.data.splits import balanced_folds
 from covidnet.errors import DataError, SettingError, SplitError
@@ -178,7 +178,7 @@ def _phantoms(data: Mapping[str, Any], cache_dir: Path, progress: bool) -> Path:
     }
     if not isinstance(settings["images_per_class"], int) or settings["images_per_class"] < 11:
         raise SettingError("data.images_per_class", settings["images_per_class"], "a whole number from 11 on")
-    root = cache_dir / "phantoms" / f"{settings['images_per_class']}-{_digest(settings)}"
+    root = cache_dir / "phantoms" / f"{settings['images_per_class']}-{_digest({**settings, 'drawing': DRAWING})}"
     root.parent.mkdir(parents=True, exist_ok=True)
     if not (root / "metadata.csv").exists():
         log.info("drawing %d phantoms per class (once; kept in %s)", settings["images_per_class"], root)

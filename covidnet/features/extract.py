@@ -130,20 +130,18 @@ def _fill(
         callbacks=[_StoreWriter(store, keys, progress)],
         **{k: trainer[k] for k in ("accelerator", "devices") if k in trainer},
     )
-    with _exact_and_fast():
+    with _exact():
         runner.predict(_Extractor(backbone), loader, return_predictions=False)
 
 
 @contextmanager
-def _exact_and_fast() -> Iterator[None]:
-    """All cores, and true float32: graphics cards round convolutions to 10 bits unless they are told not to."""
-    threads, rounded = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    torch.set_num_threads(available_cores())
+def _exact() -> Iterator[None]:
+    """True float32: graphics cards round convolutions to 10 bits unless they are told not to."""
+    rounded = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = rounded
 
 

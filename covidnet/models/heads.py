@@ -10,7 +10,7 @@ from covidnet.labels import CLASSES
 
 
 class LinearHead(nn.Module):
-    """Dropout and one linear layer, on standardised features if asked for, initialised from PyTorch's global random state.
+    """Dropout and one linear layer, on standardised features if asked for, initialised from PyTorch's random state.
 
     Standardising subtracts a running mean and divides by a running standard deviation, without weights of its own
     (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167). What is trained stays one linear map of the features,

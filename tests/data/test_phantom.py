@@ -228,7 +228,7 @@ def test_patients_have_one_class_up_to_four_films_and_numbers_that_tell_nothing(
     patients = table.groupby("patient_id").agg(classes=("label", "nunique"), label=("label", "first"))
     films = table["patient_id"].value_counts()
     assert set(patients["classes"]) == {1}
-    assert set(films) == {1, 2, 3, 4}
+    assert {1, 2} <= set(films) <= {1, 2, 3, 4}
     numbers = patients.index.str[-4:].astype(int).to_numpy()
     for label in CLASSES:
         # Mean of k of the numbers 1..n drawn without regard to class: variance (n + 1)(n - k) / 12k.

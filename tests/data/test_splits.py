@@ -518,3 +518,14 @@ def test_the_real_films_make_folds_of_twelve_without_trimming(seed: int) -> None
     assert_promises(split, manifest, "patient")
     assert split.per_fold == 12
     assert reasons(split) == {"surplus"}
+
+
+@pytest.mark.parametrize("images_per_class", [11, 22, 33, 165])
+def test_phantoms_in_a_multiple_of_eleven_are_all_used(images_per_class: int, tmp_path: Path) -> None:
+    from covidnet.data.phantom import write_phantoms
+
+    drawn = write_phantoms(tmp_path / "films", images_per_class=images_per_class, size=64, workers=1)
+    films = drawn.assign(path=drawn["filename"], image_id=drawn["filename"].map(lambda name: f"image {name}"))
+    split = balanced_folds(films)
+    assert split.per_fold == images_per_class // 11
+    assert split.left_out.empty

@@ -369,7 +369,7 @@ def test_phantoms_are_drawn_once_and_fill_eleven_folds(tmp_path: Path) -> None:
 
 
 def test_eleven_phantoms_per_class_are_one_for_each_fold(tmp_path: Path) -> None:
-    study = prepare(phantoms(), tmp_path, split={**SPLIT, "group": "image"})
+    study = prepare(phantoms(), tmp_path)
     assert pd.crosstab(study.split["fold"], study.split["label"]).to_numpy().tolist() == [[1, 1, 1]] * 11
 
 
@@ -385,7 +385,7 @@ def test_too_few_phantoms_are_refused(tmp_path: Path, count: object) -> None:
 
 def _prepare_in_a_process(cache: Path, barrier: Any, answers: Any) -> None:
     barrier.wait(30)
-    study = prepare(phantoms(), cache, split={**SPLIT, "group": "image"})
+    study = prepare(phantoms(), cache)
     written = {name: study.folder.parent / name for name in ("manifest.csv", "refused.csv")}
     answers.put((study.manifest_sha256, study.split_sha256, written["manifest.csv"].stat().st_mtime_ns))
 
