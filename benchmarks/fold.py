@@ -77,9 +77,7 @@ def main() -> None:
                 for split, numbers in metrics["splits"].items()
                 if numbers["n"]
             )
-            print(
-                f"{name}: {seconds:.1f} s, peak {peak / 2**30:.2f} GiB; {steps}; accuracy {scores}"
-            )
+            print(f"{name}: {seconds:.1f} s, peak {peak / 2**30:.2f} GiB; {steps}; accuracy {scores}")
 
 
 if __name__ == "__main__":

@@ -11,28 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 
 from covidnet.callbacks.gradcam_panels import GradCamPanels
 from covidnet.callbacks.prediction_writer import PredictionWriter
-from covidnet.data.augment import FixedCopies, operators_of
 from covidnet.data.datamodule import FoldDataModule
-from covidnet.data.manifest import check_files
-from covidnet.data.study import Study, prepare_study
-from covidnet.data.transforms import Normalise, SquareFit
-from covidnet.errors import DataError, ImageRefusedError, SettingError
-from covidnet.features.extract import fold_features, store_description
-from covidnet.features.store import FeatureStore
+from covidnet.data.study import Study
+from covidnet.errors import DataError, SettingError
+from covidnet.features.extract import fold_features
+from covidnet.fold_setup import FoldSetup
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
 from covidnet.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
-
-_CHOICES = {"features.mode": ("auto", "off"), "augment.mode": ("fixed", "online", "none")}
 
 
 class FoldRun:
@@ -46,8 +40,8 @@ class FoldRun:
     def __init__(self, settings: dict[str, Any], folder: Path) -> None:
         self.settings = settings
         self.folder = folder
-        self.cache = Path(settings["cache_dir"]).expanduser().resolve()
-        self.progress = bool(settings["progress"])
+        self.setup = FoldSetup(settings)
+        self.progress = self.setup.progress
         self.seconds: dict[str, float] = {}
 
     def run(self) -> float | None:
@@ -60,22 +54,29 @@ class FoldRun:
             CovidnetError: where the user can mend what stands in the way.
         """
         start = time.perf_counter()
-        self._check_settings()
-        _quieten()
-        study = self._study()
-        pl.seed_everything(self._seed(), workers=True, verbose=False)
-        s = self.settings
-        preprocessing = {"fit": s["data"]["fit"], "image_size": s["data"]["image_size"]}
-        module = ClassificationModule(s["model"], s["optim"], preprocessing, s["monitor"])
+        self._choose_monitor()
+        quieten()
+        s, setup = self.settings, self.setup
+        study = setup.study()
+        changed = setup.changed_films(study)
+        pl.seed_everything(setup.seed(s["fold"]), workers=True, verbose=False)
+        module = setup.module()
         before = module.classifier.backbone_hash()
-        datamodule, changed = self._datamodule(study, module)
+        datamodule = setup.datamodule(study, module, s["fold"], changed)
+        sizes = ", ".join(f"{part} {len(rows)}" for part, rows in datamodule.rows.items())
+        log.info("fold %d: %s images", s["fold"], sizes)
         with self._timed("features"):
-            from_store = self._features(datamodule, module, before)
+            from_store = self._features(datamodule, module)
         # A linear head is so small that two threads wait for each other longer than they work.
         with _threads(1 if from_store else torch.get_num_threads()):
-            trainer = self._trainer()
+            # A network that is trained whole has epochs of minutes: each of them is written at once.
+            checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0)
+            trainer = self._trainer(checkpoints)
             with self._timed("fit"):
-                trainer.fit(module, datamodule=datamodule)
+                try:
+                    trainer.fit(module, datamodule=datamodule)
+                finally:
+                    checkpoints.flush()
             self._check_frozen(module, before)
             module, score = self._test(trainer, datamodule, module)
         after = self._check_frozen(module, before)
@@ -88,91 +89,26 @@ class FoldRun:
         files.write(metrics, {"before_fit": before, "after_fit": after})
         files.tell(metrics)
         if files.refused_count and s["strict"]:
-            raise DataError(
-                f"{files.refused_count} files were refused (strict=true); see {self.folder / 'refused.csv'}"
-            )
+            raise DataError(f"strict=true: {files.refused_count} files were refused; see {self.folder / 'refused.csv'}")
         return score
 
-    def _check_settings(self) -> None:
+    def _choose_monitor(self) -> None:
         s = self.settings
-        for name, allowed in _CHOICES.items():
-            value = s
-            for part in name.split("."):
-                value = value[part]
-            if value not in allowed:
-                raise SettingError(name, value, allowed)
-        if isinstance(s["seed"], bool) or not isinstance(s["seed"], int) or s["seed"] < 0:
-            raise SettingError("seed", s["seed"], "a whole number from 0 on")
         if s["split"]["validation"] == "none" and s["monitor"].startswith("val/"):
             log.info("split.validation=none: there is no %s to watch, so train/loss is watched", s["monitor"])
             for holder in (s, *(c for c in s["callbacks"].values() if c and "monitor" in c)):
                 holder["monitor"] = "train/loss"
 
-    def _seed(self) -> int:
-        # Folds of one seed start from different heads and orders.
-        return int(np.random.SeedSequence([self.settings["seed"], self.settings["fold"]]).generate_state(1)[0])
-
-    def _study(self) -> Study:
-        s = self.settings
-        study = prepare_study(s["data"], s["split"], cache_dir=self.cache, strict=s["strict"], progress=self.progress)
-        for note in study.notes:
-            log.info("%s", note)
-        return study
-
-    def _datamodule(self, study: Study, module: ClassificationModule) -> tuple[FoldDataModule, list[ImageRefusedError]]:
-        s, data, augment = self.settings, self.settings["data"], self.settings["augment"]
-        spec = module.classifier.spec
-        operators = operators_of(augment)
-        copies = None
-        if augment["mode"] == "fixed":
-            copies = FixedCopies(augment["target_per_class"], augment["reference_per_class"], operators)
-        split = study.split.merge(study.films[["image_id", "sha256"]], on="image_id", how="left", validate="1:1")
-        datamodule = FoldDataModule(
-            split,
-            root=study.root,
-            fold=s["fold"],
-            group=s["split"]["group"],
-            validation=s["split"]["validation"],
-            validation_seed=s["split"]["seed"],
-            fit=SquareFit(data["image_size"], data["fit"]),
-            normalise=Normalise(tuple(spec.mean), tuple(spec.std)),
-            copies=copies,
-            online=operators if augment["mode"] == "online" else None,
-            batch_size=data["batch_size"],
-            num_workers=data["num_workers"],
-            seed=self._seed(),
-            reading={"max_megapixels": data["max_megapixels"], "min_side": data["min_side"]},
-        )
-        changed = check_files(split[split["fold"] >= 0], study.root, progress=self.progress)
-        for error in changed:
-            log.warning("refused: %s", error)
-        bad = split["path"].map(lambda path: str(study.root / path)).isin([error.path for error in changed])
-        datamodule.drop(set(split["image_id"][bad]))
-        for part in ("train", "test", "unseen"):
-            if not len(datamodule.rows[part]):
-                raise DataError(f"fold {s['fold']}: no film is left in the {part} split; restore the files")
-        sizes = ", ".join(f"{part} {len(rows)}" for part, rows in datamodule.rows.items())
-        log.info("fold %d: %s images", s["fold"], sizes)
-        return datamodule, changed
-
-    def _features(self, datamodule: FoldDataModule, module: ClassificationModule, weights: str) -> bool:
+    def _features(self, datamodule: FoldDataModule, module: ClassificationModule) -> bool:
         """Whether the fold's features were taken from the store, which they are wherever that is exact."""
-        s = self.settings
-        reasons = {
-            "features=off": s["features"]["mode"] == "off",
-            "the backbone is not frozen": not module.classifier.frozen,
-            "augment=online draws anew in every epoch": datamodule.online is not None,
-            "trainer.fast_dev_run looks at one batch alone": bool(s["trainer"]["fast_dev_run"]),
-        }
-        for reason, holds in reasons.items():
-            if holds:
-                log.info("images go through the whole network in every epoch: %s", reason)
-                return False
-        description = store_description(datamodule.films(datamodule.rows["test"]), s["model"]["name"], weights)
-        store = FeatureStore(self.cache / "features", description, module.classifier.backbone.features_dim)
+        s, setup = self.settings, self.setup
+        if reason := setup.why_no_features(module):
+            log.info("images go through the whole network in every epoch: %s", reason)
+            return False
+        store = setup.store(module, datamodule)
         features = fold_features(
             datamodule,
-            module.classifier.backbone,
+            lambda: setup.engine(module, store),
             store,
             batch_size=s["features"]["batch_size"],
             progress=self.progress,
@@ -181,7 +117,7 @@ class FoldRun:
         datamodule.use_features(features)
         return True
 
-    def _trainer(self) -> pl.Trainer:
+    def _trainer(self, checkpoints: AtomicCheckpointIO) -> pl.Trainer:
         s = self.settings
         callbacks = [hydra.utils.instantiate(callback) for callback in s["callbacks"].values() if callback]
         for callback in callbacks:
@@ -194,7 +130,7 @@ class FoldRun:
             s["trainer"],
             callbacks=callbacks,
             logger=loggers or False,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[checkpoints],
             limit_val_batches=0 if s["split"]["validation"] == "none" else s["trainer"].get("limit_val_batches"),
             default_root_dir=self.folder,
             enable_model_summary=False,
@@ -265,7 +201,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep the terminal for what a person needs; warnings that name a fault of the run stay."""
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)

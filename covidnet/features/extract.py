@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,13 +29,14 @@ log = logging.getLogger(__name__)
 SEGMENT = 256
 
 
-def store_description(films: FilmDataset, backbone: str, weights_hash: str) -> dict[str, Any]:
+def store_description(films: FilmDataset, backbone: str, weights_hash: str, engine: str = "torch") -> dict[str, Any]:
     """Everything a feature depends on beside the image's bytes and its operator.
 
     Args:
         films: a dataset, for its transforms.
         backbone: the network's name.
         weights_hash: hash of its parameters and buffers.
+        engine: what runs it: engines agree to 1e-4, and a number must not depend on which of them was first.
     """
     return {
         # Our own version too: a release may read films in another way.
@@ -44,6 +45,7 @@ def store_description(films: FilmDataset, backbone: str, weights_hash: str) -> d
         "backbone": backbone,
         "weights": weights_hash,
         "precision": "float32",
+        "engine": engine,
     }
 
 
@@ -58,7 +60,7 @@ def input_keys(rows: pd.DataFrame, operators: Operators) -> list[bytes]:
 
 def fold_features(
     datamodule: FoldDataModule,
-    backbone: nn.Module,
+    engine: Callable[[], nn.Module],
     store: FeatureStore,
     *,
     batch_size: int = 16,
@@ -69,7 +71,7 @@ def fold_features(
 
     Args:
         datamodule: the fold.
-        backbone: images (N, C, H, W) to features (N, D), in eval mode.
+        engine: gives what maps images (N, C, H, W) to features (N, D), in eval mode; asked only if it is needed.
         store: where features are kept.
         batch_size: films per backbone pass; 8 to 16 is best on a CPU.
         progress: whether a progress bar is drawn.
@@ -83,34 +85,76 @@ def fold_features(
         StoreError: the store cannot be written, or does not give back what was written to it.
         WriteError: the disk is full; what was computed before is kept.
     """
-    inputs = datamodule.distinct_inputs.sort_values(["sha256", "operator"], ignore_index=True)
-    films = datamodule.films(inputs)
-    keys = input_keys(inputs, films.operators)
+    inputs = datamodule.distinct_inputs
+    operators = datamodule.films(inputs).operators
+    keys = input_keys(inputs, operators)
     vectors, found = store.read(keys)
     if not found.all():
-        with store.lock():
-            # Another job may have computed them while this one waited.
-            store.refresh()
-            vectors, found = store.read(keys)
-            todo = inputs[~found].reset_index(drop=True)
-            if len(todo):
-                log.info("features: %d of %d distinct inputs to compute", len(todo), len(inputs))
-                _fill(store, datamodule.films(todo), [keys[n] for n in np.flatnonzero(~found)], backbone,
-                      batch_size=batch_size, progress=progress, trainer=trainer or {})  # fmt: skip
-                vectors, found = store.read(keys)
-    if not found.all():
-        raise StoreError(
-            f"{store.folder}: {np.count_nonzero(~found)} of {len(keys)} features just written cannot be read back; "
-            "check the disk, or give another cache_dir"
-        )
+        fill_store(inputs, datamodule.films, engine, store, batch_size=batch_size, progress=progress, trainer=trainer)
+        vectors, _ = store.read(keys)
     place = {key: n for n, key in enumerate(keys)}
     return {
-        part: torch.from_numpy(vectors[[place[key] for key in input_keys(rows, films.operators)]])
+        part: torch.from_numpy(vectors[[place[key] for key in input_keys(rows, operators)]])
         for part, rows in datamodule.rows.items()
     }
 
 
-def _fill(
+def fill_store(
+    inputs: pd.DataFrame,
+    films: Callable[[pd.DataFrame], FilmDataset],
+    engine: Callable[[], nn.Module],
+    store: FeatureStore,
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
+    trainer: Mapping[str, Any] | None = None,
+) -> int:
+    """Compute the features that the store does not hold. Memory does not grow with the number of inputs.
+
+    Args:
+        inputs: distinct inputs: image_id, path, label, sha256, operator.
+        films: the dataset of some of these rows.
+        engine: as in `fold_features`.
+        store: where features are kept.
+        batch_size: as in `fold_features`.
+        progress: as in `fold_features`.
+        trainer: as in `fold_features`.
+
+    Returns:
+        How many were computed here; another job may have computed the others.
+
+    Raises:
+        ImageRefusedError, StoreError, WriteError: as in `fold_features`.
+    """
+    # A film and its copies stand side by side, so that it is read once.
+    inputs = inputs.sort_values(["sha256", "operator"], ignore_index=True)
+    keys = input_keys(inputs, films(inputs.head(0)).operators)
+    with store.lock():
+        # Another job may have computed them while this one waited.
+        store.refresh()
+        lacking = np.flatnonzero(~store.holds(keys))
+        if len(lacking):
+            log.info("features: %d of %d distinct inputs to compute", len(lacking), len(keys))
+            todo = films(inputs.iloc[lacking].reset_index(drop=True))
+            _compute(
+                store,
+                todo,
+                [keys[n] for n in lacking],
+                engine(),
+                batch_size=batch_size,
+                progress=progress,
+                trainer=trainer or {},
+            )
+    lost = np.count_nonzero(~store.holds(keys))
+    if lost:
+        raise StoreError(
+            f"{store.folder}: {lost} of {len(keys)} features just written cannot be read back; "
+            "check the disk, or give another cache_dir"
+        )
+    return len(lacking)
+
+
+def _compute(
     store: FeatureStore,
     films: FilmDataset,
     keys: Sequence[bytes],

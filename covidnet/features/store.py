@@ -154,6 +154,11 @@ class FeatureStore:
             )
         return vectors, found
 
+    def holds(self, keys: Sequence[bytes], at_once: int = 4096) -> npt.NDArray[np.bool_]:
+        """Which of n keys are there and match their checksum (n), without keeping the vectors in memory."""
+        parts = [self.read(keys[n : n + at_once])[1] for n in range(0, len(keys), at_once)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.bool_)
+
     def append(self, keys: Sequence[bytes], vectors: Vectors) -> None:
         """Add vectors as one segment; the file is there whole or not at all.
 

@@ -41,6 +41,7 @@ class ClassificationModule(pl.LightningModule):
         self.classifier: Classifier = build_classifier(**model)
         self.optim = optim
         self.monitor = monitor
+        self._sums: dict[str, list[Tensor]] = {}
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> ClassificationModule:
@@ -88,21 +89,43 @@ class ClassificationModule(pl.LightningModule):
         else:
             logits = self(batch["image"].to(memory_format=torch.channels_last))
         loss = cross_entropy(logits, labels)
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        self.log_dict(
-            {f"{stage}/loss": loss, f"{stage}/accuracy": accuracy},
-            on_step=False,
-            on_epoch=True,
-            prog_bar=stage in ("train", "val"),
-            batch_size=len(labels),
-            add_dataloader_idx=False,
-        )
+        with torch.no_grad():
+            right = (logits.argmax(1) == labels).sum()
+            # Summed here and logged once: logging costs more than a whole step of a linear head does.
+            self._sums.setdefault(stage, []).append(
+                torch.stack([loss * len(labels), right, right.new_tensor(len(labels))])
+            )
         return {"loss": loss, "logits": logits.detach()}
+
+    def on_train_epoch_end(self) -> None:
+        """Log ``train/loss`` and ``train/accuracy``."""
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/loss`` and ``val/accuracy``."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and accuracy of the test fold and the unseen fold."""
+        for stage in STAGES_OF_TEST:
+            self._log(stage)
+
+    def _log(self, stage: str) -> None:
+        sums = self._sums.pop(stage, [])
+        if not sums:
+            return
+        loss, right, films = torch.stack(sums).sum(0)
+        self.log_dict(
+            {f"{stage}/loss": loss / films, f"{stage}/accuracy": right / films},
+            prog_bar=stage in ("train", "val"),
+            sync_dist=self.trainer.world_size > 1,
+        )
 
     def configure_optimizers(self) -> Any:
         """Adam on what may move, and a plateau scheduler on the monitored value."""
         moving = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(moving, lr=self.optim["lr"], weight_decay=self.optim["weight_decay"])
+        # One fused operation instead of a dozen: a fifth of a step of a linear head.
+        optimizer = torch.optim.Adam(moving, lr=self.optim["lr"], weight_decay=self.optim["weight_decay"], fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=self.optim["plateau_factor"], patience=self.optim["plateau_patience"]
         )

@@ -92,7 +92,7 @@ def store_at(root: Path, dim: int = DIM) -> FeatureStore:
 
 
 def features(fold: FoldDataModule, backbone: nn.Module, store: FeatureStore, **settings: Any) -> dict[str, Tensor]:
-    return fold_features(fold, backbone, store, **{"progress": False, "trainer": CPU, **settings})
+    return fold_features(fold, lambda: backbone, store, **{"progress": False, "trainer": CPU, **settings})
 
 
 def expected(root: Path, row: pd.Series) -> np.ndarray:

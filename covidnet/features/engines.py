@@ -1,0 +1,111 @@
+"""What runs the frozen backbone: PyTorch, or ONNX Runtime, which is faster on a CPU."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from covidnet.atomic import write_bytes
+from covidnet.errors import SettingError, StoreError
+from covidnet.models.backbones import Backbone
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("torch", "onnx")
+
+TOLERANCE = 1e-4
+"""The most that features of two engines may differ by."""
+
+
+def engine_of(name: str, backbone: Backbone, image_size: int, folder: Path) -> nn.Module:
+    """The engine of that name, as a module from images (N, C, H, W) to features (N, D).
+
+    Args:
+        name: one of `ENGINES`.
+        backbone: the network.
+        image_size: side of its input in pixels.
+        folder: where the exported network is kept; it has to belong to these weights and this size.
+
+    Raises:
+        SettingError: there is no such engine, or ONNX Runtime is not installed.
+        StoreError: ONNX Runtime's features differ from PyTorch's.
+    """
+    if name == "torch":
+        return backbone
+    if name == "onnx":
+        return OnnxBackbone(backbone, image_size, folder / "backbone.onnx")
+    raise SettingError("features.engine", name, ENGINES)
+
+
+class OnnxBackbone(nn.Module):
+    """A backbone in ONNX Runtime, checked against PyTorch when it is loaded.
+
+    Args:
+        backbone: the network, in eval mode.
+        image_size: side of its input in pixels.
+        file: the exported network; written if it is not there.
+    """
+
+    def __init__(self, backbone: Backbone, image_size: int, file: Path) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError:
+            raise SettingError(
+                "features.engine", "onnx", ENGINES, 'ONNX Runtime is not installed: pip install "covidnet[onnx]"'
+            ) from None
+        example = torch.randn(
+            2, backbone.spec.channels, image_size, image_size, generator=torch.Generator().manual_seed(0)
+        )
+        if not file.exists():
+            log.info("features: exporting the backbone for ONNX Runtime (once)")
+            write_bytes(file, _exported(backbone, example))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        # It names the kinds of processor that it was built for and that this machine has.
+        self.session = onnxruntime.InferenceSession(file, options, providers=_providers(onnxruntime))
+        with torch.no_grad():
+            difference = (self(example) - backbone(example)).abs().max().item()
+        if not difference <= TOLERANCE:
+            raise StoreError(
+                f"{file}: features differ from PyTorch's by {difference:.2g}, more than {TOLERANCE:g}; "
+                "delete the file, or use features.engine=torch"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) to features (N, D), on the CPU."""
+        batch = images.contiguous().cpu().numpy()
+        return torch.from_numpy(self.session.run(None, {"images": batch})[0])
+
+
+def _providers(onnxruntime: object) -> list[str]:
+    available = onnxruntime.get_available_providers()  # type: ignore[attr-defined]
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+
+
+def _exported(backbone: Backbone, example: Tensor) -> bytes:
+    try:
+        with warnings.catch_warnings():
+            # The exporter warns of its own parts.
+            warnings.simplefilter("ignore")
+            batch = torch.export.Dim("batch", min=1, max=4096)
+            program = torch.onnx.export(
+                backbone,
+                (example,),
+                input_names=["images"],
+                output_names=["features"],
+                dynamic_shapes={"images": {0: batch}},
+                dynamo=True,
+                verbose=False,
+            )
+    except ImportError as error:
+        raise SettingError(
+            "features.engine", "onnx", ENGINES, f'{error.name} is not installed: pip install "covidnet[onnx]"'
+        ) from None
+    assert program is not None  # with dynamo=True and no file the exporter gives the program
+    return program.model_proto.SerializeToString()

@@ -1,0 +1,145 @@
+"""From settings to the parts of a run: data with folds, network, films of a fold, feature store."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from covidnet.data.augment import FixedCopies, operators_of
+from covidnet.data.datamodule import FoldDataModule
+from covidnet.data.manifest import check_files
+from covidnet.data.study import Study, prepare_study
+from covidnet.data.transforms import Normalise, SquareFit
+from covidnet.errors import DataError, ImageRefusedError, SettingError
+from covidnet.features.engines import engine_of
+from covidnet.features.extract import store_description
+from covidnet.features.store import FeatureStore
+from covidnet.learning.module import ClassificationModule
+
+log = logging.getLogger(__name__)
+
+_CHOICES = {
+    "features.mode": ("auto", "off"),
+    "features.engine": ("torch", "onnx"),
+    "augment.mode": ("fixed", "online", "none"),
+}
+
+
+class FoldSetup:
+    """The parts of a run, as the settings describe them.
+
+    Args:
+        settings: the resolved configuration as a plain dict.
+
+    Raises:
+        SettingError: where a setting has a value that is not allowed.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.cache = Path(settings["cache_dir"]).expanduser().resolve()
+        self.progress = bool(settings["progress"])
+        for name, allowed in _CHOICES.items():
+            value = settings
+            for part in name.split("."):
+                value = value[part]
+            if value not in allowed:
+                raise SettingError(name, value, allowed)
+        seed = settings["seed"]
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise SettingError("seed", seed, "a whole number from 0 on")
+
+    def seed(self, fold: int) -> int:
+        """The seed of one fold: folds of one study start from different heads and orders."""
+        return int(np.random.SeedSequence([self.settings["seed"], fold]).generate_state(1)[0])
+
+    def study(self) -> Study:
+        """Manifest and split; what a reader of the numbers has to know is logged."""
+        s = self.settings
+        study = prepare_study(s["data"], s["split"], cache_dir=self.cache, strict=s["strict"], progress=self.progress)
+        for note in study.notes:
+            log.info("%s", note)
+        return study
+
+    def changed_films(self, study: Study) -> list[ImageRefusedError]:
+        """Films in a fold that changed since prepare; each is named in the log."""
+        films = _with_hashes(study)
+        changed = check_files(films[films["fold"] >= 0], study.root, progress=self.progress)
+        for error in changed:
+            log.warning("refused: %s", error)
+        return changed
+
+    def module(self) -> ClassificationModule:
+        """The network, with a head from the global random state."""
+        s = self.settings
+        preprocessing = {"fit": s["data"]["fit"], "image_size": s["data"]["image_size"]}
+        return ClassificationModule(s["model"], s["optim"], preprocessing, s["monitor"])
+
+    def datamodule(
+        self, study: Study, module: ClassificationModule, fold: int, changed: list[ImageRefusedError]
+    ) -> FoldDataModule:
+        """The films of a fold, without those that changed.
+
+        Raises:
+            DataError: where none is left to train, test or call unseen.
+        """
+        s, data, augment = self.settings, self.settings["data"], self.settings["augment"]
+        spec, operators = module.classifier.spec, operators_of(augment)
+        copies = None
+        if augment["mode"] == "fixed":
+            copies = FixedCopies(augment["target_per_class"], augment["reference_per_class"], operators)
+        split = _with_hashes(study)
+        datamodule = FoldDataModule(
+            split,
+            root=study.root,
+            fold=fold,
+            group=s["split"]["group"],
+            validation=s["split"]["validation"],
+            validation_seed=s["split"]["seed"],
+            fit=SquareFit(data["image_size"], data["fit"]),
+            normalise=Normalise(tuple(spec.mean), tuple(spec.std)),
+            copies=copies,
+            online=operators if augment["mode"] == "online" else None,
+            batch_size=data["batch_size"],
+            num_workers=data["num_workers"],
+            seed=self.seed(fold),
+            reading={"max_megapixels": data["max_megapixels"], "min_side": data["min_side"]},
+        )
+        bad = split["path"].map(lambda path: str(study.root / path)).isin([error.path for error in changed])
+        datamodule.drop(set(split["image_id"][bad]))
+        for part in ("train", "test", "unseen"):
+            if not len(datamodule.rows[part]):
+                raise DataError(f"fold {fold}: no film is left in the {part} split; restore the files")
+        return datamodule
+
+    def why_no_features(self, module: ClassificationModule) -> str | None:
+        """Why this run cannot go by kept features, or None where it can, exactly."""
+        s = self.settings
+        reasons = {
+            "features=off": s["features"]["mode"] == "off",
+            "the backbone is not frozen": not module.classifier.frozen,
+            "augment=online draws anew in every epoch": s["augment"]["mode"] == "online",
+            "trainer.fast_dev_run looks at one batch alone": bool(s["trainer"]["fast_dev_run"]),
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    def store(self, module: ClassificationModule, datamodule: FoldDataModule) -> FeatureStore:
+        """The store that fits the data's transforms and the backbone."""
+        films, s = datamodule.films(datamodule.rows["test"]), self.settings
+        engine = s["features"]["engine"]
+        description = store_description(films, s["model"]["name"], module.classifier.backbone_hash(), engine)
+        return FeatureStore(self.cache / "features", description, module.classifier.backbone.features_dim)
+
+    def engine(self, module: ClassificationModule, store: FeatureStore) -> nn.Module:
+        """What runs the backbone: torch, or ONNX Runtime."""
+        s = self.settings
+        return engine_of(s["features"]["engine"], module.classifier.backbone, s["data"]["image_size"], store.folder)
+
+
+def _with_hashes(study: Study) -> pd.DataFrame:
+    return study.split.merge(study.films[["image_id", "sha256"]], on="image_id", how="left", validate="1:1")
