@@ -19,6 +19,7 @@ from covidnet import __version__
 from covidnet.data.augment import ORIGINAL, Operators
 from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.dataset import FilmDataset
+from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import StoreError
 from covidnet.features.store import FeatureStore, feature_key
 from covidnet.progress import available_cores, progress_bar
@@ -38,10 +39,17 @@ def store_description(films: FilmDataset, backbone: str, weights_hash: str, engi
         weights_hash: hash of its parameters and buffers.
         engine: what runs it: engines agree to 1e-4, and a number must not depend on which of them was first.
     """
+    return description_of(films.fit, films.normalise, backbone, weights_hash, engine)
+
+
+def description_of(
+    fit: SquareFit, normalise: Normalise, backbone: str, weights_hash: str, engine: str
+) -> dict[str, Any]:
+    """As `store_description`, from the transforms themselves."""
     return {
         # Our own version too: a release may read films in another way.
         "reading": {"name": "read_image", "covidnet": __version__, "pillow": PIL.__version__},
-        "transforms": [films.fit.describe(), films.normalise.describe()],
+        "transforms": [fit.describe(), normalise.describe()],
         "backbone": backbone,
         "weights": weights_hash,
         "precision": "float32",

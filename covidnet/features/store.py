@@ -77,6 +77,20 @@ class FeatureStore:
         self._places: dict[bytes, tuple[str, int]] = {}
         self.refresh()
 
+    @classmethod
+    def at(cls, folder: Path) -> FeatureStore:
+        """The store that lies in a folder already.
+
+        Raises:
+            StoreError: where its store.json is not the one that it was made with.
+        """
+        description = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        dims = [dim for path in sorted(folder.glob("*.safetensors")) if (dim := _dim(path))]
+        store = cls(folder.parent, description, max(set(dims), key=dims.count) if dims else 0)
+        if store.folder != folder:
+            raise StoreError(f"{folder}: store.json was changed; delete the folder")
+        return store
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the lock for filling the store: the second job waits, then finds the work done. Reading needs none.
@@ -115,6 +129,15 @@ class FeatureStore:
             self._segments[path.name] = segment
             # Segments are named by time: the newest place of a key is the one that counts.
             self._places.update((key, (path.name, row)) for row, key in enumerate(segment.keys))
+
+    @property
+    def unusable(self) -> list[Path]:
+        """Files that are no whole segments of this store."""
+        return [self.folder / name for name, segment in self._segments.items() if segment is None]
+
+    def keys(self) -> list[bytes]:
+        """The keys that the store holds."""
+        return list(self._places)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -209,6 +232,15 @@ class _Segment:
             raise ValueError(f"holds {header['dtype']} {header['shape']}, expected F32 {[len(keys), dim]}")
         start = 8 + length + header["data_offsets"][0]
         self.vectors = np.memmap(path, np.float32, mode="r", offset=start, shape=(len(keys), dim))
+
+
+def _dim(path: Path) -> int | None:
+    """The length of a segment's vectors, or None where it cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(file.get_slice("vectors").get_shape()[1])
+    except (SafetensorError, OSError, IndexError):
+        return None
 
 
 def _checksum(key: bytes, vector: npt.NDArray[np.float32]) -> int:

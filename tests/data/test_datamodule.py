@@ -213,7 +213,7 @@ def test_batches_of_features_have_the_shapes_and_types_of_the_contract(split: pd
         for batch in loader:
             place = batch["features"][:, 0].long().tolist()
             assert (batch["features"].shape[1:], batch["features"].dtype) == ((5,), torch.float32)
-            assert batch["image_id"] == rows["image_id"].iloc[place].tolist()
+            assert batch["image_id"].tolist() == rows["image_id"].iloc[place].tolist()
             assert [CLASSES[n] for n in batch["label"]] == rows["label"].iloc[place].tolist()
             seen += len(place)
         assert seen == len(rows)

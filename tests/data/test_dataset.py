@@ -156,4 +156,4 @@ def test_a_single_feature_item_is_a_batch_of_one(rows: pd.DataFrame) -> None:
     item = FeatureDataset(features, rows)[4]
     assert item["features"].tolist() == [[8.0, 9.0]]
     assert item["label"].tolist() == [1]
-    assert item["image_id"] == [rows["image_id"][4]]
+    assert item["image_id"].tolist() == [rows["image_id"][4]]

@@ -99,3 +99,29 @@ def test_a_disk_that_fills_up_during_the_fit_leaves_the_last_whole_checkpoint(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     for name in ("best.ckpt", "last.ckpt"):
         assert torch.load(tmp_path / name, weights_only=True)["epoch"] == 1
+
+
+def test_a_checkpoint_that_waits_is_the_one_of_its_moment(tmp_path: Path) -> None:
+    path, weights = tmp_path / "best.ckpt", torch.zeros(3)
+    waiting = AtomicCheckpointIO(seconds=3600.0)
+    waiting.save_checkpoint({"state_dict": {"a": weights}, "epoch": 1}, path)
+    weights += 1
+    assert not path.exists()
+    waiting.flush()
+    assert torch.load(path, weights_only=True)["state_dict"]["a"].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_of_several_that_wait_under_one_name_the_last_is_written(tmp_path: Path) -> None:
+    waiting = AtomicCheckpointIO(seconds=3600.0)
+    for epoch in range(3):
+        waiting.save_checkpoint({"epoch": epoch}, tmp_path / "best.ckpt")
+    assert waiting.load_checkpoint(tmp_path / "best.ckpt")["epoch"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+def test_a_checkpoint_that_waits_can_be_removed(tmp_path: Path) -> None:
+    waiting = AtomicCheckpointIO(seconds=3600.0)
+    waiting.save_checkpoint({"epoch": 1}, tmp_path / "best.ckpt")
+    waiting.remove_checkpoint(tmp_path / "best.ckpt")
+    waiting.flush()
+    assert not list(tmp_path.iterdir())
