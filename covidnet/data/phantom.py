@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import cv2
+import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from covidnet.data.anatomy import Anatomy, Floats, Projection, View, blur, cloud, project, ramp
 from covidnet.errors import DataError, SettingError
 from covidnet.labels import CLASSES
+from covidnet.progress import available_cores, progress_bar
 
 DRAWING = 2
 """Raised whenever the same settings give other films, so that sets drawn before are not taken for new ones."""
@@ -292,7 +288,10 @@ def _renumbered(slot: _Slot, patient: int, patients: list[tuple[str, int]]) -> _
     return _Slot(slot.label, patient, film, (slot.label, patient, film))
 
 
-def _write(folder: Path, slots: Sequence[_Slot], options: dict[str, Any]) -> int:
+def _write(folder: Path, slots: Sequence[_Slot], options: dict[str, Any], own_process: bool = False) -> int:
+    if own_process:
+        # One process per core is enough of them.
+        cv2.setNumThreads(1)
     for slot in slots:
         film = draw_film(*slot.shows, **options)
         masks = {"masks/lesion": film.lesion_mask, "masks/lung": film.lung_mask}
@@ -304,32 +303,15 @@ def _write(folder: Path, slots: Sequence[_Slot], options: dict[str, Any]) -> int
     return len(slots)
 
 
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} films/s" if task.speed else "")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    console = Console(stderr=True)
-    columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("phantoms", total=total)
-        yield lambda done: bar.advance(task, done)
-
-
 def _write_all(folder: Path, slots: list[_Slot], options: dict[str, Any], workers: int) -> None:
     chunks = [slots[i : i + 16] for i in range(0, len(slots), 16)]
-    with _progress(len(slots)) as advance:
-        if workers == 1 or len(slots) < 100 or multiprocessing.current_process().daemon:
-            for chunk in chunks:
-                advance(_write(folder, chunk, options))
-            return
-        # Spawned, because a fork of a process that already runs threads (torch, a progress bar) can lock up.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            for done in pool.map(_write, [folder] * len(chunks), chunks, [options] * len(chunks)):
-                advance(done)
+    few = workers == 1 or len(slots) < 100 or multiprocessing.current_process().daemon
+    with progress_bar() as bar:
+        task = bar.add_task("phantoms", total=len(slots))
+        # Not multiprocessing: its fork locks up where threads run, and its spawn runs the caller's script again.
+        pool = joblib.Parallel(1 if few else workers, return_as="generator_unordered")
+        for done in pool(joblib.delayed(_write)(folder, chunk, options, not few) for chunk in chunks):
+            bar.advance(task, done)
 
 
 def _stored(root: Path, settings: dict[str, Any]) -> pd.DataFrame | None:
@@ -388,14 +370,13 @@ def write_phantoms(
     sources = _SOURCES if "source" in faults else dict.fromkeys(CLASSES, "phantom")
     rows = [(s.filename, s.label, f"phantom-{s.patient:04d}", "PA", sources[s.label]) for s in slots]
     table = pd.DataFrame(sorted(rows), columns=["filename", "label", "patient_id", "view", "source"]).astype(str)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
     try:
         for place in ("", "masks/lesion", "masks/lung"):
             for name in FOLDERS.values():
                 (partial / place / name).mkdir(parents=True)
-        _write_all(partial, slots, options, workers or cores)
+        _write_all(partial, slots, options, workers or available_cores())
         table.to_csv(partial / "metadata.csv", index=False, lineterminator="\n")
         (partial / "phantoms.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
         try:
