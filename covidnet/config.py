@@ -77,12 +77,13 @@ def launch(task: Task, name: str = "config") -> None:
     command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(_guarded(task))
     try:
         command()
-    except (CovidnetError, HydraException, OmegaConfBaseException) as error:
+    except (CovidnetError, HydraException, OmegaConfBaseException, OSError) as error:
         if full_error or any(argument.lower() == "debug=true" for argument in sys.argv[1:]):
             raise
         sys.exit(_one_line(error))
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
 
 
 def _guarded(task: Task) -> Task:
@@ -95,17 +96,24 @@ def _guarded(task: Task) -> Task:
 
         try:
             return task(cfg)
-        except CovidnetError as error:
+        except (CovidnetError, OSError) as error:
             if cfg.get("debug"):
                 raise
             if HydraConfig.get().mode == RunMode.RUN:
                 sys.exit(_one_line(error))
-            log.error("error: %s", error)
+            log.error("%s", _one_line(error))
             raise
 
     return run
 
 
 def _one_line(error: BaseException) -> str:
-    cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
-    return "error: " + " ".join(f"{error}{cause}".split())
+    if isinstance(error, CovidnetError):
+        text = str(error)
+    elif isinstance(error, OSError):
+        # What the system refuses is the user's to mend: a full disk, a folder that is not theirs.
+        remedy = "give a folder that can be written: cache_dir=DIR, hydra.run.dir=DIR"
+        text = f"{error.filename or 'the system'}: {error.strerror or error} (errno {error.errno}); {remedy}"
+    else:
+        text = f"{error} ({error.__cause__})" if error.__cause__ is not None else str(error)
+    return "error: " + " ".join(text.split())

@@ -54,7 +54,7 @@ class FoldRun:
             CovidnetError: where the user can mend what stands in the way.
         """
         start = time.perf_counter()
-        self._choose_monitor()
+        self._check_training()
         quieten()
         s, setup = self.settings, self.setup
         study = setup.study()
@@ -75,6 +75,9 @@ class FoldRun:
             with self._timed("fit"):
                 try:
                     trainer.fit(module, datamodule=datamodule)
+                except SystemExit:
+                    # Lightning answers Ctrl-C by leaving without a word.
+                    raise KeyboardInterrupt from None
                 finally:
                     checkpoints.flush()
             self._check_frozen(module, before)
@@ -92,8 +95,11 @@ class FoldRun:
             raise DataError(f"strict=true: {files.refused_count} files were refused; see {self.folder / 'refused.csv'}")
         return score
 
-    def _choose_monitor(self) -> None:
+    def _check_training(self) -> None:
         s = self.settings
+        epochs = s["trainer"].get("max_epochs")
+        if epochs is not None and (not isinstance(epochs, int) or epochs < 1) and epochs != -1:
+            raise SettingError("trainer.max_epochs", epochs, "a whole number from 1 on, or -1 for no limit")
         if s["split"]["validation"] == "none" and s["monitor"].startswith("val/"):
             log.info("split.validation=none: there is no %s to watch, so train/loss is watched", s["monitor"])
             for holder in (s, *(c for c in s["callbacks"].values() if c and "monitor" in c)):

@@ -107,6 +107,10 @@ class RunFolder:
             notes.append("split.group=image: a patient may lie in training and test; the numbers may be optimistic.")
         if s["trainer"]["fast_dev_run"]:
             notes.append("trainer.fast_dev_run: a batch of each split and no checkpoint; the numbers mean nothing.")
+        if self.refused:
+            notes.append(
+                f"{len(self.refused)} films changed since prepare and are left out: folds are no longer of one size."
+            )
         if self.refused_count:
             notes.append(f"{self.refused_count} files were refused: {self.path / 'refused.csv'}")
         print_run_summary(metrics, self.path, notes)

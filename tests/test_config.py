@@ -67,6 +67,7 @@ def test_other_folds_are_refused_with_the_allowed_ones(fold: object) -> None:
         ("fodl=3", "Key 'fodl' is not in struct"),
         ("data=kagle", "Could not find 'data/kagle'"),
         ("data=folder", "data.root=None"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: allowed is"),
         ("data.images_per_class=5", "data.images_per_class=5"),
         ("features=sometimes", "Could not find 'features/sometimes'"),
     ],

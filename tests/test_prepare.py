@@ -71,3 +71,22 @@ def test_an_unknown_class_folder_is_one_line(folder: Path, tmp_path: Path) -> No
     assert "TB" in done.stderr
     assert "data.labels" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_data_labels_maps_a_folder_as_the_message_says(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    write_phantoms(root, images_per_class=11, size=96)
+    (root / "metadata.csv").unlink()
+    (root / "PNEUMONIA").rename(root / "TB")
+    assert prepare(root, tmp_path).returncode != 0
+    done = prepare(root, tmp_path, "data.labels={TB: Pneumonia}")
+    assert done.returncode == 0, done.stderr
+    assert "Pneumonia 11" in done.stdout
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = prepare(folder, tmp_path, f"cache_dir={tmp_path / 'file'}/cache")
+    assert done.returncode != 0
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "cache_dir=DIR" in done.stderr

@@ -52,7 +52,7 @@ def test_every_dependency_of_the_package_is_told() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     needed = {re.split(r"[<>=\[ ]", text)[0] for text in project["dependencies"]}
     # What draws, logs, waits or paints a bar has no part in a number.
-    assert needed - set(environment()["versions"]) <= {"filelock", "matplotlib", "rich", "wandb"}
+    assert needed - set(environment()["versions"]) <= {"filelock", "joblib", "matplotlib", "rich", "wandb"}
 
 
 def test_a_package_that_is_not_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

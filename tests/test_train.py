@@ -246,3 +246,20 @@ def test_real_radiographs_train_in_both_layouts(train: Train, kit: Path, layout:
     known = split.dropna(subset=["patient_id"])
     assert len(known) > 300
     assert known.groupby("patient_id")["fold"].agg(set).map(len).eq(1).all()
+
+
+def test_store_and_image_path_agree_on_real_radiographs(train: Train, kit: Path, tmp_path: Path) -> None:
+    # A few patients of each class: the image path goes through the network in every epoch.
+    table = pd.read_csv(kit / "metadata.csv", dtype=str)
+    for label, films in table.groupby("label"):
+        (tmp_path / "films" / str(label)).mkdir(parents=True)
+        for n, name in enumerate(films.drop_duplicates("patient_id")["filename"].head(22)):
+            (tmp_path / "films" / str(label) / f"{n}.jpg").write_bytes((kit / name).read_bytes())
+    arguments = (
+        "data=folder", f"data.root={tmp_path / 'films'}", "data.image_size=64", "data.num_workers=0", "fold=5",
+        "trainer.max_epochs=2", "trainer.accelerator=cpu", "callbacks.panels.per_class=0", "progress=false",
+    )  # fmt: skip
+    kept, plain = (predictions(train(*arguments, f"features={way}", defaults=())) for way in ("auto", "off"))
+    columns = ["p_covid19", "p_normal", "p_pneumonia"]
+    np.testing.assert_allclose(kept[columns], plain[columns], atol=1e-4)
+    assert list(kept["prediction"]) == list(plain["prediction"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import grad_cam
 from covidnet.report.panel import film_panels, save_figure
+
+log = logging.getLogger(__name__)
 
 
 class GradCamPanels(pl.Callback):
@@ -62,7 +66,11 @@ class GradCamPanels(pl.Callback):
             images = torch.stack([item["image"] for item in batch]).to(module.device)
             with torch.no_grad():
                 probabilities = module.eval()(images).softmax(1).cpu().numpy()
-            maps = grad_cam(module.classifier, images)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                maps = grad_cam(module.classifier, images)
+            for warning in told:
+                log.warning("panels, %s: %s", label, warning.message)
             figure = film_panels(
                 [_grey(item["image"], films.normalise) for item in batch],
                 list(maps),

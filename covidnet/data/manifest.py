@@ -74,6 +74,9 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
         (path, "listed in metadata.csv but not there", "restore the file or drop its row") for path in source.missing
     ]
 
+    for path, cause, remedy in refused:
+        log.warning("refused: %s: %s; %s", source.root / path, cause, remedy)
+
     def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
         try:
             found = inspect_image(source.root / path, max_megapixels=max_megapixels, min_side=min_side)

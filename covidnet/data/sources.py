@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,13 +84,17 @@ def folder_source(root: str | Path, *, name: str = "folder", labels: Mapping[str
     """
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
-        raise DataError(f"data.root={root}: no such folder; give the folder that holds the class folders")
+        cause = "is a file" if root.exists() else "no such folder"
+        raise DataError(f"data.root={root}: {cause}; give the folder that holds the class folders")
     labels = _checked_labels(labels)
     metadata = _metadata(root)
-    rows, unlabelled = [], Counter[str]()
+    rows, unlabelled, contradicted = [], Counter[str](), []
     for path in _image_files(root):
         known = metadata.get(path, {})
-        label = _label_from_metadata(known, path, labels) or _label_from_folders(path, labels)
+        told, filed = _label_from_metadata(known, path, labels), _label_from_folders(path, labels)
+        label = told or filed
+        if told and filed and told != filed:
+            contradicted.append(f"{path} ({told})")
         if label is None:
             unlabelled[Path(path).parent.as_posix()] += 1
             continue
@@ -100,6 +105,12 @@ def folder_source(root: str | Path, *, name: str = "folder", labels: Mapping[str
         raise DataError(
             f"{root}: not the name of a class: {listed}; allowed are {', '.join(CLASSES)} and their usual spellings, "
             "or map a name with data.labels='{NAME: Pneumonia}'"
+        )
+    if contradicted:
+        log.warning(
+            "metadata.csv: the label of %d files is not that of their folder and is taken: %s",
+            len(contradicted),
+            ", ".join(contradicted[:3]) + (", ..." if len(contradicted) > 3 else ""),
         )
     if not rows:
         raise DataError(f"{root}: no images found; expected class folders named like {', '.join(CLASSES)}")
@@ -138,7 +149,7 @@ def _download(handle: str) -> Path:
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # kagglehub raises its own, requests' and the operating system's errors alike
-        reason = " ".join(str(error).split())[:200]
+        reason = textwrap.shorten(str(error), 160, placeholder="...")
         raise DataError(f"data=kaggle: the download failed ({type(error).__name__}: {reason}); {remedy}") from None
 
 
@@ -169,7 +180,9 @@ def _metadata(root: Path) -> dict[str, dict[str, str]]:
             raise DataError(f"{file}: not a readable CSV ({error}); save it as UTF-8 with a header line") from None
         if "filename" not in table:
             if folder == root:
-                raise DataError(f"{file}: has no column filename; expected filename,label,patient_id,view,source")
+                raise DataError(
+                    f"{file}: no column filename; expected filename,label,patient_id,view,source with commas between"
+                )
             continue
         columns = [c for c in ("label", "patient_id", "view", "source") if c in table]
         prefix = "" if folder == root else root.name + "/"

@@ -35,6 +35,9 @@ def main(cfg: DictConfig) -> None:
 
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     action = settings.pop("action")
+    actions = ["fill", *(flag[2:] for flag in _ACTIONS)]
+    if action not in actions:
+        raise SettingError("action", action, actions)
     setup = FoldSetup(settings)
     quieten()
     if action == "fill":

@@ -89,9 +89,13 @@ def _providers(onnxruntime: object) -> list[str]:
 
 
 def _exported(backbone: Backbone, example: Tensor) -> bytes:
+    # The exporter tells every step that it takes, and warns of its own parts.
+    talkative = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    levels = [logger.level for logger in talkative]
     try:
+        for logger in talkative:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
-            # The exporter warns of its own parts.
             warnings.simplefilter("ignore")
             batch = torch.export.Dim("batch", min=1, max=4096)
             program = torch.onnx.export(
@@ -107,5 +111,8 @@ def _exported(backbone: Backbone, example: Tensor) -> bytes:
         raise SettingError(
             "features.engine", "onnx", ENGINES, f'{error.name} is not installed: pip install "covidnet[onnx]"'
         ) from None
+    finally:
+        for logger, level in zip(talkative, levels, strict=True):
+            logger.setLevel(level)
     assert program is not None  # with dynamo=True and no file the exporter gives the program
     return program.model_proto.SerializeToString()

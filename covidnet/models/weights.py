@@ -8,6 +8,7 @@ import http.client
 import pickle
 import re
 import sys
+import textwrap
 import urllib.parse
 import urllib.request
 import uuid
@@ -274,4 +275,6 @@ def _few(names: Mapping[str, object] | list[str], count: int = 2) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    # The first sentence alone: what torch says after it is advice to load code from files.
+    first = " ".join(str(error).split()).split(". ")[0]
+    return textwrap.shorten(first, 120, placeholder="...") or type(error).__name__
