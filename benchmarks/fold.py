@@ -71,7 +71,7 @@ def main() -> None:
             folder = Path(home) / name.replace(" ", "-")
             seconds, peak = measure(overrides, Path(home) / "cache", folder)
             metrics = json.loads((folder / "metrics.json").read_text())
-            steps = ", ".join(f"{step} {took:.1f}" for step, took in metrics["seconds"].items())
+            steps = ", ".join(f"{step} {took:.2f}" for step, took in metrics["seconds"].items())
             scores = ", ".join(
                 f"{split} {100 * numbers['accuracy']:.1f}% of {numbers['n']}"
                 for split, numbers in metrics["splits"].items()
