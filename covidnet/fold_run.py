@@ -118,7 +118,7 @@ class FoldRun:
             store,
             batch_size=s["features"]["batch_size"],
             progress=self.progress,
-            trainer={k: s["trainer"][k] for k in ("accelerator", "devices")},
+            trainer=s["trainer"],
         )
         datamodule.use_features(features)
         return True

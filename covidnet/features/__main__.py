@@ -71,7 +71,7 @@ def fill(setup: FoldSetup) -> None:
         store,
         batch_size=setup.settings["features"]["batch_size"],
         progress=setup.progress,
-        trainer={k: setup.settings["trainer"][k] for k in ("accelerator", "devices")},
+        trainer=setup.settings["trainer"],
     )
     console = Console(soft_wrap=True, highlight=False)
     console.print(

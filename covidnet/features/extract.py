@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 import PIL
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -83,7 +84,7 @@ def fold_features(
         store: where features are kept.
         batch_size: films per backbone pass; 8 to 16 is best on a CPU.
         progress: whether a progress bar is drawn.
-        trainer: accelerator and devices of the pass.
+        trainer: accelerator, devices, num_nodes and strategy of the pass; other settings of a trainer are passed over.
 
     Returns:
         For each part of the fold a float32 tensor (n, D), a row per row of ``datamodule.rows[part]``.
@@ -137,7 +138,8 @@ def fill_store(
     # A film and its copies stand side by side, so that it is read once.
     inputs = inputs.sort_values(["sha256", "operator"], ignore_index=True)
     keys = input_keys(inputs, films(inputs.head(0)).operators)
-    with store.lock():
+    # Of the processes of one job the first alone takes the lock: the others work beside it, each on its own share.
+    with store.lock() if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
         # Another job may have computed them while this one waited.
         store.refresh()
         lacking = np.flatnonzero(~store.holds(keys))
@@ -153,6 +155,7 @@ def fill_store(
                 progress=progress,
                 trainer=trainer or {},
             )
+    store.refresh()
     lost = np.count_nonzero(~store.holds(keys))
     if lost:
         raise StoreError(
@@ -180,10 +183,12 @@ def _compute(
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[_StoreWriter(store, keys, progress)],
-        **{k: trainer[k] for k in ("accelerator", "devices") if k in trainer},
+        **{k: trainer[k] for k in ("accelerator", "devices", "num_nodes", "strategy") if k in trainer},
     )
     with _exact():
         runner.predict(_Extractor(backbone), loader, return_predictions=False)
+    # A process that is done early would not find what the others still write.
+    runner.strategy.barrier()
 
 
 @contextmanager

@@ -63,3 +63,15 @@ def test_what_has_no_features_is_refused_in_one_line(home: Path, quick: tuple[st
     assert done.returncode != 0
     assert "augment=online" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_two_processes_of_one_job_share_the_pass(tmp_path: Path, quick: tuple[str, ...]) -> None:
+    from covidnet.features.maintenance import summaries
+
+    done = features(tmp_path, quick, "trainer.devices=2")
+    assert done.returncode == 0, done.stderr
+    (store,) = summaries(tmp_path / "features", verify=True)
+    assert store.segments == 2
+    assert store.damaged == 0
+    # Lightning gives both processes equally many inputs, so an odd one is computed twice and counts once.
+    assert f"{store.features} distinct inputs" in done.stdout
