@@ -15,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 
+from covidnet.progress import available_cores
+
 
 def resident(pid: int) -> int:
     """Memory of a process and its descendants in bytes, shared pages counted once (Linux)."""
@@ -62,7 +64,7 @@ def measure(overrides: list[str], cache: Path, folder: Path) -> tuple[float, int
 
 def main() -> None:
     overrides = sys.argv[1:] or ["experiment=demo"]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     print(
         f"python -m covidnet.train {' '.join(overrides)}   ({cores} cores, load {os.getloadavg()[0]:.1f} at the start)"
     )

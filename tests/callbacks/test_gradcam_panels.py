@@ -31,14 +31,6 @@ pytestmark = [
 SIZE = 64
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def module() -> ClassificationModule:
     torch.manual_seed(0)

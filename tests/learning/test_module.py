@@ -37,14 +37,6 @@ OPTIM = {"lr": 1e-3, "weight_decay": 0.0, "plateau_factor": 0.5, "plateau_patien
 PREPROCESSING = {"fit": "squash", "image_size": 64}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def module_of(lr: float = 1e-3, **model: Any) -> ClassificationModule:
     torch.manual_seed(0)
     return ClassificationModule(
