@@ -56,12 +56,13 @@ def checked_fold(value: object) -> int:
     return value
 
 
-def launch(task: Task, name: str = "config") -> None:
+def launch(task: Task, name: str = "config", after: Callable[[], None] | None = None) -> None:
     """Run a Hydra task as a command: exit code 0 only when all work is done, one line for errors the user can mend.
 
     Args:
         task: takes the composed configuration.
         name: the primary configuration file.
+        after: called when all jobs have ended, also where some of them failed; not after Ctrl-C.
     """
     # Set before any import of theirs: neither library may look for updates or ask questions.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -76,7 +77,19 @@ def launch(task: Task, name: str = "config") -> None:
     register_resolvers()
     command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(_guarded(task))
     try:
-        command()
+        sys.argv += _subfolders(sys.argv[1:])
+        try:
+            command()
+        except Exception:
+            # Hydra tells its callbacks of the end of a sweep only where no job failed.
+            if after is not None:
+                try:
+                    after()
+                except CovidnetError as error:
+                    log.error("%s", _one_line(error))
+            raise
+        if after is not None:
+            after()
     except (CovidnetError, HydraException, OmegaConfBaseException, OSError) as error:
         if full_error or any(argument.lower() == "debug=true" for argument in sys.argv[1:]):
             raise
@@ -84,6 +97,31 @@ def launch(task: Task, name: str = "config") -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+
+
+def _subfolders(arguments: Sequence[str]) -> list[str]:
+    """Run folders that tell jobs of a sweep apart by all that it varies, not by the fold alone.
+
+    Args:
+        arguments: the command line without the command.
+
+    Returns:
+        Nothing, or one more argument such as ``hydra.sweep.subdir='fold=${fold},seed=${seed}'``.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    settings = [word for word in arguments if not word.startswith("-")]
+    if not {"-m", "--multirun"} & set(arguments) or any(word.startswith("hydra.sweep.subdir=") for word in settings):
+        return []
+    varied = [o.key_or_group for o in OverridesParser.create().parse_overrides(settings) if o.is_sweep_override()]
+    others = [key for key in varied if key and key != "fold"]
+    if not others:
+        return []
+    parts = ["fold=${fold}"]
+    for key in others:
+        group = (config_dir() / key).is_dir()
+        parts.append(f"{key}=${{hydra:runtime.choices.{key}}}" if group else f"{key}=${{{key}}}")
+    return [f"hydra.sweep.subdir='{','.join(parts)}'"]
 
 
 def _guarded(task: Task) -> Task:
@@ -102,6 +140,10 @@ def _guarded(task: Task) -> Task:
             if HydraConfig.get().mode == RunMode.RUN:
                 sys.exit(_one_line(error))
             log.error("%s", _one_line(error))
+            raise
+        except Exception as error:
+            # The log of a job has to tell how it ended; the traceback comes when all jobs have.
+            log.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
             raise
 
     return run

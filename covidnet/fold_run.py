@@ -88,7 +88,7 @@ class FoldRun:
             self._panels(study, datamodule, trainer, module)
         self.seconds["total"] = time.perf_counter() - start
         files = RunFolder(self.folder, s, study, changed)
-        metrics = files.metrics(self.seconds)
+        metrics = files.metrics(self.seconds, datamodule.counts)
         files.write(metrics, {"before_fit": before, "after_fit": after})
         files.tell(metrics)
         if files.refused_count and s["strict"]:
@@ -184,7 +184,10 @@ class FoldRun:
         for callback in _callbacks(trainer):
             if isinstance(callback, GradCamPanels):
                 films, folder = datamodule.films(rows), self.folder / "panels"
-                callback.draw(module, films, rows, folder, seed=self.settings["seed"], caption=caption)
+                known = self._predictions(trainer).collected.get("unseen")
+                callback.draw(
+                    module, films, rows, folder, seed=self.settings["seed"], caption=caption, probabilities=known
+                )
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

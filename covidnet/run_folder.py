@@ -42,11 +42,12 @@ class RunFolder:
         """Files that were refused when the data were prepared, and since."""
         return len(self.study.refused) + len(self.refused)
 
-    def metrics(self, seconds: dict[str, float]) -> dict[str, Any]:
+    def metrics(self, seconds: dict[str, float], counts: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, computed from the run's predictions.csv as anybody can compute it again.
 
         Args:
             seconds: what the steps of the run took.
+            counts: the films and inputs of each part and class, as `FoldDataModule.counts` tells them.
         """
         s, study = self.settings, self.study
         return {
@@ -61,6 +62,7 @@ class RunFolder:
                 "group": s["split"]["group"],
                 "validation": s["split"]["validation"],
                 "refused": self.refused_count,
+                "counts": counts,
             },
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ class GradCamPanels(pl.Callback):
         *,
         seed: int,
         caption: str,
+        probabilities: Mapping[str, np.ndarray] | None = None,
     ) -> list[Path]:
         """One figure for each class.
 
@@ -56,6 +57,8 @@ class GradCamPanels(pl.Callback):
             folder: where the PNG files go.
             seed: of the draw of films.
             caption: what a reader must know: the weights, whether the films are synthetic.
+            probabilities: what the model gave films, by image_id, where that is known already; the network is asked
+                where it is not.
 
         Returns:
             The files written.
@@ -64,8 +67,10 @@ class GradCamPanels(pl.Callback):
         for label, chosen in self._chosen(rows, seed):
             batch = [films[index] for index in chosen]
             images = torch.stack([item["image"] for item in batch]).to(module.device)
-            with torch.no_grad():
-                probabilities = module.eval()(images).softmax(1).cpu().numpy()
+            given = [(probabilities or {}).get(item["image_id"]) for item in batch]
+            if any(one is None for one in given):
+                with torch.no_grad():
+                    given = list(module.eval()(images).softmax(1).cpu().numpy())
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 maps = grad_cam(module.classifier, images)
@@ -74,7 +79,7 @@ class GradCamPanels(pl.Callback):
             figure = film_panels(
                 [_grey(item["image"], films.normalise) for item in batch],
                 list(maps),
-                [_title(label, p) for p in probabilities],
+                [_title(label, p) for p in given if p is not None],
                 columns=len(batch),
                 caption=caption,
             )

@@ -15,6 +15,7 @@ from covidnet.data.dataset import FeatureDataset, FilmDataset, whole_batch
 from covidnet.data.splits import Group, Validation, fold_roles
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import SettingError
+from covidnet.labels import CLASSES
 from covidnet.progress import available_cores
 
 PARTS = ("train", "val", "test", "unseen")
@@ -89,6 +90,18 @@ class FoldDataModule(pl.LightningDataModule):
         """Every film and copy that this fold looks at, once."""
         everything = pd.concat(list(self.rows.values()), ignore_index=True)
         return everything.drop_duplicates(["sha256", "operator"], ignore_index=True)
+
+    @property
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """For each part and class the number of films, and of inputs: films and their copies."""
+        return {
+            part: {
+                label: {"films": int(of_class["image_id"].nunique()), "inputs": len(of_class)}
+                for label in CLASSES
+                for of_class in [rows[rows["label"] == label]]
+            }
+            for part, rows in self.rows.items()
+        }
 
     def drop(self, image_ids: set[str]) -> None:
         """Go on without some films, such as those that changed since prepare."""

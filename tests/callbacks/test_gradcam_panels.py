@@ -184,3 +184,14 @@ def test_a_class_without_films_has_no_figure(
     rows = rows.assign(label=rows["label"].replace("Normal", "Pneumonia"))
     written = GradCamPanels(1).draw(module, dataset, rows, tmp_path, seed=0, caption="")
     assert [path.name for path in written] == ["unseen-COVID-19.png", "unseen-Pneumonia.png"]
+
+
+def test_probabilities_that_are_known_are_shown_and_the_network_is_not_asked(
+    module: ClassificationModule,
+    films: tuple[FilmDataset, pd.DataFrame],
+    tmp_path: Path,
+    drawn: list[dict[str, Any]],
+) -> None:
+    known = {image_id: np.array([0.125, 0.25, 0.625]) for image_id in films[1]["image_id"]}
+    GradCamPanels(2).draw(module, *films, tmp_path, seed=0, caption="", probabilities=known)
+    assert {title.splitlines()[1] for figure in drawn for title in figure["titles"]} == {"called Pneumonia 62%"}
