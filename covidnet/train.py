@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.config import checked_fold, launch
+from covidnet.sweep_report import report_ended_sweeps
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,4 +33,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(main, after=report_ended_sweeps)

@@ -1,0 +1,235 @@
+"""Whether two methods differ on the same images: McNemar, the corrected resampled t-test, DeLong, Holm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from operator import index
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.labels import CLASSES
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """The exact two-sided McNemar test of two methods' right and wrong answers on the same images.
+
+    Args:
+        only_a: images that the first method alone has right.
+        only_b: images that the second method alone has right.
+
+    Returns:
+        p, 0..1; 1 where no image tells the two apart. It takes images for independent.
+
+    Raises:
+        SettingError: a count is negative.
+
+    Source: McNemar 1947, https://doi.org/10.1007/BF02295996
+
+    Example:
+        >>> round(mcnemar_exact(1, 9), 4), mcnemar_exact(0, 0)
+        (0.0215, 1.0)
+    """
+    if index(only_a) < 0 or index(only_b) < 0:
+        raise SettingError("only_a, only_b", (only_a, only_b), "counts of at least 0")
+    n = only_a + only_b
+    return float(stats.binomtest(only_a, n, 0.5).pvalue) if n else 1.0
+
+
+def corrected_resampled_t(differences: Sequence[float], test_share: float) -> dict[str, float | None] | None:
+    """The t-test of a difference over cross-validation folds, corrected for training parts that overlap.
+
+    The usual t-test takes folds for independent, which they are not, and finds differences where there are none. The
+    correction puts 1/k + n_test/n_train in the place of 1/k.
+
+    Args:
+        differences: (k,) of a number in each fold, such as the accuracy of the first method minus that of the second.
+        test_share: n_test / n_train, above 0; 1/9 for ten folds.
+
+    Returns:
+        ``t``, ``df`` (k - 1), ``p`` (two-sided), ``mean_difference`` and ``ci`` (95%). Where all differences are equal
+        there is no variance to judge by: p is 1 where they are 0, and otherwise t and p are None. None for fewer than
+        two folds.
+
+    Raises:
+        SettingError: test_share is not above 0.
+
+    Source: Nadeau and Bengio 2003, Inference for the generalization error, https://doi.org/10.1023/A:1024068626366
+    """
+    if not test_share > 0.0:
+        raise SettingError("test_share", test_share, "a number above 0, such as 1/9 for ten folds")
+    values = np.asarray(differences, np.float64)
+    k = len(values)
+    if k < 2:
+        return None
+    mean, spread = float(values.mean()), float(values.std(ddof=1))
+    if spread < 1e-15:
+        same = abs(mean) < 1e-15
+        return {
+            "t": 0.0 if same else None,
+            "df": k - 1,
+            "p": 1.0 if same else None,
+            "mean_difference": mean,
+            "ci": [0.0, 0.0] if same else None,
+        }  # type: ignore[dict-item]
+    error = spread * sqrt(1.0 / k + test_share)
+    t, half = mean / error, float(stats.t.ppf(0.975, k - 1)) * error
+    p = float(2.0 * stats.t.sf(abs(t), k - 1))
+    return {"t": t, "df": k - 1, "p": p, "mean_difference": mean, "ci": [mean - half, mean + half]}  # type: ignore[dict-item]
+
+
+def delong(scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, positive: npt.ArrayLike) -> dict[str, Any]:
+    """DeLong's test of two areas under ROC curves on the same images.
+
+    Args:
+        scores_a: (n,) of the first method.
+        scores_b: (n,) of the second.
+        positive: (n,) bool.
+
+    Returns:
+        ``auc_a``, ``auc_b``, ``difference`` (first minus second), ``ci`` (95%), ``z`` and ``p`` (two-sided). Where the
+        variance is 0, p is 1 if the areas are equal and None if not. All None with fewer than two images on a side. It
+        takes images for independent.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988, https://doi.org/10.2307/2531595; the algorithm by midranks: Sun and
+    Xu 2014, https://doi.org/10.1109/LSP.2014.2337313
+    """
+    truth = np.asarray(positive, bool)
+    scores = np.stack([np.asarray(scores_a, np.float64), np.asarray(scores_b, np.float64)])
+    m, n = int(truth.sum()), int((~truth).sum())
+    if m < 2 or n < 2:
+        return dict.fromkeys(("auc_a", "auc_b", "difference", "ci", "z", "p"))
+    ranks = np.stack([stats.rankdata(row) for row in scores])
+    above = np.stack([stats.rankdata(row) for row in scores[:, truth]])
+    below = np.stack([stats.rankdata(row) for row in scores[:, ~truth]])
+    # For each positive the share of negatives that it beats, and for each negative the share of positives above it.
+    of_positive = (ranks[:, truth] - above) / n
+    of_negative = 1.0 - (ranks[:, ~truth] - below) / m
+    areas = of_positive.mean(axis=1)
+    covariance = np.cov(of_positive) / m + np.cov(of_negative) / n
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1])
+    difference = float(areas[0] - areas[1])
+    found: dict[str, Any] = {"auc_a": float(areas[0]), "auc_b": float(areas[1]), "difference": difference}
+    if variance < 1e-18:
+        same = abs(difference) < 1e-12
+        return {**found, "ci": [0.0, 0.0] if same else None, "z": 0.0 if same else None, "p": 1.0 if same else None}
+    error = sqrt(variance)
+    half = float(stats.norm.ppf(0.975)) * error
+    z = difference / error
+    return {**found, "ci": [difference - half, difference + half], "z": z, "p": float(2.0 * stats.norm.sf(abs(z)))}
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down adjustment of several p-values; it holds whatever their dependence.
+
+    Args:
+        values: p-values, 0..1; None is no test and is not counted.
+
+    Returns:
+        The adjusted p-values in the same places.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure, https://www.jstor.org/stable/4615733
+
+    Example:
+        >>> holm([0.01, None, 0.04, 0.03])
+        [0.03, None, 0.06, 0.06]
+    """
+    there = sorted((value, at) for at, value in enumerate(values) if value is not None)
+    found: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (value, at) in enumerate(there):
+        highest = max(highest, min(1.0, (len(there) - rank) * value))
+        found[at] = highest
+    return found
+
+
+def compare_tables(
+    a: pd.DataFrame, b: pd.DataFrame, *, name_a: str, name_b: str, common_folds: bool = False
+) -> dict[str, Any]:
+    """Compare two methods on their pooled out-of-fold predictions.
+
+    Args:
+        a: predictions of the first method: every test image once, with its fold.
+        b: of the second.
+        name_a: what to call the first.
+        name_b: what to call the second.
+        common_folds: leave out folds that one of the two lacks, rather than refuse.
+
+    Returns:
+        ``a``, ``b``, ``folds``, ``n``, the two accuracies and their ``difference`` (first minus second), ``mcnemar``,
+        ``t_test`` (of the accuracy over folds), ``delong`` for each class, and ``p_holm``: the p-values of all these
+        tests adjusted together. `adjust` does it over several comparisons.
+
+    Raises:
+        DataError: the two are not of the same images in the same folds with the same labels.
+    """
+    folds = sorted({*a["fold"]} & {*b["fold"]})
+    if common_folds:
+        a, b = a[a["fold"].isin(folds)], b[b["fold"].isin(folds)]
+    if not folds or not len(a):
+        raise DataError(f"{name_a} and {name_b}: no fold in common; different splits cannot be compared")
+    one, other = a.set_index("image_id"), b.set_index("image_id")
+    apart = sorted(set(one.index) ^ set(other.index))
+    if not apart:
+        other = other.loc[one.index]
+        differ = (one["fold"] != other["fold"]) | (one["label"] != other["label"])
+        apart = sorted(one.index[differ])
+    if apart:
+        raise DataError(
+            f"{name_a} and {name_b}: {len(apart)} images are not in the same fold of both, or not with the same label, "
+            f"such as {apart[0]}; different splits cannot be compared"
+        )
+    right_a, right_b = (t["prediction"] == t["label"] for t in (one, other))
+    by_fold = (right_a.astype(float) - right_b.astype(float)).groupby(one["fold"]).mean()
+    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    found: dict[str, Any] = {
+        "a": name_a,
+        "b": name_b,
+        "folds": [int(fold) for fold in folds],
+        "n": len(one),
+        "accuracy_a": float(right_a.mean()),
+        "accuracy_b": float(right_b.mean()),
+        "difference": float(right_a.mean() - right_b.mean()),
+        "mcnemar": {"only_a": only_a, "only_b": only_b, "p": mcnemar_exact(only_a, only_b)},
+        # Of ten folds nine are trained on, less an inner validation part that both methods share.
+        "t_test": corrected_resampled_t(list(by_fold), 1.0 / 9.0),
+        "delong": {
+            label: delong(one[column], other[column], one["label"] == label)
+            for label, column in zip(CLASSES, PROBABILITIES, strict=True)
+        },
+    }
+    return adjust([found])[0]
+
+
+def adjust(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Holm's adjustment over all tests of several comparisons together.
+
+    Args:
+        comparisons: as `compare_tables` gives them.
+
+    Returns:
+        The same with ``p_holm`` anew: ``mcnemar``, ``t_test`` and ``delong`` for each class.
+    """
+    values: list[float | None] = []
+    for one in comparisons:
+        values.append(one["mcnemar"]["p"])
+        values.append(one["t_test"]["p"] if one["t_test"] else None)
+        values += [one["delong"][label]["p"] for label in CLASSES]
+    adjusted = iter(holm(values))
+    return [
+        {
+            **one,
+            "p_holm": {
+                "mcnemar": next(adjusted),
+                "t_test": next(adjusted),
+                "delong": {label: next(adjusted) for label in CLASSES},
+            },
+        }
+        for one in comparisons
+    ]

@@ -1,0 +1,180 @@
+"""Which of the ten models is the chosen one, and what choosing adds to its number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binom
+
+from covidnet.errors import DataError, SettingError
+from covidnet.labels import CLASSES
+
+RULES = ("inner", "paper")
+"""inner: by each model's validation images. paper: by the unseen fold, on which the chosen model is then reported."""
+
+REPEATS = 2000
+"""Simulated or resampled choices."""
+
+
+def choose(candidates: Sequence[Mapping[str, Any]], rule: str = "inner") -> int:
+    """The fold of the chosen model.
+
+    Args:
+        candidates: a dict for each model: ``fold``, and ``val_accuracy``, ``val_covid19_sensitivity``, ``val_loss`` for
+            the rule ``inner``, the same of ``unseen_`` for ``paper``.
+        rule: one of `RULES`.
+
+    Returns:
+        The fold with the highest accuracy; of equals the one with the higher COVID-19 sensitivity, then the lower loss,
+        then the lower fold.
+
+    Raises:
+        SettingError: there is no such rule, or the models have no validation images to choose by.
+        DataError: there is no model.
+
+    Example:
+        >>> models = [{"fold": 0, "unseen_accuracy": 0.9, "unseen_covid19_sensitivity": 0.8, "unseen_loss": 0.3},
+        ...           {"fold": 1, "unseen_accuracy": 0.9, "unseen_covid19_sensitivity": 0.9, "unseen_loss": 0.4}]
+        >>> choose(models, "paper")
+        1
+    """
+    if rule not in RULES:
+        raise SettingError("selection", rule, RULES)
+    if not candidates:
+        raise DataError("selection: there is no model to choose from")
+    part = "val" if rule == "inner" else "unseen"
+    if any(candidate.get(f"{part}_accuracy") is None for candidate in candidates):
+        raise SettingError("selection", rule, "paper", f"the runs have no {part} predictions to choose by")
+
+    def rank(candidate: Mapping[str, Any]) -> tuple[float, float, float, int]:
+        sensitivity, loss = candidate.get(f"{part}_covid19_sensitivity"), candidate.get(f"{part}_loss")
+        return (
+            -candidate[f"{part}_accuracy"],
+            -(-1.0 if sensitivity is None else sensitivity),
+            np.inf if loss is None else loss,
+            candidate["fold"],
+        )
+
+    return int(min(candidates, key=rank)["fold"])
+
+
+def expected_best(accuracy: float, n: int, models: int) -> float:
+    """The accuracy that the best of several equally good models shows on average, if they err independently.
+
+    Exact: the mean of the largest of `models` binomial draws, divided by n.
+
+    Args:
+        accuracy: the true accuracy of every model, 0..1.
+        n: images that they are compared on, at least 1.
+        models: how many, at least 1.
+
+    Example:
+        >>> round(expected_best(0.946, 156, 10), 3)
+        0.972
+    """
+    if n < 1 or models < 1 or not 0.0 <= accuracy <= 1.0:
+        raise SettingError("accuracy, n, models", (accuracy, n, models), "0..1 and whole numbers from 1 on")
+    # The mean of a count is the sum of its chances to exceed 0, 1, 2 ...
+    return float((1.0 - binom.cdf(np.arange(n), n, accuracy) ** models).sum() / n)
+
+
+def simulated_best(
+    accuracy: float, n: int, models: int, repeats: int = REPEATS, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """The accuracy of the best of several equally good models, as often as asked for.
+
+    Args:
+        accuracy: as in `expected_best`, and so the next two.
+        n: images.
+        models: how many.
+        repeats: R, how often the study is played.
+        seed: of the draws.
+
+    Returns:
+        (R,) accuracies of the best.
+    """
+    drawn = np.random.default_rng(seed).binomial(n, accuracy, size=(repeats, models))
+    return np.asarray(drawn.max(axis=1) / n)
+
+
+def split_half_optimism(
+    right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], repeats: int = REPEATS, seed: int = 0
+) -> float | None:
+    """What choosing the best model on one set of images adds to its accuracy there, in these very predictions.
+
+    Patients are dealt into two halves at random; the best model on one half is scored on it and on the other half,
+    which had no say in the choice. The mean difference, divided by the square root of 2 because the whole set is twice
+    as large and chance differences shrink with the root of the size, is the optimism. Unlike `expected_best` it knows
+    how alike the models are.
+
+    Args:
+        right: (models, n) whether each model is right on each image.
+        codes: (n,) the patient of each image, see `cluster_codes`.
+        repeats: how often patients are dealt.
+        seed: of the deals.
+
+    Returns:
+        A difference of accuracies, near 0 where all models are alike; None for fewer than two patients.
+    """
+    patients = int(codes.max()) + 1 if len(codes) else 0
+    if patients < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    order = rng.permuted(np.tile(np.arange(patients), (repeats, 1)), axis=1)
+    inside = (order < patients // 2)[:, codes].astype(np.float64)
+    outside = 1.0 - inside
+    hits = right.T.astype(np.float64)
+    chosen_on = inside @ hits / inside.sum(1, keepdims=True)
+    scored_on = outside @ hits / outside.sum(1, keepdims=True)
+    # Equals are taken at random: the first of them would be the same model in both halves.
+    best = (chosen_on + rng.uniform(0.0, 1e-9, chosen_on.shape)).argmax(axis=1)
+    rows = np.arange(repeats)
+    return float((chosen_on[rows, best] - scored_on[rows, best]).mean() / sqrt(2.0))
+
+
+def selection_report(right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], seed: int = 0) -> dict[str, Any]:
+    """What choosing the best of the models on the unseen fold adds: by simulation, and in the data.
+
+    Args:
+        right: (models, n) whether each model is right on each unseen image.
+        codes: (n,) the patient of each image.
+        seed: of the simulation and the resampling.
+
+    Returns:
+        ``n``, ``models``; ``simulated``: independent models of the mean accuracy; ``chance``: the same for models that
+        guess; ``data``: the best, the mean, their difference, and `split_half_optimism`.
+    """
+    models, n = right.shape
+    if not n:
+        raise DataError("selection: the models share no unseen image")
+    accuracies = right.mean(axis=1)
+    mean, best = float(accuracies.mean()), float(accuracies.max())
+    return {
+        "n": n,
+        "models": models,
+        "simulated": _simulated(mean, n, models, seed),
+        "chance": _simulated(1.0 / len(CLASSES), n, models, seed),
+        "data": {
+            "best": best,
+            "mean": mean,
+            "apparent_optimism": best - mean,
+            "split_half_optimism": split_half_optimism(right, codes, seed=seed),
+            "repeats": REPEATS,
+        },
+    }
+
+
+def _simulated(accuracy: float, n: int, models: int, seed: int) -> dict[str, Any]:
+    exact = expected_best(accuracy, n, models)
+    low, high = np.percentile(simulated_best(accuracy, n, models, seed=seed), [2.5, 97.5])
+    return {
+        "accuracy": accuracy,
+        "expected_best": exact,
+        "range": [float(low), float(high)],
+        "optimism": exact - accuracy,
+        "repeats": REPEATS,
+    }

@@ -1,0 +1,49 @@
+"""What the make.py of every experiment shares: sweeps in, one of the paper's tables out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covidnet.errors import CovidnetError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Table = Callable[[Sequence[dict[str, Any]]], "pd.DataFrame"]
+
+
+def make_table(table: Table, description: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Compute a table from the saved predictions of sweeps, write it and print it.
+
+    Args:
+        table: from the sweeps' summaries (the content of summary.json), at least one, to the table.
+        description: for ``--help``; its first line is used.
+        arguments: the command line without the command; that of the process if None.
+
+    Raises:
+        SystemExit: with one line where a sweep cannot be read or the table cannot be written.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP_DIR", help="folders that hold fold=0/ and so on")
+    parser.add_argument("--data", required=True, help="what the films are, in words, for the column data")
+    parser.add_argument("--out", type=Path, help="the CSV file to write; only printed if absent")
+    given = parser.parse_args(arguments)
+    # After the parser, so that --help is quick.
+    from covidnet.atomic import write_text
+    from covidnet.crossval import summaries_of
+
+    try:
+        _, summaries = summaries_of(given.sweeps)
+        found = table(summaries)
+        found.insert(0, "data", given.data)
+        text = found.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        if given.out is not None:
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+            write_text(given.out, text)
+        sys.stdout.write(text)
+    except (CovidnetError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -1,0 +1,307 @@
+"""A sweep folder as it lies on disk: the finished run of each fold, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from covidnet.errors import CovidnetError, DataError
+from covidnet.evaluation.predictions import read_predictions
+from covidnet.labels import CLASSES
+
+FOLDS = tuple(range(10))
+"""The test folds of a whole sweep."""
+
+REPORT = "report"
+"""The folder of the report in a sweep folder."""
+
+# Settings that change how a run is carried out, not what it computes.
+_INCIDENTAL = (
+    "fold", "progress", "debug", "strict", "cache_dir", "selection", "logger", "callbacks.panels", "data.num_workers",
+    "trainer.accelerator", "trainer.devices", "features.batch_size", "hydra",
+)  # fmt: skip
+_ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+: (?P<text>.*)$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run of one fold.
+
+    Args:
+        folder: the run folder.
+        fold: its test fold, 0..9.
+        predictions: the table of predictions.csv.
+        metrics: the content of metrics.json; empty where there is none.
+        settings: the content of config.yaml; empty where there is none.
+        environment: the content of environment.json; empty where there is none.
+    """
+
+    folder: Path
+    fold: int
+    predictions: pd.DataFrame
+    metrics: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def split(self) -> pd.DataFrame | None:
+        """The table of split.csv; None where there is none."""
+        file = self.folder / "split.csv"
+        if not file.is_file():
+            return None
+        text = dict.fromkeys(("image_id", "path", "label", "patient_id", "view", "source"), object)
+        return pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""], encoding_errors="surrogateescape")
+
+    @cached_property
+    def compared(self) -> dict[str, Any]:
+        """The settings that make two runs of different folds parts of one study, flat."""
+        flat = _flat(self.settings)
+        own = {k: v for k, v in flat.items() if not any(k == i or k.startswith(f"{i}.") for i in _INCIDENTAL)}
+        own["split_sha256"] = (self.metrics.get("data") or {}).get("split_sha256")
+        return own
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The predictions of one split: val, test or unseen."""
+        return self.predictions[self.predictions["split"] == split].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep folder holds.
+
+    Args:
+        folder: the sweep folder.
+        name: what to call it.
+        runs: one finished run per fold, in the order of the folds; at least one.
+        problems: one line for each fold that is missing or odd, and each run that is left out.
+    """
+
+    folder: Path
+    name: str
+    runs: list[Run]
+    problems: list[str]
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that there are."""
+        return [run.fold for run in self.runs]
+
+
+def read_sweep(folder: str | Path, name: str = "") -> Sweep:
+    """Read what the runs of a sweep saved. Neither images nor checkpoints are looked at.
+
+    Args:
+        folder: a sweep folder, or a single run folder.
+        name: what to call it; the folder's name if empty.
+
+    Returns:
+        The runs that can be reported together, and a line for everything that cannot.
+
+    Raises:
+        DataError: there is no such folder, or no run in it can be reported.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"sweep_dir={folder}: no such folder; give the folder of a sweep, which holds fold=0/ and so on"
+        )
+    problems: list[str] = []
+    runs: list[Run] = []
+    for path in _run_folders(folder):
+        if not (path / "predictions.csv").is_file():
+            problems.append(f"{_label(path)}: the run did not finish: {_last_error(path)}")
+            continue
+        try:
+            runs.append(_read_run(path))
+        except CovidnetError as error:
+            problems.append(f"{_label(path)}: left out: {error}")
+    runs = _of_one_study(_checked(runs, problems), problems)
+    runs = _one_per_fold(runs, problems)
+    _check_overlap(runs, problems)
+    if not runs:
+        cause = "; ".join(problems) or "it holds no run folder with a predictions.csv"
+        raise DataError(f"{folder}: nothing to report: {cause}")
+    missing = [fold for fold in FOLDS if fold not in {run.fold for run in runs}]
+    if missing:
+        folds = ", ".join(str(fold) for fold in missing)
+        again = "python -m covidnet.train with the same settings and"
+        problems.append(
+            f"{'fold' if len(missing) == 1 else 'folds'} {folds}: no finished run, so the numbers cover "
+            f"{len(runs)} of {len(FOLDS)} folds; run {again} fold={missing[0]} hydra.run.dir={folder}/fold={missing[0]}"
+        )
+    return Sweep(folder, name or folder.resolve().name, runs, problems)
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """Folders that a run was started in: the folder itself, or those below it, by their names."""
+    if _is_run(folder):
+        return [folder]
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != REPORT and _is_run(path))
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).exists() for name in ("predictions.csv", "train.log", ".hydra/config.yaml"))
+
+
+def _label(path: Path) -> str:
+    return path.name if path.name.startswith("fold") else f"run {path.name}"
+
+
+def _last_error(path: Path) -> str:
+    """What the log of a crashed run says last."""
+    log = path / "train.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    told = [match["text"] for match in map(_ERROR_LINE.match, lines) if match]
+    if told:
+        return told[-1].removeprefix("error: ")
+    return f"{log} names no error; it was stopped, or is still running" if lines else "it left no log"
+
+
+def _read_run(path: Path) -> Run:
+    predictions = read_predictions(path / "predictions.csv")
+    folds = sorted({int(fold) for fold in predictions["fold"]})
+    if len(folds) != 1 or folds[0] not in FOLDS:
+        told = ", ".join(str(fold) for fold in folds)
+        raise DataError(f"predictions.csv is of fold {told}; a run has one test fold of 0..9")
+    for split in ("test", "unseen"):
+        if not (predictions["split"] == split).any():
+            raise DataError(f"predictions.csv has no rows of the {split} split")
+    return Run(
+        path,
+        folds[0],
+        predictions,
+        metrics=_json(path / "metrics.json"),
+        settings=_settings(path),
+        environment=_json(path / "environment.json"),
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file.name} is damaged ({error}); delete it, and the predictions are reported") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    for file in (path / "config.yaml", path / ".hydra/config.yaml"):
+        if file.is_file():
+            try:
+                # Resolvers of the run's own process, such as its token, are not known here; nothing asks for them.
+                found = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+            except Exception as error:  # yaml and OmegaConf raise a different type for every way of being wrong
+                raise DataError(f"{file.name} is damaged ({' '.join(str(error).split())[:120]})") from error
+            return {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
+    return {}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
+    """Runs whose predictions are those of the fold that their split.csv names."""
+    kept = []
+    for run in runs:
+        split = run.split
+        if split is None:
+            problems.append(f"{_label(run.folder)}: no split.csv, so its image ids cannot be checked")
+            kept.append(run)
+            continue
+        expected = {"test": run.fold, "unseen": 10}
+        wrong = None
+        for part, fold in expected.items():
+            there, wanted = set(run.rows(part)["image_id"]), set(split.loc[split["fold"] == fold, "image_id"])
+            if foreign := sorted(there - wanted):
+                wrong = f"{len(foreign)} predictions of the {part} split are of images outside fold {fold}, such as {foreign[0]}"
+                break
+            if absent := sorted(wanted - there):
+                problems.append(
+                    f"{_label(run.folder)}: {len(absent)} images of its {part} split have no prediction, such as {absent[0]}"
+                )
+        if wrong:
+            problems.append(f"{_label(run.folder)}: left out: {wrong}; run the fold again")
+        else:
+            kept.append(run)
+    for run in kept:
+        test = run.rows("test")
+        for label in CLASSES:
+            if not (test["label"] == label).any():
+                problems.append(
+                    f"{_label(run.folder)}: no image of {label} in its test split, so its sensitivity is not defined"
+                )
+    return kept
+
+
+def _of_one_study(runs: list[Run], problems: list[str]) -> list[Run]:
+    """The runs that share settings and split: those of the setting with most folds, the first of equals."""
+    studies: list[list[Run]] = []
+    for run in runs:
+        for study in studies:
+            if study[0].compared == run.compared:
+                study.append(run)
+                break
+        else:
+            studies.append([run])
+    if len(studies) < 2:
+        return runs
+    kept = max(studies, key=lambda study: len({run.fold for run in study}))
+    for study in studies:
+        if study is not kept:
+            differences = _differences(study[0].compared, kept[0].compared)
+            names = ", ".join(_label(run.folder) for run in study)
+            problems.append(f"{names}: left out: other settings than {_label(kept[0].folder)} ({differences})")
+    return kept
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+    told = [f"{key}={_short(one.get(key))}, not {_short(other.get(key))}" for key in keys[:3]]
+    return "; ".join(told) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}…"
+
+
+def _one_per_fold(runs: list[Run], problems: list[str]) -> list[Run]:
+    found: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.folder / "predictions.csv").stat().st_mtime_ns):
+        if (before := found.get(run.fold)) is not None:
+            problems.append(
+                f"fold {run.fold}: two runs, {before.folder.name} and {run.folder.name}; "
+                f"{run.folder.name}, the newer, is reported"
+            )
+        found[run.fold] = run
+    return [found[fold] for fold in sorted(found)]
+
+
+def _check_overlap(runs: list[Run], problems: list[str]) -> None:
+    """An image that two test folds share would be counted twice."""
+    owner: dict[str, int] = {}
+    for run in list(runs):
+        ids = set(run.rows("test")["image_id"])
+        if shared := sorted(ids & owner.keys()):
+            problems.append(
+                f"fold {run.fold}: left out: {len(shared)} of its test images are in fold {owner[shared[0]]} too, "
+                f"such as {shared[0]}; the folds are of different splits"
+            )
+            runs.remove(run)
+        else:
+            owner.update(dict.fromkeys(ids, run.fold))

@@ -1,0 +1,332 @@
+"""From the runs of a sweep to the content of summary.json: every number comes from the runs' predictions.csv."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
+from covidnet.evaluation.calibration import calibration
+from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
+from covidnet.evaluation.ranking import class_curves
+from covidnet.evaluation.scores import point_scores, scored
+from covidnet.evaluation.selection import RULES, choose, selection_report
+from covidnet.labels import CLASSES
+from covidnet.sweep import Run, Sweep
+
+UNSEEN = 10
+"""The number of the unseen fold."""
+
+
+def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """All numbers of a sweep.
+
+    Args:
+        sweep: its runs.
+        selection: ``inner`` or ``paper``; None for what the runs' settings say.
+        resamples: of the patient-clustered bootstrap.
+        seed: of the bootstrap and the simulations.
+
+    Returns:
+        The content of summary.json: plain values, None where there is no value.
+
+    Raises:
+        SettingError: selection or resamples is not allowed.
+    """
+    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 100:
+        raise SettingError("resamples", resamples, "a whole number from 100 on")
+    runs, first = sweep.runs, sweep.runs[0]
+    rule = selection or first.settings.get("selection") or "inner"
+    if rule not in RULES:
+        raise SettingError("selection", rule, RULES)
+    pooled, ensemble = pooled_predictions(runs), ensemble_predictions(runs)
+    numbers = {"resamples": resamples, "seed": seed}
+    per_fold = [_fold_scores(run) for run in runs]
+    data = _data(sweep)
+    chosen = _selection(runs, per_fold, rule, data, numbers)
+    by_fold = {run.fold: run for run in runs}
+
+    def unseen_of(fold: int | None) -> dict[str, Any] | None:
+        return None if fold is None else scored(by_fold[fold].rows("unseen"), **numbers)
+
+    return {
+        "name": sweep.name,
+        "folder": str(sweep.folder),
+        "folds": sweep.folds,
+        "problems": sweep.problems,
+        "notes": _notes(runs, data, rule),
+        "data": data,
+        "model": _model(first),
+        "augment": first.settings.get("augment") or {},
+        "training": {key: first.settings.get(key) for key in ("seed", "optim", "trainer", "features", "monitor")},
+        "pooled": scored(pooled, **numbers),
+        "per_fold": per_fold,
+        "mean": _over(np.mean, [row["test"] for row in per_fold]),
+        "sd": _over(_sd, [row["test"] for row in per_fold]),
+        "unseen": {
+            "mean": _over(np.mean, [row["unseen"] for row in per_fold]),
+            "sd": _over(_sd, [row["unseen"] for row in per_fold]),
+            "ensemble": scored(ensemble, **numbers),
+            "selected": unseen_of(chosen["fold"]),
+            "paper_selected": unseen_of(chosen["paper_fold"]),
+        },
+        "selection": chosen,
+        "calibration": {"pooled": calibration(pooled), "ensemble_unseen": calibration(ensemble)},
+        "curves": {"pooled": _curves(pooled, numbers), "unseen": _curves(ensemble, numbers)},
+        "training_curves": [curve for run in runs if (curve := _training_curve(run))],
+        "bootstrap": numbers,
+        "versions": first.environment.get("versions") or {},
+        "git_revision": first.environment.get("git_revision"),
+        "hashes": {
+            "manifest_sha256": data["manifest_sha256"],
+            "split_sha256": data["split_sha256"],
+            "weights_sha256": first.environment.get("weights_sha256"),
+            "predictions_sha256": {str(run.fold): _sha256(run.folder / "predictions.csv") for run in runs},
+        },
+        "seconds": {
+            key: float(sum((run.metrics.get("seconds") or {}).get(key) or 0.0 for run in runs))
+            for key in ("features", "fit", "panels", "total")
+        },
+    }
+
+
+def pooled_predictions(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every image of the ten test folds once, as predicted by the model that did not see it."""
+    return pd.concat([run.rows("test") for run in runs], ignore_index=True)
+
+
+def ensemble_predictions(runs: Sequence[Run]) -> pd.DataFrame:
+    """The unseen fold as predicted by the mean of the models' probabilities.
+
+    Returns:
+        A predictions table with split ``unseen`` and fold 10: one row for each image that all models predicted.
+    """
+    tables = [run.rows("unseen").set_index("image_id") for run in runs]
+    common = [image_id for image_id in tables[0].index if all(image_id in table.index for table in tables[1:])]
+    if not common:
+        raise DataError("no image of the unseen fold was predicted by all models; the runs are of different splits")
+    scores = np.mean([table.loc[common, list(PROBABILITIES)].to_numpy(np.float64) for table in tables], axis=0)
+    films = tables[0].loc[common]
+    return predictions_table(
+        image_id=common,
+        path=list(films["path"]),
+        patient_id=list(films["patient_id"]),
+        label=list(films["label"]),
+        split="unseen",
+        fold=UNSEEN,
+        probabilities=scores,
+    )
+
+
+def _fold_scores(run: Run) -> dict[str, Any]:
+    parts = {part: run.rows(part) for part in ("val", "test", "unseen")}
+    found = {part: point_scores(rows) if len(rows) else None for part, rows in parts.items()}
+    return {"fold": run.fold, "n": len(parts["test"]), **found}
+
+
+def _sd(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _over(statistic: Any, folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A statistic of every number over the folds; None where no fold has it."""
+    return {key: _one_over(statistic, [fold[key] for fold in folds]) for key in folds[0]}
+
+
+def _one_over(statistic: Any, values: Sequence[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return _over(statistic, values)
+    there = [value for value in values if value is not None]
+    found = statistic(there) if there else None
+    return None if found is None else float(found)
+
+
+def _selection(
+    runs: Sequence[Run], per_fold: Sequence[dict[str, Any]], rule: str, data: dict[str, Any], numbers: dict[str, int]
+) -> dict[str, Any]:
+    candidates = [_candidate(row) for row in per_fold]
+    validated = all(candidate["val_accuracy"] is not None for candidate in candidates)
+    fold = choose(candidates, rule) if rule == "paper" or validated else None
+    if rule == "paper":
+        label = "selection score: the unseen fold chose this model and scores it, so the number is optimistic"
+    elif not validated:
+        label = "no model is selected: the runs have no validation films"
+    elif data["validation"] == "test":
+        label = "selected by each model's own test fold, which the protocol calls validation"
+    else:
+        label = "selected by inner validation; the unseen fold was looked at once"
+    tables = [run.rows("unseen").set_index("image_id") for run in runs]
+    common = [image_id for image_id in tables[0].index if all(image_id in table.index for table in tables[1:])]
+    films = tables[0].loc[common].reset_index()
+    right = np.array([(t.loc[common, "prediction"] == t.loc[common, "label"]).to_numpy() for t in tables])
+    report = selection_report(right, cluster_codes(films), seed=numbers["seed"])
+    return {
+        "rule": rule,
+        "fold": fold,
+        "label": label,
+        "candidates": candidates,
+        "paper_fold": choose(candidates, "paper"),
+        **report,
+    }
+
+
+def _candidate(row: dict[str, Any]) -> dict[str, Any]:
+    val, unseen = row["val"] or {}, row["unseen"]
+    covid = CLASSES[0]
+    return {
+        "fold": row["fold"],
+        "val_accuracy": val.get("accuracy"),
+        "val_loss": val.get("loss"),
+        "val_covid19_sensitivity": val["classes"][covid]["sensitivity"] if val else None,
+        "unseen_accuracy": unseen["accuracy"],
+        "unseen_loss": unseen["loss"],
+        "unseen_covid19_sensitivity": unseen["classes"][covid]["sensitivity"],
+    }
+
+
+def _curves(table: pd.DataFrame, numbers: dict[str, int]) -> dict[str, Any]:
+    # A band needs fewer resamples than the end of an interval, and a curve has a hundred points.
+    weights = cluster_weights(cluster_codes(table), min(500, numbers["resamples"]), numbers["seed"])
+    return class_curves(table, weights)
+
+
+def _data(sweep: Sweep) -> dict[str, Any]:
+    first = sweep.runs[0]
+    told = first.metrics.get("data") or {}
+    settings = first.settings.get("data") or {}
+    name = told.get("name") or settings.get("name")
+    split = first.split
+    facts: dict[str, Any] = {
+        "name": name,
+        "synthetic": name == "phantom",
+        "manifest_sha256": told.get("manifest_sha256"),
+        "split_sha256": told.get("split_sha256"),
+        "group": told.get("group") or (first.settings.get("split") or {}).get("group"),
+        "validation": told.get("validation") or (first.settings.get("split") or {}).get("validation"),
+        "view": settings.get("view"),
+        "refused": told.get("refused"),
+        "images": None,
+        "left_out": None,
+        "patients": None,
+        "unknown_patients": None,
+        "per_fold": None,
+        "classes": {},
+    }
+    counts = told.get("counts") or {}
+    for label in CLASSES:
+        part = {name: (counts.get(name) or {}).get(label) or {} for name in ("train", "val", "test", "unseen")}
+        facts["classes"][label] = {
+            "images": None,
+            "train": part["train"].get("films"),
+            "val": part["val"].get("films"),
+            "train_augmented": part["train"].get("inputs"),
+            "test": int((first.rows("test")["label"] == label).sum()),
+            "unseen": int((first.rows("unseen")["label"] == label).sum()),
+            "left_out": None,
+        }
+    if split is not None:
+        used = split[split["fold"] >= 0]
+        facts |= {
+            "images": len(used),
+            "left_out": int((split["fold"] < 0).sum()),
+            "patients": int(used["patient_id"].nunique()),
+            "unknown_patients": int(used["patient_id"].isna().sum()),
+            "per_fold": int(((split["fold"] == first.fold) & (split["label"] == CLASSES[0])).sum()),
+        }
+        for label in CLASSES:
+            facts["classes"][label]["images"] = int((used["label"] == label).sum())
+            facts["classes"][label]["left_out"] = int(((split["fold"] < 0) & (split["label"] == label)).sum())
+    return facts
+
+
+def _model(run: Run) -> dict[str, Any]:
+    model = dict(run.settings.get("model") or {})
+    model["weights_sha256"] = run.environment.get("weights_sha256")
+    model.setdefault("name", None)
+    model.setdefault("weights", None)
+    return model
+
+
+def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
+    notes = []
+    model = runs[0].settings.get("model") or {}
+    if data["synthetic"]:
+        notes.append(
+            "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease."
+        )
+    if model.get("weights") == "random" and model.get("freeze"):
+        notes.append("The backbone is frozen with random weights; the paper's has ImageNet weights.")
+    if data["validation"] == "test":
+        notes.append(
+            "split.validation=test: each test fold chose the checkpoint that it then scored; the pooled numbers are optimistic."
+        )
+    if data["validation"] == "none":
+        notes.append("split.validation=none: the training loss chose the checkpoints.")
+    if data["group"] == "image":
+        notes.append(
+            "split.group=image: films of one patient may lie in training and test; the numbers may be optimistic."
+        )
+    if rule == "paper":
+        notes.append(
+            "selection=paper: the unseen fold chose the model that it then scores; that number is a selection score."
+        )
+    if data["refused"]:
+        notes.append(f"{data['refused']} files were refused; the run folders' refused.csv names them.")
+    if data["unknown_patients"]:
+        notes.append(
+            f"The patient of {data['unknown_patients']} of {data['images']} films is unknown; each counts as a patient of its own."
+        )
+    if data["view"] is not None:
+        notes.append(
+            f"data.view={data['view']}: films of other known views were left out; films of unknown view were kept."
+        )
+    if any((run.settings.get("trainer") or {}).get("fast_dev_run") for run in runs):
+        notes.append("trainer.fast_dev_run: a batch of each split and no checkpoint; the numbers mean nothing.")
+    return notes
+
+
+def _training_curve(run: Run) -> dict[str, Any] | None:
+    file = run.folder / "curves/metrics.csv"
+    if not file.is_file():
+        return None
+    try:
+        table = pd.read_csv(file)
+    except (OSError, ValueError):
+        return None
+    if "epoch" not in table or "train/loss" not in table:
+        return None
+    # Training and validation are logged in rows of their own; an epoch's last value counts.
+    columns = {"train_loss": "train/loss", "val_loss": "val/loss"}
+    found = {
+        key: table.dropna(subset=[c]).groupby("epoch")[c].last() if c in table else pd.Series(dtype=float)
+        for key, c in columns.items()
+    }
+    epochs = [int(epoch) for epoch in found["train_loss"].index]
+    if not epochs:
+        return None
+    val = [_finite(found["val_loss"].get(epoch)) for epoch in epochs]
+    known = [(value, epoch) for value, epoch in zip(val, epochs, strict=True) if value is not None]
+    return {
+        "fold": run.fold,
+        "epoch": epochs,
+        "train_loss": [_finite(found["train_loss"][epoch]) for epoch in epochs],
+        "val_loss": val,
+        "best": min(known)[1] if known else None,
+    }
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+__all__ = ["ensemble_predictions", "pooled_predictions", "summarise"]

@@ -1,0 +1,184 @@
+"""Tests of two methods against statsmodels, scipy and arithmetic from the definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.comparison import (
+    adjust,
+    compare_tables,
+    corrected_resampled_t,
+    delong,
+    holm,
+    mcnemar_exact,
+)
+from covidnet.labels import CLASSES
+from tests.evaluation.tables import random_table
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 9), (9, 1), (5, 5), (0, 12), (31, 64)])
+def test_mcnemar_is_that_of_statsmodels(only_a: int, only_b: int) -> None:
+    expected = 1.0 if only_a + only_b == 0 else mcnemar([[7, only_a], [only_b, 3]], exact=True).pvalue
+    assert mcnemar_exact(only_a, only_b) == pytest.approx(expected)
+
+
+def test_a_negative_count_is_refused() -> None:
+    with pytest.raises(SettingError, match="counts of at least 0"):
+        mcnemar_exact(-1, 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_t_test_is_scipys_with_the_variance_corrected(seed: int) -> None:
+    differences = np.random.default_rng(seed).normal(0.02, 0.03, 10)
+    told = corrected_resampled_t(differences, 1 / 9)
+    plain = stats.ttest_1samp(differences, 0.0)
+    assert told is not None
+    # Only the variance differs: 1/k + n_test/n_train in the place of 1/k.
+    t = plain.statistic * np.sqrt((1 / 10) / (1 / 10 + 1 / 9))
+    assert told["t"] == pytest.approx(t)
+    assert told["df"] == 9
+    assert told["p"] == pytest.approx(2 * stats.t.sf(abs(t), 9))
+    low, high = told["ci"]
+    assert (low + high) / 2 == pytest.approx(differences.mean())
+    expected = plain.confidence_interval()
+    assert high - low == pytest.approx((expected.high - expected.low) * np.sqrt((1 / 10 + 1 / 9) / (1 / 10)))
+
+
+def test_without_variance_equal_folds_are_p_1_and_others_no_test() -> None:
+    same, other = corrected_resampled_t([0.0] * 10, 1 / 9), corrected_resampled_t([0.25] * 10, 1 / 9)
+    assert same is not None
+    assert other is not None
+    assert (same["p"], same["t"]) == (1.0, 0.0)
+    assert (other["p"], other["t"], other["mean_difference"]) == (None, None, 0.25)
+    assert corrected_resampled_t([0.1], 1 / 9) is None
+    with pytest.raises(SettingError, match="test_share=0"):
+        corrected_resampled_t([0.1, 0.2], 0)
+
+
+def placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DeLong's structural components from their definition: every positive against every negative."""
+    pairs = np.sign(scores[positive][:, None] - scores[~positive][None, :]) / 2 + 0.5
+    return pairs.mean(1), pairs.mean(0)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_delong_follows_from_its_definition(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    positive = rng.random(90) < 0.35
+    common = rng.normal(size=90)
+    a, b = common + 1.5 * positive + rng.normal(size=90), common + positive + rng.normal(size=90)
+    if ties:
+        a, b = np.round(a), np.round(b)
+    told = delong(a, b, positive)
+    (v_a, w_a), (v_b, w_b) = placements(a, positive), placements(b, positive)
+    variance = np.var(v_a - v_b, ddof=1) / positive.sum() + np.var(w_a - w_b, ddof=1) / (~positive).sum()
+    assert told["auc_a"] == pytest.approx(v_a.mean())
+    assert told["auc_b"] == pytest.approx(v_b.mean())
+    z = (v_a.mean() - v_b.mean()) / np.sqrt(variance)
+    assert told["z"] == pytest.approx(z)
+    assert told["p"] == pytest.approx(2 * stats.norm.sf(abs(z)))
+    mirrored = delong(b, a, positive)
+    assert mirrored["p"] == pytest.approx(told["p"])
+    assert mirrored["difference"] == pytest.approx(-told["difference"])
+
+
+def test_delong_of_guessing_rejects_about_as_often_as_it_says() -> None:
+    rng, positive = np.random.default_rng(0), np.arange(60) < 30
+    values = [delong(rng.normal(size=60), rng.normal(size=60), positive)["p"] for _ in range(400)]
+    # 5% of 400 is 20, with a standard deviation of 4.4.
+    assert 8 <= sum(p < 0.05 for p in values) <= 34
+
+
+def test_equal_scores_are_p_1_and_a_lone_positive_is_no_test() -> None:
+    scores = np.random.default_rng(0).normal(size=20)
+    assert delong(scores, scores, np.arange(20) < 8)["p"] == 1.0
+    assert delong(scores, scores[::-1], np.arange(20) < 1)["p"] is None
+
+
+def test_holm_is_that_of_statsmodels_and_skips_what_is_no_test() -> None:
+    values = np.random.default_rng(3).random(12) ** 3
+    expected = multipletests(values, method="holm")[1]
+    assert holm(list(values)) == pytest.approx(list(expected))
+    assert holm([*values[:5], None, *values[5:]]) == pytest.approx([*expected[:5], None, *expected[5:]])
+    assert holm([]) == []
+
+
+def pooled(seed: int, skill: float = 1.0) -> pd.DataFrame:
+    parts = []
+    for fold in range(10):
+        part = random_table(18, [seed, fold], skill=skill, fold=fold)  # type: ignore[arg-type]
+        parts.append(part.assign(image_id=f"{fold}-" + part["image_id"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_comparison_counts_as_one_would_by_hand() -> None:
+    a, b = pooled(0, 2.0), pooled(1, 0.5).sample(frac=1, random_state=0)
+    told = compare_tables(a, b, name_a="a", name_b="b")
+    both = a.merge(b, on="image_id", suffixes=("_a", "_b"), validate="1:1")
+    right_a, right_b = both["prediction_a"] == both["label_a"], both["prediction_b"] == both["label_b"]
+    assert told["n"] == 180
+    assert told["accuracy_a"] == pytest.approx(right_a.mean())
+    assert told["difference"] == pytest.approx(right_a.mean() - right_b.mean())
+    assert told["mcnemar"]["only_a"] == ((right_a) & (~right_b)).sum()
+    assert told["mcnemar"]["p"] == pytest.approx(mcnemar(pd.crosstab(right_a, right_b), exact=True).pvalue)
+    by_fold = [(right_a[both["fold_a"] == f].mean() - right_b[both["fold_a"] == f].mean()) for f in range(10)]
+    assert told["t_test"]["mean_difference"] == pytest.approx(np.mean(by_fold))
+    flat = [told["mcnemar"]["p"], told["t_test"]["p"], *(told["delong"][c]["p"] for c in CLASSES)]
+    adjusted = [told["p_holm"]["mcnemar"], told["p_holm"]["t_test"], *(told["p_holm"]["delong"][c] for c in CLASSES)]
+    assert adjusted == pytest.approx(list(multipletests(flat, method="holm")[1]))
+
+
+def test_identical_predictions_give_p_1_everywhere() -> None:
+    told = compare_tables(pooled(0), pooled(0), name_a="a", name_b="again")
+    assert told["difference"] == 0.0
+    assert told["mcnemar"] == {"only_a": 0, "only_b": 0, "p": 1.0}
+    assert told["t_test"]["p"] == 1.0
+    assert {told["delong"][label]["p"] for label in CLASSES} == {1.0}
+    assert told["p_holm"] == {"mcnemar": 1.0, "t_test": 1.0, "delong": dict.fromkeys(CLASSES, 1.0)}
+
+
+def test_other_splits_are_refused() -> None:
+    a, moved, relabelled = pooled(0), pooled(1), pooled(1)
+    moved.loc[0, "fold"] = 5
+    relabelled.loc[3, "label"] = "Normal" if relabelled.loc[3, "label"] != "Normal" else "Pneumonia"
+    for other, image in ((moved, moved.loc[0, "image_id"]), (relabelled, relabelled.loc[3, "image_id"])):
+        with pytest.raises(DataError, match="different splits cannot be compared") as caught:
+            compare_tables(a, other, name_a="one", name_b="two")
+        assert str(image) in str(caught.value)
+        assert "1 images" in str(caught.value)
+    foreign = pooled(1).assign(image_id=lambda t: "x" + t["image_id"])
+    with pytest.raises(DataError, match="360 images"):
+        compare_tables(a, foreign, name_a="one", name_b="two")
+
+
+def test_a_missing_fold_is_refused_or_left_out_as_asked() -> None:
+    a, b = pooled(0), pooled(1).query("fold != 4")
+    with pytest.raises(DataError, match="18 images"):
+        compare_tables(a, b, name_a="one", name_b="two")
+    told = compare_tables(a, b, name_a="one", name_b="two", common_folds=True)
+    assert told["folds"] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert told["n"] == 162
+    with pytest.raises(DataError, match="no fold in common"):
+        compare_tables(a.query("fold == 4"), b, name_a="one", name_b="two", common_folds=True)
+
+
+def test_holm_goes_over_all_comparisons_together() -> None:
+    tables = [pooled(seed, skill) for seed, skill in ((0, 2.0), (1, 1.5), (2, 0.5))]
+    pairs = [compare_tables(tables[0], t, name_a="0", name_b=str(n)) for n, t in enumerate(tables[1:], 1)]
+    values = [
+        p for one in pairs for p in (one["mcnemar"]["p"], one["t_test"]["p"], *(one["delong"][c]["p"] for c in CLASSES))
+    ]
+    expected = multipletests(values, method="holm")[1]
+    found = [
+        p
+        for one in adjust(pairs)
+        for p in (one["p_holm"]["mcnemar"], one["p_holm"]["t_test"], *one["p_holm"]["delong"].values())
+    ]
+    assert found == pytest.approx(list(expected))

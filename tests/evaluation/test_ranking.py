@@ -1,0 +1,98 @@
+"""Areas and curves against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
+from covidnet.evaluation.ranking import (
+    GRID,
+    average_precision,
+    class_curves,
+    precision_recall_points,
+    roc_auc,
+    roc_points,
+)
+from covidnet.labels import CLASSES
+from tests.evaluation.tables import random_table
+
+
+def case(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    positive = rng.random(80) < 0.4
+    scores = rng.normal(size=80) + positive
+    return (np.round(scores) if ties else scores), positive
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_areas_are_those_of_scikit_learn(seed: int, ties: bool) -> None:
+    scores, positive = case(seed, ties)
+    assert roc_auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
+    assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_weights_count_images_as_scikit_learns_do(ties: bool) -> None:
+    scores, positive = case(9, ties)
+    weights = np.random.default_rng(1).integers(0, 4, size=(6, len(scores)))
+    areas, means = roc_auc(scores, positive, weights), average_precision(scores, positive, weights)
+    assert areas.shape == means.shape == (6,)
+    for row, area, mean in zip(weights, areas, means, strict=True):
+        assert area == pytest.approx(roc_auc_score(positive, scores, sample_weight=row), abs=1e-12)
+        assert mean == pytest.approx(average_precision_score(positive, scores, sample_weight=row), abs=1e-12)
+
+
+def test_without_one_side_there_is_no_area() -> None:
+    assert np.isnan(roc_auc([0.1, 0.2], [True, True]))
+    assert np.isnan(roc_auc([0.1, 0.2], [False, False]))
+    assert np.isnan(roc_auc([], []))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_curves_are_those_of_scikit_learn(ties: bool) -> None:
+    scores, positive = case(3, ties)
+    fpr, tpr = roc_points(scores, positive)
+    expected = roc_curve(positive, scores, drop_intermediate=False)
+    np.testing.assert_allclose(fpr, expected[0])
+    np.testing.assert_allclose(tpr, expected[1])
+    recall, precision = precision_recall_points(scores, positive)
+    p, r, _ = precision_recall_curve(positive, scores)
+    np.testing.assert_allclose(precision, p[:-1][::-1])
+    np.testing.assert_allclose(recall, r[:-1][::-1])
+
+
+def test_class_curves_lie_on_scikit_learns_and_in_their_bands() -> None:
+    table = random_table(300, 4, per_patient=2)
+    found = class_curves(table, cluster_weights(cluster_codes(table), 200, 0))
+    assert list(found) == list(CLASSES)
+    for label, column in zip(CLASSES, ("p_covid19", "p_normal", "p_pneumonia"), strict=True):
+        positive = (table["label"] == label).to_numpy()
+        roc, pr = found[label]["roc"], found[label]["pr"]
+        fpr, tpr, _ = roc_curve(positive, table[column], drop_intermediate=False)
+        # Where the curve jumps it has several heights at one rate: the grid has the highest.
+        upper = pd.Series(tpr).groupby(fpr).max()
+        np.testing.assert_allclose(roc["tpr"], np.interp(roc["fpr"], upper.index, upper), atol=1e-9)
+        assert all(
+            low - 0.02 <= mid <= high + 0.02 for low, mid, high in zip(roc["low"], roc["tpr"], roc["high"], strict=True)
+        )
+        assert roc["auc"]["value"] == pytest.approx(roc_auc_score(positive, table[column]), abs=1e-12)
+        assert roc["auc"]["ci"][0] < roc["auc"]["value"] < roc["auc"]["ci"][1]
+        p, r, _ = precision_recall_curve(positive, table[column])
+        for recall, precision in zip(pr["recall"][1:], pr["precision"][1:], strict=True):
+            # The highest threshold that reaches the recall.
+            reached = r[:-1] >= recall - 1e-9
+            assert precision == pytest.approx(p[:-1][reached][-1], abs=1e-9)
+        assert pr["average_precision"]["value"] == pytest.approx(
+            average_precision_score(positive, table[column]), abs=1e-12
+        )
+        assert pr["prevalence"] == pytest.approx(positive.mean())
+    assert len(GRID) == len(found["Normal"]["roc"]["fpr"])
+
+
+def test_an_absent_class_has_no_curve() -> None:
+    table = random_table(60, 1, labels=("COVID-19", "Normal"))
+    assert list(class_curves(table, cluster_weights(cluster_codes(table), 50, 0))) == ["COVID-19", "Normal"]

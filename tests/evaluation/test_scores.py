@@ -1,0 +1,166 @@
+"""All numbers of a table against scikit-learn and statsmodels, and what stands in for a bootstrap that degenerates."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+)
+from statsmodels.stats.proportion import proportion_confint
+
+from covidnet.evaluation.intervals import f1_interval, wilson
+from covidnet.evaluation.predictions import predictions_table
+from covidnet.evaluation.scores import MACRO, point_scores, scored
+from covidnet.labels import CLASSES
+from tests.evaluation.tables import random_table
+
+COLUMNS = ["p_covid19", "p_normal", "p_pneumonia"]
+
+
+@pytest.mark.parametrize(("seed", "ties", "per_patient"), [(0, False, 1), (1, True, 1), (2, False, 3), (3, True, 2)])
+def test_every_value_is_that_of_scikit_learn(seed: int, ties: bool, per_patient: int) -> None:
+    table = random_table(240, seed, ties=ties, per_patient=per_patient)
+    told = scored(table, resamples=200)
+    truth, called = table["label"], table["prediction"]
+    probabilities = table[COLUMNS].to_numpy(np.float64)
+    assert told["n"] == 240
+    assert told["patients"] == table["patient_id"].nunique()
+    assert told["accuracy"]["value"] == pytest.approx(accuracy_score(truth, called))
+    assert told["loss"] == pytest.approx(
+        log_loss(truth, probabilities / probabilities.sum(1, keepdims=True), labels=CLASSES), abs=1e-6
+    )
+    assert told["confusion"] == confusion_matrix(truth, called, labels=CLASSES).tolist()
+    _, sensitivity, f1, support = precision_recall_fscore_support(truth, called, labels=CLASSES, zero_division=0)
+    areas = [roc_auc_score(truth == label, table[column]) for label, column in zip(CLASSES, COLUMNS, strict=True)]
+    for n, label in enumerate(CLASSES):
+        numbers = told["classes"][label]
+        assert numbers["support"] == support[n]
+        assert numbers["sensitivity"]["value"] == pytest.approx(sensitivity[n])
+        assert numbers["specificity"]["value"] == pytest.approx(recall_score(truth != label, called != label))
+        assert numbers["f1"]["value"] == pytest.approx(f1[n])
+        assert numbers["auc"]["value"] == pytest.approx(areas[n])
+        assert numbers["accuracy"]["value"] == pytest.approx(accuracy_score(truth == label, called == label))
+    assert told["macro"]["sensitivity"]["value"] == pytest.approx(recall_score(truth, called, average="macro"))
+    assert told["macro"]["f1"]["value"] == pytest.approx(f1_score(truth, called, average="macro"))
+    assert told["macro"]["auc"]["value"] == pytest.approx(np.mean(areas))
+
+
+def test_proportions_have_the_intervals_of_statsmodels() -> None:
+    table = random_table(240, 5)
+    told = scored(table, resamples=200)
+    for label in CLASSES:
+        positive, called = table["label"] == label, table["prediction"] == label
+        counts = {
+            "sensitivity": (int((positive & called).sum()), int(positive.sum())),
+            "specificity": (int((~positive & ~called).sum()), int((~positive).sum())),
+            "accuracy": (int((positive == called).sum()), len(table)),
+        }
+        for name, (hits, n) in counts.items():
+            estimate = told["classes"][label][name]
+            assert estimate["method"] == "wilson"
+            assert estimate["ci"] == pytest.approx(proportion_confint(hits, n, method="wilson"))
+
+
+def test_the_bootstrapped_intervals_are_those_of_resampled_tables() -> None:
+    """An independent bootstrap, row by row with scikit-learn, gives the same intervals up to chance."""
+    table = random_table(300, 6, per_patient=3)
+    told = scored(table, resamples=3000)
+    rng = np.random.default_rng(11)
+    of_patient = [np.flatnonzero(table["patient_id"] == p) for p in table["patient_id"].unique()]
+    drawn: dict[str, list[float]] = {"accuracy": [], "f1": [], "auc": []}
+    for _ in range(1000):
+        rows = np.concatenate([of_patient[k] for k in rng.integers(0, len(of_patient), len(of_patient))])
+        sample = table.iloc[rows]
+        drawn["accuracy"].append(accuracy_score(sample["label"], sample["prediction"]))
+        drawn["f1"].append(f1_score(sample["label"], sample["prediction"], labels=["Normal"], average=None)[0])
+        drawn["auc"].append(roc_auc_score(sample["label"] == "Normal", sample["p_normal"]))
+    for name, estimate in (
+        ("accuracy", told["accuracy"]),
+        ("f1", told["classes"]["Normal"]["f1"]),
+        ("auc", told["classes"]["Normal"]["auc"]),
+    ):
+        assert estimate["method"] == "bootstrap"
+        low, high = np.percentile(drawn[name], [2.5, 97.5])
+        assert estimate["ci"] == pytest.approx([low, high], abs=0.15 * (high - low))
+
+
+def test_films_of_one_patient_widen_the_interval() -> None:
+    alone = random_table(300, 7)
+    # Every film three times, as three films of the patient that it was of.
+    again = pd.concat([alone.assign(image_id=alone["image_id"] + x) for x in "abc"], ignore_index=True)
+    ends = [scored(t, resamples=1000)["accuracy"]["ci"] for t in (alone, again)]
+    widths = [high - low for low, high in ends]
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)
+    narrow = scored(again.assign(patient_id=np.nan), resamples=1000)["accuracy"]["ci"]
+    assert narrow[1] - narrow[0] < 0.7 * widths[1]
+
+
+def perfect(n: int = 52) -> pd.DataFrame:
+    labels = [label for label in CLASSES for _ in range(n)]
+    scores = 0.9 * np.eye(3)[[CLASSES.index(label) for label in labels]] + 1 / 30
+    return predictions_table(
+        image_id=[str(k) for k in range(3 * n)], path=["x"] * 3 * n, patient_id=[None] * 3 * n, label=labels,
+        split="unseen", fold=10, probabilities=scores / scores.sum(1, keepdims=True),
+    )  # fmt: skip
+
+
+def test_52_of_52_falls_back_to_wilson() -> None:
+    told = scored(perfect(), resamples=200)
+    assert told["accuracy"] == {"value": 1.0, "ci": list(wilson(156, 156) or ()), "method": "wilson"}
+    covid = told["classes"]["COVID-19"]
+    assert covid["sensitivity"]["ci"] == pytest.approx(proportion_confint(52, 52, method="wilson"))
+    assert covid["f1"] == {"value": 1.0, "ci": list(f1_interval(52, 0, 0) or ()), "method": "wilson"}
+    assert covid["auc"] == {"value": 1.0, "ci": list(wilson(52, 52) or ()), "method": "wilson"}
+    for name in MACRO:
+        estimate = told["macro"][name]
+        assert estimate["method"] == "wilson"
+        assert estimate["ci"][0] == pytest.approx(np.mean([told["classes"][c][name]["ci"][0] for c in CLASSES]))
+        assert estimate["ci"][1] == 1.0
+
+
+def test_an_absent_class_has_no_values_and_no_mean_is_made_of_the_rest() -> None:
+    told = scored(random_table(90, 8, labels=("COVID-19", "Normal")), resamples=200)
+    gone = told["classes"]["Pneumonia"]
+    assert gone["support"] == 0
+    assert gone["sensitivity"] == {"value": None, "ci": None, "method": None}
+    assert gone["auc"] == {"value": None, "ci": None, "method": None}
+    assert told["macro"]["sensitivity"]["value"] is None
+    assert told["accuracy"]["value"] is not None
+    json.dumps(told, allow_nan=False)
+
+
+def test_no_image_is_no_value() -> None:
+    told = scored(random_table(30).iloc[:0], resamples=200)
+    assert told["n"] == told["patients"] == 0
+    assert told["accuracy"] == {"value": None, "ci": None, "method": None}
+    assert told["loss"] is told["brier"] is told["ece"] is None
+    json.dumps(told, allow_nan=False)
+
+
+def test_one_patient_alone_falls_back_to_wilson() -> None:
+    table = random_table(30, 9).assign(patient_id="p")
+    told = scored(table, resamples=200)
+    right = int((table["label"] == table["prediction"]).sum())
+    assert told["accuracy"]["method"] == "wilson"
+    assert told["accuracy"]["ci"] == pytest.approx(proportion_confint(right, 30, method="wilson"))
+
+
+def test_points_are_the_same_without_intervals() -> None:
+    table = random_table(120, 10)
+    told, points = scored(table, resamples=200), point_scores(table)
+    assert points["accuracy"] == told["accuracy"]["value"]
+    assert points["loss"] == told["loss"]
+    for name in MACRO:
+        assert points["macro"][name] == told["macro"][name]["value"]
+        for label in CLASSES:
+            assert points["classes"][label][name] == told["classes"][label][name]["value"]

@@ -1,0 +1,114 @@
+"""Sweep folders made of random predictions, for tests that need no training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+
+from covidnet.evaluation.predictions import predictions_table, write_predictions
+from covidnet.labels import CLASSES
+
+SETTINGS: dict[str, Any] = {
+    "fold": 0,
+    "seed": 0,
+    "selection": "inner",
+    "data": {"name": "phantom", "view": None},
+    "split": {"group": "patient", "validation": "inner", "seed": 0},
+    "augment": {"mode": "fixed", "target_per_class": 1070},
+    "model": {"name": "densenet121", "weights": "random", "freeze": True},
+    "optim": {"lr": 1e-3},
+    "trainer": {"max_epochs": 20, "fast_dev_run": False},
+}
+
+
+def split_table(per_fold: int = 6, seed: int = 0) -> pd.DataFrame:
+    """A split of eleven folds with `per_fold` images of each class; patients have one to three images in one fold."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for fold in range(11):
+        for at, label in enumerate(CLASSES):
+            patient = -1
+            for n in range(per_fold):
+                patient += int(n == 0 or rng.random() < 0.6)
+                rows.append((f"{seed:04x}{fold:02d}{at}{n:03d}{0:06x}", f"{label}/{fold}-{n}.png", label,
+                             f"p{fold}-{at}-{patient}", "PA", "here", fold))  # fmt: skip
+    columns = ["image_id", "path", "label", "patient_id", "view", "source", "fold"]
+    return pd.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
+
+
+def random_probabilities(labels: Iterable[str], skill: float, rng: np.random.Generator) -> np.ndarray:
+    """(n, 3) probabilities that favour the true class by `skill` on the scale of logits; 0 is guessing."""
+    truth = np.array([CLASSES.index(label) for label in labels])
+    logits = rng.normal(size=(len(truth), 3)) + skill * np.eye(3)[truth]
+    scores = np.exp(logits)
+    return scores / scores.sum(1, keepdims=True)
+
+
+def write_run(
+    folder: Path,
+    split: pd.DataFrame,
+    fold: int,
+    *,
+    skill: float = 1.5,
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    change: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+) -> Path:
+    """One run folder with random predictions.
+
+    Args:
+        folder: the run folder.
+        split: as `split_table` gives it.
+        fold: the test fold.
+        skill: how much better than guessing.
+        seed: of the predictions.
+        settings: of config.yaml, on top of `SETTINGS`.
+        change: what is done to the predictions before they are written.
+    """
+    rng = np.random.default_rng([seed, fold])
+    folder.mkdir(parents=True)
+    parts = {"test": fold, "unseen": 10, "val": (fold + 1) % 10}
+    tables = []
+    for name, number in parts.items():
+        films = split[split["fold"] == number]
+        tables.append(
+            predictions_table(
+                image_id=list(films["image_id"]),
+                path=list(films["path"]),
+                patient_id=list(films["patient_id"]),
+                label=list(films["label"]),
+                split=name,
+                fold=fold,
+                probabilities=random_probabilities(films["label"], skill, rng),
+            )  # fmt: skip
+        )
+    table = pd.concat(tables, ignore_index=True)
+    write_predictions(change(table) if change else table, folder / "predictions.csv")
+    own = OmegaConf.merge(SETTINGS, settings or {}, {"fold": fold})
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(own))
+    split.to_csv(folder / "split.csv", index=False)
+    counts = {part: {label: {"films": 40, "inputs": 90} for label in CLASSES} for part in ("train", "val")}
+    metrics = {
+        "fold": fold, "seed": 0, "splits": {}, "seconds": {"features": 0.1, "fit": 2.0, "total": 3.0},
+        "data": {
+            "name": "phantom", "manifest_sha256": "a" * 64, "split_sha256": f"{len(split):064x}", "group": "patient",
+            "validation": own.split.validation, "refused": 0, "counts": counts,
+        },
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "environment.json").write_text(json.dumps({"versions": {"torch": "2.15"}, "weights_sha256": "b" * 64}))
+    return folder
+
+
+def write_sweep(folder: Path, folds: Iterable[int] = range(10), split: pd.DataFrame | None = None, **run: Any) -> Path:
+    """A sweep folder; arguments of `write_run` are passed on."""
+    table = split_table() if split is None else split
+    for fold in folds:
+        write_run(folder / f"fold={fold}", table, fold, **run)
+    return folder

@@ -1,0 +1,154 @@
+"""Sweep folders: what is finished is found, and every oddity is one clear line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from covidnet.errors import DataError
+from covidnet.sweep import read_sweep
+from tests.sweeps import split_table, write_run, write_sweep
+
+
+def only(problems: list[str]) -> str:
+    assert len(problems) == 1, problems
+    assert "\n" not in problems[0]
+    return problems[0]
+
+
+def test_a_whole_sweep_has_ten_folds_and_no_problem(tmp_path: Path) -> None:
+    sweep = read_sweep(write_sweep(tmp_path / "sweep"))
+    assert sweep.folds == list(range(10))
+    assert sweep.problems == []
+    assert sweep.name == "sweep"
+    assert sweep.runs[4].fold == 4
+    assert len(sweep.runs[4].rows("test")) == 18
+
+
+def test_a_missing_fold_is_named_with_the_command_that_runs_it(tmp_path: Path) -> None:
+    sweep = read_sweep(write_sweep(tmp_path / "sweep", [0, 1, 2, 3, 4, 5, 6, 8, 9]))
+    problem = only(sweep.problems)
+    assert "fold 7: no finished run" in problem
+    assert "9 of 10 folds" in problem
+    assert "fold=7" in problem
+
+
+def test_a_crashed_run_is_named_with_its_last_error(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", range(9))
+    (folder / "fold=9").mkdir()
+    (folder / "fold=9/train.log").write_text(
+        "2026-01-01 10:00:00,000 INFO covidnet.x: hello\n2026-01-01 10:00:01,000 ERROR covidnet.config: error: no space\n"
+    )
+    problems = read_sweep(folder).problems
+    assert problems[0] == "fold=9: the run did not finish: no space"
+    assert "fold 9: no finished run" in problems[1]
+
+
+def test_a_run_that_was_killed_left_no_error(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", range(9))
+    (folder / "fold=9/.hydra").mkdir(parents=True)
+    (folder / "fold=9/.hydra/config.yaml").write_text("fold: 9\n")
+    assert read_sweep(folder).problems[0] == "fold=9: the run did not finish: it left no log"
+
+
+def test_of_two_runs_of_a_fold_the_newer_is_reported(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep"), split_table()
+    newer = write_run(folder / "fold=3-again", split, 3, seed=5)
+    sweep = read_sweep(folder)
+    assert only(sweep.problems) == "fold 3: two runs, fold=3 and fold=3-again; fold=3-again, the newer, is reported"
+    assert sweep.runs[3].folder == newer
+
+
+def test_a_run_with_other_settings_is_left_out_and_the_setting_named(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+    write_run(folder / "fold=9", split, 9, settings={"seed": 1})
+    sweep = read_sweep(folder)
+    assert sweep.folds == list(range(9))
+    assert "fold=9: left out: other settings than fold=0 (seed=1, not 0)" in sweep.problems
+
+
+def test_how_a_run_was_carried_out_makes_no_difference(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+    write_run(folder / "fold=9", split, 9, settings={"trainer": {"accelerator": "gpu"}, "progress": True})
+    assert read_sweep(folder).problems == []
+
+
+def test_predictions_of_other_images_are_left_out(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+
+    def other_ids(table: pd.DataFrame) -> pd.DataFrame:
+        test = table["split"] == "test"
+        return table.assign(image_id=table["image_id"].where(~test, "ffff" + table["image_id"]))
+
+    write_run(folder / "fold=9", split, 9, change=other_ids)
+    sweep = read_sweep(folder)
+    assert sweep.folds == list(range(9))
+    assert sweep.problems[0].startswith(
+        "fold=9: left out: 18 predictions of the test split are of images outside fold 9"
+    )
+
+
+def test_images_without_a_prediction_are_counted(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+    write_run(
+        folder / "fold=9", split, 9, change=lambda t: t[t["image_id"] != t.query("split == 'test'")["image_id"].min()]
+    )
+    assert "fold=9: 1 images of its test split have no prediction" in only(read_sweep(folder).problems)
+
+
+def test_a_class_without_predictions_is_named_and_the_rest_reported(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+    write_run(folder / "fold=9", split, 9, change=lambda t: t[(t["split"] != "test") | (t["label"] != "Normal")])
+    sweep = read_sweep(folder)
+    assert sweep.folds == list(range(10))
+    assert any("no image of Normal in its test split" in problem for problem in sweep.problems)
+
+
+def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    file = folder / "fold=2/predictions.csv"
+    file.write_text(file.read_text().replace(",COVID-19,", ",Covid,", 1))
+    problems = read_sweep(folder).problems
+    assert problems[0].startswith("fold=2: left out: ")
+    assert "predictions.csv" in problems[0]
+    assert "unknown" in problems[0]
+
+
+def test_folds_of_another_split_are_left_out(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", range(9))
+    write_run(folder / "fold=9", split_table(per_fold=5, seed=1), 9)
+    problems = read_sweep(folder).problems
+    assert "split_sha256" in problems[0]
+    assert read_sweep(folder).folds == list(range(9))
+
+
+def test_saved_predictions_alone_are_enough(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    for file in [*folder.glob("*/config.yaml"), *folder.glob("*/metrics.json"), *folder.glob("*/environment.json")]:
+        file.unlink()
+    sweep = read_sweep(folder)
+    assert sweep.folds == list(range(10))
+    assert sweep.problems == []
+
+
+def test_the_report_of_before_is_no_run(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    shutil.copytree(folder / "fold=0", folder / "report")
+    assert read_sweep(folder).problems == []
+
+
+def test_a_single_run_folder_is_a_sweep_of_one(tmp_path: Path) -> None:
+    sweep = read_sweep(write_sweep(tmp_path / "sweep") / "fold=4")
+    assert sweep.folds == [4]
+    assert "1 of 10 folds" in only(sweep.problems)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
+def test_a_folder_without_runs_is_one_line(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    make(tmp_path / "sweep")
+    with pytest.raises(DataError, match=r"no such folder|nothing to report") as caught:
+        read_sweep(tmp_path / "sweep")
+    assert "\n" not in str(caught.value)
