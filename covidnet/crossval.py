@@ -142,12 +142,28 @@ def _comparisons(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
     from covidnet.sweep_summary import pooled_predictions
 
     pooled = [pooled_predictions(sweep.runs) for sweep in sweeps]
+    share = max(_test_share(sweep) for sweep in sweeps)
     found = [
-        compare_tables(pooled[a], pooled[b], name_a=sweeps[a].name, name_b=sweeps[b].name, common_folds=True)
+        compare_tables(
+            pooled[a],
+            pooled[b],
+            name_a=sweeps[a].name,
+            name_b=sweeps[b].name,
+            common_folds=True,
+            test_share=share,
+        )
         for a in range(len(sweeps))
         for b in range(a + 1, len(sweeps))
     ]
     return adjust(found)
+
+
+def _test_share(sweep: Sweep) -> float:
+    """Test films for each training film in a fold; of ten folds nine are trained on where the runs do not say."""
+    run = sweep.runs[0]
+    counts = ((run.metrics.get("data") or {}).get("counts") or {}).get("train") or {}
+    trained_on = sum(of_class["films"] for of_class in counts.values())
+    return len(run.rows("test")) / trained_on if trained_on else 1.0 / 9.0
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -132,7 +132,8 @@ class FoldSetup:
         """The store that fits the data's transforms and the backbone."""
         films, s = datamodule.films(datamodule.rows["test"]), self.settings
         engine = s["features"]["engine"]
-        description = store_description(films, s["model"]["name"], module.classifier.backbone_hash(), engine)
+        backbone = module.classifier.backbone
+        description = store_description(films, backbone.name, module.classifier.backbone_hash(), engine)
         return FeatureStore(self.cache / "features", description, module.classifier.backbone.features_dim)
 
     def engine(self, module: ClassificationModule, store: FeatureStore) -> nn.Module:

@@ -228,11 +228,13 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
         for part, fold in expected.items():
             there, wanted = set(run.rows(part)["image_id"]), set(split.loc[split["fold"] == fold, "image_id"])
             if foreign := sorted(there - wanted):
-                wrong = f"{len(foreign)} predictions of the {part} split are of images outside fold {fold}, such as {foreign[0]}"
+                wrong = f"{len(foreign)} predictions of the {part} split are of images outside fold {fold}"
+                wrong += f", such as {foreign[0]}"
                 break
             if absent := sorted(wanted - there):
                 problems.append(
-                    f"{_label(run.folder)}: {len(absent)} images of its {part} split have no prediction, such as {absent[0]}"
+                    f"{_label(run.folder)}: {len(absent)} images of its {part} split have no prediction, "
+                    f"such as {absent[0]}"
                 )
         if wrong:
             problems.append(f"{_label(run.folder)}: left out: {wrong}; run the fold again")

@@ -264,7 +264,8 @@ def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
         notes.append("The backbone is frozen with random weights; the paper's has ImageNet weights.")
     if data["validation"] == "test":
         notes.append(
-            "split.validation=test: each test fold chose the checkpoint that it then scored; the pooled numbers are optimistic."
+            "split.validation=test: each test fold chose the checkpoint that it then scored; "
+            "the pooled numbers are optimistic."
         )
     if data["validation"] == "none":
         notes.append("split.validation=none: the training loss chose the checkpoints.")
@@ -280,7 +281,8 @@ def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
         notes.append(f"{data['refused']} files were refused; the run folders' refused.csv names them.")
     if data["unknown_patients"]:
         notes.append(
-            f"The patient of {data['unknown_patients']} of {data['images']} films is unknown; each counts as a patient of its own."
+            f"The patient of {data['unknown_patients']} of {data['images']} films is unknown; "
+            "each counts as a patient of its own."
         )
     if data["view"] is not None:
         notes.append(

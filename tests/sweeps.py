@@ -86,7 +86,7 @@ def write_run(
                 split=name,
                 fold=fold,
                 probabilities=random_probabilities(films["label"], skill, rng),
-            )  # fmt: skip
+            )
         )
     table = pd.concat(tables, ignore_index=True)
     write_predictions(change(table) if change else table, folder / "predictions.csv")

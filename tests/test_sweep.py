@@ -40,7 +40,8 @@ def test_a_crashed_run_is_named_with_its_last_error(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep", range(9))
     (folder / "fold=9").mkdir()
     (folder / "fold=9/train.log").write_text(
-        "2026-01-01 10:00:00,000 INFO covidnet.x: hello\n2026-01-01 10:00:01,000 ERROR covidnet.config: error: no space\n"
+        "2026-01-01 10:00:00,000 INFO covidnet.x: hello\n"
+        "2026-01-01 10:00:01,000 ERROR covidnet.config: error: no space\n"
     )
     problems = read_sweep(folder).problems
     assert problems[0] == "fold=9: the run did not finish: no space"

@@ -22,16 +22,17 @@ class PredictionWriter(pl.Callback):
 
     def __init__(self) -> None:
         self.collected: dict[str, dict[str, np.ndarray]] = {}
+        self.extras: dict[str, dict[str, dict[str, float]]] = {}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget what another model said."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self.collected.pop("val", None)
+            self._forget("val")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget what another model said."""
         for stage in STAGES_OF_TEST:
-            self.collected.pop(stage, None)
+            self._forget(stage)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -48,9 +49,16 @@ class PredictionWriter(pl.Callback):
         """Keep a batch of the test fold or the unseen fold."""
         self._keep(STAGES_OF_TEST[dataloader_idx], outputs, batch)
 
+    def _forget(self, stage: str) -> None:
+        self.collected.pop(stage, None)
+        self.extras.pop(stage, None)
+
     def _keep(self, stage: str, outputs: Any, batch: Any) -> None:
         probabilities = outputs["logits"].float().softmax(1).cpu().numpy()
         self.collected.setdefault(stage, {}).update(zip(batch["image_id"], probabilities, strict=True))
+        for name, values in outputs.get("extras", {}).items():
+            found = self.extras.setdefault(stage, {}).setdefault(name, {})
+            found.update(zip(batch["image_id"], values.float().cpu().tolist(), strict=True))
 
     def table(self, rows: dict[str, pd.DataFrame], fold: int) -> pd.DataFrame:
         """The predictions table.
@@ -74,6 +82,10 @@ class PredictionWriter(pl.Callback):
                     split=stage,
                     fold=fold,
                     probabilities=np.array([found[image_id] for image_id in films["image_id"]]),
+                    extras={
+                        name: np.array([values[image_id] for image_id in films["image_id"]])
+                        for name, values in self.extras.get(stage, {}).items()
+                    },
                 )
             )
         return pd.concat(parts, ignore_index=True)

@@ -20,6 +20,9 @@ from covidnet.progress import available_cores
 
 PARTS = ("train", "val", "test", "unseen")
 
+# Bytes of films that the readers of one part may keep together: 20,000 films of 224 x 224 pixels.
+_MEMORY = 1 << 30
+
 
 class FoldDataModule(pl.LightningDataModule):
     """Training, validation, test and unseen films of one fold.
@@ -115,8 +118,8 @@ class FoldDataModule(pl.LightningDataModule):
         """
         self.features = features
 
-    def films(self, rows: pd.DataFrame, *, online: bool = False) -> FilmDataset:
-        """The dataset of some rows, read from files."""
+    def films(self, rows: pd.DataFrame, *, online: bool = False, memory: int = 0) -> FilmDataset:
+        """The dataset of some rows, read from files; `memory` as in `FilmDataset`."""
         operators = self.copies.operators if self.copies else self.online or Operators()
         return FilmDataset(
             rows,
@@ -126,6 +129,7 @@ class FoldDataModule(pl.LightningDataModule):
             operators=operators,
             online=online_augmentation(self.online) if online and self.online is not None else None,
             reading=self.reading,
+            memory=memory,
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -148,7 +152,10 @@ class FoldDataModule(pl.LightningDataModule):
             return DataLoader(dataset, self.batch_size, shuffle=shuffle, generator=generator, collate_fn=whole_batch)
         workers = min(self.num_workers, max(len(rows) - 1, 0) // self.batch_size)
         return DataLoader(
-            self.films(rows, online=part == "train"),
+            # Films of an unseen or test fold are read once or twice.
+            self.films(
+                rows, online=part == "train", memory=_MEMORY // max(workers, 1) if part in ("train", "val") else 0
+            ),
             self.batch_size,
             shuffle=shuffle,
             generator=generator,

@@ -34,6 +34,8 @@ class FilmDataset(Dataset[dict[str, Any]]):
         operators: what the names in the column operator mean.
         online: random augmentation of film and seed, on top; None for none.
         reading: keyword arguments of `read_image`.
+        memory: bytes of finished films that are kept in this process after their first reading. A network that is
+            trained whole sees every film in every epoch, and reading one takes longer than a small network does.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class FilmDataset(Dataset[dict[str, Any]]):
         operators: Operators | None = None,
         online: Callable[[Film, int], Film] | None = None,
         reading: dict[str, Any] | None = None,
+        memory: int = 0,
     ) -> None:
         self.image_ids = list(rows["image_id"])
         self.paths = list(rows["path"])
@@ -58,13 +61,15 @@ class FilmDataset(Dataset[dict[str, Any]]):
         self.operators = operators or Operators()
         self.online = online
         self.reading = reading or {}
+        self.memory = memory
+        self._kept: dict[tuple[str, str], Film] = {}
         self._last: tuple[str, Film] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        film = self.operators.apply(self.operators_of_rows[index], self._square(index))
+        film = self._film(index)
         if self.online is not None:
             # The seed comes from torch, whose generator differs from epoch to epoch and from worker to worker.
             film = self.online(film, int(torch.randint(2**31, ()).item()))
@@ -74,6 +79,17 @@ class FilmDataset(Dataset[dict[str, Any]]):
             "image_id": self.image_ids[index],
             "row": index,
         }
+
+    def _film(self, index: int) -> Film:
+        """The square film under its fixed operator, from memory where it is kept."""
+        key = (self.sha256[index], self.operators_of_rows[index])
+        if key in self._kept:
+            return self._kept[key]
+        film = self.operators.apply(key[1], self._square(index))
+        # All films are of one size, so that their number tells the bytes.
+        if (len(self._kept) + 1) * film.nbytes <= self.memory:
+            self._kept[key] = film
+        return film
 
     def _square(self, index: int) -> Film:
         # A film and its copies stand side by side in a feature pass: it is read and decoded once for all of them.

@@ -87,8 +87,9 @@ def area_estimate(value: float, resampled: npt.ArrayLike, positive: npt.NDArray[
     """An area under a ROC curve with its interval.
 
     Where the bootstrap degenerates, as with perfect separation, the interval is Wilson's on min(positives, negatives)
-    trials: that many pairs share no image, and the area is the share of pairs in the right order. It is wide rather
-    than narrow.
+    trials: that many pairs share no image, and the area is the share of pairs in the right order. Where that is no
+    whole number of pairs the lower end is that of the next lower one, the upper that of the next higher one. It is wide
+    rather than narrow.
 
     Args:
         value: the area, or NaN where a class is absent.
@@ -103,6 +104,8 @@ def area_estimate(value: float, resampled: npt.ArrayLike, positive: npt.NDArray[
     found, method = percentile_interval(resampled), "bootstrap"
     if found is None:
         pairs = int(min(positive.sum(), (~positive).sum()))
-        # Rounded down, so that an area just below 1 is not taken for 1.
-        found, method = wilson(int(np.floor(value * pairs + 1e-9)), pairs), "wilson"
+        # Rounded outwards: an area just below 1 is not taken for 1, and the interval holds its own area.
+        lower = wilson(int(np.floor(value * pairs + 1e-9)), pairs)
+        upper = wilson(int(np.ceil(value * pairs - 1e-9)), pairs)
+        found, method = (None if lower is None or upper is None else (lower[0], upper[1])), "wilson"
     return {"value": float(value), "ci": None if found is None else list(found), "method": method if found else None}

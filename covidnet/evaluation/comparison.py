@@ -42,7 +42,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return float(stats.binomtest(only_a, n, 0.5).pvalue) if n else 1.0
 
 
-def corrected_resampled_t(differences: Sequence[float], test_share: float) -> dict[str, float | None] | None:
+def corrected_resampled_t(differences: Sequence[float], test_share: float) -> dict[str, Any] | None:
     """The t-test of a difference over cross-validation folds, corrected for training parts that overlap.
 
     The usual t-test takes folds for independent, which they are not, and finds differences where there are none. The
@@ -77,11 +77,11 @@ def corrected_resampled_t(differences: Sequence[float], test_share: float) -> di
             "p": 1.0 if same else None,
             "mean_difference": mean,
             "ci": [0.0, 0.0] if same else None,
-        }  # type: ignore[dict-item]
+        }
     error = spread * sqrt(1.0 / k + test_share)
     t, half = mean / error, float(stats.t.ppf(0.975, k - 1)) * error
     p = float(2.0 * stats.t.sf(abs(t), k - 1))
-    return {"t": t, "df": k - 1, "p": p, "mean_difference": mean, "ci": [mean - half, mean + half]}  # type: ignore[dict-item]
+    return {"t": t, "df": k - 1, "p": p, "mean_difference": mean, "ci": [mean - half, mean + half]}
 
 
 def delong(scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, positive: npt.ArrayLike) -> dict[str, Any]:
@@ -150,7 +150,13 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 
 
 def compare_tables(
-    a: pd.DataFrame, b: pd.DataFrame, *, name_a: str, name_b: str, common_folds: bool = False
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    *,
+    name_a: str,
+    name_b: str,
+    common_folds: bool = False,
+    test_share: float = 1.0 / 9.0,
 ) -> dict[str, Any]:
     """Compare two methods on their pooled out-of-fold predictions.
 
@@ -160,6 +166,7 @@ def compare_tables(
         name_a: what to call the first.
         name_b: what to call the second.
         common_folds: leave out folds that one of the two lacks, rather than refuse.
+        test_share: n_test / n_train of a fold, for `corrected_resampled_t`; more than 1/9 with inner validation.
 
     Returns:
         ``a``, ``b``, ``folds``, ``n``, the two accuracies and their ``difference`` (first minus second), ``mcnemar``,
@@ -167,13 +174,18 @@ def compare_tables(
         tests adjusted together. `adjust` does it over several comparisons.
 
     Raises:
-        DataError: the two are not of the same images in the same folds with the same labels.
+        DataError: the two are not of the same images in the same folds with the same labels, or hold an image twice.
     """
     folds = sorted({*a["fold"]} & {*b["fold"]})
     if common_folds:
         a, b = a[a["fold"].isin(folds)], b[b["fold"].isin(folds)]
     if not folds or not len(a):
         raise DataError(f"{name_a} and {name_b}: no fold in common; different splits cannot be compared")
+    for name, table in ((name_a, a), (name_b, b)):
+        twice = sorted(set(table["image_id"][table["image_id"].duplicated()]))
+        if twice:
+            # It would count twice in every test.
+            raise DataError(f"{name}: {len(twice)} images are there twice, such as {twice[0]}; give each image once")
     one, other = a.set_index("image_id"), b.set_index("image_id")
     apart = sorted(set(one.index) ^ set(other.index))
     if not apart:
@@ -197,8 +209,7 @@ def compare_tables(
         "accuracy_b": float(right_b.mean()),
         "difference": float(right_a.mean() - right_b.mean()),
         "mcnemar": {"only_a": only_a, "only_b": only_b, "p": mcnemar_exact(only_a, only_b)},
-        # Of ten folds nine are trained on, less an inner validation part that both methods share.
-        "t_test": corrected_resampled_t(list(by_fold), 1.0 / 9.0),
+        "t_test": corrected_resampled_t(list(by_fold), test_share),
         "delong": {
             label: delong(one[column], other[column], one["label"] == label)
             for label, column in zip(CLASSES, PROBABILITIES, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,9 @@ COLUMNS: tuple[str, ...] = (
 )
 """The columns of predictions.csv, in their order."""
 
+EXTRAS: tuple[str, ...] = ("predictive_entropy", "mutual_information", "anomaly_score")
+"""Numbers that some models give beside the classes: columns after `COLUMNS` in their files, absent from others'."""
+
 _ALLOWED = {"label": CLASSES, "prediction": CLASSES, "split": SPLITS}
 _SUM_TOLERANCE = 1e-3
 
@@ -45,6 +48,7 @@ def predictions_table(
     split: str | Sequence[str],
     fold: int | Sequence[int],
     probabilities: npt.ArrayLike,
+    extras: Mapping[str, npt.ArrayLike] | None = None,
 ) -> pd.DataFrame:
     """Build a predictions table from its columns; the predicted class is that of the largest probability.
 
@@ -56,6 +60,7 @@ def predictions_table(
         split: one of `SPLITS` for all images, or one per image.
         fold: the fold for all images, or one per image; -1..10.
         probabilities: (n, 3), in the order of `CLASSES`, each row summing to 1. Kept as float32.
+        extras: (n,) numbers by names of `EXTRAS`. Kept as float32.
 
     Returns:
         A checked table with the columns `COLUMNS`.
@@ -91,6 +96,11 @@ def predictions_table(
     columns |= {name: scores[:, at] for at, name in enumerate(PROBABILITIES)}
     # A row of NaN has no largest value: argmax gives some class, and the check below then refuses the row by its NaN.
     columns["prediction"] = [CLASSES[at] for at in scores.argmax(axis=1)]
+    for name, extra in (extras or {}).items():
+        numbers = np.asarray(extra, dtype=np.float32)
+        if len(numbers) != n:
+            raise DataError(f"{name}: {len(numbers)} values for {n} images; give one for each image_id")
+        columns[name] = numbers
     return validate_predictions(pd.DataFrame(columns))
 
 
@@ -98,12 +108,12 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
     """Check a predictions table and bring it into its one form.
 
     Args:
-        table: any table with at least the columns `COLUMNS`; other columns are left out.
+        table: any table with at least the columns `COLUMNS`, and any of `EXTRAS`; other columns are left out.
         source: what to call the table in an error, such as its path.
 
     Returns:
-        A new table: `COLUMNS` in order, rows as they came and numbered from 0, text as str, fold as int64,
-        probabilities as float32, a missing patient_id as NaN.
+        A new table: `COLUMNS` in order and those of `EXTRAS` that there are, rows as they came and numbered from 0,
+        text as str, fold as int64, probabilities and extras as float32, a missing patient_id or extra as NaN.
 
     Raises:
         DataError: a column is missing, a value is missing (patient_id may be), a label, prediction or split is unknown,
@@ -164,7 +174,10 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
     for row, key in enumerate(zip(columns["image_id"], columns["split"], strict=True)):
         if seen.setdefault(key, row) != row:
             raise refuse(row, "image_id", f"already in row {seen[key] + 1} of split {key[1]!r}; keep one of the two")
-    return pd.DataFrame(columns, columns=list(COLUMNS))
+    extras = [name for name in EXTRAS if name in table.columns]
+    for name in extras:
+        columns[name] = np.array([_number(cell) for cell in table[name]], dtype=np.float32)
+    return pd.DataFrame(columns, columns=[*COLUMNS, *extras])
 
 
 def _number(cell: object) -> float:

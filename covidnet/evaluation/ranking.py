@@ -173,11 +173,12 @@ def _upper(fpr: npt.NDArray[np.float64], tpr: npt.NDArray[np.float64]) -> npt.ND
 
 def _precisions(hits: npt.NDArray[np.float64], misses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Precision at the first threshold that reaches each recall of the grid."""
-    recall = hits / hits[-1]
-    at = np.maximum(np.searchsorted(recall, GRID - 1e-12, side="left"), 1)
+    recall, called = hits / hits[-1], hits + misses
+    # A resample may lack the images of the highest scores: its curve begins at the first score that it has.
+    first = int(np.argmax(called > 0))
+    at = np.maximum(np.searchsorted(recall, GRID - 1e-12, side="left"), first)
     at = np.minimum(at, len(recall) - 1)
-    called = hits[at] + misses[at]
-    return np.where(called > 0, hits[at] / np.maximum(called, 1e-300), 1.0)
+    return np.asarray(hits[at] / called[at])
 
 
 def _band(curves: npt.NDArray[np.float64]) -> dict[str, list[float] | None]:

@@ -48,7 +48,12 @@ def choose(candidates: Sequence[Mapping[str, Any]], rule: str = "inner") -> int:
         raise DataError("selection: there is no model to choose from")
     part = "val" if rule == "inner" else "unseen"
     if any(candidate.get(f"{part}_accuracy") is None for candidate in candidates):
-        raise SettingError("selection", rule, "paper", f"the runs have no {part} predictions to choose by")
+        raise SettingError(
+            "selection",
+            rule,
+            "paper" if rule == "inner" else "inner",
+            f"the runs have no {part} predictions to choose by",
+        )
 
     def rank(candidate: Mapping[str, Any]) -> tuple[float, float, float, int]:
         sensitivity, loss = candidate.get(f"{part}_covid19_sensitivity"), candidate.get(f"{part}_loss")

@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from covidnet.errors import WeightsError
+from covidnet.labels import CLASSES
+from covidnet.learning.losses import deviation_loss
 from covidnet.models.classifier import Classifier, build_classifier
+from covidnet.models.heads import AnomalyHead
+
+ANOMALY = CLASSES.index("COVID-19")
+"""The class that an `AnomalyHead` takes for the anomaly."""
 
 STAGES_OF_TEST = ("test", "unseen")
 """Names of the two test loaders, in their order."""
@@ -40,6 +46,7 @@ class ClassificationModule(pl.LightningModule):
         self.save_hyperparameters()
         self.classifier: Classifier = build_classifier(**model)
         self.optim = optim
+        self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
         self.monitor = monitor
         self._sums: dict[str, list[Tensor]] = {}
 
@@ -74,28 +81,31 @@ class ClassificationModule(pl.LightningModule):
         """One step on training films."""
         return self._step(batch, "train")["loss"]
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One step on validation films."""
         return self._step(batch, "val")
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """One step on the test fold (loader 0) or the unseen fold (loader 1)."""
         return self._step(batch, STAGES_OF_TEST[dataloader_idx])
 
-    def _step(self, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-        labels = batch["label"]
-        if "features" in batch:
-            logits = self.classifier.classify(batch["features"])
-        else:
-            logits = self(batch["image"].to(memory_format=torch.channels_last))
+    def _step(self, batch: dict[str, Any], stage: str) -> dict[str, Any]:
+        labels, features = batch["label"], batch.get("features")
+        if features is None:
+            features = self.classifier.features(batch["image"].to(memory_format=torch.channels_last))
+        logits = self.classifier.classify(features)
         loss = cross_entropy(logits, labels)
+        if isinstance(self.classifier.head, AnomalyHead):
+            scores = self.classifier.head.scores(features)
+            loss = loss + self.anomaly_weight * deviation_loss(scores, labels == ANOMALY)
         with torch.no_grad():
             right = (logits.argmax(1) == labels).sum()
             # Summed here and logged once: logging costs more than a whole step of a linear head does.
             self._sums.setdefault(stage, []).append(
                 torch.stack([loss * len(labels), right, right.new_tensor(len(labels))])
             )
-        return {"loss": loss, "logits": logits.detach()}
+            extras = {} if stage == "train" else self.classifier.extras(features)
+        return {"loss": loss, "logits": logits.detach(), "extras": extras}
 
     def on_train_epoch_end(self) -> None:
         """Log ``train/loss`` and ``train/accuracy``."""

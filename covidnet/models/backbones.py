@@ -2,65 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import densenet121
 
-from covidnet.errors import SettingError
-from covidnet.models.weights import State, chest_state, fit_state, imagenet_state, load_state
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """How an 8-bit grey film becomes the input of a network.
-
-    The grey values are scaled to 0..1, repeated over the channels, then ``(value - mean) / std``.
-
-    Args:
-        channels: 1 or 3.
-        mean: one value per channel, on the scale 0..1.
-        std: one value per channel, on the same scale.
-        size: height and width of the input in pixels.
-    """
-
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int
-
-
-IMAGENET_SPEC = InputSpec(3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
-"""What torchvision's weights expect, and what networks with random weights get."""
-
-CHEST_SPEC = InputSpec(1, (0.5,), (0.5 / 1024,), 224)
-"""What torchxrayvision's weights expect: one channel, black at -1024 and white at 1024."""
-
-_DENSENET121_FEATURES = 1024
+from covidnet.errors import WeightsError
+from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC, InputSpec
+from covidnet.models.networks import NETWORKS, TIMM, network_of
+from covidnet.models.weights import State, chest_state, fit_state, imagenet_state, load_state, timm_state
 
 
 class Backbone(nn.Module):
     """A convolutional network without its classifier.
 
     Args:
-        features: the layers from images (N, C, H, W) to maps (N, D, h, w), before the last ReLU.
+        features: the layers from images (N, C, H, W) to maps (N, D, h, w); a last ReLU may be missing.
         features_dim: D, the number of maps.
         spec: the input that the weights expect.
         weights: the name or the path of the weights, as the user gave it.
+        name: the network's name.
     """
 
-    def __init__(self, features: nn.Module, features_dim: int, spec: InputSpec, weights: str) -> None:
+    def __init__(
+        self, features: nn.Module, features_dim: int, spec: InputSpec, weights: str, name: str = "densenet121"
+    ) -> None:
         super().__init__()
         self.features = features
         self.features_dim = features_dim
         self.spec = spec
         self.weights = weights
+        self.name = name
 
     def feature_maps(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to the maps that are pooled, after the last ReLU: (N, D, h, w)."""
+        # Torchvision's DenseNet has its last ReLU outside its features; maps of other networks are not changed by one.
         return functional.relu(self.features(images))
 
     def pool(self, maps: Tensor) -> Tensor:
@@ -76,10 +53,10 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
     """Build a backbone on the CPU, in train mode; the global random state is left as it was.
 
     Args:
-        name: ``densenet121``.
-        weights: ``random`` (torchvision's initialisation), ``imagenet``, ``chest`` (torchxrayvision), or the path of a
-            file, see `covidnet.models.weights.load_state`. A file whose first layer takes one channel gets the input
-            of ``chest``, any other that of ``imagenet``.
+        name: a model of `covidnet.models.networks.MODELS`; ``bayesian_cnn`` and ``anomaly_resnet`` give their networks.
+        weights: ``random`` (the library's initialisation), ``imagenet``, ``chest`` (torchxrayvision, for densenet121),
+            or the path of a file, see `covidnet.models.weights.load_state`. A file for densenet121 whose first layer
+            takes one channel gets the input of ``chest``.
         seed: seed of the random weights: the same seed gives the same weights, whatever was drawn before.
 
     Returns:
@@ -88,38 +65,57 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
     Raises:
         SettingError: no such network.
         WeightsError: the weights cannot be had, or do not fit.
-
-    Source: Huang et al. 2017, Densely connected convolutional networks, https://doi.org/10.1109/CVPR.2017.243
     """
-    if name != "densenet121":
-        raise SettingError("model.name", name, ["densenet121"])
+    network_name = network_of(name)
+    network = NETWORKS[network_name]
     # torch.manual_seed would also seed the GPUs, which fork_rng(devices=[]) does not put back.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        features = densenet121(weights=None).features
-        state = _state_of(str(weights))
-        if state is not None and _channels(state) == 1:
+        features = network.features()
+        state = _state_of(network_name, str(weights))
+        spec = network.spec
+        if network_name == "densenet121" and state is not None and _channels(state) == 1:
             features.conv0 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+            spec = CHEST_SPEC
     for layer in features.modules():
         if isinstance(layer, nn.ReLU):
             layer.inplace = False
-    spec = CHEST_SPEC if features.conv0.in_channels == 1 else IMAGENET_SPEC
-    backbone = Backbone(features, _DENSENET121_FEATURES, spec, str(weights))
+    backbone = Backbone(features, network.features_dim, spec, str(weights), network_name)
     if state is not None:
-        fit_state(backbone, state, str(weights))
+        fit_state(backbone, state, str(weights), network_name)
     return backbone
 
 
-def _state_of(weights: str) -> State | None:
+def _state_of(name: str, weights: str) -> State | None:
+    network = NETWORKS[name]
     if weights == "random":
         return None
-    if weights == "imagenet":
-        return imagenet_state()
     if weights == "chest":
+        if name != "densenet121":
+            raise WeightsError(f"model.weights=chest: are of densenet121, not {name}; use imagenet, random or a file")
         return chest_state()
-    return load_state(weights)
+    if weights != "imagenet":
+        return _named(load_state(weights), name)
+    if network.imagenet is None:
+        raise WeightsError(
+            f"model.weights=imagenet: none are published for {name}, which is trained from scratch; "
+            "use model.weights=random"
+        )
+    if name == "densenet121":
+        return imagenet_state()
+    return _named(timm_state(name) if network.imagenet == TIMM else imagenet_state(url=network.imagenet), name)
+
+
+def _named(state: State, name: str) -> State:
+    """Published names such as layer1.0.conv1.weight as they are in a `Backbone`."""
+    if name == "densenet121" or any(key.startswith("features.") for key in state):
+        return state
+    return {f"features.{key}": value for key, value in state.items()}
 
 
 def _channels(state: State) -> int | None:
     first = state.get("features.conv0.weight")
     return first.shape[1] if first is not None and first.ndim == 4 else None
+
+
+__all__ = ["CHEST_SPEC", "IMAGENET_SPEC", "Backbone", "InputSpec", "build_backbone"]

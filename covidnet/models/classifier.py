@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from covidnet.errors import SettingError
 from covidnet.labels import CLASSES
 from covidnet.models.backbones import Backbone, InputSpec, build_backbone
-from covidnet.models.heads import LinearHead
+from covidnet.models.heads import LinearHead, build_head
+from covidnet.models.networks import MODELS, NETWORKS
 from covidnet.models.weights import hash_state
 
 
@@ -63,6 +65,10 @@ class Classifier(nn.Module):
         """Feature vectors (N, D) to logits (N, classes)."""
         return self.head(features)
 
+    def extras(self, features: Tensor) -> dict[str, Tensor]:
+        """What the head says of images beside their classes, by the names of predictions.csv: (N) each."""
+        return self.head.extras(features) if isinstance(self.head, LinearHead) else {}
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, classes), in the order of `covidnet.labels.CLASSES`."""
         return self.classify(self.features(images))
@@ -76,17 +82,21 @@ def build_classifier(
     classes: int = len(CLASSES),
     dropout: float = 0.0,
     standardise: bool = False,
+    samples: int = 50,
+    anomaly_weight: float = 1.0,
 ) -> Classifier:
     """Build a classifier on the CPU, in train mode.
 
     Args:
-        name: the backbone's name, see `build_backbone`.
+        name: a model of `covidnet.models.networks.MODELS`.
         weights: the backbone's weights, see `build_backbone`.
         freeze: whether the head alone is trained.
         weights_seed: the seed of random backbone weights. The head is initialised from PyTorch's global random state.
         classes: the number of logits.
         dropout: dropout before the linear layer, 0 <= dropout < 1.
         standardise: whether features are standardised before the linear layer, see `LinearHead`.
+        samples: draws of a `MonteCarloHead`; others have none.
+        anomaly_weight: of an `AnomalyHead`'s loss; it is training's, and named here because it is a model's setting.
 
     Returns:
         The classifier.
@@ -96,4 +106,7 @@ def build_classifier(
         WeightsError: the weights cannot be had, or do not fit.
     """
     backbone = build_backbone(name, weights, weights_seed)
-    return Classifier(backbone, LinearHead(backbone.features_dim, classes, dropout, standardise), frozen=freeze)
+    if freeze and NETWORKS[backbone.name].imagenet is None:
+        raise SettingError("model.freeze", freeze, "false", f"{name} is trained from scratch")
+    head = build_head(MODELS[name][1], backbone.features_dim, classes, dropout, standardise, samples)
+    return Classifier(backbone, head, frozen=freeze)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
 from covidnet.errors import SettingError
 from covidnet.labels import CLASSES
+
+# The smallest normal float32: the logarithm of a probability of 0 would be infinite.
+_LEAST = 1.2e-38
 
 
 class LinearHead(nn.Module):
@@ -39,9 +43,134 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Feature vectors (N, D) to logits (N, classes)."""
-        if self.norm is not None:
-            # The last batch of an epoch may be a single film, which has no standard deviation.
-            alone = self.training and len(features) == 1
-            norm = self.norm
-            features = batch_norm(features, norm.running_mean, norm.running_var) if alone else norm(features)
-        return self.linear(self.dropout(features))
+        return self.linear(self.dropout(self.standardised(features)))
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Feature vectors (N, D) as the linear layer sees them, before dropout."""
+        if self.norm is None:
+            return features
+        # The last batch of an epoch may be a single film, which has no standard deviation.
+        alone = self.training and len(features) == 1
+        norm = self.norm
+        return batch_norm(features, norm.running_mean, norm.running_var) if alone else norm(features)
+
+    def extras(self, features: Tensor) -> dict[str, Tensor]:
+        """What the head says of each image beside the classes, by the names of predictions.csv: nothing here."""
+        return {}
+
+
+class MonteCarloHead(LinearHead):
+    """Dropout that stays at prediction: the class probabilities are the mean over many draws.
+
+    In training it is a `LinearHead`. In eval mode `samples` masks are drawn from a seed of the head's own, the same for
+    every image, so that a prediction depends neither on the batch nor on the hour. The logits are the logarithms of the
+    mean probabilities: their softmax is that mean.
+
+    Args:
+        features_dim: D.
+        classes: the number of logits.
+        dropout: the share of features set to zero in every draw, 0 < dropout < 1.
+        standardise: as in `LinearHead`.
+        samples: draws, at least 2.
+
+    Raises:
+        SettingError: dropout or samples is out of its range.
+
+    Source: Ghoshal and Tucker 2020, https://arxiv.org/abs/2003.10769, after Gal and Ghahramani 2016,
+    https://proceedings.mlr.press/v48/gal16.html. They put the dropout on the weights of a ResNet50V2's new layers and
+    leave its rate and the number of draws open; here it is on the pooled features of torchvision's ResNet-50, and both
+    are ours.
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        classes: int = len(CLASSES),
+        dropout: float = 0.5,
+        standardise: bool = False,
+        samples: int = 50,
+    ) -> None:
+        super().__init__(features_dim, classes, dropout, standardise)
+        if not dropout > 0.0:
+            raise SettingError("model.dropout", dropout, "0 < dropout < 1", "without dropout every draw is the same")
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
+            raise SettingError("model.samples", samples, "a whole number from 2 on")
+        generator = torch.Generator().manual_seed(0)
+        kept = torch.rand(samples, features_dim, generator=generator) >= dropout
+        # Drawn once and kept with the weights: a checkpoint predicts alike on every machine.
+        self.masks: Tensor
+        self.register_buffer("masks", kept.float() / (1.0 - dropout))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Feature vectors (N, D) to logits (N, classes); in eval mode those of the mean over the draws."""
+        if self.training:
+            return super().forward(features)
+        return self._draws(features).mean(0).clamp_min(_LEAST).log()
+
+    def extras(self, features: Tensor) -> dict[str, Tensor]:
+        """In nats for each image: the entropy of the mean prediction, and the part of it that the draws disagree on.
+
+        Args:
+            features: (N, D).
+
+        Returns:
+            ``predictive_entropy`` (N), 0..ln 3, and ``mutual_information`` (N), at least 0.
+        """
+        draws = self._draws(features)
+        total = _entropy(draws.mean(0))
+        return {"predictive_entropy": total, "mutual_information": (total - _entropy(draws).mean(0)).clamp_min(0.0)}
+
+    def _draws(self, features: Tensor) -> Tensor:
+        """Probabilities of every draw: (samples, N, classes)."""
+        seen = self.standardised(features)
+        # The mask times the weights, not times the features: N x D x samples numbers would not fit.
+        weights = self.linear.weight[None] * self.masks[:, None]
+        return (torch.einsum("nd,skd->snk", seen, weights) + self.linear.bias).softmax(-1)
+
+
+class AnomalyHead(LinearHead):
+    """A linear classifier, and beside it a linear score of how unlike the common classes an image is.
+
+    Args:
+        features_dim: D.
+        classes: the number of logits.
+        dropout: as in `LinearHead`.
+        standardise: as in `LinearHead`.
+
+    Source: Zhang et al. 2020, https://arxiv.org/abs/2003.12338: a classification head and an anomaly head on a residual
+    network, COVID-19 being the anomaly; the loss of the score is in `covidnet.learning.losses`. Theirs has two classes
+    and fine-tunes an 18-layer network. Ours has the three classes of the paper and trains the two heads alone, and the
+    score has no say in the predicted class.
+    """
+
+    def __init__(
+        self, features_dim: int, classes: int = len(CLASSES), dropout: float = 0.0, standardise: bool = False
+    ) -> None:
+        super().__init__(features_dim, classes, dropout, standardise)
+        self.anomaly = nn.Linear(features_dim, 1)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Feature vectors (N, D) to anomaly scores (N): near 0 for common classes, 5 and more for an anomaly."""
+        # Standardised without a second look at the batch: the running statistics have seen it in `forward`.
+        norm = self.norm
+        seen = features if norm is None else batch_norm(features, norm.running_mean, norm.running_var, eps=norm.eps)
+        return self.anomaly(seen).squeeze(1)
+
+    def extras(self, features: Tensor) -> dict[str, Tensor]:
+        """``anomaly_score`` (N), in standard deviations of a standard normal prior."""
+        return {"anomaly_score": self.scores(features)}
+
+
+def build_head(
+    kind: str, features_dim: int, classes: int, dropout: float, standardise: bool, samples: int
+) -> LinearHead:
+    """The head of that kind: linear, monte_carlo or anomaly; arguments as in the classes."""
+    if kind == "monte_carlo":
+        return MonteCarloHead(features_dim, classes, dropout, standardise, samples)
+    if kind == "anomaly":
+        return AnomalyHead(features_dim, classes, dropout, standardise)
+    return LinearHead(features_dim, classes, dropout, standardise)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * probabilities.clamp_min(_LEAST).log()).sum(-1)

@@ -35,11 +35,12 @@ _WRAPPERS = ("module.", "model.", "densenet121.")
 _BACKBONE = re.compile(r"^(?P<owner>(?:.*\.)?)backbone\.(?P<name>.+)$")
 # The published files carry the layer names of torchvision 0.2: https://github.com/pytorch/vision/pull/474
 _OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
-_OTHER_CLASSES = ("classifier.", "op_threshs")
+# Layers that serve the classes of the data that a network was trained on.
+_OTHER_CLASSES = ("classifier.", "op_threshs", "fc.", "AuxLogits.", "classif.")
 
 
 def load_state(path: str | Path) -> State:
-    """Read the tensors of a densenet121 backbone from a file, without running any code in it.
+    """Read the tensors of a backbone from a file, without running any code in it.
 
     Args:
         path: a ``.safetensors`` file, or a file of ``torch.save`` that holds a state dict, a state dict under
@@ -54,7 +55,7 @@ def load_state(path: str | Path) -> State:
         WeightsError: the file is missing, damaged, holds objects other than tensors, or holds no backbone.
     """
     path = Path(path).expanduser()
-    remedy = "give model.weights=PATH to a .pth or .safetensors file with a state dict of densenet121"
+    remedy = "give model.weights=PATH to a .pth or .safetensors file with a state dict of the network"
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; {remedy}")
     if not path.is_file():
@@ -88,34 +89,35 @@ def load_state(path: str | Path) -> State:
     return state
 
 
-def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str, name: str = "densenet121") -> None:
     """Put a state into a network, where every name and every shape agrees; otherwise the network stays as it was.
 
     Args:
         module: the network that takes the tensors.
         state: the tensors by name. Only the counters ``num_batches_tracked`` may be absent: older files have none.
         source: the file or the name that the tensors came from, for the error.
+        name: the network's name, for the error.
 
     Raises:
         WeightsError: names are missing or unknown, shapes differ, or a tensor holds NaN or infinity.
     """
     own = module.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith(".num_batches_tracked")]
-    unknown = [name for name in state if name not in own]
+    missing = [key for key in own if key not in state and not key.endswith(".num_batches_tracked")]
+    unknown = [key for key in state if key not in own]
     shapes = [
-        f"{name} has shape {tuple(value.shape)}, not {tuple(own[name].shape)}"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
+        f"{key} has shape {tuple(value.shape)}, not {tuple(own[key].shape)}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
     ]
     causes = [f"{len(missing)} tensors are missing ({_few(missing)})"] if missing else []
     causes += [f"{len(unknown)} tensors have no place ({_few(unknown)})"] if unknown else []
     causes += [f"{len(shapes)} tensors have another shape ({_few(shapes)})"] if shapes else []
     if not causes:
-        broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+        broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
         causes = [f"{len(broken)} tensors hold NaN or infinity ({_few(broken)})"] if broken else []
     if causes:
-        remedy = "give weights of torchvision's densenet121, or model.weights=random, which needs no file"
-        raise WeightsError(f"{source}: does not fit densenet121: {' and '.join(causes)}; {remedy}")
+        remedy = f"give published weights of {name}, or model.weights=random, which needs no file"
+        raise WeightsError(f"{source}: does not fit {name}: {' and '.join(causes)}; {remedy}")
     module.load_state_dict(dict(state))
 
 
@@ -149,14 +151,15 @@ def hash_state(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def imagenet_state(timeout: float = 10.0) -> State:
-    """The backbone of torchvision's densenet121 as trained on ImageNet (``DenseNet121_Weights.IMAGENET1K_V1``).
+def imagenet_state(timeout: float = 10.0, url: str | None = None) -> State:
+    """The backbone of a network of torchvision as trained on ImageNet.
 
     A copy in the folder of ``torch.hub`` is used where there is one; otherwise the file is downloaded into it. Either
     way its sha256 must begin as its name says.
 
     Args:
         timeout: seconds without an answer after which the server counts as unreachable.
+        url: where the weights are published; those of densenet121 (``DenseNet121_Weights.IMAGENET1K_V1``) if None.
 
     Returns:
         The tensors, as `load_state` returns them.
@@ -164,10 +167,11 @@ def imagenet_state(timeout: float = 10.0) -> State:
     Raises:
         WeightsError: there is no copy and no network, or the copy is damaged.
     """
-    name = Path(urllib.parse.urlparse(IMAGENET_URL).path).name
+    url = url or IMAGENET_URL
+    name = Path(urllib.parse.urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
-        _download(IMAGENET_URL, path, timeout)
+        _download(url, path, timeout)
     elif not _as_named(path, path):
         remedy = "delete it so that it is downloaded again, or give model.weights=PATH to a good copy"
         raise WeightsError(f"{path}: damaged (its sha256 does not begin as its name says); {remedy}")
@@ -205,6 +209,32 @@ def chest_state() -> State:
         )
         raise WeightsError(f"model.weights=chest: {CHEST_NAME} cannot be had ({_line(error)}); {remedy}") from error
     return _backbone_part(network.state_dict(), CHEST_NAME)
+
+
+def timm_state(name: str) -> State:
+    """The backbone of a network of timm as trained on ImageNet; timm downloads the file and keeps it.
+
+    Args:
+        name: the network's name in timm.
+
+    Raises:
+        WeightsError: timm is not installed, or its weights cannot be had.
+    """
+    try:
+        import timm
+
+        network = timm.create_model(name, pretrained=True, num_classes=0, global_pool="")
+    except ImportError as error:
+        raise WeightsError(f'{name}: needs timm ({_line(error)}); pip install "covidnet[timm]"') from error
+    # No network and a damaged file each raise something else.
+    except Exception as error:
+        remedy = (
+            "give model.weights=PATH to a .pth or .safetensors file, or model.weights=random, which needs no network"
+        )
+        raise WeightsError(
+            f"model.weights=imagenet: {name} cannot be had from timm ({_line(error)}); {remedy}"
+        ) from error
+    return _backbone_part(network.state_dict(), name)
 
 
 def _read(path: Path) -> object:

@@ -78,6 +78,18 @@ def test_perfect_separation_falls_back_to_wilson_on_disjoint_pairs() -> None:
     assert area_estimate(float("nan"), np.ones(100), positive) == {"value": None, "ci": None, "method": None}
 
 
+@pytest.mark.parametrize("value", [0.01, 0.36, 0.5, 0.95, 0.992])
+@pytest.mark.parametrize("pairs", [1, 2, 14, 52])
+def test_the_fallback_holds_its_own_area(value: float, pairs: int) -> None:
+    """One patient alone has no bootstrap, and an area need be no whole number of pairs."""
+    positive = np.arange(pairs * 3) < pairs
+    found = area_estimate(value, np.full(100, value), positive)
+    assert found["method"] == "wilson"
+    low, high = found["ci"]
+    assert low < value < high
+    assert low == (wilson(int(value * pairs), pairs) or ())[0]
+
+
 def test_no_resample_is_refused() -> None:
     with pytest.raises(SettingError, match="resamples=0"):
         cluster_weights(np.arange(3), 0)

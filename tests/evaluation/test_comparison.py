@@ -169,6 +169,31 @@ def test_a_missing_fold_is_refused_or_left_out_as_asked() -> None:
         compare_tables(a.query("fold == 4"), b, name_a="one", name_b="two", common_folds=True)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_an_image_that_is_there_twice_is_refused(first: bool) -> None:
+    a = pooled(0)
+    b = pooled(1)
+    if first:
+        a = pd.concat([a, a.iloc[:5]], ignore_index=True)
+    else:
+        b = pd.concat([b, b.iloc[:5]], ignore_index=True)
+    with pytest.raises(DataError, match=f"{'one' if first else 'two'}: 5 images are there twice, such as 0-i0000"):
+        compare_tables(a, b, name_a="one", name_b="two")
+
+
+def test_swapped_methods_mirror() -> None:
+    a, b = pooled(0, 2.0), pooled(1, 0.5)
+    told, mirrored = compare_tables(a, b, name_a="a", name_b="b"), compare_tables(b, a, name_a="b", name_b="a")
+    assert mirrored["difference"] == pytest.approx(-told["difference"])
+    assert mirrored["mcnemar"]["only_a"] == told["mcnemar"]["only_b"]
+    assert mirrored["mcnemar"]["p"] == pytest.approx(told["mcnemar"]["p"])
+    assert mirrored["t_test"]["t"] == pytest.approx(-told["t_test"]["t"])
+    assert mirrored["t_test"]["ci"] == pytest.approx([-end for end in told["t_test"]["ci"][::-1]])
+    for label in CLASSES:
+        assert mirrored["delong"][label]["z"] == pytest.approx(-told["delong"][label]["z"])
+        assert mirrored["p_holm"]["delong"][label] == pytest.approx(told["p_holm"]["delong"][label])
+
+
 def test_holm_goes_over_all_comparisons_together() -> None:
     tables = [pooled(seed, skill) for seed, skill in ((0, 2.0), (1, 1.5), (2, 0.5))]
     pairs = [compare_tables(tables[0], t, name_a="0", name_b=str(n)) for n, t in enumerate(tables[1:], 1)]

@@ -93,6 +93,27 @@ def test_class_curves_lie_on_scikit_learns_and_in_their_bands() -> None:
     assert len(GRID) == len(found["Normal"]["roc"]["fpr"])
 
 
+def test_the_bands_are_those_of_resampled_films() -> None:
+    """Films written out as often as they were drawn; some resamples lack the film of the highest score."""
+    table = random_table(150, 1)
+    weights = cluster_weights(cluster_codes(table), 100, 0)
+    found = class_curves(table, weights)["Normal"]
+    positive, scores = (table["label"] == "Normal").to_numpy(), table["p_normal"].to_numpy()
+    roc, pr = [], []
+    for row in weights:
+        truth, given = np.repeat(positive, row), np.repeat(scores, row)
+        fpr, tpr, _ = roc_curve(truth, given, drop_intermediate=False)
+        upper = pd.Series(tpr).groupby(fpr).max()
+        roc.append(np.interp(GRID, upper.index, upper))
+        p, r, _ = precision_recall_curve(truth, given)
+        pr.append([p[:-1][r[:-1] >= recall - 1e-9][-1] for recall in GRID])
+    assert (weights[:, scores.argmax()] == 0).any()
+    for told, drawn in ((found["roc"], roc), (found["pr"], pr)):
+        low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+        np.testing.assert_allclose(told["low"], low, atol=1e-9)
+        np.testing.assert_allclose(told["high"], high, atol=1e-9)
+
+
 def test_an_absent_class_has_no_curve() -> None:
     table = random_table(60, 1, labels=("COVID-19", "Normal"))
     assert list(class_curves(table, cluster_weights(cluster_codes(table), 50, 0))) == ["COVID-19", "Normal"]

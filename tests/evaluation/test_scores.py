@@ -51,6 +51,8 @@ def test_every_value_is_that_of_scikit_learn(seed: int, ties: bool, per_patient:
         assert numbers["auc"]["value"] == pytest.approx(areas[n])
         assert numbers["accuracy"]["value"] == pytest.approx(accuracy_score(truth == label, called == label))
     assert told["macro"]["sensitivity"]["value"] == pytest.approx(recall_score(truth, called, average="macro"))
+    specificities = [recall_score(truth != label, called != label) for label in CLASSES]
+    assert told["macro"]["specificity"]["value"] == pytest.approx(np.mean(specificities))
     assert told["macro"]["f1"]["value"] == pytest.approx(f1_score(truth, called, average="macro"))
     assert told["macro"]["auc"]["value"] == pytest.approx(np.mean(areas))
 

@@ -47,6 +47,8 @@ def test_what_cannot_be_chosen_is_refused() -> None:
         choose([candidate(0, 1)], "best")
     with pytest.raises(SettingError, match="no val predictions"):
         choose([{**candidate(0, 1), "val_accuracy": None}], "inner")
+    with pytest.raises(SettingError, match="selection=paper: allowed is inner; the runs have no unseen predictions"):
+        choose([{**candidate(0, 1), "unseen_accuracy": None}], "paper")
     with pytest.raises(DataError, match="no model"):
         choose([], "paper")
 

@@ -1,0 +1,77 @@
+"""A whole report from the summary of a sweep: which parts, in which order, with which numbers on tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from covidnet.report.document import Block, Document, Figure, Section, Table
+from covidnet.report.notices import notice
+from covidnet.report.paper_tables import Summary, at
+from covidnet.report.published import PAPER
+from covidnet.report.sections_method import again, calibration, data, intervals, method, training
+from covidnet.report.sections_paper import beside_the_paper, comparisons, overview, what_does_not_add_up
+from covidnet.report.sections_results import abstract, results
+from covidnet.report.sections_unseen import selection, unseen_fold
+from covidnet.report.words import FOLDS, count, sweep_name
+
+
+def report_document(
+    summary: Summary, compared: Sequence[Mapping[str, Any]] = (), others: Sequence[Summary] = ()
+) -> Document:
+    """Everything that a report says.
+
+    Args:
+        summary: of the sweep that is reported.
+        compared: comparisons of sweeps.
+        others: summaries of sweeps beside it.
+
+    Returns:
+        The document, its tables and figures numbered. The paper's tables keep their numbers, ours have letters.
+    """
+    summaries = [summary, *others]
+    first: list[Block] = [abstract(summary), notice(summary, others)]
+    if others:
+        first.append(overview(summaries))
+    sections = [
+        Section("", "abstract", first),
+        results(summary),
+        unseen_fold(summary),
+        selection(summary),
+        beside_the_paper(summaries),
+        comparisons(compared) if compared else None,
+        calibration(summary),
+        training(summary),
+        data(summary),
+        method(summary),
+        again(summaries),
+        what_does_not_add_up(),
+        intervals(),
+    ]
+    folds = len(summary.get("folds") or [])
+    what = "Ten-fold cross-validation" if folds == FOLDS else f"Cross-validation, {folds} of {FOLDS} folds"
+    subtitle = (
+        f"Data: {at(summary, 'data', 'name') or 'unnamed'}; {count(at(summary, 'pooled', 'n'), 'film')} in the test "
+        f"folds. Beside each number stands that of {PAPER.authors}, {PAPER.title}."
+    )
+    return Document(f"{what}: {sweep_name(summary)}", subtitle, _numbered([s for s in sections if s is not None]))
+
+
+def _numbered(sections: Sequence[Section]) -> list[Section]:
+    letters = iter("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    tables = figures = 0
+    done = []
+    for section in sections:
+        blocks: list[Block] = []
+        for block in section.blocks:
+            if isinstance(block, Table) and not block.label:
+                tables += 1
+                # A report of many comparisons can run out of letters.
+                block = replace(block, label=f"Table {next(letters, f'A{tables}')}")
+            elif isinstance(block, Figure) and not block.label:
+                figures += 1
+                block = replace(block, label=f"Figure {figures}")
+            blocks.append(block)
+        done.append(replace(section, blocks=blocks))
+    return done

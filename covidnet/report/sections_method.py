@@ -1,0 +1,284 @@
+"""The part of a report that tells how the numbers came about, and how to get them again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from covidnet.labels import CLASSES
+from covidnet.report.document import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Column,
+    Figure,
+    Paragraph,
+    Section,
+    Table,
+    Value,
+    area,
+    rate,
+)
+from covidnet.report.figures import calibration_figure, training_figure
+from covidnet.report.paper_tables import PARTS, Summary, at, films
+from covidnet.report.published import TABLE4
+from covidnet.report.tables import UNDEFINED
+from covidnet.report.words import count
+
+
+def calibration(summary: Summary) -> Section:
+    """Whether the probabilities mean what they say.
+
+    Args:
+        summary: of a sweep.
+    """
+    parts = (("Test folds, pooled", "pooled"), ("Unseen fold, ensemble", "ensemble_unseen"))
+    rows: list[list[Cell]] = [
+        [title, *(area(at(summary, "calibration", key, score)) for score in ("ece", "brier"))] for title, key in parts
+    ]
+    table = Table(
+        "Calibration. ECE: mean distance of accuracy and confidence, weighted by films (0 is best). Brier: mean "
+        "squared distance of probabilities and truth, summed over the classes (0 best, 2 worst; 0.667 says one "
+        "third to each class).",
+        [Column(""), Column("ECE"), Column("Brier score")],
+        rows,
+    )
+    drawing = calibration_figure(summary)
+    if drawing is None:
+        return Section("Calibration", "calibration", [table])
+    figure = Figure(
+        "Reliability: how often predictions of a given confidence are right, with 95% intervals (Wilson), over the "
+        "number of films in each bin. On the dotted line confidence is accuracy; above it the models are too "
+        "modest, below it too sure.",
+        "Reliability diagrams. " + " ".join(_calibration_words(summary, title, key) for title, key in parts),
+        drawing,
+        [t for title, key in parts if (t := _bins(summary, title, key)) is not None],
+    )
+    return Section("Calibration", "calibration", [figure, table])
+
+
+def _calibration_words(summary: Summary, title: str, key: str) -> str:
+    ece, brier = (area(at(summary, "calibration", key, score)).number for score in ("ece", "brier"))
+    return f"{title}: ECE {ece}, Brier score {brier}."
+
+
+def _bins(summary: Summary, title: str, key: str) -> Table | None:
+    bins = [b for b in at(summary, "calibration", key, "bins") or [] if b.get("n")]
+    if not bins:
+        return None
+    rows: list[list[Cell]] = [
+        [
+            f"{100 * b['low']:.0f}\N{EN DASH}{100 * b['high']:.0f}",
+            Value(b["n"]),
+            rate(b.get("confidence")),
+            rate({"value": b.get("accuracy"), "ci": b.get("ci")}),
+        ]
+        for b in bins
+    ]
+    columns = [Column("Confidence"), Column("Films"), Column("Mean confidence"), Column("Right")]
+    return Table(f"Reliability, {title[:1].lower()}{title[1:]}. Percent.", columns, rows)
+
+
+def training(summary: Summary) -> Section | None:
+    """The loss by epoch; None where no curves were kept.
+
+    Args:
+        summary: of a sweep.
+    """
+    drawing = training_figure(summary)
+    if drawing is None:
+        return None
+    curves = summary["training_curves"]
+    marked = (
+        "the epoch with the lowest validation loss"
+        if any(at(curve, "best") is not None for curve in curves)
+        else "the epoch at which training stopped"
+        if any(at(curve, "stopped") is not None for curve in curves)
+        else ""
+    )
+    fold = at(summary, "selection", "fold")
+    caption = (
+        f"Loss by epoch, {'one line for each of ' if len(curves) > 1 else ''}{count(len(curves), 'model')}"
+        + (f"; thick: the model of fold {fold}" if fold is not None else "")
+        + (f"; dots: {marked}" if marked else "")
+        + ". The training loss is taken while the weights still change, and with augmented films."
+    )
+    last = max((epoch for curve in curves for epoch in curve.get("epoch") or []), default=0)
+    alt = f"Training and validation loss of {count(len(curves), 'model')} over {count(last + 1, 'epoch')}."
+    return Section("Training", "training", [Figure(caption, alt, drawing)])
+
+
+def data(summary: Summary) -> Section:
+    """Table 4, and what the films and the folds are.
+
+    Args:
+        summary: of a sweep.
+    """
+    titles = ("All", "Training", "Training, augmented", "Test", "Unseen")
+    columns = [Column("Class"), *(Column(word, title) for title in titles for word in ("ours", "paper"))]
+    rows: list[list[Cell]] = []
+    for name in CLASSES:
+        row: list[Cell] = [name]
+        for part in PARTS:
+            row += [Value(films(summary, name, part)), Value(TABLE4[name][part])]
+        rows.append(row)
+    table = Table(
+        "Films of each class, as one model sees them.",
+        columns,
+        rows,
+        "Table 4 (paper)",
+        [
+            "Ours, training: without the validation part, which the paper does not have. Where our folds are not "
+            "all of one size, our test films are those of all folds together.",
+        ],
+    )
+    described = summary.get("data") or {}
+    facts = [
+        ("Data set", described.get("name")),
+        ("Synthetic", _yes(described.get("synthetic"))),
+        ("Films in the folds", described.get("images")),
+        ("Films left out of the balanced draw", described.get("left_out")),
+        ("Files refused", described.get("refused")),
+        ("Patients", described.get("patients")),
+        ("Films of unknown patient", described.get("unknown_patients")),
+        ("Films of each class in a fold", described.get("per_fold")),
+        ("Kept together in one fold (split.group)", described.get("group")),
+        ("Validation (split.validation)", described.get("validation")),
+        ("View (data.view)", described.get("view") or "all"),
+    ]
+    return Section("Data and split", "data", [table, _facts("Data and split.", facts)])
+
+
+def method(summary: Summary) -> Section:
+    """Settings, versions, hashes and times.
+
+    Args:
+        summary: of a sweep.
+    """
+    settings = [
+        (name, value) for key in ("model", "augment", "training") for name, value in _flat(summary.get(key) or {}, key)
+    ]
+    hashes = [
+        (name.replace("predictions_sha256.", "predictions_sha256, fold "), value)
+        for name, value in _flat(summary.get("hashes") or {}, "")
+    ]
+    seconds = [(f"{name}, seconds", value) for name, value in _flat(summary.get("seconds") or {}, "")]
+    versions = _flat(summary.get("versions") or {}, "")
+    blocks: list[Block] = [_facts("Settings.", settings)]
+    if versions:
+        blocks.append(_facts("Versions.", versions))
+    blocks.append(
+        _facts(
+            "Hashes (SHA-256), revision and times, summed over the runs.",
+            [*hashes, ("git revision", summary.get("git_revision")), *seconds],
+        )
+    )
+    return Section("Settings, versions and hashes", "method", blocks)
+
+
+def again(summaries: Sequence[Summary]) -> Section:
+    """The command that makes this report again.
+
+    Args:
+        summaries: of the sweep that is reported, and of others beside it.
+    """
+    return Section(
+        "How to compute this again",
+        "again",
+        [
+            Paragraph(
+                "Every number comes from the predictions.csv of each run; neither the films nor a GPU is needed."
+            ),
+            Code(command([str(summary.get("folder") or "DIR") for summary in summaries])),
+        ],
+    )
+
+
+def command(folders: Sequence[str]) -> str:
+    r"""The command line that reports sweeps again, quoted for a POSIX shell and for Hydra.
+
+    Args:
+        folders: sweep folders, the reported one first.
+
+    Example:
+        >>> command(["multirun/a"])
+        'python -m covidnet.crossval sweep_dir=multirun/a'
+        >>> command(["my sweeps", "b"])
+        'python -m covidnet.crossval "sweep_dir=[\'my sweeps\',b]"'
+    """
+    quoted = [_for_hydra(folder) for folder in folders]
+    value = quoted[0] if len(quoted) == 1 else f"[{','.join(quoted)}]"
+    argument = f"sweep_dir={value}"
+    if shlex.quote(argument) == argument:
+        return f"python -m covidnet.crossval {argument}"
+    # Double quotes read better around Hydra's single ones, where nothing in between means something to the shell.
+    plain = not set(argument) & set('"$`\\!')
+    quoted_argument = f'"{argument}"' if plain else shlex.quote(argument)
+    return f"python -m covidnet.crossval {quoted_argument}"
+
+
+def _for_hydra(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9/._-]+", text):
+        return text
+    # In Hydra's quotes a backslash means itself, except before a quote.
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", text)) + "'"
+
+
+def intervals() -> Section:
+    """What the brackets mean."""
+    return Section(
+        "Notes on the intervals",
+        "intervals",
+        [
+            Bullets(
+                [
+                    "All intervals are of 95%.",
+                    "Sensitivity, specificity and the accuracy of one class against the rest: Wilson's score "
+                    "interval of a proportion (DOI 10.1080/01621459.1927.10502953). It takes films for independent, "
+                    "and is too narrow where many films are of the same patients.",
+                    "Accuracy over all classes, F1, AUC and the means over classes: percentile bootstrap that draws "
+                    "patients, with all of their films, with replacement. Where every resample gives the same value "
+                    "it says nothing, and an interval from the counts stands in for it (Wilson's; for F1 Wilson's on "
+                    "TP/(TP+FP+FN), of which F1 is a function). The column `method` of the CSV files says which it is.",
+                    "The intervals are of the films: they say how the numbers would vary with other patients of the "
+                    "same kind, for these trained models. They do not cover another training, another hospital, or "
+                    "faults of the protocol.",
+                    "McNemar: of the films that one sweep alone has right. Corrected t: of the differences over "
+                    "folds, with the variance enlarged because the folds share training films (Nadeau and Bengio, "
+                    "DOI 10.1023/A:1024068626366). DeLong: of the areas under two ROC curves of the same films (DOI "
+                    "10.2307/2531595). Adjusted p: Holm.",
+                    "The CSV files give fractions of 1; this report gives percent, and AUC as a fraction.",
+                ]
+            )
+        ],
+    )
+
+
+def _yes(value: Any) -> str | None:
+    return {True: "yes", False: "no"}.get(value) if isinstance(value, bool) else None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        rows += _flat(value, name) if isinstance(value, Mapping) else [(name, value)]
+    return rows
+
+
+def _facts(caption: str, facts: Sequence[tuple[str, Any]]) -> Table:
+    rows: list[list[Cell]] = [[name, _said(value)] for name, value in facts]
+    return Table(caption, [Column(""), Column("")], rows)
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return UNDEFINED
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,99 @@
+"""Numbers and names as they stand in a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from covidnet.report.paper_tables import Summary, at
+from covidnet.report.tables import UNDEFINED, percent
+
+FOLDS = 10
+"""The test folds of a whole cross-validation."""
+
+MODELS = {"densenet121": "DenseNet121", "resnet50": "ResNet-50", "cnn": "CNN"}
+"""Networks as they are written; others as they are named in the settings."""
+
+
+def told(estimate: Any) -> str:
+    """A rate with its interval: 94.6% [93.4, 95.6].
+
+    Args:
+        estimate: ``{"value", "ci", ...}``, a fraction, or None.
+
+    Example:
+        >>> told({"value": 0.946, "ci": [0.934, 0.956]}), told(0.5), told(None)
+        ('94.6% [93.4, 95.6]', '50.0%', '–')
+    """
+    if isinstance(estimate, dict):
+        return percent(estimate.get("value"), estimate.get("ci"))
+    return percent(estimate)
+
+
+def points(difference: float | None) -> str:
+    """A difference of two rates in percentage points.
+
+    Args:
+        difference: a fraction of 1, or None.
+
+    Example:
+        >>> points(0.0156), points(-0.01), points(None)
+        ('1.6 points', '−1.0 points', '–')
+    """
+    if difference is None:
+        return UNDEFINED
+    return f"{100 * difference:.1f} points".replace("-", "\N{MINUS SIGN}")
+
+
+def count(number: int | None, thing: str = "") -> str:
+    """A whole number of things: 1,560 films.
+
+    Args:
+        number: how many, or None.
+        thing: in the singular; its plural has an s.
+
+    Example:
+        >>> count(1560, "film"), count(1, "film"), count(None, "film")
+        ('1,560 films', '1 film', '– films')
+    """
+    shown = UNDEFINED if number is None else f"{number:,}"
+    return f"{shown} {thing}{'' if number == 1 else 's'}".strip() if thing else shown
+
+
+def probability(p: float | None) -> str:
+    """A p value with as many digits as say something.
+
+    Args:
+        p: 0..1, or None.
+
+    Example:
+        >>> probability(0.18241), probability(0.0312), probability(0.00006), probability(None)
+        ('0.18', '0.031', '< 0.001', '–')
+    """
+    if p is None:
+        return UNDEFINED
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def model_name(summary: Summary) -> str:
+    """The network of a sweep.
+
+    Args:
+        summary: of a sweep.
+
+    Example:
+        >>> model_name({"model": {"name": "densenet121"}}), model_name({})
+        ('DenseNet121', 'unknown model')
+    """
+    name = at(summary, "model", "name")
+    return "unknown model" if name is None else MODELS.get(str(name), str(name))
+
+
+def sweep_name(summary: Summary) -> str:
+    """What a sweep is called.
+
+    Args:
+        summary: of a sweep.
+    """
+    return str(summary.get("name") or "unnamed sweep")

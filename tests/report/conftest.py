@@ -1,0 +1,326 @@
+"""A summary of a sweep made of random predictions, with scikit-learn, statsmodels and NumPy alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+from statsmodels.stats.proportion import proportion_confint
+
+CLASSES = ("COVID-19", "Normal", "Pneumonia")
+GRID = np.linspace(0.0, 1.0, 101)
+Array = np.ndarray[Any, Any]
+
+
+def _scores(truth: Array, skill: float, rng: np.random.Generator, shift: Array | float = 0.0) -> Array:
+    logits = rng.normal(size=(len(truth), 3)) + skill * np.eye(3)[truth] + shift
+    logits[:, 0] += 0.4 * skill * (truth == 0)
+    exp = np.exp(logits)
+    return np.asarray(exp / exp.sum(1, keepdims=True))
+
+
+def _one_class(truth: Array, scores: Array, at: int) -> dict[str, float]:
+    true, called = truth == at, scores.argmax(1) == at
+    return {
+        "sensitivity": float(sk.recall_score(true, called)),
+        "specificity": float(sk.recall_score(~true, ~called)),
+        "f1": float(sk.f1_score(true, called)),
+        "auc": float(sk.roc_auc_score(true, scores[:, at])),
+        "accuracy": float(sk.accuracy_score(true, called)),
+    }
+
+
+def _plain(truth: Array, scores: Array) -> dict[str, Any]:
+    classes = {name: _one_class(truth, scores, at) for at, name in enumerate(CLASSES)}
+    for numbers in classes.values():
+        del numbers["accuracy"]
+    macro = {key: float(np.mean([c[key] for c in classes.values()])) for key in classes["Normal"]}
+    loss = float(sk.log_loss(truth, scores, labels=[0, 1, 2]))
+    accuracy = float(sk.accuracy_score(truth, scores.argmax(1)))
+    return {"accuracy": accuracy, "loss": loss, "macro": macro, "classes": classes}
+
+
+def _estimate(value: float, draws: list[float]) -> dict[str, Any]:
+    low, high = np.percentile([*draws, value], [2.5, 97.5])
+    return {"value": value, "ci": [float(low), float(high)], "method": "bootstrap"}
+
+
+def _wilson(successes: int, n: int) -> dict[str, Any]:
+    low, high = proportion_confint(successes, n, method="wilson")
+    return {"value": successes / n, "ci": [float(low), float(high)], "method": "wilson"}
+
+
+def _bins(truth: Array, scores: Array) -> list[dict[str, Any]]:
+    confidence, right = scores.max(1), scores.argmax(1) == truth
+    found = []
+    for low in np.arange(10) / 10:
+        inside = (confidence > low) & (confidence <= low + 0.1)
+        n = int(inside.sum())
+        rate = _wilson(int(right[inside].sum()), n) if n else {"value": None, "ci": None}
+        mean = float(confidence[inside].mean()) if n else None
+        edges = {"low": float(low), "high": float(low + 0.1)}
+        found.append({**edges, "n": n, "confidence": mean, "accuracy": rate["value"], "ci": rate["ci"]})
+    return found
+
+
+def _calibration(truth: Array, scores: Array) -> dict[str, Any]:
+    bins = [b for b in _bins(truth, scores) if b["n"]]
+    ece = sum(b["n"] / len(truth) * abs(b["accuracy"] - b["confidence"]) for b in bins)
+    brier = float(((scores - np.eye(3)[truth]) ** 2).sum(1).mean())
+    return {"ece": float(ece), "brier": brier, "bins": _bins(truth, scores)}
+
+
+def _scored(truth: Array, scores: Array, rng: np.random.Generator) -> dict[str, Any]:
+    plain, n = _plain(truth, scores), len(truth)
+    drawn = [rng.integers(0, n, n) for _ in range(5)]
+    again = [_plain(truth[i], scores[i]) for i in drawn]
+    classes: dict[str, Any] = {}
+    for at, name in enumerate(CLASSES):
+        true, called = truth == at, scores.argmax(1) == at
+        classes[name] = {
+            "sensitivity": _wilson(int((true & called).sum()), int(true.sum())),
+            "specificity": _wilson(int((~true & ~called).sum()), int((~true).sum())),
+            "accuracy": _wilson(int((true == called).sum()), n),
+            "support": int(true.sum()),
+        }
+        for key in ("f1", "auc"):
+            classes[name][key] = _estimate(plain["classes"][name][key], [a["classes"][name][key] for a in again])
+    macro = {key: _estimate(plain["macro"][key], [a["macro"][key] for a in again]) for key in plain["macro"]}
+    calibration = _calibration(truth, scores)
+    return {
+        "n": n,
+        "patients": n - n // 10,
+        "accuracy": _estimate(plain["accuracy"], [a["accuracy"] for a in again]),
+        "macro": macro,
+        "loss": plain["loss"],
+        "brier": calibration["brier"],
+        "ece": calibration["ece"],
+        "confusion": sk.confusion_matrix(truth, scores.argmax(1)).tolist(),
+        "classes": classes,
+    }
+
+
+def _curves(truth: Array, scores: Array, rng: np.random.Generator) -> dict[str, Any]:
+    found = {}
+    for at, name in enumerate(CLASSES):
+        true, score = truth == at, scores[:, at]
+        roc, pr, areas, average = [], [], [], []
+        for draw in range(6):
+            i = np.arange(len(truth)) if draw == 0 else rng.integers(0, len(truth), len(truth))
+            fpr, tpr, _ = sk.roc_curve(true[i], score[i])
+            precision, recall, _ = sk.precision_recall_curve(true[i], score[i])
+            roc.append(np.interp(GRID, fpr, tpr))
+            pr.append(np.interp(GRID, recall[::-1], precision[::-1]))
+            areas.append(float(sk.roc_auc_score(true[i], score[i])))
+            average.append(float(sk.average_precision_score(true[i], score[i])))
+        bands = [np.percentile(curve, [2.5, 97.5], axis=0) for curve in (roc, pr)]
+        found[name] = {
+            "roc": {
+                "fpr": GRID.tolist(), "tpr": roc[0].tolist(), "low": bands[0][0].tolist(), "high": bands[0][1].tolist(),
+                "auc": _estimate(areas[0], areas),
+            },
+            "pr": {
+                "recall": GRID.tolist(), "precision": pr[0].tolist(), "low": bands[1][0].tolist(),
+                "high": bands[1][1].tolist(), "average_precision": _estimate(average[0], average),
+                "prevalence": float(true.mean()),
+            },
+        }  # fmt: skip
+    return found
+
+
+def _over(statistic: Callable[[Any], Any], rows: list[Any]) -> Any:
+    if isinstance(rows[0], dict):
+        return {key: _over(statistic, [row[key] for row in rows]) for key in rows[0]}
+    return float(statistic(rows))
+
+
+def _sd(values: Any) -> float:
+    return float(np.std(values, ddof=1))
+
+
+def _best(p: float, n: int, models: int, rng: np.random.Generator) -> dict[str, Any]:
+    best = float((rng.binomial(n, p, size=(2000, models)).max(1) / n).mean())
+    return {"accuracy": p, "expected_best": best, "optimism": best - p, "repeats": 2000}
+
+
+def build_summary(seed: int = 0, folds: int = 10, skill: float = 2.5, per_fold: int = 52, **top: Any) -> dict[str, Any]:
+    """The content of summary.json for random predictions.
+
+    Args:
+        seed: of everything.
+        folds: how many finished.
+        skill: how much better than guessing.
+        per_fold: images of each class in a fold.
+        top: replaces entries of the result.
+    """
+    rng = np.random.default_rng(seed)
+    truth = np.repeat([0, 1, 2], per_fold)
+    unseen_shift = rng.normal(size=(len(truth), 3)) * 0.7
+    test = [_scores(truth, skill, rng) for _ in range(folds)]
+    val = [_scores(truth, skill, rng) for _ in range(folds)]
+    unseen = [_scores(truth, skill, rng, unseen_shift) for _ in range(folds)]
+    pooled_truth, pooled = np.tile(truth, folds), np.concatenate(test)
+    ensemble = np.mean(unseen, axis=0)
+    per = [
+        {"fold": k, "n": len(truth), "val": _plain(truth, val[k]), "test": _plain(truth, test[k]),
+         "unseen": _plain(truth, unseen[k])}
+        for k in range(folds)
+    ]  # fmt: skip
+    accuracies = [row["unseen"]["accuracy"] for row in per]
+    chosen = int(np.argmin([row["val"]["loss"] for row in per]))
+    paper = int(np.argmax(accuracies))
+    mean = float(np.mean(accuracies))
+    epochs = list(range(20))
+
+    def loss(start: float, end: float) -> list[float]:
+        fall = end + (start - end) * np.exp(-np.array(epochs) / 4.0)
+        return [float(v) for v in fall + 0.01 * rng.normal(size=len(epochs))]
+
+    summary = {
+        "name": "densenet121, fixed copies",
+        "folder": "multirun/2026-05-04/10-11-12",
+        "folds": list(range(folds)),
+        "problems": [],
+        "notes": [
+            "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease.",
+            "The backbone is frozen with random weights; the paper's has ImageNet weights.",
+        ],
+        "data": {
+            "name": "phantom", "synthetic": True, "manifest_sha256": "a1" * 32, "split_sha256": "b2" * 32,
+            "group": "patient", "validation": "inner", "view": None, "images": 11 * 3 * per_fold, "left_out": 4,
+            "refused": 2, "patients": 1600, "unknown_patients": 31, "per_fold": per_fold,
+            "classes": {
+                name: {"images": 11 * per_fold, "train": 8 * per_fold, "train_augmented": 952, "test": per_fold * folds,
+                       "unseen": per_fold, "left_out": at}
+                for at, name in enumerate(CLASSES)
+            },
+        },
+        "model": {"name": "densenet121", "weights": "random", "freeze": True, "standardise": True, "dropout": 0.0,
+                  "weights_sha256": "c3" * 32},
+        "augment": {"mode": "fixed", "target_per_class": 1070, "rotation": 5.0, "zoom": 1.02, "shear": 2.0},
+        "training": {"seed": 0, "optim": {"lr": 0.001, "weight_decay": 0.0}, "trainer": {"max_epochs": 20},
+                     "monitor": "val/loss"},
+        "pooled": _scored(pooled_truth, pooled, rng),
+        "per_fold": per,
+        "mean": _over(np.mean, [row["test"] for row in per]),
+        "sd": _over(_sd, [row["test"] for row in per]) if folds > 1 else _over(lambda _: np.nan, [per[0]["test"]]),
+        "unseen": {
+            "mean": _over(np.mean, [row["unseen"] for row in per]),
+            "sd": _over(_sd, [row["unseen"] for row in per]) if folds > 1 else None,
+            "ensemble": _scored(truth, ensemble, rng),
+            "selected": _scored(truth, unseen[chosen], rng),
+            "paper_selected": _scored(truth, unseen[paper], rng),
+        },
+        "selection": {
+            "rule": "inner", "fold": chosen,
+            "label": "selected by inner validation; the unseen fold was looked at once",
+            "candidates": [
+                {
+                    "fold": row["fold"], "val_accuracy": row["val"]["accuracy"], "val_loss": row["val"]["loss"],
+                    "unseen_accuracy": row["unseen"]["accuracy"], "unseen_loss": row["unseen"]["loss"],
+                    "unseen_covid19_sensitivity": row["unseen"]["classes"]["COVID-19"]["sensitivity"],
+                }
+                for row in per
+            ],
+            "paper_fold": paper, "n": len(truth), "models": folds,
+            "simulated": _best(mean, len(truth), folds, rng),
+            "data": {"best": max(accuracies), "mean": mean, "apparent_optimism": max(accuracies) - mean,
+                     "split_half_optimism": 0.011, "repeats": 2000},
+            "chance": _best(1 / 3, len(truth), folds, rng),
+        },
+        "calibration": {"pooled": _calibration(pooled_truth, pooled), "ensemble_unseen": _calibration(truth, ensemble)},
+        "curves": {"pooled": _curves(pooled_truth, pooled, rng), "unseen": _curves(truth, ensemble, rng)},
+        "training_curves": [
+            {"fold": k, "epoch": epochs, "train_loss": loss(1.1, 0.2), "val_loss": loss(1.0, 0.3), "lr": [1e-3] * 20,
+             "stopped": 14 + k % 5}
+            for k in range(folds)
+        ],
+        "versions": {"torch": "2.15.0", "numpy": "2.4.0", "scikit-learn": "1.9.1", "onnxruntime": None},
+        "hashes": {"manifest_sha256": "a1" * 32, "split_sha256": "b2" * 32, "weights_sha256": "c3" * 32,
+                   "predictions_sha256": {str(k): f"{k:x}" * 64 for k in range(folds)}},
+        "git_revision": "0123456789abcdef0123456789abcdef01234567",
+        "seconds": {"features": 61.0, "fit": 40.5, "total": 130.25},
+        **top,
+    }  # fmt: skip
+    if folds < 2:
+        summary["sd"] = None
+    return summary
+
+
+def hollow(tree: Any) -> Any:
+    """The same tree with None for every number, text and list at its ends."""
+    if isinstance(tree, dict):
+        return {key: hollow(value) for key, value in tree.items()}
+    return None
+
+
+COMPARISON: dict[str, Any] = {
+    "a": "densenet121, fixed copies", "b": "densenet121, no copies", "n": 1560, "accuracy_a": 0.9462,
+    "accuracy_b": 0.9385, "difference": 0.0077,
+    "mcnemar": {"only_a": 40, "only_b": 28, "p": 0.1824},
+    "t_test": {"t": 1.31, "df": 9, "p": 0.2226, "mean_difference": 0.0077, "ci": [-0.0056, 0.0210]},
+    "delong": {
+        name: {"auc_a": 0.991, "auc_b": 0.988, "difference": 0.003, "ci": [0.0004, 0.0056], "z": 2.26, "p": p}
+        for name, p in zip(CLASSES, (0.00002, 0.24, 0.03), strict=True)
+    },
+    "p_holm": {"mcnemar": 0.1824, "t_test": 0.4452, "delong": {"COVID-19": 0.00006, "Normal": 0.24, "Pneumonia": 0.06}},
+}  # fmt: skip
+
+
+@cache
+def _built() -> dict[str, Any]:
+    return build_summary()
+
+
+@cache
+def _other() -> dict[str, Any]:
+    folder = "multirun/2026-05-04/11-00-00"
+    return build_summary(1, skill=2.4, name="densenet121, no copies", augment={"mode": "none"}, folder=folder)
+
+
+@cache
+def _one_fold() -> dict[str, Any]:
+    return build_summary(2, folds=1)
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    """Ten folds of random predictions; a copy that a test may change."""
+    return copy.deepcopy(_built())
+
+
+@pytest.fixture
+def other() -> dict[str, Any]:
+    """The same without augmentation, a little worse."""
+    return copy.deepcopy(_other())
+
+
+@pytest.fixture
+def comparison() -> dict[str, Any]:
+    """How the two compare."""
+    return copy.deepcopy(COMPARISON)
+
+
+@pytest.fixture
+def one_fold() -> dict[str, Any]:
+    """A sweep of which one fold finished: no deviation over folds."""
+    return copy.deepcopy(_one_fold())
+
+
+@pytest.fixture(scope="session")
+def page() -> str:
+    """The page of the summary, the other sweep and their comparison; drawn once, for tests that only read it."""
+    from covidnet.report.html import report_html
+
+    return report_html(_built(), [COMPARISON], [_other()])
+
+
+@pytest.fixture
+def none_everywhere() -> dict[str, Any]:
+    """A summary in which every value is None."""
+    return dict(hollow(copy.deepcopy(_built())))

@@ -1,0 +1,233 @@
+import base64
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from covidnet.atomic import WriteError
+from covidnet.errors import DataError
+from covidnet.report.html import report_html, write_report
+from covidnet.report.paper_tables import table4, table5, table6, table7
+
+Summary = dict[str, Any]
+HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert(2)\">|`a`\n# b & 'q' \x00\x1b[31m \udce9 ]]> --> ${x} %s"
+VOID = {"meta", "img", "br"}
+
+
+class _Page(HTMLParser):
+    """What a browser would see: which tags, which addresses, which text; and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words += data
+
+
+def _read(text: str) -> _Page:
+    page = _Page(text)
+    assert page.open == []
+    return page
+
+
+def _xml(text: str) -> ET.Element:
+    return ET.fromstring(text.removeprefix("<!DOCTYPE html>\n"))
+
+
+def test_a_page_is_well_formed_as_html_and_as_xml(page: str) -> None:
+    read = _read(page)
+    root = _xml(page)
+    assert read.tags.count("h1") == 1
+    headings = ["".join(node.itertext()) for node in root.iter("h2")]
+    assert headings == [
+        "Results on the test folds",
+        "The unseen fold",
+        "What choosing the best model adds",
+        "With and without augmentation, and other approaches",
+        "Sweeps compared",
+        "Calibration",
+        "Training",
+        "Data and split",
+        "Settings, versions and hashes",
+        "How to compute this again",
+        "What does not add up in the published tables",
+        "Notes on the intervals",
+    ]
+    ids = [node.attrib["id"] for node in root.iter() if "id" in node.attrib]
+    assert len(set(ids)) == len(ids)
+    targets = [value[1:] for _, key, value in read.attributes if key == "href" and value.startswith("#")]
+    assert set(targets) <= set(ids)
+    assert len(targets) == len(headings)
+
+
+def test_a_page_needs_nothing_from_anywhere_else(page: str) -> None:
+    read = _read(page)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(read.tags)
+    for tag, key, value in read.attributes:
+        assert not key.startswith("on")
+        if key in ("src", "srcset", "poster", "data", "action"):
+            assert value.startswith("data:image/svg+xml;base64,")
+        if "http" in value and not value.startswith("data:"):
+            assert (tag, key) == ("a", "href")
+    rest = re.sub(r'href="https://[^"]*"|base64,[\w+/=]+|http-equiv=', "", page)
+    for word in ("http", "@import", "url("):
+        assert word not in rest
+    assert "default-src 'none'" in page
+
+
+def test_every_figure_is_whole_and_told_to_who_cannot_see_it(page: str) -> None:
+    figures = list(_xml(page).iter("figure"))
+    assert len(figures) == 7
+    for number, figure in enumerate(figures, 1):
+        image = figure.find("img")
+        assert image is not None
+        assert len(image.attrib["alt"]) > 20
+        ET.fromstring(base64.b64decode(image.attrib["src"].split(",")[1]))
+        caption = figure.find("figcaption")
+        assert caption is not None
+        assert "".join(caption.itertext()).startswith(f"Figure {number}. ")
+
+
+def test_the_page_shows_the_numbers(page: str, summary: Summary) -> None:
+    words = _read(page).words
+    accuracy = summary["pooled"]["accuracy"]
+    low, high = accuracy["ci"]
+    assert f"{100 * accuracy['value']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]" in words
+    assert summary["hashes"]["predictions_sha256"]["7"] in words
+    assert "python -m covidnet.crossval" in words
+    assert summary["folder"] in words
+    assert words.index("Read this before the numbers") < words.index("Table 5 (paper)")
+    for note in summary["notes"]:
+        assert note in words
+
+
+def test_tables_have_as_many_cells_in_every_row(page: str) -> None:
+    for table in _xml(page).iter("table"):
+        head, body = table.find("thead"), table.find("tbody")
+        assert body is not None
+        widths = {len(row) for row in body}
+        assert len(widths) == 1
+        if head is not None:
+            cells = [cell for row in head for cell in row if cell.attrib.get("class") != "group"]
+            assert len(cells) == widths.pop()
+
+
+def test_the_decimal_points_of_a_column_lie_under_each_other(page: str) -> None:
+    for table in _xml(page).iter("table"):
+        body = table.find("tbody")
+        assert body is not None
+        for column in range(1, len(body[0])):
+            cells = [row[column] for row in body]
+            spans = [span for cell in cells for span in cell.iter("span") if span.attrib.get("class") == "value"]
+            if any(cell.attrib.get("class") == "ends" for cell in cells):
+                assert len({span.attrib["style"] for span in spans}) == 1
+
+
+def _poison(tree: Any) -> Any:
+    """The tree with every text replaced, and every free name of a key too."""
+    if isinstance(tree, dict):
+        return {key: _poison(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_poison(value) for value in tree]
+    return HOSTILE if isinstance(tree, str) else tree
+
+
+def test_hostile_names_are_shown_and_do_nothing(summary: Summary, other: Summary, comparison: Summary) -> None:
+    bad = _poison(summary)
+    bad["versions"][HOSTILE] = HOSTILE
+    bad["problems"] = [HOSTILE]
+    text = report_html(bad, [_poison(comparison)], [_poison(other)])
+    page = _read(text)
+    _xml(text)
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 7
+    assert not [key for _, key, _ in page.attributes if key.startswith("on")]
+    assert "<script>alert(1)</script>" in page.words
+    assert "\x00" not in text
+    assert "\x1b" not in text
+    text.encode("utf-8")
+
+
+def test_what_is_missing_does_not_stop_the_page(none_everywhere: Summary, one_fold: Summary) -> None:
+    for hollow in ({}, none_everywhere, one_fold):
+        text = report_html(hollow)
+        page = _read(text)
+        _xml(text)
+        assert "Table 5 (paper)" in page.words
+        assert "None" not in page.words
+        assert not re.search(r"\bnan\b", page.words)
+
+
+def test_a_class_without_images_is_a_dash(summary: Summary) -> None:
+    nothing = {"value": None, "ci": None, "method": None}
+    for part in (summary["pooled"], summary["unseen"]["ensemble"]):
+        part["classes"]["Normal"] = dict.fromkeys(("sensitivity", "f1", "auc", "specificity", "accuracy"), nothing)
+        part["confusion"][1] = [0, 0, 0]
+    del summary["curves"]["pooled"]["Normal"]
+    for fold in summary["per_fold"]:
+        fold["test"]["classes"]["Normal"] = {"sensitivity": None, "specificity": 1.0, "f1": None, "auc": None}
+        fold["val"] = None
+    words = _read(report_html(summary)).words
+    assert "–" in words  # noqa: RUF001
+
+
+def test_a_report_folder_holds_all_files_and_their_values(
+    tmp_path: Path, page: str, summary: Summary, other: Summary, comparison: Summary
+) -> None:
+    files = write_report(summary, tmp_path, [comparison], [other])
+    names = ["report.html", "report.md", "table4.csv", "table5.csv", "table6.csv", "table7.csv", "summary.json"]
+    assert [file.name for file in files] == [*names, "comparisons.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(file.name for file in files)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert json.loads((tmp_path / "comparisons.json").read_text()) == [comparison]
+    expected = {"table4": table4(summary), "table5": table5(summary), "table6": table6([summary, other]),
+                "table7": table7([summary, other])}  # fmt: skip
+    for name, frame in expected.items():
+        again = pd.read_csv(tmp_path / f"{name}.csv", float_precision="round_trip")
+        pd.testing.assert_series_equal(
+            again["ours"].astype(float), frame["ours"].astype("Float64").astype(float), check_exact=True
+        )
+    # Written at another time than the page, and the same.
+    assert (tmp_path / "report.html").read_text() == page
+    assert [file.name for file in write_report({}, tmp_path)] == names
+
+
+def test_a_number_that_json_does_not_know_leaves_the_old_report(tmp_path: Path) -> None:
+    write_report({"name": "first"}, tmp_path)
+    before = (tmp_path / "report.html").read_text()
+    with pytest.raises(DataError, match=r"^summary: .*None"):
+        write_report({"name": "second", "pooled": {"loss": float("nan")}}, tmp_path)
+    assert (tmp_path / "report.html").read_text() == before
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match=r"report\.html"):
+        write_report({}, tmp_path / "none")
+
+
+def test_a_page_stays_small(page: str) -> None:
+    assert len(page) < 3_000_000

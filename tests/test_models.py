@@ -1,0 +1,66 @@
+"""Every model of conf/model trains a step through the real run, and its checkpoint predicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from covidnet.config import config_dir
+from covidnet.evaluation.predictions import COLUMNS, EXTRAS, read_predictions
+from covidnet.learning.module import ClassificationModule
+from covidnet.models.networks import MODELS, NETWORKS
+
+NAMES = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
+ONCE = (
+    "fold=3",
+    "data.images_per_class=11",
+    "trainer.max_epochs=1",
+    "data.num_workers=0",
+    "callbacks.panels.per_class=0",
+)
+OWN = {
+    "bayesian_cnn": ["predictive_entropy", "mutual_information"],
+    "anomaly_resnet": ["anomaly_score"],
+}
+
+
+def test_all_models_of_the_field_are_there() -> None:
+    assert sorted(set(MODELS) - {"resnet18"}) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Callable[..., Path]) -> None:
+    network = NETWORKS[MODELS[name][0]]
+    size = max(network.least, 32)
+    folder = train(*ONCE, f"model={name}", f"data.image_size={size}", "augment=none")
+    header = list(pd.read_csv(folder / "predictions.csv", nrows=1))
+    assert header == [*COLUMNS, *OWN.get(name, [])]
+    table = read_predictions(folder / "predictions.csv")
+    facts = json.loads((folder / "environment.json").read_text())
+    frozen = network.imagenet is not None
+    assert (facts["backbone_sha256"]["before_fit"] == facts["backbone_sha256"]["after_fit"]) is frozen
+
+    module = ClassificationModule.from_checkpoint(folder / "checkpoints/best.ckpt")
+    assert module.hparams["model"]["name"] == name
+    from covidnet.data.images import read_image
+    from covidnet.data.transforms import Normalise, SquareFit
+
+    rows = table.query("split == 'test'")
+    spec = module.classifier.spec
+    fit, normalise = SquareFit(size, "squash"), Normalise(tuple(spec.mean), tuple(spec.std))
+    root = Path(facts["data"]["root"])
+    images = torch.stack([torch.from_numpy(normalise(fit(read_image(root / path)))) for path in rows["path"]])
+    with torch.no_grad():
+        features = module.classifier.features(images)
+        found = module.classifier.classify(features).softmax(1).numpy()
+        extras = module.classifier.extras(features)
+    np.testing.assert_allclose(found, rows[["p_covid19", "p_normal", "p_pneumonia"]], atol=1e-4)
+    for column in OWN.get(name, []):
+        assert column in EXTRAS
+        np.testing.assert_allclose(extras[column], rows[column], atol=1e-3)
