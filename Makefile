@@ -29,8 +29,8 @@ demo: $(STAMP)  ## one fold of a small study on synthetic radiographs; prints wh
 fold: $(STAMP)  ## one fold: make fold FOLD=3 ARGS='data=folder data.root=DIR'
 	@$(BIN)/python -m covidnet.train fold=$(FOLD) $(ARGS)
 
-sweep: $(STAMP)  ## the ten folds of the small study, one run folder each: make sweep ARGS='experiment=paper'
-	@$(BIN)/python -m covidnet.train -m 'fold=range(0,10)' experiment=demo progress=false $(ARGS)
+sweep: $(STAMP)  ## the ten folds of the small study and their report: make sweep ARGS='experiment=paper'
+	@$(BIN)/python -m covidnet.train -m 'fold=range(0,10)' experiment=demo $(ARGS)
 
 test: $(STAMP)  ## the tests, offline
 	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(ARGS)

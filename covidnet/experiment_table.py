@@ -30,7 +30,7 @@ def make_table(table: Table, description: str | None, arguments: Sequence[str] |
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP_DIR", help="folders that hold fold=0/ and so on")
     parser.add_argument("--data", required=True, help="what the films are, in words, for the column data")
-    parser.add_argument("--out", type=Path, help="the CSV file to write; only printed if absent")
+    parser.add_argument("--out", type=Path, help="the CSV file to write, and a .md beside it; only printed if absent")
     given = parser.parse_args(arguments)
     # After the parser, so that --help is quick.
     from covidnet.atomic import write_text
@@ -44,6 +44,35 @@ def make_table(table: Table, description: str | None, arguments: Sequence[str] |
         if given.out is not None:
             given.out.parent.mkdir(parents=True, exist_ok=True)
             write_text(given.out, text)
+            write_text(given.out.with_suffix(".md"), _markdown(found, given.data))
         sys.stdout.write(text)
     except (CovidnetError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def _markdown(table: pd.DataFrame, data: str) -> str:
+    """The table for people: rates in percent with their intervals in brackets, columns that are empty left out."""
+    from covidnet.report.tables import percent
+
+    keys = [name for name in table.columns if name not in ("data", "published", "ours", "ci_low", "ci_high", "method")]
+    keys = [name for name in keys if name not in ("n", "source")]
+    counts = "ci_low" not in table.columns
+
+    def cell(value: Any, low: Any = None, high: Any = None) -> str:
+        if value is None or value != value:
+            return ""
+        if counts:
+            return str(int(value))
+        return percent(float(value), None if low is None or low != low else [float(low), float(high)])
+
+    lines = [
+        f"Data: {data}.",
+        "",
+        "| " + " | ".join([*keys, "published", "ours"]) + " |",
+        "| --- " * (len(keys) + 2) + "|",
+    ]
+    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        ours = cell(row["ours"], row.get("ci_low"), row.get("ci_high"))
+        told = [str(row[key] or "") for key in keys]
+        lines.append("| " + " | ".join([*told, cell(row["published"]), ours]) + " |")
+    return "\n".join(lines) + "\n"

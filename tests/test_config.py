@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from covidnet.config import checked_fold, compose, config_dir
+from covidnet.config import _subfolders, checked_fold, compose, config_dir
 from covidnet.errors import SettingError
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
@@ -113,3 +113,32 @@ def test_two_runs_of_one_second_have_folders_of_their_own() -> None:
     assert len(folders) == 2
     text = (config_dir() / "config.yaml").read_text()
     assert text.count("${token:}") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "subfolder"),
+    [
+        (["fold=3"], None),
+        (["-m", "fold=range(0,10)", "seed=1"], None),
+        (["-m", "fold=range(0,10)", "hydra.sweep.subdir=x", "seed=1,2"], None),
+        (["--multirun", "fold=0,1", "seed=1,2"], "fold=${fold},seed=${seed}"),
+        (["-m", "fold=0,1", "model=cnn,resnet8"], "fold=${fold},model=${hydra:runtime.choices.model}"),
+        (["seed=0", "optim.lr=1e-3,1e-4", "-m"], "fold=${fold},optim.lr=${optim.lr}"),
+    ],
+)
+def test_jobs_of_a_sweep_are_told_apart_by_all_that_it_varies(arguments: list[str], subfolder: str | None) -> None:
+    expected = [] if subfolder is None else [f"hydra.sweep.subdir='{subfolder}'"]
+    assert _subfolders(arguments) == expected
+
+
+def test_experiments_of_the_tables_differ_from_strict_in_what_they_are_about() -> None:
+    strict, without, cnn, narin, paper = (
+        compose([f"experiment={name}"]) for name in ("strict", "no_augmentation", "cnn", "narin", "paper")
+    )
+    assert (strict.split.group, strict.split.validation, strict.selection) == ("patient", "inner", "inner")
+    assert (paper.split.group, paper.split.validation, paper.selection) == ("image", "test", "paper")
+    assert {cfg.data.name for cfg in (strict, without, cnn, narin, paper)} == {"kaggle"}
+    assert (without.augment.mode, strict.augment.mode) == ("none", "fixed")
+    assert (without.model, without.split) == (strict.model, strict.split)
+    assert (cnn.model.name, cnn.model.freeze, cnn.split) == ("cnn", False, strict.split)
+    assert (narin.model.name, narin.model.weights, narin.split) == ("resnet50", "imagenet", strict.split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import pytest
 import torch
 
 from covidnet.config import config_dir
+from covidnet.data.images import read_image
+from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.evaluation.predictions import COLUMNS, EXTRAS, read_predictions
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.networks import MODELS, NETWORKS
+from covidnet.models.saliency import grad_cam
 
 NAMES = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
 ONCE = (
@@ -48,9 +52,6 @@ def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Cal
 
     module = ClassificationModule.from_checkpoint(folder / "checkpoints/best.ckpt")
     assert module.hparams["model"]["name"] == name
-    from covidnet.data.images import read_image
-    from covidnet.data.transforms import Normalise, SquareFit
-
     rows = table.query("split == 'test'")
     spec = module.classifier.spec
     fit, normalise = SquareFit(size, "squash"), Normalise(tuple(spec.mean), tuple(spec.std))
@@ -61,6 +62,21 @@ def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Cal
         found = module.classifier.classify(features).softmax(1).numpy()
         extras = module.classifier.extras(features)
     np.testing.assert_allclose(found, rows[["p_covid19", "p_normal", "p_pneumonia"]], atol=1e-4)
-    for column in OWN.get(name, []):
+    assert set(extras) == set(OWN.get(name, []))
+    for column in extras:
         assert column in EXTRAS
         np.testing.assert_allclose(extras[column], rows[column], atol=1e-3)
+
+    with warnings.catch_warnings():
+        # A network after one step may find nothing in a film of 32 pixels, and says so.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        maps = grad_cam(module.classifier, images[:1])
+    assert maps.shape == (1, size, size)
+    assert 0.0 <= maps.min() <= maps.max() <= 1.0
+
+
+def test_models_on_one_frozen_network_share_its_features(train: Callable[..., Path], cache: Path) -> None:
+    train(*ONCE, "model=resnet50", "data.image_size=32", "augment=none")
+    before = sorted((cache / "features").rglob("*.safetensors"))
+    train(*ONCE, "model=bayesian_cnn", "data.image_size=32", "augment=none")
+    assert sorted((cache / "features").rglob("*.safetensors")) == before

@@ -232,6 +232,33 @@ def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Pa
     assert "fold=11" in done.stderr
     assert (tmp_path / "sweep/fold=4/metrics.json").exists()
     assert "Traceback" not in done.stderr
+    # The report of what there is, with the fold that failed and those that are missing.
+    summary = json.loads((tmp_path / "sweep/report/summary.json").read_text())
+    assert summary["folds"] == [4]
+    assert "fold=11: the run did not finish: fold=11: allowed is 0..9" in summary["problems"][0]
+    assert "folds 0, 1, 2, 3, 5, 6, 7, 8, 9: no finished run" in summary["problems"][1]
+    assert f"Report: {tmp_path / 'sweep/report/report.html'}" in done.stdout
+
+
+def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_report(
+    tmp_path: Path, quick: Quick
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "covidnet.train", "-m", "fold=0,1", "augment=none,fixed", *quick,
+         "trainer.max_epochs=1", "callbacks.panels.per_class=0", f"hydra.sweep.dir={tmp_path / 'sweep'}"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folders = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
+    assert folders == {"report", *(f"fold={fold},augment={mode}" for fold in (0, 1) for mode in ("none", "fixed"))}
+    summary = json.loads((tmp_path / "sweep/report/summary.json").read_text())
+    assert summary["folds"] == [0, 1]
+    # Runs of two settings are not pooled: one setting is reported, the other named.
+    assert len({(tmp_path / "sweep" / f / "split.csv").read_bytes() for f in folders - {"report"}}) == 1
+    assert any("left out: other settings" in problem and "augment.mode" in problem for problem in summary["problems"])
+    counts = summary["data"]["classes"]["Normal"]
+    assert counts["test"] == counts["unseen"] == 3
+    assert counts["train"] + counts["val"] == 27
 
 
 @pytest.mark.parametrize("layout", ["folder", "kaggle"])

@@ -118,8 +118,8 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
     Raises:
         DataError: a column is missing, a value is missing (patient_id may be), a label, prediction or split is unknown,
             a fold is no integer of -1..10, a probability is outside 0..1, a row does not sum to 1 within 0.001, the
-            prediction is not the class of the largest probability (the first of a tie), or an image is twice in one
-            split. Rows are counted from 1 below the header.
+            prediction is not the class of the largest probability (the first of a tie), an extra is no number, or an
+            image is twice in one split. Rows are counted from 1 below the header.
     """
     for column in COLUMNS:
         if column not in table.columns:
@@ -176,7 +176,11 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
             raise refuse(row, "image_id", f"already in row {seen[key] + 1} of split {key[1]!r}; keep one of the two")
     extras = [name for name in EXTRAS if name in table.columns]
     for name in extras:
-        columns[name] = np.array([_number(cell) for cell in table[name]], dtype=np.float32)
+        cells = list(table[name])
+        columns[name] = np.array([_number(cell) for cell in cells], dtype=np.float32)
+        absent = np.array([bool(pd.isna(cell)) or cell == "" for cell in cells], dtype=bool)
+        for row in np.flatnonzero(~absent & ~np.isfinite(columns[name]))[:1]:
+            raise refuse(int(row), name, f"{_shown(cells[row])} is no number; leave it empty where there is none")
     return pd.DataFrame(columns, columns=[*COLUMNS, *extras])
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 ENGINES = ("torch", "onnx")
 
 TOLERANCE = 1e-4
-"""The most that features of two engines may differ by."""
+"""The most that features of two engines may differ by, or the share of the largest of them where that is above 1."""
 
 
 def engine_of(name: str, backbone: Backbone, image_size: int, folder: Path) -> nn.Module:
@@ -70,10 +70,13 @@ class OnnxBackbone(nn.Module):
         # It names the kinds of processor that it was built for and that this machine has.
         self.session = onnxruntime.InferenceSession(file, options, providers=_providers(onnxruntime))
         with torch.no_grad():
-            difference = (self(example) - backbone(example)).abs().max().item()
-        if not difference <= TOLERANCE:
+            expected = backbone(example)
+            difference = (self(example) - expected).abs().max().item()
+        # Features of a ResNet with random weights go into the hundreds, where float32 has no more to give.
+        allowed = TOLERANCE * max(1.0, expected.abs().max().item())
+        if not difference <= allowed:
             raise StoreError(
-                f"{file}: features differ from PyTorch's by {difference:.2g}, more than {TOLERANCE:g}; "
+                f"{file}: features differ from PyTorch's by {difference:.2g}, more than {allowed:.2g}; "
                 "delete the file, or use features.engine=torch"
             )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from covidnet.errors import WeightsError
+from covidnet.errors import SettingError, WeightsError
 from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC, InputSpec
 from covidnet.models.networks import NETWORKS, TIMM, network_of
 from covidnet.models.weights import State, chest_state, fit_state, imagenet_state, load_state, timm_state
@@ -54,7 +54,7 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
 
     Args:
         name: a model of `covidnet.models.networks.MODELS`; ``bayesian_cnn`` and ``anomaly_resnet`` give their networks.
-        weights: ``random`` (the library's initialisation), ``imagenet``, ``chest`` (torchxrayvision, for densenet121),
+        weights: ``random`` (see `covidnet.models.networks`), ``imagenet``, ``chest`` (torchxrayvision, for densenet121),
             or the path of a file, see `covidnet.models.weights.load_state`. A file for densenet121 whose first layer
             takes one channel gets the input of ``chest``.
         seed: seed of the random weights: the same seed gives the same weights, whatever was drawn before.
@@ -63,7 +63,7 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
         The backbone, without in-place ReLUs, which would overwrite the maps that saliency looks at.
 
     Raises:
-        SettingError: no such network.
+        SettingError: no such network, or no weights of that name are published for it.
         WeightsError: the weights cannot be had, or do not fit.
     """
     network_name = network_of(name)
@@ -97,9 +97,11 @@ def _state_of(name: str, weights: str) -> State | None:
     if weights != "imagenet":
         return _named(load_state(weights), name)
     if network.imagenet is None:
-        raise WeightsError(
-            f"model.weights=imagenet: none are published for {name}, which is trained from scratch; "
-            "use model.weights=random"
+        raise SettingError(
+            "model.weights",
+            weights,
+            "random or a file",
+            f"none are published for {name}, which is trained from scratch",
         )
     if name == "densenet121":
         return imagenet_state()

@@ -8,21 +8,24 @@ from torch import Tensor, nn
 STAGES = ((256, 3), (512, 4), (1024, 6), (2048, 3))
 """Maps and number of blocks of the four stages."""
 
+NARROW, WIDE = 3 / 16, 7 / 16
+"""Maps inside a block, as shares of its input's: after a projection, and after the expansion."""
+
 
 class PepxBlock(nn.Module):
     """Projection, expansion, depth-wise convolution, projection, extension: (N, C, H, W) to (N, D, H, W).
 
-    1x1 convolutions to C/2 maps and from there to 3C/4, a 3x3 convolution of every map by itself, and 1x1 convolutions
-    back to C/2 and out to D: the spatial layer sees many maps at the price of few weights.
+    1x1 convolutions to 3C/16 maps and from there to 7C/16, a 3x3 convolution of every map by itself, and 1x1
+    convolutions back to 3C/16 and out to D: the spatial layer sees many maps at the price of few weights.
 
     Args:
-        channels: C, a multiple of 4.
+        channels: C, a multiple of 16.
         width: D.
     """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        narrow, wide = channels // 2, 3 * channels // 4
+        narrow, wide = int(channels * NARROW), int(channels * WIDE)
         self.projection = nn.Conv2d(channels, narrow, 1)
         self.expansion = nn.Conv2d(narrow, wide, 1)
         self.depthwise = nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False)
@@ -60,9 +63,11 @@ class CovidNetCxr(nn.Module):
 
     Source: Wang, Lin and Wong 2020, https://doi.org/10.1038/s41598-020-76550-z: a 7x7 convolution, then stages of 3, 4,
     6 and 3 projection-expansion-projection-extension blocks with long-range connections. What the article leaves open
-    is ours: the widths inside a block (a half and three quarters of its input), where normalisation and ReLU stand, and
-    which blocks a long-range connection joins (all of one stage). Two fully connected layers of the original are the
-    linear head on pooled maps here, as for every other network; the original was pre-trained on ImageNet.
+    is ours: the widths inside a block, which differ from block to block there (one pair of shares here, chosen so that
+    the network has the 11.75 million weights that the article counts), where normalisation and ReLU stand, and which
+    blocks a long-range connection joins (all of one stage). The fully connected layers of the original are the linear
+    head on pooled maps here, as for every other network. The original was pre-trained on ImageNet, and sees films of 480
+    pixels.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,8 @@ class Network:
     """A network without its classifier.
 
     Args:
-        features: makes the layers from images (N, C, H, W) to maps (N, D, h, w).
+        features: makes the layers from images (N, C, H, W) to maps (N, D, h, w), with random weights: those that the
+            library draws, except for the Inception family.
         features_dim: D.
         spec: the input.
         imagenet: where weights trained on ImageNet are published; None where none are.
@@ -56,10 +57,22 @@ def _resnet(make: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
 
 
 def _inception_v3() -> nn.Module:
-    network = Inception3(aux_logits=False, init_weights=True)
+    network = Inception3(aux_logits=False, init_weights=False)
     # In the order in which they are declared, which is that of its forward pass; the rest is its classifier.
     layers = [(name, layer) for name, layer in network.named_children() if name not in ("avgpool", "dropout", "fc")]
-    return nn.Sequential(OrderedDict((name, layer) for name, layer in layers if layer is not None))
+    return _levelled(nn.Sequential(OrderedDict((name, layer) for name, layer in layers if layer is not None)))
+
+
+def _levelled(features: nn.Module) -> nn.Module:
+    """Draw the convolutions anew so that values keep their size from layer to layer (He et al. 2015, 1502.01852).
+
+    A frozen network with random weights has batch normalisation that has seen nothing. Under the libraries' own draws
+    the features of the Inception family are then of size 10^10 (torchvision), or differ by 10^-5 between films (timm).
+    """
+    for layer in features.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return features
 
 
 class _Timm(nn.Module):
@@ -95,7 +108,9 @@ NETWORKS: dict[str, Network] = {
         _inception_v3, 2048, INCEPTION_SPEC, published.Inception_V3_Weights.IMAGENET1K_V1.url, least=75
     ),
     # Szegedy et al. 2017, https://doi.org/10.1609/aaai.v31i1.11231
-    "inception_resnet_v2": Network(lambda: _Timm("inception_resnet_v2"), 1536, INCEPTION_SPEC, TIMM, least=75),
+    "inception_resnet_v2": Network(
+        lambda: _levelled(_Timm("inception_resnet_v2")), 1536, INCEPTION_SPEC, TIMM, least=75
+    ),
     "cnn": Network(cnn_features, 128, GREY_SPEC, least=16),
     "resnet8": Network(resnet8_features, 64, GREY_SPEC, least=16),
     "covidnet_cxr": Network(CovidNetCxr, 2048, GREY_SPEC),

@@ -1,4 +1,4 @@
-"""ResNet-8: the residual network of eight layers with which Karakanis and Leontidis tell COVID-19 apart."""
+"""ResNet-8: the residual network of eight layers that Karakanis and Leontidis compare their own networks with."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ResidualBlock(nn.Module):
 def resnet8_features() -> nn.Sequential:
     """One convolution and three residual blocks: with the linear head eight layers; (N, 1, H, W) to (N, 64, h, w).
 
-    Source: Karakanis and Leontidis 2021, https://doi.org/10.1016/j.compbiomed.2020.104181, as the paper cites it. What
-    the paper tells of it is the name alone, so this is the CIFAR design of He et al. 2016
+    Source: Karakanis and Leontidis 2021, https://doi.org/10.1016/j.compbiomed.2020.104181, as the paper's Table 3 cites
+    it; their abstract calls it a baseline. The layers are not told there, so this is the CIFAR design of He et al. 2016
     (https://doi.org/10.1109/CVPR.2016.90) with one block per stage; the first convolution has stride 2, which is ours,
     because films are seven times as wide as CIFAR's images.
     """

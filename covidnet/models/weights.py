@@ -211,30 +211,42 @@ def chest_state() -> State:
     return _backbone_part(network.state_dict(), CHEST_NAME)
 
 
-def timm_state(name: str) -> State:
-    """The backbone of a network of timm as trained on ImageNet; timm downloads the file and keeps it.
+def timm_state(name: str, timeout: float = 10.0) -> State:
+    """The backbone of a network of timm as trained on ImageNet, from the hub where timm publishes it.
+
+    A copy in the hub's cache is used where there is one; otherwise the file is downloaded into it.
 
     Args:
         name: the network's name in timm.
+        timeout: seconds without an answer after which the hub counts as unreachable.
+
+    Returns:
+        The tensors, under timm's names.
 
     Raises:
         WeightsError: timm is not installed, or its weights cannot be had.
     """
     try:
-        import timm
-
-        network = timm.create_model(name, pretrained=True, num_classes=0, global_pool="")
+        from huggingface_hub import constants, hf_hub_download
+        from timm.models import get_pretrained_cfg
     except ImportError as error:
         raise WeightsError(f'{name}: needs timm ({_line(error)}); pip install "covidnet[timm]"') from error
-    # No network and a damaged file each raise something else.
-    except Exception as error:
-        remedy = (
-            "give model.weights=PATH to a .pth or .safetensors file, or model.weights=random, which needs no network"
-        )
-        raise WeightsError(
-            f"model.weights=imagenet: {name} cannot be had from timm ({_line(error)}); {remedy}"
-        ) from error
-    return _backbone_part(network.state_dict(), name)
+    published, file = str(get_pretrained_cfg(name).hf_hub_id), "model.safetensors"
+    try:
+        path = hf_hub_download(published, file, local_files_only=True)
+    except FileNotFoundError:
+        try:
+            # Where there is no network the library tries for most of a minute, and tells of every try.
+            urllib.request.urlopen(
+                f"{constants.ENDPOINT}/{published}/resolve/main/config.json", timeout=timeout
+            ).close()
+            path = hf_hub_download(published, file)
+        # The library has errors of its own for every way of failing.
+        except Exception as error:
+            remedy = "give model.weights=PATH to a .pth or .safetensors file, or use model.weights=random"
+            address = f"{constants.ENDPOINT}/{published}"
+            raise WeightsError(f"model.weights=imagenet: {address} cannot be had ({_line(error)}); {remedy}") from error
+    return load_state(path)
 
 
 def _read(path: Path) -> object:

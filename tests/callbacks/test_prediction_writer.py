@@ -11,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from scipy.special import softmax
+from scipy.stats import entropy
 from torch.utils.data import DataLoader
 
 from covidnet.callbacks.prediction_writer import PredictionWriter
@@ -120,3 +121,32 @@ def test_films_that_another_model_was_asked_about_are_forgotten() -> None:
     fewer = DataLoader(FeatureDataset(features_of("test")[:4], rows), 4, collate_fn=whole_batch)
     trainer_of(writer).test(module_of(1), fewer, verbose=False)
     assert writer.table(ROWS, fold=0)["image_id"].tolist() == rows["image_id"].tolist()
+
+
+def test_what_a_head_says_beside_the_classes_is_written_for_its_own_film(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    optim = {"lr": 1e-3, "weight_decay": 0.0, "plateau_factor": 0.5, "plateau_patience": 2}
+    module = ClassificationModule({"name": "bayesian_cnn", "dropout": 0.5, "samples": 20}, optim, {}, "val/loss")
+    features = {
+        part: torch.randn(9, 2048, generator=torch.Generator().manual_seed(at)) for at, part in enumerate(PARTS)
+    }
+    loaders = {
+        part: DataLoader(FeatureDataset(features[part], ROWS[part]), 4, collate_fn=whole_batch) for part in PARTS
+    }
+    writer = PredictionWriter()
+    trainer = trainer_of(writer)
+    trainer.validate(module, loaders["val"], verbose=False)
+    trainer.test(module, [loaders["test"], loaders["unseen"]], verbose=False)
+    writer.write(tmp_path / "predictions.csv", ROWS, fold=3)
+    table = read_predictions(tmp_path / "predictions.csv")
+    assert list(table.columns)[-3:] == ["prediction", "predictive_entropy", "mutual_information"]
+    # The entropy of the written mean probabilities, from the file alone.
+    np.testing.assert_allclose(table["predictive_entropy"], entropy(table[PROBABILITIES].to_numpy(), axis=1), atol=1e-5)
+    with torch.no_grad():
+        told = module.eval().classifier.head.extras(features["unseen"])["mutual_information"]
+    found = table[table["split"] == "unseen"].set_index("image_id").loc[list(ROWS["unseen"]["image_id"])]
+    np.testing.assert_allclose(found["mutual_information"], told, atol=1e-5)
+    # A plain head asked afterwards has none, and leaves none of the old ones.
+    plain = module_of()
+    trainer.test(plain, [loader("test"), loader("unseen")], verbose=False)
+    assert set(writer.extras) == {"val"}

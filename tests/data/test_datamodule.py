@@ -199,6 +199,17 @@ def test_worker_processes_change_neither_order_nor_pixels(split: pd.DataFrame, r
         assert torch.equal(one["image"], other["image"])
 
 
+def test_films_of_training_and_validation_stay_in_memory_shared_out_among_the_workers(
+    split: pd.DataFrame, root: Path
+) -> None:
+    for workers in (0, 2):
+        data = module(split, root, num_workers=workers, batch_size=4)
+        train = data.train_dataloader()
+        assert train.dataset.memory == 2**30 // max(train.num_workers, 1)
+        assert data.val_dataloader().dataset.memory > 0
+        assert [loader.dataset.memory for loader in data.test_dataloader()] == [0, 0]
+
+
 def test_no_more_workers_are_started_than_there_are_batches_after_the_first(split: pd.DataFrame, root: Path) -> None:
     data = module(split, root, num_workers=8)
     assert [loader.num_workers for loader in data.test_dataloader()] == [2, 2]  # 18 films in batches of 8
@@ -257,3 +268,13 @@ def test_unset_workers_are_one_per_spare_core(split: pd.DataFrame, root: Path, m
     for cores, workers in ((1, 0), (4, 3)):
         monkeypatch.setattr("covidnet.data.datamodule.available_cores", lambda cores=cores: cores)
         assert module(split, root, num_workers=None).num_workers == workers
+
+
+def test_counts_are_those_of_the_rows(split: pd.DataFrame, root: Path) -> None:
+    data = module(split, root, copies=FixedCopies(20, 9, Operators()))
+    for part, rows in data.rows.items():
+        for label, of_class in rows.groupby("label"):
+            expected = {"films": of_class["image_id"].nunique(), "inputs": len(of_class)}
+            assert data.counts[part][str(label)] == expected
+    train = data.counts["train"]["Normal"]
+    assert train["inputs"] > train["films"] > 0

@@ -92,6 +92,60 @@ def test_film_and_its_copies_side_by_side_are_read_once(
         assert np.array_equal(values(films(planned, tmp_path)[index]), together[index])
 
 
+def test_a_film_in_memory_is_the_film_of_the_file_and_is_read_once(
+    rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = pd.concat([rows.assign(operator=name) for name in (ORIGINAL, "zoom")], ignore_index=True)
+    read: list[str] = []
+    monkeypatch.setattr(dataset, "read_image", lambda path, **o: read.append(path.name) or read_image(path, **o))
+    plain, kept = films(planned, tmp_path), films(planned, tmp_path, memory=1 << 20)
+    expected = [plain[index]["image"] for index in range(12)]
+    read.clear()
+    order = [3, 7, 0, 11, 4, 1, 9, 2, 10, 5, 8, 6]
+    for _ in range(3):
+        for index in order:
+            assert torch.equal(kept[index]["image"], expected[index])
+    # A film and its copy were apart in this order: each was read for itself, and never again.
+    assert sorted(read) == sorted(planned["path"])
+
+
+@pytest.mark.parametrize(("memory", "held"), [(0, 0), (64 * 64 - 1, 0), (3 * 64 * 64 + 5, 3), (6 * 64 * 64, 6)])
+def test_films_in_memory_take_no_more_bytes_than_they_may(
+    rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, held: int
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(dataset, "read_image", lambda path, **o: read.append(path.name) or read_image(path, **o))
+    data = films(rows, tmp_path, memory=memory)
+    for _ in range(2):
+        for index in range(6):
+            data[index]
+    assert len(read) == 12 - held
+
+
+def test_a_film_that_changed_is_refused_before_it_is_kept(rows: pd.DataFrame, tmp_path: Path) -> None:
+    data = films(rows, tmp_path, memory=1 << 20)
+    kept = data[1]["image"]
+    (tmp_path / "3.png").write_bytes((tmp_path / "4.png").read_bytes())
+    (tmp_path / "1.png").unlink()
+    for _ in range(2):
+        with pytest.raises(ImageRefusedError, match="does not match the manifest's sha256"):
+            data[3]
+    assert torch.equal(data[1]["image"], kept)
+
+
+def test_online_augmentation_draws_anew_for_a_film_in_memory(rows: pd.DataFrame, tmp_path: Path) -> None:
+    options = {"online": online_augmentation(Operators(rotation=30.0))}
+    kept, plain = films(rows, tmp_path, memory=1 << 20, **options), films(rows, tmp_path, **options)
+
+    def draws(data: FilmDataset) -> list[bytes]:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return [values(data[0]).tobytes() for _ in range(4)]
+
+    assert draws(kept) == draws(plain)
+    assert len(set(draws(kept))) == 4
+
+
 def test_changed_bytes_are_refused_with_the_path(rows: pd.DataFrame, tmp_path: Path) -> None:
     data = films(rows, tmp_path)
     data[1]

@@ -56,6 +56,12 @@ def test_columns_are_those_of_the_contract_in_its_order(tmp_path: Path) -> None:
     assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()[0] == CONTRACT
 
 
+@pytest.mark.parametrize("cell", ["high", "inf", float("inf")])
+def test_an_extra_that_is_no_number_is_refused_with_its_row(cell: object) -> None:
+    with pytest.raises(DataError, match=r"row 2 .*column anomaly_score: .* is no number"):
+        validate_predictions(_plain(anomaly_score=[0.1, cell]))
+
+
 def test_prediction_is_the_largest_probability_and_the_first_of_a_tie() -> None:
     table = predictions_table(
         image_id=list("abcd"),
@@ -294,3 +300,31 @@ def test_an_invalid_table_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         write_predictions(_plain(label=["TB", "Normal"]), tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
+
+
+def test_numbers_of_some_models_follow_the_contracts_columns_and_come_back(tmp_path: Path) -> None:
+    table = _table()
+    entropy = np.linspace(0.0, 1.0, 6, dtype=np.float32)
+    extended = table.assign(anomaly_score=-3.5, predictive_entropy=entropy, other="gone")
+    write_predictions(extended, tmp_path / "p.csv")
+    header = (tmp_path / "p.csv").read_text().splitlines()[0]
+    assert header == f"{CONTRACT},predictive_entropy,anomaly_score"
+    back = read_predictions(tmp_path / "p.csv").set_index("image_id")
+    assert (back["anomaly_score"] == np.float32(-3.5)).all()
+    for image_id, value in zip(table["image_id"], entropy, strict=True):
+        assert back.loc[image_id, "predictive_entropy"] == value
+
+
+def test_tables_with_and_without_such_numbers_stand_together(tmp_path: Path) -> None:
+    both = pd.concat([_table(3, 1), _table(3, 2).assign(anomaly_score=1.0, image_id=["x", "y", "z"])])
+    write_predictions(both, tmp_path / "p.csv")
+    back = read_predictions(tmp_path / "p.csv")
+    assert back["anomaly_score"].isna().sum() == 3
+
+
+def test_one_such_number_is_given_for_each_image() -> None:
+    with pytest.raises(DataError, match="anomaly_score: 2 values for 1 images"):
+        predictions_table(
+            image_id=["a"], path=["a.png"], patient_id=[None], label=["Normal"], split="test", fold=1,
+            probabilities=[[0.2, 0.5, 0.3]], extras={"anomaly_score": [1.0, 2.0]},
+        )  # fmt: skip

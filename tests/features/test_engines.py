@@ -46,6 +46,19 @@ def test_onnx_runtime_agrees_with_pytorch_in_batches_of_any_size(
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_onnx_runtime_runs_the_other_networks_too(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = build_backbone(name).eval()
+    images = torch.randn(3, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = network(images)
+    found = engine_of("onnx", network, SIZE, tmp_path)(images)
+    # Random weights give features of some hundreds: seven digits of float32 are less than 1e-4 there.
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_exported_network_is_written_once(backbone: Backbone, exported: Path) -> None:
     before = exported.stat().st_mtime_ns
     engine_of("onnx", backbone, SIZE, exported.parent)

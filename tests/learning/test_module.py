@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from covidnet.data.dataset import FeatureDataset, whole_batch
-from covidnet.errors import WeightsError
+from covidnet.errors import SettingError, WeightsError
 from covidnet.labels import CLASSES
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
@@ -136,6 +136,28 @@ def test_a_backbone_that_is_not_frozen_is_trained_whole() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_anomaly_score_adds_its_share_to_the_loss(weight: float) -> None:
+    module = module_of(name="anomaly_resnet", anomaly_weight=weight).eval()
+    features = torch.randn(9, 512, generator=torch.Generator().manual_seed(0))
+    batch = {"features": features, "label": torch.arange(9) % 3}
+    out = module.validation_step(batch, 0)
+    head = module.classifier.head
+    with torch.no_grad():
+        scores = (features @ head.anomaly.weight.T + head.anomaly.bias)[:, 0].double().numpy()
+        probabilities = head(features).double().softmax(1).numpy()
+    covid = np.arange(9) % 3 == 0
+    # 5,000 draws of a standard normal have a mean of 0 and a deviation of 1, both to some hundredths.
+    deviation = np.where(covid, np.maximum(0.0, 5.0 - scores), np.abs(scores)).mean()
+    assert out["loss"].item() == pytest.approx(
+        log_loss(np.arange(9) % 3, probabilities) + weight * deviation, abs=1e-5 + weight * 0.1
+    )
+    np.testing.assert_allclose(out["extras"]["anomaly_score"], scores, atol=1e-5)
+    module.training_step(batch, 0)
+    with pytest.raises(SettingError, match=r"model\.anomaly_weight=-1: allowed is a number from 0 on"):
+        module_of(name="anomaly_resnet", anomaly_weight=-1)
+
+
 def test_batches_of_features_and_of_images_give_the_same_logits_and_loss() -> None:
     module = module_of().eval()
     images = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))

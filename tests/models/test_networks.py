@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from covidnet.errors import SettingError, WeightsError
@@ -14,7 +16,7 @@ from covidnet.models.backbones import build_backbone
 from covidnet.models.classifier import build_classifier
 from covidnet.models.covidnet_cxr import STAGES, CovidNetCxr, PepxBlock
 from covidnet.models.networks import MODELS, NETWORKS
-from covidnet.models.weights import hash_state
+from covidnet.models.weights import hash_state, timm_state
 
 
 def unsettled(network: nn.Module) -> nn.Module:
@@ -93,8 +95,11 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["cnn", "resnet8", "covidnet_cxr"])
 def test_what_is_trained_from_scratch_has_no_published_weights_and_is_not_frozen(name: str) -> None:
-    with pytest.raises(WeightsError, match=rf"none are published for {name}"):
+    with pytest.raises(
+        SettingError, match=rf"^model\.weights=imagenet: allowed is .*none are published for {name}"
+    ) as e:
         build_backbone(name, "imagenet")
+    assert "\n" not in str(e.value)
     with pytest.raises(SettingError, match=r"model\.freeze=True: allowed is false"):
         build_classifier(name, freeze=True)
 
@@ -151,11 +156,74 @@ def test_the_small_network_is_small() -> None:
 
 def test_a_block_projects_expands_and_extends() -> None:
     block = PepxBlock(64, 256)
-    assert (block.projection.in_channels, block.projection.out_channels) == (64, 32)
-    assert (block.expansion.out_channels, block.projection2.out_channels, block.extension.out_channels) == (48, 32, 256)
-    assert block.depthwise.groups == block.depthwise.in_channels == 48
+    assert (block.projection.in_channels, block.projection.out_channels) == (64, 12)
+    assert (block.expansion.out_channels, block.projection2.out_channels, block.extension.out_channels) == (28, 12, 256)
+    assert block.depthwise.groups == block.depthwise.in_channels == 28
     assert {layer.kernel_size for layer in (block.projection, block.expansion, block.extension)} == {(1, 1)}
     assert block(torch.zeros(1, 64, 5, 7)).shape == (1, 256, 5, 7)
+
+
+# With the head for three classes. torchvision and timm state their counts with a layer for ImageNet's 1,000 classes.
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("densenet121", torchvision.models.DenseNet121_Weights.IMAGENET1K_V1.meta["num_params"] - 1025 * 1000),
+        ("resnet18", torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["num_params"] - 513 * 1000),
+        ("resnet50", torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["num_params"] - 2049 * 1000),
+        # Its auxiliary classifier is left out as well: 768 x 128, 5 x 5 x 128 x 768, their normalisation, 769 x 1,000.
+        (
+            "inception_v3",
+            torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.meta["num_params"]
+            - 2049 * 1000
+            - (768 * 128 + 2 * 128 + 25 * 128 * 768 + 2 * 768 + 769 * 1000),
+        ),
+    ],
+)
+def test_networks_of_torchvision_have_the_weights_that_it_counts(name: str, published: int) -> None:
+    assert sum(weight.numel() for weight in build_backbone(name).parameters()) == published
+
+
+def test_covidnet_has_as_many_weights_as_its_article_counts() -> None:
+    count = sum(weight.numel() for weight in build_classifier("covidnet_cxr", freeze=False).parameters())
+    assert count == pytest.approx(11.75e6, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2"])
+def test_random_weights_of_the_inception_family_tell_films_apart(name: str) -> None:
+    if name == "inception_resnet_v2":
+        pytest.importorskip("timm")
+    backbone = build_backbone(name).eval()
+    with torch.no_grad():
+        features = backbone(torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    assert 0.01 < float(features.max()) < 1e3
+    # A head standardises them with an epsilon of 1e-5 on the variance.
+    assert float(features.std(0).median()) > 1e-3
+
+
+def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SettingError, match=r'model\.name=inception_resnet_v2: .*pip install "covidnet\[timm\]"'):
+        build_backbone("inception_resnet_v2")
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    with pytest.raises(WeightsError, match=r'needs timm .*pip install "covidnet\[timm\]"'):
+        timm_state("inception_resnet_v2")
+
+
+def test_weights_of_timm_are_taken_from_the_cache_of_its_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match=r"127\.0\.0\.1:9/timm/inception_resnet_v2.* cannot be had") as caught:
+        timm_state("inception_resnet_v2")
+    assert "\n" not in str(caught.value)
+    folder = tmp_path / "models--timm--inception_resnet_v2.tf_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    layers = {"conv2d_1a.conv.weight": torch.ones(2, 3), "classif.weight": torch.ones(2)}
+    save_file(layers, folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    assert list(timm_state("inception_resnet_v2")) == ["conv2d_1a.conv.weight"]
 
 
 def test_covidnet_has_its_stages_and_long_range_connections() -> None:

@@ -1,0 +1,215 @@
+"""The report from saved predictions: in seconds, without torch, one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+from covidnet.crossval import report_sweeps, summaries_of
+from covidnet.errors import DataError, SettingError
+from covidnet.labels import CLASSES
+from tests.sweeps import split_table, write_run, write_sweep
+
+FILES = {"report.html", "report.md", "table4.csv", "table5.csv", "table6.csv", "table7.csv", "summary.json"}
+QUICK = {"resamples": 200}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sweep(tmp_path_factory.mktemp("study") / "sweep")
+
+
+@pytest.fixture(scope="module")
+def summary(sweep: Path) -> dict:
+    report_sweeps([sweep], **QUICK)
+    return json.loads((sweep / "report/summary.json").read_text())
+
+
+def predictions(sweep: Path, split: str) -> pd.DataFrame:
+    return pd.concat([pd.read_csv(f) for f in sorted(sweep.glob("fold=*/predictions.csv"))]).query("split == @split")
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "covidnet.crossval", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_the_report_has_the_files_of_the_contract(sweep: Path, summary: dict) -> None:
+    assert {file.name for file in (sweep / "report").iterdir()} == FILES
+    assert summary["folds"] == list(range(10))
+    assert summary["problems"] == []
+
+
+def test_pooled_numbers_recompute_from_predictions(sweep: Path, summary: dict) -> None:
+    table = predictions(sweep, "test")
+    pooled = summary["pooled"]
+    assert pooled["n"] == len(table) == table["image_id"].nunique()
+    assert pooled["accuracy"]["value"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))
+    for label, column in zip(CLASSES, ("p_covid19", "p_normal", "p_pneumonia"), strict=True):
+        told = pooled["classes"][label]
+        truth, called = table["label"] == label, table["prediction"] == label
+        assert told["sensitivity"]["value"] == pytest.approx(recall_score(truth, called))
+        assert told["specificity"]["value"] == pytest.approx(recall_score(~truth, ~called))
+        assert told["f1"]["value"] == pytest.approx(f1_score(truth, called))
+        assert told["auc"]["value"] == pytest.approx(roc_auc_score(truth, table[column]))
+
+
+def test_fold_means_and_deviations_are_numpys(sweep: Path, summary: dict) -> None:
+    table = predictions(sweep, "test")
+    by_fold = [accuracy_score(t["label"], t["prediction"]) for _, t in table.groupby("fold")]
+    assert summary["mean"]["accuracy"] == pytest.approx(np.mean(by_fold))
+    assert summary["sd"]["accuracy"] == pytest.approx(np.std(by_fold, ddof=1))
+    f1 = [f1_score(t["label"] == "Normal", t["prediction"] == "Normal") for _, t in table.groupby("fold")]
+    assert summary["mean"]["classes"]["Normal"]["f1"] == pytest.approx(np.mean(f1))
+    assert summary["sd"]["classes"]["Normal"]["f1"] == pytest.approx(np.std(f1, ddof=1))
+
+
+def test_the_unseen_fold_is_told_by_model_by_choice_and_by_ensemble(sweep: Path, summary: dict) -> None:
+    table = predictions(sweep, "unseen")
+    columns = ["p_covid19", "p_normal", "p_pneumonia"]
+    scores = {fold: accuracy_score(t["label"], t["prediction"]) for fold, t in table.groupby("fold")}
+    assert summary["unseen"]["mean"]["accuracy"] == pytest.approx(np.mean(list(scores.values())))
+    mean = table.groupby("image_id")[columns].mean()
+    truth = table.groupby("image_id")["label"].first()
+    ensemble = accuracy_score(truth, [CLASSES[k] for k in mean.to_numpy().argmax(1)])
+    assert summary["unseen"]["ensemble"]["accuracy"]["value"] == pytest.approx(ensemble)
+    val = {f: accuracy_score(t["label"], t["prediction"]) for f, t in predictions(sweep, "val").groupby("fold")}
+    chosen = summary["selection"]["fold"]
+    assert val[chosen] == max(val.values())
+    assert summary["unseen"]["selected"]["accuracy"]["value"] == pytest.approx(scores[chosen])
+    assert (
+        scores[summary["selection"]["paper_fold"]]
+        == max(scores.values())
+        == pytest.approx(summary["unseen"]["paper_selected"]["accuracy"]["value"])
+    )
+
+
+def test_the_papers_selection_is_labelled_a_selection_score(sweep: Path, tmp_path: Path) -> None:
+    (summary,) = report_sweeps([sweep], selection="paper", report_dir=tmp_path, **QUICK)
+    assert summary["selection"]["fold"] == summary["selection"]["paper_fold"]
+    assert "selection score" in summary["selection"]["label"]
+    assert "selection score" in (tmp_path / "report.html").read_text()
+    assert any("selection=paper" in note for note in summary["notes"])
+
+
+def test_the_same_predictions_give_the_same_report(sweep: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        report_sweeps([sweep], report_dir=tmp_path / name, **QUICK)
+    for file in FILES:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_guessing_models_have_a_best_above_chance_and_the_report_says_why(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "coins", split=split_table(per_fold=52), skill=0.0)
+    (summary,) = report_sweeps([folder], **QUICK)
+    told = summary["selection"]
+    assert told["data"]["best"] > 1 / 3 + 0.02
+    assert told["data"]["best"] == pytest.approx(told["chance"]["expected_best"], abs=0.05)
+    assert told["data"]["split_half_optimism"] > 0.02
+    low, high = summary["pooled"]["accuracy"]["ci"]
+    assert low < 1 / 3 < high
+    text = (folder / "report/report.md").read_text()
+    assert "What choosing the best model adds" in text
+    assert "Models that only guess" in text
+
+
+def test_models_without_validation_are_not_selected_by_it(tmp_path: Path) -> None:
+    folder = write_sweep(
+        tmp_path / "sweep",
+        settings={"split": {"validation": "none"}},
+        change=lambda table: table[table["split"] != "val"],
+    )
+    (summary,) = report_sweeps([folder], **QUICK)
+    assert summary["selection"]["fold"] is None
+    assert summary["unseen"]["selected"] is None
+    assert "no model is selected" in summary["selection"]["label"]
+
+
+def test_what_can_be_reported_is_and_what_cannot_is_named(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", [0, 1, 2])
+    (folder / "fold=3").mkdir()
+    (folder / "fold=3/train.log").write_text("2026-01-01 10:00:00,0 ERROR covidnet.config: error: out of films\n")
+    done = command(f"sweep_dir={folder}", "resamples=200", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fold=3: the run did not finish: out of films" in done.stderr
+    assert "folds 3, 4, 5, 6, 7, 8, 9: no finished run" in done.stderr
+    assert done.stdout.strip().splitlines()[-1] == f"Report: {folder}/report/report.html"
+    assert "out of films" in (folder / "report/report.html").read_text()
+
+
+def test_two_sweeps_are_compared_and_other_splits_refused(sweep: Path, tmp_path: Path) -> None:
+    other = write_sweep(tmp_path / "other", seed=1, skill=0.3, settings={"model": {"name": "cnn"}})
+    foreign = write_sweep(tmp_path / "foreign", split=split_table(seed=4))
+    summaries = report_sweeps([sweep, other], names=["one", "two"], report_dir=tmp_path / "report", **QUICK)
+    assert [s["name"] for s in summaries] == ["one", "two"]
+    text = (tmp_path / "report/report.html").read_text()
+    assert "McNemar" in text
+    table = pd.read_csv(tmp_path / "report/table7.csv")
+    assert {"one", "two"} <= set(table["name"].dropna())
+    with pytest.raises(DataError, match="different splits cannot be compared"):
+        report_sweeps([sweep, foreign], report_dir=tmp_path / "report", **QUICK)
+
+
+def test_identical_sweeps_differ_by_nothing(sweep: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(sweep, tmp_path / "copy")
+    report_sweeps([sweep, copy], report_dir=tmp_path / "report", **QUICK)
+    (told,) = json.loads((tmp_path / "report/comparisons.json").read_text())
+    assert told["mcnemar"]["p"] == told["t_test"]["p"] == 1.0
+    assert {test["p"] for test in told["delong"].values()} == {1.0}
+
+
+def test_the_command_is_without_torch_and_quick_to_explain_itself(tmp_path: Path, sweep: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['crossval', 'sweep_dir={sweep}', 'resamples=200', 'report_dir={tmp_path}/r']\n"
+        "runpy.run_module('covidnet.crossval', run_name='__main__')\n"
+        "print(sorted({'torch', 'pytorch_lightning', 'torchvision', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
+    assert "sweep_dir" in command("--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "sweep_dir=: allowed is the folder of a sweep"),
+        (["sweep_dir=nowhere"], "no such folder"),
+        (["sweep_dir=."], "nothing to report"),
+        (["sweep_dir={sweep}", "selection=best"], "selection=best: allowed is inner, paper"),
+        (["sweep_dir={sweep}", "resamples=3"], "resamples=3"),
+        (["sweep_dir={sweep}", "names=[a,b]"], "1 names"),
+    ],
+)
+def test_a_slip_is_one_line(sweep: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = command(*(argument.format(sweep=sweep) for argument in arguments), cwd=tmp_path)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_sweeps_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None:
+    for study in ("x", "y"):
+        write_sweep(tmp_path / study / "sweep", [0, 1])
+    _, summaries = summaries_of([tmp_path / "x/sweep", tmp_path / "y/sweep"], **QUICK)
+    assert [s["name"] for s in summaries] == ["x/sweep", "y/sweep"]
+    with pytest.raises(SettingError, match="2 names"):
+        summaries_of([tmp_path / "x/sweep", tmp_path / "y/sweep"], names=["a"])
+
+
+def test_a_fold_of_one_class_alone_is_reported_with_gaps(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", [0, 1]), split_table()
+    write_run(folder / "fold=2", split, 2, change=lambda t: t[(t["split"] != "test") | (t["label"] == "Normal")])
+    (summary,) = report_sweeps([folder], **QUICK)
+    assert summary["per_fold"][2]["test"]["classes"]["COVID-19"]["sensitivity"] is None
+    assert sum("no image of" in problem for problem in summary["problems"]) == 2
