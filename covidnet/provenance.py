@@ -14,7 +14,7 @@ from covidnet.progress import available_cores
 _PACKAGES = (
     "covidnet", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf",
     "albumentations", "opencv-python-headless", "numpy", "pandas", "pillow", "grad-cam", "safetensors", "scikit-learn",
-    "pydicom", "torchxrayvision",
+    "scipy", "timm", "pydicom", "torchxrayvision",
 )  # fmt: skip
 
 

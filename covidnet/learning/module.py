@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from covidnet.errors import WeightsError
+from covidnet.errors import SettingError, WeightsError
 from covidnet.labels import CLASSES
 from covidnet.learning.losses import deviation_loss
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead
+from covidnet.models.networks import NETWORKS
 
 ANOMALY = CLASSES.index("COVID-19")
 """The class that an `AnomalyHead` takes for the anomaly."""
@@ -35,6 +36,10 @@ class ClassificationModule(pl.LightningModule):
         optim: lr, weight_decay, plateau_factor, plateau_patience.
         preprocessing: how a film becomes the input; kept in the checkpoint for those who predict with it.
         monitor: the logged value that the plateau scheduler watches.
+
+    Raises:
+        SettingError: a setting of the model is not allowed, or the network cannot take films of that size.
+        WeightsError: the weights cannot be had, or do not fit.
     """
 
     def __init__(
@@ -45,6 +50,9 @@ class ClassificationModule(pl.LightningModule):
         model, optim, preprocessing = _plain(model), _plain(optim), _plain(preprocessing)
         self.save_hyperparameters()
         self.classifier: Classifier = build_classifier(**model)
+        side, least = preprocessing.get("image_size"), NETWORKS[self.classifier.backbone.name].least
+        if isinstance(side, int) and side < least:
+            raise SettingError("data.image_size", side, f"{least} and more", f"{model['name']} halves it many times")
         self.optim = optim
         self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
         self.monitor = monitor

@@ -54,9 +54,9 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
 
     Args:
         name: a model of `covidnet.models.networks.MODELS`; ``bayesian_cnn`` and ``anomaly_resnet`` give their networks.
-        weights: ``random`` (see `covidnet.models.networks`), ``imagenet``, ``chest`` (torchxrayvision, for densenet121),
-            or the path of a file, see `covidnet.models.weights.load_state`. A file for densenet121 whose first layer
-            takes one channel gets the input of ``chest``.
+        weights: ``random`` (see `covidnet.models.networks`), ``imagenet``, ``chest`` (torchxrayvision, for
+            densenet121), or the path of a file, see `covidnet.models.weights.load_state`. A file for densenet121 whose
+            first layer takes one channel gets the input of ``chest``.
         seed: seed of the random weights: the same seed gives the same weights, whatever was drawn before.
 
     Returns:

@@ -105,7 +105,7 @@ def build_classifier(
         SettingError: no such network, it cannot be frozen, or a number is out of its range.
         WeightsError: the weights cannot be had, or do not fit.
     """
-    if not anomaly_weight >= 0.0:
+    if not isinstance(anomaly_weight, int | float) or not anomaly_weight >= 0.0:
         raise SettingError("model.anomaly_weight", anomaly_weight, "a number from 0 on")
     backbone = build_backbone(name, weights, weights_seed)
     if freeze and NETWORKS[backbone.name].imagenet is None:

@@ -35,7 +35,7 @@ class LinearHead(nn.Module):
         self, features_dim: int, classes: int = len(CLASSES), dropout: float = 0.0, standardise: bool = False
     ) -> None:
         super().__init__()
-        if not 0.0 <= dropout < 1.0:
+        if not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
             raise SettingError("model.dropout", dropout, "0 <= dropout < 1")
         self.norm = nn.BatchNorm1d(features_dim, affine=False) if standardise else None
         self.dropout = nn.Dropout(dropout)

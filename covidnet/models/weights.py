@@ -231,21 +231,22 @@ def timm_state(name: str, timeout: float = 10.0) -> State:
         from timm.models import get_pretrained_cfg
     except ImportError as error:
         raise WeightsError(f'{name}: needs timm ({_line(error)}); pip install "covidnet[timm]"') from error
-    published, file = str(get_pretrained_cfg(name).hf_hub_id), "model.safetensors"
+    config, file = get_pretrained_cfg(name), "model.safetensors"
+    published = str(config.hf_hub_id if config else name)
     try:
         path = hf_hub_download(published, file, local_files_only=True)
     except FileNotFoundError:
         try:
             # Where there is no network the library tries for most of a minute, and tells of every try.
-            urllib.request.urlopen(
-                f"{constants.ENDPOINT}/{published}/resolve/main/config.json", timeout=timeout
-            ).close()
+            address = f"{constants.ENDPOINT}/{published}/resolve/main/config.json"
+            urllib.request.urlopen(address, timeout=timeout).close()
             path = hf_hub_download(published, file)
         # The library has errors of its own for every way of failing.
         except Exception as error:
             remedy = "give model.weights=PATH to a .pth or .safetensors file, or use model.weights=random"
-            address = f"{constants.ENDPOINT}/{published}"
-            raise WeightsError(f"model.weights=imagenet: {address} cannot be had ({_line(error)}); {remedy}") from error
+            raise WeightsError(
+                f"model.weights=imagenet: {published} cannot be had ({_line(error)}); {remedy}"
+            ) from error
     return load_state(path)
 
 

@@ -154,8 +154,19 @@ def test_the_anomaly_score_adds_its_share_to_the_loss(weight: float) -> None:
     )
     np.testing.assert_allclose(out["extras"]["anomaly_score"], scores, atol=1e-5)
     module.training_step(batch, 0)
-    with pytest.raises(SettingError, match=r"model\.anomaly_weight=-1: allowed is a number from 0 on"):
-        module_of(name="anomaly_resnet", anomaly_weight=-1)
+    for wrong in (-1, "much"):
+        with pytest.raises(SettingError, match=rf"model\.anomaly_weight={wrong}: allowed is a number from 0 on"):
+            module_of(name="anomaly_resnet", anomaly_weight=wrong)
+
+
+def test_films_too_small_for_a_network_are_refused_and_the_smallest_go_through() -> None:
+    for name, least in (("inception_v3", 75), ("densenet121", 32), ("cnn", 16)):
+        model = {"name": name, "freeze": name != "cnn"}
+        with pytest.raises(SettingError, match=rf"data\.image_size={least - 1}: allowed is {least} and more"):
+            ClassificationModule(model, OPTIM, {"fit": "squash", "image_size": least - 1}, "val/loss")
+        module = ClassificationModule(model, OPTIM, {"fit": "squash", "image_size": least}, "val/loss").eval()
+        with torch.no_grad():
+            assert module(torch.zeros(2, module.classifier.spec.channels, least, least)).isfinite().all()
 
 
 def test_batches_of_features_and_of_images_give_the_same_logits_and_loss() -> None:

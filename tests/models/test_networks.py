@@ -194,7 +194,8 @@ def test_random_weights_of_the_inception_family_tell_films_apart(name: str) -> N
         pytest.importorskip("timm")
     backbone = build_backbone(name).eval()
     with torch.no_grad():
-        features = backbone(torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+        blotches = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        features = backbone(nn.functional.interpolate(blotches, scale_factor=16).expand(-1, 3, -1, -1))
     assert 0.01 < float(features.max()) < 1e3
     # A head standardises them with an epsilon of 1e-5 on the variance.
     assert float(features.std(0).median()) > 1e-3
@@ -214,7 +215,7 @@ def test_weights_of_timm_are_taken_from_the_cache_of_its_hub(monkeypatch: pytest
     constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(WeightsError, match=r"127\.0\.0\.1:9/timm/inception_resnet_v2.* cannot be had") as caught:
+    with pytest.raises(WeightsError, match=r"timm/inception_resnet_v2.* cannot be had") as caught:
         timm_state("inception_resnet_v2")
     assert "\n" not in str(caught.value)
     folder = tmp_path / "models--timm--inception_resnet_v2.tf_in1k"
