@@ -90,6 +90,10 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
             raise
         if after is not None:
             after()
+    except BrokenPipeError:
+        # Who reads, such as head, has seen enough; Python would complain of it once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (CovidnetError, HydraException, OmegaConfBaseException, OSError) as error:
         if full_error or any(argument.lower() == "debug=true" for argument in sys.argv[1:]):
             raise
@@ -134,6 +138,8 @@ def _guarded(task: Task) -> Task:
 
         try:
             return task(cfg)
+        except BrokenPipeError:
+            raise
         except (CovidnetError, OSError) as error:
             if cfg.get("debug"):
                 raise

@@ -30,15 +30,19 @@ def main(cfg: DictConfig) -> None:
     """
     from omegaconf import OmegaConf
 
-    if OmegaConf.is_missing(cfg, "sweep_dir"):
+    def listed(name: str) -> list[str]:
+        value: Any = None if OmegaConf.is_missing(cfg, name) else cfg[name]
+        found = list(value) if OmegaConf.is_list(value) else [] if value is None else [value]
+        return [str(item) for item in found]
+
+    folders = listed("sweep_dir")
+    if not folders or not all(folder.strip() for folder in folders):
+        # sweep_dir=$DIR with DIR unset: the empty path would mean the current folder.
         raise SettingError("sweep_dir", "", "the folder of a sweep, which holds fold=0/ and so on", "say sweep_dir=DIR")
-    folders = OmegaConf.to_container(cfg.sweep_dir) if OmegaConf.is_list(cfg.sweep_dir) else [cfg.sweep_dir]
-    names = OmegaConf.to_container(cfg.names) if OmegaConf.is_list(cfg.names) else [cfg.names] if cfg.names else []
-    assert isinstance(folders, list)
-    assert isinstance(names, list)
     report_sweeps(
-        [Path(str(folder)) for folder in folders],
-        names=[str(name) for name in names],
+        [Path(folder) for folder in folders],
+        names=listed("names"),
+        only=listed("only"),
         report_dir=None if cfg.report_dir is None else Path(cfg.report_dir),
         selection=cfg.selection,
         resamples=cfg.resamples,
@@ -50,6 +54,7 @@ def report_sweeps(
     folders: Sequence[Path],
     *,
     names: Sequence[str] = (),
+    only: Sequence[str] = (),
     report_dir: Path | None = None,
     selection: str | None = None,
     resamples: int = 2000,
@@ -60,6 +65,7 @@ def report_sweeps(
     Args:
         folders: sweep folders; at least one.
         names: what to call them, one for each or none.
+        only: what run folders have in their names, one for each sweep, one for all, or none.
         report_dir: where the report goes; ``report`` in the first sweep's folder if None.
         selection: ``inner``, ``paper``, or None for what the runs were set to.
         resamples: of the patient-clustered bootstrap.
@@ -79,17 +85,21 @@ def report_sweeps(
     from covidnet.report.tables import metrics_table
     from covidnet.sweep import REPORT
 
-    sweeps, summaries = summaries_of(folders, names=names, selection=selection, resamples=resamples, seed=seed)
+    sweeps, summaries = summaries_of(
+        folders, names=names, only=only, selection=selection, resamples=resamples, seed=seed
+    )
     comparisons = _comparisons(sweeps)
     target = report_dir or folders[0].expanduser() / REPORT
     try:
         target.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise DataError(f"{target}: is a file; give another folder with report_dir=DIR") from None
+    except OSError as error:
+        cause = "is a file" if isinstance(error, FileExistsError) else f"cannot be made ({error.strerror})"
+        raise DataError(f"{target}: {cause}; give another folder with report_dir=DIR") from None
     write_report(summaries[0], target, comparisons=comparisons, others=summaries[1:])
     console = Console(soft_wrap=True, highlight=False)
     for summary in summaries:
-        console.print(f"{summary['name']}: {len(summary['folds'])} folds", markup=False, emoji=False)
+        folds = len(summary["folds"])
+        console.print(f"{summary['name']}: {folds} fold{'' if folds == 1 else 's'}", markup=False, emoji=False)
         console.print(metrics_table(_plain(summary["pooled"]), "Pooled out-of-fold predictions"))
         console.print()
     console.print("In brackets: 95% intervals (Wilson; accuracy and F1 bootstrapped over patients).")
@@ -103,6 +113,7 @@ def summaries_of(
     folders: Sequence[Path],
     *,
     names: Sequence[str] = (),
+    only: Sequence[str] = (),
     selection: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -112,6 +123,7 @@ def summaries_of(
     Args:
         folders: as in `report_sweeps`, and so the others.
         names: of the sweeps.
+        only: as in `report_sweeps`.
         selection: the rule.
         resamples: of the bootstrap.
         seed: of everything that is drawn.
@@ -127,9 +139,16 @@ def summaries_of(
 
     if not folders:
         raise SettingError("sweep_dir", "[]", "one or more folders of sweeps")
-    if names and len(names) != len(folders):
-        raise SettingError("names", list(names), f"{len(folders)} names, one for each of sweep_dir")
-    sweeps = [read_sweep(folder, name) for folder, name in zip(folders, names or _names(folders), strict=True)]
+    if names and (len(names) != len(folders) or len(set(names)) != len(names)):
+        raise SettingError("names", list(names), f"{len(folders)} different names, one for each of sweep_dir")
+    if len(only) not in (0, 1, len(folders)):
+        raise SettingError("only", list(only), f"one text, or {len(folders)}, one for each of sweep_dir")
+    chosen = [only[0]] * len(folders) if len(only) == 1 else list(only) or [""] * len(folders)
+    studies = [(folder.expanduser().resolve(), text) for folder, text in zip(folders, chosen, strict=True)]
+    if len(set(studies)) != len(studies):
+        raise SettingError("sweep_dir", [str(f) for f in folders], "different sweeps", "one of them stands there twice")
+    called = names or _names(studies)
+    sweeps = [read_sweep(f, name, text) for f, name, text in zip(folders, called, chosen, strict=True)]
     for sweep in sweeps:
         for problem in sweep.problems:
             log.warning("%s: %s", sweep.name, problem)
@@ -166,14 +185,13 @@ def _test_share(sweep: Sweep) -> float:
     return len(run.rows("test")) / trained_on if trained_on else 1.0 / 9.0
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names; where two are the same, as much of the path as tells them apart."""
-    resolved = [folder.expanduser().resolve() for folder in folders]
+def _names(studies: Sequence[tuple[Path, str]]) -> list[str]:
+    """The folders' names with what was chosen in them; where two are the same, as much of the path as is needed."""
     for length in range(1, 8):
-        names = ["/".join(path.parts[-length:]) for path in resolved]
+        names = [" ".join(filter(None, ("/".join(path.parts[-length:]), text))) for path, text in studies]
         if len(set(names)) == len(names):
             return names
-    return [str(path) for path in resolved]
+    return [f"{path} {text}".strip() for path, text in studies]
 
 
 def _plain(scores: dict[str, Any]) -> dict[str, Any]:

@@ -51,18 +51,21 @@ def make_table(table: Table, description: str | None, arguments: Sequence[str] |
 
 
 def _markdown(table: pd.DataFrame, data: str) -> str:
-    """The table for people: rates in percent with their intervals in brackets, columns that are empty left out."""
+    """The table for people: rates in percent, AUC as a fraction, with their intervals in brackets."""
     from covidnet.report.tables import percent
 
     keys = [name for name in table.columns if name not in ("data", "published", "ours", "ci_low", "ci_high", "method")]
     keys = [name for name in keys if name not in ("n", "source")]
     counts = "ci_low" not in table.columns
 
-    def cell(value: Any, low: Any = None, high: Any = None) -> str:
+    def cell(value: Any, low: Any = None, high: Any = None, *, fraction: bool = False) -> str:
         if value is None or value != value:
             return ""
         if counts:
             return str(int(value))
+        if fraction:
+            ends = "" if low is None or low != low else f" [{low:.3f}, {high:.3f}]"
+            return f"{value:.3f}{ends}"
         return percent(float(value), None if low is None or low != low else [float(low), float(high)])
 
     lines = [
@@ -72,7 +75,7 @@ def _markdown(table: pd.DataFrame, data: str) -> str:
         "| --- " * (len(keys) + 2) + "|",
     ]
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
-        ours = cell(row["ours"], row.get("ci_low"), row.get("ci_high"))
+        ours = cell(row["ours"], row.get("ci_low"), row.get("ci_high"), fraction=row.get("metric") == "auc")
         told = [str(row[key] or "") for key in keys]
         lines.append("| " + " | ".join([*told, cell(row["published"]), ours]) + " |")
     return "\n".join(lines) + "\n"

@@ -101,8 +101,8 @@ class RunFolder:
             notes.append(
                 "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease."
             )
-        if s["model"]["weights"] == "random":
-            notes.append("The backbone's weights are random; model.weights=imagenet is the paper's method.")
+        if s["model"]["weights"] == "random" and s["model"]["freeze"]:
+            notes.append("The frozen backbone's weights are random; published ones are model.weights=imagenet.")
         if s["split"]["validation"] == "test":
             notes.append("split.validation=test: the test fold chose the checkpoint; its numbers are optimistic.")
         if s["split"]["group"] == "image":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -39,6 +40,7 @@ class Run:
         folder: the run folder.
         fold: its test fold, 0..9.
         predictions: the table of predictions.csv.
+        split: the table of split.csv; None where there is none.
         metrics: the content of metrics.json; empty where there is none.
         settings: the content of config.yaml; empty where there is none.
         environment: the content of environment.json; empty where there is none.
@@ -47,26 +49,27 @@ class Run:
     folder: Path
     fold: int
     predictions: pd.DataFrame
+    split: pd.DataFrame | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def split(self) -> pd.DataFrame | None:
-        """The table of split.csv; None where there is none."""
+    def split_sha256(self) -> str | None:
+        """The hash of split.csv; None where there is none."""
         file = self.folder / "split.csv"
-        if not file.is_file():
-            return None
-        text = dict.fromkeys(("image_id", "path", "label", "patient_id", "view", "source"), object)
-        return pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""], encoding_errors="surrogateescape")
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
     @cached_property
     def compared(self) -> dict[str, Any]:
         """The settings that make two runs of different folds parts of one study, flat."""
         flat = _flat(self.settings)
-        own = {k: v for k, v in flat.items() if not any(k == i or k.startswith(f"{i}.") for i in _INCIDENTAL)}
-        own["split_sha256"] = (self.metrics.get("data") or {}).get("split_sha256")
-        return own
+        return {k: v for k, v in flat.items() if not any(k == i or k.startswith(f"{i}.") for i in _INCIDENTAL)}
+
+    def is_of_one_study_with(self, other: Run) -> bool:
+        """Whether two runs have the same folds and settings; what one of them does not tell is not held against it."""
+        splits, settings = (self.split_sha256, other.split_sha256), (self.compared, other.compared)
+        return (None in splits or splits[0] == splits[1]) and (not all(settings) or settings[0] == settings[1])
 
     def rows(self, split: str) -> pd.DataFrame:
         """The predictions of one split: val, test or unseen."""
@@ -95,12 +98,13 @@ class Sweep:
         return [run.fold for run in self.runs]
 
 
-def read_sweep(folder: str | Path, name: str = "") -> Sweep:
+def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> Sweep:
     """Read what the runs of a sweep saved. Neither images nor checkpoints are looked at.
 
     Args:
         folder: a sweep folder, or a single run folder.
         name: what to call it; the folder's name if empty.
+        only: read only run folders with this in their names, such as ``seed=1`` in ``fold=3,seed=1``.
 
     Returns:
         The runs that can be reported together, and a line for everything that cannot.
@@ -110,12 +114,11 @@ def read_sweep(folder: str | Path, name: str = "") -> Sweep:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise DataError(
-            f"sweep_dir={folder}: no such folder; give the folder of a sweep, which holds fold=0/ and so on"
-        )
+        cause = "is a file" if folder.is_file() else "no such folder"
+        raise DataError(f"sweep_dir={folder}: {cause}; give the folder of a sweep, which holds fold=0/ and so on")
     problems: list[str] = []
     runs: list[Run] = []
-    for path in _run_folders(folder):
+    for path in _run_folders(folder, only or ""):
         if not (path / "predictions.csv").is_file():
             problems.append(f"{_label(path)}: the run did not finish: {_last_error(path)}")
             continue
@@ -127,24 +130,28 @@ def read_sweep(folder: str | Path, name: str = "") -> Sweep:
     runs = _one_per_fold(runs, problems)
     _check_overlap(runs, problems)
     if not runs:
-        cause = "; ".join(problems) or "it holds no run folder with a predictions.csv"
+        more = f"; and {len(problems) - 2} more like these" if len(problems) > 2 else ""
+        cause = "; ".join(problems[:2]) + more if problems else "it holds no run folder with a predictions.csv"
         raise DataError(f"{folder}: nothing to report: {cause}")
     missing = [fold for fold in FOLDS if fold not in {run.fold for run in runs}]
     if missing:
         folds = ", ".join(str(fold) for fold in missing)
-        again = "python -m covidnet.train with the same settings and"
+        home = folder.parent if runs[0].folder == folder else folder
+        again = f"python -m covidnet.train fold={missing[0]} \"hydra.run.dir='{home}/fold={missing[0]}'\""
         problems.append(
             f"{'fold' if len(missing) == 1 else 'folds'} {folds}: no finished run, so the numbers cover "
-            f"{len(runs)} of {len(FOLDS)} folds; run {again} fold={missing[0]} hydra.run.dir={folder}/fold={missing[0]}"
+            f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'them'} with the sweep's other "
+            f"settings, such as {again}"
         )
     return Sweep(folder, name or folder.resolve().name, runs, problems)
 
 
-def _run_folders(folder: Path) -> list[Path]:
+def _run_folders(folder: Path, only: str) -> list[Path]:
     """Folders that a run was started in: the folder itself, or those below it, by their names."""
     if _is_run(folder):
         return [folder]
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != REPORT and _is_run(path))
+    below = (path for path in folder.iterdir() if path.is_dir() and path.name != REPORT)
+    return sorted(path for path in below if only in path.name and _is_run(path))
 
 
 def _is_run(path: Path) -> bool:
@@ -178,6 +185,7 @@ def _read_run(path: Path) -> Run:
         path,
         folds[0],
         predictions,
+        split=_split(path / "split.csv"),
         metrics=_json(path / "metrics.json"),
         settings=_settings(path),
         environment=_json(path / "environment.json"),
@@ -194,16 +202,27 @@ def _json(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _split(file: Path) -> pd.DataFrame | None:
+    if not file.is_file():
+        return None
+    columns = ("image_id", "path", "label", "patient_id", "view", "source")
+    text: dict[Any, Any] = dict.fromkeys(columns, object)
+    try:
+        table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""], encoding_errors="surrogateescape")
+        return table.astype({"fold": int})[[*columns, "fold"]]
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError(f"split.csv is damaged ({' '.join(str(error).split())[:80]}); run the fold again") from error
+
+
 def _settings(path: Path) -> dict[str, Any]:
-    for file in (path / "config.yaml", path / ".hydra/config.yaml"):
-        if file.is_file():
-            try:
-                # Resolvers of the run's own process, such as its token, are not known here; nothing asks for them.
-                found = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-            except Exception as error:  # yaml and OmegaConf raise a different type for every way of being wrong
-                raise DataError(f"{file.name} is damaged ({' '.join(str(error).split())[:120]})") from error
-            return {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
-    return {}
+    file = path / "config.yaml"
+    if not file.is_file():
+        return {}
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except Exception as error:  # yaml and OmegaConf raise a different type for every way of being wrong
+        raise DataError(f"config.yaml is damaged ({' '.join(str(error).split())[:120]}); delete it") from error
+    return {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -223,23 +242,19 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
             problems.append(f"{_label(run.folder)}: no split.csv, so its image ids cannot be checked")
             kept.append(run)
             continue
-        expected = {"test": run.fold, "unseen": 10}
-        wrong = None
-        for part, fold in expected.items():
-            there, wanted = set(run.rows(part)["image_id"]), set(split.loc[split["fold"] == fold, "image_id"])
-            if foreign := sorted(there - wanted):
-                wrong = f"{len(foreign)} predictions of the {part} split are of images outside fold {fold}"
-                wrong += f", such as {foreign[0]}"
-                break
-            if absent := sorted(wanted - there):
+        if not run.compared:
+            problems.append(f"{_label(run.folder)}: no settings in config.yaml, so they cannot be checked")
+        if wrong := _foreign(run, split):
+            problems.append(f"{_label(run.folder)}: left out: {wrong}; run the fold again")
+            continue
+        kept.append(run)
+        for part, fold in (("test", run.fold), ("unseen", 10)):
+            wanted = set(split.loc[split["fold"] == fold, "image_id"])
+            if absent := sorted(wanted - set(run.rows(part)["image_id"])):
                 problems.append(
                     f"{_label(run.folder)}: {len(absent)} images of its {part} split have no prediction, "
                     f"such as {absent[0]}"
                 )
-        if wrong:
-            problems.append(f"{_label(run.folder)}: left out: {wrong}; run the fold again")
-        else:
-            kept.append(run)
     for run in kept:
         test = run.rows("test")
         for label in CLASSES:
@@ -250,12 +265,30 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
     return kept
 
 
+def _foreign(run: Run, split: pd.DataFrame) -> str | None:
+    """What in a run's predictions contradicts its split; None where nothing does."""
+    test, unseen = split["fold"] == run.fold, split["fold"] == 10
+    # Validation is a part of the training folds, or the test fold itself; it chooses checkpoint and model.
+    may_be = {"test": test, "unseen": unseen, "val": (split["fold"] >= 0) & ~unseen}
+    names = {"test": f"fold {run.fold}", "unseen": "fold 10", "val": "folds 0 to 9"}
+    labels = dict(zip(split["image_id"], split["label"], strict=True))
+    for part, allowed in may_be.items():
+        rows = run.rows(part)
+        if foreign := sorted(set(rows["image_id"]) - set(split.loc[allowed, "image_id"])):
+            count = len(foreign)
+            return f"{count} predictions of the {part} split are of images outside {names[part]}, such as {foreign[0]}"
+        changed = rows.loc[rows["label"] != rows["image_id"].map(labels), "image_id"]
+        if len(changed):
+            return f"{len(changed)} images of the {part} split have another label in split.csv, such as {min(changed)}"
+    return None
+
+
 def _of_one_study(runs: list[Run], problems: list[str]) -> list[Run]:
     """The runs that share settings and split: those of the setting with most folds, the first of equals."""
     studies: list[list[Run]] = []
     for run in runs:
         for study in studies:
-            if study[0].compared == run.compared:
+            if all(run.is_of_one_study_with(other) for other in study):
                 study.append(run)
                 break
         else:
@@ -265,9 +298,15 @@ def _of_one_study(runs: list[Run], problems: list[str]) -> list[Run]:
     kept = max(studies, key=lambda study: len({run.fold for run in study}))
     for study in studies:
         if study is not kept:
-            differences = _differences(study[0].compared, kept[0].compared)
             names = ", ".join(_label(run.folder) for run in study)
-            problems.append(f"{names}: left out: other settings than {_label(kept[0].folder)} ({differences})")
+            if study[0].split_sha256 != kept[0].split_sha256:
+                cause = f"another split than {_label(kept[0].folder)}"
+            else:
+                differences = _differences(study[0].compared, kept[0].compared)
+                cause = (
+                    f"other settings than {_label(kept[0].folder)} ({differences}); only=PART of their names picks them"
+                )
+            problems.append(f"{names}: left out: {cause}")
     return kept
 
 

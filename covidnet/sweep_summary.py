@@ -20,6 +20,9 @@ from covidnet.evaluation.selection import RULES, choose, selection_report
 from covidnet.labels import CLASSES
 from covidnet.sweep import Run, Sweep
 
+DEFAULTS = {"resamples": 2000, "seed": 0}
+"""Settings of `covidnet.crossval` that a command need not repeat."""
+
 UNSEEN = 10
 """The number of the unseen fold."""
 
@@ -47,6 +50,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         raise SettingError("selection", rule, RULES)
     pooled, ensemble = pooled_predictions(runs), ensemble_predictions(runs)
     numbers = {"resamples": resamples, "seed": seed}
+    told = {"pooled": scored(pooled, **numbers), "ensemble": scored(ensemble, **numbers)}
     per_fold = [_fold_scores(run) for run in runs]
     data = _data(sweep)
     chosen = _selection(runs, per_fold, rule, data, numbers)
@@ -65,22 +69,26 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         "model": _model(first),
         "augment": first.settings.get("augment") or {},
         "training": {key: first.settings.get(key) for key in ("seed", "optim", "trainer", "features", "monitor")},
-        "pooled": scored(pooled, **numbers),
+        "pooled": told["pooled"],
         "per_fold": per_fold,
         "mean": _over(np.mean, [row["test"] for row in per_fold]),
         "sd": _over(_sd, [row["test"] for row in per_fold]),
         "unseen": {
             "mean": _over(np.mean, [row["unseen"] for row in per_fold]),
             "sd": _over(_sd, [row["unseen"] for row in per_fold]),
-            "ensemble": scored(ensemble, **numbers),
+            "ensemble": told["ensemble"],
             "selected": unseen_of(chosen["fold"]),
             "paper_selected": unseen_of(chosen["paper_fold"]),
         },
         "selection": chosen,
         "calibration": {"pooled": calibration(pooled), "ensemble_unseen": calibration(ensemble)},
-        "curves": {"pooled": _curves(pooled, numbers), "unseen": _curves(ensemble, numbers)},
+        "curves": {
+            "pooled": _curves(pooled, told["pooled"], numbers),
+            "unseen": _curves(ensemble, told["ensemble"], numbers),
+        },
         "training_curves": [curve for run in runs if (curve := _training_curve(run))],
         "bootstrap": numbers,
+        "asked": {"selection": selection, **{k: v for k, v in numbers.items() if v != DEFAULTS[k]}},
         "versions": first.environment.get("versions") or {},
         "git_revision": first.environment.get("git_revision"),
         "hashes": {
@@ -190,10 +198,14 @@ def _candidate(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _curves(table: pd.DataFrame, numbers: dict[str, int]) -> dict[str, Any]:
+def _curves(table: pd.DataFrame, scores: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
     # A band needs fewer resamples than the end of an interval, and a curve has a hundred points.
     weights = cluster_weights(cluster_codes(table), min(500, numbers["resamples"]), numbers["seed"])
-    return class_curves(table, weights)
+    found = class_curves(table, weights)
+    for label, curves in found.items():
+        # One number has one interval: that of all resamples.
+        curves["roc"]["auc"] = scores["classes"][label]["auc"]
+    return found
 
 
 def _data(sweep: Sweep) -> dict[str, Any]:

@@ -188,7 +188,11 @@ def test_the_command_is_without_torch_and_quick_to_explain_itself(tmp_path: Path
         (["sweep_dir=."], "nothing to report"),
         (["sweep_dir={sweep}", "selection=best"], "selection=best: allowed is inner, paper"),
         (["sweep_dir={sweep}", "resamples=3"], "resamples=3"),
-        (["sweep_dir={sweep}", "names=[a,b]"], "1 names"),
+        (["sweep_dir={sweep}", "names=[a,b]"], "1 different names"),
+        (["sweep_dir=[{sweep},{sweep}/.]"], "stands there twice"),
+        (["sweep_dir="], "sweep_dir=: allowed is the folder of a sweep"),
+        (["sweep_dir={sweep}", "report_dir=/proc/none"], "give another folder with report_dir=DIR"),
+        (["sweep_dir={sweep}", "only=[a,b]"], "only="),
     ],
 )
 def test_a_slip_is_one_line(sweep: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -203,7 +207,7 @@ def test_sweeps_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None
         write_sweep(tmp_path / study / "sweep", [0, 1])
     _, summaries = summaries_of([tmp_path / "x/sweep", tmp_path / "y/sweep"], **QUICK)
     assert [s["name"] for s in summaries] == ["x/sweep", "y/sweep"]
-    with pytest.raises(SettingError, match="2 names"):
+    with pytest.raises(SettingError, match="2 different names"):
         summaries_of([tmp_path / "x/sweep", tmp_path / "y/sweep"], names=["a"])
 
 
@@ -213,3 +217,29 @@ def test_a_fold_of_one_class_alone_is_reported_with_gaps(tmp_path: Path) -> None
     (summary,) = report_sweeps([folder], **QUICK)
     assert summary["per_fold"][2]["test"]["classes"]["COVID-19"]["sensitivity"] is None
     assert sum("no image of" in problem for problem in summary["problems"]) == 2
+
+
+def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
+    folder, split = tmp_path / "sweep", split_table()
+    for seed in (0, 1):
+        for fold in range(3):
+            write_run(folder / f"fold={fold},seed={seed}", split, fold, seed=seed, settings={"seed": seed})
+    chosen = ["seed=0", "seed=1"]
+    summaries = report_sweeps([folder, folder], only=chosen, report_dir=tmp_path / "report", **QUICK)
+    assert [s["name"] for s in summaries] == ["sweep seed=0", "sweep seed=1"]
+    assert (tmp_path / "report/comparisons.json").exists()
+    report_sweeps([folder], only=["seed=0"], report_dir=tmp_path / "report", **QUICK)
+    assert not (tmp_path / "report/comparisons.json").exists()
+
+
+def test_the_report_says_how_it_was_asked_for_and_gives_an_area_one_interval(sweep: Path, tmp_path: Path) -> None:
+    (summary,) = report_sweeps([sweep], report_dir=tmp_path, selection="paper", resamples=300, seed=4)
+    assert "selection=paper resamples=300 seed=4" in (tmp_path / "report.html").read_text()
+    for label in CLASSES:
+        assert summary["curves"]["pooled"][label]["roc"]["auc"] == summary["pooled"]["classes"][label]["auc"]
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    code = f"{sys.executable} -m covidnet.train --help | head -2"
+    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "error" not in done.stderr

@@ -68,7 +68,7 @@ def test_a_run_with_other_settings_is_left_out_and_the_setting_named(tmp_path: P
     write_run(folder / "fold=9", split, 9, settings={"seed": 1})
     sweep = read_sweep(folder)
     assert sweep.folds == list(range(9))
-    assert "fold=9: left out: other settings than fold=0 (seed=1, not 0)" in sweep.problems
+    assert "fold=9: left out: other settings than fold=0 (seed=1, not 0)" in sweep.problems[0]
 
 
 def test_how_a_run_was_carried_out_makes_no_difference(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_folds_of_another_split_are_left_out(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep", range(9))
     write_run(folder / "fold=9", split_table(per_fold=5, seed=1), 9)
     problems = read_sweep(folder).problems
-    assert "split_sha256" in problems[0]
+    assert "another split than fold=0" in problems[0]
     assert read_sweep(folder).folds == list(range(9))
 
 
@@ -132,7 +132,7 @@ def test_saved_predictions_alone_are_enough(tmp_path: Path) -> None:
         file.unlink()
     sweep = read_sweep(folder)
     assert sweep.folds == list(range(10))
-    assert sweep.problems == []
+    assert all("no settings in config.yaml" in problem for problem in sweep.problems)
 
 
 def test_the_report_of_before_is_no_run(tmp_path: Path) -> None:
@@ -153,3 +153,71 @@ def test_a_folder_without_runs_is_one_line(tmp_path: Path, make) -> None:  # typ
     with pytest.raises(DataError, match=r"no such folder|nothing to report") as caught:
         read_sweep(tmp_path / "sweep")
     assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_is_not_that_of_the_split_is_noticed(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+
+    def relabel(table: pd.DataFrame) -> pd.DataFrame:
+        first = table.index[(table["split"] == "test") & (table["label"] == "Normal")][0]
+        table.loc[first, "label"] = "Pneumonia"
+        return table
+
+    write_run(folder / "fold=9", split, 9, change=relabel)
+    problems = read_sweep(folder).problems
+    assert problems[0].startswith("fold=9: left out: 1 images of the test split have another label in split.csv")
+
+
+def test_validation_films_of_the_unseen_fold_are_noticed(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+    unseen = split.loc[split["fold"] == 10, "image_id"].iloc[0]
+
+    def peek(table: pd.DataFrame) -> pd.DataFrame:
+        first = table.index[table["split"] == "val"][0]
+        table.loc[first, "image_id"] = unseen
+        return table
+
+    write_run(folder / "fold=9", split, 9, change=peek)
+    assert "1 predictions of the val split are of images outside folds 0 to 9" in read_sweep(folder).problems[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"image_id,fold\na,x\n"])
+def test_a_damaged_split_costs_one_fold(tmp_path: Path, content: bytes) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    (folder / "fold=4/split.csv").write_bytes(content)
+    sweep = read_sweep(folder)
+    assert sweep.folds == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert sweep.problems[0].startswith("fold=4: left out: split.csv is damaged")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml", "environment.json"])
+def test_a_run_without_one_of_its_files_is_still_of_the_study(tmp_path: Path, name: str) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    (folder / "fold=5" / name).unlink()
+    sweep = read_sweep(folder)
+    assert sweep.folds == list(range(10))
+    expected = ["fold=5: no settings in config.yaml, so they cannot be checked"] if name == "config.yaml" else []
+    assert sweep.problems == expected
+
+
+def test_runs_of_one_setting_can_be_picked_by_their_names(tmp_path: Path) -> None:
+    folder, split = tmp_path / "sweep", split_table()
+    for seed in (0, 1):
+        for fold in range(10):
+            write_run(folder / f"fold={fold},seed={seed}", split, fold, seed=seed, settings={"seed": seed})
+    both, second = read_sweep(folder), read_sweep(folder, only="seed=1")
+    assert "seed=1, not 0" in only(both.problems)
+    assert second.problems == []
+    assert {run.settings["seed"] for run in second.runs} == {1}
+
+
+def test_the_remedy_for_a_missing_fold_is_a_command_that_hydra_reads(tmp_path: Path) -> None:
+    import shlex
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    problem = only(read_sweep(write_sweep(tmp_path / "my sweep", range(9))).problems)
+    words = shlex.split(problem[problem.index("python -m") :])
+    assert words[:4] == ["python", "-m", "covidnet.train", "fold=9"]
+    parsed = OverridesParser.create().parse_overrides(words[3:])
+    assert str(parsed[1].value()) == f"{tmp_path / 'my sweep'}/fold=9"

@@ -166,9 +166,9 @@ def _steps(
 
 def _upper(fpr: npt.NDArray[np.float64], tpr: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The ROC curve on the grid, straight between thresholds; at a jump its upper end."""
-    # Of points with one rate the last, which is the highest.
-    last = np.append(fpr[1:] != fpr[:-1], True)
-    return np.interp(GRID, fpr[last], tpr[last])
+    # Between two rates np.interp goes from the last point of the first to the first point of the second, as it should;
+    # at a rate of several points it gives the last, which is the highest.
+    return np.interp(GRID, fpr, tpr)
 
 
 def _precisions(hits: npt.NDArray[np.float64], misses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

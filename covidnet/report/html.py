@@ -100,6 +100,9 @@ def write_report(
     }
     if comparisons:
         texts["comparisons.json"] = _json("comparisons", list(comparisons))
+    else:
+        # A comparison of before would stand beside a report that knows nothing of it.
+        (Path(folder) / "comparisons.json").unlink(missing_ok=True)
     written = []
     for name, text in texts.items():
         path = Path(folder) / name

@@ -192,9 +192,15 @@ def again(summaries: Sequence[Summary]) -> Section:
             Paragraph(
                 "Every number comes from the predictions.csv of each run; neither the films nor a GPU is needed."
             ),
-            Code(command([str(summary.get("folder") or "DIR") for summary in summaries])),
+            Code(command([str(s.get("folder") or "DIR") for s in summaries]) + _asked(summaries[0])),
         ],
     )
+
+
+def _asked(summary: Summary) -> str:
+    """What the report was asked for beside its folders, as further settings."""
+    asked = summary.get("asked") or {}
+    return "".join(f" {name}={value}" for name, value in asked.items() if value is not None)
 
 
 def command(folders: Sequence[str]) -> str:

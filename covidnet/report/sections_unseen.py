@@ -133,11 +133,21 @@ def _selection_words(chosen: Mapping[str, Any]) -> list[str]:
             f" Models that only guess, with a true accuracy of {told(chance.get('accuracy'))}, would show "
             f"{told(chance['expected_best'])} in this way."
         )
-    meaning = (
-        "Real models of one sweep share most of their training films and err on the same hard films, so choosing "
-        "among them adds less than among independent ones: the simulation is an upper limit, the halves the "
-        "better estimate. The numbers to quote are those of the ensemble, or of a model that was selected without a "
-        "look at the unseen fold."
+    halves, chances = data.get("split_half_optimism"), simulated.get("optimism")
+    if halves is not None and chances is not None and halves > chances:
+        meaning = (
+            "Here the halves say more than independent models would: with few patients they are noisy, and each half "
+            "is small. "
+        )
+    else:
+        meaning = (
+            "Real models of one sweep share most of their training films and err on the same hard films, so choosing "
+            "among them adds less than among independent ones: the simulation is an upper limit, the halves the "
+            "better estimate. "
+        )
+    meaning += (
+        "The numbers to quote are those of the ensemble, or of a model that was selected without a look at the "
+        "unseen fold."
     )
     return [luck, numbers, meaning]
 
