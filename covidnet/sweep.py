@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from covidnet.data.splits import COLUMNS, UNSEEN_FOLD
 from covidnet.errors import CovidnetError, DataError
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.labels import CLASSES
@@ -205,11 +206,10 @@ def _json(file: Path) -> dict[str, Any]:
 def _split(file: Path) -> pd.DataFrame | None:
     if not file.is_file():
         return None
-    columns = ("image_id", "path", "label", "patient_id", "view", "source")
-    text: dict[Any, Any] = dict.fromkeys(columns, object)
+    text: dict[Any, Any] = {column: object for column in COLUMNS if column != "fold"}
     try:
         table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""], encoding_errors="surrogateescape")
-        return table.astype({"fold": int})[[*columns, "fold"]]
+        return table.astype({"fold": int})[list(COLUMNS)]
     except (ValueError, KeyError, OSError) as error:
         raise DataError(f"split.csv is damaged ({' '.join(str(error).split())[:80]}); run the fold again") from error
 
@@ -248,7 +248,7 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
             problems.append(f"{_label(run.folder)}: left out: {wrong}; run the fold again")
             continue
         kept.append(run)
-        for part, fold in (("test", run.fold), ("unseen", 10)):
+        for part, fold in (("test", run.fold), ("unseen", UNSEEN_FOLD)):
             wanted = set(split.loc[split["fold"] == fold, "image_id"])
             if absent := sorted(wanted - set(run.rows(part)["image_id"])):
                 problems.append(
@@ -267,10 +267,10 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
 
 def _foreign(run: Run, split: pd.DataFrame) -> str | None:
     """What in a run's predictions contradicts its split; None where nothing does."""
-    test, unseen = split["fold"] == run.fold, split["fold"] == 10
+    test, unseen = split["fold"] == run.fold, split["fold"] == UNSEEN_FOLD
     # Validation is a part of the training folds, or the test fold itself; it chooses checkpoint and model.
     may_be = {"test": test, "unseen": unseen, "val": (split["fold"] >= 0) & ~unseen}
-    names = {"test": f"fold {run.fold}", "unseen": "fold 10", "val": "folds 0 to 9"}
+    names = {"test": f"fold {run.fold}", "unseen": f"fold {UNSEEN_FOLD}", "val": "folds 0 to 9"}
     labels = dict(zip(split["image_id"], split["label"], strict=True))
     for part, allowed in may_be.items():
         rows = run.rows(part)

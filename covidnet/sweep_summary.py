@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from covidnet.data.splits import UNSEEN_FOLD
 from covidnet.errors import DataError, SettingError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.calibration import calibration
@@ -22,9 +23,6 @@ from covidnet.sweep import Run, Sweep
 
 DEFAULTS = {"resamples": 2000, "seed": 0}
 """Settings of `covidnet.crossval` that a command need not repeat."""
-
-UNSEEN = 10
-"""The number of the unseen fold."""
 
 
 def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
@@ -115,21 +113,27 @@ def ensemble_predictions(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         A predictions table with split ``unseen`` and fold 10: one row for each image that all models predicted.
     """
-    tables = [run.rows("unseen").set_index("image_id") for run in runs]
-    common = [image_id for image_id in tables[0].index if all(image_id in table.index for table in tables[1:])]
-    if not common:
-        raise DataError("no image of the unseen fold was predicted by all models; the runs are of different splits")
-    scores = np.mean([table.loc[common, list(PROBABILITIES)].to_numpy(np.float64) for table in tables], axis=0)
-    films = tables[0].loc[common]
+    tables = _unseen_together(runs)
+    scores = np.mean([table[list(PROBABILITIES)].to_numpy(np.float64) for table in tables], axis=0)
+    films = tables[0]
     return predictions_table(
-        image_id=common,
+        image_id=list(films["image_id"]),
         path=list(films["path"]),
         patient_id=list(films["patient_id"]),
         label=list(films["label"]),
         split="unseen",
-        fold=UNSEEN,
+        fold=UNSEEN_FOLD,
         probabilities=scores,
     )
+
+
+def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:
+    """Each model's predictions of the images of the unseen fold that all models predicted, in one order."""
+    tables = [run.rows("unseen").set_index("image_id") for run in runs]
+    common = [image_id for image_id in tables[0].index if all(image_id in table.index for table in tables[1:])]
+    if not common:
+        raise DataError("no image of the unseen fold was predicted by all models; the runs are of different splits")
+    return [table.loc[common].reset_index() for table in tables]
 
 
 def _fold_scores(run: Run) -> dict[str, Any]:
@@ -169,11 +173,9 @@ def _selection(
         label = "selected by each model's own test fold, which the protocol calls validation"
     else:
         label = "selected by inner validation; the unseen fold was looked at once"
-    tables = [run.rows("unseen").set_index("image_id") for run in runs]
-    common = [image_id for image_id in tables[0].index if all(image_id in table.index for table in tables[1:])]
-    films = tables[0].loc[common].reset_index()
-    right = np.array([(t.loc[common, "prediction"] == t.loc[common, "label"]).to_numpy() for t in tables])
-    report = selection_report(right, cluster_codes(films), seed=numbers["seed"])
+    tables = _unseen_together(runs)
+    right = np.array([(table["prediction"] == table["label"]).to_numpy() for table in tables])
+    report = selection_report(right, cluster_codes(tables[0]), seed=numbers["seed"])
     return {
         "rule": rule,
         "fold": fold,
@@ -201,11 +203,8 @@ def _candidate(row: dict[str, Any]) -> dict[str, Any]:
 def _curves(table: pd.DataFrame, scores: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
     # A band needs fewer resamples than the end of an interval, and a curve has a hundred points.
     weights = cluster_weights(cluster_codes(table), min(500, numbers["resamples"]), numbers["seed"])
-    found = class_curves(table, weights)
-    for label, curves in found.items():
-        # One number has one interval: that of all resamples.
-        curves["roc"]["auc"] = scores["classes"][label]["auc"]
-    return found
+    # One number has one interval: the areas are those of all resamples.
+    return class_curves(table, weights, {label: of_class["auc"] for label, of_class in scores["classes"].items()})
 
 
 def _data(sweep: Sweep) -> dict[str, Any]:

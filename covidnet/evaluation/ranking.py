@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -110,12 +111,15 @@ def average_precision(
     return found if given is not None and given.ndim == 2 else np.asarray(found[0])
 
 
-def class_curves(table: pd.DataFrame, weights: npt.NDArray[Any]) -> dict[str, Any]:
+def class_curves(
+    table: pd.DataFrame, weights: npt.NDArray[Any], areas: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """ROC and precision-recall curves of every class against the other two, with 95% bands.
 
     Args:
         table: a predictions table.
         weights: (B, n) how often each row was drawn in each resample, see `cluster_weights`.
+        areas: the area of each class with its interval, where it is known already; computed from `weights` if None.
 
     Returns:
         For each class ``roc`` (fpr, tpr, low, high, auc) and ``pr`` (recall, precision, low, high, average_precision,
@@ -135,18 +139,25 @@ def class_curves(table: pd.DataFrame, weights: npt.NDArray[Any]) -> dict[str, An
         hits, misses = hits[usable], misses[usable]
         roc = np.array([_upper(m / m[-1], h / h[-1]) for h, m in zip(hits, misses, strict=True)])
         recalls = np.array([_precisions(h, m) for h, m in zip(hits, misses, strict=True)])
-        areas = roc_auc(scores, positive, everything)
         means = average_precision(scores, positive, everything)
         ap = percentile_interval(means[1:])
         found[label] = {
             "roc": {"fpr": GRID.tolist(), "tpr": roc[0].tolist(), **_band(roc[1:]),
-                    "auc": area_estimate(float(areas[0]), areas[1:], positive)},
+                    "auc": areas[label] if areas else _area(scores, positive, everything)},
             "pr": {"recall": GRID.tolist(), "precision": recalls[0].tolist(), **_band(recalls[1:]),
                    "average_precision": {"value": float(means[0]), "ci": None if ap is None else list(ap),
                                          "method": None if ap is None else "bootstrap"},
                    "prevalence": float(positive.mean())},
         }  # fmt: skip
     return found
+
+
+def _area(
+    scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_], weights: npt.NDArray[Any]
+) -> dict[str, Any]:
+    """The area with its interval; the first row of `weights` is the table itself."""
+    found = roc_auc(scores, positive, weights)
+    return area_estimate(float(found[0]), found[1:], positive)
 
 
 def _steps(

@@ -67,6 +67,33 @@ def choose(candidates: Sequence[Mapping[str, Any]], rule: str = "inner") -> int:
     return int(min(candidates, key=rank)["fold"])
 
 
+def best_of(p: float, n: int, models: int) -> npt.NDArray[np.float64]:
+    """The distribution of the best of several models that are equally good and err independently.
+
+    The best of m models has at most k of n films right if all have: its distribution function is that of one model
+    to the power m.
+
+    Args:
+        p: the accuracy of each, 0..1.
+        n: films, at least 1.
+        models: how many, at least 1. With 1 it is the distribution of a single model.
+
+    Returns:
+        (n + 1,) probabilities of 0, 1, .. n films right.
+
+    Raises:
+        DataError: an argument is out of its range.
+
+    Example:
+        >>> best_of(0.5, 1, 2).round(4).tolist()
+        [0.25, 0.75]
+    """
+    if not 0.0 <= p <= 1.0 or n < 1 or models < 1:
+        raise DataError(f"best_of(p={p}, n={n}, models={models}): p is in 0..1, n and models are at least 1")
+    below = binom.cdf(np.arange(n + 1), n, p) ** models
+    return np.diff(below, prepend=0.0)
+
+
 def expected_best(accuracy: float, n: int, models: int) -> float:
     """The accuracy that the best of several equally good models shows on average, if they err independently.
 
@@ -83,8 +110,7 @@ def expected_best(accuracy: float, n: int, models: int) -> float:
     """
     if n < 1 or models < 1 or not 0.0 <= accuracy <= 1.0:
         raise SettingError("accuracy, n, models", (accuracy, n, models), "0..1 and whole numbers from 1 on")
-    # The mean of a count is the sum of its chances to exceed 0, 1, 2 ...
-    return float((1.0 - binom.cdf(np.arange(n), n, accuracy) ** models).sum() / n)
+    return float(np.arange(n + 1) @ best_of(accuracy, n, models) / n)
 
 
 def simulated_best(

@@ -6,44 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from covidnet.errors import DataError
+from covidnet.evaluation.selection import best_of
 from covidnet.report.drawing import GREY, INK, axes_of, percent_axis, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LIKELY = 0.001
-
-
-def best_of(p: float, n: int, models: int) -> npt.NDArray[np.float64]:
-    """The distribution of the best of several models that are equally good and err independently.
-
-    The best of m models has at most k of n films right if all have: its distribution function is that of one model
-    to the power m.
-
-    Args:
-        p: the accuracy of each, 0..1.
-        n: films, at least 1.
-        models: how many, at least 1. With 1 it is the distribution of a single model.
-
-    Returns:
-        (n + 1,) probabilities of 0, 1, .. n films right.
-
-    Raises:
-        DataError: an argument is out of its range.
-
-    Example:
-        >>> best_of(0.5, 1, 2).round(4).tolist()
-        [0.25, 0.75]
-    """
-    from scipy.stats import binom
-
-    if not 0.0 <= p <= 1.0 or n < 1 or models < 1:
-        raise DataError(f"best_of(p={p}, n={n}, models={models}): p is in 0..1, n and models are at least 1")
-    below = binom.cdf(np.arange(n + 1), n, p) ** models
-    return np.diff(below, prepend=0.0)
 
 
 @styled
