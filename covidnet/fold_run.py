@@ -15,15 +15,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 
-from covidnet.callbacks.gradcam_panels import GradCamPanels
+from covidnet.callbacks.gradcam_panels import GradCamPanels, log_pictures
 from covidnet.callbacks.prediction_writer import PredictionWriter
+from covidnet.data.annotations import Annotations
 from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.study import Study
 from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.explanations import FOLDER, verdicts, write_explanations
+from covidnet.explanations import Explanations, check_settings
 from covidnet.features.extract import fold_features
 from covidnet.fold_setup import FoldSetup
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
+from covidnet.report.words import EXPLAINERS
 from covidnet.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -59,6 +63,8 @@ class FoldRun:
         s, setup = self.settings, self.setup
         study = setup.study()
         changed = setup.changed_films(study)
+        # Masks that cannot be used are told of before the training, not after it.
+        annotations = setup.annotations(study)
         pl.seed_everything(setup.seed(s["fold"]), workers=True, verbose=False)
         module = setup.module()
         before = module.classifier.backbone_hash()
@@ -85,7 +91,7 @@ class FoldRun:
         after = self._check_frozen(module, before)
         self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
         with self._timed("panels"):
-            self._panels(study, datamodule, trainer, module)
+            self._explain(study, datamodule, trainer, module, annotations)
         self.seconds["total"] = time.perf_counter() - start
         files = RunFolder(self.folder, s, study, changed)
         metrics = files.metrics(self.seconds, datamodule.counts)
@@ -100,6 +106,7 @@ class FoldRun:
         epochs = s["trainer"].get("max_epochs")
         if epochs is not None and (not isinstance(epochs, int) or epochs < 1) and epochs != -1:
             raise SettingError("trainer.max_epochs", epochs, "a whole number from 1 on, or -1 for no limit")
+        check_settings(s["explain"])
         if s["split"]["validation"] == "none" and s["monitor"].startswith("val/"):
             log.info("split.validation=none: there is no %s to watch, so train/loss is watched", s["monitor"])
             for holder in (s, *(c for c in s["callbacks"].values() if c and "monitor" in c)):
@@ -171,23 +178,58 @@ class FoldRun:
                 return callback
         raise SettingError("callbacks.predictions", None, "PredictionWriter", "without predictions no numbers")
 
-    def _panels(
-        self, study: Study, datamodule: FoldDataModule, trainer: pl.Trainer, module: ClassificationModule
+    def _explain(
+        self,
+        study: Study,
+        datamodule: FoldDataModule,
+        trainer: pl.Trainer,
+        module: ClassificationModule,
+        annotations: Annotations,
     ) -> None:
+        """Panels, and what the maps are worth, of the unseen fold."""
+        explain, rows = self.settings["explain"], datamodule.rows["unseen"]
+        callback = next((c for c in _callbacks(trainer) if isinstance(c, GradCamPanels)), None)
+        films = datamodule.films(rows)
+        explanations = Explanations(
+            module,
+            films,
+            rows.merge(study.films[["image_id", "width", "height"]], on="image_id", how="left", validate="1:1"),
+            method=explain["method"],
+            seed=self.settings["seed"],
+            probabilities=self._predictions(trainer).collected.get("unseen") or {},
+            annotations=annotations,
+            store=self.setup.map_store(module, films),
+            progress=self.progress,
+        )
+        written = []
+        if callback is not None:
+            written = explanations.panels(callback, self.folder / "panels", self._caption(callback.method, study))
+            pictures = {f"panels/{path.stem}": path for path in written}
+            log_pictures(trainer.loggers, pictures, trainer.global_step)
+        model = self.settings["model"]
+        facts = {
+            "method": explain["method"],
+            "weights": model["weights"],
+            "freeze": model["freeze"],
+            "panels": [f"panels/{path.name}" for path in written],
+        }
+        found = write_explanations(
+            self.folder / FOLDER,
+            facts,
+            explanations.localisation(explain["localisation_films"]),
+            explanations.sanity(explain["sanity_films"]),
+        )
+        for verdict in verdicts(found):
+            log.warning("%s", verdict)
+
+    def _caption(self, method: str, study: Study) -> str:
         weights = self.settings["model"]["weights"]
-        caption = f"Grad-CAM of the predicted class, unseen fold. Backbone weights: {weights}."
-        if weights == "random":
+        caption = f"{EXPLAINERS[method]} of the predicted class, unseen fold. Backbone weights: {weights}."
+        if weights == "random" and self.settings["model"]["freeze"]:
             caption += " With random weights a map says little of any disease."
         if study.synthetic:
             caption += " Synthetic radiographs (phantoms)."
-        rows = datamodule.rows["unseen"]
-        for callback in _callbacks(trainer):
-            if isinstance(callback, GradCamPanels):
-                films, folder = datamodule.films(rows), self.folder / "panels"
-                known = self._predictions(trainer).collected.get("unseen")
-                callback.draw(
-                    module, films, rows, folder, seed=self.settings["seed"], caption=caption, probabilities=known
-                )
+        return caption
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

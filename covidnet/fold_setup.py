@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
+from covidnet.data.annotations import Annotations
 from covidnet.data.augment import FixedCopies, operators_of
 from covidnet.data.datamodule import FoldDataModule
+from covidnet.data.dataset import FilmDataset
 from covidnet.data.manifest import check_files
 from covidnet.data.study import Study, prepare_study
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.features.engines import engine_of
 from covidnet.features.extract import store_description
+from covidnet.features.maps import MapStore, map_shape
 from covidnet.features.store import FeatureStore
 from covidnet.learning.module import ClassificationModule
 
@@ -135,6 +140,34 @@ class FoldSetup:
         backbone = module.classifier.backbone
         description = store_description(films, backbone.name, module.classifier.backbone_hash(), engine)
         return FeatureStore(self.cache / "features", description, module.classifier.backbone.features_dim)
+
+    def map_store(self, module: ClassificationModule, films: FilmDataset) -> Callable[[str | None], MapStore] | None:
+        """Gives the store of the backbone's maps, of a stage that is drawn anew or of the network as it is (None).
+
+        Returns:
+            None where the maps are not kept: ``features=off``, or a backbone that is trained.
+        """
+        if self.settings["features"]["mode"] == "off" or not module.classifier.frozen:
+            return None
+        backbone, root = module.classifier.backbone, self.cache / "features"
+        description = store_description(films, backbone.name, module.classifier.backbone_hash())
+        shape = map_shape(backbone.eval(), self.settings["data"]["image_size"])
+
+        def store(stage: str | None) -> MapStore:
+            # In the network of the first stage the head alone is new, and the maps do not know it.
+            drawn = {} if stage in (None, "head") else {"randomised": stage, "torch": torch.__version__}
+            return MapStore(root, {**description, **drawn}, shape)
+
+        return store
+
+    def annotations(self, study: Study) -> Annotations:
+        """Masks and boxes of the films: ``data.masks`` and ``data.boxes``, or what lies beside the films.
+
+        Raises:
+            DataError: where one of them is named and cannot be used.
+        """
+        masks, boxes = (self.settings["data"].get(name) for name in ("masks", "boxes"))
+        return Annotations(study.root, masks=masks, boxes=boxes)
 
     def engine(self, module: ClassificationModule, store: FeatureStore) -> nn.Module:
         """What runs the backbone: torch, or ONNX Runtime."""

@@ -27,8 +27,9 @@ REPORT = "report"
 
 # Settings that change how a run is carried out, not what it computes.
 _INCIDENTAL = (
-    "fold", "progress", "debug", "strict", "cache_dir", "selection", "logger", "callbacks.panels", "data.num_workers",
-    "trainer.accelerator", "trainer.devices", "features.batch_size", "hydra",
+    "fold", "progress", "debug", "strict", "cache_dir", "selection", "logger", "callbacks.panels", "explain",
+    "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator", "trainer.devices",
+    "features.batch_size", "hydra",
 )  # fmt: skip
 _ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+: (?P<text>.*)$")
 

@@ -14,12 +14,14 @@ from covidnet.data.splits import UNSEEN_FOLD
 from covidnet.errors import DataError, SettingError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.calibration import calibration
+from covidnet.evaluation.explanations import verdicts
 from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
 from covidnet.evaluation.ranking import class_curves
 from covidnet.evaluation.scores import point_scores, scored
 from covidnet.evaluation.selection import RULES, choose, selection_report
 from covidnet.labels import CLASSES
 from covidnet.sweep import Run, Sweep
+from covidnet.sweep_explanations import explanations_of
 
 DEFAULTS = {"resamples": 2000, "seed": 0}
 """Settings of `covidnet.crossval` that a command need not repeat."""
@@ -53,6 +55,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
     data = _data(sweep)
     chosen = _selection(runs, per_fold, rule, data, numbers)
     by_fold = {run.fold: run for run in runs}
+    explained = explanations_of(sweep, chosen["fold"], **numbers)
 
     def unseen_of(fold: int | None) -> dict[str, Any] | None:
         return None if fold is None else scored(by_fold[fold].rows("unseen"), **numbers)
@@ -62,7 +65,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         "folder": str(sweep.folder),
         "folds": sweep.folds,
         "problems": sweep.problems,
-        "notes": _notes(runs, data, rule),
+        "notes": _notes(runs, data, rule) + verdicts(explained or {}),
         "data": data,
         "model": _model(first),
         "augment": first.settings.get("augment") or {},
@@ -79,6 +82,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
             "paper_selected": unseen_of(chosen["paper_fold"]),
         },
         "selection": chosen,
+        "explanations": explained,
         "calibration": {"pooled": calibration(pooled), "ensemble_unseen": calibration(ensemble)},
         "curves": {
             "pooled": _curves(pooled, told["pooled"], numbers),

@@ -55,7 +55,10 @@ QUICK = (
     "data.film_size=96",
     "trainer.max_epochs=3",
     "trainer.accelerator=cpu",
-    "callbacks.panels.per_class=1",
+    "explain.per_class=1",
+    "explain.errors=1",
+    "explain.localisation_films=6",
+    "explain.sanity_films=3",
     "progress=false",
 )
 

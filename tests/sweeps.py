@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
+from PIL import Image
 
+from covidnet.evaluation.explanations import write_explanations
+from covidnet.evaluation.localisation import localisation_table
 from covidnet.evaluation.predictions import predictions_table, write_predictions
+from covidnet.evaluation.sanity import sanity_table
 from covidnet.labels import CLASSES
 
 SETTINGS: dict[str, Any] = {
@@ -112,3 +116,32 @@ def write_sweep(folder: Path, folds: Iterable[int] = range(10), split: pd.DataFr
     for fold in folds:
         write_run(folder / f"fold={fold}", table, fold, **run)
     return folder
+
+
+def explain_run(folder: Path, films: int = 12, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Random explanations of a run: maps that lean towards a known lesion, and a sanity test of two stages.
+
+    Args:
+        folder: the run folder.
+        films: how many, two of each patient.
+        seed: of the maps.
+
+    Returns:
+        The tables of localisation.csv and sanity.csv.
+    """
+    rng = np.random.default_rng(seed)
+    lesion = np.zeros((16, 16), bool)
+    lesion[2:6, 3:9] = True
+    heats = 0.3 * lesion + rng.random((films, 16, 16))
+    heats /= heats.max((1, 2), keepdims=True)
+    ids = [f"film{n}" for n in range(films)]
+    lungs = [np.ones((16, 16), bool)] * films
+    labels = [CLASSES[n % 3] for n in range(films)]
+    localisation = localisation_table(heats, [lesion] * films, lungs, ids, [f"p{n // 2}" for n in range(films)], labels)
+    stages = {stage: rng.random((films, 16, 16)) for stage in ("head", "conv0")}
+    sanity = sanity_table(heats, stages, ids)
+    (folder / "panels").mkdir(exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / "panels/unseen-Normal.png")
+    facts = {"method": "gradcam", "weights": "random", "freeze": True, "panels": ["panels/unseen-Normal.png"]}
+    write_explanations(folder / "explanations", facts, localisation, sanity)
+    return localisation, sanity

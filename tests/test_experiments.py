@@ -11,9 +11,10 @@ import pytest
 
 from covidnet.config import config_dir
 from tests.conftest import PROJECT
-from tests.sweeps import write_sweep
+from tests.sweeps import explain_run, write_sweep
 
 TABLES = ("table4", "table5", "table6", "table7")
+FIGURES = ("figure4", "figure5")
 KEYS = {
     "table4": ["class", "part"],
     "table5": ["class", "metric"],
@@ -37,7 +38,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [plain, without, write_sweep(home / "cnn", [0, 1, 2], settings={"model": {"name": "cnn"}})]
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", [*TABLES, *FIGURES])
 def test_a_folder_is_complete(table: str) -> None:
     folder = PROJECT / "experiments" / table
     assert {"README.md", "run.sh", "make.py", "expected.csv"} <= {path.name for path in folder.iterdir()}
@@ -65,6 +66,27 @@ def test_the_table_comes_from_saved_predictions_beside_the_published_numbers(
     text = (tmp_path / "out/t.md").read_text()
     assert text.startswith("Data: random, of course.")
     assert text.count("\n|") == len(found) + 2
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figure_becomes_numbers_from_the_saved_tables(figure: str, tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", [0, 1, 2])
+    tables = [explain_run(sweep / f"fold={fold}", seed=fold) for fold in (0, 1, 2)]
+    done = make(figure, str(sweep), "--data", "random, of course", "--out", "out/f.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv(tmp_path / "out/f.csv").set_index(["measure", "map"])
+    expected = pd.read_csv(PROJECT / "experiments" / figure / "expected.csv").set_index(["measure", "map"])
+    pd.testing.assert_series_equal(found.loc[expected.index, "published"], expected["published"], check_dtype=False)
+    rows = pd.concat([localisation for localisation, _ in tables])
+    for measure, name in found.index:
+        if name in ("model", "centre", "mean_map"):
+            if measure in rows:
+                films = rows[rows["map"] == name].groupby("image_id")[measure].mean()
+                assert found.loc[(measure, name), "ours"] == pytest.approx(films.mean(), abs=1e-5)
+            else:
+                assert measure.startswith("kept when drawn anew")
+    assert (found["ci_low"].dropna() <= found["ours"][found["ci_low"].notna()]).all()
+    assert (tmp_path / "out/f.md").read_text().startswith("Data: random, of course.")
 
 
 @pytest.mark.parametrize("table", TABLES)

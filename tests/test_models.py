@@ -18,7 +18,7 @@ from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.evaluation.predictions import COLUMNS, EXTRAS, read_predictions
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.networks import MODELS, NETWORKS
-from covidnet.models.saliency import grad_cam
+from covidnet.models.saliency import saliency
 
 NAMES = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
 ONCE = (
@@ -26,7 +26,7 @@ ONCE = (
     "data.images_per_class=11",
     "trainer.max_epochs=1",
     "data.num_workers=0",
-    "callbacks.panels.per_class=0",
+    "explain=off",
 )
 OWN = {
     "bayesian_cnn": ["predictive_entropy", "mutual_information"],
@@ -70,7 +70,7 @@ def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Cal
     with warnings.catch_warnings():
         # A network after one step may find nothing in a film of 32 pixels, and says so.
         warnings.simplefilter("ignore", RuntimeWarning)
-        maps = grad_cam(module.classifier, images[:1])
+        maps = saliency(module.classifier, images[:1])
     assert maps.shape == (1, size, size)
     assert 0.0 <= maps.min() <= maps.max() <= 1.0
 

@@ -245,7 +245,7 @@ def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "covidnet.train", "-m", "fold=0,1", "augment=none,fixed", *quick,
-         "trainer.max_epochs=1", "callbacks.panels.per_class=0", f"hydra.sweep.dir={tmp_path / 'sweep'}"],
+         "trainer.max_epochs=1", "explain=off", f"hydra.sweep.dir={tmp_path / 'sweep'}"],
         cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -266,7 +266,7 @@ def test_real_radiographs_train_in_both_layouts(train: Train, kit: Path, layout:
     root = kit if layout == "folder" else kit / "Data"
     folder = train(
         f"data={layout}", f"data.root={root}", "data.image_size=32", "trainer.max_epochs=1", "trainer.accelerator=cpu",
-        "augment=none", "callbacks.panels.per_class=0", "progress=false", "fold=3", defaults=(),
+        "augment=none", "explain=off", "progress=false", "fold=3", defaults=(),
     )  # fmt: skip
     split = pd.read_csv(folder / "split.csv").query("fold >= 0")
     assert (split.groupby(["fold", "label"]).size() == 12).all()
@@ -284,7 +284,7 @@ def test_store_and_image_path_agree_on_real_radiographs(train: Train, kit: Path,
             (tmp_path / "films" / str(label) / f"{n}.jpg").write_bytes((kit / name).read_bytes())
     arguments = (
         "data=folder", f"data.root={tmp_path / 'films'}", "data.image_size=64", "data.num_workers=0", "fold=5",
-        "trainer.max_epochs=2", "trainer.accelerator=cpu", "callbacks.panels.per_class=0", "progress=false",
+        "trainer.max_epochs=2", "trainer.accelerator=cpu", "explain=off", "progress=false",
     )  # fmt: skip
     kept, plain = (predictions(train(*arguments, f"features={way}", defaults=())) for way in ("auto", "off"))
     columns = ["p_covid19", "p_normal", "p_pneumonia"]

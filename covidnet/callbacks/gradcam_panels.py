@@ -1,41 +1,57 @@
-"""Draws Grad-CAM panels of unseen films: film, heat map, true class, prediction."""
+"""Draws panels of unseen films: film, heat map, true class, prediction; some of each class, and the worst errors."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor
 
 from covidnet.data.dataset import FilmDataset
 from covidnet.data.transforms import Normalise
 from covidnet.errors import SettingError
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
-from covidnet.models.saliency import grad_cam
+from covidnet.models.classifier import Classifier
+from covidnet.models.saliency import METHODS, saliency
 from covidnet.report.panel import film_panels, save_figure
 
 log = logging.getLogger(__name__)
 
+Mask = npt.NDArray[np.bool_]
+
 
 class GradCamPanels(pl.Callback):
-    """Write ``panels/unseen-COVID-19.png`` and its kin from a seeded draw of unseen films.
+    """Write ``panels/unseen-COVID-19.png`` and its kin from a seeded draw of unseen films, and ``panels/errors.png``.
 
     The panels are drawn by `draw`, after the test loop: inside it Lightning's inference mode forbids the gradients.
 
     Args:
         per_class: films per class; 0 draws none.
+        errors: films that were called wrongly, those with the least probability for their true class; 0 draws none.
+        method: of `covidnet.models.saliency.METHODS`.
+
+    Raises:
+        SettingError: a number is below 0, or there is no such method.
     """
 
-    def __init__(self, per_class: int = 5) -> None:
-        if per_class < 0:
-            raise SettingError("callbacks.panels.per_class", per_class, "a whole number from 0 on")
+    def __init__(self, per_class: int = 5, errors: int = 5, method: str = "gradcam") -> None:
+        for name, value in (("per_class", per_class), ("errors", errors)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise SettingError(f"explain.{name}", value, "a whole number from 0 on")
+        if method not in METHODS:
+            raise SettingError("explain.method", method, METHODS)
         self.per_class = per_class
+        self.errors = errors
+        self.method = method
 
     def draw(
         self,
@@ -46,62 +62,173 @@ class GradCamPanels(pl.Callback):
         *,
         seed: int,
         caption: str,
-        probabilities: Mapping[str, np.ndarray] | None = None,
+        probabilities: Mapping[str, npt.NDArray[np.floating]] | None = None,
+        maps: Callable[[Sequence[int]], Tensor] | None = None,
+        outline: Callable[[int], Mask | None] | None = None,
     ) -> list[Path]:
-        """One figure for each class.
+        """One figure for each class, and one of the worst errors.
 
         Args:
             module: the chosen model.
             films: the dataset of `rows`.
-            rows: films with image_id and label.
+            rows: films with image_id, path and label.
             folder: where the PNG files go.
             seed: of the draw of films.
             caption: what a reader must know: the weights, whether the films are synthetic.
             probabilities: what the model gave films, by image_id, where that is known already; the network is asked
-                where it is not.
+                where it is not. Errors are looked for among these.
+            maps: gives the backbone's maps of some films where they are known already; the network is asked if None.
+            outline: gives the known lesion of a film (H, W), or None.
 
         Returns:
             The files written.
         """
+        known = dict(probabilities or {})
+        figures = [(f"unseen-{label}", chosen) for label, chosen in seeded_draw(rows["label"], self.per_class, seed)]
+        if worst := worst_errors(rows, known, self.errors):
+            figures.append(("errors", worst))
         written = []
-        for label, chosen in self._chosen(rows, seed):
+        for name, chosen in figures:
             batch = [films[index] for index in chosen]
             images = torch.stack([item["image"] for item in batch]).to(module.device)
-            given = [(probabilities or {}).get(item["image_id"]) for item in batch]
+            given = [known.get(item["image_id"]) for item in batch]
             if any(one is None for one in given):
                 with torch.no_grad():
                     given = list(module.eval()(images).softmax(1).cpu().numpy())
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                maps = grad_cam(module.classifier, images)
-            for warning in told:
-                log.warning("panels, %s: %s", label, warning.message)
+            known_maps = maps(chosen).to(module.device) if maps else None
+            heats = told(module.classifier, images, None, self.method, f"panels, {name}", known_maps)
+            titles = [title(rows["label"].iloc[i], p) for i, p in zip(chosen, given, strict=True) if p is not None]
+            if name == "errors":
+                titles = [f"{t}\n{Path(rows['path'].iloc[i]).name}" for i, t in zip(chosen, titles, strict=True)]
             figure = film_panels(
-                [_grey(item["image"], films.normalise) for item in batch],
-                list(maps),
-                [_title(label, p) for p in given if p is not None],
+                [grey(item["image"], films.normalise) for item in batch],
+                list(heats),
+                titles,
                 columns=len(batch),
                 caption=caption,
+                outlines=[outline(index) if outline else None for index in chosen],
+                stacked=True,
             )
             folder.mkdir(parents=True, exist_ok=True)
-            written.append(folder / f"unseen-{label}.png")
+            written.append(folder / f"{name}.png")
             save_figure(figure, written[-1])
         return written
 
-    def _chosen(self, rows: pd.DataFrame, seed: int) -> Iterator[tuple[str, list[int]]]:
-        for number, label in enumerate(CLASSES):
-            there = np.flatnonzero((rows["label"] == label).to_numpy())
-            if self.per_class and len(there):
-                draw = np.random.default_rng([seed, number]).permutation(there)[: self.per_class]
-                yield label, [int(index) for index in draw]
+
+def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[str, list[int]]]:
+    """Some films of each class; a smaller draw is the beginning of a larger one.
+
+    Args:
+        labels: of the films, in their order.
+        per_class: how many of each class, or all where there are fewer.
+        seed: of the draw.
+
+    Returns:
+        For each class that has films its name and their places.
+
+    Example:
+        >>> [(label, len(places)) for label, places in seeded_draw(["Normal", "COVID-19", "Normal"], 1, seed=0)]
+        [('COVID-19', 1), ('Normal', 1)]
+    """
+    names = np.asarray(list(labels), dtype=object)
+    found = []
+    for number, label in enumerate(CLASSES):
+        there = np.flatnonzero(names == label)
+        if per_class and len(there):
+            draw = np.random.default_rng([seed, number]).permutation(there)[:per_class]
+            found.append((label, [int(index) for index in draw]))
+    return found
 
 
-def _title(label: str, probabilities: np.ndarray) -> str:
+def worst_errors(rows: pd.DataFrame, probabilities: Mapping[str, npt.NDArray[np.floating]], count: int) -> list[int]:
+    """The places of films that were called wrongly, the one with the least probability for its true class first.
+
+    Args:
+        rows: films with image_id and label.
+        probabilities: (3,) by image_id; films without any are passed over.
+        count: how many at most.
+    """
+    found = []
+    for place, (image_id, label) in enumerate(zip(rows["image_id"], rows["label"], strict=True)):
+        given = probabilities.get(image_id)
+        if given is not None and int(given.argmax()) != CLASSES.index(label):
+            found.append((float(given[CLASSES.index(label)]), place))
+    return [place for _, place in sorted(found)[:count]]
+
+
+def told(
+    classifier: Classifier,
+    images: Tensor,
+    target: Sequence[int] | None,
+    method: str,
+    where: str,
+    maps: Tensor | None = None,
+) -> npt.NDArray[np.float32]:
+    """The maps of `covidnet.models.saliency.saliency`, with its warnings in the log, where a run is read again.
+
+    Args:
+        classifier: the network.
+        images: (N, C, H, W).
+        target: classes, or None for the predicted ones.
+        method: of `METHODS`.
+        where: what the maps are for.
+        maps: of the backbone, where they are known.
+
+    Returns:
+        float32 (N, H, W), 0..1.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = saliency(classifier, images, target, method, maps)
+    for warning in caught:
+        log.warning("%s: %s", where, warning.message)
+    return found
+
+
+def log_pictures(loggers: Iterable[Logger], pictures: Mapping[str, Path], step: int) -> None:
+    """Show pictures to the loggers that can: W&B and TensorBoard.
+
+    Args:
+        loggers: of a trainer.
+        pictures: PNG files by name, such as ``panels/unseen-Normal``.
+        step: the trainer's global step.
+    """
+    from PIL import Image
+
+    for logger in loggers:
+        for name, path in pictures.items():
+            if isinstance(logger, WandbLogger):
+                logger.log_image(key=name, images=[str(path)])
+            elif isinstance(logger, TensorBoardLogger):
+                with Image.open(path) as image:
+                    pixels = np.asarray(image.convert("RGB"))
+                logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.flush()
+
+
+def title(label: str | None, probabilities: npt.NDArray[np.floating]) -> str:
+    r"""What stands above a film: its class where that is known, and what it was called.
+
+    Args:
+        label: the true class, or None.
+        probabilities: (3,).
+
+    Example:
+        >>> title("Normal", np.array([0.1, 0.7, 0.2]))
+        'true Normal\ncalled Normal 70%'
+    """
     called = int(probabilities.argmax())
-    return f"true {label}\ncalled {CLASSES[called]} {probabilities[called]:.0%}"
+    first = f"true {label}\n" if label else ""
+    return f"{first}called {CLASSES[called]} {probabilities[called]:.0%}"
 
 
-def _grey(image: torch.Tensor, normalise: Normalise) -> np.ndarray:
-    # The film as the network saw it: every channel is the same film on another scale.
+def grey(image: Tensor, normalise: Normalise) -> npt.NDArray[np.uint8]:
+    """A film as the network saw it, (H, W): every channel of the input is the same film on another scale.
+
+    Args:
+        image: (C, H, W), normalised.
+        normalise: what made it so.
+    """
     values = image[0].double().numpy() * normalise.std[0] + normalise.mean[0]
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)

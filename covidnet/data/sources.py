@@ -89,7 +89,7 @@ def folder_source(root: str | Path, *, name: str = "folder", labels: Mapping[str
     labels = _checked_labels(labels)
     metadata = _metadata(root)
     rows, unlabelled, contradicted = [], Counter[str](), []
-    for path in _image_files(root):
+    for path in image_files(root):
         known = metadata.get(path, {})
         told, filed = _label_from_metadata(known, path, labels), _label_from_folders(path, labels)
         label = told or filed
@@ -117,6 +117,29 @@ def folder_source(root: str | Path, *, name: str = "folder", labels: Mapping[str
     files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
     missing = sorted(set(metadata) - set(files["path"]))
     return Source(name, root, files.sort_values("path", ignore_index=True), tuple(missing))
+
+
+def image_files(root: Path) -> list[str]:
+    """The images below a folder, at any depth; folders of annotations and hidden ones are passed over.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        Posix paths relative to it, sorted.
+    """
+    found = []
+    seen: set[str] = set()
+    # Class folders are often links to where the films lie; a folder that is met again is a circle or a second link.
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _ANNOTATIONS)
+        found += [path.relative_to(root).as_posix() for path in map(Path(place).joinpath, names) if is_image_file(path)]
+    return sorted(found)
 
 
 def kaggle_source(
@@ -151,21 +174,6 @@ def _download(handle: str) -> Path:
     except Exception as error:  # kagglehub raises its own, requests' and the operating system's errors alike
         reason = textwrap.shorten(str(error), 160, placeholder="...")
         raise DataError(f"data=kaggle: the download failed ({type(error).__name__}: {reason}); {remedy}") from None
-
-
-def _image_files(root: Path) -> list[str]:
-    found = []
-    seen: set[str] = set()
-    # Class folders are often links to where the films lie; a folder that is met again is a circle or a second link.
-    for place, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _ANNOTATIONS)
-        found += [path.relative_to(root).as_posix() for path in map(Path(place).joinpath, names) if is_image_file(path)]
-    return sorted(found)
 
 
 def _metadata(root: Path) -> dict[str, dict[str, str]]:

@@ -56,6 +56,28 @@ class SquareFit:
             film = np.asarray(cv2.resize(film, (self.size, self.size), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
         return film
 
+    def back(self, square: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """What lies on the square, such as a heat map, where it lies on the film.
+
+        Args:
+            square: (size, size) float32.
+            shape: (H, W) of the film.
+
+        Returns:
+            (H, W); 0 where ``crop`` left the film out.
+        """
+        height, width = shape
+        if self.fit == "squash":
+            return np.asarray(cv2.resize(square, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+        side = min(height, width) if self.fit == "crop" else max(height, width)
+        top, left = abs(height - side) // 2, abs(width - side) // 2
+        whole = np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
+        if self.fit == "pad":
+            return whole[top : top + height, left : left + width]
+        film = np.zeros(shape, np.float32)
+        film[top : top + side, left : left + side] = whole
+        return film
+
     def describe(self) -> dict[str, object]:
         """Name, parameters and library version: what the feature store's key holds."""
         return {"name": "SquareFit", **asdict(self), "opencv": cv2.__version__}

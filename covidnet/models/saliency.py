@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,66 +14,65 @@ from torch.func import functional_call
 
 from covidnet.errors import SettingError
 from covidnet.models.classifier import Classifier
+from covidnet.models.heads import LinearHead
+
+METHODS = ("gradcam", "gradcam++", "cam", "gradient", "eigencam")
+"""The setting ``explain.method``."""
 
 
-class _Tail(nn.Module):
-    """The network as Grad-CAM needs it: the gradients begin at the pooled maps, and no parameter takes one."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        first = next(classifier.parameters())
-        # In a tuple it is no submodule: the library would switch its mode and clear its gradients.
-        self.held = (classifier,)
-        self.maps = nn.Identity()
-        # The library reads the device from the first parameter.
-        self.anchor = nn.Parameter(first.new_empty(0))
-        self.dtype = first.dtype
-        # Clones, because tensors made in inference mode cannot take part in a graph; float32, because numpy knows no
-        # bfloat16.
-        self.head_state = {
-            name: value.detach().clone().float() if value.is_floating_point() else value.detach().clone()
-            for name, value in [*classifier.head.named_parameters(), *classifier.head.named_buffers()]
-        }
-
-    def forward(self, images: Tensor) -> Tensor:
-        (classifier,) = self.held
-        with torch.no_grad():
-            maps = classifier.backbone.feature_maps(images.to(self.dtype)).float()
-        return self.logits(classifier.backbone.pool(self.maps(maps.requires_grad_())))
-
-    def logits(self, features: Tensor) -> Tensor:
-        return functional_call(self.held[0].head, self.head_state, (features,))
-
-
-def grad_cam(classifier: Classifier, images: Tensor, target: Sequence[int] | None = None) -> np.ndarray:
-    """Grad-CAM of the maps that the backbone pools, with pytorch-grad-cam.
+def saliency(
+    classifier: Classifier,
+    images: Tensor,
+    target: Sequence[int] | None = None,
+    method: str = "gradcam",
+    maps: Tensor | None = None,
+) -> np.ndarray:
+    """Where the evidence for a class lies, as a heat map of each image.
 
     It works on a frozen backbone, inside ``torch.no_grad`` and ``torch.inference_mode``, and leaves the classifier as
-    it was: its mode, its gradients, no hooks. For a linear head the map is the class activation map of Zhou et al.
-    2016. Each map is stretched to 0..1 by itself, so that maps of two images cannot be compared in strength.
+    it was: its mode, its gradients, no hooks. Each map is stretched to 0..1 by itself, so that maps of two images
+    cannot be compared in strength.
+
+    - ``gradcam``: the pooled maps, weighted by the mean gradients of the class's logit (Selvaraju et al. 2017,
+      https://doi.org/10.1109/ICCV.2017.74).
+    - ``gradcam++``: weighted by their positive gradients, each with its own factor (Chattopadhay et al. 2018,
+      https://doi.org/10.1109/WACV.2018.00097).
+    - ``cam``: weighted by the linear layer's weights, divided by the running standard deviation where the head
+      standardises (Zhou et al. 2016, https://doi.org/10.1109/CVPR.2016.319); for such a head ``gradcam`` is the same.
+    - ``eigencam``: the first principal component of the pooled maps, on the side where their sum is large (Muhammad and
+      Yeasin 2020, https://doi.org/10.1109/IJCNN48605.2020.9206626). It is the same whatever the class and the head.
+    - ``gradient``: the absolute gradient of the class's logit with respect to the image, the largest of the channels
+      (Simonyan et al. 2014, https://arxiv.org/abs/1312.6034). It needs the memory of one training step.
+
+    What is negative in a weighted sum or a component is set to zero. All but ``gradient`` have the size of the pooled
+    maps and are enlarged linearly.
 
     Args:
         classifier: the network.
         images: network inputs, (N, C, H, W).
         target: for each image the class to explain, 0..classes-1; the predicted class where None.
+        method: one of `METHODS`.
+        maps: ``classifier.backbone.feature_maps(images)``, (N, D, h, w), where they are known already: the backbone is
+            then not run. ``gradient`` has no use for them.
 
     Returns:
         float32 (N, H, W), 0..1. A map that is constant (no evidence in any place, or the same in all) is all zero, and
-        NaN is set to zero; both come with a RuntimeWarning.
+        a map with NaN is set to zero; both come with a RuntimeWarning.
 
     Raises:
-        SettingError: target has another length than images, or names a class that does not exist.
-
-    Source: Selvaraju et al. 2017, https://doi.org/10.1109/ICCV.2017.74; for a linear head Zhou et al. 2016,
-    https://doi.org/10.1109/CVPR.2016.319
+        SettingError: no such method, ``cam`` of a head that is not linear, target or maps of another length than
+            images, or a class that does not exist.
     """
-    # pytorch-grad-cam brings matplotlib and OpenCV, which no other part of the models needs.
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
+    if method not in METHODS:
+        raise SettingError("explain.method", method, METHODS)
+    if method == "cam" and _linear_weights(classifier.head) is None:
+        others = [name for name in METHODS if name != "cam"]
+        raise SettingError("explain.method", method, ", ".join(others), "this head is not linear")
     count, _, height, width = images.shape
     if target is not None and len(target) != count:
         raise SettingError("target", list(target), f"one class for each of the {count} images")
+    if maps is not None and len(maps) != count:
+        raise SettingError("maps", tuple(maps.shape), f"those of the {count} images")
     if count == 0:
         return np.zeros((0, height, width), dtype=np.float32)
     modes = [(module, module.training) for module in classifier.modules()]
@@ -84,31 +85,155 @@ def grad_cam(classifier: Classifier, images: Tensor, target: Sequence[int] | Non
             torch.autocast(device.type, enabled=False),
             np.errstate(invalid="ignore", over="ignore"),
         ):
-            tail = _Tail(classifier)
+            tail = _Tail(classifier, maps)
             if target is not None:
-                classes = tail.logits(torch.zeros(1, classifier.backbone.features_dim, device=device)).shape[1]
+                classes = tail.logits(tail.anchor.new_zeros(1, classifier.backbone.features_dim)).shape[1]
                 if not all(0 <= index < classes for index in target):
                     raise SettingError("target", list(target), f"0..{classes - 1} for every image")
-            targets = None if target is None else [ClassifierOutputTarget(int(index)) for index in target]
-            # Not as a context manager: that one prints and swallows an IndexError.
-            cam = GradCAM(model=tail, target_layers=[tail.maps])
-            try:
-                maps = cam(input_tensor=images, targets=targets)
-            finally:
-                cam.activations_and_grads.release()
+            if method == "gradient":
+                found = _gradient(classifier, images, target)
+            else:
+                found = _activation_map(tail, images, target, method)
     finally:
         for module, mode in modes:
             module.training = mode
-    return _clean(np.asarray(maps, dtype=np.float32))
+    return _stretched(found, method)
 
 
-def _clean(maps: np.ndarray) -> np.ndarray:
-    broken = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))
-    if broken.size:
-        warnings.warn(f"Grad-CAM: NaN in the maps of images {broken.tolist()}, set to 0", RuntimeWarning, stacklevel=3)
-        maps = np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
-    empty = np.setdiff1d(np.flatnonzero(~maps.any(axis=(1, 2))), broken)
-    if empty.size:
-        text = f"Grad-CAM: the maps of images {empty.tolist()} are constant: no place speaks for the class"
+class _Tail(nn.Module):
+    """The network as pytorch-grad-cam needs it: gradients begin at the pooled maps, and no parameter takes one."""
+
+    def __init__(self, classifier: Classifier, known: Tensor | None) -> None:
+        super().__init__()
+        first = next(classifier.parameters())
+        # In a tuple it is no submodule: the library would switch its mode and clear its gradients.
+        self.held = (classifier, known)
+        self.maps = nn.Identity()
+        # The library reads the device from the first parameter.
+        self.anchor = nn.Parameter(first.new_empty(0, dtype=_wide(first.dtype)))
+        self.dtype = first.dtype
+        self.head_state = _plain_state(classifier.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        classifier, known = self.held
+        with torch.no_grad():
+            maps = classifier.backbone.feature_maps(images.to(self.dtype)) if known is None else known
+        # A copy, because maps that were made in inference mode or are somebody else's cannot begin a graph.
+        maps = maps.detach().to(self.anchor.device, self.anchor.dtype, copy=True)
+        return self.logits(classifier.backbone.pool(self.maps(maps.requires_grad_())))
+
+    def logits(self, features: Tensor) -> Tensor:
+        return functional_call(self.held[0].head, self.head_state, (features,))
+
+    def linear_weights(self) -> np.ndarray | None:
+        weights = _linear_weights(self.held[0].head)
+        return None if weights is None else weights.detach().cpu().numpy()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    # At least float32, because numpy knows no bfloat16.
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """All tensors of a module as constants that can take part in a graph, at least in float32."""
+    state = {}
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        # Tensors made in inference mode cannot take part.
+        plain = value.clone() if value.is_inference() else value.detach()
+        state[name] = plain.to(_wide(plain.dtype)) if plain.is_floating_point() else plain
+    return state
+
+
+def _linear_weights(head: nn.Module) -> Tensor | None:
+    """What the logits change with each feature, (classes, D); None where that depends on the features."""
+    if isinstance(head, nn.Linear):
+        return head.weight.to(_wide(head.weight.dtype))
+    if not isinstance(head, LinearHead) or type(head).forward is not LinearHead.forward:
+        return None
+    weight = head.linear.weight.to(_wide(head.linear.weight.dtype))
+    if head.norm is None or head.norm.running_var is None:
+        return weight
+    return weight / (head.norm.running_var.to(weight.dtype) + head.norm.eps).sqrt()
+
+
+def _activation_map(tail: _Tail, images: Tensor, target: Sequence[int] | None, method: str) -> np.ndarray:
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    targets = None if target is None else [ClassifierOutputTarget(int(index)) for index in target]
+    # Not as a context manager: that one prints and swallows an IndexError.
+    explainer = _explainers()[method](model=tail, target_layers=[tail.maps])
+    try:
+        return np.asarray(explainer(input_tensor=images, targets=targets))
+    finally:
+        explainer.activations_and_grads.release()
+
+
+@functools.cache
+def _explainers() -> dict[str, Any]:
+    # pytorch-grad-cam brings matplotlib and OpenCV, which no other part of the models needs.
+    from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus
+    from pytorch_grad_cam.base_cam import BaseCAM
+
+    class Cam(BaseCAM):
+        def __init__(self, model: _Tail, target_layers: list[nn.Module]) -> None:
+            super().__init__(model, target_layers, uses_gradients=False)
+
+        def get_cam_weights(self, input_tensor: Any, layer: Any, targets: Any, activations: Any, grads: Any) -> Any:
+            return self.model.linear_weights()[[target.category for target in targets]]
+
+    class PlusPlus(GradCAMPlusPlus):
+        def get_cam_weights(self, input_tensor: Any, layer: Any, targets: Any, activations: Any, grads: Any) -> Any:
+            # The library adds 1e-6 to a denominator of the size of a squared gradient, which is far smaller than that
+            # for pooled maps (1e-7 at 7 x 7 places and weights of 0.02) and would change the factors of the channels
+            # unequally. The factors stay the same where the gradients are divided and the maps multiplied alike.
+            size = np.abs(grads).max(axis=(1, 2, 3), keepdims=True)
+            size = np.where(size > 0, size, 1).astype(grads.dtype)
+            return super().get_cam_weights(input_tensor, layer, targets, activations * size, grads / size)
+
+    class Eigen(EigenCAM):
+        def get_cam_image(
+            self, input_tensor: Any, layer: Any, targets: Any, activations: Any, grads: Any, eigen_smooth: bool
+        ) -> Any:
+            # The library takes NaN for 0 in silence, and fails where there is an infinity.
+            sound = np.isfinite(activations).all(axis=(1, 2, 3))[:, None, None]
+            kept = np.where(sound[..., None], activations, 0)
+            found = super().get_cam_image(input_tensor, layer, targets, kept, grads, eigen_smooth)
+            # A principal component has no sign of its own.
+            total = kept.sum(axis=1)
+            total -= total.mean(axis=(1, 2), keepdims=True)
+            found = np.where((found * total).sum(axis=(1, 2), keepdims=True) < 0, -found, found)
+            # Maps without any spread leave rounding errors, which stretching would make a picture of.
+            noise = 1e-6 * np.sqrt(kept.shape[1]) * np.abs(kept).max(axis=(1, 2, 3))[:, None, None]
+            found = np.where(np.abs(found).max(axis=(1, 2), keepdims=True) > noise, found, 0)
+            return np.where(sound, found, np.nan)
+
+    return {"gradcam": GradCAM, "gradcam++": PlusPlus, "cam": Cam, "eigencam": Eigen}
+
+
+def _gradient(classifier: Classifier, images: Tensor, target: Sequence[int] | None) -> np.ndarray:
+    first = next(classifier.parameters())
+    seen = images.detach().to(first.device, _wide(first.dtype), copy=True).requires_grad_()
+    logits = functional_call(classifier, _plain_state(classifier), (seen,))
+    chosen = logits.argmax(1) if target is None else torch.tensor(list(target), device=logits.device)
+    scores = logits.gather(1, chosen[:, None])
+    (slopes,) = torch.autograd.grad(scores.sum(), seen)
+    # Behind a ReLU the slope of NaN is 0.
+    slopes = slopes.abs().amax(1).where(scores.isfinite()[..., None], torch.nan)
+    return slopes.cpu().numpy()
+
+
+def _stretched(maps: np.ndarray, method: str) -> np.ndarray:
+    # The library has stretched its maps already, before and after enlarging them, but adds 1e-7 to what it divides by.
+    broken = ~np.isfinite(maps).all(axis=(1, 2))
+    if broken.any():
+        text = f"{method}: NaN in the maps of images {np.flatnonzero(broken).tolist()}, set to 0"
         warnings.warn(text, RuntimeWarning, stacklevel=3)
-    return np.clip(maps, 0.0, 1.0)
+        maps = np.where(broken[:, None, None], 0, maps)
+    maps = maps - maps.min(axis=(1, 2), keepdims=True)
+    top = maps.max(axis=(1, 2), keepdims=True)
+    empty = (top[:, 0, 0] == 0) & ~broken
+    if empty.any():
+        text = f"{method}: the maps of images {np.flatnonzero(empty).tolist()} are constant: no place stands out"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+    return (maps / np.where(top > 0, top, 1)).astype(np.float32)

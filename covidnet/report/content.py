@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from covidnet.report.document import Block, Document, Figure, Section, Table
+from covidnet.report.document import Block, Document, Figure, Picture, Section, Table
 from covidnet.report.notices import notice
 from covidnet.report.paper_tables import Summary, at
+from covidnet.report.pictures import with_pictures
 from covidnet.report.published import PAPER
+from covidnet.report.sections_explanations import explanations
 from covidnet.report.sections_method import again, calibration, data, intervals, method, training
 from covidnet.report.sections_paper import beside_the_paper, comparisons, overview, what_does_not_add_up
 from covidnet.report.sections_results import abstract, results
@@ -29,6 +31,7 @@ def report_document(
 
     Returns:
         The document, its tables and figures numbered. The paper's tables keep their numbers, ours have letters.
+        Pictures are read from the sweep's folder; one that is not there any more has no bytes and no number.
     """
     summaries = [summary, *others]
     first: list[Block] = [abstract(summary), notice(summary, others)]
@@ -39,6 +42,7 @@ def report_document(
         results(summary),
         unseen_fold(summary),
         selection(summary),
+        explanations(summary),
         beside_the_paper(summaries),
         comparisons(compared) if compared else None,
         calibration(summary),
@@ -55,7 +59,8 @@ def report_document(
         f"Data: {at(summary, 'data', 'name') or 'unnamed'}; {count(at(summary, 'pooled', 'n'), 'film')} in the test "
         f"folds. Beside each number stands that of {PAPER.authors}, {PAPER.title}."
     )
-    return Document(f"{what}: {sweep_name(summary)}", subtitle, _numbered([s for s in sections if s is not None]))
+    read = with_pictures(sections, summary.get("folder"))
+    return Document(f"{what}: {sweep_name(summary)}", subtitle, _numbered(read))
 
 
 def _numbered(sections: Sequence[Section]) -> list[Section]:
@@ -69,7 +74,7 @@ def _numbered(sections: Sequence[Section]) -> list[Section]:
                 tables += 1
                 # A report of many comparisons can run out of letters.
                 block = replace(block, label=f"Table {next(letters, f'A{tables}')}")
-            elif isinstance(block, Figure) and not block.label:
+            elif (isinstance(block, Figure) or (isinstance(block, Picture) and block.data)) and not block.label:
                 figures += 1
                 block = replace(block, label=f"Figure {figures}")
             blocks.append(block)

@@ -198,7 +198,31 @@ class Figure:
     label: str = ""
 
 
-Block = Paragraph | Bullets | References | Code | Notice | Table | Figure
+@dataclass(frozen=True)
+class Picture:
+    """A PNG that a run drew.
+
+    Args:
+        caption: what it shows and how to read it.
+        alt: what a reader who cannot see it should know.
+        path: of the file, relative to the sweep folder.
+        label: given the next figure's number if empty.
+        data: the file's bytes; empty where it was not read or is not there any more.
+    """
+
+    caption: str
+    alt: str
+    path: str
+    label: str = ""
+    data: bytes = field(default=b"", repr=False)
+
+    @property
+    def gone(self) -> str:
+        """What stands in the place of a picture without bytes."""
+        return f"The picture {self.path} is not in the sweep folder any more."
+
+
+Block = Paragraph | Bullets | References | Code | Notice | Table | Figure | Picture
 
 
 @dataclass(frozen=True)

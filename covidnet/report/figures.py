@@ -9,11 +9,14 @@ from covidnet.report.confusion_plot import confusion_axes
 from covidnet.report.curves import precision_recall_axes, roc_axes
 from covidnet.report.drawing import WIDTH, new_figure, styled
 from covidnet.report.fold_plot import fold_accuracy_axes, fold_class_axes
+from covidnet.report.localisation_plot import localisation_axes
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.published import ACCURACY, TABLE5
 from covidnet.report.reliability_plot import reliability_axes
+from covidnet.report.sanity_plot import sanity_axes
 from covidnet.report.selection_plot import selection_axes
 from covidnet.report.training_plot import training_axes
+from covidnet.report.words import MEASURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,4 +154,39 @@ def training_figure(summary: Summary) -> Figure | None:
         ax = figure.add_subplot(1, len(keys), index + 1, sharey=first)
         training_axes(curves, key, ax, title, at(summary, "selection", "fold"))
         first = first or ax
+    return figure
+
+
+@styled
+def localisation_figure(summary: Summary) -> Figure | None:
+    """How the maps lie on known lesions and lungs, beside the centre prior and the mean map.
+
+    Args:
+        summary: of a sweep.
+    """
+    measures = at(summary, "explanations", "localisation", "measures") or {}
+    known = {name: measures[name] for name in MEASURES if at(measures, name, "model", "value") is not None}
+    if not known:
+        return None
+    figure = new_figure(WIDTH, 0.8 + 0.5 * len(known))
+    localisation_axes(known, figure.add_subplot())
+    return figure
+
+
+@styled
+def sanity_figure(summary: Summary) -> Figure | None:
+    """How like the trained model's the maps stay as the network is drawn anew: SSIM and rank correlation.
+
+    Args:
+        summary: of a sweep.
+    """
+    sanity = at(summary, "explanations", "sanity") or {}
+    titles = (("ssim", "SSIM"), ("rank", "Rank correlation"))
+    stages = sanity.get("stages") or []
+    found = [pair for pair in titles if any(at(stage, pair[0], "value") is not None for stage in stages)]
+    if not found:
+        return None
+    figure = new_figure(WIDTH / 2 * len(found), 3.2)
+    for index, (measure, title) in enumerate(found):
+        sanity_axes(sanity, measure, figure.add_subplot(1, len(found), index + 1), title)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
@@ -22,6 +23,7 @@ from covidnet.report.document import (
     Figure,
     Notice,
     Paragraph,
+    Picture,
     References,
     Section,
     Table,
@@ -31,6 +33,7 @@ from covidnet.report.document import (
 from covidnet.report.drawing import data_uri, svg
 from covidnet.report.markdown import markdown_of
 from covidnet.report.paper_tables import Summary, table4, table5, table6, table7
+from covidnet.report.pictures import picture_size, remove_old_pictures, write_pictures
 from covidnet.report.published import Source
 from covidnet.report.style import CSS
 
@@ -40,7 +43,11 @@ _SHORT = 14
 # Letters from which on a word in a table may be broken.
 _LONG = 20
 
-_INTERVAL = re.compile(r"[\d.]+% \[[\d.]+, [\d.]+\]")
+# Pixels of a picture that is wider than the text of a page and may reach beyond it.
+_WIDE = 900
+
+_NUMBER = r"\N{MINUS SIGN}?[\d.]+"
+_INTERVAL = re.compile(rf"{_NUMBER}(?:%| points) \[{_NUMBER}, {_NUMBER}\]")
 
 # A page that can neither run nor load anything, whatever name came through.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -68,7 +75,8 @@ def write_report(
 ) -> list[Path]:
     """Write report.html, report.md, table4.csv to table7.csv and summary.json, each whole or not at all.
 
-    Comparisons are no part of a summary; where there are any, comparisons.json keeps them.
+    Comparisons are no part of a summary; where there are any, comparisons.json keeps them. Pictures of the sweep are
+    copied into ``panels/``, beside report.md that shows them; those of an older report are removed.
 
     Args:
         summary: of the sweep that is reported.
@@ -103,12 +111,15 @@ def write_report(
     else:
         # A comparison of before would stand beside a report that knows nothing of it.
         (Path(folder) / "comparisons.json").unlink(missing_ok=True)
+    # The pictures first, and those of the old report last: whichever report.md stands there finds its own.
+    pictures = write_pictures(document, folder)
     written = []
     for name, text in texts.items():
         path = Path(folder) / name
         write_text(path, text)
         written.append(path)
-    return written
+    remove_old_pictures(folder, pictures)
+    return [*written, *pictures]
 
 
 def _json(name: str, content: Any) -> str:
@@ -158,6 +169,8 @@ def _block(block: Block) -> str:
         return f'<aside class="{kind}"><strong>{_text(block.title)}</strong>{_list(block.items)}</aside>'
     if isinstance(block, Table):
         return _table(block)
+    if isinstance(block, Picture):
+        return _picture(block)
     return _figure(block)
 
 
@@ -194,6 +207,19 @@ def _figure(figure: Figure) -> str:
     return (
         f'<figure><img src="{address}" alt="{_text(figure.alt)}" width="{width}"/>'
         f"<figcaption><b>{_text(figure.label)}.</b> {_text(figure.caption)}</figcaption></figure>"
+    )
+
+
+def _picture(picture: Picture) -> str:
+    if not picture.data:
+        return f"<p>{_text(picture.gone)}</p>"
+    # As many pixels of the page to an inch as a drawing has: a panel is made with 150, a drawing shown with 120.
+    width = round(0.8 * picture_size(picture.data)[0])
+    address = f"data:image/png;base64,{b64encode(picture.data).decode()}"
+    return (
+        f"<figure{_class('wide' if width > _WIDE else '')}>"
+        f'<img src="{address}" alt="{_text(picture.alt)}" width="{width}"/>'
+        f"<figcaption><b>{_text(picture.label)}.</b> {_text(picture.caption)}</figcaption></figure>"
     )
 
 

@@ -16,12 +16,14 @@ from covidnet.report.document import (
     Figure,
     Notice,
     Paragraph,
+    Picture,
     References,
     Table,
     Value,
     clean,
 )
 from covidnet.report.paper_tables import Summary
+from covidnet.report.pictures import FOLDER, copy_name
 from covidnet.report.published import Source
 
 # What starts a heading, a list, a quotation or a rule at the beginning of a line.
@@ -99,6 +101,8 @@ def _block(block: Block) -> str:
         return "\n".join(f"> {line}" for line in (f"**{escaped(block.title)}**", "", *_list(block.items).splitlines()))
     if isinstance(block, Table):
         return _table(block)
+    if isinstance(block, Picture):
+        return _picture(block)
     return _figure(block)
 
 
@@ -127,6 +131,13 @@ def _figure(figure: Figure) -> str:
     parts = [f"*{escaped(figure.label)} (drawn in report.html). {escaped(figure.caption)}*"]
     parts += [_grid(table) + f"\n\n*{escaped(table.caption)}*" for table in figure.instead]
     return "\n\n".join(parts)
+
+
+def _picture(picture: Picture) -> str:
+    if not picture.data:
+        return escaped(picture.gone)
+    image = f"![{escaped(picture.alt)}]({FOLDER}/{copy_name(picture)})"
+    return f"{image}\n\n*{escaped(picture.label)}. {escaped(picture.caption)}*"
 
 
 def _table(table: Table) -> str:

@@ -15,17 +15,27 @@ from covidnet.atomic import write_bytes
 from covidnet.errors import DataError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+Mask = npt.NDArray[np.bool_]
+
 OPACITY = 0.4
 """How much of an overlay is the heat map; the rest is the film."""
+
+OUTLINED = "white outline: lesion, known"
+"""What stands beside the colour bar where an outline is drawn."""
 
 # Inches, so that nothing on the sheet can lie over something else whatever its number of films.
 _CELL, _GAP, _BETWEEN, _MARGIN = 1.6, 0.04, 0.22, 0.2
 _TITLE_POINTS, _CAPTION_POINTS = 8.0, 9.0
 _TITLE_LINES = 2
 _BAR_WIDTH, _BAR_HEIGHT, _BAR_SPACE = 2.4, 0.12, 0.5
+# Beside a word on outlines the bar of a narrow sheet is shorter: as long as the words below it are.
+_BAR_SHORT, _BAR_GAP = 2.1, 0.15
+# Points. The rim is dark, so that the line shows on bright lungs and on red alike.
+_LINE, _RIM = 0.8, 1.8
 _DPI = 150
 # Films hardly pack: the strongest compression takes three times as long for a few per cent.
 _PACKING = {"compress_level": 3}
@@ -62,22 +72,29 @@ def film_panels(
     titles: Sequence[str],
     columns: int = 5,
     caption: str = "",
+    outlines: Sequence[Mask | None] = (),
+    stacked: bool = False,
 ) -> Figure:
-    """Draw each film with its overlay to the right, row by row, with a colour bar and a caption below.
+    """Draw each film with its overlay beside it, row by row, with a colour bar and a caption below.
 
     Args:
         films: (H, W) uint8 grey levels, row 0 at the top; at least one. They may differ in size.
         maps: (H, W) influence 0..1, each of its film's shape.
-        titles: one per film, such as its name and what it was called; each of its lines is wrapped
+        titles: one per film, such as its class, what it was called, and its name; each of its lines is wrapped
             above the pair and cut with dots after two, so that a long name does not push out what follows it.
         columns: films per row, at least 1.
         caption: what the reader must know, at the foot; wrapped to the sheet's width.
+        outlines: one per film, or none at all: (H, W) bool, True where a lesion is known to be, or None. Its border
+            is drawn as a white line on the film and on the overlay, and a word beside the colour bar says so. A mask
+            without any True pixel has no border.
+        stacked: the overlay stands below its film, not to the right of it: five films are then as wide as a page.
 
     Returns:
         A figure on an Agg canvas that knows nothing of pyplot; `save_figure` writes it.
 
     Raises:
-        DataError: no film, lists of different lengths, less than one column, or arrays that `overlay` refuses.
+        DataError: no film, lists of different lengths, less than one column, arrays that `overlay` refuses, or an
+            outline that is no bool array of its film's shape.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -86,15 +103,24 @@ def film_panels(
         raise DataError(
             f"a panel of {len(films)} films, {len(maps)} maps, {len(titles)} titles; give as many of each, at least 1"
         )
+    if len(outlines) not in (0, len(films)):
+        raise DataError(
+            f"a panel of {len(films)} films and {len(outlines)} outlines; give as many (None: unknown) or none"
+        )
     if columns < 1:
         raise DataError(f"columns={columns}: a panel has at least 1 column")
     for at, (film, heat) in enumerate(zip(films, maps, strict=True)):
         _check(film, heat, f"film {at + 1} ({titles[at]})")
+    borders = [
+        _border(mask, film, f"film {at + 1} ({titles[at]})")
+        for at, (film, mask) in enumerate(zip(films, outlines or [None] * len(films), strict=True))
+    ]
 
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
-    pair = 2 * _CELL + _GAP
-    width = 2 * _MARGIN + columns * pair + (columns - 1) * _BETWEEN
+    pair, tall = (_CELL, 2 * _CELL + _GAP) if stacked else (2 * _CELL + _GAP, _CELL)
+    # A lone film has as much room as one with its map beside it: the bar and the words below it need that.
+    width = 2 * _MARGIN + max(columns * pair + (columns - 1) * _BETWEEN, 2 * _CELL + _GAP)
     figure = Figure(figsize=(width, width), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
 
@@ -105,7 +131,7 @@ def film_panels(
     ]
     foot = _wrapped(caption, width - 2 * _MARGIN, _CAPTION_POINTS, canvas)
     foot_height = len(foot) * _line_height(_CAPTION_POINTS)
-    height = 2 * _MARGIN + sum(title_heights) + rows * (_CELL + 0.12) + _BAR_SPACE + foot_height
+    height = 2 * _MARGIN + sum(title_heights) + rows * (tall + 0.12) + _BAR_SPACE + foot_height
     figure.set_size_inches(width, height)
 
     def place(left: float, top: float, wide: float, high: float) -> tuple[float, float, float, float]:
@@ -125,13 +151,30 @@ def film_panels(
                 va="bottom",
                 parse_math=False,  # a file name may hold two dollar signs
             )
-            for image, x in ((films[at], left), (overlay(films[at], maps[at]), left + _CELL + _GAP)):
-                axes = figure.add_axes(place(x, top, _CELL, _CELL))
+            right, down = (0.0, _CELL + _GAP) if stacked else (_CELL + _GAP, 0.0)
+            for image, x, y in (
+                (films[at], left, top),
+                (overlay(films[at], maps[at]), left + right, top + down),
+            ):
+                axes = figure.add_axes(place(x, y, _CELL, _CELL))
                 axes.imshow(image, cmap="gray", vmin=0, vmax=255, origin="upper", aspect="equal")
                 axes.set_axis_off()
-        top += _CELL + 0.12
+                _draw_border(axes, borders[at])
+        top += tall + 0.12
 
-    _draw_bar(figure, place(_MARGIN, top, min(_BAR_WIDTH, width - 2 * _MARGIN), _BAR_HEIGHT))
+    bar_width = min(_BAR_WIDTH, width - 2 * _MARGIN)
+    if any(border is not None for border in borders):
+        bar_width = bar_width if columns > 1 else _BAR_SHORT
+        left = _MARGIN + bar_width + _BAR_GAP
+        figure.text(
+            left / width,
+            1.0 - top / height,
+            "\n".join(_wrapped(OUTLINED, width - _MARGIN - left, _TITLE_POINTS, canvas)),
+            fontsize=_TITLE_POINTS,
+            linespacing=1.2,
+            va="top",
+        )
+    _draw_bar(figure, place(_MARGIN, top, bar_width, _BAR_HEIGHT))
     figure.text(
         _MARGIN / width,
         (_MARGIN + foot_height) / height,
@@ -168,6 +211,35 @@ def _check(film: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating], name: st
     # Written so that NaN, which compares as neither, is refused too.
     if not bool(((heat >= 0.0) & (heat <= 1.0)).all()):
         raise DataError(f"{name}: the heat map has values outside 0..1 or NaN; scale it to 0..1")
+
+
+def _border(mask: Mask | None, film: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.float64] | None:
+    """The edges between pixels of a mask and others, (N, 2 ends, x and y), in pixels of the film."""
+    if mask is None:
+        return None
+    if mask.dtype != np.bool_ or mask.shape != film.shape:
+        raise DataError(
+            f"{name}: outline {mask.dtype} of shape {mask.shape} for {film.shape}; give bool of the film's shape"
+        )
+    whole = np.pad(mask, 1)
+    # Pixel i reaches from i - 0.5 to i + 0.5; the pixel of the frame before it is i - 1.
+    rows, columns = np.nonzero(whole[1:] != whole[:-1])
+    level = [np.stack([columns - 1.5 + end, rows - 0.5], axis=1) for end in (0, 1)]
+    rows, columns = np.nonzero(whole[:, 1:] != whole[:, :-1])
+    upright = [np.stack([columns - 0.5, rows - 1.5 + end], axis=1) for end in (0, 1)]
+    edges = np.concatenate([np.stack(level, axis=1), np.stack(upright, axis=1)])
+    return edges if len(edges) else None
+
+
+def _draw_border(axes: Axes, border: npt.NDArray[np.float64] | None) -> None:
+    from matplotlib.collections import LineCollection
+
+    if border is None:
+        return
+    for width, colour in ((_RIM, "black"), (_LINE, "white")):
+        # Not clipped: the line of a lesion that reaches the film's edge would lose half of its width there.
+        lines = LineCollection(list(border), linewidths=width, colors=colour, capstyle="projecting", clip_on=False)
+        axes.add_collection(lines, autolim=False)
 
 
 def _draw_bar(figure: Figure, place: tuple[float, float, float, float]) -> None:

@@ -89,6 +89,54 @@ SOURCES: Mapping[str, Source] = {
 }
 """Whom the tables cite. Table 3 is taken from Shi et al."""
 
+EXPLAINING: Mapping[str, Source] = {
+    "gradcam": Source(
+        "Selvaraju, Cogswell, Das, Vedantam, Parikh, Batra",
+        "Grad-CAM: visual explanations from deep networks via gradient-based localization",
+        2017,
+        doi="10.1109/ICCV.2017.74",
+        reference=25,
+    ),
+    "gradcam++": Source(
+        "Chattopadhay, Sarkar, Howlader, Balasubramanian",
+        "Grad-CAM++: generalized gradient-based visual explanations for deep convolutional networks",
+        2018,
+        doi="10.1109/WACV.2018.00097",
+    ),
+    "cam": Source(
+        "Zhou, Khosla, Lapedriza, Oliva, Torralba",
+        "Learning deep features for discriminative localization",
+        2016,
+        doi="10.1109/CVPR.2016.319",
+        reference=34,
+    ),
+    "gradient": Source(
+        "Simonyan, Vedaldi, Zisserman",
+        "Deep inside convolutional networks: visualising image classification models and saliency maps",
+        2014,
+        arxiv="1312.6034",
+    ),
+    "eigencam": Source(
+        "Muhammad, Yeasin",
+        "Eigen-CAM: class activation map using principal components",
+        2020,
+        doi="10.1109/IJCNN48605.2020.9206626",
+    ),
+    "pointing": Source(
+        "Zhang, Bargal, Lin, Brandt, Shen, Sclaroff",
+        "Top-down neural attention by excitation backprop",
+        2018,
+        doi="10.1007/s11263-017-1059-x",
+    ),
+    "iou": Source(
+        "Otsu", "A threshold selection method from gray-level histograms", 1979, doi="10.1109/TSMC.1979.4310076"
+    ),
+    "sanity": Source(
+        "Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim", "Sanity checks for saliency maps", 2018, arxiv="1810.03292"
+    ),
+}
+"""How heat maps are made, by the setting ``explain.method``, and how they are tested."""
+
 TABLE3: Mapping[str, Mapping[str, str | float | int | None]] = {
     "Ghoshal": {
         "method": "CNN", "covid19": 70, "bacterial": None, "viral": None, "normal": None,

@@ -54,6 +54,7 @@ td.number, td.ends { white-space: nowrap; }
 .notes { margin: .5em 0 0; max-width: 60em; color: var(--soft); font-size: .78em; line-height: 1.45; }
 figure { margin: 2em 0; }
 figure img { display: block; max-width: 100%; height: auto; }
+.wide img { position: relative; left: 50%; transform: translateX(-50%); max-width: calc(100vw - 4em); }
 figcaption { margin-top: .5em; max-width: 56em; font-size: .8125em; line-height: 1.45; }
 pre { margin: 1em 0; padding: .7em .9em; background: #f4f4f4; border: 1px solid #e2e2e2; white-space: pre-wrap;
   font: .84em/1.5 "Liberation Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
@@ -74,6 +75,7 @@ pre { margin: 1em 0; padding: .7em .9em; background: #f4f4f4; border: 1px solid 
   tr, figure, .notice, pre { break-inside: avoid; }
   .short { break-inside: avoid; }
   figure { margin: 1.3em 0; }
+  .wide img { position: static; transform: none; max-width: 100%; }
   figcaption { font-size: 8pt; }
 }
 """

@@ -57,7 +57,8 @@ def training_axes(
     ax.set_xlabel("Epoch")
     ax.set_ylabel("Cross-entropy")
     ax.set_xlim(-0.3, max(last, 1) + 0.3)
-    ax.set_ylim(bottom=0.0)
+    # With auto the axes that share this one still widen it.
+    ax.set_ylim(bottom=0.0, auto=True)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if title:
         ax.set_title(title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from covidnet.report.paper_tables import Summary, at
@@ -12,6 +13,26 @@ FOLDS = 10
 
 MODELS = {"densenet121": "DenseNet121", "resnet50": "ResNet-50", "cnn": "CNN"}
 """Networks as they are written; others as they are named in the settings."""
+
+
+EXPLAINERS = {
+    "gradcam": "Grad-CAM",
+    "gradcam++": "Grad-CAM++",
+    "cam": "CAM",
+    "gradient": "gradient saliency",
+    "eigencam": "EigenCAM",
+}
+"""How heat maps of the setting ``explain.method`` are made, as it is written."""
+
+
+MEASURES = {
+    "touch": "Touches a lesion",
+    "pointing": "Pointing game",
+    "iou": "IoU",
+    "lesion_share": "Heat in the lesion",
+    "lung_share": "Heat in the lungs",
+}
+"""Measures of where heat maps lie, as they are written, in the order in which they are shown."""
 
 
 def told(estimate: Any) -> str:
@@ -97,3 +118,18 @@ def sweep_name(summary: Summary) -> str:
         summary: of a sweep.
     """
     return str(summary.get("name") or "unnamed sweep")
+
+
+def measure_names(measures: Iterable[str]) -> str:
+    """Measures of where heat maps lie, as they stand in a sentence.
+
+    Args:
+        measures: of `MEASURES`; others are named as they are.
+
+    Example:
+        >>> measure_names(["iou", "pointing"]), measure_names([])
+        ('IoU, pointing game', 'any measure')
+    """
+    names = [MEASURES.get(measure, str(measure)) for measure in measures]
+    # An abbreviation keeps its capital.
+    return ", ".join(name if name == "IoU" else f"{name[:1].lower()}{name[1:]}" for name in names) or "any measure"

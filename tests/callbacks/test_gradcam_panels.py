@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch.utils.data import DataLoader
 
 from covidnet.callbacks import gradcam_panels
-from covidnet.callbacks.gradcam_panels import GradCamPanels
+from covidnet.callbacks.gradcam_panels import GradCamPanels, log_pictures, seeded_draw, worst_errors
 from covidnet.data.dataset import FilmDataset
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import SettingError
+from covidnet.features.maps import feature_maps
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     # Random weights may see nothing in a film.
-    pytest.mark.filterwarnings("ignore:Grad-CAM"),
+    pytest.mark.filterwarnings("ignore:gradcam"),
 ]
 
 SIZE = 64
@@ -72,7 +75,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def draw(
     module: ClassificationModule, films: tuple[FilmDataset, pd.DataFrame], folder: Path, count: int, seed: int = 0
 ) -> list[Path]:
-    return GradCamPanels(count).draw(module, *films, folder, seed=seed, caption="a caption")
+    return GradCamPanels(count, errors=0).draw(module, *films, folder, seed=seed, caption="a caption")
 
 
 def names(films: tuple[FilmDataset, pd.DataFrame], figure: dict[str, Any]) -> list[str]:
@@ -89,7 +92,7 @@ def names(films: tuple[FilmDataset, pd.DataFrame], figure: dict[str, Any]) -> li
 def test_after_the_test_loop_one_png_per_class_is_written(
     module: ClassificationModule, films: tuple[FilmDataset, pd.DataFrame], tmp_path: Path
 ) -> None:
-    panels = GradCamPanels(2)
+    panels = GradCamPanels(2, errors=0)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, callbacks=[panels], enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
@@ -172,9 +175,10 @@ def test_none_per_class_draws_none_and_makes_no_folder(
     assert not (tmp_path / "panels").exists()
 
 
-def test_less_than_none_is_refused() -> None:
-    with pytest.raises(SettingError, match="per_class=-1"):
-        GradCamPanels(-1)
+@pytest.mark.parametrize("settings", [{"per_class": -1}, {"errors": -1}, {"per_class": True}, {"method": "lime"}])
+def test_settings_that_make_no_panels_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=f"explain.{next(iter(settings))}="):
+        GradCamPanels(**settings)
 
 
 def test_a_class_without_films_has_no_figure(
@@ -195,3 +199,117 @@ def test_probabilities_that_are_known_are_shown_and_the_network_is_not_asked(
     known = {image_id: np.array([0.125, 0.25, 0.625]) for image_id in films[1]["image_id"]}
     GradCamPanels(2).draw(module, *films, tmp_path, seed=0, caption="", probabilities=known)
     assert {title.splitlines()[1] for figure in drawn for title in figure["titles"]} == {"called Pneumonia 62%"}
+
+
+def test_the_worst_errors_are_those_most_sure_of_another_class() -> None:
+    rows = pd.DataFrame({"image_id": list("abcde"), "label": ["Normal", "Normal", "COVID-19", "Pneumonia", "Normal"]})
+    given = {
+        "a": np.array([0.5, 0.2, 0.3]),
+        "b": np.array([0.1, 0.8, 0.1]),
+        "c": np.array([0.05, 0.05, 0.9]),
+        "d": np.array([0.4, 0.25, 0.35]),
+    }
+    assert worst_errors(rows, given, 5) == [2, 0, 3]
+    assert worst_errors(rows, given, 2) == [2, 0]
+    assert worst_errors(rows, {}, 5) == []
+
+
+def test_errors_have_a_figure_of_their_own_that_names_the_files(
+    module: ClassificationModule,
+    films: tuple[FilmDataset, pd.DataFrame],
+    tmp_path: Path,
+    drawn: list[dict[str, Any]],
+) -> None:
+    rows = films[1]
+    known = {image_id: np.array([0.125, 0.25, 0.625]) for image_id in rows["image_id"]}
+    written = GradCamPanels(0, errors=3).draw(module, *films, tmp_path, seed=0, caption="", probabilities=known)
+    assert [path.name for path in written] == ["errors.png"]
+    shown = names(films, drawn[0])
+    assert set(rows.set_index("image_id")["label"][shown]) == {"COVID-19"}
+    paths = rows.set_index("image_id")["path"]
+    assert [title.splitlines()[2] for title in drawn[0]["titles"]] == [paths[image_id] for image_id in shown]
+
+
+def test_without_errors_there_is_no_figure_of_them(
+    module: ClassificationModule, films: tuple[FilmDataset, pd.DataFrame], tmp_path: Path
+) -> None:
+    right = {
+        image_id: np.eye(3)[CLASSES.index(label)]
+        for image_id, label in zip(films[1]["image_id"], films[1]["label"], strict=True)
+    }
+    panels = GradCamPanels(0, errors=3)
+    assert panels.draw(module, *films, tmp_path / "panels", seed=0, caption="", probabilities=right) == []
+
+
+def test_a_smaller_draw_is_the_beginning_of_a_larger_one(films: tuple[FilmDataset, pd.DataFrame]) -> None:
+    small, large = (dict(seeded_draw(films[1]["label"], count, 4)) for count in (2, 5))
+    assert all(large[label][:2] == places for label, places in small.items())
+
+
+def test_maps_that_are_known_are_not_computed_again(
+    module: ClassificationModule,
+    films: tuple[FilmDataset, pd.DataFrame],
+    tmp_path: Path,
+    drawn: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = {image_id: np.array([0.125, 0.25, 0.625]) for image_id in films[1]["image_id"]}
+    backbone = module.eval().classifier.backbone
+    settings = {"seed": 0, "caption": "", "probabilities": known}
+    GradCamPanels(2, errors=0).draw(module, *films, tmp_path / "a", **settings)
+    kept = feature_maps(backbone, films[0], range(18))
+    monkeypatch.setattr(backbone, "feature_maps", None)
+    panels = GradCamPanels(2, errors=0)
+    panels.draw(module, *films, tmp_path / "b", **settings, maps=lambda chosen: kept[list(chosen)])
+    for before, after in zip(drawn[:3], drawn[3:], strict=True):
+        np.testing.assert_allclose(np.array(after["maps"]), np.array(before["maps"]), atol=1e-4)
+
+
+def test_known_lesions_are_outlined(
+    module: ClassificationModule,
+    films: tuple[FilmDataset, pd.DataFrame],
+    tmp_path: Path,
+    drawn: list[dict[str, Any]],
+) -> None:
+    mask = np.zeros((SIZE, SIZE), dtype=bool)
+    mask[10:20, 30:50] = True
+    panels = GradCamPanels(1, errors=0)
+    panels.draw(module, *films, tmp_path, seed=0, caption="", outline=lambda index: mask if index % 2 else None)
+    chosen = [places[0] for _, places in seeded_draw(films[1]["label"], 1, 0)]
+    for place, figure in zip(chosen, drawn, strict=True):
+        assert figure["outlines"] == [None] if place % 2 == 0 else np.array_equal(figure["outlines"][0], mask)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_shows_the_pictures_as_they_are(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "unseen-Normal.png")
+    logger = TensorBoardLogger(tmp_path, name="", version="board")
+    # As after a test: Lightning has closed the writer by then.
+    logger.log_metrics({"test/loss": 1.0}, 7)
+    logger.finalize("success")
+    log_pictures([logger], {"panels/unseen-Normal": tmp_path / "unseen-Normal.png"}, 7)
+    logger.experiment.close()
+    board = EventAccumulator(str(tmp_path / "board"), {"images": 0})
+    board.Reload()
+    assert board.Tags()["images"] == ["panels/unseen-Normal"]
+    (event,) = board.Images("panels/unseen-Normal")
+    assert event.step == 7
+    shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
+    np.testing.assert_array_equal(shown, pixels)
+
+
+def test_wandb_gets_the_pictures_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+
+    class Board(WandbLogger):
+        def __init__(self) -> None:
+            """No run is started: what would be logged is looked at."""
+
+        def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+            told.append({key: images})
+
+    log_pictures([Board()], {"panels/errors": tmp_path / "errors.png"}, 7)
+    assert told == [{"panels/errors": [str(tmp_path / "errors.png")]}]

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.models import DenseNet121_Weights
 
-from covidnet.data.transforms import Normalise, SquareFit
+from covidnet.data.transforms import FITS, Normalise, SquareFit
 from covidnet.errors import SettingError
 from covidnet.models.backbones import IMAGENET_SPEC
 
@@ -104,3 +104,24 @@ def test_descriptions_tell_transforms_with_other_results_apart() -> None:
     scales = [Normalise(*IMAGENET), Normalise((0.5,) * 3, IMAGENET[1]), Normalise(IMAGENET[0], (0.5,) * 3)]
     told = [str(part.describe()) for part in (*fits, *scales)]
     assert len(set(told)) == len(told)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (64, 64)])
+def test_what_lies_on_the_square_comes_back_to_its_place_on_the_film(fit: str, shape: tuple[int, int]) -> None:
+    height, width = shape
+    film = np.zeros(shape, np.uint8)
+    film[height // 2 - 8 : height // 2, width // 2 : width // 2 + 12] = 255
+    made = SquareFit(64, fit)
+    back = made.back(made(film).astype(np.float32) / 255, shape)
+    assert back.shape == shape
+    rows, columns = np.nonzero(back > 0.5)
+    assert abs(rows.mean() - (height / 2 - 4.5)) < 1
+    assert abs(columns.mean() - (width / 2 + 5.5)) < 1
+    assert abs((back > 0.5).sum() / 96 - 1) < 0.25
+
+
+def test_what_crop_left_out_is_zero() -> None:
+    back = SquareFit(32, "crop").back(np.ones((32, 32), np.float32), (40, 100))
+    assert back[:, 30:70].min() == 1
+    assert back[:, :30].max() == back[:, 70:].max() == 0

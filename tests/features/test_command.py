@@ -31,7 +31,7 @@ def test_filling_ahead_leaves_no_work_for_any_fold(
     assert "distinct inputs serve" in done.stdout
     for fold in (0, 9):
         with caplog.at_level("INFO"):
-            folder = train(f"fold={fold}", f"cache_dir={home}", "trainer.max_epochs=1", "callbacks.panels.per_class=0")
+            folder = train(f"fold={fold}", f"cache_dir={home}", "trainer.max_epochs=1", "explain=off")
         assert json.loads((folder / "metrics.json").read_text())["fold"] == fold
     assert "to compute" not in caplog.text
     again = features(home, quick)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cache
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
@@ -272,6 +275,74 @@ COMPARISON: dict[str, Any] = {
 }  # fmt: skip
 
 
+def build_explanations(
+    seed: int = 0, fold: int = 3, difference: float = 0.2, retained: float = 0.05, poor: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The entry ``explanations`` of a summary, of random numbers.
+
+    Args:
+        seed: of everything.
+        fold: whose panels are shown.
+        difference: of the model to the centre prior.
+        retained: in the sanity test; it decides the verdict.
+        poor: measures by which the model is no better than the centre prior.
+    """
+    rng = np.random.default_rng(seed)
+
+    def near(value: float) -> dict[str, Any]:
+        middle = value + 0.02 * rng.normal()
+        ends = [middle - 0.03 - 0.02 * rng.random(), middle + 0.03 + 0.02 * rng.random()]
+        return {"value": middle, "ci": ends, "n": 40, "method": "bootstrap"}
+
+    def measure(name: str, centre: float, n: int) -> dict[str, Any]:
+        apart = -0.1 if name in poor else difference
+        return {
+            "n": n, "model": near(centre + apart), "centre": near(centre), "mean_map": near(centre + 0.05),
+            "difference": near(apart), "difference_mean_map": near(apart - 0.05),
+        }  # fmt: skip
+
+    names = ("head", "denseblock4", "denseblock3", "denseblock2", "denseblock1", "conv0")
+    ends = {"depends": retained < 0.4, "does not depend": retained > 0.6}
+    return {
+        "method": "gradcam", "weights": "imagenet", "freeze": True, "folds": list(range(10)), "fold": fold,
+        "panels": [
+            {"title": title, "path": f"fold={fold}/panels/{name}.png"}
+            for title, name in (("COVID-19", "unseen-COVID-19"), ("errors", "errors"))
+        ],
+        "localisation": {
+            "n": 40, "films": 60, "patients": 38, "constant": 0,
+            "measures": {
+                "pointing": measure("pointing", 0.4, 40), "iou": measure("iou", 0.25, 40),
+                "lesion_share": measure("lesion_share", 0.2, 40), "lung_share": measure("lung_share", 0.5, 60),
+            },
+            "not_better": list(poor), "not_better_than_mean_map": list(poor), "better_than_centre": not poor,
+        },
+        "sanity": {
+            "n": 6,
+            "stages": [
+                {"stage": name, "ssim": near(0.3 + (0.7 - 0.1 * at) * retained), "rank": near(0.1 + 0.8 * retained)}
+                for at, name in enumerate(names)
+            ],
+            "pairs": {"ssim": near(0.3), "rank": near(0.1)},
+            "retained": {"ssim": near(retained), "rank": near(retained)},
+            "verdict": next((verdict for verdict, holds in ends.items() if holds), "unclear"),
+        },
+    }  # fmt: skip
+
+
+def tiny_png(red: int = 255, width: int = 3, height: int = 2) -> bytes:
+    """A PNG of one colour.
+
+    Args:
+        red: of all pixels.
+        width: in pixels.
+        height: in pixels.
+    """
+    stream = BytesIO()
+    Image.new("RGB", (width, height), (red, 0, 0)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
 @cache
 def _built() -> dict[str, Any]:
     return build_summary()
@@ -292,6 +363,23 @@ def _one_fold() -> dict[str, Any]:
 def summary() -> dict[str, Any]:
     """Ten folds of random predictions; a copy that a test may change."""
     return copy.deepcopy(_built())
+
+
+@pytest.fixture
+def maps_alone(tmp_path: Path) -> dict[str, Any]:
+    """A summary of explanations and nothing else, which is drawn fast, and its two panels on disk."""
+    found: dict[str, Any] = {"name": "maps", "folder": str(tmp_path / "sweep"), "explanations": build_explanations()}
+    for red, panel in enumerate(found["explanations"]["panels"]):
+        file = tmp_path / "sweep" / panel["path"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(tiny_png(red))
+    return found
+
+
+@pytest.fixture
+def explained(summary: dict[str, Any], maps_alone: dict[str, Any]) -> dict[str, Any]:
+    """The summary with explanations."""
+    return summary | {key: maps_alone[key] for key in ("folder", "explanations")}
 
 
 @pytest.fixture

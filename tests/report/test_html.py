@@ -13,6 +13,7 @@ from covidnet.atomic import WriteError
 from covidnet.errors import DataError
 from covidnet.report.html import report_html, write_report
 from covidnet.report.paper_tables import table4, table5, table6, table7
+from tests.report.conftest import build_explanations, tiny_png
 
 Summary = dict[str, Any]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert(2)\">|`a`\n# b & 'q' \x00\x1b[31m \udce9 ]]> --> ${x} %s"
@@ -231,3 +232,103 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_a_page_stays_small(page: str) -> None:
     assert len(page) < 3_000_000
+
+
+def _images(text: str, kind: str = "png") -> list[ET.Element]:
+    return [node for node in _xml(text).iter("img") if node.attrib["src"].startswith(f"data:image/{kind}")]
+
+
+def test_a_picture_is_embedded_byte_for_byte(maps_alone: Summary) -> None:
+    text = report_html(maps_alone)
+    _read(text)
+    images = _images(text)
+    assert [base64.b64decode(image.attrib["src"].split(",")[1]) for image in images] == [tiny_png(0), tiny_png(1)]
+    assert all(len(image.attrib["alt"]) > 20 for image in images)
+    captions = ["".join(node.itertext()) for node in _xml(text).iter("figcaption")]
+    assert [caption.split(".")[0] for caption in captions] == [f"Figure {n}" for n in range(1, len(captions) + 1)]
+    assert [caption.split(": ")[0] for caption in captions[:2]] == ["Figure 1. COVID-19", "Figure 2. The worst errors"]
+
+
+def test_a_wide_picture_may_reach_beyond_the_text(maps_alone: Summary) -> None:
+    path = maps_alone["explanations"]["panels"][0]["path"]
+    (Path(maps_alone["folder"]) / path).write_bytes(tiny_png(width=2500))
+    wide, narrow = [
+        node for node in _xml(report_html(maps_alone)).iter("figure") if "png" in node[0].attrib["src"][:20]
+    ]
+    assert (wide.attrib.get("class"), wide[0].attrib["width"]) == ("wide", "2000")
+    assert "class" not in narrow.attrib
+
+
+def test_a_picture_that_is_gone_is_a_sentence(maps_alone: Summary) -> None:
+    panels = maps_alone["explanations"]["panels"]
+    (Path(maps_alone["folder"]) / panels[0]["path"]).unlink()
+    text = report_html(maps_alone)
+    assert len(_images(text)) == 1
+    assert f"The picture {panels[0]['path']} is not in the sweep folder any more." in _read(text).words
+    maps_alone["folder"] = "no/such/folder"
+    assert not _images(report_html(maps_alone))
+
+
+def test_numbers_of_maps_are_on_the_page(maps_alone: Summary) -> None:
+    words = _read(report_html(maps_alone)).words
+    localisation, sanity = (maps_alone["explanations"][key] for key in ("localisation", "sanity"))
+    for estimate in (localisation["measures"]["iou"]["model"], localisation["measures"]["pointing"]["difference"]):
+        low, high = estimate["ci"]
+        assert f"{100 * estimate['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in words
+    low, high = sanity["stages"][2]["ssim"]["ci"]
+    assert f"{sanity['stages'][2]['ssim']['value']:.3f} [{low:.3f}, {high:.3f}]" in words
+
+
+def test_hostile_names_of_panels_do_nothing(maps_alone: Summary) -> None:
+    bad = _poison(maps_alone["explanations"]) | {"localisation": maps_alone["explanations"]["localisation"]}
+    bad["localisation"]["not_better"] = [HOSTILE]
+    bad["localisation"]["better_than_centre"] = False
+    text = report_html(maps_alone | {"explanations": bad})
+    page = _read(text)
+    assert "script" not in page.tags
+    assert not [key for _, key, _ in page.attributes if key.startswith("on")]
+    assert "<script>alert(1)</script>" in page.words
+    # A panel that is there, with a caption that is not ours.
+    good = build_explanations() | {
+        "panels": [{"title": HOSTILE, "path": maps_alone["explanations"]["panels"][0]["path"]}]
+    }
+    page = _read(report_html(maps_alone | {"explanations": good}))
+    assert page.tags.count("img") == 1 + 2
+    assert not [key for _, key, _ in page.attributes if key.startswith("on")]
+
+
+def test_the_report_folder_has_the_pictures_that_the_markdown_shows(tmp_path: Path, maps_alone: Summary) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    files = write_report(maps_alone, folder)
+    links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (folder / "report.md").read_text())
+    assert [(folder / link).read_bytes() for link in links] == [tiny_png(0), tiny_png(1)]
+    assert [folder / link for link in links] == files[-2:]
+    assert sorted(path.name for path in (folder / "panels").iterdir()) == sorted(path.name for path in files[-2:])
+    # A report of other pictures takes the place of the old one.
+    panel = maps_alone["explanations"]["panels"][0]
+    (Path(maps_alone["folder"]) / panel["path"]).write_bytes(tiny_png(9))
+    maps_alone["explanations"]["panels"] = [panel]
+    write_report(maps_alone, folder)
+    (file,) = (folder / "panels").iterdir()
+    assert file.read_bytes() == tiny_png(9)
+    maps_alone["explanations"] = None
+    write_report(maps_alone, folder)
+    assert not (folder / "panels").exists()
+
+
+def test_a_report_that_cannot_be_made_leaves_the_pictures_of_the_old_one(tmp_path: Path, maps_alone: Summary) -> None:
+    write_report(maps_alone, tmp_path)
+    before = sorted((tmp_path / "panels").iterdir())
+    with pytest.raises(DataError):
+        write_report({"pooled": {"loss": float("nan")}}, tmp_path)
+    assert sorted((tmp_path / "panels").iterdir()) == before
+
+
+def test_a_report_in_a_run_s_own_folder_leaves_its_panels_alone(tmp_path: Path, maps_alone: Summary) -> None:
+    run = Path(maps_alone["folder"]) / "fold=3"
+    before = {path: path.read_bytes() for path in (run / "panels").iterdir()}
+    write_report(maps_alone, run)
+    maps_alone["explanations"] = None
+    write_report(maps_alone, run)
+    assert {path: path.read_bytes() for path in (run / "panels").iterdir()} == before

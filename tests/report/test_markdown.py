@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,3 +109,34 @@ def test_only_the_folder_s_own_command_is_in_the_code_block(summary: Summary) ->
     assert len(fences) == 1
     assert fences[0].startswith("python -m covidnet.crossval")
     assert "heading" in fences[0]
+
+
+def test_a_picture_is_an_image_below_the_report(maps_alone: Summary) -> None:
+    images = [token for token in _tokens(report_markdown(maps_alone)) if token.type == "image"]
+    sources = [str(token.attrs["src"]) for token in images]
+    assert [re.sub(r"\.[0-9a-f]{8}\.png$", "", source) for source in sources] == [
+        "panels/unseen-COVID-19",
+        "panels/errors",
+    ]
+    assert "COVID-19" in images[0].content
+
+
+def test_a_picture_that_is_gone_is_a_sentence(maps_alone: Summary) -> None:
+    maps_alone["folder"] = "no/such/folder"
+    text = report_markdown(maps_alone)
+    assert "image" not in [token.type for token in _tokens(text)]
+    assert "The picture fold=3/panels/errors.png is not in the sweep folder any more." in text
+
+
+def test_hostile_names_of_panels_stay_text(maps_alone: Summary) -> None:
+    clean = [token.type for token in _tokens(report_markdown(maps_alone))]
+    maps_alone["explanations"]["panels"][0]["title"] = HOSTILE
+    maps_alone["explanations"]["sanity"]["stages"][0]["stage"] = HOSTILE
+    maps_alone["explanations"]["method"] = HOSTILE
+    text = report_markdown(maps_alone)
+    kinds = [token.type for token in _tokens(text)]
+    assert not {"html_inline", "html_block", "s_open", "code_inline", "hr"} & set(kinds)
+    for kind in ("heading_open", "fence", "image"):
+        assert kinds.count(kind) == clean.count(kind)
+    for table in _tables(text):
+        assert len({len(row) for row in table}) == 1

@@ -14,7 +14,7 @@ from PIL import Image
 
 from covidnet.atomic import WriteError
 from covidnet.errors import DataError
-from covidnet.report.panel import film_panels, overlay, save_figure
+from covidnet.report.panel import OUTLINED, film_panels, overlay, save_figure
 
 KIT = Path(__file__).parents[2].parent / "shared/data/cxr-kit"
 
@@ -95,8 +95,11 @@ def test_a_film_is_shown_without_stretching_its_grey_levels() -> None:
 
 
 @pytest.mark.parametrize(("n", "columns"), [(1, 5), (4, 5), (5, 5), (7, 3), (15, 5), (3, 1)])
-def test_nothing_is_cut_and_nothing_overlaps(n: int, columns: int) -> None:
-    figure = _panel(n, columns=columns, caption="Made from synthetic phantoms; not for clinical use. " * 6)
+@pytest.mark.parametrize("stacked", [False, True])
+def test_nothing_is_cut_and_nothing_overlaps(n: int, columns: int, stacked: bool) -> None:
+    figure = _panel(
+        n, columns=columns, stacked=stacked, caption="Made from synthetic phantoms; not for clinical use. " * 6
+    )
     boxes = _boxes(figure)
     assert len(boxes) == n + 1 + 2 * n + 1
     width, height = figure.canvas.get_width_height()
@@ -122,6 +125,15 @@ def test_any_title_fits_above_its_film(title: str) -> None:
             assert box.x1 <= other.x0 or other.x1 <= box.x0 or box.y1 <= other.y0 or other.y1 <= box.y0
 
 
+def test_a_stacked_map_stands_below_its_film() -> None:
+    figure = film_panels([_film(grey=100)], [np.zeros((40, 40))], [""], stacked=True)
+    film, heat = (axes.get_window_extent() for axes in figure.axes[:2])
+    assert (film.x0, film.x1) == pytest.approx((heat.x0, heat.x1))
+    assert film.y0 > heat.y1
+    assert figure.axes[0].images[0].get_array().ndim == 2
+    assert figure.axes[1].images[0].get_array().shape == (40, 40, 3)
+
+
 def test_a_long_name_is_shortened_and_what_was_called_stays() -> None:
     figure = film_panels([_film()], [np.zeros((40, 40))], ["n" * 500 + "\nNormal, called Pneumonia"])
     lines = figure.texts[0].get_text().splitlines()
@@ -139,6 +151,119 @@ def test_the_caption_is_whole_and_the_colours_are_explained() -> None:
     colours = bar.images[0].to_rgba(bar.images[0].get_array())
     assert colours[0, 0, 2] > colours[0, 0, 0]
     assert colours[0, -1, 0] > colours[0, -1, 2]
+
+
+def test_a_title_of_three_lines_is_whole() -> None:
+    title = "true Pneumonia\ncalled COVID-19 97%\nmap: Pneumonia"
+    assert film_panels([_film()], [np.zeros((40, 40))], [title]).texts[0].get_text() == title
+
+
+def _edges(mask: np.ndarray) -> np.ndarray:
+    """The (row, column) of every end of an edge between a pixel of the mask and one outside, in pixels of the film."""
+    ends = set()
+    for row, column in zip(*np.nonzero(mask), strict=True):
+        for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            y, x = row + down, column + right
+            if 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x]:
+                continue
+            for side in (-0.5, 0.5):
+                ends.add((row + down / 2 + side * abs(right), column + right / 2 + side * abs(down)))
+    return np.array(sorted(ends))
+
+
+def _drawn(with_line: Figure, without: Figure) -> list[np.ndarray]:
+    """For film and overlay the (row, column) of each pixel that the outline changed, in pixels of the film."""
+    changed = (_pixels(with_line) != _pixels(without)).any(axis=2)
+    found = []
+    for axes in with_line.axes[:2]:
+        box, shape = axes.get_window_extent(), axes.images[0].get_array().shape
+        rows, columns = np.nonzero(changed)
+        y = (rows + 0.5 - (changed.shape[0] - box.y1)) / box.height * shape[0] - 0.5
+        x = (columns + 0.5 - box.x0) / box.width * shape[1] - 0.5
+        # As far as the middle of the gap between the two.
+        near = (x > -1) & (x < shape[1]) & (y < shape[0])
+        found.append(np.stack([y[near], x[near]], axis=1))
+    return found
+
+
+@pytest.mark.parametrize(
+    "place", [(slice(5, 20), slice(12, 30)), (slice(0, 9), slice(31, 40)), (slice(7, 8), slice(3, 4))]
+)
+def test_an_outline_lies_on_the_border_of_its_mask(place: tuple[slice, slice]) -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[place] = True
+    mask[30:38, 10:14] = mask[34:38, 10:30] = True
+    films = ([_film()], [np.full((40, 40), 0.5)], [""])
+    edges = _edges(mask)
+    for drawn in _drawn(film_panels(*films, outlines=[mask]), film_panels(*films, outlines=[np.zeros((40, 40), bool)])):
+        assert len(drawn)
+        apart = np.abs(drawn[:, None, :] - edges[None, :, :]).max(axis=2)
+        # A pixel of the film is 6 of the sheet, and the line with its rim 4 wide: half of that, and one for smoothing.
+        # Between the two ends of an edge a pixel may be as far as half an edge from both.
+        assert apart.min(axis=1).max() <= 0.5 + 1 / 6
+        assert apart.min(axis=0).max() <= 1.5 / 6
+        # On straight edges the middle line is exact.
+        left = drawn[:, 1].min(), drawn[:, 1].max()
+        assert np.mean(left) == pytest.approx((edges[:, 1].min() + edges[:, 1].max()) / 2, abs=1 / 6)
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_an_outline_is_seen_on_dark_and_bright_films(grey: int) -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    figure = film_panels([_film(grey=grey)], [np.zeros((40, 40))], [""], outlines=[mask])
+    pixels = _pixels(figure)
+    for axes in figure.axes[:2]:
+        box = axes.get_window_extent()
+        top = pixels.shape[0] - box.y1
+        # Across the upper edge of the mask, which lies between the rows 9 and 10.
+        at = int(top + 10 / 40 * box.height)
+        across = pixels[at - 4 : at + 5, int(box.x0 + box.width / 2)].sum(axis=1)
+        assert across.max() > 3 * 200
+        assert across.min() < 3 * 60
+
+
+@pytest.mark.parametrize(("n", "columns"), [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_word_beside_the_bar_explains_outlines_where_one_is_drawn(n: int, columns: int, stacked: bool) -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[:7, :9] = True
+    films = ([_film()] * n, [np.zeros((40, 40))] * n, ["a"] * n)
+
+    def words(figure: Figure) -> list[str]:
+        return [" ".join(text.get_text().split()) for text in figure.texts]
+
+    outlined = film_panels(
+        *films, columns=columns, stacked=stacked, outlines=[*[None] * (n - 1), mask], caption="c " * 99
+    )
+    assert OUTLINED in words(outlined)
+    # An outline at the edge of its film is as wide as elsewhere, and touches no other thing.
+    boxes = _boxes(outlined)
+    width, height = outlined.canvas.get_width_height()
+    for at, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.x1 <= width
+        assert box.y0 >= 0
+        assert box.y1 <= height
+        for other in boxes[at + 1 :]:
+            assert box.x1 <= other.x0 or other.x1 <= box.x0 or box.y1 <= other.y0 or other.y1 <= box.y0
+    for nothing in ((), [None] * n, [np.zeros((40, 40), bool)] * n):
+        plain = film_panels(*films, columns=columns, outlines=nothing)
+        assert OUTLINED not in words(plain)
+        np.testing.assert_array_equal(_pixels(plain), _pixels(film_panels(*films, columns=columns)))
+
+
+@pytest.mark.parametrize(
+    ("outlines", "told"),
+    [
+        ([None, None], "1 films and 2 outlines"),
+        ([np.zeros((7, 7), bool)], r"film 1 \(a\): outline bool of shape \(7, 7\) for \(40, 40\)"),
+        ([np.zeros((40, 40), np.uint8)], "outline uint8"),
+    ],
+)
+def test_outlines_of_another_number_shape_or_kind_are_refused(outlines: Any, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        film_panels([_film()], [np.zeros((40, 40))], ["a"], outlines=outlines)
 
 
 @pytest.mark.parametrize(

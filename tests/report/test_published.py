@@ -11,6 +11,7 @@ from covidnet.labels import CLASSES
 from covidnet.report.published import (
     ACCURACY,
     APPROACHES,
+    EXPLAINING,
     SOURCES,
     TABLE3,
     TABLE4,
@@ -137,3 +138,17 @@ def test_a_finding_is_a_sentence(table: str) -> None:
     for line in FOUND[table]:
         assert line.endswith(".")
         assert "  " not in line
+
+
+def test_sources_of_heat_maps_have_an_address_and_the_paper_s_number() -> None:
+    for source in EXPLAINING.values():
+        assert source.year
+        assert (source.doi is None) != (source.arxiv is None)
+    assert {key: source.reference for key, source in EXPLAINING.items() if source.reference} == {
+        "gradcam": 25,
+        "cam": 34,
+    }
+    assert EXPLAINING["gradcam"].doi == "10.1109/ICCV.2017.74"
+    assert EXPLAINING["sanity"].arxiv == "1810.03292"
+    assert EXPLAINING["pointing"].doi == "10.1007/s11263-017-1059-x"
+    assert EXPLAINING["iou"].doi == "10.1109/TSMC.1979.4310076"

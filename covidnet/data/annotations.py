@@ -1,0 +1,255 @@
+"""Where the lesions and lungs of films are, from masks and boxes, and how they come to the network's square."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image, ImageOps
+
+from covidnet.data.images import SUFFIXES
+from covidnet.data.transforms import SquareFit
+from covidnet.errors import DataError
+
+log = logging.getLogger(__name__)
+
+REGIONS: tuple[str, ...] = ("lesion", "lung")
+"""What a mask or a box shows, by the name of the folder of masks or the column region of the boxes."""
+
+Mask = npt.NDArray[np.bool_]
+
+_BOX = ("x", "y", "width", "height")
+_MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+class Annotations:
+    """The masks and boxes of a folder of films.
+
+    Masks lie as the films do: ``masks/lesion/<path of the film>`` and ``masks/lung/<path of the film>``; a folder that
+    has neither a folder lesion nor lung holds lesions. The suffix may be another one than the film's. Boxes are rows
+    of a CSV: filename, x, y, width, height in pixels of the film as it is displayed, x and y of the upper left corner,
+    and region (lesion or lung; lesion where there is no such column or the cell is empty). A row whose four numbers
+    are empty says that the film has no such region. A film may have several boxes, and masks too.
+
+    Args:
+        root: the folder that the paths of films are relative to.
+        masks: the folder of masks (``data.masks``); None for ``masks`` in `root`, where it is there.
+        boxes: the CSV of boxes (``data.boxes``); None for ``boxes.csv`` in `root`, where it is there.
+
+    Raises:
+        DataError: a path that is given is not there, or the CSV is not as described, or names no film below `root`.
+    """
+
+    def __init__(self, root: str | Path, masks: str | Path | None = None, boxes: str | Path | None = None) -> None:
+        self.root = Path(root).expanduser()
+        self.folders = self._mask_folders(masks)
+        self.boxes = self._read_boxes(boxes)
+
+    def __bool__(self) -> bool:
+        """Whether there are masks or boxes at all."""
+        return bool(self.folders or self.boxes)
+
+    def regions(self, path: str | Path, shape: tuple[int, int]) -> dict[str, Mask]:
+        """What is known of one film.
+
+        Args:
+            path: the film, relative to the root.
+            shape: (H, W) of the film as `read_image` gives it.
+
+        Returns:
+            For each region (of `REGIONS`) that is known a mask (H, W), all False where the film is known to have none
+            of it. Masks and boxes of one film are joined. A region that nothing is known of is absent.
+
+        Raises:
+            DataError: a mask cannot be read or has another size than the film, or a box lies wholly outside of it.
+        """
+        name = self._name(path)
+        found: dict[str, Mask] = {}
+        for region, mask in self._known(name, shape):
+            found[region] = found[region] | mask if region in found else mask
+        return found
+
+    def fitted(self, path: str | Path, shape: tuple[int, int], fit: SquareFit) -> dict[str, Mask]:
+        """The same in the square that the network sees.
+
+        Masks go the way of the film: a pixel belongs to a region where at least half of it does. A region that is too
+        small for half of any pixel keeps those that it touches; one that the square leaves out is empty.
+
+        Args:
+            path: the film, relative to the root.
+            shape: (H, W) of the film as `read_image` gives it.
+            fit: what makes the film square.
+
+        Returns:
+            As `regions`, each mask (size, size).
+
+        Raises:
+            DataError: as in `regions`.
+        """
+        return {region: _fitted(mask, fit) for region, mask in self.regions(path, shape).items()}
+
+    def _name(self, path: str | Path) -> str:
+        """The film as its path below the root, however it is written; nothing for a film that lies elsewhere."""
+        path = Path(path)
+        if path.is_absolute():
+            # Joined to the folder of masks an absolute path would be the film itself.
+            return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else ""
+        return _posix(str(path))
+
+    def _mask_folders(self, masks: str | Path | None) -> dict[str, Path]:
+        folder = self.root / "masks" if masks is None else Path(masks).expanduser()
+        if not folder.is_dir():
+            if masks is None:
+                return {}
+            cause = "is a file" if folder.exists() else "no such folder"
+            raise DataError(f"data.masks={folder}: {cause}; give the folder that holds lesion/ and lung/")
+        folders = {region: folder / region for region in REGIONS if (folder / region).is_dir()}
+        return folders or {"lesion": folder}
+
+    def _read_boxes(self, boxes: str | Path | None) -> dict[str, list[tuple[str, tuple[float, ...]]]]:
+        file = self.root / "boxes.csv" if boxes is None else Path(boxes).expanduser()
+        if not file.is_file():
+            if boxes is None:
+                return {}
+            cause = "is a folder" if file.exists() else "no such file"
+            raise DataError(f"data.boxes={file}: {cause}; give a CSV with the columns filename,{','.join(_BOX)}")
+        found: dict[str, list[tuple[str, tuple[float, ...]]]] = {}
+        for line, row in enumerate(_rows(file).to_dict("records"), start=2):
+            if any(row.values()):
+                found.setdefault(_posix(row["filename"].strip()), []).append(_box(row, f"{file}, line {line}"))
+        absent = [name for name in found if not (self.root / name).is_file()]
+        if found and len(absent) == len(found):
+            raise DataError(
+                f"{file}: none of its {len(found)} films lies below {self.root}, such as {absent[0]}; give paths "
+                "relative to the folder of films"
+            )
+        if absent:
+            listed = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+            log.warning("%s: %d of %d films are not below %s: %s", file, len(absent), len(found), self.root, listed)
+        return found
+
+    def _known(self, name: str, shape: tuple[int, int]) -> Iterator[tuple[str, Mask]]:
+        for region, folder in self.folders.items():
+            file = _mask_file(folder, name) if name else None
+            if file is not None:
+                yield region, _read_mask(file, shape)
+        for region, box in self.boxes.get(name, []):
+            yield region, _boxed(box, shape, name)
+
+
+def _posix(name: str) -> str:
+    # Tables written on Windows may separate folders by backslashes.
+    return PureWindowsPath(name).as_posix()
+
+
+def _mask_file(folder: Path, name: str) -> Path | None:
+    film = folder / name
+    if film.is_file():
+        return film
+    # The last number of a DICOM file's UID looks like a suffix and is none.
+    bare = film.with_suffix("") if film.suffix.lower() in SUFFIXES else film
+    for suffix in _MASK_SUFFIXES:
+        for written in (suffix, suffix.upper()):
+            file = bare.with_name(bare.name + written)
+            if file.is_file():
+                return file
+    return None
+
+
+def _read_mask(file: Path, shape: tuple[int, int]) -> Mask:
+    """What is brighter than half of the brightest pixel; nothing where all are 0."""
+    try:
+        with Image.open(file) as stored:
+            values = _values(ImageOps.exif_transpose(stored))
+    except Exception as error:  # Pillow answers a damaged file with many kinds of error
+        raise DataError(f"{file}: not a readable mask ({error}); save it as PNG, 0 outside and 255 inside") from error
+    if values.shape != tuple(shape):
+        found, wanted = (f"{width} x {height}" for height, width in (values.shape, shape))
+        raise DataError(f"{file}: {found} pixels, the film has {wanted}; save the mask at the size of its film")
+    return values > values.max() / 2
+
+
+def _values(image: Image.Image) -> npt.NDArray[Any]:
+    """The brightest channel of any mode; what is transparent counts as black, as it does in films."""
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("values that are not finite")
+        return values
+    pixels = np.asarray(image.convert("RGBA"))
+    return pixels[..., :3].max(axis=2) * (pixels[..., 3] / 255.0)
+
+
+def _rows(file: Path) -> pd.DataFrame:
+    try:
+        # Empty lines are kept, so that errors can name the line.
+        table = pd.read_csv(
+            file, dtype=str, encoding="utf-8-sig", keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
+        )
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not a readable CSV ({error}); save it as UTF-8 with a header line") from None
+    absent = [column for column in ("filename", *_BOX) if column not in table]
+    if absent:
+        raise DataError(
+            f"{file}: no column {', '.join(absent)}; expected filename,{','.join(_BOX)} with commas between"
+        )
+    return table.fillna("")
+
+
+def _box(row: dict[Any, str], place: str) -> tuple[str, tuple[float, ...]]:
+    """Region and box of a row; a film without the region has no numbers."""
+    region = row.get("region", "").strip().lower() or "lesion"
+    if not row["filename"].strip():
+        raise DataError(f"{place}: no filename; give the film's path relative to the folder of films")
+    if region not in REGIONS:
+        raise DataError(f"{place}: region {row['region']!r}; allowed are {', '.join(REGIONS)}")
+    cells = [row[column].strip() for column in _BOX]
+    if not any(cells):
+        return region, ()
+    try:
+        box = tuple(float(cell) for cell in cells)
+    except ValueError:
+        box = (float("nan"),) * len(_BOX)
+    if not np.isfinite(box).all() or min(box[2:]) <= 0:
+        told = ", ".join(f"{column}={cell}" for column, cell in zip(_BOX, cells, strict=True))
+        raise DataError(
+            f"{place}: {told}; give four numbers in pixels, width and height above 0, or leave all four empty"
+        )
+    return region, box
+
+
+def _boxed(box: tuple[float, ...], shape: tuple[int, int], name: str) -> Mask:
+    """All pixels that a box touches."""
+    mask = np.zeros(shape, bool)
+    if not box:
+        return mask
+    x, y, width, height = box
+    if x >= shape[1] or y >= shape[0] or x + width <= 0 or y + height <= 0:
+        raise DataError(
+            f"{name}: the box x={x:g}, y={y:g}, width={width:g}, height={height:g} lies outside the film of "
+            f"{shape[1]} x {shape[0]} pixels; give boxes in pixels of the film as it is displayed"
+        )
+    top, left = max(0, int(np.floor(y))), max(0, int(np.floor(x)))
+    mask[top : int(np.ceil(y + height)), left : int(np.ceil(x + width))] = True
+    return mask
+
+
+def _fitted(mask: Mask, fit: SquareFit) -> Mask:
+    fitted = fit(mask.astype(np.uint8) * 255) >= 128
+    if fitted.any() or not mask.any():
+        return fitted
+    # So small that averaging in 8 bits may leave nothing: the pixels where its own pixels come to lie. At its own size
+    # the square is cut or padded but not resampled.
+    seen = mask
+    if fit.fit != "squash":
+        side = min(mask.shape) if fit.fit == "crop" else max(mask.shape)
+        seen = SquareFit(side, fit.fit)(mask.astype(np.uint8) * 255) > 0
+    rows, columns = np.nonzero(seen)
+    height, width = seen.shape
+    fitted[(2 * rows + 1) * fit.size // (2 * height), (2 * columns + 1) * fit.size // (2 * width)] = True
+    return fitted

@@ -1,0 +1,213 @@
+"""Whether heat maps depend on what a network has learned: similarity to its maps after its weights are drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import rankdata
+
+from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.bootstrap import cluster_weights, percentile_interval
+
+PAIRS = "pairs"
+"""The stage that is none: the trained maps of two films, which is how alike maps are that explain different things."""
+
+MEASURES: tuple[str, ...] = ("ssim", "rank")
+"""Structural similarity, and Spearman's rank correlation over pixels."""
+
+MIN_FILMS = 5
+"""With fewer films the verdict is unclear: the bootstrap of so few is too narrow."""
+
+_LIMIT = 0.5  # of the retained similarity, between a map that depends on the weights and one that does not
+_WINDOW = 11  # pixels, the side of Wang et al.'s Gaussian window
+_C1, _C2 = 0.01**2, 0.03**2  # Wang et al.'s constants for values in 0..1
+
+Maps = npt.NDArray[np.floating[Any]]
+
+
+def sanity_table(trained: Maps, randomised: Mapping[str, Maps], image_id: Sequence[str]) -> pd.DataFrame:
+    """How like a network's maps are to its maps after its weights were drawn anew, from the head down.
+
+    The stage ``pairs`` is what to compare with: for each film the mean similarity of its trained map with the trained
+    maps of all other films. Its time grows with the square of the number of films. Maps are compared as they are,
+    without a sign to take away. A constant map says nothing: it has no rank correlation, and it resembles every map
+    that is mostly 0. Both measures are NaN with it.
+
+    Args:
+        trained: (N, H, W), 0..1, maps of the trained network; H and W are at least 11.
+        randomised: for each stage the maps of the same films, (N, H, W), with all weights down to that stage drawn
+            anew; from the head to the first layer.
+        image_id: for each film its id.
+
+    Returns:
+        For each stage, and for ``pairs``, a row per film: image_id, stage, ssim (-1..1, 1 for equal maps), rank (-1..1,
+        1 for the same order of pixels).
+
+    Raises:
+        DataError: shapes or lengths differ, or maps are smaller than the window.
+        SettingError: a stage is called ``pairs``.
+
+    Source: Adebayo et al. 2018, Sanity checks for saliency maps, https://doi.org/10.48550/arXiv.1810.03292; SSIM: Wang
+    et al. 2004, https://doi.org/10.1109/TIP.2003.819861
+    """
+    trained, ids = np.asarray(trained), np.array(list(image_id), object)
+    if trained.ndim != 3 or len(ids) != len(trained):
+        raise DataError(f"trained: maps of shape {trained.shape} for {len(ids)} films; give (films, H, W)")
+    if len(trained) and min(trained.shape[1:]) < _WINDOW:
+        raise DataError(f"trained: maps of {trained.shape[1:]} pixels; each side needs {_WINDOW}")
+    if PAIRS in randomised:
+        raise SettingError("stage", PAIRS, "any other name", "it stands for the pairs of trained maps")
+    ranks, windowed = _ranks(trained), [_Windowed(heat) for heat in trained]
+    parts = []
+    for stage, maps in randomised.items():
+        if np.shape(maps) != trained.shape:
+            raise DataError(f"{stage}: maps of shape {np.shape(maps)} beside trained ones of {trained.shape}")
+        rank = (ranks * _ranks(np.asarray(maps))).sum(axis=1)
+        ssim = np.array([one.ssim(_Windowed(other)) for one, other in zip(windowed, maps, strict=True)])
+        parts.append(_rows(ids, stage, np.where(np.isfinite(rank), ssim, np.nan), rank))
+    parts.append(_rows(ids, PAIRS, *_pairs(windowed, ranks, ids)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def sanity_summary(
+    table: pd.DataFrame, stages: Sequence[str] | None = None, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Whether maps change as the weights are drawn anew, down to the first layer.
+
+    A film that is in the table several times, as in the joined tables of several models, is averaged first. Intervals
+    are 95% bootstrap intervals over films.
+
+    Args:
+        table: as `sanity_table` makes it, or several of them joined.
+        stages: from the head to the first layer; None for the order of the table.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        ``n`` films; ``stages``: for each its name ``stage`` and ``ssim`` and ``rank``; ``pairs`` with the same two;
+        ``retained``: (last stage - pairs) / (1 - pairs), 0 where maps are as unlike as those of two films, 1 where
+        they are what they were. Each is ``value``, ``ci``, ``n`` (films with a value) and ``method``; None where there
+        is none. ``verdict``: ``does not depend`` where what is retained lies wholly above a half in ssim or rank,
+        ``depends`` where it lies wholly below in both, else ``unclear``. A number that is the same in all resamples is
+        its own interval. With fewer than `MIN_FILMS` films it is unclear.
+
+    Raises:
+        DataError: the table holds no stage, or not one that is asked for.
+    """
+    held = [stage for stage in dict.fromkeys(table["stage"]) if stage != PAIRS]
+    order = held if stages is None else list(stages)
+    absent = [stage for stage in order if stage not in held]
+    if absent or not order:
+        raise DataError(
+            f"stages: {', '.join(absent) or 'none'} not in the table, which holds {', '.join(held) or 'none'}"
+        )
+    films = list(dict.fromkeys(table["image_id"]))
+    means = table.groupby(["stage", "image_id"])[list(MEASURES)].mean()
+    values = {
+        stage: {m: means.loc[stage][m].reindex(films).to_numpy(np.float64) for m in MEASURES}
+        for stage in [*order, PAIRS]
+    }
+    weights = cluster_weights(np.arange(len(films)), resamples, seed)
+    once = np.ones((1, len(films)), np.int32)
+
+    def mean(drawn: npt.NDArray[np.int32], stage: str, measure: str) -> npt.NDArray[np.float64]:
+        numbers = values[stage][measure]
+        there = np.isfinite(numbers)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(drawn[:, there] @ numbers[there] / drawn[:, there].sum(axis=1))
+
+    def retained(drawn: npt.NDArray[np.int32], measure: str) -> npt.NDArray[np.float64]:
+        last, pairs = mean(drawn, order[-1], measure), mean(drawn, PAIRS, measure)
+        # Where all films have one map there is nothing to lose.
+        return (last - pairs) / np.where(1.0 - pairs > 1e-9, 1.0 - pairs, np.nan)
+
+    def count(*names: str, measure: str) -> int:
+        return int(np.isfinite([values[name][measure] for name in names]).all(axis=0).sum())
+
+    def of_stage(stage: str) -> dict[str, Any]:
+        return {
+            m: _estimate(mean(once, stage, m)[0], mean(weights, stage, m), count(stage, measure=m)) for m in MEASURES
+        }
+
+    kept = {
+        m: _estimate(retained(once, m)[0], retained(weights, m), count(order[-1], PAIRS, measure=m)) for m in MEASURES
+    }
+    return {
+        "n": len(films),
+        "stages": [{"stage": stage, **of_stage(stage)} for stage in order],
+        "pairs": of_stage(PAIRS),
+        "retained": kept,
+        "verdict": _verdict(list(kept.values())),
+    }
+
+
+def _estimate(value: float, resampled: npt.NDArray[np.float64], n: int) -> dict[str, Any]:
+    there = bool(np.isfinite(value))
+    ends = percentile_interval(resampled) if there else None
+    return {
+        "value": float(value) if there else None,
+        "ci": None if ends is None else list(ends),
+        "n": n,
+        "method": "bootstrap",
+    }
+
+
+def _verdict(retained: Sequence[dict[str, Any]]) -> str:
+    ends = [one["ci"] or [one["value"]] * 2 for one in retained if one["value"] is not None and one["n"] >= MIN_FILMS]
+    if any(low > _LIMIT for low, _ in ends):
+        return "does not depend"
+    return "depends" if len(ends) == len(retained) and all(high < _LIMIT for _, high in ends) else "unclear"
+
+
+def _rows(ids: npt.NDArray[np.object_], stage: str, ssim: Maps, rank: Maps) -> pd.DataFrame:
+    return pd.DataFrame({"image_id": ids, "stage": stage, "ssim": ssim, "rank": rank})
+
+
+def _ranks(maps: Maps) -> npt.NDArray[np.float64]:
+    """The ranks of each map's pixels, centred and of length 1: the product of two is Spearman's correlation."""
+    films, height, width = maps.shape
+    ranks = np.asarray(rankdata(maps.reshape(films, height * width), axis=1), np.float64)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(ranks, axis=1, keepdims=True)
+    return ranks / np.where(length > 0, length, np.nan)
+
+
+class _Windowed:
+    """A map with the mean and the variance around each pixel, which all its pairs share."""
+
+    def __init__(self, heat: Maps) -> None:
+        self.heat = np.asarray(heat, np.float64)
+        self.mean = _blur(self.heat)
+        self.variance = _blur(self.heat**2) - self.mean**2
+
+    def ssim(self, other: _Windowed) -> float:
+        """The structural similarity of two maps of values 0..1, in the mean over all pixels."""
+        product = self.mean * other.mean
+        covariance = _blur(self.heat * other.heat) - product
+        light = (2 * product + _C1) / (self.mean**2 + other.mean**2 + _C1)
+        return float((light * (2 * covariance + _C2) / (self.variance + other.variance + _C2)).mean())
+
+
+def _blur(heat: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(cv2.GaussianBlur(heat, (_WINDOW, _WINDOW), 1.5, borderType=cv2.BORDER_REFLECT_101), np.float64)
+
+
+def _pairs(windowed: Sequence[_Windowed], ranks: Maps, ids: npt.NDArray[np.object_]) -> tuple[Maps, Maps]:
+    """For each film the mean ssim and rank correlation of its map with those of the other films."""
+    rank = ranks @ ranks.T
+    ssim = np.full_like(rank, np.nan)
+    for i, j in np.argwhere(np.triu(np.isfinite(rank), 1)):
+        ssim[i, j] = ssim[j, i] = windowed[i].ssim(windowed[j])
+    same = ids[:, None] == ids[None, :]
+
+    def others(matrix: Maps) -> Maps:
+        there = np.isfinite(matrix) & ~same
+        count = there.sum(axis=1)
+        return np.where(there, matrix, 0.0).sum(axis=1) / np.where(count, count, np.nan)
+
+    return others(ssim), others(rank)

@@ -1,0 +1,229 @@
+"""What a fold's model looks at: panels of unseen films, where the maps lie, and whether they depend on the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from covidnet.callbacks.gradcam_panels import GradCamPanels, Mask, seeded_draw, told
+from covidnet.data.annotations import Annotations
+from covidnet.data.dataset import FilmDataset
+from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.localisation import localisation_table
+from covidnet.evaluation.sanity import sanity_table
+from covidnet.features.maps import MapStore, feature_maps
+from covidnet.labels import CLASSES
+from covidnet.learning.module import ClassificationModule
+from covidnet.models.classifier import Classifier
+from covidnet.models.randomisation import randomised, stages
+from covidnet.models.saliency import METHODS
+from covidnet.progress import progress_bar
+
+log = logging.getLogger(__name__)
+
+SEED = 0
+"""Of the randomised networks: the same for all folds, which are compared with the same strangers."""
+
+# Films whose maps are computed together.
+_BATCH = 16
+
+Heats = npt.NDArray[np.float32]
+
+
+def check_settings(explain: Mapping[str, Any]) -> None:
+    """Refuse what would fail only after the training.
+
+    Args:
+        explain: the group ``explain`` of the configuration.
+
+    Raises:
+        SettingError: there is no such method, or a number of films is none.
+    """
+    if explain["method"] not in METHODS:
+        raise SettingError("explain.method", explain["method"], METHODS)
+    for name in ("per_class", "errors", "localisation_films", "sanity_films"):
+        value = explain[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise SettingError(f"explain.{name}", value, "a whole number from 0 on")
+
+
+class Explanations:
+    """Heat maps of one model on one part of its films, and what they are worth.
+
+    Args:
+        module: the chosen model.
+        films: the dataset of `rows`.
+        rows: films with image_id, path, patient_id, label, width and height.
+        method: of `covidnet.models.saliency.METHODS`.
+        seed: of the draw of films.
+        probabilities: (3,) of the model for each film, by image_id.
+        annotations: masks and boxes of the films.
+        store: gives the store of the backbone's maps, for a stage that is drawn anew or None; None where maps are not
+            kept, because the backbone is trained.
+        progress: whether a progress bar is drawn.
+    """
+
+    def __init__(
+        self,
+        module: ClassificationModule,
+        films: FilmDataset,
+        rows: pd.DataFrame,
+        *,
+        method: str,
+        seed: int,
+        probabilities: Mapping[str, npt.NDArray[np.floating]],
+        annotations: Annotations,
+        store: Callable[[str | None], MapStore] | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.module = module
+        self.films = films
+        self.rows = rows
+        self.method = method
+        self.seed = seed
+        self.probabilities = probabilities
+        self.annotations = annotations
+        self.store = store
+        self.progress = progress
+        self._read: dict[int, dict[str, Mask]] = {}
+
+    def panels(self, callback: GradCamPanels, folder: Path, caption: str) -> list[Path]:
+        """Draw the panels, with the outlines of known lesions.
+
+        Args:
+            callback: what draws them.
+            folder: where they go.
+            caption: at the foot.
+        """
+        return callback.draw(
+            self.module, self.films, self.rows, folder, seed=self.seed, caption=caption,
+            probabilities=self.probabilities,
+            maps=(lambda chosen: self._maps(self.module.classifier, chosen)) if self._pooled(callback.method) else None,
+            outline=lambda index: self._regions(index).get("lesion"),
+        )  # fmt: skip
+
+    def localisation(self, count: int) -> pd.DataFrame | None:
+        """How the maps of the films' true classes lie on known lesions and lungs.
+
+        Args:
+            count: films, spread evenly over the classes; 0 for none.
+
+        Returns:
+            The table of `covidnet.evaluation.localisation.localisation_table`; None where nothing is known of any film.
+        """
+        if not self.annotations:
+            return None
+        chosen = [index for index in self._chosen(count) if self._regions(index)]
+        if not chosen:
+            if count:
+                log.warning("no mask and no box was found for any of the unseen films that were drawn for a comparison")
+            return None
+        regions = [self._regions(index) for index in chosen]
+        rows = self.rows.iloc[chosen]
+        target = [CLASSES.index(label) for label in rows["label"]]
+        heats = self._heats(self.module.classifier, chosen, target, "where the maps lie")
+        return localisation_table(
+            heats,
+            [known.get("lesion") for known in regions],
+            [known.get("lung") for known in regions],
+            list(rows["image_id"]),
+            list(rows["patient_id"]),
+            list(rows["label"]),
+        )
+
+    def sanity(self, count: int) -> pd.DataFrame | None:
+        """How like the trained maps those of a network are that is drawn anew, from the head to the first layer.
+
+        Args:
+            count: films, spread evenly over the classes; 0 for none, and at least 2 otherwise.
+
+        Returns:
+            The table of `covidnet.evaluation.sanity.sanity_table`; None where there are fewer than 2 films.
+        """
+        chosen = self._chosen(count)
+        if len(chosen) < 2:
+            return None
+        # The class stays that of the trained model: its map is what is compared.
+        target = [int(self.probabilities[image_id].argmax()) for image_id in self.rows["image_id"].iloc[chosen]]
+        classifier = self.module.classifier
+        trained = self._heats(classifier, chosen, target, "sanity test")
+        names = stages(classifier)
+        # The head is the same stranger at every stage.
+        stranger = randomised(classifier, names[0], SEED)
+        found: dict[str, Heats] = {}
+        with progress_bar(self.progress, unit="stages") as bar:
+            for stage in bar.track(names, description="sanity test"):
+                if self._pooled(self.method) and self.store is not None:
+                    maps = self._maps(stranger, chosen, stage, partial(randomised, classifier, stage, SEED))
+                    found[stage] = self._heats(stranger, chosen, target, f"sanity test, {stage}", maps)
+                else:
+                    other = randomised(classifier, stage, SEED)
+                    found[stage] = self._heats(other, chosen, target, f"sanity test, {stage}")
+        return sanity_table(trained, found, list(self.rows["image_id"].iloc[chosen]))
+
+    def _chosen(self, count: int) -> list[int]:
+        drawn = seeded_draw(self.rows["label"], -(-count // len(CLASSES)), self.seed)
+        # One of each class in turn, so that a number that is no multiple of the classes cuts the last round.
+        places = [index for _, indices in drawn for index in indices]
+        order = [(at, number) for number, (_, indices) in enumerate(drawn) for at in range(len(indices))]
+        return [places[n] for n in sorted(range(len(places)), key=lambda n: order[n])][:count]
+
+    def _heats(
+        self,
+        classifier: Classifier,
+        chosen: Sequence[int],
+        target: Sequence[int],
+        where: str,
+        maps: Tensor | None = None,
+    ) -> Heats:
+        if maps is None and self._pooled(self.method):
+            maps = self._maps(classifier, chosen)
+        found = []
+        for start in range(0, len(chosen), _BATCH):
+            part = slice(start, start + _BATCH)
+            if maps is None:
+                images = torch.stack([self.films[index]["image"] for index in chosen[part]])
+            else:
+                # The maps are all that is looked at: the images lend their size.
+                side = self.films.fit.size
+                images = torch.zeros(1, 1, 1, 1).expand(len(chosen[part]), classifier.spec.channels, side, side)
+            images = images.to(self.module.device)
+            given = None if maps is None else maps[part].to(self.module.device)
+            found.append(told(classifier, images, target[part], self.method, where, given))
+        return np.concatenate(found)
+
+    def _maps(
+        self,
+        classifier: Classifier,
+        chosen: Sequence[int],
+        stage: str | None = None,
+        drawn: Callable[[], Classifier] | None = None,
+    ) -> Tensor:
+        if self.store is None:
+            return feature_maps(classifier.eval().backbone, self.films, chosen)
+        return self.store(stage).maps(self.films, chosen, lambda: (drawn() if drawn else classifier).backbone)
+
+    def _pooled(self, method: str) -> bool:
+        """Whether a method looks at the pooled maps alone."""
+        return method != "gradient"
+
+    def _regions(self, index: int) -> dict[str, Mask]:
+        if index not in self._read:
+            row = self.rows.iloc[index]
+            shape = (int(row["height"]), int(row["width"]))
+            try:
+                self._read[index] = self.annotations.fitted(row["path"], shape, self.films.fit)
+            except DataError as error:
+                # The model is trained by now: a mask that does not fit costs its film, not the run.
+                log.warning("%s; the film is taken for one without a mask", error)
+                self._read[index] = {}
+        return self._read[index]

@@ -1,0 +1,248 @@
+"""Heat maps of any films by one model: pictures, a table, and a comparison where lesions are known."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from covidnet.atomic import WriteError, write_text
+from covidnet.callbacks.gradcam_panels import title, told
+from covidnet.data.annotations import Annotations
+from covidnet.data.images import read_image
+from covidnet.data.manifest import REFUSED_COLUMNS
+from covidnet.data.transforms import Normalise, SquareFit
+from covidnet.errors import DataError, ImageRefusedError, SettingError
+from covidnet.evaluation.explanations import verdicts
+from covidnet.evaluation.localisation import localisation_summary, localisation_table
+from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.labels import CLASSES
+from covidnet.learning.module import ClassificationModule
+from covidnet.models.saliency import METHODS
+from covidnet.progress import progress_bar
+from covidnet.report.panel import film_panels, save_figure
+from covidnet.report.words import EXPLAINERS
+
+log = logging.getLogger(__name__)
+
+# Films per pass of the network; 8 to 16 is best on a CPU.
+_BATCH = 8
+
+# The longer side of a film in a picture, in pixels.
+_SHOWN = 512
+
+Film = npt.NDArray[np.uint8]
+Heat = npt.NDArray[np.float32]
+
+
+class FilmExplanations:
+    """Explain films one batch after the other; memory does not grow with their number where no lesions are known.
+
+    Args:
+        module: the model, in eval mode.
+        root: the folder that `paths` are relative to.
+        paths: posix paths of films.
+        out: where everything goes.
+        method: of `covidnet.models.saliency.METHODS`.
+        target: the class whose evidence is drawn; None for the predicted one.
+        masks: masks of the films, see `Annotations`.
+        boxes: boxes of the films.
+        reading: keyword arguments of `read_image`.
+        progress: whether a progress bar is drawn.
+
+    Raises:
+        SettingError: there is no such method or class.
+        DataError: masks or boxes cannot be used.
+    """
+
+    def __init__(
+        self,
+        module: ClassificationModule,
+        root: Path,
+        paths: Sequence[str],
+        out: Path,
+        *,
+        method: str = "gradcam",
+        target: str | None = None,
+        masks: str | Path | None = None,
+        boxes: str | Path | None = None,
+        reading: dict[str, Any] | None = None,
+        progress: bool = True,
+    ) -> None:
+        if method not in METHODS:
+            raise SettingError("explain.method", method, METHODS)
+        if target is not None and target not in CLASSES:
+            raise SettingError("target", target, CLASSES)
+        self.module = module.eval()
+        self.root = root
+        self.paths = list(paths)
+        self.out = out
+        self.method = method
+        self.target = target
+        self.annotations = Annotations(root, masks=masks, boxes=boxes)
+        self.reading = reading or {}
+        self.progress = progress
+        self.notes: list[str] = []
+        preprocessing, spec = module.hparams["preprocessing"], module.classifier.spec
+        self.fit = SquareFit(preprocessing["image_size"], preprocessing["fit"])
+        self.normalise = Normalise(tuple(spec.mean), tuple(spec.std))
+        self._names = Counter(Path(path).with_suffix(".png") for path in self.paths)
+        self._known: list[tuple[Heat, Any, Any, str, str]] = []
+
+    def run(self) -> list[ImageRefusedError]:
+        """Do it all.
+
+        Returns:
+            The files that were refused; refused.csv lists them.
+
+        Raises:
+            DataError: every file was refused.
+            WriteError: something cannot be written.
+        """
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(self.out, error.errno or 0, error.strerror or str(error)) from error
+        refused: list[ImageRefusedError] = []
+        rows: list[dict[str, Any]] = []
+        with progress_bar(self.progress) as bar:
+            task = bar.add_task("explaining films", total=len(self.paths))
+            for batch in self._batches(refused):
+                rows += self._explain(batch)
+                bar.update(task, completed=len(rows) + len(refused))
+        # Written anew each time: a table of an earlier call would stand beside other pictures.
+        (self.out / "refused.csv").unlink(missing_ok=True)
+        if refused:
+            table = pd.DataFrame([(e.path, e.cause, e.remedy) for e in refused], columns=list(REFUSED_COLUMNS))
+            write_text(self.out / "refused.csv", table.to_csv(index=False, lineterminator="\n"))
+        if not rows:
+            raise DataError(f"{self.root}: all {len(refused)} files were refused, the first for: {refused[0].cause}")
+        text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.6f")
+        write_text(self.out / "explanations.csv", text)
+        if self._known:
+            self._localise()
+        elif self.annotations:
+            self.notes.append("no mask and no box was found for any of these films, so the maps are compared with none")
+        return refused
+
+    def _batches(self, refused: list[ImageRefusedError]) -> Iterator[list[tuple[str, Film]]]:
+        batch: list[tuple[str, Film]] = []
+        for path in self.paths:
+            try:
+                batch.append((path, read_image(self.root / path, **self.reading)))
+            except ImageRefusedError as error:
+                log.warning("refused: %s", error)
+                refused.append(error)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _explain(self, batch: list[tuple[str, Film]]) -> list[dict[str, Any]]:
+        squares = [self.normalise(self.fit(film)) for _, film in batch]
+        images = torch.from_numpy(np.stack(squares)).to(self.module.device, memory_format=torch.channels_last)
+        classifier = self.module.classifier
+        with torch.no_grad():
+            maps = classifier.backbone.feature_maps(images)
+            logits = classifier.classify(classifier.backbone.pool(maps))
+        probabilities = logits.float().softmax(1).cpu().numpy()
+        called = probabilities.argmax(1)
+        target = [int(one) for one in called] if self.target is None else [CLASSES.index(self.target)] * len(batch)
+        heats = told(classifier, images, target, self.method, f"{batch[0][0]} and those after it", maps)
+        rows = []
+        for (path, film), given, shown, heat in zip(batch, probabilities, target, heats, strict=True):
+            picture = self.out / self._name(path)
+            regions, fitted = self._regions(path, film)
+            self._draw(picture, path, film, heat, given, CLASSES[shown], regions.get("lesion"))
+            if regions:
+                self._known.append((heat, fitted.get("lesion"), fitted.get("lung"), path, CLASSES[shown]))
+            rows.append(
+                {
+                    "path": path,
+                    **{name: float(p) for name, p in zip(PROBABILITIES, given, strict=True)},
+                    "prediction": CLASSES[int(given.argmax())],
+                    "explained": CLASSES[shown],
+                    "method": self.method,
+                    "picture": picture.relative_to(self.out).as_posix(),
+                }
+            )
+        return rows
+
+    def _regions(self, path: str, film: Film) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is known of a film, on the film and on the network's square; a mask that does not fit is passed over."""
+        height, width = film.shape
+        try:
+            known = self.annotations.regions(path, (height, width))
+            return known, self.annotations.fitted(path, (height, width), self.fit)
+        except DataError as error:
+            log.warning("%s; the film is taken for one without a mask", error)
+            return {}, {}
+
+    def _draw(
+        self, picture: Path, path: str, film: Film, heat: Heat, probabilities: Any, explained: str, lesion: Any
+    ) -> None:
+        height, width = film.shape
+        scale = min(1.0, _SHOWN / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        shown = np.asarray(cv2.resize(film, size, interpolation=cv2.INTER_AREA), np.uint8)
+        # The map belongs on the film as it is, not on the square that the network saw.
+        whole = np.clip(self.fit.back(heat, shown.shape), 0.0, 1.0)
+        outline = None
+        if lesion is not None:
+            outline = np.asarray(cv2.resize(lesion.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), bool)
+        figure = film_panels(
+            [shown],
+            [whole],
+            [f"{PurePosixPath(path).name}\n{title(None, probabilities)}"],
+            columns=1,
+            caption=f"{EXPLAINERS[self.method]} of {explained}. {self._weights()}",
+            outlines=[outline],
+        )
+        try:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(picture, error.errno or 0, error.strerror or str(error)) from error
+        save_figure(figure, picture)
+
+    def _weights(self) -> str:
+        model = self.module.hparams["model"]
+        text = f"Backbone weights: {os.path.basename(str(model['weights']))}."  # noqa: PTH119 - may be no path
+        if model["weights"] == "random" and model.get("freeze", True):
+            text += " With random weights a map says little of any disease."
+        return text
+
+    def _name(self, path: str) -> Path:
+        # Two films may differ in their suffix alone.
+        plain = Path(path).with_suffix(".png")
+        return plain if self._names[plain] == 1 else Path(f"{path}.png")
+
+    def _localise(self) -> None:
+        heats, lesions, lungs, paths, labels = zip(*self._known, strict=True)
+        table = localisation_table(
+            np.stack(heats), list(lesions), list(lungs), list(paths), [None] * len(paths), list(labels)
+        )
+        write_text(self.out / "localisation.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+        found = localisation_summary(table)
+        for measure, numbers in found["measures"].items():
+            if numbers["n"]:
+                values = ", ".join(
+                    f"{name} {_told(numbers[key])}" for key, name in (("model", "maps"), ("centre", "centre prior"))
+                )
+                self.notes.append(f"{measure} ({numbers['n']} films): {values}")
+        self.notes += verdicts({"localisation": found})
+
+
+def _told(estimate: dict[str, Any] | None) -> str:
+    from covidnet.report.words import told as rate
+
+    return rate(estimate)

@@ -1,0 +1,153 @@
+"""A network with its last layers drawn anew: what the sanity test of saliency maps compares with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from covidnet.errors import SettingError
+from covidnet.models.backbones import Backbone
+from covidnet.models.classifier import Classifier
+from covidnet.models.networks import NETWORKS
+
+HEAD = "head"
+"""The first stage."""
+
+State = dict[str, Tensor]
+
+
+def stages(classifier: Classifier) -> tuple[str, ...]:
+    """The parts of a network in the order in which `randomised` redraws them: from the logits to the image.
+
+    After the head come the children of ``backbone.features``, the last first. Those in a list count each for itself,
+    those without parameters are passed over, and normalisation goes with the convolutions before it. Every parameter
+    and buffer of the network belongs to one stage.
+
+    Args:
+        classifier: a network whose layers are declared in the order of its forward pass, as all of `NETWORKS` are.
+
+    Returns:
+        ``head`` and the names of the others, such as ``denseblock4``.
+    """
+    return (HEAD, *reversed(_groups(classifier.backbone.features)))
+
+
+def randomised(classifier: Classifier, stage: str, seed: int = 0) -> Classifier:
+    """A copy of a network in which the head and all stages down to one are drawn anew.
+
+    The new values are those that the network's own maker draws. Layers that differ from what it makes (the first one
+    of weights for one channel, or all of a network that is not in `NETWORKS`) are drawn by their ``reset_parameters``.
+    Running statistics are those of a new layer. A stage gets the same values however far the cascade goes.
+
+    Args:
+        classifier: the network; it stays as it was, and so does the global random state.
+        stage: the last stage to redraw, one of `stages`.
+        seed: of the new values, from 0 on. They are not those of a backbone with random weights of the same seed.
+
+    Returns:
+        The copy, in eval mode, on the same device.
+
+    Raises:
+        SettingError: no such stage, or a layer has weights that nothing is known to draw.
+
+    Source: the cascading randomisation of Adebayo et al. 2018, https://arxiv.org/abs/1810.03292
+    """
+    known = stages(classifier)
+    if stage not in known:
+        raise SettingError("stage", stage, known)
+    chosen = known[: known.index(stage) + 1]
+    with torch.inference_mode(False), torch.no_grad():
+        made = copy.deepcopy(classifier)
+        _fill(made.head, _reset(made.head, _seed(seed, 0)))
+        if len(chosen) > 1:
+            groups = _groups(made.backbone.features)
+            wanted = {name for one in chosen[1:] for name in groups[one]}
+            drawn = _drawn(made.backbone, _seed(seed, 1))
+            _fill(made.backbone.features, {name: drawn[name] for name in wanted})
+    return made.eval()
+
+
+def _groups(features: nn.Module) -> dict[str, list[str]]:
+    """The names of the tensors of each stage, in forward order."""
+    left = list(_tensors(features))
+    groups: dict[str, list[str]] = {}
+    waiting: list[str] = []
+    for name, child in _children(features):
+        own = [key for key in left if key.startswith(f"{name}.")]
+        left = [key for key in left if not key.startswith(f"{name}.")]
+        # Gains and shifts of a normalisation are vectors, and its statistics are buffers.
+        if any(value.ndim > 1 for value in child.parameters()):
+            last = name if name != HEAD else f"features.{name}"
+            groups[last], waiting = [*waiting, *own], []
+        elif groups:
+            groups[last] += own
+        else:
+            waiting += own
+    # Of no child, or of no child with weights: they are nearest to the image.
+    left += waiting
+    if left:
+        first = next(iter(groups), "features")
+        groups[first] = [*left, *groups.get(first, [])]
+    return groups
+
+
+def _children(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    children = list(module.named_children())
+    for name, child in children:
+        alone = len(children) == 1 and any(True for _ in child.children())
+        if alone or isinstance(child, nn.ModuleList):
+            yield from _children(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, child
+
+
+def _tensors(module: nn.Module) -> State:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _seed(seed: int, part: int) -> int:
+    # Not the seed itself: a backbone of random weights was drawn from the like, mostly 0, and would come out unchanged.
+    return int(np.random.SeedSequence([seed, part]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _drawn(backbone: Backbone, seed: int) -> State:
+    """New values of every tensor of a backbone's features."""
+    if backbone.name not in NETWORKS:
+        return _reset(backbone.features, seed)
+    # torch.manual_seed would also seed the GPUs, which fork_rng(devices=[]) does not put back.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        made = _tensors(NETWORKS[backbone.name].features())
+    return _reset(backbone.features, seed, made)
+
+
+def _reset(module: nn.Module, seed: int, made: State | None = None) -> State:
+    """New values of every tensor of a module: those of `made` where all of a layer fit, else of its reset."""
+    # On the CPU and in float32, so that the draw depends neither on the device nor on the precision.
+    fresh = copy.deepcopy(module).cpu().float()
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        for name, layer in fresh.named_modules():
+            own = {
+                f"{name}.{key}" if name else key: value
+                for key, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+            }
+            if made and all(key in made and made[key].shape == value.shape for key, value in own.items()):
+                for key, value in own.items():
+                    value.copy_(made[key])
+            elif callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+            elif any(True for _ in layer.parameters(recurse=False)):
+                allowed = "a network whose layers have reset_parameters"
+                raise SettingError("stage", name or type(layer).__name__, allowed, "nothing else says how to draw it")
+    return _tensors(fresh)
+
+
+def _fill(module: nn.Module, values: State) -> None:
+    own = _tensors(module)
+    for name, value in values.items():
+        own[name].copy_(value)

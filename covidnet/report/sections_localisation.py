@@ -1,0 +1,156 @@
+"""The part of a report that tells whether heat maps lie where the lesions are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from covidnet.report.document import Block, Cell, Column, Figure, Paragraph, Table, Value, rate
+from covidnet.report.figures import localisation_figure
+from covidnet.report.paper_tables import Summary, at
+from covidnet.report.tables import UNDEFINED
+from covidnet.report.words import MEASURES, count, measure_names, told
+
+_MINUS = "\N{MINUS SIGN}"
+_BY_EYE = "The paper's Figure 5 compares the maps of five films with the drawings of two radiologists, by eye; "
+
+
+def localisation_blocks(summary: Summary) -> list[Block]:
+    """How the maps lie on known lesions and lungs, and whether that is better than two baselines.
+
+    Args:
+        summary: of a sweep, with explanations.
+
+    Returns:
+        One sentence where nothing was measured.
+    """
+    found = summary.get("explanations") or {}
+    localisation = found.get("localisation") or {}
+    if not localisation:
+        return [
+            Paragraph(
+                "Where the maps lie was not measured: that takes films whose lesions or lungs are known "
+                "(data.masks=DIR or data.boxes=FILE), and explain.localisation_films above 0. "
+                f"{_BY_EYE}this report has no number for it."
+            )
+        ]
+    measures = localisation.get("measures") or {}
+    films, patients = localisation.get("n"), localisation.get("patients")
+    whose = "" if found.get("method") == "eigencam" else ", with the map of its true class"
+    models = len(found.get("folds") or [])
+    several = (
+        f" Each film counts once, with the mean of what the maps of {count(models, 'model')} score."
+        if models > 1
+        else ""
+    )
+    if films:
+        over = (
+            f"{_BY_EYE}here the comparison is a number, over {count(films, 'film')} of the unseen fold with a known "
+            f"lesion ({count(patients, 'patient')}){whose}.{several}"
+        )
+    else:
+        over = (
+            "No film has a known lesion, so it was not measured whether the maps lie on lesions; data.masks=DIR or "
+            f"data.boxes=FILE makes lesions known. {_BY_EYE}this report has no number for it. The heat in the lungs is "
+            f"over {count(localisation.get('films'), 'film')}{whose}.{several}"
+        )
+    blocks: list[Block] = [Paragraph(over), Paragraph(_measured(measures))]
+    drawing = localisation_figure(summary)
+    if drawing is not None:
+        blocks.append(
+            Figure(
+                "Where the maps lie: the model's maps beside two maps that have not seen the film, with 95% intervals "
+                "(bootstrap over patients). More is better.",
+                "Dots with intervals. " + " ".join(_measure_words(measures, name) for name in _known(measures)),
+                drawing,
+            )
+        )
+    blocks.append(_table(measures))
+    words = [*_verdict(localisation), _constant(localisation.get("constant"))]
+    return [*blocks, Paragraph(" ".join(word for word in words if word))]
+
+
+def _measured(measures: Mapping[str, Any]) -> str:
+    said = {
+        "touch": "Touches a lesion: the part of a map above Otsu's threshold has any pixel of a lesion, which is what "
+        "the paper asks of its maps.",
+        "pointing": "Pointing game (Zhang et al.): how often the strongest place of a map lies in a lesion.",
+        "iou": "IoU: the overlap, intersection over union, of the lesion and the part of a map above Otsu's threshold.",
+        "lesion_share": "Heat in the lesion, or in the lungs: its part of all heat of a map.",
+    }
+    return " ".join(
+        [
+            *(text for name, text in said.items() if name in measures),
+            "The centre prior is one blob in the middle of every film; maps that do not beat it have shown nothing.",
+            "The mean map is the mean of the model's maps of the other films: it knows where this model likes to look, "
+            "but not this film.",
+        ]
+    )
+
+
+def _table(measures: Mapping[str, Any]) -> Table:
+    columns = [Column(""), Column("Films"), Column("Model"), Column("Centre prior"), Column("Mean map"),
+               Column("centre prior", f"Model {_MINUS}"), Column("mean map", f"Model {_MINUS}")]  # fmt: skip
+    keys = ("model", "centre", "mean_map", "difference", "difference_mean_map")
+    rows: list[list[Cell]] = [
+        [MEASURES[name], Value(at(measures, name, "n")), *(rate(at(measures, name, key)) for key in keys)]
+        for name in _known(measures)
+    ]
+    return Table(
+        "Where the maps lie. Percent, differences in percentage points; 95% intervals in brackets (bootstrap over "
+        "patients).",
+        columns,
+        rows,
+    )
+
+
+def _verdict(localisation: Mapping[str, Any]) -> list[str]:
+    """Whether the maps are better than the two baselines, and by how much."""
+    better, measures = localisation.get("better_than_centre"), localisation.get("measures") or {}
+    if better is None:
+        return []
+    judged = [name for name in ("pointing", "iou", "lesion_share") if name in measures]
+    rule = "better means that the interval of the difference lies wholly above 0, with at least five patients"
+    poor = localisation.get("not_better") or []
+    first = (
+        f"The maps are better than the centre prior by: {measure_names(judged)}."
+        if better
+        else f"The maps are no better than the centre prior by: {measure_names(poor)} ({rule})."
+    )
+    ahead = "; ".join(f"{measure_names([name])} {_points(at(measures, name, 'difference'))}" for name in judged)
+    lines = [first, f"Model {_MINUS} centre prior: {ahead}."] if ahead else [first]
+    flat = localisation.get("not_better_than_mean_map") or []
+    if flat:
+        lines.append(
+            f"They are no better than the mean map by: {measure_names(flat)}; by that nothing says that a map follows "
+            "its film."
+        )
+    elif any(at(measures, name, "mean_map", "value") is not None for name in judged):
+        lines.append("They are better than the mean map by all of these, so they follow the film.")
+    return lines
+
+
+def _constant(maps: int | None) -> str:
+    if maps is None:
+        return ""
+    if not maps:
+        return "No map was constant."
+    one = maps == 1
+    return (
+        f"{count(maps, 'map')} {'was' if one else 'were'} constant, without evidence in any place, and "
+        f"{'is' if one else 'are'} left out of these numbers."
+    )
+
+
+def _known(measures: Mapping[str, Any]) -> list[str]:
+    return [name for name in MEASURES if name in measures]
+
+
+def _measure_words(measures: Mapping[str, Any], name: str) -> str:
+    model, centre, mean = (told(at(measures, name, key)) for key in ("model", "centre", "mean_map"))
+    return f"{MEASURES[name]}: model {model}, centre prior {centre}, mean map {mean}."
+
+
+def _points(estimate: Any) -> str:
+    value = rate(estimate)
+    return f"{value.number} points {value.ends}".strip() if value.value is not None else UNDEFINED

@@ -1,0 +1,11 @@
+"""Figure 4 as a table: python experiments/figure4/make.py SWEEP_DIR ... --data WORDS [--out FILE]"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from covidnet.experiment_table import make_table
+from covidnet.report.figure_tables import figure4
+
+if __name__ == "__main__":
+    make_table(lambda summaries: pd.concat([figure4(summary) for summary in summaries], ignore_index=True), __doc__)

@@ -1,0 +1,64 @@
+"""The films that a command is given: a file, a folder, a pattern."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from covidnet.data.inputs import find_films
+from covidnet.errors import DataError, SettingError
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    films = ("b.jpg", "a.PNG", "sub/c.dcm", "sub/d(1).jpg")
+    for name in (*films, "notes.txt", "masks/lesion/a.png", ".hidden/e.png", "odd.xyz"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def test_a_folder_gives_its_images_at_any_depth_and_no_masks(home: Path) -> None:
+    assert find_films(str(home)) == (home.resolve(), ["a.PNG", "b.jpg", "sub/c.dcm", "sub/d(1).jpg"])
+
+
+@pytest.mark.parametrize("name", ["b.jpg", "odd.xyz", "sub/d(1).jpg"])
+def test_a_file_is_taken_whatever_its_name(home: Path, name: str) -> None:
+    path = home / name
+    assert find_films(str(path)) == (path.parent.resolve(), [path.name])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("*.jpg", ["b.jpg"]), ("**/*.jpg", ["b.jpg", "sub/d(1).jpg"]), ("sub/*", ["sub/c.dcm", "sub/d(1).jpg"])],
+)  # fmt: skip
+def test_a_pattern_gives_the_images_that_match(home: Path, pattern: str, found: list[str]) -> None:
+    root, names = find_films(f"{home}/{pattern}")
+    assert [str((root / name).relative_to(home.resolve())) for name in names] == found
+
+
+def test_a_pattern_relative_to_where_the_command_was_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    root, names = find_films("sub/*.dcm")
+    assert (root / names[0]).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("nowhere", "no such file or folder"), ("*.bmp", "no image matches"), ("nowhere/*.png", "no image matches")],
+)
+def test_what_is_not_there_is_named(home: Path, given: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        find_films(f"{home}/{given}")
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no image in this folder"):
+        find_films(str(tmp_path))
+
+
+def test_nothing_given_is_not_the_current_folder() -> None:
+    with pytest.raises(SettingError, match="input="):
+        find_films(" ")

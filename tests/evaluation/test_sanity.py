@@ -1,0 +1,249 @@
+"""The test by random weights: an edge detector fails it, and maps that change with the weights pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.stats import spearmanr
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.sanity import sanity_summary, sanity_table
+
+STAGES = ("head", "block2", "block1", "stem")
+
+
+def stretched(maps: np.ndarray) -> np.ndarray:
+    maps = maps - maps.min(axis=(1, 2), keepdims=True)
+    return (maps / maps.max(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+def smooth(count: int, seed: int, side: int = 48) -> np.ndarray:
+    return stretched(gaussian_filter(np.random.default_rng(seed).normal(size=(count, side, side)), (0, 5, 5)))
+
+
+def edges(films: np.ndarray) -> np.ndarray:
+    """What a film looks like to an edge detector, whatever network it was shown to."""
+    found = [np.hypot(cv2.Sobel(f, cv2.CV_32F, 1, 0), cv2.Sobel(f, cv2.CV_32F, 0, 1)) for f in films]
+    return stretched(np.array(found))
+
+
+def names(count: int) -> list[str]:
+    return [f"i{k}" for k in range(count)]
+
+
+def reference_ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Wang et al.'s formula at every pixel, with their Gaussian window of 11 pixels."""
+    x, y = x.astype(float), y.astype(float)
+
+    def mean(a: np.ndarray) -> np.ndarray:
+        return np.asarray(gaussian_filter(a, 1.5, truncate=5 / 1.5, mode="mirror"))
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x**2) - mx**2, mean(y**2) - my**2, mean(x * y) - mx * my
+    return np.asarray((2 * mx * my + 0.01**2) * (2 * cov + 0.03**2) / ((mx**2 + my**2 + 0.01**2) * (vx + vy + 0.03**2)))
+
+
+def of_stage(rows: pd.DataFrame, stage: str, measure: str) -> np.ndarray:
+    return rows[rows["stage"] == stage][measure].to_numpy()
+
+
+# The table
+
+
+def test_ssim_is_that_of_the_paper_and_of_torchmetrics() -> None:
+    one, other = smooth(5, 0), stretched(smooth(5, 0) + 0.6 * smooth(5, 1))
+    found = of_stage(sanity_table(one, {"head": other}, names(5)), "head", "ssim")
+    assert found == pytest.approx([reference_ssim(x, y).mean() for x, y in zip(one, other, strict=True)], abs=1e-9)
+    pair = [torch.from_numpy(maps)[:, None].double() for maps in (one, other)]
+    library = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")  # type: ignore[arg-type]
+    assert found == pytest.approx(np.asarray(library), abs=1e-9)
+    assert 0.1 < found.mean() < 0.95
+
+
+def test_rank_is_spearmans_over_pixels_with_ties() -> None:
+    one, other = np.round(smooth(4, 2), 1), np.maximum(smooth(4, 3) - 0.5, 0)
+    found = of_stage(sanity_table(one, {"head": other}, names(4)), "head", "rank")
+    assert found == pytest.approx([spearmanr(x.ravel(), y.ravel())[0] for x, y in zip(one, other, strict=True)])
+
+
+def test_rank_asks_for_the_order_of_pixels_alone() -> None:
+    maps = smooth(3, 4)
+    rows = sanity_table(maps, {"same": maps, "squared": maps**2, "upside down": 1 - maps}, names(3))
+    assert of_stage(rows, "same", "rank") == pytest.approx(1)
+    assert of_stage(rows, "same", "ssim") == pytest.approx(1)
+    assert of_stage(rows, "squared", "rank") == pytest.approx(1, abs=1e-3)
+    assert of_stage(rows, "squared", "ssim").max() < 0.99
+    assert of_stage(rows, "upside down", "rank") == pytest.approx(-1, abs=1e-3)
+
+
+def test_pairs_are_the_mean_over_the_other_films() -> None:
+    maps = smooth(4, 5)
+    rows = sanity_table(maps, {"head": maps}, names(4))
+    assert list(rows["stage"]) == ["head"] * 4 + ["pairs"] * 4
+    others = [1, 2, 3]
+    assert of_stage(rows, "pairs", "ssim")[0] == pytest.approx(
+        np.mean([reference_ssim(maps[0], maps[j]).mean() for j in others])
+    )
+    assert of_stage(rows, "pairs", "rank")[0] == pytest.approx(
+        np.mean([spearmanr(maps[0].ravel(), maps[j].ravel())[0] for j in others])
+    )
+
+
+def test_a_constant_map_says_nothing() -> None:
+    maps, other = smooth(4, 6), smooth(4, 7)
+    maps[1], other[2] = 0, 0.5
+    rows = sanity_table(maps, {"head": other}, names(4))
+    for measure in ("ssim", "rank"):
+        assert np.isnan(of_stage(rows, "head", measure)).tolist() == [False, True, True, False]
+        assert np.isnan(of_stage(rows, "pairs", measure)).tolist() == [False, True, False, False]
+    found = sanity_summary(rows, resamples=50)
+    assert found["stages"][0]["rank"]["n"] == 2
+    assert found["pairs"]["rank"]["n"] == 3
+    assert found["stages"][0]["rank"]["value"] == pytest.approx(np.nanmean(of_stage(rows, "head", "rank")))
+
+
+def test_one_film_has_no_pairs() -> None:
+    rows = sanity_table(smooth(1, 8), {"head": smooth(1, 9)}, ["a"])
+    assert rows.loc[rows["stage"] == "pairs", ["ssim", "rank"]].isna().all(axis=None)
+    found = sanity_summary(rows, resamples=50)
+    assert found["retained"]["ssim"] == {"value": None, "ci": None, "n": 0, "method": "bootstrap"}
+    assert found["verdict"] == "unclear"
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    maps = smooth(3, 0)
+    with pytest.raises(DataError, match=r"head: maps of shape \(2, 48, 48\) beside trained ones of \(3, 48, 48\)"):
+        sanity_table(maps, {"head": maps[:2]}, names(3))
+    with pytest.raises(DataError, match="for 2 films"):
+        sanity_table(maps, {"head": maps}, names(2))
+    with pytest.raises(DataError, match="each side needs 11"):
+        sanity_table(maps[:, :10], {"head": maps[:, :10]}, names(3))
+    with pytest.raises(SettingError, match="stage=pairs"):
+        sanity_table(maps, {"pairs": maps}, names(3))
+
+
+# The verdict
+
+
+def summary_of(trained: np.ndarray, by_stage: Sequence[np.ndarray], resamples: int = 300) -> dict:
+    return sanity_summary(
+        sanity_table(trained, dict(zip(STAGES, by_stage, strict=True)), names(len(trained))), resamples=resamples
+    )
+
+
+def test_an_edge_detector_fails() -> None:
+    maps = edges(np.random.default_rng(0).random((8, 1, 1)).astype(np.float32) + smooth(8, 10))
+    found = summary_of(maps, [maps] * 4)
+    for measure in ("ssim", "rank"):
+        assert found["retained"][measure]["value"] == pytest.approx(1)
+        assert found["pairs"][measure]["value"] < 0.9
+    assert found["verdict"] == "does not depend"
+
+
+def test_an_edge_detector_with_a_little_noise_fails_too() -> None:
+    maps = edges(smooth(8, 10))
+    noisy = [stretched(maps + 0.02 * smooth(8, 20 + k)) for k in range(4)]
+    assert summary_of(maps, noisy)["verdict"] == "does not depend"
+
+
+def test_maps_that_are_new_in_each_stage_depend_on_the_weights() -> None:
+    found = summary_of(smooth(10, 11), [smooth(10, 30 + k) for k in range(4)])
+    for measure in ("ssim", "rank"):
+        assert found["retained"][measure]["value"] == pytest.approx(0, abs=0.2)
+        assert found["retained"][measure]["ci"][1] < 0.5
+    assert found["verdict"] == "depends"
+
+
+def test_maps_that_keep_a_half_retain_about_half() -> None:
+    trained, new = smooth(12, 12), smooth(12, 13)
+    found = summary_of(trained, [stretched(trained + new)] * 4)
+    for measure in ("ssim", "rank"):
+        assert 0.25 < found["retained"][measure]["value"] < 0.85
+
+
+def test_the_last_stage_decides() -> None:
+    trained = smooth(8, 14)
+    new = smooth(8, 15)
+    assert summary_of(trained, [trained, trained, trained, new])["verdict"] == "depends"
+    assert summary_of(trained, [new, new, new, trained])["verdict"] == "does not depend"
+
+
+def test_maps_whose_order_stays_fail_though_their_look_changes() -> None:
+    trained = stretched(smooth(8, 16) + np.linspace(0, 0.05, 48)[None, :, None])
+    found = summary_of(trained, [0.5 * trained**4] * 4)
+    assert found["retained"]["ssim"]["value"] < 0.5
+    assert found["retained"]["rank"]["value"] == pytest.approx(1, abs=0.01)
+    assert found["verdict"] == "does not depend"
+
+
+def test_neither_side_of_a_half_is_unclear() -> None:
+    trained = smooth(8, 17)
+    mixed = np.concatenate([trained[:4], smooth(4, 18)])
+    found = summary_of(trained, [mixed] * 4)
+    assert found["retained"]["rank"]["ci"][0] < 0.5 < found["retained"]["rank"]["ci"][1]
+    assert found["verdict"] == "unclear"
+
+
+def test_few_films_are_unclear() -> None:
+    trained = smooth(5, 19)
+    assert summary_of(trained, [trained] * 4)["verdict"] == "does not depend"
+    assert summary_of(trained[:4], [trained[:4]] * 4)["verdict"] == "unclear"
+
+
+def test_films_that_all_have_one_map_have_nothing_to_lose() -> None:
+    trained = np.repeat(smooth(1, 20), 6, axis=0)
+    found = summary_of(trained, [trained] * 4)
+    assert found["retained"]["rank"]["value"] is None
+    assert found["verdict"] == "unclear"
+
+
+# The summary
+
+
+def test_retained_is_the_definition_from_means_over_films() -> None:
+    trained = smooth(9, 21)
+    rows = sanity_table(trained, {"head": smooth(9, 22), "stem": stretched(trained + smooth(9, 23))}, names(9))
+    found = sanity_summary(rows, resamples=4000, seed=3)
+    last, pairs = of_stage(rows, "stem", "rank"), of_stage(rows, "pairs", "rank")
+    assert found["retained"]["rank"]["value"] == pytest.approx((last.mean() - pairs.mean()) / (1 - pairs.mean()))
+    assert found["stages"][0]["ssim"]["value"] == pytest.approx(of_stage(rows, "head", "ssim").mean())
+    # An independent bootstrap of the same ratio.
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 9, (4000, 9))
+    ratios = (last[drawn].mean(1) - pairs[drawn].mean(1)) / (1 - pairs[drawn].mean(1))
+    width = np.ptp(np.percentile(ratios, [2.5, 97.5]))
+    assert found["retained"]["rank"]["ci"] == pytest.approx(np.percentile(ratios, [2.5, 97.5]), abs=0.1 * width)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_stages_come_in_their_order() -> None:
+    trained = smooth(5, 24)
+    rows = sanity_table(trained, {stage: smooth(5, 40 + k) for k, stage in enumerate(STAGES)}, names(5))
+    assert [one["stage"] for one in sanity_summary(rows, resamples=50)["stages"]] == list(STAGES)
+    shuffled = rows.sample(frac=1, random_state=0)
+    found = sanity_summary(shuffled, STAGES[:2], resamples=50)
+    assert [one["stage"] for one in found["stages"]] == ["head", "block2"]
+    with pytest.raises(DataError, match="stages: layer9 not in the table, which holds head, block2, block1, stem"):
+        sanity_summary(rows, ["layer9"])
+    with pytest.raises(DataError, match="stages: none"):
+        sanity_summary(rows[rows["stage"] == "pairs"])
+
+
+def test_the_same_film_from_several_models_counts_once() -> None:
+    first, second = (
+        sanity_table(smooth(6, s), {"head": smooth(6, s + 1)}, names(6)) for s in (50, 60)
+    )  # fmt: skip
+    found = sanity_summary(pd.concat([first, second], ignore_index=True), resamples=50)
+    assert found["n"] == found["stages"][0]["rank"]["n"] == 6
+    both = [of_stage(part, "head", "rank").mean() for part in (first, second)]
+    assert found["stages"][0]["rank"]["value"] == pytest.approx(np.mean(both))
+    once = sanity_summary(first, resamples=50)
+    assert sanity_summary(pd.concat([first, first], ignore_index=True), resamples=50) == once

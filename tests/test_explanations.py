@@ -1,0 +1,221 @@
+"""What a run keeps of its explanations: panels, localisation, sanity test; and what a sweep makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from covidnet.errors import CovidnetError
+from covidnet.evaluation.explanations import read_explanations, verdicts
+from covidnet.evaluation.localisation import localisation_table
+from covidnet.explanations import Explanations
+from covidnet.fold_setup import FoldSetup
+from covidnet.labels import CLASSES
+from covidnet.learning.module import ClassificationModule
+from covidnet.models.saliency import METHODS, saliency
+from covidnet.sweep import read_sweep
+from covidnet.sweep_explanations import explanations_of
+from tests.sweeps import write_sweep
+
+pytestmark = pytest.mark.filterwarnings("ignore:(gradcam|cam|gradient|eigencam)")
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run(train: Train) -> Path:
+    return train("fold=3", "explain.errors=3")
+
+
+def test_a_run_of_phantoms_keeps_tables_and_what_they_come_to(run: Path) -> None:
+    content, tables = read_explanations(run)
+    assert set(tables) == {"localisation", "sanity"}
+    assert content["method"] == "gradcam"
+    assert content["weights"] == "random"
+    assert content["panels"][:3] == [f"panels/unseen-{label}.png" for label in CLASSES]
+    assert all((run / path).is_file() for path in content["panels"])
+    localisation, sanity = tables["localisation"], tables["sanity"]
+    assert set(localisation["map"]) == {"model", "centre", "mean_map"}
+    assert localisation["image_id"].nunique() == 6
+    assert content["localisation"]["films"] == 6
+    # Normal films have no lesion; two of three classes have.
+    assert content["localisation"]["n"] == 4
+    assert sanity["image_id"].nunique() == 3
+    assert list(dict.fromkeys(sanity["stage"]))[:2] == ["head", "denseblock4"]
+    assert content["sanity"]["stages"][-1]["stage"] == "conv0"
+
+
+def test_the_maps_that_are_scored_are_those_of_the_checkpoint_on_the_films_as_they_lie_on_disk(run: Path) -> None:
+    """Recomputed without the store, without the masks' reader, from the files alone."""
+    import cv2
+    import torch
+
+    from covidnet.data.images import read_image
+    from covidnet.data.transforms import Normalise, SquareFit
+
+    found = read_explanations(run)[1]["localisation"].query("map == 'model'").set_index("image_id")
+    root = Path(json.loads((run / "environment.json").read_text())["data"]["root"])
+    split = pd.read_csv(run / "split.csv").set_index("image_id").loc[found.index]
+    assert set(split["fold"]) == {10}
+    module = ClassificationModule.from_checkpoint(run / "checkpoints/best.ckpt")
+    spec = module.classifier.spec
+    fit, normalise = SquareFit(64), Normalise(tuple(spec.mean), tuple(spec.std))
+    images = torch.stack([torch.from_numpy(normalise(fit(read_image(root / path)))) for path in split["path"]])
+    heats = saliency(module.classifier, images, [CLASSES.index(label) for label in split["label"]])
+    for image_id, path, heat in zip(split.index, split["path"], heats, strict=True):
+        mask = np.asarray(Image.open(root / "masks/lesion" / path)) > 0
+        small = cv2.resize(mask.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA) >= 0.5
+        if small.any() and heat.any():
+            assert found.loc[image_id, "lesion_share"] == pytest.approx(heat[small].sum() / heat.sum(), abs=0.02)
+        else:
+            assert np.isnan(found.loc[image_id, "lesion_share"])
+
+
+def test_models_of_one_backbone_explain_the_same_films_from_kept_maps(train: Train, run: Path, cache: Path) -> None:
+    stores = {path.name for path in (cache / "features").iterdir()}
+    before = sorted((cache / "features").rglob("*.safetensors"))
+    other = train("fold=4", "explain.errors=0")
+    assert {path.name for path in (cache / "features").iterdir()} == stores
+    added = sorted(set((cache / "features").rglob("*.safetensors")) - set(before))
+    # The training films of another fold are new, and nothing else is.
+    assert len(added) <= 1
+    one, two = (read_explanations(folder)[1] for folder in (run, other))
+    for name in ("localisation", "sanity"):
+        assert list(one[name]["image_id"]) == list(two[name]["image_id"])
+    assert not one["localisation"].query("map == 'model'").equals(two["localisation"].query("map == 'model'"))
+
+
+def test_explanations_do_not_depend_on_the_store(run: Path) -> None:
+    settings: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+    setup = FoldSetup(settings)
+    study = setup.study()
+    module = ClassificationModule.from_checkpoint(run / "checkpoints/best.ckpt")
+    datamodule = setup.datamodule(study, module, 3, [])
+    rows = datamodule.rows["unseen"].merge(study.films[["image_id", "width", "height"]], on="image_id")
+    films = datamodule.films(rows)
+    table = pd.read_csv(run / "predictions.csv").query("split == 'unseen'").set_index("image_id")
+    given = {i: table.loc[i, ["p_covid19", "p_normal", "p_pneumonia"]].to_numpy(float) for i in table.index}
+    kept, anew = (
+        Explanations(
+            module, films, rows, method="gradcam", seed=0, probabilities=given, progress=False,
+            annotations=setup.annotations(study), store=store,
+        )
+        for store in (setup.map_store(module, films), None)
+    )  # fmt: skip
+    for one, other in ((kept.localisation(6), anew.localisation(6)), (kept.sanity(3), anew.sanity(3))):
+        assert one is not None
+        assert other is not None
+        assert list(one["image_id"]) == list(other["image_id"])
+        numbers = one.select_dtypes("number").columns
+        np.testing.assert_allclose(one[numbers], other[numbers], atol=1e-3)
+    saved = read_explanations(run)[1]["sanity"]
+    np.testing.assert_allclose(saved[["ssim", "rank"]], other[["ssim", "rank"]], atol=1e-3)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "gradcam"])
+def test_every_method_explains_a_run(method: str, train: Train) -> None:
+    folder = train(
+        "model=cnn", "data.image_size=32", "trainer.max_epochs=1", f"explain.method={method}",
+        "explain.localisation_films=3", "explain.sanity_films=2",
+    )  # fmt: skip
+    content, tables = read_explanations(folder)
+    assert content["method"] == method
+    assert len(content["panels"]) >= 3
+    assert len(tables["localisation"]) == 9
+    assert set(tables["sanity"]["stage"]) >= {"head", "pairs"}
+
+
+def test_explain_off_leaves_no_panels_and_no_tables(train: Train) -> None:
+    folder = train("model=cnn", "data.image_size=32", "trainer.max_epochs=1", "explain=off", defaults=BARE)
+    assert not (folder / "panels").exists()
+    assert read_explanations(folder)[1] == {}
+
+
+BARE = ("data.images_per_class=33", "data.film_size=96", "trainer.accelerator=cpu", "progress=false")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("explain.method=lime", "explain.method=lime: allowed is gradcam"),
+        ("explain.localisation_films=-1", "explain.localisation_films=-1"),
+        ("explain.sanity_films=many", "explain.sanity_films=many"),
+        ("data.masks=/nowhere/masks", "data.masks=/nowhere/masks: no such folder"),
+        ("data.boxes=/nowhere/boxes.csv", "data.boxes=/nowhere/boxes.csv: no such file"),
+    ],
+)
+def test_what_cannot_be_explained_is_told_before_the_training(setting: str, words: str, train: Train) -> None:
+    with pytest.raises(CovidnetError, match=words):
+        train(setting, "trainer.max_epochs=1000000")
+
+
+def test_masks_of_another_size_cost_their_films_not_the_run(
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("COVID19", "NORMAL", "PNEUMONIA"):
+        for n in range(22):
+            for place, side in ((tmp_path / folder, 64), (tmp_path / "masks/lesion" / folder, 60 if n % 2 else 64)):
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (side, side), np.uint8)).save(place / f"{n}.png")
+    folder = train(
+        "data=folder", f"data.root={tmp_path}", "model=cnn", "data.image_size=32", "trainer.max_epochs=1",
+        "explain.localisation_films=6", "explain.sanity_films=0", "explain.per_class=0", "explain.errors=0",
+        defaults=("trainer.accelerator=cpu", "progress=false"),
+    )  # fmt: skip
+    assert "60 x 60 pixels, the film has 64 x 64" in caplog.text
+    assert (folder / "metrics.json").is_file()
+
+
+def test_a_sweep_counts_a_film_that_several_models_explain_once(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", [0, 1, 2])
+    rng = np.random.default_rng(0)
+    ids, mask = [f"i{n}" for n in range(8)], np.zeros((16, 16), bool)
+    mask[2:6, 3:9] = True
+    perfect = []
+    for fold in (0, 1, 2):
+        heats = np.stack([mask * 1.0] * 8) + 0.1 * rng.random((8, 16, 16))
+        table = localisation_table(heats / heats.max(), [mask] * 8, [None] * 8, ids, ids, ["COVID-19"] * 8)
+        perfect.append(table.query("map == 'model'")["lesion_share"].mean())
+        folder = sweep / f"fold={fold}" / "explanations"
+        folder.mkdir()
+        table.to_csv(folder / "localisation.csv", index=False)
+        (sweep / f"fold={fold}/panels").mkdir()
+        (sweep / f"fold={fold}/panels/errors.png").write_bytes(b"png")
+        content = {"method": "gradcam", "weights": "random", "freeze": True, "panels": ["panels/errors.png"]}
+        (folder / "explanations.json").write_text(json.dumps(content))
+    (sweep / "fold=1/explanations/localisation.csv").write_text("")
+    found = explanations_of(read_sweep(sweep), 2)
+    assert found is not None
+    assert found["folds"] == [0, 1, 2]
+    assert found["fold"] == 2
+    assert found["panels"] == [{"title": "errors", "path": "fold=2/panels/errors.png"}]
+    assert found["sanity"] is None
+    assert found["localisation"]["n"] == 8
+    share = found["localisation"]["measures"]["lesion_share"]["model"]["value"]
+    assert share == pytest.approx((perfect[0] + perfect[2]) / 2)
+    assert found["localisation"]["better_than_centre"] is True
+    assert verdicts(found) == []
+
+
+def test_a_sweep_without_explanations_says_nothing_of_them(tmp_path: Path) -> None:
+    assert explanations_of(read_sweep(write_sweep(tmp_path / "sweep", [0, 1])), 0) is None
+
+
+def test_what_speaks_against_the_maps_is_said() -> None:
+    poor = {"better_than_centre": False, "not_better": ["iou", "pointing"]}
+    (first,) = verdicts({"localisation": poor, "sanity": {"verdict": "depends"}})
+    assert "no better than a centre prior" in first
+    assert "iou, pointing" in first
+    (second,) = verdicts({"localisation": {"better_than_centre": None}, "sanity": {"verdict": "does not depend"}})
+    assert "fail the sanity test" in second
+    assert verdicts({"localisation": None, "sanity": {"verdict": "unclear"}}) != []
+    assert verdicts({}) == []
