@@ -24,7 +24,7 @@ from covidnet.features.maps import MapStore, feature_maps
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
-from covidnet.models.randomisation import randomised, stages
+from covidnet.models.randomisation import beheaded, randomised, stages
 from covidnet.models.saliency import METHODS
 from covidnet.progress import progress_bar
 
@@ -158,7 +158,7 @@ class Explanations:
         trained = self._heats(classifier, chosen, target, "sanity test")
         names = stages(classifier)
         # The head is the same stranger at every stage.
-        stranger = randomised(classifier, names[0], SEED)
+        stranger = beheaded(classifier, SEED)
         found: dict[str, Heats] = {}
         with progress_bar(self.progress, unit="stages") as bar:
             for stage in bar.track(names, description="sanity test"):

@@ -18,6 +18,9 @@ from covidnet.models.backbones import Backbone
 # Films per backbone pass; 8 to 16 is best on a CPU.
 _BATCH = 8
 
+# The folds of a sweep ask for the same shape.
+_SHAPES: dict[tuple[str, int, int], tuple[int, int, int]] = {}
+
 
 class MapStore:
     """Feature maps on disk: the unseen fold is explained by ten models whose frozen backbone is one and the same.
@@ -87,10 +90,12 @@ def map_shape(backbone: Backbone, image_size: int) -> tuple[int, int, int]:
         backbone: the network, in eval mode.
         image_size: side of its input in pixels.
     """
-    # On tensors without values: a true pass through a whole network would cost more than all that is made of its maps.
-    state = {name: value.to("meta") for name, value in backbone.features.state_dict().items()}
-    dtype = next(backbone.parameters()).dtype
-    blank = torch.zeros(1, backbone.spec.channels, image_size, image_size, device="meta", dtype=dtype)
-    with torch.no_grad():
-        _, depth, height, width = functional_call(backbone.features, state, (blank,)).shape
-    return depth, height, width
+    key = (backbone.name, backbone.spec.channels, image_size)
+    if key not in _SHAPES:
+        # On tensors without values: a true pass through a whole network would cost more than all that is made of maps.
+        state = {name: value.to("meta") for name, value in backbone.features.state_dict().items()}
+        blank = torch.zeros(1, backbone.spec.channels, image_size, image_size, device="meta")
+        with torch.no_grad():
+            _, depth, height, width = functional_call(backbone.features, state, (blank,)).shape
+        _SHAPES[key] = depth, height, width
+    return _SHAPES[key]

@@ -71,6 +71,22 @@ def randomised(classifier: Classifier, stage: str, seed: int = 0) -> Classifier:
     return made.eval()
 
 
+def beheaded(classifier: Classifier, seed: int = 0) -> Classifier:
+    """The same backbone, not a copy of it, below the head that `randomised` draws: for those who have its maps already.
+
+    Args:
+        classifier: a network in eval mode.
+        seed: as in `randomised`.
+
+    Returns:
+        The network, in eval mode.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        head = copy.deepcopy(classifier.head)
+        _fill(head, _reset(head, _seed(seed, 0)))
+        return Classifier(classifier.backbone, head, classifier.frozen).eval()
+
+
 def _groups(features: nn.Module) -> dict[str, list[str]]:
     """The names of the tensors of each stage, in forward order."""
     left = list(_tensors(features))

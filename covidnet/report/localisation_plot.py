@@ -51,7 +51,8 @@ def localisation_axes(measures: Mapping[str, Any], ax: Axes | None = None) -> Ax
     ax.set_yticks(range(len(known)), [MEASURES[name] for name in known])
     ax.set_ylim(max(len(known), 1) - 0.5, -0.5)
     ax.set_xlim(0.0, 1.0)
-    ax.tick_params(axis="y", length=0)
+    # A dot at 0 keeps off the names.
+    ax.tick_params(axis="y", length=0, pad=7)
     ax.grid(axis="x", color="#e4e4e4", linewidth=0.6)
     ax.set_axisbelow(True)
     percent_axis(ax.xaxis)

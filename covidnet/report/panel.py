@@ -232,14 +232,17 @@ def _border(mask: Mask | None, film: npt.NDArray[np.uint8], name: str) -> npt.ND
 
 
 def _draw_border(axes: Axes, border: npt.NDArray[np.float64] | None) -> None:
-    from matplotlib.collections import LineCollection
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Line
 
     if border is None:
         return
+    # One path of all edges: a line for each of them takes longer than the rest of the sheet.
+    line = Line(border.reshape(-1, 2), np.tile([Line.MOVETO, Line.LINETO], len(border)))
     for width, colour in ((_RIM, "black"), (_LINE, "white")):
         # Not clipped: the line of a lesion that reaches the film's edge would lose half of its width there.
-        lines = LineCollection(list(border), linewidths=width, colors=colour, capstyle="projecting", clip_on=False)
-        axes.add_collection(lines, autolim=False)
+        style = {"linewidth": width, "edgecolor": colour, "capstyle": "projecting", "clip_on": False}
+        axes.add_artist(PathPatch(line, facecolor="none", **style))
 
 
 def _draw_bar(figure: Figure, place: tuple[float, float, float, float]) -> None:

@@ -15,7 +15,7 @@ from covidnet.models.backbones import Backbone
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead, LinearHead
 from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC
-from covidnet.models.randomisation import randomised, stages
+from covidnet.models.randomisation import beheaded, randomised, stages
 
 DENSENET = "head denseblock4 transition3 denseblock3 transition2 denseblock2 transition1 denseblock1 conv0"
 STAGES = {
@@ -248,3 +248,15 @@ def test_weights_that_nothing_is_known_to_draw_are_refused_and_not_left() -> Non
     classifier = tiny(nn.Sequential(nn.Conv2d(3, 4, 3), Scale()))
     with pytest.raises(SettingError, match="reset_parameters"):
         randomised(classifier, "0")
+
+
+def test_beheaded_is_the_same_backbone_below_the_head_of_every_stage() -> None:
+    classifier = build_classifier("cnn", freeze=False, standardise=True).eval()
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    made = beheaded(classifier, 3)
+    assert made.backbone is classifier.backbone
+    assert not made.training
+    for stage in stages(classifier):
+        drawn = randomised(classifier, stage, 3).head.state_dict()
+        assert all(torch.equal(value, drawn[name]) for name, value in made.head.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
