@@ -263,6 +263,8 @@ def quieten() -> None:
         r".*module\(s\) in eval mode at the start of training.*",
         # Lightning's own use of a deprecated name of torch.
         ".*isinstance.treespec, LeafSpec.*",
+        # A run on the first machine of a cluster is as good as one under srun.
+        ".*`srun` command is available.*",
         # Small studies have fewer batches than a log interval.
         ".*The number of training batches.*",
     ):

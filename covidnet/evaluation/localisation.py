@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -80,6 +79,9 @@ def otsu_iou(heat: Heat, mask: Mask) -> float:
     """
     if not _comparable(heat, mask):
         return float("nan")
+    # A table that is read again needs no images.
+    import cv2
+
     values = np.asarray(heat, np.float64)
     low, high = values.min(), values.max()
     levels = np.round((values - low) / (high - low) * 255.0).astype(np.uint8)

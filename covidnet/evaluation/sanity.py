@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -194,6 +193,9 @@ class _Windowed:
 
 
 def _blur(heat: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # A table that is read again needs no images.
+    import cv2
+
     return np.asarray(cv2.GaussianBlur(heat, (_WINDOW, _WINDOW), 1.5, borderType=cv2.BORDER_REFLECT_101), np.float64)
 
 
