@@ -14,9 +14,12 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
 
-from covidnet.callbacks.gradcam_panels import GradCamPanels, log_pictures
+from covidnet.callbacks.curves import CurvesSoFar
+from covidnet.callbacks.gradcam_panels import GradCamPanels
 from covidnet.callbacks.prediction_writer import PredictionWriter
+from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.data.annotations import Annotations
 from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.study import Study
@@ -28,7 +31,10 @@ from covidnet.fold_setup import FoldSetup
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
 from covidnet.report.words import EXPLAINERS
+from covidnet.resume import Resumption, Terminated, termination
 from covidnet.run_folder import RunFolder
+from covidnet.tracking.fold_log import log_fold
+from covidnet.tracking.loggers import finish, make_loggers
 
 log = logging.getLogger(__name__)
 
@@ -46,28 +52,56 @@ class FoldRun:
         self.folder = folder
         self.setup = FoldSetup(settings)
         self.progress = self.setup.progress
+        self.resumption = Resumption(folder, settings)
         self.seconds: dict[str, float] = {}
+        self.loggers: list[Logger] = []
 
     def run(self) -> float | None:
-        """Do it all.
+        """Do it all, or what is left of it where the run is gone on with.
 
         Returns:
-            The monitored value of the chosen checkpoint.
+            The monitored value of the chosen checkpoint; None where the run was finished already.
 
         Raises:
             CovidnetError: where the user can mend what stands in the way.
+            Terminated: after SIGTERM; what was computed is kept.
         """
-        start = time.perf_counter()
         self._check_training()
+        self.resumption.check_settings()
+        if self.resumption.finished:
+            log.info("fold %d is finished already: %s", self.settings["fold"], self.folder)
+            return None
         quieten()
+        # Before anything that takes time: a key that is refused is said at once.
+        self.loggers = make_loggers(self.settings, self.folder, resume=self.resumption.point is not None)
+        failed, patience = True, None
+        try:
+            with termination():
+                score = self._run()
+            failed = False
+        except Terminated:
+            log.error("stopped by SIGTERM; python -m covidnet.train resume='%s' goes on with it", self.folder)
+            # SIGKILL follows in half a minute.
+            patience = 10.0
+            raise
+        finally:
+            finish(self.loggers, failed=failed, patience=patience)
+        return score
+
+    def _run(self) -> float | None:
+        start = time.perf_counter()
         s, setup = self.settings, self.setup
         study = setup.study()
         changed = setup.changed_films(study)
         # Masks that cannot be used are told of before the training, not after it.
         annotations = setup.annotations(study)
-        pl.seed_everything(setup.seed(s["fold"]), workers=True, verbose=False)
+        seed = setup.seed(s["fold"])
+        pl.seed_everything(seed, workers=True, verbose=False)
         module = setup.module()
         before = module.classifier.backbone_hash()
+        files = RunFolder(self.folder, s, study, changed)
+        self.resumption.begin(files.record(before))
+        files.write_settings()
         datamodule = setup.datamodule(study, module, s["fold"], changed)
         sizes = ", ".join(f"{part} {len(rows)}" for part, rows in datamodule.rows.items())
         log.info("fold %d: %s images", s["fold"], sizes)
@@ -76,30 +110,49 @@ class FoldRun:
         # A linear head is so small that two threads wait for each other longer than they work.
         with _threads(1 if from_store else torch.get_num_threads()):
             # A network that is trained whole has epochs of minutes: each of them is written at once.
-            checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0)
-            trainer = self._trainer(checkpoints)
+            frozen = module.classifier.backbone.state_dict().values() if module.classifier.frozen else ()
+            checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0, constant=frozen)
+            trainer = self._trainer(checkpoints, seed)
             with self._timed("fit"):
-                try:
-                    trainer.fit(module, datamodule=datamodule)
-                except SystemExit:
-                    # Lightning answers Ctrl-C by leaving without a word.
-                    raise KeyboardInterrupt from None
-                finally:
-                    checkpoints.flush()
+                self._fit(trainer, module, datamodule, checkpoints)
             self._check_frozen(module, before)
             module, score = self._test(trainer, datamodule, module)
         after = self._check_frozen(module, before)
-        self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
+        predictions = self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
         with self._timed("panels"):
-            self._explain(study, datamodule, trainer, module, annotations)
+            pictures = self._explain(study, datamodule, trainer, module, annotations)
         self.seconds["total"] = time.perf_counter() - start
-        files = RunFolder(self.folder, s, study, changed)
         metrics = files.metrics(self.seconds, datamodule.counts)
         files.write(metrics, {"before_fit": before, "after_fit": after})
+        best = trainer.checkpoint_callback
+        checkpoint = Path(best.best_model_path) if isinstance(best, ModelCheckpoint) and best.best_model_path else None
+        log_fold(self.loggers, metrics, predictions, pictures, checkpoint, trainer.global_step)
+        self.resumption.end()
         files.tell(metrics)
         if files.refused_count and s["strict"]:
             raise DataError(f"strict=true: {files.refused_count} files were refused; see {self.folder / 'refused.csv'}")
         return score
+
+    def _fit(
+        self,
+        trainer: pl.Trainer,
+        module: ClassificationModule,
+        datamodule: FoldDataModule,
+        checkpoints: AtomicCheckpointIO,
+    ) -> None:
+        point = self.resumption.point
+        if point is not None:
+            datamodule.epoch = ResumePoint.epoch_of(point)
+            log.info("going on at epoch %d", datamodule.epoch)
+        try:
+            trainer.fit(module, datamodule=datamodule, ckpt_path=point, weights_only=True)
+        except Terminated:
+            raise
+        except SystemExit:
+            # Lightning answers Ctrl-C by leaving without a word.
+            raise KeyboardInterrupt from None
+        finally:
+            checkpoints.flush()
 
     def _check_training(self) -> None:
         s = self.settings
@@ -130,15 +183,21 @@ class FoldRun:
         datamodule.use_features(features)
         return True
 
-    def _trainer(self, checkpoints: AtomicCheckpointIO) -> pl.Trainer:
+    def _trainer(self, checkpoints: AtomicCheckpointIO, seed: int) -> pl.Trainer:
         s = self.settings
-        callbacks = [hydra.utils.instantiate(callback) for callback in s["callbacks"].values() if callback]
+        # First, so that every other callback finds the epoch's random state.
+        callbacks: list[pl.Callback] = [ResumePoint(self.folder / "checkpoints", seed)]
+        callbacks += [hydra.utils.instantiate(callback) for callback in s["callbacks"].values() if callback]
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback.dirpath = str(self.folder / "checkpoints")
         if self.progress:
             callbacks.append(RichProgressBar(refresh_rate=10, leave=False))
-        loggers = [hydra.utils.instantiate(logger)(save_dir=self.folder) for logger in s["logger"].values() if logger]
+        # A logger of CSV files deletes those that it finds.
+        curves = CurvesSoFar(self.folder / "curves/metrics.csv")
+        loggers = self.loggers
+        if (point := self.resumption.point) is not None:
+            curves.hand_on(loggers, ResumePoint.step_of(point))
         trainer: pl.Trainer = hydra.utils.instantiate(
             s["trainer"],
             callbacks=callbacks,
@@ -185,10 +244,13 @@ class FoldRun:
         trainer: pl.Trainer,
         module: ClassificationModule,
         annotations: Annotations,
-    ) -> None:
+    ) -> dict[str, Path]:
         """Panels, and what the maps are worth, of the unseen fold."""
         explain, rows = self.settings["explain"], datamodule.rows["unseen"]
         callback = next((c for c in _callbacks(trainer) if isinstance(c, GradCamPanels)), None)
+        drawn = callback is not None and bool(callback.per_class or callback.errors)
+        if not (drawn or explain["localisation_films"] or explain["sanity_films"]):
+            return
         films = datamodule.films(rows)
         explanations = Explanations(
             module,
@@ -204,8 +266,6 @@ class FoldRun:
         written = []
         if callback is not None:
             written = explanations.panels(callback, self.folder / "panels", self._caption(callback.method, study))
-            pictures = {f"panels/{path.stem}": path for path in written}
-            log_pictures(trainer.loggers, pictures, trainer.global_step)
         model = self.settings["model"]
         facts = {
             "method": explain["method"],
@@ -217,10 +277,11 @@ class FoldRun:
             self.folder / FOLDER,
             facts,
             explanations.localisation(explain["localisation_films"]),
-            explanations.sanity(explain["sanity_films"]),
+            explanations.sanity(explain["sanity_films"], explain["sanity_draws"]),
         )
         for verdict in verdicts(found):
             log.warning("%s", verdict)
+        return {f"panels/{path.stem}": path for path in written}
 
     def _caption(self, method: str, study: Study) -> str:
         weights = self.settings["model"]["weights"]

@@ -20,6 +20,21 @@ from covidnet.evaluation.predictions import read_predictions
 from covidnet.provenance import environment
 from covidnet.report.tables import print_run_summary
 
+# What config.yaml needs beside the settings to be a command of its own: the looks of the terminal, and new folders.
+_DEFAULTS = [
+    {"override hydra/job_logging": "plain"},
+    {"override hydra/hydra_logging": "none"},
+    {"override hydra/help": "covidnet"},
+    "_self_",
+]
+_STARTED = "${now:%Y-%m-%d}/${now:%H-%M-%S}-${token:}"
+_HYDRA = {
+    "job": {"name": "train"},
+    "callbacks": {"sweep_report": {"_target_": "covidnet.sweep_report.SweepReport"}},
+    "run": {"dir": f"outputs/{_STARTED}/fold=${{fold}}"},
+    "sweep": {"dir": f"multirun/{_STARTED}", "subdir": "fold=${fold}"},
+}
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -66,15 +81,36 @@ class RunFolder:
             },
         }
 
+    def record(self, weights_sha256: str) -> dict[str, Any]:
+        """What has to be the same where a run is gone on with.
+
+        Args:
+            weights_sha256: of the backbone before the fit.
+        """
+        s = self.settings
+        return {
+            "folder": str(self.path.resolve()),
+            "fold": s["fold"],
+            "seed": s["seed"],
+            "manifest_sha256": self.study.manifest_sha256,
+            "split_sha256": self.study.split_sha256,
+            # A backbone that is trained starts from weights too.
+            "weights_sha256": weights_sha256,
+        }
+
+    def write_settings(self) -> None:
+        """Write config.yaml, which ``--config-dir RUN --config-name config`` runs again."""
+        again = {"defaults": _DEFAULTS, **self.settings, "resume": None, "hydra": _HYDRA}
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(again)))
+
     def write(self, metrics: dict[str, Any], backbone: dict[str, str]) -> None:
-        """Write config.yaml, split.csv, refused.csv, environment.json and metrics.json.
+        """Write split.csv, refused.csv, environment.json and metrics.json.
 
         Args:
             metrics: the content of metrics.json.
             backbone: hashes of the backbone before and after the fit.
         """
         s, study = self.settings, self.study
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(s)))
         write_bytes(self.path / "split.csv", study.split_file.read_bytes())
         if self.refused_count:
             changed = pd.DataFrame([(e.path, e.cause, e.remedy) for e in self.refused], columns=list(REFUSED_COLUMNS))

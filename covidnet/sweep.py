@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,9 @@ REPORT = "report"
 
 # Settings that change how a run is carried out, not what it computes.
 _INCIDENTAL = (
-    "fold", "progress", "debug", "strict", "cache_dir", "selection", "logger", "callbacks.panels", "explain",
-    "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator", "trainer.devices",
-    "features.batch_size", "hydra",
+    "fold", "progress", "debug", "strict", "cache_dir", "selection", "logger", "resume", "defaults", "callbacks.panels",
+    "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra",
 )  # fmt: skip
 _ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+: (?P<text>.*)$")
 
@@ -65,8 +65,7 @@ class Run:
     @cached_property
     def compared(self) -> dict[str, Any]:
         """The settings that make two runs of different folds parts of one study, flat."""
-        flat = _flat(self.settings)
-        return {k: v for k, v in flat.items() if not any(k == i or k.startswith(f"{i}.") for i in _INCIDENTAL)}
+        return compared(self.settings)
 
     def is_of_one_study_with(self, other: Run) -> bool:
         """Whether two runs have the same folds and settings; what one of them does not tell is not held against it."""
@@ -232,6 +231,18 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
     return flat
+
+
+def compared(settings: Any, also: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings that change what a run computes, flat: ``optim.lr`` and so on.
+
+    Args:
+        settings: the content of config.yaml.
+        also: incidental ones that count this time, such as ``fold``.
+    """
+    passed = [name for name in _INCIDENTAL if name not in also]
+    flat = _flat(settings if isinstance(settings, Mapping) else {})
+    return {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in passed)}
 
 
 def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:

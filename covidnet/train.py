@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.config import checked_fold, launch
+from covidnet.config import checked_fold, config_dir, launch
+from covidnet.errors import CovidnetError
 from covidnet.sweep_report import report_ended_sweeps
 
 if TYPE_CHECKING:
@@ -32,5 +34,28 @@ def main(cfg: DictConfig) -> float | None:
     return FoldRun(cast("dict[str, Any]", settings), Path(HydraConfig.get().runtime.output_dir)).run()
 
 
+def _arguments(given: list[str]) -> list[str]:
+    """The command line that ``resume=`` stands for, and one that Hydra finds the config of a run with."""
+    if any(word.startswith("resume=") for word in given):
+        from covidnet.resume import resumed_arguments
+
+        given = resumed_arguments(given)
+    at = next((n for n, word in enumerate(given) if word.split("=")[0] in ("--config-dir", "-cd")), None)
+    if at is not None:
+        flag, _, value = given[at].partition("=")
+        after = at + 1
+        if not value and after < len(given):
+            value, after = given[after], after + 1
+        folder = Path(value).expanduser().resolve()
+        # Hydra would take our own config.yaml, which has the same name, before that of the folder.
+        if value and (folder / "config.yaml").is_file():
+            given = [*given[:at], "--config-path", str(folder), flag, str(config_dir()), *given[after:]]
+    return given
+
+
 if __name__ == "__main__":
+    try:
+        sys.argv[1:] = _arguments(sys.argv[1:])
+    except (CovidnetError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
     launch(main, after=report_ended_sweeps)

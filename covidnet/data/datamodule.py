@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from covidnet.data.augment import ORIGINAL, FixedCopies, Operators, online_augmentation
 from covidnet.data.dataset import FeatureDataset, FilmDataset, whole_batch
+from covidnet.data.sampler import EpochShuffle
 from covidnet.data.splits import Group, Validation, fold_roles
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import SettingError
@@ -77,6 +78,8 @@ class FoldDataModule(pl.LightningDataModule):
         self.seed = seed
         self.reading = reading or {}
         self.features: dict[str, torch.Tensor] = {}
+        # The epoch that the training loader begins with: workers ask for films before Lightning tells it.
+        self.epoch = 0
         self.rows = self._rows(split, group, validation, validation_seed)
 
     def _rows(self, split: pd.DataFrame, group: Group, validation: Validation, seed: int) -> dict[str, pd.DataFrame]:
@@ -128,13 +131,14 @@ class FoldDataModule(pl.LightningDataModule):
             normalise=self.normalise,
             operators=operators,
             online=online_augmentation(self.online) if online and self.online is not None else None,
+            seed=self.seed,
             reading=self.reading,
             memory=memory,
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Training films in an order that depends on the seed alone."""
-        return self._loader("train", shuffle=True)
+        """Training films in an order that depends on the seed and the epoch alone."""
+        return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         """Validation films; an empty list where there are none (``split.validation=none``)."""
@@ -144,12 +148,15 @@ class FoldDataModule(pl.LightningDataModule):
         """The test fold and the unseen fold, in this order."""
         return [self._loader("test"), self._loader("unseen")]
 
-    def _loader(self, part: str, *, shuffle: bool = False) -> DataLoader[dict[str, Any]]:
+    def _loader(self, part: str) -> DataLoader[dict[str, Any]]:
         rows = self.rows[part]
-        generator = torch.Generator().manual_seed(self.seed)
+        sampler = None
+        if part == "train":
+            sampler = EpochShuffle(len(rows), self.seed)
+            sampler.set_epoch(self.epoch)
         if part in self.features:
             dataset: Dataset[dict[str, Any]] = FeatureDataset(self.features[part], rows)
-            return DataLoader(dataset, self.batch_size, shuffle=shuffle, generator=generator, collate_fn=whole_batch)
+            return DataLoader(dataset, self.batch_size, sampler=sampler, collate_fn=whole_batch)
         workers = min(self.num_workers, max(len(rows) - 1, 0) // self.batch_size)
         return DataLoader(
             # Films of an unseen or test fold are read once or twice.
@@ -157,8 +164,7 @@ class FoldDataModule(pl.LightningDataModule):
                 rows, online=part == "train", memory=_MEMORY // max(workers, 1) if part in ("train", "val") else 0
             ),
             self.batch_size,
-            shuffle=shuffle,
-            generator=generator,
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class FilmDataset(Dataset[dict[str, Any]]):
         normalise: makes it the network's input.
         operators: what the names in the column operator mean.
         online: random augmentation of film and seed, on top; None for none.
+        seed: of the random augmentation, which depends on it, the epoch and the place alone.
         reading: keyword arguments of `read_image`.
         memory: bytes of finished films that are kept in this process after their first reading. A network that is
             trained whole sees every film in every epoch, and reading one takes longer than a small network does.
@@ -47,6 +48,7 @@ class FilmDataset(Dataset[dict[str, Any]]):
         normalise: Normalise,
         operators: Operators | None = None,
         online: Callable[[Film, int], Film] | None = None,
+        seed: int = 0,
         reading: dict[str, Any] | None = None,
         memory: int = 0,
     ) -> None:
@@ -60,6 +62,7 @@ class FilmDataset(Dataset[dict[str, Any]]):
         self.normalise = normalise
         self.operators = operators or Operators()
         self.online = online
+        self.seed = seed
         self.reading = reading or {}
         self.memory = memory
         self._kept: dict[tuple[str, str], Film] = {}
@@ -68,11 +71,17 @@ class FilmDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # Every key is allowed below, so that Python's own way of going through a sequence would not end.
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, key: int) -> dict[str, Any]:
+        # See `EpochShuffle`: the epoch is in the key.
+        epoch, index = divmod(int(key), len(self.paths))
         film = self._film(index)
         if self.online is not None:
-            # The seed comes from torch, whose generator differs from epoch to epoch and from worker to worker.
-            film = self.online(film, int(torch.randint(2**31, ()).item()))
+            # From no generator: those of workers that live on are not what they would be in a run that was resumed.
+            film = self.online(film, int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0] >> 1))
         return {
             "image": torch.from_numpy(self.normalise(film)),
             "label": self.labels[index],
@@ -118,12 +127,15 @@ class FeatureDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         """A whole batch; `whole_batch` keeps the loader from taking it apart."""
-        chosen = torch.as_tensor(indices)
+        chosen = torch.as_tensor(indices) % len(self.labels)
         return {
             "features": self.features[chosen],
             "label": self.labels[chosen],

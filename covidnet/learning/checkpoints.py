@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from covidnet.atomic import WriteError, write_bytes
-from covidnet.errors import SettingError, WeightsError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,14 +25,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     A linear head's epoch takes less time than writing the network down. So a checkpoint is kept in memory at first,
     and written when `seconds` have passed since the last writing, or by `flush`. A killed run loses that much work.
+    Checkpoints are written in the order in which they were made: one that stands for all that was before it, such as
+    a resume point, is on the disk after them.
 
     Args:
         seconds: between two writings; 0 writes at once.
+        constant: tensors that never change, such as a frozen backbone's: no copy of them is kept.
     """
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, constant: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.seconds = seconds
+        # Held, so that no other tensor can come to lie in their place.
+        self._constant = {tensor.data_ptr(): tensor for tensor in constant if tensor.numel()}
         self._waiting: dict[str, dict[str, Any]] = {}
         self._written = time.monotonic()
 
@@ -41,17 +47,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             WriteError: where the disk is full; the checkpoint that was there is whole.
         """
-        # Copied, because training goes on in the same memory.
-        self._waiting[str(path)] = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), checkpoint)
+        # The newest stands last.
+        self._waiting.pop(str(path), None)
+        self._waiting[str(path)] = tree_map_only(Tensor, self._copied, checkpoint)
         if time.monotonic() - self._written >= self.seconds:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
         while self._waiting:
-            path, checkpoint = self._waiting.popitem()
-            _write(checkpoint, Path(path))
+            path = next(iter(self._waiting))
+            _write(self._waiting[path], Path(path))
+            del self._waiting[path]
         self._written = time.monotonic()
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        # Training goes on in the same memory.
+        still = self._constant.get(tensor.data_ptr())
+        same = still is not None and still.shape == tensor.shape and still.dtype == tensor.dtype
+        return tensor.detach() if same else tensor.detach().clone()
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Load a checkpoint, written first if it waits."""
@@ -64,31 +78,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         super().remove_checkpoint(path)
 
 
-def find_checkpoint(given: str | Path) -> Path:
-    """The checkpoint file that a setting means.
-
-    Args:
-        given: a checkpoint, or a run folder, whose ``checkpoints/best.ckpt`` is meant.
-
-    Raises:
-        SettingError: nothing was given.
-        WeightsError: there is none.
-    """
-    if not str(given).strip():
-        raise SettingError("checkpoint", given, "a best.ckpt, or a run folder", "say checkpoint=PATH")
-    path = Path(given).expanduser()
-    if not path.is_dir():
-        if not path.is_file():
-            raise WeightsError(f"checkpoint={given}: no such file; give the best.ckpt of a run folder, or the folder")
-        return path
-    found = next((file for file in (path / "checkpoints/best.ckpt", path / "best.ckpt") if file.is_file()), None)
-    if found is None:
-        folds = sorted(file.parents[1].name for file in path.glob("*/checkpoints/best.ckpt"))
-        hint = f"it is a sweep; give one of its runs, such as {path / folds[0]}" if folds else "give a run folder"
-        raise WeightsError(f"checkpoint={given}: holds no checkpoints/best.ckpt; {hint}")
-    return found
-
-
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,4 +85,8 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         raise WriteError(path, error.errno or 0, error.strerror or str(error)) from error
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
-    write_bytes(path, buffer.getvalue())
+    data = buffer.getvalue()
+    write_bytes(path, data)
+    # A disk that is about to fail says nothing when it is written to.
+    if path.read_bytes() != data:
+        raise WriteError(path, errno.EIO, "what was written cannot be read back")

@@ -175,19 +175,28 @@ def featured(data: FoldDataModule) -> FoldDataModule:
     return data
 
 
-def test_order_of_training_films_depends_on_the_seed_alone(split: pd.DataFrame, root: Path) -> None:
+def test_order_of_training_films_depends_on_seed_and_epoch_alone(split: pd.DataFrame, root: Path) -> None:
+    def epochs(data: FoldDataModule) -> list[list[str]]:
+        loader = data.train_dataloader()
+        found = []
+        for epoch in range(2):
+            # As Lightning does before each epoch.
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            found.append(ids(loader))
+        return found
+
     torch.manual_seed(1)
     data = module(split, root, seed=4)
-    loader = data.train_dataloader()
-    first, second = ids(loader), ids(loader)
+    first, second = epochs(data)
     torch.manual_seed(99)
-    again = module(split, root, seed=4).train_dataloader()
-    assert [ids(again), ids(again)] == [first, second]
+    assert epochs(module(split, root, seed=4)) == [first, second]
     assert first != second
     assert sorted(first) == sorted(second) == sorted(data.rows["train"]["image_id"])
-    assert ids(module(split, root, seed=5).train_dataloader()) != first
-    stored = featured(module(split, root, seed=4)).train_dataloader()
-    assert [ids(stored), ids(stored)] == [first, second]
+    assert epochs(module(split, root, seed=5))[0] != first
+    assert epochs(featured(module(split, root, seed=4))) == [first, second]
+    resumed = module(split, root, seed=4)
+    resumed.epoch = 1
+    assert ids(resumed.train_dataloader()) == second
 
 
 def test_worker_processes_change_neither_order_nor_pixels(split: pd.DataFrame, root: Path) -> None:
@@ -232,16 +241,19 @@ def test_batches_of_features_have_the_shapes_and_types_of_the_contract(split: pd
 
 def test_online_augmentation_repeats_with_the_seed_and_changes_between_epochs(split: pd.DataFrame, root: Path) -> None:
     def epochs(seed: int) -> list[dict[str, bytes]]:
-        torch.manual_seed(seed)
-        loader = module(split, root, copies=None, online=Operators()).train_dataloader()
-        return [
-            {
-                image_id: image.numpy().tobytes()
-                for b in loader
-                for image_id, image in zip(b["image_id"], b["image"], strict=True)
-            }
-            for _ in range(2)
-        ]
+        loader = module(split, root, copies=None, online=Operators(), seed=seed).train_dataloader()
+        found = []
+        for epoch in range(2):
+            # As Lightning does before each epoch.
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            found.append(
+                {
+                    image_id: image.numpy().tobytes()
+                    for b in loader
+                    for image_id, image in zip(b["image_id"], b["image"], strict=True)
+                }
+            )
+        return found
 
     first = epochs(1)
     assert epochs(1) == first

@@ -138,9 +138,8 @@ def test_online_augmentation_draws_anew_for_a_film_in_memory(rows: pd.DataFrame,
     kept, plain = films(rows, tmp_path, memory=1 << 20, **options), films(rows, tmp_path, **options)
 
     def draws(data: FilmDataset) -> list[bytes]:
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            return [values(data[0]).tobytes() for _ in range(4)]
+        # The same film in four epochs.
+        return [values(data[epoch * len(data)]).tobytes() for epoch in range(4)]
 
     assert draws(kept) == draws(plain)
     assert len(set(draws(kept))) == 4
@@ -167,15 +166,12 @@ def test_limits_of_reading_reach_the_reader(rows: pd.DataFrame, tmp_path: Path) 
         films(rows, tmp_path, reading={"min_side": 81, "max_megapixels": 64})[0]
 
 
-def test_online_augmentation_repeats_with_the_seed_of_torch_and_changes_between_epochs(
+def test_online_augmentation_repeats_with_the_seed_and_changes_between_epochs(
     rows: pd.DataFrame, tmp_path: Path
 ) -> None:
-    data = films(rows, tmp_path, online=online_augmentation(Operators()))
-
     def epochs(seed: int) -> list[bytes]:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return [values(data[index]).tobytes() for _ in range(2) for index in range(6)]
+        data = films(rows, tmp_path, online=online_augmentation(Operators()), seed=seed)
+        return [values(data[key]).tobytes() for key in range(12)]
 
     first = epochs(1)
     assert epochs(1) == first
@@ -211,3 +207,22 @@ def test_a_single_feature_item_is_a_batch_of_one(rows: pd.DataFrame) -> None:
     assert item["features"].tolist() == [[8.0, 9.0]]
     assert item["label"].tolist() == [1]
     assert item["image_id"].tolist() == [rows["image_id"][4]]
+
+
+def test_going_through_the_films_ends(rows: pd.DataFrame, tmp_path: Path) -> None:
+    data = films(rows, tmp_path)
+    assert [item["image_id"] for item in data] == list(rows["image_id"])
+    features = FeatureDataset(torch.zeros(len(rows), 2), rows)
+    assert [item["image_id"][0] for item in features] == list(rows["image_id"])
+
+
+def test_a_key_of_a_later_epoch_is_the_same_film_under_another_augmentation(rows: pd.DataFrame, tmp_path: Path) -> None:
+    plain, online = films(rows, tmp_path), films(rows, tmp_path, online=online_augmentation(Operators(rotation=30.0)))
+    size = len(rows)
+    assert torch.equal(plain[1]["image"], plain[1 + 3 * size]["image"])
+    assert not torch.equal(online[1]["image"], online[1 + size]["image"])
+    # The same in any process and whatever was drawn before.
+    torch.manual_seed(7)
+    assert torch.equal(online[1 + size]["image"], online[1 + size]["image"])
+    features = FeatureDataset(torch.arange(2.0 * size).reshape(size, 2), rows)
+    assert features[1 + size]["features"].tolist() == [[2.0, 3.0]]

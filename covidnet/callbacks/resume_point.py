@@ -1,0 +1,102 @@
+"""Where a stopped run goes on: at the start of an epoch, whose random numbers depend on the epoch alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from covidnet.errors import WeightsError
+
+NAME = "resume.ckpt"
+"""The checkpoint of the last epoch's start, in a run's ``checkpoints/``; gone when the run is finished."""
+
+_KEY = "covidnet_resume"
+
+
+class ResumePoint(pl.Callback):
+    """Seed every epoch from (seed, fold, epoch), and keep the state that an epoch begins with.
+
+    An epoch is then the same whether the run came to it or was resumed there. Lightning's own state of its loops is not
+    used: a checkpoint that it writes after validation lacks that epoch's step of a plateau scheduler.
+
+    Args:
+        folder: of the checkpoints.
+        seed: of the run and fold.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.path = folder / NAME
+        self.seed = seed
+        self._saving = False
+        self._resumed: dict[str, int] = {}
+
+    @staticmethod
+    def epoch_of(path: Path) -> int:
+        """The epoch that a resume point begins.
+
+        Args:
+            path: the file.
+
+        Raises:
+            WeightsError: the file is none; code in it is never run.
+        """
+        return _content(path)["epoch"]
+
+    @staticmethod
+    def step_of(path: Path) -> int:
+        """The step that loggers count on from; arguments as in `epoch_of`."""
+        return _content(path)["batches"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count on from the epoch that was kept."""
+        if not self._resumed:
+            return
+        epoch, steps = self._resumed["epoch"], self._resumed["steps"]
+        fit, epochs = trainer.fit_loop, trainer.fit_loop.epoch_progress
+        for counted in (epochs.current, epochs.total):
+            counted.ready = counted.completed = epoch
+            counted.started = counted.processed = epoch  # type: ignore[attr-defined]  # Lightning's wider kind of it
+        fit.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = steps
+        fit.epoch_loop._batches_that_stepped = self._resumed["batches"]
+        self._resumed = {}
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed the epoch and keep its start."""
+        state = np.random.SeedSequence([self.seed, trainer.current_epoch]).generate_state(1)
+        pl.seed_everything(int(state[0]), workers=True, verbose=False)
+        self._saving = True
+        try:
+            trainer.save_checkpoint(self.path, weights_only=False)
+        finally:
+            self._saving = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave Lightning's loops out of a resume point, and put what `on_fit_start` needs into it."""
+        if self._saving:
+            checkpoint.pop("loops", None)
+            checkpoint[_KEY] = {
+                "epoch": trainer.current_epoch,
+                "steps": trainer.global_step,
+                "batches": trainer.fit_loop.epoch_loop._batches_that_stepped,
+            }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember where to go on."""
+        self._resumed = dict(checkpoint.get(_KEY) or {})
+
+
+def _content(path: Path) -> dict[str, int]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)[_KEY]
+        return {name: int(found[name]) for name in ("epoch", "steps", "batches")}
+    except Exception as error:  # torch raises a different type for every way of being wrong
+        cause = " ".join([type(error).__name__ + ":", *str(error).split()])[:160]
+        raise WeightsError(f"{path}: no resume point ({cause}); delete it, and the run starts anew") from None

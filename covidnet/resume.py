@@ -1,0 +1,192 @@
+"""Going on with what was stopped: ``resume=RUN_FOLDER`` or ``resume=SWEEP_FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from covidnet.errors import DataError, SettingError
+
+log = logging.getLogger(__name__)
+
+RECORD = "run.json"
+"""What a run began with: hashes of data, split and weights. Written before the first epoch."""
+
+_POINT = "checkpoints/resume.ckpt"
+
+
+class Terminated(SystemExit):
+    """SIGTERM: the run ends with what it has, and a non-zero exit code."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+def resumed_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line of the run or sweep that is to be gone on with, and what was given beside ``resume=``.
+
+    The working directory becomes that of the first command, so that relative paths mean the same.
+
+    Args:
+        arguments: a command line without the command.
+
+    Returns:
+        The arguments as they were where ``resume`` is not among them.
+
+    Raises:
+        SettingError: the folder is that of no run and no sweep.
+    """
+    given = [word.removeprefix("resume=") for word in arguments if word.startswith("resume=")]
+    if not given or given[-1] in ("", "null"):
+        return list(arguments)
+    others = [word for word in arguments if not word.startswith("resume=")]
+    text = given[-1].strip("'\"")
+    folder = Path(text).expanduser().resolve()
+    if (folder / ".hydra/overrides.yaml").is_file():
+        tasks, hydras, place, mode = _written(folder / ".hydra/hydra.yaml"), [], "hydra.run.dir", []
+    elif (folder / "multirun.yaml").is_file():
+        tasks, hydras, place, mode = _written(folder / "multirun.yaml"), ["hydra"], "hydra.sweep.dir", ["-m"]
+    else:
+        cause = "no such folder" if not folder.is_dir() else "neither a run folder nor a sweep folder"
+        raise SettingError(
+            "resume", text, "a folder that covidnet.train has written", f"{cause}; it holds .hydra/ or multirun.yaml"
+        )
+    overrides, start = tasks
+    kept = [word for word in overrides["task"] if not word.startswith("resume=")]
+    if hydras:
+        own = ("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir=")
+        kept += [word for word in overrides["hydra"] if not word.startswith(own)]
+    if start and Path(start).is_dir():
+        os.chdir(start)
+    return [*mode, *kept, *others, f"{place}='{folder}'", f"resume='{folder}'"]
+
+
+def _written(file: Path) -> tuple[dict[str, list[str]], str | None]:
+    """The overrides of a command, and the directory in which it was started."""
+    from omegaconf import OmegaConf
+
+    hydra = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert isinstance(hydra, dict)  # Hydra wrote it
+    found = hydra["hydra"]
+    overrides = {name: [str(word) for word in found["overrides"].get(name) or []] for name in ("task", "hydra")}
+    cwd = (found.get("runtime") or {}).get("cwd")
+    return overrides, None if cwd in (None, "???") else str(cwd)
+
+
+class Resumption:
+    """Whether and where one run goes on.
+
+    Args:
+        folder: the run folder.
+        settings: the resolved configuration.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.settings = settings
+        # A job that SLURM has put back into its queue starts with the same command in the same folder.
+        requeued = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+        self.wanted = bool(settings.get("resume")) or requeued
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.wanted and (self.folder / "metrics.json").is_file()
+
+    @property
+    def point(self) -> Path | None:
+        """The state to go on from; None where the run starts anew."""
+        file = self.folder / _POINT
+        return file if self.wanted and file.is_file() else None
+
+    def check_settings(self) -> None:
+        """Refuse to go on with other settings than the run began with.
+
+        Raises:
+            SettingError: naming what differs.
+        """
+        file = self.folder / "config.yaml"
+        if not self.wanted or not file.is_file():
+            return
+        from omegaconf import OmegaConf
+
+        from covidnet.sweep import compared
+
+        before = compared(OmegaConf.to_container(OmegaConf.load(file), resolve=False), ("fold",))
+        now = compared(self.settings, ("fold",))
+        differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        self._refuse([f"{name} was {before.get(name)}, now {now.get(name)}" for name in differ])
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Compare data, split and weights with those that the run began with, or write them down where it begins.
+
+        Args:
+            record: their hashes.
+
+        Raises:
+            SettingError: naming what differs.
+        """
+        from covidnet.atomic import write_text
+
+        file = self.folder / RECORD
+        if self.wanted and file.is_file():
+            try:
+                before = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise DataError(f"{file}: is damaged ({error}); start the run anew in another folder") from None
+            differ = [name for name in record if before.get(name) != record[name]]
+            self._refuse([f"{name} was {before.get(name)}, now {record[name]}" for name in differ])
+        if self.point is None:
+            for name in ("checkpoints", "curves"):
+                # What an earlier start left behind would be taken for this one's.
+                if self.wanted:
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+        write_text(file, json.dumps(dict(record), indent=2) + "\n")
+
+    def end(self) -> None:
+        """The run is finished: its resume point is of no more use."""
+        (self.folder / _POINT).unlink(missing_ok=True)
+
+    def _refuse(self, differ: Sequence[str]) -> None:
+        if differ:
+            told = "; ".join(differ[:4]) + (f"; and {len(differ) - 4} more" if len(differ) > 4 else "")
+            raise SettingError(
+                "resume", self.folder, "a run whose data, split, weights and settings are as they were",
+                f"{told}. Start a new run, or put it back",
+            )  # fmt: skip
+
+
+@contextmanager
+def termination() -> Iterator[None]:
+    """Turn SIGTERM into `Terminated` while a run goes on: what waits to be written is written, and the run ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A second signal must not stop the writing.
+        if not stopped.is_set():
+            stopped.set()
+            raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except Exception:
+        # What was cut off in the middle may fail while it is taken down.
+        if stopped.is_set():
+            raise Terminated from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,145 @@
+"""``python -m covidnet.tracking.dashboard entity=ME project=covidnet``: a workspace at W&B, built from code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from covidnet.errors import CovidnetError, SettingError
+from covidnet.labels import CLASSES
+from covidnet.tracking.wandb_server import REMEDY, decide
+
+SPLITS = ("val", "test", "unseen")
+
+STEP = "trainer/global_step"
+"""What the curves are drawn over."""
+
+PANELS = (*(f"panels/unseen-{label}" for label in CLASSES), "panels/errors")
+"""Names that the pictures of a fold are logged under."""
+
+
+def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
+    """A workspace with sections for folds, classes, panels and the sweep; nothing is sent.
+
+    Args:
+        entity: user or team.
+        project: of W&B.
+        name: of the workspace.
+
+    Returns:
+        A `wandb_workspaces.workspaces.Workspace`.
+
+    Raises:
+        SettingError: wandb-workspaces is not installed.
+    """
+    # Before wandb's first word: it writes notes of its own to the terminal otherwise.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+    except ImportError:
+        remedy = 'wandb-workspaces is not installed: pip install "covidnet[dashboard]"'
+        raise SettingError("dashboard", name, "what wandb-workspaces builds", remedy) from None
+
+    def curve(title: str, *names: str) -> Any:
+        return wr.LinePlot(title=title, x=STEP, y=list(names))
+
+    def bars(title: str, *names: str) -> Any:
+        return wr.BarPlot(title=title, metrics=list(names), range_x=(0.0, 1.0))
+
+    folds: list[Any] = [
+        curve("Training loss", "train/loss"),
+        curve("Validation loss", "val/loss"),
+        curve("Learning rate", "lr"),
+        *(bars(f"Accuracy, {split}", f"{split}/accuracy") for split in SPLITS),
+    ]
+    classes: list[Any] = [
+        bars(f"{label}: {score}, {split}", f"{split}/{label}/{score}")
+        for label in CLASSES
+        for score in ("sensitivity", "specificity", "f1")
+        for split in SPLITS
+    ]
+    panels: list[Any] = [
+        wr.MediaBrowser(title=key.removeprefix("panels/"), media_keys=[key], num_columns=1) for key in PANELS
+    ]
+    sweep: list[Any] = [
+        wr.ScalarChart(title="Pooled accuracy", metric="pooled/accuracy"),
+        *(
+            wr.ScalarChart(title=f"Pooled {score}, {label}", metric=f"pooled/{label}/{score}")
+            for label in CLASSES
+            for score in ("sensitivity", "specificity", "f1")
+        ),
+    ]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[
+            ws.Section(name="Folds", panels=folds, is_open=True),
+            ws.Section(name="Classes", panels=classes, is_open=True),
+            ws.Section(name="Panels", panels=panels, is_open=True),
+            ws.Section(name="Sweep", panels=sweep),
+        ],
+        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=20),
+        runset_settings=ws.RunsetSettings(groupby=[ws.Metric("Group")]),
+    )
+
+
+def as_json(built: Any) -> str:
+    """What would be sent, as readable JSON.
+
+    Args:
+        built: what `workspace` gives.
+    """
+    spec = json.loads(built._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
+    return json.dumps({"entity": built.entity, "project": built.project, "name": built.name, "spec": spec}, indent=2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build the workspace at W&B, or print it.
+
+    Args:
+        arguments: of the command line; those of the process if None.
+
+    Raises:
+        SettingError: a setting is not known, W&B is not reached, or its key is refused.
+    """
+    parser = argparse.ArgumentParser(prog="python -m covidnet.tracking.dashboard", description=__doc__)
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="entity, project (covidnet), name (covidnet)")
+    parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON and send nothing")
+    asked = parser.parse_args(arguments)
+    settings = {"entity": os.environ.get("WANDB_ENTITY", ""), "project": "covidnet", "name": "covidnet"}
+    for word in asked.settings:
+        key, _, value = word.partition("=")
+        if key not in settings or not value:
+            raise SettingError(key, value, [f"{name}=..." for name in settings])
+        settings[key] = value
+    if not settings["entity"]:
+        raise SettingError("entity", "", "the user or team that the project belongs to", "say entity=NAME")
+    built = workspace(**settings)
+    if asked.dry_run:
+        sys.stdout.write(as_json(built) + "\n")
+        return
+    decision = decide()
+    if decision.mode != "online":
+        raise SettingError(
+            "dashboard", settings["name"], "a server that can be reached", f"{decision.reason}: {REMEDY}"
+        )
+    try:
+        built.save()
+    except Exception as error:  # every layer of wandb has exceptions of its own
+        raise SettingError(
+            "dashboard", settings["name"], "what W&B takes", " ".join(str(error).split())[:200]
+        ) from None
+    sys.stdout.write(f"{built.url}\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CovidnetError as failed:
+        sys.exit("error: " + " ".join(str(failed).split()))

@@ -1,0 +1,135 @@
+"""One run at W&B for a whole sweep: its pooled numbers, the paper's tables, the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from covidnet.report.paper_tables import table4, table5, table6, table7
+from covidnet.tracking.fold_log import wandb_table
+from covidnet.tracking.wandb_logger import FoldLogger, wandb_logger
+
+log = logging.getLogger(__name__)
+
+TARGET = "covidnet.tracking.wandb_logger.wandb_logger"
+"""How the settings of a run name its W&B logger."""
+
+NAME = "summary"
+"""Name and job type of the run."""
+
+
+def log_sweep(summary: Mapping[str, Any], folder: Path, report: Path | None = None) -> bool:
+    """Log the summary run of a sweep, in the group of its folds, where they were logged to W&B.
+
+    Args:
+        summary: the content of summary.json.
+        folder: the sweep folder, which holds the run folders.
+        report: the folder of the report; ``report`` in the sweep folder if None.
+
+    Returns:
+        Whether there is such a run.
+
+    Raises:
+        SettingError: the key is refused.
+    """
+    settings = _settings(folder, summary.get("folds") or [])
+    node = wandb_settings(settings)
+    if node is None:
+        return False
+    own = ("project", "entity", "mode", "patience")
+    logger = wandb_logger(
+        folder,
+        group=node.get("group") or folder.absolute().name,
+        name=NAME,
+        tags=node.get("tags") or (),
+        config={key: summary.get(key) for key in ("folds", "data", "model", "augment", "training", "bootstrap")},
+        job_type=NAME,
+        # A report that is written again belongs to the same run.
+        resume=True,
+        **{key: node[key] for key in own if node.get(key) is not None},
+    )
+    try:
+        logger.attempt(lambda: _show(logger, summary, report or folder / "report"))
+    except BaseException:
+        logger.close(1)
+        raise
+    logger.close()
+    return True
+
+
+def wandb_settings(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of a run's W&B logger; None where it has none.
+
+    Args:
+        settings: the content of a config.yaml.
+
+    Example:
+        >>> wandb_settings({"logger": {"csv": {"_target_": "other"}}}) is None
+        True
+    """
+    for node in (settings.get("logger") or {}).values():
+        if isinstance(node, Mapping) and node.get("_target_") == TARGET:
+            return node
+    return None
+
+
+def pooled_values(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a sweep by name: ``pooled/accuracy``, ``ensemble/COVID-19/f1_low`` and so on.
+
+    Args:
+        summary: the content of summary.json; scores in it have a value and an interval.
+
+    Example:
+        >>> score = {"n": 4, "accuracy": {"value": 0.75, "ci": [0.3, 0.95]}, "classes": {}}
+        >>> pooled_values({"pooled": score})
+        {'pooled/accuracy': 0.75, 'pooled/accuracy_low': 0.3, 'pooled/accuracy_high': 0.95, 'pooled/n': 4}
+    """
+    unseen = summary.get("unseen") or {}
+    parts = {"pooled": summary.get("pooled"), "ensemble": unseen.get("ensemble"), "selected": unseen.get("selected")}
+    found: dict[str, float] = {}
+    for part, scores in parts.items():
+        for prefix, numbers in _scores(part, scores or {}):
+            for key, value in numbers.items():
+                if isinstance(value, Mapping) and isinstance(value.get("value"), int | float):
+                    found[f"{prefix}/{key}"] = float(value["value"])
+                    if value.get("ci"):
+                        found |= {f"{prefix}/{key}_low": value["ci"][0], f"{prefix}/{key}_high": value["ci"][1]}
+        if scores and scores.get("n"):
+            found[f"{part}/n"] = scores["n"]
+    return found
+
+
+def _scores(part: str, scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    classes = scores.get("classes") or {}
+    return [(part, scores), *((f"{part}/{label}", numbers) for label, numbers in classes.items())]
+
+
+def _settings(folder: Path, folds: list[int]) -> dict[str, Any]:
+    """The settings of the first run that has any."""
+    from omegaconf import OmegaConf
+
+    for file in [folder / "config.yaml", *sorted(folder.glob("*/config.yaml"))]:
+        if file.is_file():
+            found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _show(logger: FoldLogger, summary: Mapping[str, Any], report: Path) -> None:
+    import wandb
+
+    run: Any = logger.experiment
+    frames = {
+        "table4": table4(summary),
+        "table5": table5(summary),
+        "table6": table6([summary]),
+        "table7": table7([summary]),
+    }
+    run.log({f"tables/{name}": wandb_table(frame) for name, frame in frames.items()})
+    run.summary.update(pooled_values(summary))
+    if report.is_dir():
+        artifact = wandb.Artifact(f"report-{run.id}", type="report")
+        artifact.add_dir(str(report))
+        run.log_artifact(artifact)

@@ -1,0 +1,170 @@
+"""Whether W&B can be reached, found out in seconds and without a question."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from covidnet.errors import SettingError
+
+MODES = ("online", "offline", "disabled")
+"""What `mode` may be; None decides by itself."""
+
+REMEDY = "wandb login, a valid WANDB_API_KEY, or WANDB_MODE=offline"
+"""What to do about a key that is refused."""
+
+# What older releases of wandb called them.
+_SYNONYMS = {"dryrun": "offline", "run": "online"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where a run is sent.
+
+    Args:
+        mode: one of `MODES`.
+        server: the address of the server.
+        reason: why it is not online; empty where it is.
+    """
+
+    mode: str
+    server: str
+    reason: str = ""
+
+
+def decide(mode: str | None = None, seconds: float = 5.0) -> Decision:
+    """Online where there is a key and the server answers, else offline; a mode that is asked for wins.
+
+    Args:
+        mode: one of `MODES`, or None for WANDB_MODE, the mode that ``wandb offline`` set, or what is possible.
+        seconds: how long the server may take.
+
+    Returns:
+        The mode, with its reason. A server that does not answer gives offline, also where online was asked for.
+
+    Raises:
+        SettingError: there is no such mode, the key is refused, or online was asked for without a key.
+    """
+    from wandb.sdk import wandb_setup
+
+    configured = wandb_setup.singleton().settings
+    server = (os.environ.get("WANDB_BASE_URL") or configured.base_url).rstrip("/")
+    asked = mode or os.environ.get("WANDB_MODE") or None
+    if asked is None and configured.mode != "online":
+        # The default is online; anything else stands in a settings file.
+        asked = configured.mode
+    asked = None if asked is None else _SYNONYMS.get(asked, asked)
+    if asked is not None and asked not in MODES:
+        raise SettingError("logger.wandb.mode" if mode else "WANDB_MODE", asked, MODES)
+    if asked in ("offline", "disabled"):
+        return Decision(asked, server, "as asked for")
+    has_key, key = credentials(server)
+    if not has_key:
+        if asked == "online":
+            raise refused(server, "there is no key")
+        return Decision("offline", server, "there is no key")
+    if silence := probe(server, key, seconds):
+        return Decision("offline", server, f"{urlsplit(server).netloc} does not answer: {silence}")
+    return Decision("online", server)
+
+
+def credentials(server: str) -> tuple[bool, str | None]:
+    """The key for a server, from WANDB_API_KEY, the netrc file or wandb's settings; nobody is asked for one.
+
+    Args:
+        server: its address.
+
+    Returns:
+        Whether there are credentials, and the key; None where they are an identity token.
+
+    Raises:
+        SettingError: the key cannot be one.
+    """
+    from wandb.errors import AuthenticationError
+    from wandb.sdk.lib import wbauth
+
+    try:
+        found = wbauth.authenticate_session(host=server, source="covidnet", prompt=False, update_session=False)
+    except (AuthenticationError, ValueError) as error:
+        raise refused(server, str(error)) from None
+    return found is not None, getattr(found, "api_key", None)
+
+
+def probe(server: str, key: str | None, seconds: float) -> str:
+    """Ask a server who the key belongs to.
+
+    Args:
+        server: its address.
+        key: None asks whether the server is there.
+        seconds: after which it counts as silent.
+
+    Returns:
+        Why it does not answer; empty where it does.
+
+    Raises:
+        SettingError: the key is refused.
+    """
+    found: list[str | SettingError] = []
+
+    def ask() -> None:
+        try:
+            found.append(_ask(server, key, seconds))
+        except SettingError as error:
+            found.append(error)
+
+    # Names are looked up without a time limit, and a server may send a byte a second: only a thread can be left.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found:
+        return f"nothing in {seconds:g} s"
+    if isinstance(found[0], SettingError):
+        raise found[0]
+    return found[0]
+
+
+def _ask(server: str, key: str | None, seconds: float) -> str:
+    headers = {"Content-Type": "application/json"}
+    if key is not None:
+        headers["Authorization"] = "Basic " + b64encode(f"api:{key}".encode()).decode()
+    question = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
+    try:
+        request = urllib.request.Request(f"{server}/graphql", question, headers)
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
+            told: Any = json.loads(answer.read(100_000))
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in (401, 403) and key is not None:
+            raise refused(server, f"the key is refused ({error.code} {error.reason})") from None
+        # Whatever else it says, it is there.
+        return ""
+    except urllib.error.URLError as error:
+        # A certificate that Python does not know may be one that wandb knows.
+        return "" if "CERTIFICATE" in str(error.reason) else str(error.reason)
+    except ValueError:
+        return ""
+    except Exception as error:  # a socket has many ways to end
+        return " ".join(str(error).split()) or type(error).__name__
+    data = told.get("data") if isinstance(told, dict) else None
+    if key is not None and isinstance(data, dict) and "viewer" in data and data["viewer"] is None:
+        raise refused(server, "the key is of no user")
+    return ""
+
+
+def refused(server: str, cause: str) -> SettingError:
+    """The error of a key that a server does not take.
+
+    Args:
+        server: its address.
+        cause: what is wrong.
+    """
+    return SettingError(
+        "logger", "wandb", f"a key that {urlsplit(server).netloc or server} takes", f"{cause.rstrip('.')}: {REMEDY}"
+    )
