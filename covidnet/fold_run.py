@@ -13,10 +13,12 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities import rank_zero_only
 
-from covidnet.callbacks.curves import CurvesSoFar
+from covidnet.callbacks.curves import hand_on
 from covidnet.callbacks.gradcam_panels import GradCamPanels
 from covidnet.callbacks.prediction_writer import PredictionWriter
 from covidnet.callbacks.resume_point import ResumePoint
@@ -100,8 +102,10 @@ class FoldRun:
         module = setup.module()
         before = module.classifier.backbone_hash()
         files = RunFolder(self.folder, s, study, changed)
-        self.resumption.begin(files.record(before))
-        files.write_settings()
+        # Of several processes the first alone writes.
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self.resumption.begin(files.record(before))
+            files.write_settings()
         datamodule = setup.datamodule(study, module, s["fold"], changed)
         sizes = ", ".join(f"{part} {len(rows)}" for part, rows in datamodule.rows.items())
         log.info("fold %d: %s images", s["fold"], sizes)
@@ -116,6 +120,10 @@ class FoldRun:
             with self._timed("fit"):
                 self._fit(trainer, module, datamodule, checkpoints)
             self._check_frozen(module, before)
+            if trainer.world_size > 1:
+                if not self._is_last_process(trainer):
+                    return None
+                trainer = self._alone(trainer)
             module, score = self._test(trainer, datamodule, module)
         after = self._check_frozen(module, before)
         predictions = self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
@@ -142,7 +150,7 @@ class FoldRun:
     ) -> None:
         point = self.resumption.point
         if point is not None:
-            datamodule.epoch = ResumePoint.epoch_of(point)
+            datamodule.epoch, _ = ResumePoint.read(point)
             log.info("going on at epoch %d", datamodule.epoch)
         try:
             trainer.fit(module, datamodule=datamodule, ckpt_path=point, weights_only=True)
@@ -188,26 +196,48 @@ class FoldRun:
         # First, so that every other callback finds the epoch's random state.
         callbacks: list[pl.Callback] = [ResumePoint(self.folder / "checkpoints", seed)]
         callbacks += [hydra.utils.instantiate(callback) for callback in s["callbacks"].values() if callback]
+        if not self.loggers:
+            # It has nobody to tell.
+            callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback.dirpath = str(self.folder / "checkpoints")
         if self.progress:
             callbacks.append(RichProgressBar(refresh_rate=10, leave=False))
-        # A logger of CSV files deletes those that it finds.
-        curves = CurvesSoFar(self.folder / "curves/metrics.csv")
-        loggers = self.loggers
         if (point := self.resumption.point) is not None:
-            curves.hand_on(loggers, ResumePoint.step_of(point))
+            hand_on(ResumePoint.read(point)[1], self.loggers)
         trainer: pl.Trainer = hydra.utils.instantiate(
             s["trainer"],
             callbacks=callbacks,
-            logger=loggers or False,
+            logger=self.loggers or False,
             plugins=[checkpoints],
             limit_val_batches=0 if s["split"]["validation"] == "none" else s["trainer"].get("limit_val_batches"),
             default_root_dir=self.folder,
             enable_model_summary=False,
             enable_progress_bar=self.progress,
         )
+        return trainer
+
+    @staticmethod
+    def _is_last_process(trainer: pl.Trainer) -> bool:
+        """End the work of several processes; whether this is the one that goes on."""
+        trainer.strategy.barrier()
+        torch.distributed.destroy_process_group()
+        return trainer.is_global_zero
+
+    def _alone(self, trained: pl.Trainer) -> pl.Trainer:
+        """A trainer of one process, for what comes after training: several would look at some films twice."""
+        trainer: pl.Trainer = hydra.utils.instantiate(
+            {**self.settings["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"},
+            callbacks=_callbacks(trained),
+            logger=trained.loggers or False,
+            plugins=[LightningEnvironment()],
+            default_root_dir=self.folder,
+            enable_model_summary=False,
+            enable_progress_bar=self.progress,
+        )
+        # The step that loggers are told.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trained.fit_loop.epoch_loop._batches_that_stepped
         return trainer
 
     def _test(
@@ -250,7 +280,7 @@ class FoldRun:
         callback = next((c for c in _callbacks(trainer) if isinstance(c, GradCamPanels)), None)
         drawn = callback is not None and bool(callback.per_class or callback.errors)
         if not (drawn or explain["localisation_films"] or explain["sanity_films"]):
-            return
+            return {}
         films = datamodule.films(rows)
         explanations = Explanations(
             module,
@@ -315,7 +345,12 @@ def _threads(count: int) -> Iterator[None]:
 
 def quieten() -> None:
     """Keep the terminal for what a person needs; warnings that name a fault of the run stay."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+    for name in (
+        "pytorch_lightning.utilities.rank_zero",
+        "pytorch_lightning.accelerators.cuda",
+        "pytorch_lightning.trainer.connectors.signal_connector",
+        "lightning_fabric.utilities.distributed",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         # Few workers are our choice on a machine with few cores.
@@ -326,6 +361,10 @@ def quieten() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         # A run on the first machine of a cluster is as good as one under srun.
         ".*`srun` command is available.*",
+        # torchmetrics has gathered what is logged there.
+        r".*when logging on epoch level in distributed setting.*",
+        # Kernels of one channel have two layouts that are the same.
+        ".*Grad strides do not match bucket view strides.*",
         # Small studies have fewer batches than a log interval.
         ".*The number of training batches.*",
     ):

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 
-from covidnet.callbacks.curves import CurvesSoFar
+from covidnet.callbacks.curves import curves_so_far, hand_on
 from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.errors import CovidnetError, SettingError, WeightsError
 from covidnet.resume import Resumption, resumed_arguments
@@ -136,8 +136,9 @@ def test_sigterm_leaves_a_checkpoint_also_where_none_was_due(tmp_path: Path, sta
     process.join(30)
     assert process.exitcode == 128 + signal.SIGTERM
     point = folder / "checkpoints/resume.ckpt"
-    assert ResumePoint.epoch_of(point) > 0
-    assert ResumePoint.step_of(point) > 0
+    epoch, curves = ResumePoint.read(point)
+    assert epoch > 0
+    assert len(curves.splitlines()) > 2 * epoch
     assert (folder / "checkpoints/best.ckpt").is_file()
 
 
@@ -235,20 +236,23 @@ def resume(folder: Path, *changes: str) -> None:
     FoldRun(settings, folder).run()
 
 
-def test_curves_keep_what_was_logged_before_and_drop_a_torn_row(tmp_path: Path) -> None:
-    from pytorch_lightning.loggers import CSVLogger
+def test_curves_are_those_of_a_logger_that_was_not_stopped(tmp_path: Path) -> None:
+    def logger(name: str) -> CSVLogger:
+        return CSVLogger(tmp_path, name="", version=name)
 
-    file = tmp_path / "curves/metrics.csv"
-    file.parent.mkdir()
-    file.write_text("epoch,step,train/loss\n0,3,0.5\n1,7,0.25\n2,11,0.125\n3,")
-    curves = CurvesSoFar(file)
-    file.unlink()
-    logger = CSVLogger(tmp_path, name="", version="curves")
-    curves.hand_on([logger], 8)
-    logger.log_metrics({"train/loss": 0.2, "epoch": 2}, 11)
-    logger.save()
-    table = pd.read_csv(file)
-    assert table[["epoch", "step", "train/loss"]].to_numpy().tolist() == [[0, 3, 0.5], [1, 7, 0.25], [2, 11, 0.2]]
+    def told(one: CSVLogger, epochs: range) -> None:
+        for epoch in epochs:
+            one.log_metrics({"lr": 0.1}, 4 * epoch)
+            one.log_metrics({"train/loss": 0.3 / (epoch + 1), "epoch": epoch}, 4 * epoch + 3)
+
+    whole, first, second = logger("whole"), logger("first"), logger("second")
+    assert curves_so_far([first]) == ""
+    assert curves_so_far([]) == ""
+    told(whole, range(4))
+    told(first, range(2))
+    hand_on(curves_so_far([first]), [second])
+    told(second, range(2, 4))
+    assert curves_so_far([second]) == curves_so_far([whole])
 
 
 def test_the_command_line_of_a_run_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

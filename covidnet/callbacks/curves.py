@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 
-class CurvesSoFar:
-    """The rows of a metrics.csv, read before a logger deletes it.
+def curves_so_far(loggers: Iterable[Logger]) -> str:
+    """The content of the first metrics.csv, whose rows are written first; empty where no logger has one.
 
     Args:
-        file: metrics.csv; it need not be there.
+        loggers: of a trainer.
     """
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            logger.save()
+            file = Path(logger.experiment.metrics_file_path)
+            return file.read_text(encoding="utf-8") if file.is_file() else ""
+    return ""
 
-    def __init__(self, file: Path) -> None:
-        self.rows: list[dict[str, str]] = []
-        if file.is_file():
-            with file.open(newline="", encoding="utf-8", errors="replace") as stream:
-                self.rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(stream)]
 
-    def hand_on(self, loggers: Iterable[Logger], step: int) -> None:
-        """Give loggers of CSV files the rows that were logged before a step.
+def hand_on(curves: str, loggers: Iterable[Logger]) -> None:
+    """Give loggers of CSV files, which delete those that they find, the rows of before.
 
-        Args:
-            loggers: of a trainer that has logged nothing yet; others are passed over.
-            step: where the run goes on; later rows are logged again.
-        """
-        # A process that was killed while it wrote may have left half a row.
-        before = [row for row in self.rows if row.get("step", "").isdigit() and int(row["step"]) < step]
-        for logger in loggers:
-            if isinstance(logger, CSVLogger):
-                logger.experiment.metrics = list(before)
+    Args:
+        curves: of `curves_so_far`.
+        loggers: of a trainer that has logged nothing yet; others are passed over.
+    """
+    rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(io.StringIO(curves))]
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            logger.experiment.metrics = list(rows)

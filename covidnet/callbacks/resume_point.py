@@ -9,6 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from covidnet.callbacks.curves import curves_so_far
 from covidnet.errors import WeightsError
 
 NAME = "resume.ckpt"
@@ -32,11 +33,11 @@ class ResumePoint(pl.Callback):
         self.path = folder / NAME
         self.seed = seed
         self._saving = False
-        self._resumed: dict[str, int] = {}
+        self._resumed: dict[str, Any] = {}
 
     @staticmethod
-    def epoch_of(path: Path) -> int:
-        """The epoch that a resume point begins.
+    def read(path: Path) -> tuple[int, str]:
+        """The epoch that a resume point begins, and the curves before it, see `covidnet.callbacks.curves`.
 
         Args:
             path: the file.
@@ -44,12 +45,12 @@ class ResumePoint(pl.Callback):
         Raises:
             WeightsError: the file is none; code in it is never run.
         """
-        return _content(path)["epoch"]
-
-    @staticmethod
-    def step_of(path: Path) -> int:
-        """The step that loggers count on from; arguments as in `epoch_of`."""
-        return _content(path)["batches"]
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)[_KEY]
+            return int(found["epoch"]), str(found["curves"])
+        except Exception as error:  # torch raises a different type for every way of being wrong
+            cause = " ".join([type(error).__name__ + ":", *str(error).split()])[:160]
+            raise WeightsError(f"{path}: no resume point ({cause}); delete it, and the run starts anew") from None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count on from the epoch that was kept."""
@@ -84,6 +85,8 @@ class ResumePoint(pl.Callback):
                 "epoch": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "batches": trainer.fit_loop.epoch_loop._batches_that_stepped,
+                # The file itself may be ahead of this point, or torn, when the run is stopped.
+                "curves": curves_so_far(trainer.loggers),
             }
 
     def on_load_checkpoint(
@@ -91,12 +94,3 @@ class ResumePoint(pl.Callback):
     ) -> None:
         """Remember where to go on."""
         self._resumed = dict(checkpoint.get(_KEY) or {})
-
-
-def _content(path: Path) -> dict[str, int]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)[_KEY]
-        return {name: int(found[name]) for name in ("epoch", "steps", "batches")}
-    except Exception as error:  # torch raises a different type for every way of being wrong
-        cause = " ".join([type(error).__name__ + ":", *str(error).split()])[:160]
-        raise WeightsError(f"{path}: no resume point ({cause}); delete it, and the run starts anew") from None

@@ -152,7 +152,8 @@ class FoldDataModule(pl.LightningDataModule):
         rows = self.rows[part]
         sampler = None
         if part == "train":
-            sampler = EpochShuffle(len(rows), self.seed)
+            rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+            sampler = EpochShuffle(len(rows), self.seed, rank, processes)
             sampler.set_epoch(self.epoch)
         if part in self.features:
             dataset: Dataset[dict[str, Any]] = FeatureDataset(self.features[part], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -146,15 +147,16 @@ def fill_store(
         if len(lacking):
             log.info("features: %d of %d distinct inputs to compute", len(lacking), len(keys))
             todo = films(inputs.iloc[lacking].reset_index(drop=True))
-            _compute(
-                store,
-                todo,
-                [keys[n] for n in lacking],
-                engine(),
-                batch_size=batch_size,
-                progress=progress,
-                trainer=trainer or {},
-            )
+            with _waiting_threads():
+                _compute(
+                    store,
+                    todo,
+                    [keys[n] for n in lacking],
+                    engine(),
+                    batch_size=batch_size,
+                    progress=progress,
+                    trainer=trainer or {},
+                )
     store.refresh()
     lost = np.count_nonzero(~store.holds(keys))
     if lost:
@@ -189,6 +191,17 @@ def _compute(
         runner.predict(_Extractor(backbone), loader, return_predictions=False)
     # A process that is done early would not find what the others still write.
     runner.strategy.barrier()
+
+
+@contextmanager
+def _waiting_threads() -> Iterator[None]:
+    """Where jobs side by side share out the cores: take those of the jobs that wait for this one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(os.environ.get("COVIDNET_CORES_ALONE") or before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

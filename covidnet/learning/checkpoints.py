@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             WriteError: where the disk is full; the checkpoint that was there is whole.
         """
-        # The newest stands last.
-        self._waiting.pop(str(path), None)
-        self._waiting[str(path)] = tree_map_only(Tensor, self._copied, checkpoint)
+        copied = tree_map_only(Tensor, self._copied, checkpoint)
+        # Between the two lines the older checkpoint would be lost, and a resume point that counts on it would not.
+        with _undisturbed():
+            # The newest stands last.
+            self._waiting.pop(str(path), None)
+            self._waiting[str(path)] = copied
         if time.monotonic() - self._written >= self.seconds:
             self.flush()
 
@@ -76,6 +81,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Remove a checkpoint, written or waiting."""
         self._waiting.pop(str(path), None)
         super().remove_checkpoint(path)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let SIGTERM, whose handler raises, wait for a moment."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
