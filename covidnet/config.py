@@ -14,8 +14,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from covidnet.errors import CovidnetError, SettingError
+from covidnet.launchers import broken_launcher, check_search, prepare_launch, settle, swept, use_our_presets
 
 log = logging.getLogger(__name__)
+
+# Lightning's class; to import it takes seconds.
+_MISCONFIGURED = "MisconfigurationException"
 
 Task = Callable[[DictConfig], Any]
 
@@ -31,6 +35,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("token", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
 
+# Here too: a job of a sweep in another process imports this module without going through `launch`.
+register_resolvers()
+
+
 def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
     """The configuration that a command line gives, without running anything.
 
@@ -40,7 +48,7 @@ def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
     """
     import hydra
 
-    register_resolvers()
+    use_our_presets()
     with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         return hydra.compose(config_name=name, overrides=list(overrides))
 
@@ -74,19 +82,23 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
     full_error = "HYDRA_FULL_ERROR" in os.environ
     # Hydra prints errors in its own way unless it is told to pass them on.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    register_resolvers()
+    use_our_presets()
+    launcher = "basic"
     command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(_guarded(task))
     try:
+        launcher = prepare_launch(sys.argv[1:])
         sys.argv += _subfolders(sys.argv[1:])
         try:
             command()
-        except Exception:
+        except Exception as failure:
             # Hydra tells its callbacks of the end of a sweep only where no job failed.
             if after is not None:
                 try:
                     after()
                 except CovidnetError as error:
-                    log.error("%s", _one_line(error))
+                    # Where not one job was started, that is what has to be told.
+                    if launcher == "basic" or isinstance(failure, CovidnetError):
+                        log.error("%s", _one_line(error))
             raise
         if after is not None:
             after()
@@ -101,6 +113,11 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+    except Exception as error:
+        # What jobs raise in processes of their own comes as one of the errors above; this is of what starts them.
+        if launcher == "basic" or full_error:
+            raise
+        sys.exit(f"error: hydra/launcher={launcher}: {broken_launcher(error)}")
 
 
 def _subfolders(arguments: Sequence[str]) -> list[str]:
@@ -112,13 +129,12 @@ def _subfolders(arguments: Sequence[str]) -> list[str]:
     Returns:
         Nothing, or one more argument such as ``hydra.sweep.subdir='fold=${fold},seed=${seed}'``.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    settings = [word for word in arguments if not word.startswith("-")]
-    if not {"-m", "--multirun"} & set(arguments) or any(word.startswith("hydra.sweep.subdir=") for word in settings):
+    if not {"-m", "--multirun"} & set(arguments) or any(word.startswith("hydra.sweep.subdir=") for word in arguments):
         return []
-    varied = [o.key_or_group for o in OverridesParser.create().parse_overrides(settings) if o.is_sweep_override()]
-    others = [key for key in varied if key and key != "fold"]
+    if "hydra/sweeper=optuna" in arguments:
+        # Trials differ in numbers with sixteen digits, and two of them may be the same.
+        return ["hydra.sweep.subdir='trial=${hydra.job.num}'"]
+    others = [key for key in swept(arguments) if key != "fold"]
     if not others:
         return []
     parts = ["fold=${fold}"]
@@ -136,23 +152,36 @@ def _guarded(task: Task) -> Task:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        hydra, choices = HydraConfig.get(), HydraConfig.get().runtime.choices
+        sweep = hydra.mode == RunMode.MULTIRUN
+        launcher = choices["hydra/launcher"] if sweep else "basic"
+        settle(cfg, launcher)
         try:
+            if sweep and choices["hydra/sweeper"] == "optuna":
+                check_search(cfg)
             return task(cfg)
         except BrokenPipeError:
             raise
-        except (CovidnetError, OSError) as error:
-            if cfg.get("debug"):
-                raise
-            if HydraConfig.get().mode == RunMode.RUN:
-                sys.exit(_one_line(error))
-            log.error("%s", _one_line(error))
-            raise
         except Exception as error:
-            # The log of a job has to tell how it ended; the traceback comes when all jobs have.
-            log.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
+            mendable = isinstance(error, (CovidnetError, OSError)) or _is_of_settings(error)
+            line, debug = _one_line(error), bool(cfg.get("debug"))
+            if launcher != "basic":
+                # The log of the job is the last place that sees the traceback, and not every error can be sent home.
+                log.error("%s", line, exc_info=None if mendable and not debug else error)
+                raise CovidnetError(line.removeprefix("error: ")) from None
+            if mendable and not debug and not sweep:
+                sys.exit(line)
+            if not (mendable and debug):
+                # The log of a job has to tell how it ended; the traceback comes when all jobs have.
+                log.error("%s", line)
             raise
 
     return run
+
+
+def _is_of_settings(error: BaseException) -> bool:
+    """Whether Hydra or Lightning say that settings are wrong or do not go together."""
+    return type(error).__module__.partition(".")[0] in ("hydra", "omegaconf") or type(error).__name__ == _MISCONFIGURED
 
 
 def _one_line(error: BaseException) -> str:
@@ -162,6 +191,10 @@ def _one_line(error: BaseException) -> str:
         # What the system refuses is the user's to mend: a full disk, a folder that is not theirs.
         remedy = "give a folder that can be written: cache_dir=DIR, hydra.run.dir=DIR"
         text = f"{error.filename or 'the system'}: {error.strerror or error} (errno {error.errno}); {remedy}"
-    else:
+    elif (cause := error.__cause__ or error) and type(cause).__name__ == _MISCONFIGURED:
+        text = f"trainer: {cause}"
+    elif _is_of_settings(error):
         text = f"{error} ({error.__cause__})" if error.__cause__ is not None else str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
     return "error: " + " ".join(text.split())

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidnet.arguments import quoted
+from covidnet.checkpoint_path import find_checkpoint
 from covidnet.config import launch
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.labels import CLASSES, label_of
+from covidnet.report.words import EXPLAINERS
+from covidnet.report.words import count as counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
+
+PATHS = ("checkpoint", "input", "out", "masks", "boxes")
+"""Settings that are paths, with characters that Hydra's grammar may not take."""
 
 
 def main(cfg: DictConfig) -> None:
@@ -25,7 +33,8 @@ def main(cfg: DictConfig) -> None:
     Raises:
         SettingError: a setting is not allowed.
         WeightsError: there is no checkpoint, or it is none of ours.
-        DataError: no film could be explained; or one could not, and ``strict=true``.
+        DataError: no film could be explained, or no film has one of the masks or boxes that were given; or with
+            ``strict=true`` a film could not be explained, or its mask or box not be used.
     """
     from omegaconf import OmegaConf
 
@@ -33,24 +42,32 @@ def main(cfg: DictConfig) -> None:
     target = None if cfg.target is None else label_of(str(cfg.target))
     if cfg.target is not None and target is None:
         raise SettingError("target", cfg.target, CLASSES)
-    from covidnet.data.inputs import find_films
+    if cfg.explain.method not in EXPLAINERS:
+        raise SettingError("explain.method", cfg.explain.method, EXPLAINERS)
+    checkpoint = find_checkpoint(given["checkpoint"])
+    # What can be said without the network is said before its libraries are loaded.
+    from covidnet.data.inputs import check_out, find_films
+
+    root, paths = find_films(given["input"])
+    out = Path(cfg.out).expanduser()
+    check_out(given["input"], out, root, paths)
+    from covidnet.data.annotations import Annotations
+
+    annotations = Annotations(root, masks=cfg.masks, boxes=cfg.boxes, films=paths)
+    check_out(given["input"], out, root, paths, annotations.folders.values())
     from covidnet.film_explanations import FilmExplanations
     from covidnet.fold_run import quieten
-    from covidnet.learning.checkpoints import find_checkpoint
     from covidnet.learning.module import ClassificationModule
 
-    checkpoint = find_checkpoint(given["checkpoint"])
-    root, paths = find_films(given["input"])
     quieten()
     explained = FilmExplanations(
         ClassificationModule.from_checkpoint(checkpoint),
         root,
         paths,
-        Path(cfg.out),
+        out,
         method=cfg.explain.method,
         target=target,
-        masks=cfg.masks,
-        boxes=cfg.boxes,
+        annotations=annotations,
         reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side},
         progress=cfg.progress,
     )
@@ -58,20 +75,27 @@ def main(cfg: DictConfig) -> None:
     _tell(explained, len(paths), refused)
     if refused and cfg.strict:
         raise DataError(f"strict=true: {len(refused)} files were refused; see {explained.out / 'refused.csv'}")
+    if explained.unfit and cfg.strict:
+        raise DataError(
+            f"strict=true: masks or boxes of {counted(len(explained.unfit), 'film')} cannot be used, the first: "
+            f"{explained.unfit[0]}"
+        )
 
 
 def _tell(explained: Any, count: int, refused: list[ImageRefusedError]) -> None:
     from rich.console import Console
 
-    from covidnet.report.words import count as counted
-
     console = Console(soft_wrap=True, highlight=False)
     for line in explained.notes:
         console.print(line, markup=False, emoji=False)
+    if explained.unfit:
+        films = counted(len(explained.unfit), "film")
+        console.print(f"masks or boxes of {films} cannot be used, see the log above", markup=False)
     if refused:
         console.print(f"{counted(len(refused), 'file')} refused: {explained.out / 'refused.csv'}", markup=False)
     console.print(f"{counted(count - len(refused), 'film')} explained: {explained.out}", markup=False, emoji=False)
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
     launch(main, "explain")

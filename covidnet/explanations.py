@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from covidnet.callbacks.gradcam_panels import GradCamPanels, Mask, seeded_draw, told
+from covidnet.callbacks.gradcam_panels import EmptyMaps, GradCamPanels, Mask, seeded_draw
 from covidnet.data.annotations import Annotations
 from covidnet.data.dataset import FilmDataset
 from covidnet.errors import DataError, SettingError
@@ -31,7 +31,8 @@ from covidnet.progress import progress_bar
 log = logging.getLogger(__name__)
 
 SEED = 0
-"""Of the randomised networks: the same for all folds, which are compared with the same strangers."""
+"""Of the first randomised network of a stage; later draws count on from it. It is the same for all folds, which are
+compared with the same strangers."""
 
 # Films whose maps are computed together.
 _BATCH = 16
@@ -46,7 +47,7 @@ def check_settings(explain: Mapping[str, Any]) -> None:
         explain: the group ``explain`` of the configuration.
 
     Raises:
-        SettingError: there is no such method, or a number of films is none.
+        SettingError: there is no such method, or a number of films or draws is none.
     """
     if explain["method"] not in METHODS:
         raise SettingError("explain.method", explain["method"], METHODS)
@@ -54,6 +55,9 @@ def check_settings(explain: Mapping[str, Any]) -> None:
         value = explain[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise SettingError(f"explain.{name}", value, "a whole number from 0 on")
+    draws = explain["sanity_draws"]
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise SettingError("explain.sanity_draws", draws, "a whole number from 1 on")
 
 
 class Explanations:
@@ -130,7 +134,9 @@ class Explanations:
         regions = [self._regions(index) for index in chosen]
         rows = self.rows.iloc[chosen]
         target = [CLASSES.index(label) for label in rows["label"]]
-        heats = self._heats(self.module.classifier, chosen, target, "where the maps lie")
+        empty = EmptyMaps("where the maps lie")
+        heats = self._heats(self.module.classifier, chosen, target, empty)
+        empty.tell()
         return localisation_table(
             heats,
             [known.get("lesion") for known in regions],
@@ -140,35 +146,53 @@ class Explanations:
             list(rows["label"]),
         )
 
-    def sanity(self, count: int) -> pd.DataFrame | None:
+    def sanity(self, count: int, draws: int = 3) -> pd.DataFrame | None:
         """How like the trained maps those of a network are that is drawn anew, from the head to the first layer.
 
         Args:
             count: films, spread evenly over the classes; 0 for none, and at least 2 otherwise.
+            draws: how often the whole network is drawn anew; the other stages are drawn once.
 
         Returns:
-            The table of `covidnet.evaluation.sanity.sanity_table`; None where there are fewer than 2 films.
+            The table of `covidnet.evaluation.sanity.sanity_table`, whose last stage has a row for each film and draw;
+            None where there are fewer than 2 films.
         """
         chosen = self._chosen(count)
         if len(chosen) < 2:
             return None
         # The class stays that of the trained model: its map is what is compared.
         target = [int(self.probabilities[image_id].argmax()) for image_id in self.rows["image_id"].iloc[chosen]]
-        classifier = self.module.classifier
-        trained = self._heats(classifier, chosen, target, "sanity test")
-        names = stages(classifier)
-        # The head is the same stranger at every stage.
-        stranger = beheaded(classifier, SEED)
-        found: dict[str, Heats] = {}
+        empty = EmptyMaps("sanity test")
+        trained = self._heats(self.module.classifier, chosen, target, empty)
+        names = stages(self.module.classifier)
+        # What the verdict rests on is the whole network drawn anew: one draw may be unlucky.
+        todo = [(name, SEED) for name in names] + [(names[-1], SEED + draw) for draw in range(1, draws)]
+        found: dict[str, list[Heats]] = {name: [] for name in names}
+        # The head is the same stranger at every stage of one seed.
+        strangers = {seed: beheaded(self.module.classifier, seed) for seed in {seed for _, seed in todo}}
         with progress_bar(self.progress, unit="stages") as bar:
-            for stage in bar.track(names, description="sanity test"):
-                if self._pooled(self.method) and self.store is not None:
-                    maps = self._maps(stranger, chosen, stage, partial(randomised, classifier, stage, SEED))
-                    found[stage] = self._heats(stranger, chosen, target, f"sanity test, {stage}", maps)
-                else:
-                    other = randomised(classifier, stage, SEED)
-                    found[stage] = self._heats(other, chosen, target, f"sanity test, {stage}")
-        return sanity_table(trained, found, list(self.rows["image_id"].iloc[chosen]))
+            for stage, seed in bar.track(todo, description="sanity test"):
+                found[stage].append(self._drawn_anew(chosen, target, stage, seed, strangers[seed], empty))
+        empty.tell()
+        ids = list(self.rows["image_id"].iloc[chosen])
+        return sanity_table(trained, {stage: np.stack(maps) for stage, maps in found.items()}, ids)
+
+    def _drawn_anew(
+        self,
+        chosen: Sequence[int],
+        target: Sequence[int],
+        stage: str,
+        seed: int,
+        stranger: Classifier,
+        empty: EmptyMaps,
+    ) -> Heats:
+        classifier = self.module.classifier
+        if not self._pooled(self.method) or self.store is None:
+            return self._heats(randomised(classifier, stage, seed), chosen, target, empty)
+        # The first draw keeps the name that maps kept by other runs have.
+        kept = stage if seed == SEED else f"{stage} draw {seed}"
+        maps = self._maps(stranger, chosen, kept, partial(randomised, classifier, stage, seed))
+        return self._heats(stranger, chosen, target, empty, maps)
 
     def _chosen(self, count: int) -> list[int]:
         drawn = seeded_draw(self.rows["label"], -(-count // len(CLASSES)), self.seed)
@@ -182,7 +206,7 @@ class Explanations:
         classifier: Classifier,
         chosen: Sequence[int],
         target: Sequence[int],
-        where: str,
+        empty: EmptyMaps,
         maps: Tensor | None = None,
     ) -> Heats:
         if maps is None and self._pooled(self.method):
@@ -198,7 +222,8 @@ class Explanations:
                 images = torch.zeros(1, 1, 1, 1).expand(len(chosen[part]), classifier.spec.channels, side, side)
             images = images.to(self.module.device)
             given = None if maps is None else maps[part].to(self.module.device)
-            found.append(told(classifier, images, target[part], self.method, where, given))
+            names = list(self.rows["image_id"].iloc[list(chosen[part])])
+            found.append(empty.counted(names, classifier, images, target[part], self.method, given))
         return np.concatenate(found)
 
     def _maps(

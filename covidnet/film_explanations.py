@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,9 +15,10 @@ import pandas as pd
 import torch
 
 from covidnet.atomic import WriteError, write_text
-from covidnet.callbacks.gradcam_panels import title, told
+from covidnet.callbacks.gradcam_panels import EmptyMaps, title
 from covidnet.data.annotations import Annotations
 from covidnet.data.images import read_image
+from covidnet.data.inputs import pictures_of
 from covidnet.data.manifest import REFUSED_COLUMNS
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import DataError, ImageRefusedError, SettingError
@@ -29,16 +29,18 @@ from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import METHODS
 from covidnet.progress import progress_bar
-from covidnet.report.panel import film_panels, save_figure
-from covidnet.report.words import EXPLAINERS
+from covidnet.report.panel import DPI, MOST_HEIGHT, film_panels, save_figure
+from covidnet.report.words import EXPLAINERS, MEASURES, count
+from covidnet.report.words import told as rate
 
 log = logging.getLogger(__name__)
 
 # Films per pass of the network; 8 to 16 is best on a CPU.
 _BATCH = 8
 
-# The longer side of a film in a picture, in pixels.
-_SHOWN = 512
+# Width of a film in a picture, in inches; one that is far wider than high stands above its map, as wide as both.
+_CELL = 4.0
+_WIDE = 2.0
 
 Film = npt.NDArray[np.uint8]
 Heat = npt.NDArray[np.float32]
@@ -54,14 +56,12 @@ class FilmExplanations:
         out: where everything goes.
         method: of `covidnet.models.saliency.METHODS`.
         target: the class whose evidence is drawn; None for the predicted one.
-        masks: masks of the films, see `Annotations`.
-        boxes: boxes of the films.
+        annotations: known lesions and lungs of the films; None where there are none.
         reading: keyword arguments of `read_image`.
         progress: whether a progress bar is drawn.
 
     Raises:
         SettingError: there is no such method or class.
-        DataError: masks or boxes cannot be used.
     """
 
     def __init__(
@@ -73,8 +73,7 @@ class FilmExplanations:
         *,
         method: str = "gradcam",
         target: str | None = None,
-        masks: str | Path | None = None,
-        boxes: str | Path | None = None,
+        annotations: Annotations | None = None,
         reading: dict[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
@@ -88,14 +87,16 @@ class FilmExplanations:
         self.out = out
         self.method = method
         self.target = target
-        self.annotations = Annotations(root, masks=masks, boxes=boxes)
+        self.annotations = annotations
         self.reading = reading or {}
         self.progress = progress
         self.notes: list[str] = []
+        self.unfit: list[str] = []
         preprocessing, spec = module.hparams["preprocessing"], module.classifier.spec
         self.fit = SquareFit(preprocessing["image_size"], preprocessing["fit"])
         self.normalise = Normalise(tuple(spec.mean), tuple(spec.std))
-        self._names = Counter(Path(path).with_suffix(".png") for path in self.paths)
+        self._pictures = pictures_of(self.paths)
+        self._empty = EmptyMaps(f"{method} maps")
         self._known: list[tuple[Heat, Any, Any, str, str]] = []
 
     def run(self) -> list[ImageRefusedError]:
@@ -119,6 +120,7 @@ class FilmExplanations:
             for batch in self._batches(refused):
                 rows += self._explain(batch)
                 bar.update(task, completed=len(rows) + len(refused))
+        self._empty.tell()
         # Written anew each time: a table of an earlier call would stand beside other pictures.
         (self.out / "refused.csv").unlink(missing_ok=True)
         if refused:
@@ -158,10 +160,10 @@ class FilmExplanations:
         probabilities = logits.float().softmax(1).cpu().numpy()
         called = probabilities.argmax(1)
         target = [int(one) for one in called] if self.target is None else [CLASSES.index(self.target)] * len(batch)
-        heats = told(classifier, images, target, self.method, f"{batch[0][0]} and those after it", maps)
+        heats = self._empty.counted([path for path, _ in batch], classifier, images, target, self.method, maps)
         rows = []
         for (path, film), given, shown, heat in zip(batch, probabilities, target, heats, strict=True):
-            picture = self.out / self._name(path)
+            picture = self.out / self._pictures[path]
             regions, fitted = self._regions(path, film)
             self._draw(picture, path, film, heat, given, CLASSES[shown], regions.get("lesion"))
             if regions:
@@ -181,18 +183,23 @@ class FilmExplanations:
     def _regions(self, path: str, film: Film) -> tuple[dict[str, Any], dict[str, Any]]:
         """What is known of a film, on the film and on the network's square; a mask that does not fit is passed over."""
         height, width = film.shape
+        if self.annotations is None:
+            return {}, {}
         try:
             known = self.annotations.regions(path, (height, width))
             return known, self.annotations.fitted(path, (height, width), self.fit)
         except DataError as error:
             log.warning("%s; the film is taken for one without a mask", error)
+            self.unfit.append(str(error))
             return {}, {}
 
     def _draw(
         self, picture: Path, path: str, film: Film, heat: Heat, probabilities: Any, explained: str, lesion: Any
     ) -> None:
         height, width = film.shape
-        scale = min(1.0, _SHOWN / max(height, width))
+        wide = width > _WIDE * height
+        cell = 2 * _CELL if wide else _CELL
+        scale = min(1.0, cell * DPI / width, MOST_HEIGHT * cell * DPI / height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         shown = np.asarray(cv2.resize(film, size, interpolation=cv2.INTER_AREA), np.uint8)
         # The map belongs on the film as it is, not on the square that the network saw.
@@ -203,10 +210,12 @@ class FilmExplanations:
         figure = film_panels(
             [shown],
             [whole],
-            [f"{PurePosixPath(path).name}\n{title(None, probabilities)}"],
+            [f"{PurePosixPath(path).name}\n{title(None, probabilities, heat)}"],
             columns=1,
             caption=f"{EXPLAINERS[self.method]} of {explained}. {self._weights()}",
             outlines=[outline],
+            stacked=wide,
+            cell=cell,
         )
         try:
             picture.parent.mkdir(parents=True, exist_ok=True)
@@ -221,28 +230,23 @@ class FilmExplanations:
             text += " With random weights a map says little of any disease."
         return text
 
-    def _name(self, path: str) -> Path:
-        # Two films may differ in their suffix alone.
-        plain = Path(path).with_suffix(".png")
-        return plain if self._names[plain] == 1 else Path(f"{path}.png")
-
     def _localise(self) -> None:
         heats, lesions, lungs, paths, labels = zip(*self._known, strict=True)
         table = localisation_table(
             np.stack(heats), list(lesions), list(lungs), list(paths), [None] * len(paths), list(labels)
         )
-        write_text(self.out / "localisation.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
         found = localisation_summary(table)
+        # The class that was drawn; what the film shows is not known here.
+        table = table.rename(columns={"label": "explained"})
+        write_text(self.out / "localisation.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+        baselines = (("model", "maps"), ("centre", "centre prior"), ("chance", "chance"))
         for measure, numbers in found["measures"].items():
             if numbers["n"]:
-                values = ", ".join(
-                    f"{name} {_told(numbers[key])}" for key, name in (("model", "maps"), ("centre", "centre prior"))
-                )
-                self.notes.append(f"{measure} ({numbers['n']} films): {values}")
+                values = ", ".join(f"{name} {rate(numbers[key])}" for key, name in baselines if numbers[key]["n"])
+                self.notes.append(f"{MEASURES[measure]} ({count(numbers['n'], 'film')}): {values}")
+        if found["constant"]:
+            self.notes.append(
+                f"{count(found['constant'], 'map')} without evidence in any place; where a lesion is known, such a map "
+                "counts as a miss"
+            )
         self.notes += verdicts({"localisation": found})
-
-
-def _told(estimate: dict[str, Any] | None) -> str:
-    from covidnet.report.words import told as rate
-
-    return rate(estimate)

@@ -47,10 +47,13 @@ class FoldRun:
     Args:
         settings: the resolved configuration as a plain dict.
         folder: the run folder.
+        search: whether this is a trial of a search for hyperparameters: it ends with its validation, and neither the
+            test fold nor the unseen fold is looked at.
     """
 
-    def __init__(self, settings: dict[str, Any], folder: Path) -> None:
+    def __init__(self, settings: dict[str, Any], folder: Path, *, search: bool = False) -> None:
         self.settings = settings
+        self.search = search
         self.folder = folder
         self.setup = FoldSetup(settings)
         self.progress = self.setup.progress
@@ -124,6 +127,11 @@ class FoldRun:
                 if not self._is_last_process(trainer):
                     return None
                 trainer = self._alone(trainer)
+            if self.search:
+                self.resumption.end()
+                _, score = self._chosen(trainer, module)
+                log.info("trial: %s %s", s["monitor"], score)
+                return score
             module, score = self._test(trainer, datamodule, module)
         after = self._check_frozen(module, before)
         predictions = self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
@@ -156,7 +164,10 @@ class FoldRun:
             trainer.fit(module, datamodule=datamodule, ckpt_path=point, weights_only=True)
         except Terminated:
             raise
-        except SystemExit:
+        except SystemExit as leaving:
+            # A job that its engine puts back into the queue leaves with a code of the engine's.
+            if leaving.code != 1:
+                raise
             # Lightning answers Ctrl-C by leaving without a word.
             raise KeyboardInterrupt from None
         finally:
@@ -244,15 +255,20 @@ class FoldRun:
         self, trainer: pl.Trainer, datamodule: FoldDataModule, module: ClassificationModule
     ) -> tuple[ClassificationModule, float | None]:
         """Validate and test the best checkpoint; the test fold and the unseen fold are looked at here alone."""
+        module, score = self._chosen(trainer, module)
+        if len(datamodule.rows["val"]):
+            trainer.validate(module, dataloaders=datamodule.val_dataloader(), verbose=False)
+        trainer.test(module, dataloaders=datamodule.test_dataloader(), verbose=False)
+        return module, score
+
+    def _chosen(self, trainer: pl.Trainer, module: ClassificationModule) -> tuple[ClassificationModule, float | None]:
+        """The network of the best checkpoint, and its monitored value."""
         score = trainer.callback_metrics.get(self.settings["monitor"])
         best = trainer.checkpoint_callback
         # fast_dev_run writes no checkpoint.
         if isinstance(best, ModelCheckpoint) and best.best_model_path:
             module = ClassificationModule.from_checkpoint(best.best_model_path)
             score = best.best_model_score
-        if len(datamodule.rows["val"]):
-            trainer.validate(module, dataloaders=datamodule.val_dataloader(), verbose=False)
-        trainer.test(module, dataloaders=datamodule.test_dataloader(), verbose=False)
         return module, None if score is None else float(score)
 
     def _check_frozen(self, module: ClassificationModule, before: str) -> str:
@@ -365,6 +381,8 @@ def quieten() -> None:
         r".*when logging on epoch level in distributed setting.*",
         # Kernels of one channel have two layouts that are the same.
         ".*Grad strides do not match bucket view strides.*",
+        # Those of a run that is gone on with.
+        ".*exists and is not empty.*",
         # Small studies have fewer batches than a log interval.
         ".*The number of training batches.*",
     ):

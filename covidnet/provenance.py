@@ -28,6 +28,8 @@ def environment() -> dict[str, Any]:
         "versions": {name: _version(name) for name in _PACKAGES},
         "git_revision": _git_revision(),
         "cores": available_cores(),
+        # Sums of a network that is trained whole depend on it.
+        "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "command": sys.argv,
     }

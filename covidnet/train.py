@@ -26,12 +26,14 @@ def main(cfg: DictConfig) -> float | None:
     # Before the heavy imports, so that a slip of the finger is answered at once.
     checked_fold(cfg.fold)
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from covidnet.fold_run import FoldRun
 
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    return FoldRun(cast("dict[str, Any]", settings), Path(HydraConfig.get().runtime.output_dir)).run()
+    settings, started = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
+    search = started.mode == RunMode.MULTIRUN and started.runtime.choices["hydra/sweeper"] == "optuna"
+    return FoldRun(cast("dict[str, Any]", settings), Path(started.runtime.output_dir), search=search).run()
 
 
 def _arguments(given: list[str]) -> list[str]:

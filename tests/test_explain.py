@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from covidnet.explain import main
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import METHODS
+from covidnet.report.words import EXPLAINERS
+from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.filterwarnings("ignore:(gradcam|cam|gradient|eigencam)")
 
@@ -60,6 +63,8 @@ def test_every_film_gets_a_picture_and_a_row(run: Path, films: Path, tmp_path: P
     for picture in table["picture"]:
         with Image.open(tmp_path / picture) as image:
             assert np.asarray(image.convert("L")).std() > 10
+            # Two cells of 4 inches.
+            assert image.width > 2 * 4 * 150
     refused = pd.read_csv(tmp_path / "refused.csv")
     assert [Path(path).name for path in refused["path"]] == ["broken.jpg"]
     assert (table["explained"] == table["prediction"]).all()
@@ -83,13 +88,18 @@ def test_masks_beside_the_films_are_compared_with(
 ) -> None:
     explain(f"checkpoint={run}", f"input={films}", f"out={tmp_path}")
     table = pd.read_csv(tmp_path / "localisation.csv")
-    assert set(table["map"]) == {"model", "centre", "mean_map"}
+    assert set(table["map"]) == {"model", "centre", "mean_map", "chance"}
+    drawn = pd.read_csv(tmp_path / "explanations.csv").set_index("path")["explained"]
+    assert "label" not in table
+    assert list(table["explained"]) == list(drawn[table["image_id"]])
     assert table["image_id"].nunique() == 9
     # The tenth film has the mask of its namesake, which does not fit.
     assert "film 0.png" in caplog.text
     assert "the film is taken for one without a mask" in caplog.text
     told = capsys.readouterr().out
     assert "centre prior" in told
+    assert "chance" in told
+    assert "masks or boxes of 1 film cannot be used" in told
     assert "10 films explained" in told
 
 
@@ -117,6 +127,120 @@ def test_strict_refuses_after_the_work(run: Path, films: Path, tmp_path: Path) -
     with pytest.raises(DataError, match=r"strict=true: 1 files? were refused"):
         explain(f"checkpoint={run}", f"input={films}", f"out={tmp_path}", "strict=true")
     assert len(pd.read_csv(tmp_path / "explanations.csv")) == 10
+
+
+def test_strict_asks_for_masks_that_can_be_used(run: Path, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "known").mkdir()
+    Image.fromarray(np.zeros((60, 60), np.uint8)).save(tmp_path / "known/film 0.png")
+    settings = (f"checkpoint={run}", f"input={films / 'sub0/film 0.bmp'}", f"masks={tmp_path / 'known'}", "strict=true")
+    with pytest.raises(DataError, match=r"strict=true: masks or boxes of 1 film cannot be used, the first: .*60 x 60"):
+        explain(*settings, f"out={tmp_path / 'out'}")
+    assert len(pd.read_csv(tmp_path / "out/explanations.csv")) == 1
+    explain(*settings[:3], f"out={tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize("out", ["films", "films/sub0", "films/new", "films/masks/lesion"])
+def test_films_are_never_replaced_by_pictures(run: Path, films: Path, out: str) -> None:
+    before = {path: path.read_bytes() for path in films.rglob("*") if path.is_file()}
+    with pytest.raises(SettingError, match=r"out=.*allowed is a folder outside of"):
+        explain(f"checkpoint={run}", f"input={films}", f"out={films.parent / out.replace('films', films.name, 1)}")
+    film = films / "sub1/film 1.png"
+    with pytest.raises(SettingError, match="would be replaced by its picture"):
+        explain(f"checkpoint={run}", f"input={film}", f"out={film.parent}")
+    assert {path: path.read_bytes() for path in films.rglob("*") if path.is_file()} == before
+
+
+def test_masks_and_boxes_of_none_of_the_films_are_told_before_the_work(run: Path, films: Path, tmp_path: Path) -> None:
+    settings = (f"checkpoint={run}", f"input={films}/sub1", f"out={tmp_path / 'out'}")
+    with pytest.raises(DataError, match=r"no mask of any of the 4 films, such as .*lesion/film 1\.png"):
+        explain(*settings, f"masks={films / 'masks'}")
+    (tmp_path / "boxes.csv").write_text("filename,x,y,width,height\nsub1/film 1.png,1,1,9,9\n")
+    with pytest.raises(DataError, match=r"none of its 1 films lies below"):
+        explain(*settings, f"boxes={tmp_path / 'boxes.csv'}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_maps_without_evidence_are_told_in_one_line_with_their_paths(
+    run: Path, films: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from covidnet.models.backbones import Backbone
+
+    real = Backbone.feature_maps
+    monkeypatch.setattr(Backbone, "feature_maps", lambda self, images: 0 * real(self, images))
+    explain(f"checkpoint={run}", f"input={films}", f"out={tmp_path}")
+    (line,) = [record.getMessage() for record in caplog.records if "constant" in record.getMessage()]
+    assert line.startswith(
+        "gradcam maps: 10 of 10 maps are constant, no place stands out: sub0/film 0.bmp, sub0/film 0.png"
+    )
+    assert line.endswith(", ...")
+    assert "counts as a miss" in " ".join(capsys.readouterr().out.split())
+    table = pd.read_csv(tmp_path / "localisation.csv").query("map == 'model'")
+    assert table["constant"].all()
+    assert (table["iou"].dropna() == 0).all()
+
+
+def test_every_method_has_a_name() -> None:
+    """The command looks a method up among the names, which take no second to load."""
+    assert tuple(EXPLAINERS) == METHODS
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "checkpoint="),
+        (["checkpoint=RUN"], "input="),
+        (["checkpoint=x/fold=3", "input=x"], "checkpoint=x/fold=3: no such file"),
+        (["checkpoint=RUN", "input=no (such) [film].png"], "no image matches"),
+        (["checkpoint=RUN", "input=FILMS", "explain.method=lime"], "explain.method=lime"),
+        (["checkpoint=RUN", "input=FILMS", "target=flu"], "target=flu"),
+        (["checkpoint=RUN", "input=FILMS", "out=FILMS/a=b"], "out="),
+        (["checkpoint=RUN", "input=FILMS", "masks=no=where"], "no=where: no such folder"),
+    ],
+)
+def test_wrong_arguments_are_told_without_loading_the_network(
+    words: list[str], said: str, run: Path, films: Path, tmp_path: Path
+) -> None:
+    filled = [word.replace("RUN", str(run)).replace("FILMS", str(films)) for word in words]
+    code = (
+        "import runpy, sys\n"
+        "try:\n    runpy.run_module('covidnet.explain', run_name='__main__')\n"
+        "finally:\n    assert not {'torch', 'pytorch_lightning', 'matplotlib'} & set(sys.modules)\n"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *filled], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    # 2 s on a quiet machine.
+    assert time.perf_counter() - start < 10
+
+
+def test_a_run_of_a_sweep_and_odd_names_are_taken_as_they_are_typed(run: Path, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/fold=3").symlink_to(run)
+    (tmp_path / "it's (1), ü").mkdir()
+    name = "film [2] = 'a'.png"
+    (tmp_path / "it's (1), ü" / name).write_bytes((films / "sub1/film 1.png").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "covidnet.explain", "checkpoint=sweep/fold=3", f"input=it's (1), ü/{name}", "out=o=1"],
+        capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "o=1" / name).is_file()
+
+
+def test_help_says_what_masks_are_relative_to() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "covidnet.explain", "--help"], capture_output=True, text=True, cwd=PROJECT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    for words in ("relative to the input folder", "without lesion/", "black all over", "of the class drawn"):
+        assert words in told
 
 
 def test_nothing_but_refused_files_is_an_error(run: Path, films: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from covidnet.fold_setup import FoldSetup
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import METHODS, saliency
+from covidnet.report.words import measure_names
 from covidnet.sweep import read_sweep
 from covidnet.sweep_explanations import explanations_of
 from tests.sweeps import write_sweep
@@ -43,7 +44,7 @@ def test_a_run_of_phantoms_keeps_tables_and_what_they_come_to(run: Path) -> None
     assert content["panels"][:3] == [f"panels/unseen-{label}.png" for label in CLASSES]
     assert all((run / path).is_file() for path in content["panels"])
     localisation, sanity = tables["localisation"], tables["sanity"]
-    assert set(localisation["map"]) == {"model", "centre", "mean_map"}
+    assert set(localisation["map"]) == {"model", "centre", "mean_map", "chance"}
     assert localisation["image_id"].nunique() == 6
     assert content["localisation"]["films"] == 6
     # Normal films have no lesion; two of three classes have.
@@ -51,6 +52,11 @@ def test_a_run_of_phantoms_keeps_tables_and_what_they_come_to(run: Path) -> None
     assert sanity["image_id"].nunique() == 3
     assert list(dict.fromkeys(sanity["stage"]))[:2] == ["head", "denseblock4"]
     assert content["sanity"]["stages"][-1]["stage"] == "conv0"
+    # The whole network is drawn three times, the stages before it once.
+    rows = sanity.groupby("stage", sort=False)["image_id"].count()
+    assert rows["conv0"] == 9
+    assert set(rows.drop("conv0")) == {3}
+    assert sanity.query("stage == 'conv0'").groupby("image_id")["rank"].nunique(dropna=False).max() == 3
 
 
 def test_the_maps_that_are_scored_are_those_of_the_checkpoint_on_the_films_as_they_lie_on_disk(run: Path) -> None:
@@ -73,8 +79,10 @@ def test_the_maps_that_are_scored_are_those_of_the_checkpoint_on_the_films_as_th
     for image_id, path, heat in zip(split.index, split["path"], heats, strict=True):
         mask = np.asarray(Image.open(root / "masks/lesion" / path)) > 0
         small = cv2.resize(mask.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA) >= 0.5
-        if small.any() and heat.any():
-            assert found.loc[image_id, "lesion_share"] == pytest.approx(heat[small].sum() / heat.sum(), abs=0.02)
+        if small.any():
+            # A map without evidence in any place is a miss.
+            share = heat[small].sum() / heat.sum() if heat.any() else 0.0
+            assert found.loc[image_id, "lesion_share"] == pytest.approx(share, abs=0.02)
         else:
             assert np.isnan(found.loc[image_id, "lesion_share"])
 
@@ -129,14 +137,14 @@ def test_every_method_explains_a_run(method: str, train: Train) -> None:
     content, tables = read_explanations(folder)
     assert content["method"] == method
     assert len(content["panels"]) >= 3
-    assert len(tables["localisation"]) == 9
+    assert len(tables["localisation"]) == 12
     assert set(tables["sanity"]["stage"]) >= {"head", "pairs"}
 
 
 def test_explain_off_leaves_no_panels_and_no_tables(train: Train) -> None:
     folder = train("model=cnn", "data.image_size=32", "trainer.max_epochs=1", "explain=off", defaults=BARE)
     assert not (folder / "panels").exists()
-    assert read_explanations(folder)[1] == {}
+    assert not (folder / "explanations").exists()
 
 
 BARE = ("data.images_per_class=33", "data.film_size=96", "trainer.accelerator=cpu", "progress=false")
@@ -148,6 +156,7 @@ BARE = ("data.images_per_class=33", "data.film_size=96", "trainer.accelerator=cp
         ("explain.method=lime", "explain.method=lime: allowed is gradcam"),
         ("explain.localisation_films=-1", "explain.localisation_films=-1"),
         ("explain.sanity_films=many", "explain.sanity_films=many"),
+        ("explain.sanity_draws=0", "explain.sanity_draws=0: allowed is a whole number from 1 on"),
         ("data.masks=/nowhere/masks", "data.masks=/nowhere/masks: no such folder"),
         ("data.boxes=/nowhere/boxes.csv", "data.boxes=/nowhere/boxes.csv: no such file"),
     ],
@@ -155,6 +164,49 @@ BARE = ("data.images_per_class=33", "data.film_size=96", "trainer.accelerator=cp
 def test_what_cannot_be_explained_is_told_before_the_training(setting: str, words: str, train: Train) -> None:
     with pytest.raises(CovidnetError, match=words):
         train(setting, "trainer.max_epochs=1000000")
+
+
+def test_masks_of_none_of_the_films_are_told_before_the_training(train: Train, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("COVID19", "NORMAL", "PNEUMONIA"):
+        for n in range(22):
+            for place in (tmp_path / "films" / folder, tmp_path / "known/lesion/films" / folder):
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(place / f"{n}.png")
+    with pytest.raises(CovidnetError, match=r"no mask of any of the 66 films, such as .*known/lesion/COVID19/0\.png"):
+        train(
+            "data=folder", f"data.root={tmp_path / 'films'}", f"data.masks={tmp_path / 'known'}",
+            "trainer.max_epochs=1000000", defaults=("trainer.accelerator=cpu", "progress=false"),
+        )  # fmt: skip
+
+
+def test_draws_of_the_whole_network_are_kept_apart_and_the_first_where_it_always_was(run: Path) -> None:
+    """A run that has one draw alone finds its maps in the stores of one with three."""
+    settings: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+    setup = FoldSetup(settings)
+    module = ClassificationModule.from_checkpoint(run / "checkpoints/best.ckpt")
+    datamodule = setup.datamodule(setup.study(), module, 3, [])
+    rows = datamodule.rows["unseen"]
+    films = datamodule.films(rows)
+    store, asked = setup.map_store(module, films), []
+    assert store is not None
+
+    def watched(stage: str | None) -> Any:
+        asked.append(stage)
+        return store(stage)
+
+    given = {image_id: np.array([0.2, 0.3, 0.5]) for image_id in rows["image_id"]}
+    explained = Explanations(
+        module, films, rows, method="gradcam", seed=0, probabilities=given, progress=False,
+        annotations=setup.annotations(setup.study()), store=watched,
+    )  # fmt: skip
+    one, three = explained.sanity(3, 1), explained.sanity(3, 3)
+    assert one is not None
+    assert three is not None
+    assert asked[-3:] == ["conv0", "conv0 draw 1", "conv0 draw 2"]
+    assert len(three) - len(one) == 6
+    first = three.query("stage == 'conv0'")[:3]
+    np.testing.assert_allclose(first[["ssim", "rank"]], one.query("stage == 'conv0'")[["ssim", "rank"]])
 
 
 def test_masks_of_another_size_cost_their_films_not_the_run(
@@ -173,6 +225,13 @@ def test_masks_of_another_size_cost_their_films_not_the_run(
     )  # fmt: skip
     assert "60 x 60 pixels, the film has 64 x 64" in caplog.text
     assert (folder / "metrics.json").is_file()
+
+
+def test_measures_are_called_by_the_names_of_the_report() -> None:
+    (line,) = verdicts(
+        {"localisation": {"better_than_centre": False, "not_better": ["pointing", "iou", "lesion_share"]}}
+    )
+    assert f"(by {measure_names(['pointing', 'iou', 'lesion_share'])})" in line
 
 
 def test_a_sweep_counts_a_film_that_several_models_explain_once(tmp_path: Path) -> None:
@@ -213,9 +272,11 @@ def test_a_sweep_without_explanations_says_nothing_of_them(tmp_path: Path) -> No
 def test_what_speaks_against_the_maps_is_said() -> None:
     poor = {"better_than_centre": False, "not_better": ["iou", "pointing"]}
     (first,) = verdicts({"localisation": poor, "sanity": {"verdict": "depends"}})
-    assert "no better than a centre prior" in first
-    assert "iou, pointing" in first
+    assert "no better than the centre prior or chance" in first
+    assert "(by IoU, pointing game)" in first
     (second,) = verdicts({"localisation": {"better_than_centre": None}, "sanity": {"verdict": "does not depend"}})
     assert "fail the sanity test" in second
     assert verdicts({"localisation": None, "sanity": {"verdict": "unclear"}}) != []
+    (third,) = verdicts({"sanity": {"verdict": "unclear", "reason": "too few films"}})
+    assert third.endswith("is unclear: too few films.")
     assert verdicts({}) == []

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 
 def curves_so_far(loggers: Iterable[Logger]) -> str:
@@ -16,7 +17,8 @@ def curves_so_far(loggers: Iterable[Logger]) -> str:
     Args:
         loggers: of a trainer.
     """
-    for logger in loggers:
+    # Of several processes the first alone has the file.
+    for logger in loggers if getattr(rank_zero_only, "rank", 0) == 0 else ():
         if isinstance(logger, CSVLogger):
             logger.save()
             file = Path(logger.experiment.metrics_file_path)

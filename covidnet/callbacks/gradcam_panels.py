@@ -21,7 +21,7 @@ from covidnet.errors import SettingError
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
-from covidnet.models.saliency import METHODS, saliency
+from covidnet.models.saliency import METHODS, MapWarning, saliency
 from covidnet.report.panel import film_panels, save_figure
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class GradCamPanels(pl.Callback):
         if worst := worst_errors(rows, known, self.errors):
             figures.append(("errors", worst))
         written = []
+        empty = EmptyMaps("panels")
         for name, chosen in figures:
             batch = [films[index] for index in chosen]
             images = torch.stack([item["image"] for item in batch]).to(module.device)
@@ -96,8 +97,13 @@ class GradCamPanels(pl.Callback):
                 with torch.no_grad():
                     given = list(module.eval()(images).softmax(1).cpu().numpy())
             known_maps = maps(chosen).to(module.device) if maps else None
-            heats = told(module.classifier, images, None, self.method, f"panels, {name}", known_maps)
-            titles = [title(rows["label"].iloc[i], p) for i, p in zip(chosen, given, strict=True) if p is not None]
+            ids = [item["image_id"] for item in batch]
+            heats = empty.counted(ids, module.classifier, images, None, self.method, known_maps)
+            titles = [
+                title(rows["label"].iloc[i], p, heat)
+                for i, p, heat in zip(chosen, given, heats, strict=True)
+                if p is not None
+            ]
             if name == "errors":
                 titles = [f"{t}\n{Path(rows['path'].iloc[i]).name}" for i, t in zip(chosen, titles, strict=True)]
             figure = film_panels(
@@ -112,6 +118,7 @@ class GradCamPanels(pl.Callback):
             folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"{name}.png")
             save_figure(figure, written[-1])
+        empty.tell()
         return written
 
 
@@ -156,33 +163,59 @@ def worst_errors(rows: pd.DataFrame, probabilities: Mapping[str, npt.NDArray[np.
     return [place for _, place in sorted(found)[:count]]
 
 
-def told(
-    classifier: Classifier,
-    images: Tensor,
-    target: Sequence[int] | None,
-    method: str,
-    where: str,
-    maps: Tensor | None = None,
-) -> npt.NDArray[np.float32]:
-    """The maps of `covidnet.models.saliency.saliency`, with its warnings in the log, where a run is read again.
+class EmptyMaps:
+    """Counts the maps that show nothing, to be told in one line of the log for all calls of one part of the work.
 
     Args:
-        classifier: the network.
-        images: (N, C, H, W).
-        target: classes, or None for the predicted ones.
-        method: of `METHODS`.
-        where: what the maps are for.
-        maps: of the backbone, where they are known.
-
-    Returns:
-        float32 (N, H, W), 0..1.
+        part: what the maps are for.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = saliency(classifier, images, target, method, maps)
-    for warning in caught:
-        log.warning("%s: %s", where, warning.message)
-    return found
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        self._maps = 0
+        self._empty: dict[bool, list[str]] = {False: [], True: []}
+
+    def counted(
+        self,
+        names: Sequence[str],
+        classifier: Classifier,
+        images: Tensor,
+        target: Sequence[int] | None,
+        method: str,
+        maps: Tensor | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """The maps of `covidnet.models.saliency.saliency`; other warnings than of empty maps go to the log at once.
+
+        Args:
+            names: of the films, as they are to be found: an image id or a path.
+            classifier: the network.
+            images: (N, C, H, W).
+            target: classes, or None for the predicted ones.
+            method: of `METHODS`.
+            maps: of the backbone, where they are known.
+
+        Returns:
+            float32 (N, H, W), 0..1.
+        """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = saliency(classifier, images, target, method, maps)
+        self._maps += len(names)
+        for warning in caught:
+            if isinstance(warning.message, MapWarning):
+                self._empty[warning.message.broken] += [names[place] for place in warning.message.places]
+            else:
+                log.warning("%s: %s", self.part, warning.message)
+        return found
+
+    def tell(self) -> None:
+        """One line for constant maps, and one for those that held NaN, with the names of at most three films."""
+        for broken, names in self._empty.items():
+            if names:
+                films = list(dict.fromkeys(names))
+                what = "held NaN and were set to 0" if broken else "are constant, no place stands out"
+                listed = ", ".join(films[:3]) + (", ..." if len(films) > 3 else "")
+                log.warning("%s: %d of %d maps %s: %s", self.part, len(names), self._maps, what, listed)
 
 
 def log_pictures(loggers: Iterable[Logger], pictures: Mapping[str, Path], step: int) -> None:
@@ -207,20 +240,27 @@ def log_pictures(loggers: Iterable[Logger], pictures: Mapping[str, Path], step: 
             logger.experiment.flush()
 
 
-def title(label: str | None, probabilities: npt.NDArray[np.floating]) -> str:
-    r"""What stands above a film: its class where that is known, and what it was called.
+def title(
+    label: str | None, probabilities: npt.NDArray[np.floating], heat: npt.NDArray[np.floating] | None = None
+) -> str:
+    r"""What stands above a film: its class where that is known, what it was called, and whether its map shows nothing.
 
     Args:
         label: the true class, or None.
         probabilities: (3,).
+        heat: its map (H, W), 0..1; None where nothing is to be said of it.
 
     Example:
         >>> title("Normal", np.array([0.1, 0.7, 0.2]))
         'true Normal\ncalled Normal 70%'
+        >>> title(None, np.array([0.1, 0.7, 0.2]), np.zeros((2, 2)))
+        'called Normal 70%\nno place stands out'
     """
     called = int(probabilities.argmax())
     first = f"true {label}\n" if label else ""
-    return f"{first}called {CLASSES[called]} {probabilities[called]:.0%}"
+    # All blue: without a word it looks like a map with little heat.
+    last = "\nno place stands out" if heat is not None and heat.min() == heat.max() else ""
+    return f"{first}called {CLASSES[called]} {probabilities[called]:.0%}{last}"
 
 
 def grey(image: Tensor, normalise: Normalise) -> npt.NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from covidnet.data.images import SUFFIXES
+from covidnet.data.sources import image_files
 from covidnet.data.transforms import SquareFit
 from covidnet.errors import DataError
 
@@ -31,7 +32,8 @@ class Annotations:
     """The masks and boxes of a folder of films.
 
     Masks lie as the films do: ``masks/lesion/<path of the film>`` and ``masks/lung/<path of the film>``; a folder that
-    has neither a folder lesion nor lung holds lesions. The suffix may be another one than the film's. Boxes are rows
+    has neither a folder lesion nor lung holds lesions. The suffix may be another one than the film's. A mask that is
+    black all over says that the film has no such region. Boxes are rows
     of a CSV: filename, x, y, width, height in pixels of the film as it is displayed, x and y of the upper left corner,
     and region (lesion or lung; lesion where there is no such column or the cell is empty). A row whose four numbers
     are empty says that the film has no such region. A film may have several boxes, and masks too.
@@ -40,15 +42,30 @@ class Annotations:
         root: the folder that the paths of films are relative to.
         masks: the folder of masks (``data.masks``); None for ``masks`` in `root`, where it is there.
         boxes: the CSV of boxes (``data.boxes``); None for ``boxes.csv`` in `root`, where it is there.
+        films: paths of the films that are meant, relative to `root`; None for all images below it.
 
     Raises:
-        DataError: a path that is given is not there, or the CSV is not as described, or names no film below `root`.
+        DataError: a path that is given is not there or belongs to none of the films, or the CSV is not as described, or
+            names no film below `root`.
     """
 
-    def __init__(self, root: str | Path, masks: str | Path | None = None, boxes: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        masks: str | Path | None = None,
+        boxes: str | Path | None = None,
+        films: Sequence[str] | None = None,
+    ) -> None:
         self.root = Path(root).expanduser()
         self.folders = self._mask_folders(masks)
         self.boxes = self._read_boxes(boxes)
+        if masks is not None or (boxes is not None and films is not None):
+            # A path that is slightly wrong would else be found out by the empty table at the end.
+            names = image_files(self.root) if films is None else [self._name(film) for film in films]
+            if masks is not None:
+                self._check_masks(Path(masks).expanduser(), names)
+            if boxes is not None and films is not None:
+                self._check_boxes(Path(boxes).expanduser(), names)
 
     def __bool__(self) -> bool:
         """Whether there are masks or boxes at all."""
@@ -66,7 +83,8 @@ class Annotations:
             of it. Masks and boxes of one film are joined. A region that nothing is known of is absent.
 
         Raises:
-            DataError: a mask cannot be read or has another size than the film, or a box lies wholly outside of it.
+            DataError: a mask cannot be read or has another size than the film, or more than half of a box lies outside
+                of it.
         """
         name = self._name(path)
         found: dict[str, Mask] = {}
@@ -100,6 +118,22 @@ class Annotations:
             # Joined to the folder of masks an absolute path would be the film itself.
             return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else ""
         return _posix(str(path))
+
+    def _check_masks(self, given: Path, names: Sequence[str]) -> None:
+        if not names or any(_mask_file(folder, name) for name in names for folder in self.folders.values() if name):
+            return
+        sought = (next(iter(self.folders.values())) / names[0]).with_suffix(_MASK_SUFFIXES[0])
+        raise DataError(
+            f"data.masks={given}: no mask of any of the {len(names)} films, such as {sought}; masks lie as the films "
+            f"do below {self.root}, in lesion/ and lung/ or, where they are all of lesions, right in the folder"
+        )
+
+    def _check_boxes(self, given: Path, names: Sequence[str]) -> None:
+        if names and not any(name in self.boxes for name in names):
+            raise DataError(
+                f"data.boxes={given}: no row of any of the {len(names)} films, such as filename {names[0]}; give paths "
+                f"relative to {self.root}"
+            )
 
     def _mask_folders(self, masks: str | Path | None) -> dict[str, Path]:
         folder = self.root / "masks" if masks is None else Path(masks).expanduser()
@@ -229,9 +263,14 @@ def _boxed(box: tuple[float, ...], shape: tuple[int, int], name: str) -> Mask:
     if not box:
         return mask
     x, y, width, height = box
-    if x >= shape[1] or y >= shape[0] or x + width <= 0 or y + height <= 0:
+    across = min(x + width, shape[1]) - max(x, 0.0)
+    down = min(y + height, shape[0]) - max(y, 0.0)
+    inside = max(across, 0.0) * max(down, 0.0)
+    # A box at the edge may stick out by a little; one of another film, or in other units, by much.
+    if inside * 2 < width * height:
+        lies = "lies outside" if inside == 0 else "lies for more than half of its area outside"
         raise DataError(
-            f"{name}: the box x={x:g}, y={y:g}, width={width:g}, height={height:g} lies outside the film of "
+            f"{name}: the box x={x:g}, y={y:g}, width={width:g}, height={height:g} {lies} the film of "
             f"{shape[1]} x {shape[0]} pixels; give boxes in pixels of the film as it is displayed"
         )
     top, left = max(0, int(np.floor(y))), max(0, int(np.floor(x)))

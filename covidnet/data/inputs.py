@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from covidnet.data.sources import image_files
@@ -41,6 +43,53 @@ def find_films(given: str) -> tuple[Path, list[str]]:
         cause = "no image matches this pattern" if glob.has_magic(given) else "no such file or folder"
         raise DataError(f"input={given}: {cause}; give a file, a folder, or a pattern in quotes")
     return root, names
+
+
+def pictures_of(paths: Sequence[str]) -> dict[str, Path]:
+    """The picture of each film, relative to the folder where the pictures go.
+
+    Args:
+        paths: of films; two of them may differ in their suffix alone.
+
+    Returns:
+        For each film a path of its own.
+
+    Example:
+        >>> [path.as_posix() for path in pictures_of(["a/1.dcm", "a/2.png", "a/2.bmp"]).values()]
+        ['a/1.png', 'a/2.png.png', 'a/2.bmp.png']
+    """
+    plain = {path: Path(path).with_suffix(".png") for path in paths}
+    names = Counter(plain.values())
+    return {path: name if names[name] == 1 else Path(f"{path}.png") for path, name in plain.items()}
+
+
+def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated: Iterable[Path] = ()) -> None:
+    """Refuse a folder for pictures in which one of them could replace a film, or pass for one in the next call.
+
+    Args:
+        given: the input, as in `find_films`.
+        out: where the pictures go.
+        root: the folder that `paths` are relative to.
+        paths: of the films.
+        annotated: folders of masks.
+
+    Raises:
+        SettingError: `out` is the folder that was given or lies in it, or in a folder of masks; or a picture would
+            replace a film.
+    """
+    target = out.expanduser().resolve()
+    folder = root if Path(given).expanduser().is_dir() or "**" in given else None
+    for kept in (folder, *annotated):
+        if kept is not None and target.is_relative_to(kept.resolve()):
+            raise SettingError(
+                "out", out, f"a folder outside of {kept}", "pictures would lie among the films and masks"
+            )
+    films = {(root / path).parent.resolve() / Path(path).name for path in paths}
+    films |= {(root / path).resolve() for path in paths}
+    for picture in pictures_of(paths).values():
+        place = target / picture
+        if {place.parent.resolve() / place.name, place.resolve()} & films:
+            raise SettingError("out", out, "a folder without the films", f"{place} would be replaced by its picture")
 
 
 def _pattern(path: Path) -> tuple[Path, list[str]]:

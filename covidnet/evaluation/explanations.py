@@ -21,6 +21,9 @@ FOLDER = "explanations"
 
 TABLES = ("localisation", "sanity")
 
+# As the report writes them in a sentence.
+_WORDS = {"pointing": "pointing game", "iou": "IoU", "lesion_share": "heat in the lesion"}
+
 _TEXT: dict[Any, Any] = dict.fromkeys(("image_id", "patient_id", "label", "map", "stage"), object)
 
 
@@ -87,13 +90,15 @@ def verdicts(content: Mapping[str, Any]) -> list[str]:
     notes = []
     found = content.get("localisation") or {}
     if found.get("better_than_centre") is False:
+        by = ", ".join(_WORDS.get(measure, measure) for measure in found.get("not_better") or [])
         notes.append(
-            "The heat maps are no better than a centre prior at finding the known lesions "
-            f"(by {', '.join(found['not_better'])})."
+            f"The heat maps are no better than the centre prior or chance at finding the known lesions (by {by})."
         )
-    verdict = (content.get("sanity") or {}).get("verdict")
+    sanity = content.get("sanity") or {}
+    verdict = sanity.get("verdict")
     if verdict == "does not depend":
         notes.append("The heat maps fail the sanity test: they hardly change when the network is drawn anew.")
     elif verdict == "unclear":
-        notes.append("The sanity test of the heat maps is unclear: too few films, or maps that change by half.")
+        reason = sanity.get("reason") or "too few films, or maps that change by about half"
+        notes.append(f"The sanity test of the heat maps is unclear: {reason}.")
     return notes

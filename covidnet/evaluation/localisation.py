@@ -1,4 +1,4 @@
-"""Whether a heat map lies where the lesions are: measures of one map, and of a model's maps against two priors."""
+"""Whether a heat map lies where the lesions are: measures of one map, and of a model's maps against three baselines."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ import pandas as pd
 
 from covidnet.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.labels import CLASSES
 
 MEASURES: tuple[str, ...] = ("touch", "pointing", "iou", "lesion_share", "lung_share")
 """The measures of a map, in the order of the table's columns."""
 
-MAPS: tuple[str, ...] = ("model", "centre", "mean_map")
-"""Whose map a row of the table measures: the model's, or one of the two priors that know nothing of the film."""
+MAPS: tuple[str, ...] = ("model", "centre", "mean_map", "chance")
+"""Whose map a row of the table measures: the model's, or one of the three baselines that know nothing of the film."""
 
 MIN_PATIENTS = 5
 """With fewer patients nothing is called better: the bootstrap of so few is too narrow."""
 
 # What the verdict is about. Heat in the lungs is no finding yet: healthy lungs are lungs too.
 _JUDGED = ("pointing", "iou", "lesion_share")
+
+# Against the lesions; the last measure is against the lungs.
+_OF_LESIONS = MEASURES[:-1]
+
+# Model minus baseline.
+_DIFFERENCES = {"difference": "centre", "difference_mean_map": "mean_map", "difference_chance": "chance"}
 
 Heat = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
@@ -143,10 +150,15 @@ def localisation_table(
     patient_id: Sequence[str | float | None],
     label: Sequence[str],
 ) -> pd.DataFrame:
-    """The measures of one model's maps and of the two priors on the same films.
+    """The measures of one model's maps and of three baselines on the same films.
 
-    The prior ``centre`` is `centre_prior`. The prior ``mean_map`` is the mean of the model's maps of all other films:
-    it knows where this model likes to look, but has not seen this film. Maps that are constant have no part in it.
+    The baseline ``centre`` is `centre_prior`. The baseline ``mean_map`` is the mean of the model's maps of all other
+    films: it knows where this model likes to look, but has not seen this film. Maps that are constant have no part in
+    it. The baseline ``chance`` is any place of the film, each as likely as the other: its hottest place and its share
+    of the heat lie in a region as often as the region's share of the map's area says.
+
+    A map without evidence in any place (constant, or not finite) counts as a miss: where a lesion is known its touch,
+    pointing, iou and lesion_share are 0. Its lung_share is missing: there is no heat to share.
 
     Args:
         heats: (N, H, W), 0..1, the model's maps.
@@ -157,10 +169,11 @@ def localisation_table(
         label: for each film its class.
 
     Returns:
-        Three rows per film: image_id, patient_id, label, map (of `MAPS`), and the `MEASURES`: ``touch`` (whether the
-        hot part of the map has any pixel of a lesion, which is what is asked of maps by eye), ``pointing``, ``iou`` and
-        ``lesion_share`` against the lesions, ``lung_share`` against the lungs. NaN where a measure is not defined: no
-        mask, an empty mask, a constant map, and ``mean_map`` of an only film.
+        Four rows per film: image_id, patient_id, label, map (of `MAPS`), constant (whether this map says nothing), and
+        the `MEASURES`: ``touch`` (whether the hot part of the map has any pixel of a lesion, which is what is asked of
+        maps by eye), ``pointing``, ``iou`` and ``lesion_share`` against the lesions, ``lung_share`` against the lungs.
+        NaN where a measure is not defined: no mask, an empty mask, ``lung_share`` of a constant map, ``touch`` and
+        ``iou`` of chance, and ``mean_map`` of an only film.
 
     Raises:
         DataError: the arguments differ in length, or a mask and its map in shape.
@@ -174,18 +187,22 @@ def localisation_table(
     means = _mean_maps(heats, image_id)
     rows: list[tuple[Any, ...]] = []
     for at, heat in enumerate(heats):
-        for name, shown in zip(MAPS, (heat, centre_prior(heat.shape), means[at]), strict=True):
-            rows.append((*films[at], name, *_measured(shown, lesions[at], lungs[at])))
-    table = pd.DataFrame(rows, columns=["image_id", "patient_id", "label", "map", *MEASURES])
-    return table.astype(dict.fromkeys(MEASURES, np.float64))
+        for name, shown in zip(MAPS, (heat, centre_prior(heat.shape), means[at]), strict=False):
+            silent = shown is not None and not _varies(shown)
+            rows.append((*films[at], name, silent, *_measured(shown, lesions[at], lungs[at])))
+        rows.append((*films[at], "chance", False, *_by_chance(lesions[at], lungs[at])))
+    table = pd.DataFrame(rows, columns=["image_id", "patient_id", "label", "map", "constant", *MEASURES])
+    return table.astype({"constant": bool} | dict.fromkeys(MEASURES, np.float64))
 
 
 def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Whether a model's maps lie on the lesions more than maps that have not seen the film.
 
     An image that is in the table several times, as in the joined tables of several models, is averaged first. Maps are
-    compared on the same image: the first row of the model with the first row of a prior, and so on. Intervals are 95%
-    bootstrap intervals over patients.
+    compared on the same image: the first row of the model with the first row of a baseline, and so on. All numbers of
+    a measure are over the same films: those on which the model and every baseline that has the measure at all have it.
+    A map without evidence in any place counts as a miss, see `localisation_table`. Intervals are 95% bootstrap
+    intervals over patients.
 
     Args:
         table: as `localisation_table` makes it, or several of them joined.
@@ -194,47 +211,60 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
 
     Returns:
         ``n`` (films with a lesion), ``films`` (all), ``patients`` (of the n films), ``constant`` (maps of the model
-        that say nothing, among films with any mask), and for each of the `MEASURES` in ``measures`` the number ``n`` of
-        films on which model and centre are compared, and for ``model``, ``centre``, ``mean_map``, ``difference`` (model
-        - centre) and ``difference_mean_map`` (model - mean_map) the ``value``, its ``ci``, its ``n`` and the
-        ``method``; None where there is none. ``not_better`` and ``not_better_than_mean_map`` list those of pointing,
-        iou and lesion_share whose difference has no interval wholly above 0. A difference that is the same in all
-        resamples is its own interval. With fewer than `MIN_PATIENTS` patients nothing is better.
-        ``better_than_centre`` is True if ``not_better`` is empty, and None where no film has a lesion.
+        that say nothing, among films with any mask), ``constant_by_class`` (the same for each class of these films),
+        and for each of the `MEASURES` in ``measures`` the number ``n`` of its films, and for ``model``, ``centre``,
+        ``mean_map``, ``chance``, ``difference`` (model - centre), ``difference_mean_map`` (model - mean_map) and
+        ``difference_chance`` (model - chance) the ``value``, its ``ci``, its ``n`` and the ``method``; None where there
+        is none. ``not_better`` lists those of pointing, iou and lesion_share whose difference to the centre prior or,
+        where chance has the measure, to chance has no interval wholly above 0; ``not_better_than_mean_map`` those whose
+        difference to the mean map has none. A difference that is the same in all resamples is its own interval. With
+        fewer than `MIN_PATIENTS` patients nothing is better. ``better_than_centre`` is True if ``not_better`` is empty,
+        that is where the maps are better than both the centre prior and chance by all three, and None where no film has
+        a lesion.
     """
     images = table[["image_id", "patient_id"]].drop_duplicates("image_id", ignore_index=True)
     # Rows of one image and map are numbered: tables of several models hold each image once per model.
     keyed = table.assign(turn=table.groupby(["image_id", "map"]).cumcount()).set_index(["image_id", "turn"])
-    of = {name: keyed.loc[keyed["map"] == name, list(MEASURES)] for name in MAPS}
-    # Subtracted before they are averaged, so that a model's constant map leaves out its own prior too.
-    of |= {"difference": of["model"] - of["centre"], "difference_mean_map": of["model"] - of["mean_map"]}
+    model = keyed.loc[keyed["map"] == "model"]
+    of = {name: keyed.loc[keyed["map"] == name, list(MEASURES)].reindex(model.index) for name in MAPS}
+    centre = of["centre"]
+    masked = centre.notna().any(axis=1)
+    silent = _silent(model) & masked
+    # A table that was written before it counted misses has nothing there.
+    missed = silent.to_numpy()[:, None] & centre[list(_OF_LESIONS)].notna()
+    of["model"] = of["model"].assign(**of["model"][list(_OF_LESIONS)].mask(missed, 0.0))
+    of = _over_the_same_films(of)
+    # Subtracted before they are averaged: each map is compared with the baselines of its own row.
+    of |= {name: of["model"] - of[baseline] for name, baseline in _DIFFERENCES.items()}
     means = {
         name: part.groupby(level="image_id").mean().reindex(images["image_id"]).to_numpy() for name, part in of.items()
     }
     bootstrap = _Bootstrap(images, resamples, seed)
     measures: dict[str, dict[str, Any]] = {}
-    poor: dict[str, list[str]] = {"difference": [], "difference_mean_map": []}
+    poor: dict[str, list[str]] = {name: [] for name in _DIFFERENCES}
     for at, measure in enumerate(MEASURES):
         found = {name: bootstrap(values[:, at]) for name, values in means.items()}
-        measures[measure] = {"n": found["difference"]["n"], **found}
-        for name, failed in poor.items():
+        measures[measure] = {"n": found["model"]["n"], **found}
+        for name, baseline in _DIFFERENCES.items():
+            if measure not in _JUDGED or (baseline == "chance" and not found["chance"]["n"]):
+                continue
             patients = bootstrap.patients(means[name][:, at])
-            if measure in _JUDGED and not (patients >= MIN_PATIENTS and _above_zero(found[name])):
-                failed.append(measure)
-    # The prior is never constant: it has a measure wherever there is a mask.
-    lesion = means["centre"][:, MEASURES.index("pointing")]
-    masked = images["image_id"][np.isfinite(means["centre"]).any(axis=1)]
-    silent = of["model"].isna().all(axis=1) & of["model"].index.get_level_values("image_id").isin(masked)
+            if not (patients >= MIN_PATIENTS and _above_zero(found[name])):
+                poor[name].append(measure)
+    # The centre prior is never constant: it has a measure wherever there is a mask.
+    lesion = centre["pointing"].groupby(level="image_id").mean().reindex(images["image_id"]).to_numpy()
     n = int(np.isfinite(lesion).sum())
+    not_better = [measure for measure in _JUDGED if measure in poor["difference"] + poor["difference_chance"]]
     return {
         "n": n,
         "films": len(images),
         "patients": bootstrap.patients(lesion),
         "constant": int(silent.sum()),
+        "constant_by_class": _by_class(silent, model["label"][masked]),
         "measures": measures,
-        "not_better": poor["difference"],
+        "not_better": not_better,
         "not_better_than_mean_map": poor["difference_mean_map"],
-        "better_than_centre": not poor["difference"] if n else None,
+        "better_than_centre": not not_better if n else None,
     }
 
 
@@ -281,25 +311,62 @@ def _varies(heat: Heat) -> bool:
     return bool(np.isfinite(low) and np.isfinite(high) and low < high)
 
 
-def _mean_maps(heats: Heat, image_id: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-    """For each film the mean of the maps of the other films, all NaN where there is none."""
+def _over_the_same_films(of: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The values of each map, each measure NaN where any map that has it at all lacks it."""
+    there = pd.DataFrame(True, index=of["model"].index, columns=list(MEASURES))
+    for part in of.values():
+        there &= part.notna() | part.isna().all()
+    return {name: part.where(there) for name, part in of.items()}
+
+
+def _silent(model: pd.DataFrame) -> pd.Series[bool]:
+    """Which maps of a model say nothing; in tables without this column those that have no measure at all."""
+    empty = model[list(MEASURES)].isna().all(axis=1)
+    told = model.get("constant", empty)
+    return told.where(told.notna(), empty).astype(bool)
+
+
+def _by_class(silent: pd.Series[bool], label: pd.Series[str]) -> dict[str, int]:
+    """How many maps of each class that is there say nothing."""
+    counts = silent[label.index].groupby(label).sum()
+    order = [*(one for one in CLASSES if one in counts), *(one for one in counts.index if one not in CLASSES)]
+    return {str(one): int(counts[one]) for one in order}
+
+
+def _mean_maps(heats: Heat, image_id: Sequence[str]) -> list[npt.NDArray[np.float32] | None]:
+    """For each film the mean of the maps of the other films, None where there is none.
+
+    Where all of these are constant, so is their mean.
+    """
     speaks = np.array([_varies(heat) for heat in heats], bool)
     ids = np.array(list(image_id), object)
     total = np.asarray(heats[speaks], np.float64).sum(axis=0)
-    means = []
+    means: list[npt.NDArray[np.float32] | None] = []
     for at in range(len(heats)):
-        own = speaks & (ids == ids[at])
-        count = int(speaks.sum() - own.sum())
+        same = ids == ids[at]
+        own = speaks & same
         rest = total - np.asarray(heats[own], np.float64).sum(axis=0)
         # Rounded to float32, so that the error of the subtraction breaks no ties.
-        means.append((np.maximum(rest, 0.0) / count if count else np.full_like(rest, np.nan)).astype(np.float32))
+        mean = (np.maximum(rest, 0.0) / max(int(speaks.sum() - own.sum()), 1)).astype(np.float32)
+        means.append(None if same.all() else mean)
     return means
 
 
-def _measured(heat: Heat, lesion: Mask | None, lung: Mask | None) -> tuple[float, ...]:
+def _measured(heat: Heat | None, lesion: Mask | None, lung: Mask | None) -> tuple[float, ...]:
     nan = float("nan")
-    on_lesion = (nan,) * 4
+    on_lesion = (nan,) * len(_OF_LESIONS)
+    if heat is None:
+        return (*on_lesion, nan)
     if lesion is not None:
         iou = otsu_iou(heat, lesion)
         on_lesion = (float(np.sign(iou)), pointing(heat, lesion), iou, heat_share(heat, lesion))
+        if lesion.any() and not _varies(heat):
+            on_lesion = (0.0,) * len(_OF_LESIONS)
     return (*on_lesion, nan if lung is None else heat_share(heat, lung))
+
+
+def _by_chance(lesion: Mask | None, lung: Mask | None) -> tuple[float, ...]:
+    """The measures of a place, and of heat, that may be anywhere: a region's share of the area."""
+    nan = float("nan")
+    of_lesion, of_lung = (nan if mask is None or not mask.any() else float(mask.mean()) for mask in (lesion, lung))
+    return (nan, of_lesion, nan, of_lesion, of_lung)

@@ -22,6 +22,9 @@ MEASURES: tuple[str, ...] = ("ssim", "rank")
 MIN_FILMS = 5
 """With fewer films the verdict is unclear: the bootstrap of so few is too narrow."""
 
+ALIKE = 0.9
+"""Where the trained maps of two films are more alike than this on average, nothing is left to lose."""
+
 _LIMIT = 0.5  # of the retained similarity, between a map that depends on the weights and one that does not
 _WINDOW = 11  # pixels, the side of Wang et al.'s Gaussian window
 _C1, _C2 = 0.01**2, 0.03**2  # Wang et al.'s constants for values in 0..1
@@ -34,18 +37,21 @@ def sanity_table(trained: Maps, randomised: Mapping[str, Maps], image_id: Sequen
 
     The stage ``pairs`` is what to compare with: for each film the mean similarity of its trained map with the trained
     maps of all other films. Its time grows with the square of the number of films. Maps are compared as they are,
-    without a sign to take away. A constant map says nothing: it has no rank correlation, and it resembles every map
-    that is mostly 0. Both measures are NaN with it.
+    without a sign to take away.
+
+    A constant map has no rank correlation, and by SSIM it resembles every map that is mostly 0. Where the trained map
+    is constant, or one of a pair, both measures are NaN. Where only the redrawn network's map is, it has lost all that
+    the trained one showed: both measures are 0. That rule is ours.
 
     Args:
         trained: (N, H, W), 0..1, maps of the trained network; H and W are at least 11.
         randomised: for each stage the maps of the same films, (N, H, W), with all weights down to that stage drawn
-            anew; from the head to the first layer.
+            anew; from the head to the first layer. Several draws of one stage are (draws, N, H, W).
         image_id: for each film its id.
 
     Returns:
-        For each stage, and for ``pairs``, a row per film: image_id, stage, ssim (-1..1, 1 for equal maps), rank (-1..1,
-        1 for the same order of pixels).
+        For each stage (and each of its draws), and for ``pairs``, a row per film: image_id, stage, ssim (-1..1, 1 for
+        equal maps), rank (-1..1, 1 for the same order of pixels).
 
     Raises:
         DataError: shapes or lengths differ, or maps are smaller than the window.
@@ -64,11 +70,15 @@ def sanity_table(trained: Maps, randomised: Mapping[str, Maps], image_id: Sequen
     ranks, windowed = _ranks(trained), [_Windowed(heat) for heat in trained]
     parts = []
     for stage, maps in randomised.items():
-        if np.shape(maps) != trained.shape:
-            raise DataError(f"{stage}: maps of shape {np.shape(maps)} beside trained ones of {trained.shape}")
-        rank = (ranks * _ranks(np.asarray(maps))).sum(axis=1)
-        ssim = np.array([one.ssim(_Windowed(other)) for one, other in zip(windowed, maps, strict=True)])
-        parts.append(_rows(ids, stage, np.where(np.isfinite(rank), ssim, np.nan), rank))
+        draws = np.asarray(maps)
+        for drawn in draws if draws.ndim == 4 else draws[None]:
+            if drawn.shape != trained.shape:
+                raise DataError(f"{stage}: maps of shape {drawn.shape} beside trained ones of {trained.shape}")
+            rank = (ranks * _ranks(drawn)).sum(axis=1)
+            ssim = np.array([one.ssim(_Windowed(other)) for one, other in zip(windowed, drawn, strict=True)])
+            ssim = np.where(np.isfinite(rank), ssim, np.nan)
+            lost = np.isfinite(ranks).all(axis=1) & (drawn.min(axis=(1, 2)) == drawn.max(axis=(1, 2)))
+            parts.append(_rows(ids, stage, np.where(lost, 0.0, ssim), np.where(lost, 0.0, rank)))
     parts.append(_rows(ids, PAIRS, *_pairs(windowed, ranks, ids)))
     return pd.concat(parts, ignore_index=True)
 
@@ -78,8 +88,8 @@ def sanity_summary(
 ) -> dict[str, Any]:
     """Whether maps change as the weights are drawn anew, down to the first layer.
 
-    A film that is in the table several times, as in the joined tables of several models, is averaged first. Intervals
-    are 95% bootstrap intervals over films.
+    A film that is in the table several times, as with several draws of a stage or in the joined tables of several
+    models, is averaged first. Intervals are 95% bootstrap intervals over films.
 
     Args:
         table: as `sanity_table` makes it, or several of them joined.
@@ -91,9 +101,10 @@ def sanity_summary(
         ``n`` films; ``stages``: for each its name ``stage`` and ``ssim`` and ``rank``; ``pairs`` with the same two;
         ``retained``: (last stage - pairs) / (1 - pairs), 0 where maps are as unlike as those of two films, 1 where
         they are what they were. Each is ``value``, ``ci``, ``n`` (films with a value) and ``method``; None where there
-        is none. ``verdict``: ``does not depend`` where what is retained lies wholly above a half in ssim or rank,
-        ``depends`` where it lies wholly below in both, else ``unclear``. A number that is the same in all resamples is
-        its own interval. With fewer than `MIN_FILMS` films it is unclear.
+        is none, as with what is retained of maps whose pairs are more alike than `ALIKE`. ``verdict``: ``does not
+        depend`` where what is retained lies wholly above a half in ssim or rank, ``depends`` where it lies wholly below
+        in both, else ``unclear``. A number that is the same in all resamples is its own interval. With fewer than
+        `MIN_FILMS` films it is unclear. ``reason``: why it is unclear, in a few words; None where it is clear.
 
     Raises:
         DataError: the table holds no stage, or not one that is asked for.
@@ -122,8 +133,12 @@ def sanity_summary(
 
     def retained(drawn: npt.NDArray[np.int32], measure: str) -> npt.NDArray[np.float64]:
         last, pairs = mean(drawn, order[-1], measure), mean(drawn, PAIRS, measure)
-        # Where all films have one map there is nothing to lose.
+        if alike[measure]:
+            return np.full_like(last, np.nan)
         return (last - pairs) / np.where(1.0 - pairs > 1e-9, 1.0 - pairs, np.nan)
+
+    # Where all films have nearly one map there is nothing to lose.
+    alike = {m: bool(mean(once, PAIRS, m)[0] > ALIKE) for m in MEASURES}
 
     def count(*names: str, measure: str) -> int:
         return int(np.isfinite([values[name][measure] for name in names]).all(axis=0).sum())
@@ -136,12 +151,14 @@ def sanity_summary(
     kept = {
         m: _estimate(retained(once, m)[0], retained(weights, m), count(order[-1], PAIRS, measure=m)) for m in MEASURES
     }
+    verdict = _verdict(list(kept.values()))
     return {
         "n": len(films),
         "stages": [{"stage": stage, **of_stage(stage)} for stage in order],
         "pairs": of_stage(PAIRS),
         "retained": kept,
-        "verdict": _verdict(list(kept.values())),
+        "verdict": verdict,
+        "reason": _reason(list(kept.values()), any(alike.values())) if verdict == "unclear" else None,
     }
 
 
@@ -161,6 +178,12 @@ def _verdict(retained: Sequence[dict[str, Any]]) -> str:
     if any(low > _LIMIT for low, _ in ends):
         return "does not depend"
     return "depends" if len(ends) == len(retained) and all(high < _LIMIT for _, high in ends) else "unclear"
+
+
+def _reason(retained: Sequence[dict[str, Any]], alike: bool) -> str:
+    if any(one["n"] < MIN_FILMS for one in retained):
+        return "too few films"
+    return "the maps of two films are nearly the same" if alike else "maps change by about half"
 
 
 def _rows(ids: npt.NDArray[np.object_], stage: str, ssim: Maps, rank: Maps) -> pd.DataFrame:

@@ -20,6 +20,21 @@ METHODS = ("gradcam", "gradcam++", "cam", "gradient", "eigencam")
 """The setting ``explain.method``."""
 
 
+class MapWarning(RuntimeWarning):
+    """Of maps that show nothing.
+
+    Args:
+        text: what is wrong with them.
+        places: of the images in their batch.
+        broken: whether the maps held NaN; they are constant otherwise.
+    """
+
+    def __init__(self, text: str, places: Sequence[int], broken: bool) -> None:
+        super().__init__(text)
+        self.places = list(places)
+        self.broken = broken
+
+
 def saliency(
     classifier: Classifier,
     images: Tensor,
@@ -57,7 +72,7 @@ def saliency(
 
     Returns:
         float32 (N, H, W), 0..1. A map that is constant (no evidence in any place, or the same in all) is all zero, and
-        a map with NaN is set to zero; both come with a RuntimeWarning.
+        a map with NaN is set to zero; both come with a `MapWarning`.
 
     Raises:
         SettingError: no such method, ``cam`` of a head that is not linear, target or maps of another length than
@@ -75,10 +90,12 @@ def saliency(
         raise SettingError("maps", tuple(maps.shape), f"those of the {count} images")
     if count == 0:
         return np.zeros((0, height, width), dtype=np.float32)
-    modes = [(module, module.training) for module in classifier.modules()]
+    # A walk over all layers costs as much as the maps of a few films: most callers' networks are in eval mode already.
+    training = [module for module in classifier.modules() if module.training]
     device = next(classifier.parameters()).device
     try:
-        classifier.eval()
+        if training:
+            classifier.eval()
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -95,8 +112,8 @@ def saliency(
             else:
                 found = _activation_map(tail, images, target, method)
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
     return _stretched(found, method)
 
 
@@ -227,13 +244,15 @@ def _stretched(maps: np.ndarray, method: str) -> np.ndarray:
     # The library has stretched its maps already, before and after enlarging them, but adds 1e-7 to what it divides by.
     broken = ~np.isfinite(maps).all(axis=(1, 2))
     if broken.any():
-        text = f"{method}: NaN in the maps of images {np.flatnonzero(broken).tolist()}, set to 0"
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        places = np.flatnonzero(broken).tolist()
+        text = f"{method}: NaN in the maps of images {places}, set to 0"
+        warnings.warn(MapWarning(text, places, broken=True), stacklevel=3)
         maps = np.where(broken[:, None, None], 0, maps)
     maps = maps - maps.min(axis=(1, 2), keepdims=True)
     top = maps.max(axis=(1, 2), keepdims=True)
     empty = (top[:, 0, 0] == 0) & ~broken
     if empty.any():
-        text = f"{method}: the maps of images {np.flatnonzero(empty).tolist()} are constant: no place stands out"
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        places = np.flatnonzero(empty).tolist()
+        text = f"{method}: the maps of images {places} are constant: no place stands out"
+        warnings.warn(MapWarning(text, places, broken=False), stacklevel=3)
     return (maps / np.where(top > 0, top, 1)).astype(np.float32)

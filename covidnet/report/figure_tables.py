@@ -9,8 +9,9 @@ import pandas as pd
 
 from covidnet.report.paper_tables import Summary, at
 
-MAPS = ("model", "centre", "mean_map", "difference")
-"""The model's maps, the centre prior, the mean of the model's other maps, and the model minus the centre prior."""
+MAPS = ("model", "centre", "mean_map", "chance", "difference", "difference_chance")
+"""The model's maps, the centre prior, the mean of the model's other maps, chance, and the model minus the centre prior
+and minus chance."""
 
 _COLUMNS = ["measure", "map", "published", "ours", "ci_low", "ci_high", "method", "n", "name", "source"]
 
@@ -46,7 +47,14 @@ def figure5(summary: Summary) -> pd.DataFrame:
     """
     measures = ("touch", "pointing", "iou", "lesion_share")
     return pd.DataFrame(
-        [_row(summary, measure, name, "Figure 5") for measure in measures for name in MAPS], columns=_COLUMNS
+        [
+            _row(summary, measure, name, "Figure 5")
+            for measure in measures
+            for name in MAPS
+            # Chance has no threshold, so no hot part that could touch or overlap.
+            if measure not in ("touch", "iou") or "chance" not in name
+        ],
+        columns=_COLUMNS,
     )
 
 

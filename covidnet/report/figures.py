@@ -159,7 +159,7 @@ def training_figure(summary: Summary) -> Figure | None:
 
 @styled
 def localisation_figure(summary: Summary) -> Figure | None:
-    """How the maps lie on known lesions and lungs, beside the centre prior and the mean map.
+    """How the maps lie on known lesions and lungs, beside the centre prior, the mean map and chance.
 
     Args:
         summary: of a sweep.

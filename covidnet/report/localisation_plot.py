@@ -1,4 +1,4 @@
-"""Where heat maps lie: a model's maps beside those of two baselines."""
+"""Where heat maps lie: a model's maps beside those of three baselines."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MAPS = (("model", "model", INK, "o", INK), ("centre", "centre prior", GREY, "s", "white"),
-         ("mean_map", "mean map", GREY, "^", "white"))  # fmt: skip
-_STEP = 0.22
+         ("mean_map", "mean map", GREY, "^", "white"), ("chance", "chance", GREY, "x", GREY))  # fmt: skip
+_STEP = 0.19
 
 
 @styled
 def localisation_axes(measures: Mapping[str, Any], ax: Axes | None = None) -> Axes:
-    """Draw each measure of the model, the centre prior and the mean map, with 95% intervals, on one axis in percent.
+    """Draw each measure of the model, the centre prior, the mean map and chance, with 95% intervals, in percent.
 
     Args:
-        measures: by name, each with ``model``, ``centre`` and ``mean_map``: ``{"value", "ci", ...}`` or None.
+        measures: by name, each with ``model``, ``centre``, ``mean_map`` and ``chance``: ``{"value", "ci", ...}`` or
+            None.
         ax: where to draw; a new figure if None.
 
     Returns:
-        The axes, the first measure on top; the lines named ``model``, ``centre`` and ``mean_map`` (by their gid) are
-        the values.
+        The axes, the first measure on top; the lines named ``model``, ``centre``, ``mean_map`` and ``chance`` (by their
+        gid) are the values.
     """
     known = [name for name in MEASURES if name in measures]
     ax = axes_of(ax, 7.2, 0.8 + 0.5 * max(len(known), 1))
@@ -37,7 +38,7 @@ def localisation_axes(measures: Mapping[str, Any], ax: Axes | None = None) -> Ax
             if estimate.get("value") is None:
                 continue
             xs.append(estimate["value"])
-            ys.append(row + (rank - 1) * _STEP)
+            ys.append(row + (rank - 1.5) * _STEP)
             if estimate.get("ci"):
                 ax.plot(estimate["ci"], [ys[-1]] * 2, color=colour, linewidth=1.2, solid_capstyle="butt")
         if xs:
@@ -57,5 +58,5 @@ def localisation_axes(measures: Mapping[str, Any], ax: Axes | None = None) -> Ax
     ax.set_axisbelow(True)
     percent_axis(ax.xaxis)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2, handletextpad=0.2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(_MAPS), borderaxespad=0.2, handletextpad=0.2)
     return ax

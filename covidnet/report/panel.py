@@ -27,6 +27,12 @@ OPACITY = 0.4
 OUTLINED = "white outline: lesion, known"
 """What stands beside the colour bar where an outline is drawn."""
 
+DPI = 150
+"""Pixels of a sheet per inch."""
+
+MOST_HEIGHT = 2.0
+"""How many times as high as its cell is wide a film may be drawn; a longer one is drawn narrower."""
+
 # Inches, so that nothing on the sheet can lie over something else whatever its number of films.
 _CELL, _GAP, _BETWEEN, _MARGIN = 1.6, 0.04, 0.22, 0.2
 _TITLE_POINTS, _CAPTION_POINTS = 8.0, 9.0
@@ -36,7 +42,6 @@ _BAR_WIDTH, _BAR_HEIGHT, _BAR_SPACE = 2.4, 0.12, 0.5
 _BAR_SHORT, _BAR_GAP = 2.1, 0.15
 # Points. The rim is dark, so that the line shows on bright lungs and on red alike.
 _LINE, _RIM = 0.8, 1.8
-_DPI = 150
 # Films hardly pack: the strongest compression takes three times as long for a few per cent.
 _PACKING = {"compress_level": 3}
 
@@ -74,8 +79,12 @@ def film_panels(
     caption: str = "",
     outlines: Sequence[Mask | None] = (),
     stacked: bool = False,
+    cell: float = _CELL,
 ) -> Figure:
     """Draw each film with its overlay beside it, row by row, with a colour bar and a caption below.
+
+    A film is as wide as its cell, and a row as high as its highest film; only films that are more than `MOST_HEIGHT`
+    times as high as wide are narrower.
 
     Args:
         films: (H, W) uint8 grey levels, row 0 at the top; at least one. They may differ in size.
@@ -88,13 +97,14 @@ def film_panels(
             is drawn as a white line on the film and on the overlay, and a word beside the colour bar says so. A mask
             without any True pixel has no border.
         stacked: the overlay stands below its film, not to the right of it: five films are then as wide as a page.
+        cell: width of a film in inches, above 0; a sheet has `DPI` pixels per inch.
 
     Returns:
         A figure on an Agg canvas that knows nothing of pyplot; `save_figure` writes it.
 
     Raises:
-        DataError: no film, lists of different lengths, less than one column, arrays that `overlay` refuses, or an
-            outline that is no bool array of its film's shape.
+        DataError: no film, lists of different lengths, less than one column, no width, arrays that `overlay` refuses,
+            or an outline that is no bool array of its film's shape.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -109,6 +119,8 @@ def film_panels(
         )
     if columns < 1:
         raise DataError(f"columns={columns}: a panel has at least 1 column")
+    if not cell > 0:
+        raise DataError(f"cell={cell}: a film is wider than 0 inches")
     for at, (film, heat) in enumerate(zip(films, maps, strict=True)):
         _check(film, heat, f"film {at + 1} ({titles[at]})")
     borders = [
@@ -118,10 +130,16 @@ def film_panels(
 
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
-    pair, tall = (_CELL, 2 * _CELL + _GAP) if stacked else (2 * _CELL + _GAP, _CELL)
+    pair = cell if stacked else 2 * cell + _GAP
+    highs = [
+        cell
+        * min(max(film.shape[0] / film.shape[1] for film in films[row * columns : (row + 1) * columns]), MOST_HEIGHT)
+        for row in range(rows)
+    ]
+    talls = [2 * high + _GAP if stacked else high for high in highs]
     # A lone film has as much room as one with its map beside it: the bar and the words below it need that.
     width = 2 * _MARGIN + max(columns * pair + (columns - 1) * _BETWEEN, 2 * _CELL + _GAP)
-    figure = Figure(figsize=(width, width), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width, width), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
 
     texts = [_wrapped(title, pair, _TITLE_POINTS, canvas, _TITLE_LINES) for title in titles]
@@ -131,7 +149,7 @@ def film_panels(
     ]
     foot = _wrapped(caption, width - 2 * _MARGIN, _CAPTION_POINTS, canvas)
     foot_height = len(foot) * _line_height(_CAPTION_POINTS)
-    height = 2 * _MARGIN + sum(title_heights) + rows * (tall + 0.12) + _BAR_SPACE + foot_height
+    height = 2 * _MARGIN + sum(title_heights) + sum(talls) + rows * 0.12 + _BAR_SPACE + foot_height
     figure.set_size_inches(width, height)
 
     def place(left: float, top: float, wide: float, high: float) -> tuple[float, float, float, float]:
@@ -151,16 +169,16 @@ def film_panels(
                 va="bottom",
                 parse_math=False,  # a file name may hold two dollar signs
             )
-            right, down = (0.0, _CELL + _GAP) if stacked else (_CELL + _GAP, 0.0)
+            right, down = (0.0, highs[row] + _GAP) if stacked else (cell + _GAP, 0.0)
             for image, x, y in (
                 (films[at], left, top),
                 (overlay(films[at], maps[at]), left + right, top + down),
             ):
-                axes = figure.add_axes(place(x, y, _CELL, _CELL))
+                axes = figure.add_axes(place(x, y, cell, highs[row]))
                 axes.imshow(image, cmap="gray", vmin=0, vmax=255, origin="upper", aspect="equal")
                 axes.set_axis_off()
                 _draw_border(axes, borders[at])
-        top += tall + 0.12
+        top += talls[row] + 0.12
 
     bar_width = min(_BAR_WIDTH, width - 2 * _MARGIN)
     if any(border is not None for border in borders):
@@ -268,7 +286,7 @@ def _wrapped(text: str, inches: float, points: float, canvas: FigureCanvasAgg, m
     font = FontProperties(size=points)
 
     def fits(line: str) -> bool:
-        return renderer.get_text_width_height_descent(line, font, ismath=False)[0] <= inches * _DPI
+        return renderer.get_text_width_height_descent(line, font, ismath=False)[0] <= inches * DPI
 
     found: list[str] = []
     for paragraph in text.splitlines():

@@ -57,10 +57,12 @@ def _against(found: Mapping[str, Any]) -> list[str]:
     localisation = found.get("localisation") or {}
     if localisation.get("better_than_centre") is False:
         poor = localisation.get("not_better") or []
-        line = f"The maps are no better than the centre prior by: {measure_names(poor)}."
-        worse = [name for name in poor if _below(at(localisation, "measures", name, "difference"))]
-        if worse:
-            line += " They are worse." if worse == poor else f" They are worse by: {measure_names(worse)}."
+        line = f"The maps are no better than the centre prior or chance by: {measure_names(poor)}."
+        for key, baseline in (("difference", "the centre prior"), ("difference_chance", "chance")):
+            worse = [name for name in poor if _below(at(localisation, "measures", name, key))]
+            if worse:
+                by = "" if worse == poor else f" by: {measure_names(worse)}"
+                line += f" They are worse than {baseline}{by}."
         lines.append(line)
     if at(found, "sanity", "verdict") == "does not depend":
         lines.append(
@@ -119,14 +121,15 @@ def _sanity(summary: Summary, found: Mapping[str, Any]) -> list[Block]:
         return [
             Paragraph(
                 "Whether the maps depend on what the network has learned was not tested; explain.sanity_films=9 tests "
-                "it on six films."
+                "it on nine films."
             )
         ]
     what = (
         "Randomisation test (Adebayo et al.): the network is drawn anew, first its head, then layer by layer down to "
         "the first one, and its maps are compared with the trained model's by structural similarity (SSIM) and by the "
-        "rank correlation of their pixels. A map that shows what the network has learned becomes as unlike as the maps "
-        "of two films; one that only traces the edges of a film stays as it was."
+        "rank correlation of their pixels. Where the network that is drawn anew has a map without evidence in any "
+        "place, and the trained one has not, both are 0: that rule is ours. A map that shows what the network has "
+        "learned becomes as unlike as the maps of two films; one that only traces the edges of a film stays as it was."
     )
     blocks: list[Block] = [Paragraph(f"{_sanity_verdict(sanity)} {what}")]
     drawing = sanity_figure(summary)
@@ -145,16 +148,19 @@ def _sanity(summary: Summary, found: Mapping[str, Any]) -> list[Block]:
 
 def _sanity_verdict(sanity: Mapping[str, Any]) -> str:
     verdict, films = sanity.get("verdict"), count(sanity.get("n"), "film")
+    reason = sanity.get("reason") or "too few films, or maps that change by about half"
     said = {
         "depends": "The maps pass the sanity test: they depend on the weights of the network.",
         "does not depend": "The maps fail the sanity test: they hardly change when the network is drawn anew.",
-        "unclear": "The sanity test is unclear: too few films, or maps that change by about half.",
+        "unclear": f"The sanity test is unclear: {reason}.",
     }.get(str(verdict), "The sanity test has no verdict.")
     return f"{said} {_kept(sanity)} It was done on {films} of the unseen fold."
 
 
 def _kept(sanity: Mapping[str, Any]) -> str:
     ssim, rank = (_percent(at(sanity, "retained", key)) for key in ("ssim", "rank"))
+    if ssim == rank == UNDEFINED:
+        return "How much of their likeness the maps keep cannot be said."
     return (
         f"With all of it drawn anew they keep {ssim} of their likeness by SSIM and {rank} by rank correlation (0%: as "
         "unlike as the maps of two films; 100%: unchanged)."

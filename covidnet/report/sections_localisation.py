@@ -16,7 +16,7 @@ _BY_EYE = "The paper's Figure 5 compares the maps of five films with the drawing
 
 
 def localisation_blocks(summary: Summary) -> list[Block]:
-    """How the maps lie on known lesions and lungs, and whether that is better than two baselines.
+    """How the maps lie on known lesions and lungs, and whether that is better than three baselines.
 
     Args:
         summary: of a sweep, with explanations.
@@ -59,14 +59,14 @@ def localisation_blocks(summary: Summary) -> list[Block]:
     if drawing is not None:
         blocks.append(
             Figure(
-                "Where the maps lie: the model's maps beside two maps that have not seen the film, with 95% intervals "
-                "(bootstrap over patients). More is better.",
+                "Where the maps lie: the model's maps beside two maps that have not seen the film, and chance, with "
+                "95% intervals (bootstrap over patients). More is better.",
                 "Dots with intervals. " + " ".join(_measure_words(measures, name) for name in _known(measures)),
                 drawing,
             )
         )
     blocks.append(_table(measures))
-    words = [*_verdict(localisation), _constant(localisation.get("constant"))]
+    words = [*_verdict(localisation), _constant(localisation)]
     return [*blocks, Paragraph(" ".join(word for word in words if word))]
 
 
@@ -84,14 +84,19 @@ def _measured(measures: Mapping[str, Any]) -> str:
             "The centre prior is one blob in the middle of every film; maps that do not beat it have shown nothing.",
             "The mean map is the mean of the model's maps of the other films: it knows where this model likes to look, "
             "but not this film.",
+            "Chance is any place of the film: it lies in a region as often as the region's share of the film's area.",
+            "A map without evidence in any place counts as a miss: it touches no lesion, and its pointing game, its "
+            "IoU and its heat in the lesion are 0; it has no heat that could lie in the lungs. All numbers of a row "
+            "are over the same films.",
         ]
     )
 
 
 def _table(measures: Mapping[str, Any]) -> Table:
     columns = [Column(""), Column("Films"), Column("Model"), Column("Centre prior"), Column("Mean map"),
-               Column("centre prior", f"Model {_MINUS}"), Column("mean map", f"Model {_MINUS}")]  # fmt: skip
-    keys = ("model", "centre", "mean_map", "difference", "difference_mean_map")
+               Column("Chance"), Column("centre prior", f"Model {_MINUS}"), Column("mean map", f"Model {_MINUS}"),
+               Column("chance", f"Model {_MINUS}")]  # fmt: skip
+    keys = ("model", "centre", "mean_map", "chance", "difference", "difference_mean_map", "difference_chance")
     rows: list[list[Cell]] = [
         [MEASURES[name], Value(at(measures, name, "n")), *(rate(at(measures, name, key)) for key in keys)]
         for name in _known(measures)
@@ -105,7 +110,7 @@ def _table(measures: Mapping[str, Any]) -> Table:
 
 
 def _verdict(localisation: Mapping[str, Any]) -> list[str]:
-    """Whether the maps are better than the two baselines, and by how much."""
+    """Whether the maps are better than the baselines, and by how much."""
     better, measures = localisation.get("better_than_centre"), localisation.get("measures") or {}
     if better is None:
         return []
@@ -113,12 +118,15 @@ def _verdict(localisation: Mapping[str, Any]) -> list[str]:
     rule = "better means that the interval of the difference lies wholly above 0, with at least five patients"
     poor = localisation.get("not_better") or []
     first = (
-        f"The maps are better than the centre prior by: {measure_names(judged)}."
+        f"The maps are better than the centre prior and chance by: {measure_names(judged)}."
         if better
-        else f"The maps are no better than the centre prior by: {measure_names(poor)} ({rule})."
+        else f"The maps are no better than the centre prior or chance by: {measure_names(poor)} ({rule})."
     )
-    ahead = "; ".join(f"{measure_names([name])} {_points(at(measures, name, 'difference'))}" for name in judged)
-    lines = [first, f"Model {_MINUS} centre prior: {ahead}."] if ahead else [first]
+    lines = [first]
+    for baseline, key in (("centre prior", "difference"), ("chance", "difference_chance")):
+        there = [name for name in judged if at(measures, name, key, "value") is not None]
+        ahead = "; ".join(f"{measure_names([name])} {_points(at(measures, name, key))}" for name in there)
+        lines += [f"Model {_MINUS} {baseline}: {ahead}."] if ahead else []
     flat = localisation.get("not_better_than_mean_map") or []
     if flat:
         lines.append(
@@ -130,15 +138,19 @@ def _verdict(localisation: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _constant(maps: int | None) -> str:
+def _constant(localisation: Mapping[str, Any]) -> str:
+    maps = localisation.get("constant")
     if maps is None:
         return ""
     if not maps:
         return "No map was constant."
     one = maps == 1
+    classes = localisation.get("constant_by_class") or {}
+    whose = ", ".join(f"{label} {count(number)}" for label, number in classes.items() if number)
     return (
-        f"{count(maps, 'map')} {'was' if one else 'were'} constant, without evidence in any place, and "
-        f"{'is' if one else 'are'} left out of these numbers."
+        f"{count(maps, 'map')} {'was' if one else 'were'} constant, without evidence in any place"
+        f"{f' ({whose})' if whose else ''}, and {'counts as a miss' if one else 'count as misses'} where a lesion is "
+        "known."
     )
 
 
@@ -147,8 +159,13 @@ def _known(measures: Mapping[str, Any]) -> list[str]:
 
 
 def _measure_words(measures: Mapping[str, Any], name: str) -> str:
-    model, centre, mean = (told(at(measures, name, key)) for key in ("model", "centre", "mean_map"))
-    return f"{MEASURES[name]}: model {model}, centre prior {centre}, mean map {mean}."
+    maps = (("model", "model"), ("centre", "centre prior"), ("mean_map", "mean map"), ("chance", "chance"))
+    values = ", ".join(
+        f"{word} {told(at(measures, name, key))}"
+        for key, word in maps
+        if key != "chance" or at(measures, name, key, "value") is not None
+    )
+    return f"{MEASURES[name]}: {values}."
 
 
 def _points(estimate: Any) -> str:

@@ -73,7 +73,7 @@ def selection_axes(
     ]
     _marks(ax, [mark for mark in marks if mark[0] is not None], top)
     ax.axhline(0.0, color="#555555", linewidth=0.6)
-    ax.set_ylim(foot - 0.08 * top, 1.75 * top)
+    ax.set_ylim(foot - 0.08 * top, 1.62 * top)
     if shown:
         ax.set_xlim(min(shown) - 0.01, min(max(shown), 1.0) + 0.01)
     ax.set_yticks([])
@@ -81,9 +81,10 @@ def selection_axes(
     ax.set_xlabel("Accuracy on the unseen fold")
     percent_axis(ax.xaxis)
     if there:
-        ax.legend(loc="upper left", borderaxespad=0.0, handlelength=1.6)
+        # Above the axes: inside them it could lie below the name of any line.
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2, handlelength=1.6)
     if title:
-        ax.set_title(title)
+        ax.set_title(title, pad=34 if there else None)
     return ax
 
 

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch.utils.data import DataLoader
 
 from covidnet.callbacks import gradcam_panels
-from covidnet.callbacks.gradcam_panels import GradCamPanels, log_pictures, seeded_draw, worst_errors
+from covidnet.callbacks.gradcam_panels import EmptyMaps, GradCamPanels, log_pictures, seeded_draw, title, worst_errors
 from covidnet.data.dataset import FilmDataset
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import SettingError
@@ -135,11 +135,11 @@ def test_titles_tell_the_true_class_and_what_the_network_says(
     dataset, rows = films
     place = {image_id: n for n, image_id in enumerate(rows["image_id"])}
     for label, figure in zip(CLASSES, drawn, strict=True):
-        for image_id, title in zip(names(films, figure), figure["titles"], strict=True):
+        for image_id, text in zip(names(films, figure), figure["titles"], strict=True):
             with torch.no_grad():
                 probabilities = module.eval()(dataset[place[image_id]]["image"][None]).softmax(1)[0]
             called = int(probabilities.argmax())
-            assert title == f"true {label}\ncalled {CLASSES[called]} {100 * float(probabilities[called]):.0f}%"
+            assert text == f"true {label}\ncalled {CLASSES[called]} {100 * float(probabilities[called]):.0f}%"
 
 
 def test_the_draw_depends_on_the_seed_alone(
@@ -278,6 +278,51 @@ def test_known_lesions_are_outlined(
     chosen = [places[0] for _, places in seeded_draw(films[1]["label"], 1, 0)]
     for place, figure in zip(chosen, drawn, strict=True):
         assert figure["outlines"] == [None] if place % 2 == 0 else np.array_equal(figure["outlines"][0], mask)
+
+
+def test_a_constant_map_is_marked_and_told_in_one_line(
+    module: ClassificationModule,
+    films: tuple[FilmDataset, pd.DataFrame],
+    tmp_path: Path,
+    drawn: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where the pooled maps are 0 there is no evidence for any class."""
+    backbone = module.eval().classifier.backbone
+    kept = feature_maps(backbone, films[0], range(18))
+    kept[::2] = 0
+    panels = GradCamPanels(6, errors=0)
+    panels.draw(module, *films, tmp_path, seed=0, caption="", maps=lambda chosen: kept[list(chosen)])
+    flat = [image_id for figure in drawn for image_id, heat in zip(names(films, figure), figure["maps"], strict=True)
+            if not heat.any()]  # fmt: skip
+    assert len(flat) >= 9
+    for figure in drawn:
+        for heat, text in zip(figure["maps"], figure["titles"], strict=True):
+            assert text.endswith("\nno place stands out") is not bool(heat.any())
+    (line,) = [record.getMessage() for record in caplog.records if "constant" in record.getMessage()]
+    assert line.startswith(f"panels: {len(flat)} of 18 maps are constant, no place stands out: ")
+    assert line.endswith(f"{flat[0]}, {flat[1]}, {flat[2]}, ...")
+
+
+def test_maps_with_nan_have_a_line_of_their_own(
+    module: ClassificationModule, films: tuple[FilmDataset, pd.DataFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier = module.eval().classifier
+    images = torch.stack([films[0][n]["image"] for n in range(3)])
+    maps = feature_maps(classifier.backbone, films[0], range(3))
+    maps[1] = torch.nan
+    empty = EmptyMaps("a part")
+    found = empty.counted(["x", "y", "z"], classifier, images, [0, 0, 0], "eigencam", maps)
+    assert not found[1].any()
+    assert not caplog.records
+    empty.tell()
+    assert [record.getMessage() for record in caplog.records] == ["a part: 1 of 3 maps held NaN and were set to 0: y"]
+
+
+def test_a_title_says_so_where_no_place_stands_out() -> None:
+    given = np.array([0.1, 0.7, 0.2])
+    assert title("Normal", given, np.zeros((3, 3))) == "true Normal\ncalled Normal 70%\nno place stands out"
+    assert title("Normal", given, np.eye(3)) == title("Normal", given) == "true Normal\ncalled Normal 70%"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

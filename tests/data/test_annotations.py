@@ -141,6 +141,38 @@ def test_what_is_given_and_not_there_is_refused(tmp_path: Path) -> None:
         Annotations(tmp_path, masks=file)
 
 
+@pytest.mark.parametrize("films", [None, ("sub/a.png", "sub/b.dcm")])
+def test_masks_of_none_of_the_films_are_refused_with_an_example(tmp_path: Path, films: tuple[str, ...] | None) -> None:
+    save(tmp_path / "films/sub/a.png", grey(square()))
+    # One folder too deep: the likely slip.
+    save(tmp_path / "known/lesion/films/sub/a.png", grey(square()))
+    with pytest.raises(
+        DataError, match=r"no mask of any of the \d films, such as .*known/lesion/sub/a\.png; masks lie as"
+    ):
+        Annotations(tmp_path / "films", masks=tmp_path / "known", films=films)
+    # Found by itself it is no mistake.
+    (tmp_path / "known").rename(tmp_path / "films/masks")
+    assert Annotations(tmp_path / "films", films=films).regions("sub/a.png", SHAPE) == {}
+
+
+def test_masks_of_some_of_the_films_are_enough(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "films" / name, grey(square()))
+    save(tmp_path / "known/b.png", grey(square()))
+    for films in (None, ["a.png", "b.png"]):
+        assert Annotations(tmp_path / "films", masks=tmp_path / "known", films=films)
+    with pytest.raises(DataError, match=r"any of the 1 films, such as .*known/a\.png"):
+        Annotations(tmp_path / "films", masks=tmp_path / "known", films=["a.png"])
+
+
+def test_boxes_of_none_of_the_films_are_refused_with_an_example(tmp_path: Path) -> None:
+    file = csv(tmp_path, "filename,x,y,width,height\na.png,1,1,1,1\n", ("a.png", "b.png"))
+    with pytest.raises(DataError, match=r"boxes\.csv: no row of any of the 1 films, such as filename b\.png"):
+        Annotations(tmp_path, boxes=file, films=["b.png"])
+    assert Annotations(tmp_path, boxes=file, films=["b.png", "a.png"])
+    assert Annotations(tmp_path, films=["b.png"])
+
+
 # Masks
 
 
@@ -261,12 +293,20 @@ def test_fractions_of_pixels_are_taken_whole(tmp_path: Path) -> None:
 
 
 def test_a_box_is_cut_at_the_films_edge_and_refused_beyond(tmp_path: Path) -> None:
-    rows = "filename,x,y,width,height\na.png,-10,70,20,30\nb.png,100,0,5,5\nc.png,-5,0,5,5\n"
-    csv(tmp_path, rows, ("a.png", "b.png", "c.png"))
+    boxes = {"a": "-10,60,20,20", "b": "100,0,5,5", "c": "-5,0,5,5", "d": "-10,70,20,30", "e": "90,70,20,21"}
+    names = tuple(f"{name}.png" for name in boxes)
+    rows = "".join(f"{name}.png,{box}\n" for name, box in boxes.items())
+    csv(tmp_path, f"filename,x,y,width,height\n{rows}", names)
     annotations = Annotations(tmp_path)
-    assert np.array_equal(annotations.regions("a.png", SHAPE)["lesion"], square(70, 0, 10, 10))
+    # Half of it is on the film.
+    assert np.array_equal(annotations.regions("a.png", SHAPE)["lesion"], square(60, 0, 20, 10))
     for name in ("b.png", "c.png"):
         with pytest.raises(DataError, match=rf"{name}: the box x=.* lies outside the film of 100 x 80 pixels; give"):
+            annotations.regions(name, SHAPE)
+    for name in ("d.png", "e.png"):
+        with pytest.raises(
+            DataError, match=rf"{name}: the box x=.* lies for more than half of its area outside the film"
+        ):
             annotations.regions(name, SHAPE)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from covidnet.data.inputs import find_films
+from covidnet.data.inputs import check_out, find_films, pictures_of
 from covidnet.errors import DataError, SettingError
 
 
@@ -62,3 +62,33 @@ def test_an_empty_folder_is_told(tmp_path: Path) -> None:
 def test_nothing_given_is_not_the_current_folder() -> None:
     with pytest.raises(SettingError, match="input="):
         find_films(" ")
+
+
+def test_two_films_of_one_stem_have_two_pictures() -> None:
+    found = pictures_of(["a/1.png", "a/1.bmp", "b/1.png", "c.dcm"])
+    assert len(set(found.values())) == 4
+    assert found["c.dcm"] == Path("c.png")
+
+
+@pytest.mark.parametrize(
+    ("given", "out"),
+    [
+        ("", ""), ("", "new"), ("", "sub/deep/new"), ("sub", "sub"), ("**/*.jpg", "new"), ("a.PNG", "masks/lesion/new"),
+        # A picture would take the place of a film, though the folder is not the one that was given.
+        ("sub/e.png", "sub"), ("sub/*.png", "sub"), ("link/e.png", "sub"),
+    ],
+)  # fmt: skip
+def test_pictures_are_not_written_among_the_films(home: Path, given: str, out: str) -> None:
+    (home / "sub/e.png").write_bytes(b"x")
+    (home / "link").symlink_to(home / "sub")
+    root, paths = find_films(f"{home}/{given}")
+    with pytest.raises(SettingError, match=r"out=.*allowed is a folder (outside of|without the films)"):
+        check_out(f"{home}/{given}", home / out, root, paths, [home / "masks"])
+
+
+@pytest.mark.parametrize(
+    ("given", "out"), [("", "../elsewhere"), ("b.jpg", "out"), ("*.jpg", "out"), ("sub/c.dcm", "sub")]
+)
+def test_other_folders_are_allowed(home: Path, given: str, out: str) -> None:
+    root, paths = find_films(f"{home}/{given}")
+    check_out(f"{home}/{given}", home / out, root, paths, [home / "masks"])

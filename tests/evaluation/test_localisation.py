@@ -1,4 +1,4 @@
-"""Measures of heat maps against their definitions, and maps whose place is known against the two priors."""
+"""Measures of heat maps against their definitions, and maps whose place is known against the three baselines."""
 
 from __future__ import annotations
 
@@ -141,11 +141,12 @@ def test_centre_prior_is_a_gaussian_of_a_quarter_of_the_shorter_side(shape: tupl
 # The table
 
 
-def test_a_film_has_a_row_for_its_map_and_for_each_prior() -> None:
+def test_a_film_has_a_row_for_its_map_and_for_each_baseline() -> None:
     heats, lesions, lungs = smooth(3, 0), discs(3, 1), discs(3, 2, 12.0)
     rows = table(heats, lesions, lungs, patient_id=["p", None, "p"])
-    assert list(rows.columns) == ["image_id", "patient_id", "label", "map", *MEASURES]
-    assert list(rows["map"]) == ["model", "centre", "mean_map"] * 3
+    assert list(rows.columns) == ["image_id", "patient_id", "label", "map", "constant", *MEASURES]
+    assert list(rows["map"]) == ["model", "centre", "mean_map", "chance"] * 3
+    assert not rows["constant"].any()
     shown = {"model": heats[1], "centre": centre_prior(SHAPE), "mean_map": (heats[0] + heats[2]) / 2}
     for name, heat in shown.items():
         row = rows[(rows["image_id"] == "i1") & (rows["map"] == name)].iloc[0]
@@ -186,12 +187,34 @@ def test_what_is_not_known_is_missing() -> None:
     rows = table(heats, [None, np.zeros(SHAPE, bool), lesion, lesion], [lung, lung, None, lung])
     model = rows[rows["map"] == "model"].set_index("image_id")
     told = model[list(MEASURES)].notna()
+    assert model["constant"].tolist() == [False, False, False, True]
     assert told.loc["i0"].tolist() == told.loc["i1"].tolist() == [False, False, False, False, True]
     assert told.loc["i2"].tolist() == [True, True, True, True, False]
-    assert not told.loc["i3"].any()
+    # A miss on the lesion; there is no heat that could lie in the lungs.
+    assert told.loc["i3"].tolist() == [True, True, True, True, False]
+    assert (model.loc["i3", list(MEASURES[:-1])] == 0).all()
     assert rows[rows["map"] == "centre"].set_index("image_id").loc["i3", list(MEASURES)].notna().all()
     alone = table(heats[:1], [lesion])
     assert alone.loc[alone["map"] == "mean_map", list(MEASURES)].isna().all(axis=None)
+
+
+def test_chance_is_the_region_s_share_of_the_area() -> None:
+    lesions, lungs = discs(40, 30, 9.0), discs(40, 31, 14.0)
+    rows = table(smooth(40, 32), lesions, lungs)
+    chance = rows[rows["map"] == "chance"]
+    assert chance[["touch", "iou"]].isna().all(axis=None)
+    # A place drawn at random, many times: how often it lies in the region.
+    rng = np.random.default_rng(0)
+    y, x = rng.integers(0, SHAPE[0], 20_000), rng.integers(0, SHAPE[1], 20_000)
+    for measure, masks in (("pointing", lesions), ("lesion_share", lesions), ("lung_share", lungs)):
+        drawn = [mask[y, x].mean() for mask in masks]
+        np.testing.assert_allclose(chance[measure], drawn, atol=0.015)
+    # Even heat has the share of chance.
+    even = np.ones(SHAPE)
+    even[0, 0] += 1e-6
+    assert chance["lesion_share"].iloc[0] == pytest.approx(heat_share(even, lesions[0]), abs=1e-6)
+    unknown = table(smooth(2, 0), [None, np.zeros(SHAPE, bool)])
+    assert unknown.loc[unknown["map"] == "chance", list(MEASURES)].isna().all(axis=None)
 
 
 def test_lists_of_other_lengths_are_refused() -> None:
@@ -249,15 +272,73 @@ def test_with_few_patients_nothing_is_better() -> None:
 def test_values_are_means_over_films_and_differences_are_paired() -> None:
     lesions, heats = discs(12, 9), smooth(12, 10)
     heats[[2, 5]] = 0
-    rows = table(heats, lesions)
+    rows = table(heats, lesions, discs(12, 33, 14.0))
     found = localisation_summary(rows, 200)["measures"]["lesion_share"]
-    model, centre = (rows[rows["map"] == name]["lesion_share"].to_numpy() for name in ("model", "centre"))
-    assert found["n"] == found["model"]["n"] == 10
-    assert found["centre"]["n"] == 12
-    assert found["model"]["value"] == pytest.approx(np.nanmean(model))
+    # By the definition: a constant map has none of its heat in the lesion.
+    model = np.array([0.0 if n in (2, 5) else heat_share(heats[n], lesions[n]) for n in range(12)])
+    centre = np.array([heat_share(centre_prior(SHAPE), mask) for mask in lesions])
+    chance = np.array([mask.mean() for mask in lesions])
+    assert {found[name]["n"] for name in found if name != "n"} == {found["n"]} == {12}
+    assert found["model"]["value"] == pytest.approx(model.mean())
     assert found["centre"]["value"] == pytest.approx(centre.mean())
-    assert found["difference"]["value"] == pytest.approx(np.nanmean(model - centre))
-    assert localisation_summary(rows, 200)["constant"] == 2
+    assert found["chance"]["value"] == pytest.approx(chance.mean())
+    assert found["difference"]["value"] == pytest.approx((model - centre).mean())
+    assert found["difference_chance"]["value"] == pytest.approx((model - chance).mean())
+
+
+def test_all_numbers_of_a_measure_are_over_the_same_films() -> None:
+    """A constant map has no heat in the lungs: its film is left out for the baselines too."""
+    lungs, heats = discs(12, 33, 14.0), smooth(12, 10)
+    heats[[2, 5]] = 0
+    found = localisation_summary(table(heats, [None] * 12, lungs), 200)["measures"]["lung_share"]
+    left = [n for n in range(12) if n not in (2, 5)]
+    assert {found[name]["n"] for name in found if name != "n"} == {found["n"]} == {10}
+    centre = np.mean([heat_share(centre_prior(SHAPE), lungs[n]) for n in left])
+    assert found["centre"]["value"] == pytest.approx(centre)
+    assert found["chance"]["value"] == pytest.approx(np.mean([lungs[n].mean() for n in left]))
+    apart = found["model"]["value"] - found["centre"]["value"]
+    assert found["difference"]["value"] == pytest.approx(apart)
+
+
+def test_constant_maps_are_counted_by_class_among_films_with_a_mask() -> None:
+    lesions, heats = [*discs(7, 9), None], smooth(8, 10)
+    heats[[0, 1, 5, 7]] = 0
+    rows = localisation_table(
+        heats, lesions, [None] * 8, list("abcdefgh"), [None] * 8, ["Normal"] * 4 + ["COVID-19"] * 4
+    )
+    found = localisation_summary(rows, 100)
+    assert found["constant"] == 3
+    assert found["constant_by_class"] == {"COVID-19": 1, "Normal": 2}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_table_from_before_misses_were_counted_says_the_same() -> None:
+    lesions, heats = discs(8, 9), smooth(8, 10)
+    heats[[0, 1]] = 0
+    rows = table(heats, lesions)
+    old = rows[rows["map"] != "chance"].drop(columns="constant")
+    old.loc[rows["constant"], list(MEASURES)] = np.nan
+    found, before = localisation_summary(rows, 100), localisation_summary(old, 100)
+    assert before["constant"] == 2
+    for measure in MEASURES:
+        for name in ("model", "centre", "mean_map", "difference", "difference_mean_map"):
+            assert before["measures"][measure][name] == found["measures"][measure][name]
+
+
+def test_maps_that_beat_the_centre_but_not_chance_are_not_better() -> None:
+    """Lesions at the edge, where the centre prior has nearly nothing: even heat beats it, and is chance."""
+    rng = np.random.default_rng(0)
+    edge = [np.zeros(SHAPE, bool) for _ in range(20)]
+    for mask in edge:
+        top = rng.integers(0, 30)
+        mask[top : top + 8, :4] = True
+    even = 1 + 0.01 * rng.random((20, *SHAPE))
+    found = localisation_summary(table(even, edge), 300)
+    share = found["measures"]["lesion_share"]
+    assert share["difference"]["ci"][0] > 0
+    assert share["difference_chance"]["ci"][0] < 0
+    assert "lesion_share" in found["not_better"]
+    assert found["better_than_centre"] is False
 
 
 def test_intervals_grow_where_films_of_a_patient_are_alike() -> None:
@@ -286,17 +367,17 @@ def test_the_same_image_from_several_models_counts_once() -> None:
     assert once == localisation_summary(first, 200)
 
 
-def test_a_constant_map_of_one_model_leaves_out_its_own_prior_alone() -> None:
-    lesions, heats = discs(6, 16), smooth(6, 17)
+def test_a_constant_map_of_one_model_leaves_out_its_own_baselines_alone() -> None:
+    lungs, heats = discs(6, 16, 14.0), smooth(6, 17)
     silent = heats.copy()
     silent[0] = 0
-    parts = [table(heats, lesions), table(silent, lesions), table(smooth(6, 18), lesions)]
+    maps = [heats, silent, smooth(6, 18)]
+    parts = [table(one, [None] * 6, lungs) for one in maps]
     found = localisation_summary(pd.concat(parts, ignore_index=True), 200)
-    of = {
-        name: np.array([part[part["map"] == name]["lesion_share"] for part in parts]) for name in ("model", "mean_map")
-    }
+    of = {name: np.array([part[part["map"] == name]["lung_share"] for part in parts]) for name in ("model", "mean_map")}
+    assert np.isnan(of["model"]).sum() == 1
     expected = np.nanmean(of["model"] - of["mean_map"], axis=0).mean()
-    assert found["measures"]["lesion_share"]["difference_mean_map"]["value"] == pytest.approx(expected)
+    assert found["measures"]["lung_share"]["difference_mean_map"]["value"] == pytest.approx(expected)
     assert found["constant"] == 1
 
 
@@ -315,7 +396,10 @@ def test_maps_that_are_all_constant_are_not_better() -> None:
     found = localisation_summary(table(np.zeros((8, *SHAPE), np.float32), lesions), 100)
     assert found["better_than_centre"] is False
     assert found["constant"] == 8
-    assert found["measures"]["iou"]["model"]["value"] is None
+    assert found["measures"]["iou"]["model"]["value"] == 0
+    assert found["measures"]["iou"]["centre"]["n"] == 8
+    # The mean of maps without evidence has none either.
+    assert found["measures"]["iou"]["mean_map"]["value"] == 0
 
 
 def test_no_film_is_no_finding() -> None:

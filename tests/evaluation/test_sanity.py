@@ -97,17 +97,38 @@ def test_pairs_are_the_mean_over_the_other_films() -> None:
     )
 
 
-def test_a_constant_map_says_nothing() -> None:
-    maps, other = smooth(4, 6), smooth(4, 7)
-    maps[1], other[2] = 0, 0.5
-    rows = sanity_table(maps, {"head": other}, names(4))
+def test_a_constant_trained_map_says_nothing_and_a_constant_redrawn_one_has_lost_all() -> None:
+    maps, other = smooth(5, 6), smooth(5, 7)
+    maps[[1, 4]], other[[2, 4]] = 0, 0.5
+    rows = sanity_table(maps, {"head": other}, names(5))
     for measure in ("ssim", "rank"):
-        assert np.isnan(of_stage(rows, "head", measure)).tolist() == [False, True, True, False]
-        assert np.isnan(of_stage(rows, "pairs", measure)).tolist() == [False, True, False, False]
+        found = of_stage(rows, "head", measure)
+        assert np.isnan(found).tolist() == [False, True, False, False, True]
+        assert found[2] == 0
+        assert np.isnan(of_stage(rows, "pairs", measure)).tolist() == [False, True, False, False, True]
+    alone = sanity_table(maps[[0, 2, 3]], {"head": other[[0, 2, 3]]}, names(3))
+    np.testing.assert_allclose(of_stage(rows, "pairs", "ssim")[[0, 2, 3]], of_stage(alone, "pairs", "ssim"))
+
+
+def test_a_network_whose_new_maps_are_all_constant_passes() -> None:
+    trained = smooth(8, 6)
+    found = summary_of(trained, [trained, trained, trained, np.zeros_like(trained)])
+    assert found["stages"][-1]["rank"]["value"] == 0
+    assert found["verdict"] == "depends"
+    assert found["reason"] is None
+
+
+def test_draws_of_a_stage_are_rows_of_their_own_and_averaged_in_the_summary() -> None:
+    trained, draws = smooth(6, 8), np.stack([smooth(6, 70 + k) for k in range(3)])
+    rows = sanity_table(trained, {"head": trained, "stem": draws}, names(6))
+    assert len(rows) == 6 * (1 + 3 + 1)
+    each = [of_stage(sanity_table(trained, {"stem": one}, names(6)), "stem", "rank") for one in draws]
+    np.testing.assert_array_equal(of_stage(rows, "stem", "rank"), np.concatenate(each))
     found = sanity_summary(rows, resamples=50)
-    assert found["stages"][0]["rank"]["n"] == 2
-    assert found["pairs"]["rank"]["n"] == 3
-    assert found["stages"][0]["rank"]["value"] == pytest.approx(np.nanmean(of_stage(rows, "head", "rank")))
+    assert found["n"] == found["stages"][-1]["rank"]["n"] == 6
+    assert found["stages"][-1]["rank"]["value"] == pytest.approx(np.mean(each))
+    with pytest.raises(DataError, match="stem: maps of shape"):
+        sanity_table(trained, {"stem": draws[:, :4]}, names(6))
 
 
 def test_one_film_has_no_pairs() -> None:
@@ -189,20 +210,25 @@ def test_neither_side_of_a_half_is_unclear() -> None:
     mixed = np.concatenate([trained[:4], smooth(4, 18)])
     found = summary_of(trained, [mixed] * 4)
     assert found["retained"]["rank"]["ci"][0] < 0.5 < found["retained"]["rank"]["ci"][1]
-    assert found["verdict"] == "unclear"
+    assert (found["verdict"], found["reason"]) == ("unclear", "maps change by about half")
 
 
 def test_few_films_are_unclear() -> None:
     trained = smooth(5, 19)
-    assert summary_of(trained, [trained] * 4)["verdict"] == "does not depend"
-    assert summary_of(trained[:4], [trained[:4]] * 4)["verdict"] == "unclear"
+    enough, few = summary_of(trained, [trained] * 4), summary_of(trained[:4], [trained[:4]] * 4)
+    assert (enough["verdict"], enough["reason"]) == ("does not depend", None)
+    assert (few["verdict"], few["reason"]) == ("unclear", "too few films")
 
 
-def test_films_that_all_have_one_map_have_nothing_to_lose() -> None:
-    trained = np.repeat(smooth(1, 20), 6, axis=0)
+@pytest.mark.parametrize("apart", [0.0, 0.05])
+def test_films_that_have_nearly_one_map_have_nothing_to_lose(apart: float) -> None:
+    trained = stretched(np.repeat(smooth(1, 20), 6, axis=0) + apart * smooth(6, 21))
     found = summary_of(trained, [trained] * 4)
-    assert found["retained"]["rank"]["value"] is None
-    assert found["verdict"] == "unclear"
+    for measure in ("ssim", "rank"):
+        assert found["pairs"][measure]["value"] > 0.9
+        assert found["retained"][measure]["value"] is None
+        assert found["retained"][measure]["ci"] is None
+    assert (found["verdict"], found["reason"]) == ("unclear", "the maps of two films are nearly the same")
 
 
 # The summary

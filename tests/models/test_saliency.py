@@ -20,7 +20,7 @@ from covidnet.models.backbones import Backbone
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead, LinearHead, MonteCarloHead
 from covidnet.models.inputs import GREY_SPEC, IMAGENET_SPEC
-from covidnet.models.saliency import METHODS, saliency
+from covidnet.models.saliency import METHODS, MapWarning, saliency
 
 SIDE = 96  # maps of 3 x 3
 EVERY = pytest.mark.parametrize("method", METHODS)
@@ -409,7 +409,7 @@ def test_a_map_without_evidence_is_zero_and_warns(classifier: Classifier, images
     against = copy.deepcopy(classifier)
     with torch.no_grad():
         against.head.linear.weight[1].fill_(-1.0)
-    with pytest.warns(RuntimeWarning, match=r"images \[1\] are constant"):
+    with pytest.warns(MapWarning, match=r"images \[1\] are constant"):
         maps = saliency(against, images, [0, 1, 2])
     assert not maps[1].any()
     assert maps[0].max() > 0.99
@@ -424,6 +424,9 @@ def test_nan_becomes_zero_and_warns(method: str, classifier: Classifier, images:
         warnings.simplefilter("always")
         maps = saliency(classifier, broken, [2, 0, 1], method)
     assert [str(item.message) for item in caught] == [f"{method}: NaN in the maps of images [2], set to 0"]
+    (told,) = [item.message for item in caught]
+    assert isinstance(told, MapWarning)
+    assert (told.places, told.broken) == ([2], True)
     assert not maps[2].any()
     np.testing.assert_array_equal(maps[:2], saliency(classifier, images, [2, 0, 1], method)[:2])
 

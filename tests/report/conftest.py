@@ -298,9 +298,12 @@ def build_explanations(
         apart = -0.1 if name in poor else difference
         return {
             "n": n, "model": near(centre + apart), "centre": near(centre), "mean_map": near(centre + 0.05),
+            "chance": nothing if name in ("touch", "iou") else near(centre - 0.02),
             "difference": near(apart), "difference_mean_map": near(apart - 0.05),
+            "difference_chance": nothing if name in ("touch", "iou") else near(apart + 0.02),
         }  # fmt: skip
 
+    nothing = {"value": None, "ci": None, "n": 0, "method": "bootstrap"}
     names = ("head", "denseblock4", "denseblock3", "denseblock2", "denseblock1", "conv0")
     ends = {"depends": retained < 0.4, "does not depend": retained > 0.6}
     return {
@@ -310,7 +313,7 @@ def build_explanations(
             for title, name in (("COVID-19", "unseen-COVID-19"), ("errors", "errors"))
         ],
         "localisation": {
-            "n": 40, "films": 60, "patients": 38, "constant": 0,
+            "n": 40, "films": 60, "patients": 38, "constant": 0, "constant_by_class": {"COVID-19": 0, "Normal": 0},
             "measures": {
                 "pointing": measure("pointing", 0.4, 40), "iou": measure("iou", 0.25, 40),
                 "lesion_share": measure("lesion_share", 0.2, 40), "lung_share": measure("lung_share", 0.5, 60),
@@ -326,6 +329,7 @@ def build_explanations(
             "pairs": {"ssim": near(0.3), "rank": near(0.1)},
             "retained": {"ssim": near(retained), "rank": near(retained)},
             "verdict": next((verdict for verdict, holds in ends.items() if holds), "unclear"),
+            "reason": None if any(ends.values()) else "maps change by about half",
         },
     }  # fmt: skip
 

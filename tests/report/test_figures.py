@@ -179,6 +179,35 @@ def test_the_selection_figure_marks_best_mean_expected_and_selected() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "films"),
+    [([2 / 9, 2 / 9, 1 / 9], 9), ([0.0, 0.0], 3), ([1.0, 1.0], 3), ([0.93, 0.95, 0.96, 0.96], 156)],
+)
+def test_no_name_in_the_selection_figure_lies_over_the_legend_or_another_name(
+    accuracies: list[float], films: int
+) -> None:
+    figure = selection_figure(
+        {
+            "selection": {
+                "candidates": [{"fold": n, "unseen_accuracy": one} for n, one in enumerate(accuracies)],
+                "fold": accuracies.index(max(accuracies)),
+                "n": films,
+                "simulated": {"accuracy": float(np.mean(accuracies)), "expected_best": min(max(accuracies) + 0.1, 1.0)},
+            }
+        }
+    )
+    assert figure is not None
+    canvas: Any = figure.canvas
+    canvas.draw()
+    (ax,) = figure.axes
+    legend = ax.get_legend()
+    assert legend is not None
+    boxes = [legend.get_window_extent(), *(text.get_window_extent() for text in ax.texts)]
+    assert len(boxes) == 5
+    for at, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[at + 1 :])
+
+
 @pytest.mark.parametrize("accuracies", [[], [None], [1.0], [0.0, 0.0], [1.0, 1.0]])
 def test_the_selection_figure_copes_with_the_ends(accuracies: list[float | None]) -> None:
     there = [value for value in accuracies if value is not None]

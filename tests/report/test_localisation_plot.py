@@ -11,6 +11,7 @@ from covidnet.report.localisation_plot import localisation_axes
 from covidnet.report.words import MEASURES
 
 Summary = dict[str, Any]
+MAPS = ("model", "centre", "mean_map", "chance")
 
 
 def _line(ax: Axes, gid: str) -> Any:
@@ -25,9 +26,12 @@ def _intervals(ax: Axes) -> list[list[float]]:
 def test_dots_and_intervals_are_those_of_the_measures(explained: Summary) -> None:
     measures = explained["explanations"]["localisation"]["measures"]
     ax = localisation_axes(measures)
-    for key in ("model", "centre", "mean_map"):
-        np.testing.assert_array_equal(_line(ax, key).get_xdata(), [m[key]["value"] for m in measures.values()])
-    expected = [m[key]["ci"] for key in ("model", "centre", "mean_map") for m in measures.values()]
+    for key in MAPS:
+        there = [m[key]["value"] for m in measures.values() if m[key]["value"] is not None]
+        np.testing.assert_array_equal(_line(ax, key).get_xdata(), there)
+    expected = [m[key]["ci"] for key in MAPS for m in measures.values() if m[key]["ci"]]
+    # Chance has no IoU.
+    assert len(expected) == 4 * 4 - 1
     assert _intervals(ax) == expected
     assert [label.get_text() for label in ax.get_yticklabels()] == [MEASURES[name] for name in measures]
     assert ax.get_xlim() == (0.0, 1.0)
@@ -37,15 +41,15 @@ def test_dots_and_intervals_are_those_of_the_measures(explained: Summary) -> Non
 
 def test_a_black_and_white_print_tells_the_maps_apart(explained: Summary) -> None:
     ax = localisation_axes(explained["explanations"]["localisation"]["measures"])
-    lines = [_line(ax, key) for key in ("model", "centre", "mean_map")]
-    assert len({line.get_marker() for line in lines}) == 3
-    assert [line.get_markerfacecolor() == "white" for line in lines] == [False, True, True]
+    lines = [_line(ax, key) for key in MAPS]
+    assert len({line.get_marker() for line in lines}) == 4
+    assert [line.get_markerfacecolor() == "white" for line in lines] == [False, True, True, False]
     legend = ax.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["model", "centre prior", "mean map"]
+    assert [text.get_text() for text in legend.get_texts()] == ["model", "centre prior", "mean map", "chance"]
     # No two of a measure lie on one height, where one could hide the other.
-    heights = np.array([line.get_ydata() for line in lines])
-    assert (np.diff(heights, axis=0) > 0.1).all()
+    heights = np.concatenate([line.get_ydata() for line in lines])
+    assert (np.diff(np.sort(heights)) > 0.1).all()
 
 
 @pytest.mark.parametrize("ends", [0.0, 1.0])

@@ -284,9 +284,34 @@ def test_arrays_that_are_no_film_and_map_are_refused(films: Any, maps: Any, titl
         film_panels(films, maps, titles)
 
 
-def test_no_columns_are_refused() -> None:
+def test_no_columns_and_no_width_are_refused() -> None:
     with pytest.raises(DataError, match="columns=0"):
         _panel(1, columns=0)
+    with pytest.raises(DataError, match="cell=0"):
+        _panel(1, cell=0)
+
+
+@pytest.mark.parametrize(("shape", "cell"), [((40, 40), 4.0), ((300, 2000), 8.0), ((2000, 1100), 4.0), ((50, 60), 1.6)])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_film_is_as_wide_as_its_cell(shape: tuple[int, int], cell: float, stacked: bool) -> None:
+    figure = film_panels([_film(*shape)], [np.zeros(shape)], [""], cell=cell, stacked=stacked, caption="c " * 200)
+    figure.canvas.draw()
+    for axes in figure.axes[:2]:
+        box = axes.get_window_extent()
+        assert box.width == pytest.approx(cell * figure.dpi, abs=1)
+        assert box.height == pytest.approx(box.width * shape[0] / shape[1], abs=1)
+    boxes = _boxes(figure)
+    for at, box in enumerate(boxes):
+        for other in boxes[at + 1 :]:
+            assert box.x1 <= other.x0 or other.x1 <= box.x0 or box.y1 <= other.y0 or other.y1 <= box.y0
+
+
+def test_a_very_long_film_is_narrower_and_not_longer_than_twice_the_width() -> None:
+    figure = film_panels([_film(900, 100)], [np.zeros((900, 100))], [""], cell=2.0)
+    figure.canvas.draw()
+    box = figure.axes[0].get_window_extent()
+    assert box.height == pytest.approx(2 * 2.0 * figure.dpi, abs=1)
+    assert box.width == pytest.approx(box.height / 9, abs=1)
 
 
 def test_a_saved_figure_is_a_png_of_the_sheet_with_the_same_bytes_each_time(tmp_path: Path) -> None:

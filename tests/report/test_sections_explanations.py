@@ -111,20 +111,24 @@ def test_random_weights_are_said_first() -> None:
 def test_maps_that_are_better_are_said_to_be() -> None:
     found = build_explanations()
     words = _words(_section(found))
-    assert "The maps are better than the centre prior by: pointing game, IoU, heat in the lesion." in words
+    assert "The maps are better than the centre prior and chance by: pointing game, IoU, heat in the lesion." in words
     assert "no better" not in words
     assert "better than the mean map by all of these" in words
     assert "No map was constant." in words
     for name in ("pointing", "iou", "lesion_share"):
         assert _points(found["localisation"]["measures"][name]["difference"]) in words
+    for name in ("pointing", "lesion_share"):
+        assert _points(found["localisation"]["measures"][name]["difference_chance"]) in words
 
 
 def test_maps_that_are_not_better_are_said_first() -> None:
     found = build_explanations(poor=("iou",))
     section = _section(found)
-    assert _against(section) == ["The maps are no better than the centre prior by: IoU. They are worse."]
+    assert _against(section) == [
+        "The maps are no better than the centre prior or chance by: IoU. They are worse than the centre prior."
+    ]
     words = _words(section)
-    assert "The maps are no better than the centre prior by: IoU (better means" in words
+    assert "The maps are no better than the centre prior or chance by: IoU (better means" in words
     assert "The maps are better" not in words
     assert f"IoU {_points(found['localisation']['measures']['iou']['difference'])}" in words
     assert MINUS in _points(found["localisation"]["measures"]["iou"]["difference"])
@@ -135,17 +139,32 @@ def test_no_better_is_not_called_worse() -> None:
     found = build_explanations(poor=("iou", "pointing"))
     found["localisation"]["measures"]["iou"]["difference"]["ci"] = [-0.1, 0.1]
     assert _against(_section(found)) == [
-        "The maps are no better than the centre prior by: IoU, pointing game. They are worse by: pointing game."
+        "The maps are no better than the centre prior or chance by: IoU, pointing game. They are worse than the centre "
+        "prior by: pointing game. They are worse than chance by: pointing game."
     ]
-    found["localisation"]["measures"]["pointing"]["difference"]["ci"] = None
-    assert _against(_section(found)) == ["The maps are no better than the centre prior by: IoU, pointing game."]
+    for key in ("difference", "difference_chance"):
+        found["localisation"]["measures"]["pointing"][key]["ci"] = None
+    assert _against(_section(found)) == [
+        "The maps are no better than the centre prior or chance by: IoU, pointing game."
+    ]
 
 
-@pytest.mark.parametrize(("maps", "said"), [(1, "1 map was constant"), (12, "12 maps were constant")])
-def test_constant_maps_are_counted(maps: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ({"COVID-19": 0, "Normal": 1},
+         "1 map was constant, without evidence in any place (Normal 1), and counts as a miss"),
+        ({"COVID-19": 4, "Normal": 8},
+         "12 maps were constant, without evidence in any place (COVID-19 4, Normal 8), and count as misses"),
+    ],
+)  # fmt: skip
+def test_constant_maps_are_counted_by_class_and_called_misses(classes: dict[str, int], said: str) -> None:
     found = build_explanations()
-    found["localisation"]["constant"] = maps
-    assert said in _words(_section(found))
+    found["localisation"] |= {"constant": sum(classes.values()), "constant_by_class": classes}
+    words = _words(_section(found))
+    assert said in words
+    assert "A map without evidence in any place counts as a miss" in words
+    assert "left out" not in words
 
 
 def test_the_localisation_table_has_the_summary_s_numbers() -> None:
@@ -157,7 +176,9 @@ def test_the_localisation_table_has_the_summary_s_numbers() -> None:
     for row, numbers in zip(table.rows, measures.values(), strict=True):
         cells = [cell for cell in row if isinstance(cell, Value)]
         assert cells[0].value == numbers["n"]
-        keys = ("model", "centre", "mean_map", "difference", "difference_mean_map")
+        keys = (
+            "model", "centre", "mean_map", "chance", "difference", "difference_mean_map", "difference_chance",
+        )  # fmt: skip
         for cell, key in zip(cells[1:], keys, strict=True):
             assert (cell.value, cell.interval, cell.scale) == (numbers[key]["value"], numbers[key]["ci"], 100.0)
 
@@ -218,6 +239,18 @@ def test_each_verdict_of_the_sanity_test_is_one_sentence(retained: float, said: 
         low, high = estimate["ci"]
         text = f"{100 * estimate['value']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]".replace("-", MINUS)
         assert text in _words(section)
+
+
+@pytest.mark.parametrize(
+    "reason", ["too few films", "the maps of two films are nearly the same", "maps change by about half"]
+)
+def test_why_the_sanity_test_is_unclear_is_said(reason: str) -> None:
+    found = build_explanations(retained=0.5)
+    found["sanity"]["reason"] = reason
+    assert f"The sanity test is unclear: {reason}." in _words(_section(found))
+    nothing = {"value": None, "ci": None, "n": 9, "method": "bootstrap"}
+    found["sanity"]["retained"] = {"ssim": nothing, "rank": nothing}
+    assert "they keep" not in _words(_section(found))
 
 
 def test_the_sanity_table_has_the_summary_s_numbers() -> None:

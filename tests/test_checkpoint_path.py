@@ -1,0 +1,42 @@
+"""Which file a setting means."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from covidnet.checkpoint_path import find_checkpoint
+from covidnet.errors import SettingError, WeightsError
+
+
+def checkpoint(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").write_bytes(b"")
+    return folder / "best.ckpt"
+
+
+def test_a_file_a_run_and_its_folder_of_checkpoints_mean_one_file(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "run/checkpoints")
+    for given in (file, str(file), tmp_path / "run", tmp_path / "run/checkpoints"):
+        assert find_checkpoint(given) == file
+
+
+def test_nothing_and_what_is_not_there_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="say checkpoint=PATH"):
+        find_checkpoint(" ")
+    with pytest.raises(WeightsError, match="no such file"):
+        find_checkpoint(tmp_path / "gone.ckpt")
+    with pytest.raises(WeightsError, match="give a run folder"):
+        find_checkpoint(tmp_path)
+    checkpoint(tmp_path / "fold=2/checkpoints")
+    with pytest.raises(WeightsError, match=r"it is a sweep; give one of its runs, such as .*fold=2"):
+        find_checkpoint(tmp_path)
+
+
+def test_it_is_found_without_the_libraries_that_read_it() -> None:
+    code = "import sys, covidnet.checkpoint_path\nassert not {'torch', 'pytorch_lightning', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
