@@ -183,9 +183,10 @@ def termination() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except Exception:
-        # What was cut off in the middle may fail while it is taken down.
-        if stopped.is_set():
+    except BaseException as error:
+        # What was cut off in the middle may fail while it is taken down; and where the signal fell into code that takes
+        # no exception, such as a destructor, Lightning ends the training later, with an exit code of 0.
+        if stopped.is_set() and not isinstance(error, Terminated):
             raise Terminated from None
         raise
     finally:

@@ -39,7 +39,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_versions_machine_and_command_are_told_and_fit_into_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "fold=3"])
     facts = json.loads(json.dumps(environment()))
-    assert set(facts) == {"python", "platform", "versions", "git_revision", "cores", "gpu", "command"}
+    assert set(facts) == {"python", "platform", "versions", "git_revision", "cores", "threads", "gpu", "command"}
     assert facts["python"] == platform.python_version()
     assert facts["command"] == ["train.py", "fold=3"]
     assert facts["cores"] >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 from covidnet.callbacks.curves import curves_so_far, hand_on
 from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.errors import CovidnetError, SettingError, WeightsError
-from covidnet.resume import Resumption, resumed_arguments
+from covidnet.resume import Resumption, Terminated, resumed_arguments, termination
 
 Train = Callable[..., Path]
 
@@ -140,6 +141,25 @@ def test_sigterm_leaves_a_checkpoint_also_where_none_was_due(tmp_path: Path, sta
     assert epoch > 0
     assert len(curves.splitlines()) > 2 * epoch
     assert (folder / "checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("error", [SystemExit, SystemExit(0), RuntimeError("taken down"), KeyboardInterrupt])
+def test_whatever_a_stopped_run_ends_with_its_exit_code_is_that_of_sigterm(error: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work() -> None:
+        # As in a destructor, which swallows what a signal's handler raises.
+        with contextlib.suppress(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        raise error
+
+    with pytest.raises(SystemExit) as ended, termination():
+        work()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(RuntimeError, match="its own"), termination():
+        raise RuntimeError("its own")
 
 
 def test_a_finished_run_is_left_alone(train: Train, tmp_path: Path) -> None:
