@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from covidnet.arguments import quoted
 from covidnet.config import checked_fold, config_dir, launch
 from covidnet.errors import CovidnetError
 from covidnet.sweep_report import report_ended_sweeps
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_PATHS = ("data.root", "data.masks", "data.boxes", "cache_dir")
 
 
 def main(cfg: DictConfig) -> float | None:
@@ -37,11 +40,12 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def _arguments(given: list[str]) -> list[str]:
-    """The command line that ``resume=`` stands for, and one that Hydra finds the config of a run with."""
+    """The command line that ``resume=`` stands for, with paths and the config of a run as Hydra can read them."""
     if any(word.startswith("resume=") for word in given):
         from covidnet.resume import resumed_arguments
 
         given = resumed_arguments(given)
+    given = quoted(given, _PATHS)
     at = next((n for n, word in enumerate(given) if word.split("=")[0] in ("--config-dir", "-cd")), None)
     if at is not None:
         flag, _, value = given[at].partition("=")

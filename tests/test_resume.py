@@ -292,6 +292,18 @@ def test_the_command_line_of_a_run_is_put_back(tmp_path: Path, monkeypatch: pyte
     assert resumed_arguments(["fold=3", "resume=null"]) == ["fold=3", "resume=null"]
 
 
+def test_paths_and_the_config_of_a_run_are_put_as_hydra_reads_them(tmp_path: Path) -> None:
+    from covidnet.config import config_dir
+    from covidnet.train import _arguments
+
+    assert _arguments(["data.root=my films [2]", "fold=3"]) == ["data.root='my films [2]'", "fold=3"]
+    (tmp_path / "config.yaml").write_text("fold: 3\n")
+    expected = ["--config-path", str(tmp_path), "--config-dir", str(config_dir()), "fold=4"]
+    assert _arguments(["--config-dir", str(tmp_path), "fold=4"]) == expected
+    assert _arguments([f"--config-dir={tmp_path}", "fold=4"]) == expected
+    assert _arguments(["-cd", str(tmp_path / "other")]) == ["-cd", str(tmp_path / "other")]
+
+
 @pytest.mark.parametrize("given", ["nowhere", "plain"])
 def test_a_folder_that_cannot_be_gone_on_with_is_named(given: str, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
