@@ -187,7 +187,7 @@ def _is_of_settings(error: BaseException) -> bool:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, CovidnetError):
         text = str(error)
-    elif isinstance(error, OSError):
+    elif isinstance(error, OSError) and error.errno is not None:
         # What the system refuses is the user's to mend: a full disk, a folder that is not theirs.
         remedy = "give a folder that can be written: cache_dir=DIR, hydra.run.dir=DIR"
         text = f"{error.filename or 'the system'}: {error.strerror or error} (errno {error.errno}); {remedy}"

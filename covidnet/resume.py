@@ -46,21 +46,25 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         SettingError: the folder is that of no run and no sweep.
     """
     given = [word.removeprefix("resume=") for word in arguments if word.startswith("resume=")]
-    if not given or given[-1] in ("", "null"):
+    if not given or given[-1] == "null":
         return list(arguments)
     others = [word for word in arguments if not word.startswith("resume=")]
     text = given[-1].strip("'\"")
+    if not text.strip():
+        # resume=$DIR with DIR unset: a new run of the defaults is not what was meant.
+        raise SettingError("resume", text, "a run folder or a sweep folder", "say resume=DIR")
     folder = Path(text).expanduser().resolve()
     if (folder / ".hydra/overrides.yaml").is_file():
         tasks, hydras, place, mode = _written(folder / ".hydra/hydra.yaml"), [], "hydra.run.dir", []
     elif (folder / "multirun.yaml").is_file():
         tasks, hydras, place, mode = _written(folder / "multirun.yaml"), ["hydra"], "hydra.sweep.dir", ["-m"]
     else:
-        cause = "no such folder" if not folder.is_dir() else "neither a run folder nor a sweep folder"
-        raise SettingError(
-            "resume", text, "a folder that covidnet.train has written", f"{cause}; it holds .hydra/ or multirun.yaml"
-        )
+        cause = "this is a file" if folder.is_file() else "there is no such folder"
+        if folder.is_dir():
+            cause = "this is neither a run folder, with .hydra/ in it, nor a sweep folder, with multirun.yaml"
+        raise SettingError("resume", text, "a folder that covidnet.train has written", cause)
     overrides, start = tasks
+    _check_beside(others, overrides["task"], text)
     kept = [word for word in overrides["task"] if not word.startswith("resume=")]
     if hydras:
         own = ("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir=")
@@ -68,6 +72,25 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     if start and Path(start).is_dir():
         os.chdir(start)
     return [*mode, *kept, *others, f"{place}='{folder}'", f"resume='{folder}'"]
+
+
+def _check_beside(others: Sequence[str], task: Sequence[str], folder: str) -> None:
+    """Refuse settings beside ``resume=`` that would change the run, before Hydra writes them into its folder."""
+    from covidnet.sweep import compared
+
+    for word in others:
+        name, equals, value = word.lstrip("+~").partition("=")
+        if not equals or name.startswith("hydra") or word in task:
+            continue
+        nested: Any = value
+        for part in reversed(name.split(".")):
+            nested = {part: nested}
+        if compared(nested, ("fold",)):
+            raise SettingError(
+                name, value, f"what resume={folder} began with",
+                "a run goes on with its own settings; those that change no number, such as progress, logger and "
+                "trainer.devices, may be other ones",
+            )  # fmt: skip
 
 
 def _written(file: Path) -> tuple[dict[str, list[str]], str | None]:

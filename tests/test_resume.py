@@ -284,6 +284,13 @@ def test_the_command_line_of_a_run_is_put_back(tmp_path: Path, monkeypatch: pyte
         f"hydra:\n  runtime:\n    cwd: {start}\n  overrides:\n    hydra: []\n    task: [fold=3, data.root=films]\n"
     )
     monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for other in ("optim.lr=0.5", "fold=4", "model=cnn", "trainer.max_epochs=9"):
+        with pytest.raises(SettingError, match=f"{other}: allowed is what resume=my run began with"):
+            resumed_arguments(["resume=my run", other])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert "fold=3" in resumed_arguments([f"resume={folder}", "fold=3", "logger=none"])
+    monkeypatch.chdir(tmp_path)
     got = resumed_arguments(["resume=my run", "progress=false"])
     assert got == [
         "fold=3", "data.root=films", "progress=false", f"hydra.run.dir='{folder}'", f"resume='{folder}'",
@@ -304,9 +311,16 @@ def test_paths_and_the_config_of_a_run_are_put_as_hydra_reads_them(tmp_path: Pat
     assert _arguments(["-cd", str(tmp_path / "other")]) == ["-cd", str(tmp_path / "other")]
 
 
-@pytest.mark.parametrize("given", ["nowhere", "plain"])
+def test_an_empty_resume_is_no_new_run() -> None:
+    for empty in ("resume=", "resume=''"):
+        with pytest.raises(SettingError, match=r"resume=.*say resume=DIR"):
+            resumed_arguments([empty])
+
+
+@pytest.mark.parametrize("given", ["nowhere", "plain", "file"])
 def test_a_folder_that_cannot_be_gone_on_with_is_named(given: str, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
+    (tmp_path / "file").touch()
     with pytest.raises(CovidnetError, match=f"resume=.*{given}: allowed is a folder that covidnet.train has written"):
         resumed_arguments([f"resume={tmp_path / given}"])
 
