@@ -46,6 +46,10 @@ def _arguments(given: list[str]) -> list[str]:
 
         given = resumed_arguments(given)
     given = quoted(given, _PATHS)
+    for flag in ("-m", "--multirun"):
+        if flag in given:
+            # Settings on both sides of a flag are more than Hydra's parser takes.
+            given = [flag, *(word for word in given if word != flag)]
     at = next((n for n, word in enumerate(given) if word.split("=")[0] in ("--config-dir", "-cd")), None)
     if at is not None:
         flag, _, value = given[at].partition("=")

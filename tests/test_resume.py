@@ -304,6 +304,7 @@ def test_paths_and_the_config_of_a_run_are_put_as_hydra_reads_them(tmp_path: Pat
     from covidnet.train import _arguments
 
     assert _arguments(["data.root=my films [2]", "fold=3"]) == ["data.root='my films [2]'", "fold=3"]
+    assert _arguments(["seed=1", "-m", "fold=0,1"]) == ["-m", "seed=1", "fold=0,1"]
     (tmp_path / "config.yaml").write_text("fold: 3\n")
     expected = ["--config-path", str(tmp_path), "--config-dir", str(config_dir()), "fold=4"]
     assert _arguments(["--config-dir", str(tmp_path), "fold=4"]) == expected
