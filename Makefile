@@ -32,9 +32,8 @@ fold: $(STAMP)  ## one fold: make fold FOLD=3 ARGS='data=folder data.root=DIR'
 sweep: $(STAMP)  ## the ten folds of the small study and their report: make sweep ARGS='experiment=paper'
 	@$(BIN)/python -m covidnet.train -m 'fold=range(0,10)' experiment=demo $(ARGS)
 
-# Three at a time on two cores: many of them wait, for a network that is not there or a moment to kill a run at.
 test: $(STAMP)  ## the tests, offline
-	@$(BIN)/python -m pytest -q -n 3 --dist loadscope $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(ARGS)
 
 lint: $(STAMP)  ## style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

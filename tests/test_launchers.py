@@ -40,7 +40,7 @@ SLURM = (
 )  # fmt: skip
 
 # Processes that start at the same moment; ten take a minute on two cores, most of it for their imports.
-AT_ONCE = 6
+AT_ONCE = 4
 
 
 def train(cwd: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
