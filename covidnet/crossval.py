@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Of a card that somebody waits for.
+_QUICK = 500
+
 
 def main(cfg: DictConfig) -> None:
     """Report one sweep, or several and how they compare.
@@ -153,6 +156,33 @@ def summaries_of(
         for problem in sweep.problems:
             log.warning("%s: %s", sweep.name, problem)
     return sweeps, [summarise(sweep, selection=selection, resamples=resamples, seed=seed) for sweep in sweeps]
+
+
+def card_of(folder: str | Path) -> str:
+    """The model card of a sweep or of a single run, quickly.
+
+    Args:
+        folder: a sweep folder, a run folder, or the checkpoint of a run.
+
+    Returns:
+        Markdown: ``report/model_card.md`` of the folder where it is there, else a card made from its saved
+        predictions, with fewer resamples of the bootstrap than a report has; it says how many.
+
+    Raises:
+        DataError: there is no such folder, or no run in it.
+    """
+    from covidnet.report.model_card import model_card
+    from covidnet.report.words import CARD_PLAIN
+    from covidnet.sweep import REPORT, read_sweep
+    from covidnet.sweep_summary import summarise
+
+    path = Path(folder).expanduser()
+    if path.is_file():
+        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    written = path / REPORT / CARD_PLAIN
+    if written.is_file():
+        return written.read_text(encoding="utf-8", errors="replace")
+    return model_card(summarise(read_sweep(path), resamples=_QUICK))
 
 
 def _comparisons(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:

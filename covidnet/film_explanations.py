@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 
 from covidnet.atomic import WriteError, write_text
-from covidnet.callbacks.gradcam_panels import EmptyMaps, title
+from covidnet.callbacks.gradcam_panels import EmptyMaps
 from covidnet.data.annotations import Annotations
 from covidnet.data.images import read_image
 from covidnet.data.inputs import pictures_of
@@ -25,11 +24,12 @@ from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.evaluation.explanations import verdicts
 from covidnet.evaluation.localisation import localisation_summary, localisation_table
 from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.evaluation.temperature import tempered
+from covidnet.film_picture import draw_film
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import METHODS
 from covidnet.progress import progress_bar
-from covidnet.report.panel import DPI, MOST_HEIGHT, film_panels, save_figure
 from covidnet.report.words import EXPLAINERS, MEASURES, count
 from covidnet.report.words import told as rate
 
@@ -37,10 +37,6 @@ log = logging.getLogger(__name__)
 
 # Films per pass of the network; 8 to 16 is best on a CPU.
 _BATCH = 8
-
-# Width of a film in a picture, in inches; one that is far wider than high stands above its map, as wide as both.
-_CELL = 4.0
-_WIDE = 2.0
 
 Film = npt.NDArray[np.uint8]
 Heat = npt.NDArray[np.float32]
@@ -157,7 +153,9 @@ class FilmExplanations:
         with torch.no_grad():
             maps = classifier.backbone.feature_maps(images)
             logits = classifier.classify(classifier.backbone.pool(maps))
-        probabilities = logits.float().softmax(1).cpu().numpy()
+        # As `covidnet.predict` gives them.
+        temperature = self.module.serving.get("temperature") or 1.0
+        probabilities = tempered(logits.double().softmax(1).cpu().numpy(), temperature)
         called = probabilities.argmax(1)
         target = [int(one) for one in called] if self.target is None else [CLASSES.index(self.target)] * len(batch)
         heats = self._empty.counted([path for path, _ in batch], classifier, images, target, self.method, maps)
@@ -165,7 +163,16 @@ class FilmExplanations:
         for (path, film), given, shown, heat in zip(batch, probabilities, target, heats, strict=True):
             picture = self.out / self._pictures[path]
             regions, fitted = self._regions(path, film)
-            self._draw(picture, path, film, heat, given, CLASSES[shown], regions.get("lesion"))
+            draw_film(
+                picture,
+                path,
+                film,
+                heat,
+                self.fit,
+                probabilities=given,
+                caption=f"{EXPLAINERS[self.method]} of {CLASSES[shown]}. {self._weights()}",
+                lesion=regions.get("lesion"),
+            )
             if regions:
                 self._known.append((heat, fitted.get("lesion"), fitted.get("lung"), path, CLASSES[shown]))
             rows.append(
@@ -192,36 +199,6 @@ class FilmExplanations:
             log.warning("%s; the film is taken for one without a mask", error)
             self.unfit.append(str(error))
             return {}, {}
-
-    def _draw(
-        self, picture: Path, path: str, film: Film, heat: Heat, probabilities: Any, explained: str, lesion: Any
-    ) -> None:
-        height, width = film.shape
-        wide = width > _WIDE * height
-        cell = 2 * _CELL if wide else _CELL
-        scale = min(1.0, cell * DPI / width, MOST_HEIGHT * cell * DPI / height)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        shown = np.asarray(cv2.resize(film, size, interpolation=cv2.INTER_AREA), np.uint8)
-        # The map belongs on the film as it is, not on the square that the network saw.
-        whole = np.clip(self.fit.back(heat, shown.shape), 0.0, 1.0)
-        outline = None
-        if lesion is not None:
-            outline = np.asarray(cv2.resize(lesion.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), bool)
-        figure = film_panels(
-            [shown],
-            [whole],
-            [f"{PurePosixPath(path).name}\n{title(None, probabilities, heat)}"],
-            columns=1,
-            caption=f"{EXPLAINERS[self.method]} of {explained}. {self._weights()}",
-            outlines=[outline],
-            stacked=wide,
-            cell=cell,
-        )
-        try:
-            picture.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(picture, error.errno or 0, error.strerror or str(error)) from error
-        save_figure(figure, picture)
 
     def _weights(self) -> str:
         model = self.module.hparams["model"]

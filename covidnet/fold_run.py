@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
@@ -25,6 +26,7 @@ from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.data.annotations import Annotations
 from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.study import Study
+from covidnet.data.training_films import write_training_films
 from covidnet.errors import DataError, SettingError
 from covidnet.evaluation.explanations import FOLDER, verdicts, write_explanations
 from covidnet.explanations import Explanations, check_settings
@@ -35,6 +37,8 @@ from covidnet.learning.module import ClassificationModule
 from covidnet.report.words import EXPLAINERS
 from covidnet.resume import Resumption, Terminated, termination
 from covidnet.run_folder import RunFolder
+from covidnet.serving.fitting import gate_of, temperature_of
+from covidnet.serving.record import add_record, serving_record
 from covidnet.tracking.fold_log import log_fold
 from covidnet.tracking.loggers import finish, make_loggers
 
@@ -135,13 +139,15 @@ class FoldRun:
             module, score = self._test(trainer, datamodule, module)
         after = self._check_frozen(module, before)
         predictions = self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
+        best = trainer.checkpoint_callback
+        checkpoint = Path(best.best_model_path) if isinstance(best, ModelCheckpoint) and best.best_model_path else None
+        with self._timed("serving"):
+            temperature = self._make_ready(study, datamodule, module, predictions, checkpoint)
         with self._timed("panels"):
             pictures = self._explain(study, datamodule, trainer, module, annotations)
         self.seconds["total"] = time.perf_counter() - start
-        metrics = files.metrics(self.seconds, datamodule.counts)
+        metrics = files.metrics(self.seconds, datamodule.counts, temperature)
         files.write(metrics, {"before_fit": before, "after_fit": after})
-        best = trainer.checkpoint_callback
-        checkpoint = Path(best.best_model_path) if isinstance(best, ModelCheckpoint) and best.best_model_path else None
         log_fold(self.loggers, metrics, predictions, pictures, checkpoint, trainer.global_step)
         self.resumption.end()
         files.tell(metrics)
@@ -282,6 +288,35 @@ class FoldRun:
             if isinstance(callback, PredictionWriter):
                 return callback
         raise SettingError("callbacks.predictions", None, "PredictionWriter", "without predictions no numbers")
+
+    def _make_ready(
+        self,
+        study: Study,
+        datamodule: FoldDataModule,
+        module: ClassificationModule,
+        predictions: pd.DataFrame,
+        checkpoint: Path | None,
+    ) -> dict[str, Any] | None:
+        """Add to the chosen checkpoint what those need who predict with it; the temperature for metrics.json."""
+        temperature, films = temperature_of(predictions)
+        thumbnails = study.thumbnails(progress=self.progress)
+        write_training_films(self.folder, datamodule.rows, thumbnails)
+        if checkpoint is not None:
+            s = self.settings
+            gate = gate_of(module, datamodule, thumbnails, seed=s["seed"], progress=self.progress)
+            training = {
+                "name": study.name,
+                "films": {label: counts["films"] for label, counts in datamodule.counts["train"].items()},
+                "manifest_sha256": study.manifest_sha256,
+                "split_sha256": study.split_sha256,
+                "group": s["split"]["group"],
+                "validation": s["split"]["validation"],
+                "seed": s["seed"],
+            }
+            record = serving_record(fold=s["fold"], temperature=temperature, gate=gate, training=training)
+            add_record(checkpoint, record)
+        split = {"inner": "val", "test": "test"}.get(self.settings["split"]["validation"])
+        return None if temperature is None else {"value": temperature, "n": films, "split": split}
 
     def _explain(
         self,

@@ -57,18 +57,23 @@ class RunFolder:
         """Files that were refused when the data were prepared, and since."""
         return len(self.study.refused) + len(self.refused)
 
-    def metrics(self, seconds: dict[str, float], counts: dict[str, Any]) -> dict[str, Any]:
+    def metrics(
+        self, seconds: dict[str, float], counts: dict[str, Any], temperature: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The content of metrics.json, computed from the run's predictions.csv as anybody can compute it again.
 
         Args:
             seconds: what the steps of the run took.
             counts: the films and inputs of each part and class, as `FoldDataModule.counts` tells them.
+            temperature: of the model, see `covidnet.evaluation.temperature`: value, n and split of the films that it
+                was fitted on. The metrics are of probabilities without it.
         """
         s, study = self.settings, self.study
         return {
             "fold": s["fold"],
             "seed": s["seed"],
             "splits": run_metrics(read_predictions(self.path / "predictions.csv")),
+            "temperature": temperature,
             "seconds": seconds,
             "data": {
                 "name": study.name,

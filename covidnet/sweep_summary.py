@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from covidnet.data.splits import UNSEEN_FOLD
 from covidnet.errors import DataError, SettingError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
-from covidnet.evaluation.calibration import calibration
 from covidnet.evaluation.explanations import verdicts
-from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
 from covidnet.evaluation.ranking import class_curves
 from covidnet.evaluation.scores import point_scores, scored
 from covidnet.evaluation.selection import RULES, choose, selection_report
 from covidnet.labels import CLASSES
+from covidnet.model_card_facts import card_facts
 from covidnet.sweep import Run, Sweep
+from covidnet.sweep_calibration import averaged, sweep_calibration
 from covidnet.sweep_explanations import explanations_of
 
 DEFAULTS = {"resamples": 2000, "seed": 0}
@@ -83,11 +82,12 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         },
         "selection": chosen,
         "explanations": explained,
-        "calibration": {"pooled": calibration(pooled), "ensemble_unseen": calibration(ensemble)},
+        "calibration": sweep_calibration(runs, pooled, _unseen_together(runs), **numbers),
         "curves": {
             "pooled": _curves(pooled, told["pooled"], numbers),
             "unseen": _curves(ensemble, told["ensemble"], numbers),
         },
+        "card": card_facts(runs),
         "training_curves": [curve for run in runs if (curve := _training_curve(run))],
         "bootstrap": numbers,
         "asked": {"selection": selection, **{k: v for k, v in numbers.items() if v != DEFAULTS[k]}},
@@ -117,18 +117,7 @@ def ensemble_predictions(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         A predictions table with split ``unseen`` and fold 10: one row for each image that all models predicted.
     """
-    tables = _unseen_together(runs)
-    scores = np.mean([table[list(PROBABILITIES)].to_numpy(np.float64) for table in tables], axis=0)
-    films = tables[0]
-    return predictions_table(
-        image_id=list(films["image_id"]),
-        path=list(films["path"]),
-        patient_id=list(films["patient_id"]),
-        label=list(films["label"]),
-        split="unseen",
-        fold=UNSEEN_FOLD,
-        probabilities=scores,
-    )
+    return averaged(_unseen_together(runs))
 
 
 def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:

@@ -13,12 +13,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from covidnet.crossval import report_sweeps, summaries_of
+from covidnet.crossval import card_of, report_sweeps, summaries_of
 from covidnet.errors import DataError, SettingError
 from covidnet.labels import CLASSES
 from tests.sweeps import split_table, write_run, write_sweep
 
-FILES = {"report.html", "report.md", "table4.csv", "table5.csv", "table6.csv", "table7.csv", "summary.json"}
+FILES = {
+    "report.html", "report.md", "model_card.html", "model_card.md", "table4.csv", "table5.csv", "table6.csv",
+    "table7.csv", "summary.json",
+}  # fmt: skip
 QUICK = {"resamples": 200}
 
 
@@ -237,6 +240,30 @@ def test_the_report_says_how_it_was_asked_for_and_gives_an_area_one_interval(swe
     assert "selection=paper resamples=300 seed=4" in (tmp_path / "report.html").read_text()
     for label in CLASSES:
         assert summary["curves"]["pooled"][label]["roc"]["auc"] == summary["pooled"]["classes"][label]["auc"]
+
+
+def test_the_card_of_a_sweep_is_the_one_beside_its_report(sweep: Path, summary: dict) -> None:
+    card = card_of(sweep)
+    assert card == (sweep / "report/model_card.md").read_text()
+    low, high = summary["pooled"]["accuracy"]["ci"]
+    assert f"{100 * summary['pooled']['accuracy']['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in card
+
+
+def test_the_card_of_one_run_is_made_from_its_predictions(sweep: Path) -> None:
+    run = sweep / "fold=3"
+    (run / "checkpoints").mkdir(exist_ok=True)
+    (run / "checkpoints/best.ckpt").write_bytes(b"")
+    before = sorted(path.name for path in run.iterdir())
+    card = card_of(run)
+    table = pd.read_csv(run / "predictions.csv").query("split == 'test'")
+    assert f"| Accuracy | {100 * accuracy_score(table['label'], table['prediction']):.1f} [" in card
+    assert "500 resamples; so few make it rough" in card
+    assert "the model of fold 3" in card
+    assert str(sweep) not in card
+    assert card_of(run / "checkpoints/best.ckpt") == card
+    assert sorted(path.name for path in run.iterdir()) == before
+    with pytest.raises(DataError, match="no such folder"):
+        card_of(sweep / "fold=33")
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -49,19 +49,36 @@ def read_header(path: str | Path) -> dict[str, str | None]:
         with _QUIET:
             tags = ["PatientID", "ViewPosition"]
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            patient = str(header.get("PatientID") or "").strip()
-            view = str(header.get("ViewPosition") or "").strip().upper()
+            patient, view = str(header.get("PatientID") or "").strip(), _view(header)
     except OSError as error:
         raise ImageRefusedError(path, f"cannot be read ({error.strerror or error})", "check the path") from error
     except Exception as error:
         raise ImageRefusedError(path, f"not a readable DICOM file ({error})", "copy it again") from error
-    return {
-        "patient_id": None if patient.lower() in _NO_ID else patient,
-        "view": "L" if view in _LATERAL else view or None,
-    }
+    return {"patient_id": None if patient.lower() in _NO_ID else patient, "view": view}
 
 
-def decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
+def _view(header: Dataset) -> str | None:
+    view = str(header.get("ViewPosition") or "").strip().upper()
+    return "L" if view in _LATERAL else view or None
+
+
+class Shown(NamedTuple):
+    """A DICOM film as it is meant to be shown.
+
+    Args:
+        grey: uint8 (H, W).
+        kind: the photometric interpretation.
+        view: as `read_header` gives it.
+        colour: uint8 (H, W, 3) of a film that is stored in colour.
+    """
+
+    grey: np.ndarray
+    kind: str
+    view: str | None
+    colour: np.ndarray | None = None
+
+
+def decode(data: bytes, limits: Limits) -> Shown:
     """The film as it is meant to be shown: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
 
     Without a VOI LUT or window, stored values are scaled by their depth, and rescaled ones by their measured range.
@@ -71,7 +88,7 @@ def decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
         limits: the path that errors name, and the allowed sizes.
 
     Returns:
-        uint8 (H, W), and the photometric interpretation.
+        Pixels, photometric interpretation and view.
 
     Raises:
         ImageRefusedError: no image, several frames, a size outside the limits, or a compression without a decoder.
@@ -88,7 +105,7 @@ def decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
         stored = _stored_values(header, limits)
         if kind.startswith("MONOCHROME"):
             grey = _shown(stored, header, path)
-            return (255 - grey if kind == "MONOCHROME1" else grey), kind
+            return Shown(255 - grey if kind == "MONOCHROME1" else grey, kind, _view(header))
         if kind == "PALETTE COLOR":
             from pydicom.pixels import apply_color_lut
 
@@ -100,7 +117,7 @@ def decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
             raise ImageRefusedError(
                 path, f"{kind or 'no photometric interpretation'} cannot be read as a film", _EXPORT
             )
-        return np.array(Image.fromarray(colour).convert("L")), kind
+        return Shown(np.array(Image.fromarray(colour).convert("L")), kind, _view(header), colour)
 
 
 def _require_pydicom(path: str | Path) -> None:

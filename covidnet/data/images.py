@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from covidnet.data.colour import colour_of
 from covidnet.data.containers import AGAIN, SAVE, OpenedFilm, check_lines, one_bit, open_container
 from covidnet.errors import ImageRefusedError
 
@@ -47,6 +49,24 @@ class ImageFacts:
     height: int
     mode: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class Film:
+    """One decoded film and what tells whether it is one.
+
+    Args:
+        pixels: uint8 (H, W), 0..255, bone bright, writeable and contiguous.
+        facts: of the file.
+        colour: the share of the picture that is coloured, 0..1, measured before it became grey; see
+            `covidnet.data.colour`.
+        view: ``PA``, ``AP``, ``L`` or another term of a DICOM header; None is unknown.
+    """
+
+    pixels: np.ndarray
+    facts: ImageFacts
+    colour: float = 0.0
+    view: str | None = None
 
 
 class Limits(NamedTuple):
@@ -121,7 +141,7 @@ def read_image(
     if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         cause = f"does not match the manifest's sha256 ({digest[:12]} instead of {sha256[:12]})"
         raise ImageRefusedError(path, cause, "restore the file, or prepare the data set again")
-    return _decode(data, Limits(path, max_megapixels, min_side))[0]
+    return _decode(data, Limits(path, max_megapixels, min_side)).pixels
 
 
 def inspect_image(path: str | Path, *, max_megapixels: float = 64.0, min_side: int = 64) -> ImageFacts:
@@ -156,9 +176,39 @@ def decode_image(
     Raises:
         ImageRefusedError: whatever is wrong with the bytes.
     """
-    pixels, mode = _decode(data, Limits(path, max_megapixels, min_side))
-    height, width = pixels.shape
-    return pixels, ImageFacts(hashlib.sha256(data).hexdigest(), width, height, mode, len(data))
+    decoded = _decode(data, Limits(path, max_megapixels, min_side))
+    return decoded.pixels, _facts(data, decoded)
+
+
+def read_film(path: str | Path, *, max_megapixels: float = 64.0, min_side: int = 64) -> Film:
+    """One radiograph as `read_image` reads it, with what the input gate asks about.
+
+    Args:
+        path: a JPEG, PNG, TIFF, BMP or DICOM file.
+        max_megapixels: larger images are refused before they are decoded.
+        min_side: images with a shorter side, in pixels, are refused.
+
+    Raises:
+        ImageRefusedError: whatever is wrong with the file.
+    """
+    data = _bytes_of(path, max_megapixels)
+    return decode_film(data, path, max_megapixels=max_megapixels, min_side=min_side)
+
+
+def decode_film(data: bytes, name: str | Path, *, max_megapixels: float = 64.0, min_side: int = 64) -> Film:
+    """`read_film` for a file's bytes in memory.
+
+    Args:
+        data: the whole file.
+        name: the name that errors give it.
+        max_megapixels: larger images are refused before they are decoded.
+        min_side: images with a shorter side, in pixels, are refused.
+
+    Raises:
+        ImageRefusedError: whatever is wrong with the bytes.
+    """
+    decoded = _decode(data, Limits(name, max_megapixels, min_side), colour=True)
+    return Film(decoded.pixels, _facts(data, decoded), decoded.colour, decoded.view)
 
 
 def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = None) -> np.ndarray:
@@ -223,9 +273,21 @@ def _bytes_of(path: str | Path, max_megapixels: float) -> bytes:
         raise ImageRefusedError(path, f"cannot be read ({error})", "check the disk and the path") from error
 
 
-def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
-    """Pixels and stored mode; whatever a decoder raises on a damaged file becomes a refusal."""
-    path = limits.path
+class _Decoded(NamedTuple):
+    pixels: np.ndarray
+    mode: str
+    view: str | None
+    colour: float
+
+
+def _facts(data: bytes, decoded: _Decoded) -> ImageFacts:
+    height, width = decoded.pixels.shape
+    return ImageFacts(hashlib.sha256(data).hexdigest(), width, height, decoded.mode, len(data))
+
+
+def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
+    """Pixels, stored mode and, where it is asked for, colour; a damaged file becomes a refusal."""
+    path, view, coloured = limits.path, None, 0.0
     if not data:
         raise ImageRefusedError(path, "empty file (0 bytes)", AGAIN)
     try:
@@ -233,7 +295,10 @@ def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
             # dicom.py takes its scaling and its limits from here, and pydicom is optional.
             from covidnet.data import dicom
 
-            pixels, mode = dicom.decode(data, limits)
+            shown = dicom.decode(data, limits)
+            pixels, mode, view = shown.grey, shown.kind, shown.view
+            if colour and shown.colour is not None:
+                coloured = _colour(Image.fromarray(shown.colour))
         else:
             film = open_container(data, path)
             limits.check(*film.image.size)
@@ -241,6 +306,7 @@ def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
             film.image.load()
             check_lines(film)
             pixels = _upright(_grey(film, path), film.orientation)
+            coloured = _colour(film.image) if colour else 0.0
     except ImageRefusedError:
         raise
     except MemoryError as error:
@@ -253,7 +319,21 @@ def _decode(data: bytes, limits: Limits) -> tuple[np.ndarray, str]:
         raise ImageRefusedError(path, cause, f"{AGAIN}, or {SAVE}") from error
     if pixels.min() == pixels.max():
         raise ImageRefusedError(path, f"no information: every pixel is {pixels.flat[0]}", "use another film")
-    return np.require(pixels, requirements=("C", "W")), mode
+    return _Decoded(np.require(pixels, requirements=("C", "W")), mode, view, coloured)
+
+
+def _colour(image: Image.Image) -> float:
+    """How coloured an image is, on black where it is transparent."""
+    if image.mode in ("L", "LA", "La", "I", "F") or image.mode.startswith("I;16"):
+        return 0.0
+    clear = "transparency" in image.info or image.mode.endswith(("A", "a"))
+    mode = "RGBA" if clear else "RGB"
+    # Pillow weighs colours with their alpha when it shrinks.
+    small = (image if image.mode == mode else image.convert(mode)).resize((64, 64), Image.Resampling.BOX)
+    values = np.asarray(small)
+    if clear:
+        values = np.round(values[..., :3] * (values[..., 3:] / np.float32(255))).astype(np.uint8)
+    return colour_of(values)
 
 
 def is_dicom(head: bytes, path: str | Path) -> bool:

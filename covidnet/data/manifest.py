@@ -6,14 +6,15 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from covidnet.data.dicom import read_header
-from covidnet.data.images import ImageFacts, inspect_image, is_dicom
+from covidnet.data.images import ImageFacts, _bytes_of, decode_image, is_dicom
 from covidnet.data.sources import Source
+from covidnet.data.thumbnails import Pixels, Thumbnails, collect, thumbnail
 from covidnet.errors import DataError, ImageRefusedError
 from covidnet.progress import available_cores, progress_bar
 
@@ -36,12 +37,14 @@ class Manifest:
         root: the folder that `films.path` is relative to.
         films: one row per film, columns `COLUMNS`, sorted by image_id.
         refused: one row per refused file, columns `REFUSED_COLUMNS`.
+        thumbnails: of the films, where they were read just now.
     """
 
     name: str
     root: Path
     films: pd.DataFrame
     refused: pd.DataFrame
+    thumbnails: Thumbnails | None = field(default=None, repr=False, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -57,7 +60,7 @@ def manifest_hash(films: pd.DataFrame) -> str:
 
 
 def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool = True) -> Manifest:
-    """Read every file of a source once, in parallel: hash, size, mode; refuse what is no usable film.
+    """Read every file of a source once, in parallel: hash, size, mode, thumbnail; refuse what is no usable film.
 
     Args:
         source: the files.
@@ -70,6 +73,7 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
     """
     facts: dict[str, ImageFacts] = {}
     headers: dict[str, dict[str, str | None]] = {}
+    small: dict[str, Pixels] = {}
     refused = [
         (path, "listed in metadata.csv but not there", "restore the file or drop its row") for path in source.missing
     ]
@@ -79,9 +83,13 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
 
     def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
         try:
-            found = inspect_image(source.root / path, max_megapixels=max_megapixels, min_side=min_side)
-            if _is_dicom_file(source.root / path):
-                headers[path] = read_header(source.root / path)
+            file = source.root / path
+            data = _bytes_of(file, max_megapixels)
+            pixels, found = decode_image(data, file, max_megapixels=max_megapixels, min_side=min_side)
+            # By its bytes, as it was decoded: a DICOM file named .png knows its patient too.
+            if is_dicom(data, file):
+                headers[path] = read_header(file)
+            small[path] = thumbnail(pixels)
             return path, found
         except ImageRefusedError as error:
             return path, error
@@ -98,13 +106,8 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
     if not facts:
         raise DataError(f"{source.root}: all {len(refused)} files were refused, the first for: {refused[0][1]}")
     films = _films(source.files, facts, headers)
-    return Manifest(source.name, source.root, films, pd.DataFrame(sorted(refused), columns=list(REFUSED_COLUMNS)))
-
-
-def _is_dicom_file(path: Path) -> bool:
-    # By its bytes, as it was decoded: a DICOM file named .png knows its patient too.
-    with path.open("rb") as stream:
-        return is_dicom(stream.read(132), path)
+    table = pd.DataFrame(sorted(refused), columns=list(REFUSED_COLUMNS))
+    return Manifest(source.name, source.root, films, table, collect(films, small))
 
 
 def _films(

@@ -18,6 +18,8 @@ from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest, duplicate
 from covidnet.data.phantom import DRAWING, write_phantoms
 from covidnet.data.sources import Source, folder_source, kaggle_source
 from covidnet.data.splits import balanced_folds
+from covidnet.data.thumbnails import FILE as THUMBNAILS
+from covidnet.data.thumbnails import Thumbnails, make_thumbnails, read_thumbnails, write_thumbnails
 from covidnet.errors import DataError, SettingError, SplitError
 from covidnet.labels import CLASSES
 
@@ -40,7 +42,7 @@ class Study:
         refused: files that cannot be used: path, cause, remedy.
         manifest_sha256: hash of the films' contents, labels, patients and views.
         split_sha256: hash of split.csv's bytes.
-        folder: where manifest.csv, refused.csv, split.csv and left_out.csv lie.
+        folder: where split.csv and left_out.csv lie; manifest.csv, refused.csv and thumbnails.npz lie above it.
         notes: what a reader of the numbers has to know of the data, in sentences.
     """
 
@@ -63,6 +65,17 @@ class Study:
     def synthetic(self) -> bool:
         """Whether the films are phantoms."""
         return self.name == "phantom"
+
+    def thumbnails(self, *, progress: bool = True) -> Thumbnails:
+        """Every film of the manifest, also of other views, at 64 x 64 pixels: image_id, pixels, aspects.
+
+        They were kept when the manifest was made. For a manifest from before the films are read once more; one that
+        changed since is named in the log and has no row.
+
+        Args:
+            progress: whether a progress bar is drawn.
+        """
+        return _thumbnails(self.folder.parent, self.root, progress)
 
 
 def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = True) -> Source:
@@ -209,7 +222,24 @@ def _read_csv(file: str | Path, text: Iterable[str]) -> pd.DataFrame:
     )
 
 
+def _thumbnails(home: Path, root: Path, progress: bool) -> Thumbnails:
+    films = _read_csv(home / "manifest.csv", _TEXT)
+    found = read_thumbnails(home / THUMBNAILS, films)
+    if found is not None:
+        return found
+    with FileLock(home / ".lock"):
+        found = read_thumbnails(home / THUMBNAILS, films)
+        if found is None:
+            found = make_thumbnails(films, root, progress=progress)
+            # Where some are lacking they are looked for again next time.
+            if len(found.image_id) == len(films):
+                write_thumbnails(home / THUMBNAILS, found)
+    return found
+
+
 def _write_manifest(home: Path, manifest: Manifest) -> None:
+    if manifest.thumbnails is not None:
+        write_thumbnails(home / THUMBNAILS, manifest.thumbnails)
     write_text(home / "refused.csv", manifest.refused.to_csv(index=False, lineterminator="\n"))
     # Last, since its presence says that the scan is complete.
     write_text(home / "manifest.csv", manifest.films.to_csv(index=False, lineterminator="\n"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from covidnet.atomic import write_bytes
 from covidnet.errors import SettingError, StoreError
 from covidnet.models.backbones import Backbone
+from covidnet.models.onnx_graph import onnx_graph
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class OnnxBackbone(nn.Module):
         )
         if not file.exists():
             log.info("features: exporting the backbone for ONNX Runtime (once)")
-            write_bytes(file, _exported(backbone, example))
+            write_bytes(file, onnx_graph(backbone, example, ["images"], ["features"], ("features.engine", "onnx")))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -89,33 +89,3 @@ class OnnxBackbone(nn.Module):
 def _providers(onnxruntime: object) -> list[str]:
     available = onnxruntime.get_available_providers()  # type: ignore[attr-defined]
     return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-
-
-def _exported(backbone: Backbone, example: Tensor) -> bytes:
-    # The exporter tells every step that it takes, and warns of its own parts.
-    talkative = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
-    levels = [logger.level for logger in talkative]
-    try:
-        for logger in talkative:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            batch = torch.export.Dim("batch", min=1, max=4096)
-            program = torch.onnx.export(
-                backbone,
-                (example,),
-                input_names=["images"],
-                output_names=["features"],
-                dynamic_shapes={"images": {0: batch}},
-                dynamo=True,
-                verbose=False,
-            )
-    except ImportError as error:
-        raise SettingError(
-            "features.engine", "onnx", ENGINES, f'{error.name} is not installed: pip install "covidnet[onnx]"'
-        ) from None
-    finally:
-        for logger, level in zip(talkative, levels, strict=True):
-            logger.setLevel(level)
-    assert program is not None  # with dynamo=True and no file the exporter gives the program
-    return program.model_proto.SerializeToString()

@@ -62,7 +62,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write what waits."""
         while self._waiting:
             path = next(iter(self._waiting))
-            _write(self._waiting[path], Path(path))
+            write_checkpoint(self._waiting[path], Path(path))
             del self._waiting[path]
         self._written = time.monotonic()
 
@@ -96,7 +96,16 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all, and read it back.
+
+    Args:
+        checkpoint: what ``torch.load`` with ``weights_only`` takes.
+        path: the file; its folder is made.
+
+    Raises:
+        WriteError: the disk is full, or does not give back what was written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

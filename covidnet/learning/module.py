@@ -56,6 +56,8 @@ class ClassificationModule(pl.LightningModule):
         self.optim = optim
         self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
         self.monitor = monitor
+        # What a checkpoint holds for those who predict with it, see `covidnet.serving.record`.
+        self.serving: dict[str, Any] = {}
         self._sums: dict[str, list[Tensor]] = {}
 
     @classmethod
@@ -74,6 +76,7 @@ class ClassificationModule(pl.LightningModule):
             module = cls(**{**settings, "model": {**settings["model"], "weights": str(Path(path).resolve())}})
             module.load_state_dict(checkpoint["state_dict"])
             module.hparams["model"]["weights"] = module.classifier.backbone.weights = weights
+            module.serving = dict(checkpoint.get("serving") or {})
         except Exception as error:  # torch raises a different type for every way of being wrong
             cause = " ".join([type(error).__name__ + ":", *str(error).split()])
             raise WeightsError(

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from covidnet.report.document import Block, Document, Figure, Picture, Section, Table
+from covidnet.report.document import Block, Document, Figure, Link, Picture, Section, Table
 from covidnet.report.notices import notice
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.pictures import with_pictures
 from covidnet.report.published import PAPER
+from covidnet.report.sections_calibration import calibration
 from covidnet.report.sections_explanations import explanations
-from covidnet.report.sections_method import again, calibration, data, intervals, method, training
+from covidnet.report.sections_method import again, data, intervals, method, training
 from covidnet.report.sections_paper import beside_the_paper, comparisons, overview, what_does_not_add_up
 from covidnet.report.sections_results import abstract, results
 from covidnet.report.sections_unseen import selection, unseen_fold
-from covidnet.report.words import FOLDS, count, sweep_name
+from covidnet.report.words import CARD_PAGE, CARD_PLAIN, FOLDS, count, sweep_name
 
 
 def report_document(
@@ -37,6 +38,7 @@ def report_document(
     first: list[Block] = [abstract(summary), notice(summary, others)]
     if others:
         first.append(overview(summaries))
+    first.append(Link("What the model is, what it is for and what it is not for", CARD_PAGE, CARD_PLAIN))
     sections = [
         Section("", "abstract", first),
         results(summary),

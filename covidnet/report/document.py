@@ -146,6 +146,21 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A file that lies beside the report.
+
+    Args:
+        text: what it is.
+        page: its name for a reader of the HTML.
+        plain: its name for a reader of the Markdown.
+    """
+
+    text: str
+    page: str
+    plain: str
+
+
+@dataclass(frozen=True)
 class Notice:
     """What must not be overlooked.
 
@@ -222,7 +237,7 @@ class Picture:
         return f"The picture {self.path} is not in the sweep folder any more."
 
 
-Block = Paragraph | Bullets | References | Code | Notice | Table | Figure | Picture
+Block = Paragraph | Bullets | References | Code | Link | Notice | Table | Figure | Picture
 
 
 @dataclass(frozen=True)

@@ -93,20 +93,22 @@ def folds_figure(summary: Summary) -> Figure | None:
 
 @styled
 def calibration_figure(summary: Summary) -> Figure | None:
-    """Reliability of the pooled test folds and of the ensemble on the unseen fold.
+    """Reliability of the pooled test folds and of the ensemble on the unseen fold, before and after the temperature.
 
     Args:
         summary: of a sweep.
     """
     parts = (("Test folds, pooled", "pooled"), ("Unseen fold, ensemble", "ensemble_unseen"))
-    found = [(title, at(summary, "calibration", key)) for title, key in parts]
-    found = [(title, numbers) for title, numbers in found if at(numbers, "bins")]
+    told = at(summary, "calibration")
+    found = [(title, at(told, key), at(told, f"{key}_calibrated")) for title, key in parts]
+    found = [(title, numbers, after) for title, numbers, after in found if at(numbers, "bins")]
     if not found:
         return None
-    figure = new_figure(WIDTH / 2 * len(found), 3.7)
-    for index, (title, numbers) in enumerate(found):
+    both = any(at(after, "bins") for _, _, after in found)
+    figure = new_figure(WIDTH / 2 * len(found), 4.1 if both else 3.7)
+    for index, (title, numbers, after) in enumerate(found):
         ax = figure.add_subplot(1, len(found), index + 1)
-        reliability_axes(numbers["bins"], numbers.get("ece"), numbers.get("brier"), ax, title)
+        reliability_axes(numbers["bins"], numbers.get("ece"), numbers.get("brier"), ax, title, after)
     return figure
 
 

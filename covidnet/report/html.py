@@ -21,6 +21,7 @@ from covidnet.report.document import (
     Code,
     Document,
     Figure,
+    Link,
     Notice,
     Paragraph,
     Picture,
@@ -32,10 +33,12 @@ from covidnet.report.document import (
 )
 from covidnet.report.drawing import data_uri, svg
 from covidnet.report.markdown import markdown_of
+from covidnet.report.model_card import card_document
 from covidnet.report.paper_tables import Summary, table4, table5, table6, table7
 from covidnet.report.pictures import picture_size, remove_old_pictures, write_pictures
 from covidnet.report.published import Source
 from covidnet.report.style import CSS
+from covidnet.report.words import CARD_PAGE, CARD_PLAIN
 
 # Rows up to which a table is kept on one printed page.
 _SHORT = 14
@@ -73,7 +76,7 @@ def write_report(
     comparisons: Sequence[Mapping[str, Any]] = (),
     others: Sequence[Summary] = (),
 ) -> list[Path]:
-    """Write report.html, report.md, table4.csv to table7.csv and summary.json, each whole or not at all.
+    """Write report.html, report.md, table4.csv to table7.csv, summary.json and the model card, whole or not at all.
 
     Comparisons are no part of a summary; where there are any, comparisons.json keeps them. Pictures of the sweep are
     copied into ``panels/``, beside report.md that shows them; those of an older report are removed.
@@ -91,7 +94,7 @@ def write_report(
         DataError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
         WriteError: a file cannot be written; files that were there before are unchanged.
     """
-    document = report_document(summary, comparisons, others)
+    document, card = report_document(summary, comparisons, others), card_document(summary)
     summaries = [summary, *others]
     tables = {
         "table4": table4(summary),
@@ -103,6 +106,8 @@ def write_report(
     texts = {
         "report.html": _page(document),
         "report.md": markdown_of(document),
+        CARD_PAGE: _page(card),
+        CARD_PLAIN: markdown_of(card),
         **{f"{name}.csv": frame.to_csv(index=False, lineterminator="\n") for name, frame in tables.items()},
         "summary.json": _json("summary", summary),
     }
@@ -164,6 +169,8 @@ def _block(block: Block) -> str:
         return '<ul class="notes">' + "".join(f"<li>{_source(source)}</li>" for source in block.items) + "</ul>"
     if isinstance(block, Code):
         return f"<pre>{_text(block.text)}</pre>"
+    if isinstance(block, Link):
+        return f"<p>{_text(block.text)}: {_link(block.page, block.page)}</p>"
     if isinstance(block, Notice):
         kind = "notice calm" if block.calm else "notice"
         return f'<aside class="{kind}"><strong>{_text(block.title)}</strong>{_list(block.items)}</aside>'

@@ -14,6 +14,7 @@ from covidnet.report.document import (
     Code,
     Document,
     Figure,
+    Link,
     Notice,
     Paragraph,
     Picture,
@@ -97,6 +98,8 @@ def _block(block: Block) -> str:
         return "\n".join(f"- {_source(source)}" for source in block.items)
     if isinstance(block, Code):
         return _code(block.text)
+    if isinstance(block, Link):
+        return f"{escaped(block.text)}: [{block.plain}]({block.plain})"
     if isinstance(block, Notice):
         return "\n".join(f"> {line}" for line in (f"**{escaped(block.title)}**", "", *_list(block.items).splitlines()))
     if isinstance(block, Table):

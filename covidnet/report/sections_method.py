@@ -19,67 +19,12 @@ from covidnet.report.document import (
     Section,
     Table,
     Value,
-    area,
-    rate,
 )
-from covidnet.report.figures import calibration_figure, training_figure
+from covidnet.report.figures import training_figure
 from covidnet.report.paper_tables import PARTS, Summary, at, films
 from covidnet.report.published import TABLE4
 from covidnet.report.tables import UNDEFINED
 from covidnet.report.words import count
-
-
-def calibration(summary: Summary) -> Section:
-    """Whether the probabilities mean what they say.
-
-    Args:
-        summary: of a sweep.
-    """
-    parts = (("Test folds, pooled", "pooled"), ("Unseen fold, ensemble", "ensemble_unseen"))
-    rows: list[list[Cell]] = [
-        [title, *(area(at(summary, "calibration", key, score)) for score in ("ece", "brier"))] for title, key in parts
-    ]
-    table = Table(
-        "Calibration. ECE: mean distance of accuracy and confidence, weighted by films (0 is best). Brier: mean "
-        "squared distance of probabilities and truth, summed over the classes (0 best, 2 worst; 0.667 says one "
-        "third to each class).",
-        [Column(""), Column("ECE"), Column("Brier score")],
-        rows,
-    )
-    drawing = calibration_figure(summary)
-    if drawing is None:
-        return Section("Calibration", "calibration", [table])
-    figure = Figure(
-        "Reliability: how often predictions of a given confidence are right, with 95% intervals (Wilson), over the "
-        "number of films in each bin. On the dotted line confidence is accuracy; above it the models are too "
-        "modest, below it too sure.",
-        "Reliability diagrams. " + " ".join(_calibration_words(summary, title, key) for title, key in parts),
-        drawing,
-        [t for title, key in parts if (t := _bins(summary, title, key)) is not None],
-    )
-    return Section("Calibration", "calibration", [figure, table])
-
-
-def _calibration_words(summary: Summary, title: str, key: str) -> str:
-    ece, brier = (area(at(summary, "calibration", key, score)).number for score in ("ece", "brier"))
-    return f"{title}: ECE {ece}, Brier score {brier}."
-
-
-def _bins(summary: Summary, title: str, key: str) -> Table | None:
-    bins = [b for b in at(summary, "calibration", key, "bins") or [] if b.get("n")]
-    if not bins:
-        return None
-    rows: list[list[Cell]] = [
-        [
-            f"{100 * b['low']:.0f}\N{EN DASH}{100 * b['high']:.0f}",
-            Value(b["n"]),
-            rate(b.get("confidence")),
-            rate({"value": b.get("accuracy"), "ci": b.get("ci")}),
-        ]
-        for b in bins
-    ]
-    columns = [Column("Confidence"), Column("Films"), Column("Mean confidence"), Column("Right")]
-    return Table(f"Reliability, {title[:1].lower()}{title[1:]}. Percent.", columns, rows)
 
 
 def training(summary: Summary) -> Section | None:

@@ -15,6 +15,10 @@ MODELS = {"densenet121": "DenseNet121", "resnet50": "ResNet-50", "cnn": "CNN"}
 """Networks as they are written; others as they are named in the settings."""
 
 
+CARD_PAGE, CARD_PLAIN = "model_card.html", "model_card.md"
+"""The files of the model card beside a report."""
+
+
 EXPLAINERS = {
     "gradcam": "Grad-CAM",
     "gradcam++": "Grad-CAM++",

@@ -144,6 +144,22 @@ def test_reliability_shows_bins_and_scores(summary: Summary) -> None:
     assert ax.get_title(loc="left") == f"Pooled\nECE {numbers['ece']:.3f}, Brier {numbers['brier']:.3f}"
 
 
+def test_reliability_after_the_temperature_lies_over_that_before(summary: Summary) -> None:
+    before, after = (summary["calibration"][key] for key in ("pooled", "pooled_calibrated"))
+    ax = reliability_axes(before["bins"], before["ece"], before["brier"], title="Pooled", after=after)
+    for gid, numbers in (("before", before), ("after", after)):
+        filled = [b for b in numbers["bins"] if b["n"]]
+        np.testing.assert_array_equal(_line(ax, gid).get_xdata(), [b["confidence"] for b in filled])
+        np.testing.assert_array_equal(_line(ax, gid).get_ydata(), [b["accuracy"] for b in filled])
+    # The histogram is of the films before.
+    assert [text.get_text() for text in ax.texts] == [f"{b['n']:,}" for b in before["bins"] if b["n"]]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["as predicted", "after the temperature"]
+    assert ax.get_title(loc="left").endswith(f"after: ECE {after['ece']:.3f}, Brier {after['brier']:.3f}")
+    assert reliability_axes(before["bins"], after={"bins": None}).get_legend() is None
+
+
 def test_reliability_of_nothing_says_so() -> None:
     empty = [{"low": 0.0, "high": 0.1, "n": 0, "confidence": None, "accuracy": None, "ci": None}]
     assert [text.get_text() for text in reliability_axes(empty).texts] == ["no predictions"]

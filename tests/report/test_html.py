@@ -200,7 +200,8 @@ def test_a_report_folder_holds_all_files_and_their_values(
     tmp_path: Path, page: str, summary: Summary, other: Summary, comparison: Summary
 ) -> None:
     files = write_report(summary, tmp_path, [comparison], [other])
-    names = ["report.html", "report.md", "table4.csv", "table5.csv", "table6.csv", "table7.csv", "summary.json"]
+    names = ["report.html", "report.md", "model_card.html", "model_card.md", "table4.csv", "table5.csv", "table6.csv",
+             "table7.csv", "summary.json"]  # fmt: skip
     assert [file.name for file in files] == [*names, "comparisons.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(file.name for file in files)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
@@ -215,6 +216,17 @@ def test_a_report_folder_holds_all_files_and_their_values(
     # Written at another time than the page, and the same.
     assert (tmp_path / "report.html").read_text() == page
     assert [file.name for file in write_report({}, tmp_path)] == names
+
+
+def test_the_report_and_its_card_lie_side_by_side(tmp_path: Path, page: str, summary: Summary) -> None:
+    write_report(summary, tmp_path)
+    links = [value for _, key, value in _read(page).attributes if key == "href" and not value.startswith(("#", "http"))]
+    assert links == ["model_card.html"]
+    assert "[model_card.md](model_card.md)" in (tmp_path / "report.md").read_text()
+    card = _read((tmp_path / "model_card.html").read_text())
+    _xml((tmp_path / "model_card.html").read_text())
+    assert "Research use only; not a medical device." in card.words
+    assert "script" not in card.tags
 
 
 def test_a_number_that_json_does_not_know_leaves_the_old_report(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Films of one data set inside another: the same file, or the same film in another guise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from covidnet.data.film_search import COLUMNS, TURNED, UPRIGHT, search, table_of
+from covidnet.data.thumbnails import Pixels
+from covidnet.progress import progress_bar
+
+SIMILARITY = 0.72
+"""Correlation at 64 x 64 pixels from which on two films are taken for one, where films are as different as people are.
+
+Of 1,157 radiographs of 774 patients no two of different patients reach it (the most alike of 668,000 pairs: 0.68), and
+99.8% of planted copies do; `benchmarks/overlap.py` measures both again.
+"""
+
+HIGHEST = 0.95
+"""No limit is above this: where films resemble each other more than that, they cannot be told apart."""
+
+SAME_FILE = "same file"
+
+# Films from which it is measured how alike those of one set are.
+_SAMPLE = 200
+
+
+@dataclass(frozen=True)
+class FilmSet:
+    """The films of one side, as they are recognised.
+
+    Args:
+        sha256: (N,) hashes of the files, hexadecimal.
+        pixels: (N, 64, 64) uint8 thumbnails.
+    """
+
+    sha256: npt.NDArray[np.str_]
+    pixels: Pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def find_overlap(films: FilmSet, others: FilmSet, *, progress: bool = True) -> pd.DataFrame:
+    """Which films are there among others, and how they were changed.
+
+    Found are the same bytes; the same film saved again, resized, with another brightness, contrast or gamma; mirrored,
+    inverted, or both; cropped by up to a fifth of each side, wherever the part lies, and the other way round; all of
+    that together; and turned by 90, 180 or 270 degrees where it is not cropped. Films of one patient that were taken
+    within a short time may be as alike as that.
+
+    Local mean and contrast are taken out of each thumbnail. All windows of all `others` are compared at 16 x 16 pixels;
+    the best six films are aligned by least squares, and the correlation at 64 x 64 pixels decides. It is compared with
+    `likeness_limit` of the others.
+
+    Args:
+        films: that are looked for.
+        others: among which.
+        progress: whether a progress bar is drawn.
+
+    Returns:
+        At most one row per film, the best: ``film`` and ``other`` (numbers of rows), ``kind`` (``same file``,
+        ``near-duplicate``, or what was done, such as ``mirrored and inverted``) and ``similarity`` (0..1), sorted by
+        film. ``cropped`` films show a part of the other; the other shows a part of ``uncropped`` ones.
+    """
+    limit = likeness_limit(others)
+    found = [_same_files(films, others), *_searches(films, others, limit, alone=False, progress=progress)]
+    table = pd.concat(found, ignore_index=True)
+    # The same file is told of where there is one, and otherwise the most alike.
+    table = table.sort_values("similarity", ascending=False, kind="stable").drop_duplicates("film")
+    return table.sort_values("film", ignore_index=True)
+
+
+def find_copies(films: FilmSet, *, progress: bool = True) -> pd.DataFrame:
+    """Films of one set that are there more than once, in any guise that `find_overlap` knows.
+
+    Args:
+        films: of the set.
+        progress: whether a progress bar is drawn.
+
+    Returns:
+        One row per pair, in the form of `find_overlap`, with ``film`` below ``other``. Of many copies of one film not
+        all pairs are told, but each copy is in one.
+    """
+    limit = likeness_limit(films)
+    found = [_same_files(films, films, alone=True), *_searches(films, films, limit, alone=True, progress=progress)]
+    table = pd.concat(found, ignore_index=True)
+    table = table.sort_values("similarity", ascending=False, kind="stable")
+    pairs = np.sort(table[["film", "other"]].to_numpy(np.intp), axis=1)
+    table = table.assign(film=pairs[:, 0], other=pairs[:, 1]).drop_duplicates(["film", "other"])
+    return table.sort_values(["film", "other"], ignore_index=True)
+
+
+def likeness_limit(films: FilmSet) -> float:
+    """The similarity from which on two films are one: `SIMILARITY`, or more where films of the set are more alike.
+
+    Drawn films (phantoms) are. Of up to 200 films the similarity to the nearest other one is measured; the limit is
+    three robust standard deviations above its median, so that copies within the set do not raise it.
+
+    Args:
+        films: of the set among which others are looked for.
+
+    Returns:
+        `SIMILARITY` to `HIGHEST`.
+    """
+    if len(films) < 2:
+        return SIMILARITY
+    sample = np.unique(np.linspace(0, len(films) - 1, min(_SAMPLE, len(films))).round().astype(np.intp))
+    found = search(films.pixels[sample], films.pixels, UPRIGHT, -1.0, itself=sample)
+    nearest = found.groupby("film")["similarity"].max().to_numpy()
+    median = float(np.median(nearest))
+    spread = 1.4826 * float(np.median(np.abs(nearest - median)))
+    return float(np.clip(median + 3.0 * spread, SIMILARITY, HIGHEST))
+
+
+def _same_files(films: FilmSet, others: FilmSet, alone: bool = False) -> pd.DataFrame:
+    first: dict[str, int] = {}
+    rows = []
+    if not alone:
+        for n, sha256 in enumerate(others.sha256.tolist()):
+            first.setdefault(sha256, n)
+    for n, sha256 in enumerate(films.sha256.tolist()):
+        if sha256 in first:
+            # Above every correlation, so that it comes first.
+            rows.append((n, first[sha256], SAME_FILE, 1.0))
+        elif alone:
+            first[sha256] = n
+    return table_of(rows)
+
+
+def _searches(films: FilmSet, others: FilmSet, limit: float, *, alone: bool, progress: bool) -> Iterator[pd.DataFrame]:
+    """Tables of films as parts of the others, of turned films, and of others as parts of films."""
+    if not (len(films) and len(others)):
+        return
+    itself = np.arange(len(films)) if alone else None
+    with progress_bar(progress) as bar:
+        task = bar.add_task("looking for the same films", total=2 * len(others) + (0 if alone else len(films)))
+
+        def tick(count: int) -> None:
+            bar.advance(task, count)
+
+        yield search(films.pixels, others.pixels, UPRIGHT, limit, itself=itself, tick=tick)
+        yield search(films.pixels, others.pixels, TURNED, limit, itself=itself, tick=tick, whole=True)
+        if not alone:
+            table = search(others.pixels, films.pixels, UPRIGHT, limit, tick=tick)
+            # Where both show the whole film, the first search has found it.
+            table = table[table["kind"].str.contains("cropped")].rename(columns={"film": "other", "other": "film"})
+            yield table.assign(kind=table["kind"].str.replace("cropped", "uncropped"))[list(COLUMNS)]

@@ -1,0 +1,85 @@
+"""Temperature scaling: one number, fitted on validation films, that makes probabilities mean what they say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from covidnet.errors import SettingError
+from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.labels import CLASSES
+
+BOUNDS = (0.05, 100.0)
+"""The temperatures that are tried: beyond them probabilities are 0 and 1, or all the same."""
+
+# The smallest normal float32: what a probability of 0 in predictions.csv may have been.
+_LEAST = 1.2e-38
+
+
+def tempered(probabilities: npt.ArrayLike, temperature: float) -> npt.NDArray[np.float64]:
+    """Probabilities as the softmax of logits divided by a temperature gives them.
+
+    The logits need not be known: their differences are those of the logarithms. The order of the classes, and so the
+    prediction, stays.
+
+    Args:
+        probabilities: (..., classes), each row summing to 1.
+        temperature: T > 0; above 1 makes them more alike, below 1 less.
+
+    Returns:
+        float64 of the same shape, each row summing to 1.
+
+    Raises:
+        SettingError: the temperature is not above 0.
+
+    Example:
+        >>> tempered([[0.8, 0.2]], 1.0).round(6).tolist(), tempered([[0.8, 0.2]], 2.0).round(3).tolist()
+        ([[0.8, 0.2]], [[0.667, 0.333]])
+    """
+    if not (math.isfinite(temperature) and temperature > 0.0):
+        raise SettingError("temperature", temperature, "a number above 0")
+    logs = np.log(np.clip(np.asarray(probabilities, np.float64), _LEAST, None)) / temperature
+    scores = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    return np.asarray(scores / scores.sum(axis=-1, keepdims=True), np.float64)
+
+
+def fit_temperature(table: pd.DataFrame) -> float | None:
+    """The temperature under which the true classes of some films are most likely.
+
+    Where all films are right that would be 0, and every probability 1: more than n films can show. So the temperature
+    is never so low that the mean confidence passes (n + 1) / (n + 2), Laplace's rule of succession.
+
+    Args:
+        table: a checked predictions table of films that the model was not trained on.
+
+    Returns:
+        T within `BOUNDS`; None for no films.
+
+    Source: Guo et al. 2017, On calibration of modern neural networks, https://proceedings.mlr.press/v70/guo17a.html.
+    The bound on the confidence is ours.
+    """
+    if not len(table):
+        return None
+    from scipy.optimize import brentq, minimize_scalar
+
+    scores = table[list(PROBABILITIES)].to_numpy(np.float64)
+    truth = np.array([CLASSES.index(label) for label in table["label"]])
+    rows = np.arange(len(truth))
+
+    def loss(log_temperature: float) -> float:
+        likely = tempered(scores, math.exp(log_temperature))[rows, truth]
+        return float(-np.log(np.clip(likely, _LEAST, None)).mean())
+
+    def excess(log_temperature: float) -> float:
+        confidence = tempered(scores, math.exp(log_temperature)).max(axis=1).mean()
+        return float(confidence - (len(rows) + 1) / (len(rows) + 2))
+
+    low, high = (math.log(bound) for bound in BOUNDS)
+    # The loss is convex in 1/T, so that there is one minimum alone.
+    found = float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
+    if excess(found) > 0.0:
+        found = float(brentq(excess, found, high)) if excess(high) < 0.0 else high
+    return math.exp(found)

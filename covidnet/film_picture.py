@@ -1,0 +1,72 @@
+"""A film beside its heat map, in a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from covidnet.atomic import WriteError
+from covidnet.callbacks.gradcam_panels import title
+from covidnet.data.transforms import SquareFit
+from covidnet.report.panel import DPI, MOST_HEIGHT, film_panels, save_figure
+
+# Width of a film in a picture, in inches; one that is far wider than high stands above its map, as wide as both.
+_CELL = 4.0
+_WIDE = 2.0
+
+
+def draw_film(
+    picture: Path,
+    path: str,
+    film: npt.NDArray[np.uint8],
+    heat: npt.NDArray[np.float32],
+    fit: SquareFit,
+    *,
+    probabilities: npt.NDArray[np.floating],
+    caption: str,
+    lesion: npt.NDArray[np.bool_] | None = None,
+) -> None:
+    """Write a picture of a film, with its heat map laid on it.
+
+    Args:
+        picture: the file; its folder is made.
+        path: of the film; its name stands above it.
+        film: (H, W) 8-bit grey.
+        heat: (S, S), 0..1, on the square that the network saw.
+        fit: what made that square.
+        probabilities: (3,); the predicted class stands above the film.
+        caption: below it.
+        lesion: (H, W), outlined; None where none is known.
+
+    Raises:
+        WriteError: the picture cannot be written.
+    """
+    height, width = film.shape
+    wide = width > _WIDE * height
+    cell = 2 * _CELL if wide else _CELL
+    scale = min(1.0, cell * DPI / width, MOST_HEIGHT * cell * DPI / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shown = np.asarray(cv2.resize(film, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # The map belongs on the film as it is, not on the square that the network saw.
+    whole = np.clip(fit.back(heat, shown.shape), 0.0, 1.0)
+    outline = None
+    if lesion is not None:
+        outline = np.asarray(cv2.resize(lesion.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), bool)
+    figure = film_panels(
+        [shown],
+        [whole],
+        [f"{PurePosixPath(path).name}\n{title(None, probabilities, heat)}"],
+        columns=1,
+        caption=caption,
+        outlines=[outline],
+        stacked=wide,
+        cell=cell,
+    )
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(picture, error.errno or 0, error.strerror or str(error)) from error
+    save_figure(figure, picture)

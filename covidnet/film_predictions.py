@@ -1,0 +1,221 @@
+"""Predictions of any number of films by one model or an ensemble: a table that grows on the disk, not in memory."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from covidnet.atomic import WriteError
+from covidnet.data.images import Film, read_film
+from covidnet.data.inputs import pictures_of
+from covidnet.data.manifest import REFUSED_COLUMNS
+from covidnet.errors import DataError, ImageRefusedError, SettingError
+from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.labels import SLUGS
+from covidnet.progress import progress_bar
+from covidnet.report.words import count
+from covidnet.serving.answers import Answering, FilmAnswer
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("path", *PROBABILITIES, "prediction", "quality")
+"""The columns of predictions.csv; those of `ENSEMBLE` and ``picture`` follow where there are such."""
+
+ENSEMBLE = ("agreement", *(f"sd_{slug}" for slug in SLUGS))
+"""The share of the models that predict the class of the mean, and the standard deviation over the models."""
+
+# Films per pass of the network; 8 to 16 is best on a CPU.
+_BATCH = 8
+_READERS = 2
+
+
+class FilmPredictions:
+    """Predict films one batch after the other.
+
+    Args:
+        answering: the model and its input gate.
+        root: the folder that `paths` are relative to.
+        paths: posix paths of films.
+        out: where everything goes.
+        panels: whether a picture of each film and its heat map is drawn.
+        reading: keyword arguments of `read_film`.
+        progress: whether a progress bar is drawn.
+
+    Raises:
+        SettingError: panels are asked of a model that draws no heat maps.
+    """
+
+    def __init__(
+        self,
+        answering: Answering,
+        root: Path,
+        paths: Sequence[str],
+        out: Path,
+        *,
+        panels: bool = False,
+        reading: dict[str, Any] | None = None,
+        progress: bool = True,
+    ) -> None:
+        if panels and not answering.model.explains:
+            raise SettingError("panels", True, "false", "an exported model draws no heat maps; give its checkpoint")
+        self.answering = answering
+        self.root = root
+        self.paths = paths
+        self.out = out
+        self.panels = panels
+        self.reading = reading or {}
+        self.progress = progress
+        self.predicted = 0
+        self.refused = 0
+        self.flagged = 0
+        self._pictures = pictures_of(paths) if panels else {}
+        self._first = ""
+
+    def run(self) -> None:
+        """Write predictions.csv, where files are refused refused.csv, and the pictures.
+
+        Raises:
+            DataError: every file was refused.
+            WriteError: something cannot be written.
+        """
+        ensemble = self.answering.model.facts.members > 1
+        columns = [*COLUMNS, *(ENSEMBLE if ensemble else ()), *(["picture"] if self.panels else [])]
+        with (
+            _Table(self.out / "predictions.csv", columns) as table,
+            _Table(self.out / "refused.csv", REFUSED_COLUMNS) as refused,
+            progress_bar(self.progress) as bar,
+        ):
+            task = bar.add_task("predicting", total=len(self.paths))
+            for batch in self._batches():
+                for path, film, answer in self._answered(batch):
+                    if isinstance(answer, ImageRefusedError):
+                        log.warning("refused: %s", answer)
+                        refused.add([answer.path, answer.cause, answer.remedy])
+                        self._first = self._first or answer.cause
+                        self.refused += 1
+                    else:
+                        assert film is not None  # a film that cannot be read has no answer
+                        table.add(self._row(path, film, answer, ensemble))
+                        self.predicted += 1
+                        self.flagged += bool(answer.flags)
+                bar.update(task, completed=self.predicted + self.refused)
+        if not self.predicted:
+            raise DataError(f"{self.root}: {count(self.refused, 'file')} refused, none is left; {self._first}")
+
+    def _batches(self) -> Iterator[list[tuple[str, Film | ImageRefusedError]]]:
+        """Films as they were read, a few ahead of the network, which waits for no disk."""
+
+        def read(path: str) -> Film | ImageRefusedError:
+            try:
+                return read_film(self.root / path, **self.reading)
+            except ImageRefusedError as error:
+                return error
+
+        left = iter(self.paths)
+        with ThreadPoolExecutor(_READERS) as readers:
+            ahead: deque[tuple[str, Future[Film | ImageRefusedError]]] = deque(
+                (path, readers.submit(read, path)) for path in islice(left, 2 * _BATCH)
+            )
+            while ahead:
+                batch = []
+                while ahead and len(batch) < _BATCH:
+                    path, future = ahead.popleft()
+                    batch.append((path, future.result()))
+                    ahead.extend((path, readers.submit(read, path)) for path in islice(left, 1))
+                yield batch
+
+    def _answered(
+        self, batch: Sequence[tuple[str, Film | ImageRefusedError]]
+    ) -> Iterator[tuple[str, Film | None, FilmAnswer | ImageRefusedError]]:
+        films = [(path, film) for path, film in batch if isinstance(film, Film)]
+        answers = iter(
+            self.answering.answer(
+                [film for _, film in films], names=[str(self.root / path) for path, _ in films], heat=self.panels
+            )
+        )
+        for path, film in batch:
+            yield (path, film, next(answers)) if isinstance(film, Film) else (path, None, film)
+
+    def _row(self, path: str, film: Film, answer: FilmAnswer, ensemble: bool) -> list[str]:
+        row = [path, *(f"{p:.6f}" for p in answer.probabilities), answer.prediction]
+        row.append("; ".join(flag.code for flag in answer.flags))
+        if ensemble:
+            row += [f"{answer.agreement:.3f}", *(f"{sd:.6f}" for sd in answer.spread)]
+        if self.panels:
+            row.append(self._draw(path, film, answer))
+        return row
+
+    def _draw(self, path: str, film: Film, answer: FilmAnswer) -> str:
+        # It draws with libraries that a prediction alone does not need.
+        from covidnet.film_picture import draw_film
+
+        model, picture = self.answering.model, self._pictures[path]
+        assert answer.heat is not None  # it was asked for
+        text = f"Grad-CAM of {answer.prediction}. Backbone weights: {model.facts.weights}."
+        if model.facts.random_weights:
+            text += " With random weights a map says little of any disease."
+        draw_film(
+            self.out / picture,
+            path,
+            film.pixels,
+            answer.heat,
+            model.fit,
+            probabilities=answer.probabilities,
+            caption=text,
+        )
+        return picture.as_posix()
+
+
+class _Table:
+    """A CSV file that is written row by row under a temporary name, and takes its own when it is whole.
+
+    A table without rows is not written, and what an earlier call left under its name is removed.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str]) -> None:
+        self.file = file
+        self.columns = columns
+        self._temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        self.rows = 0
+
+    def __enter__(self) -> _Table:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            # Names of files that are no UTF-8 keep their bytes.
+            self._stream = self._temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        except OSError as error:
+            raise WriteError(self.file, error.errno or 0, error.strerror or str(error)) from error
+        self._writer = csv.writer(self._stream, lineterminator="\n")
+        self.add(self.columns)
+        self.rows = 0
+        return self
+
+    def add(self, row: Sequence[str]) -> None:
+        try:
+            self._writer.writerow(row)
+        except OSError as error:
+            raise WriteError(self.file, error.errno or 0, error.strerror or str(error)) from error
+        self.rows += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._stream.close()
+            if kind is None and self.rows:
+                self._temporary.replace(self.file)
+            else:
+                self._temporary.unlink(missing_ok=True)
+                if kind is None:
+                    self.file.unlink(missing_ok=True)
+        except OSError as failure:
+            self._temporary.unlink(missing_ok=True)
+            raise WriteError(self.file, failure.errno or 0, failure.strerror or str(failure)) from failure

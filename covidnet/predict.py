@@ -1,0 +1,89 @@
+"""``python -m covidnet.predict checkpoint=RUN input=FILE_OR_FOLDER``: class probabilities of any films."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covidnet.arguments import quoted
+from covidnet.checkpoint_path import find_models
+from covidnet.config import launch
+from covidnet.errors import DataError, SettingError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from covidnet.film_predictions import FilmPredictions
+
+PATHS = ("checkpoint", "input", "out")
+"""Settings that are paths, with characters that Hydra's grammar may not take."""
+
+
+def main(cfg: DictConfig) -> None:
+    """Predict films, one batch after the other, and write predictions.csv.
+
+    Args:
+        cfg: the composed configuration ``predict``.
+
+    Raises:
+        SettingError: a setting is not allowed.
+        WeightsError: there is no checkpoint, or it is none of ours.
+        DataError: every file was refused; or with ``strict=true`` any of them.
+    """
+    from omegaconf import OmegaConf
+
+    given = {name: "" if OmegaConf.is_missing(cfg, name) else str(cfg[name]) for name in ("checkpoint", "input")}
+    from covidnet.serving.answers import GATES
+
+    if cfg.gate not in GATES:
+        raise SettingError("gate", cfg.gate, GATES)
+    # What can be said without the network is said before its libraries are loaded.
+    find_models(given["checkpoint"], onnx=cfg.engine == "onnx")
+    from covidnet.data.inputs import check_out, find_films
+
+    root, paths = find_films(given["input"])
+    out = Path(cfg.out).expanduser()
+    check_out(given["input"], out, root, paths)
+    from covidnet.film_predictions import FilmPredictions
+    from covidnet.serving.answers import Answering
+    from covidnet.serving.model import open_model
+
+    predictions = FilmPredictions(
+        Answering(open_model(given["checkpoint"], cfg.engine), cfg.gate),
+        root,
+        paths,
+        out,
+        panels=bool(cfg.panels),
+        reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side},
+        progress=cfg.progress,
+    )
+    predictions.run()
+    _tell(predictions)
+    if predictions.refused and cfg.strict:
+        raise DataError(f"strict=true: {predictions.refused} files were refused; see {out / 'refused.csv'}")
+
+
+def _tell(predictions: FilmPredictions) -> None:
+    from rich.console import Console
+
+    from covidnet.report.words import count
+    from covidnet.serving.facts import NOTICE
+
+    console = Console(soft_wrap=True, highlight=False)
+    model, out = predictions.answering.model, predictions.out
+    told = [*model.facts.notes()]
+    if not model.gated and predictions.answering.gate != "off":
+        told.append("The checkpoint holds no model of its training films: the input gate has its rules alone.")
+    if predictions.refused:
+        told.append(f"{count(predictions.refused, 'file')} refused: {out / 'refused.csv'}")
+    if predictions.flagged:
+        told.append(f"{count(predictions.flagged, 'film')} predicted with a warning: see the column quality")
+    told.append(f"{count(predictions.predicted, 'film')} predicted by {model.facts.title}: {out / 'predictions.csv'}")
+    for line in [*told, NOTICE]:
+        console.print(line, markup=False, emoji=False)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
+    launch(main, "predict")

@@ -1,0 +1,102 @@
+"""Too dark, too bright, or without contrast: told by a thumbnail, which the limits are set on too."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from covidnet.quality.flags import Flag
+from covidnet.quality.limits import tail_limit
+
+EXPOSE = "export it again with its window, or use another film"
+
+
+class Exposure(NamedTuple):
+    """How bright a film is, in grey of 0..255.
+
+    Args:
+        mean: its mean.
+        low: what 5 % of it are darker than.
+        high: what 5 % of it are brighter than.
+        middle: how far apart the darkest and the brightest quarter are.
+    """
+
+    mean: float
+    low: float
+    high: float
+    middle: float
+
+    @classmethod
+    def of(cls, thumbnail: npt.NDArray[np.uint8]) -> Exposure:
+        """Of one thumbnail (64, 64)."""
+        return cls(*(float(value) for value in exposures(thumbnail[None])[0]))
+
+
+class ExposureLimits(NamedTuple):
+    """The exposure beyond which a film is refused.
+
+    Args:
+        dark: least mean.
+        dark_high: least `Exposure.high`.
+        bright: largest mean.
+        bright_low: largest `Exposure.low`.
+        contrast: least difference of high and low.
+        middle: least `Exposure.middle`.
+    """
+
+    dark: float = 45.0
+    dark_high: float = 80.0
+    bright: float = 220.0
+    bright_low: float = 185.0
+    contrast: float = 24.0
+    middle: float = 20.0
+
+    @classmethod
+    def of(cls, seen: npt.NDArray[np.float64], share: float) -> ExposureLimits:
+        """Limits that hold for films that have been seen, ten levels beyond nearly all of them.
+
+        Films of one source are alike in exposure, and those of another are not wrong: so what is between the innermost
+        limits is never refused, whatever was seen.
+
+        Args:
+            seen: (N, 4), of `exposures`.
+            share: of films that may lie beyond each limit, before the ten levels are added.
+        """
+        mean, low, high, middle = seen.T
+        fixed, room = cls(), 10.0
+        return cls(
+            min(65.0, -tail_limit(-mean, share) - room),
+            min(110.0, -tail_limit(-high, share) - room),
+            max(195.0, tail_limit(mean, share) + room),
+            max(150.0, tail_limit(low, share) + room),
+            min(fixed.contrast, -tail_limit(low - high, share)),
+            min(fixed.middle, -tail_limit(-middle, share)),
+        )
+
+
+def exposures(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The `Exposure` of each thumbnail: (N, 64, 64) to (N, 4)."""
+    flat = np.sort(thumbnails.reshape(len(thumbnails), -1), axis=1)
+    at = (np.array([0.05, 0.25, 0.75, 0.95]) * (flat.shape[1] - 1)).round().astype(int)
+    low, first, third, high = flat[:, at].T.astype(np.float64)
+    return np.stack([flat.mean(axis=1), low, high, third - first], axis=1)
+
+
+def exposure_flag(exposure: Exposure, limits: ExposureLimits) -> Flag | None:
+    """What is wrong with a film's exposure, or None."""
+    mean, low, high, middle = exposure
+    if high - low < limits.contrast:
+        text = f"hardly any contrast: 90% of it lie within {high - low:.0f} of 255 levels of grey"
+        return Flag("flat", f"{text}; {EXPOSE}")
+    if mean < limits.dark or high < limits.dark_high:
+        return Flag("dark", f"too dark: mean grey {mean:.0f} of 255, all but 5% below {high:.0f}; {EXPOSE}")
+    if mean > limits.bright or low > limits.bright_low:
+        return Flag("bright", f"too bright: mean grey {mean:.0f} of 255, all but 5% above {low:.0f}; {EXPOSE}")
+    if middle < limits.middle:
+        # Nearly one grey: what that grey is tells the cause.
+        code = "bright" if mean > 190 else "dark" if mean < 60 else "flat"
+        cause = {"bright": "too bright", "dark": "too dark", "flat": "hardly any contrast"}[code]
+        return Flag(code, f"{cause}: half of it lies within {middle:.0f} of 255 levels of grey; {EXPOSE}")
+    return None

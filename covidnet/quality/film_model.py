@@ -1,0 +1,112 @@
+"""What upright frontal films look like from far away, and which way up a film is. Closed forms; no labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from covidnet.quality.ranks import CELLS, Floats, turned
+
+COMPONENTS = 32
+"""Principal components of `FilmModel`. Half or twice as many tell real laterals and photographs equally well."""
+RIDGE = 1.0
+
+_PIXELS = CELLS**2
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over films and their mirror images, from which the models of any subset follow by subtraction.
+
+    Mirrored films count as films, because a mirrored one cannot be told reliably, and must not look odd.
+
+    Args:
+        n: number of films.
+        total: (256,) sum.
+        square: (256, 256) sum of outer products.
+    """
+
+    n: int
+    total: npt.NDArray[np.float64]
+    square: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pictures: Floats) -> Moments:
+        """Of ranked thumbnails (N, 16, 16)."""
+        flat = pictures.reshape(-1, _PIXELS)
+        square = (flat.T @ flat).astype(np.float64)
+        total = flat.sum(axis=0, dtype=np.float64)
+        mirror = np.arange(_PIXELS).reshape(CELLS, CELLS)[:, ::-1].ravel()
+        return cls(2 * len(flat), total + total[mirror], square + square[np.ix_(mirror, mirror)])
+
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(self.n - other.n, self.total - other.total, self.square - other.square)
+
+
+@dataclass(frozen=True)
+class FilmModel:
+    """A Gaussian of few components for upright films, and a linear score of being upright and positive.
+
+    Args:
+        mean: (256,) of ranked thumbnails.
+        components: (k, 256), orthonormal.
+        variances: (k,) along them.
+        rest: variance along each of the other directions.
+        direction: (16, 16) weights of the score; the best of the eight ways of `turned` is the way a film lies.
+    """
+
+    mean: Floats
+    components: Floats
+    variances: Floats
+    rest: float
+    direction: Floats
+
+    @classmethod
+    def fit(cls, moments: Moments) -> FilmModel:
+        """From the moments of the films."""
+        mean = moments.total / moments.n
+        second = moments.square / moments.n
+        values, vectors = np.linalg.eigh(second - np.outer(mean, mean))
+        # Twice the variance is twice the covariance's number: fewer films than components leave zeros.
+        k = min(COMPONENTS, max(1, moments.n // 4))
+        values = np.maximum(values, 0.0)
+        rest = max(float(values[:-k].mean()), _TINY)
+        return cls(
+            mean.astype(np.float32),
+            vectors[:, : -k - 1 : -1].T.astype(np.float32),
+            (values[: -k - 1 : -1] + rest).astype(np.float32),
+            rest,
+            _direction(mean, second),
+        )
+
+    def likeness(self, pictures: Floats) -> npt.NDArray[np.float64]:
+        """How unlike the films pictures are: the log of the squared Mahalanobis distance per pixel.
+
+        Args:
+            pictures: (N, 16, 16), ranked.
+        """
+        away = pictures.reshape(-1, _PIXELS) - self.mean
+        along = away @ self.components.T
+        rest = np.maximum((away**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
+        distance = (along**2 / self.variances).sum(axis=1) + rest / self.rest
+        return np.log(np.maximum(distance.astype(np.float64), _TINY) / _PIXELS)
+
+    def ways(self, pictures: Floats) -> npt.NDArray[np.float64]:
+        """The direction's score of each of the eight ways to turn a picture: (N, 16, 16) to (N, 8)."""
+        return np.einsum("nkij,ij->nk", turned(pictures), self.direction).astype(np.float64)
+
+
+def _direction(mean: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> Floats:
+    """Ridge regression of "upright and positive" on the eight ways of all films.
+
+    Second moments do not change by inversion, and by turning they are only permuted; the means of a film and its
+    inversion cancel. So nothing has to be computed on the turned films themselves.
+    """
+    place = np.arange(_PIXELS).reshape(CELLS, CELLS)
+    turns = [np.rot90(place, k).ravel() for k in range(4)]
+    pooled = sum(second[np.ix_(turn, turn)] for turn in turns) / 4
+    weights = np.linalg.solve(pooled + RIDGE * np.eye(_PIXELS), mean / 8)
+    return weights.reshape(CELLS, CELLS).astype(np.float32)

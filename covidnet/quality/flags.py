@@ -1,0 +1,27 @@
+"""What the input gate has to say of a film, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One thing that is wrong with a film.
+
+    Args:
+        code: a short name that programs go by, of `CODES`.
+        text: why, in one clause, then what to do, after a semicolon.
+        refuses: whether the film must not be predicted; else the flag is a warning.
+    """
+
+    code: str
+    text: str
+    refuses: bool = True
+
+
+CODES: tuple[str, ...] = (
+    "small", "shape", "colour", "lateral", "page", "noise", "dark", "bright", "flat", "ct", "inverted", "rotated_90",
+    "rotated_180", "rotated_270", "inverted_and_rotated", "not_frontal", "unlike",
+)  # fmt: skip
+"""Every code of a `Flag`."""

@@ -1,0 +1,82 @@
+"""Rules that need no training films: what no radiograph looks like, whatever it shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from covidnet.data.images import Film
+from covidnet.quality.exposure import EXPOSE
+from covidnet.quality.flags import Flag
+
+MIN_SIDE = 64
+"""Pixels; films are refused by their reader too, see `data.min_side`."""
+MAX_COLOUR = 0.10
+"""Share of a picture that may be coloured: marks and stamps are; see `covidnet.data.colour`."""
+MAX_SHAPE = 2.5
+"""Times that a film may be as long as it is wide. Real films stay below 2.3, whole-spine films are not chests."""
+EQUAL = 8
+"""Levels of grey that count as one."""
+MAX_EQUAL = 0.45
+"""Share of a film that may have one grey that is not black: paper and empty diagrams have more."""
+MAX_BLACK = 0.85
+"""Share of a film that may be black."""
+MIN_SMOOTH = 0.6
+"""Least correlation of neighbouring pixels; 0.91 is the least of 1,157 public films of 320 pixels."""
+
+_ROWS = 256
+_FLAT_RANGE = 60
+
+
+def rule_flags(film: Film, max_shape: float = MAX_SHAPE) -> list[Flag]:
+    """What is wrong with a film by its header, its colour and its pixels, exposure apart.
+
+    Args:
+        film: as read.
+        max_shape: times that it may be as long as it is wide.
+    """
+    height, width = film.pixels.shape
+    flags = []
+    if min(height, width) < MIN_SIDE:
+        flags.append(Flag("small", f"too small: {width} x {height} pixels; use the film at its original size"))
+    if film.view == "L":
+        flags.append(Flag("lateral", "a lateral view by its DICOM header; use the frontal film (PA or AP)"))
+    if film.colour > MAX_COLOUR:
+        text = f"not a radiograph: a picture in colour, {film.colour:.0%} of it is coloured; use the grey film"
+        flags.append(Flag("colour", text))
+    if (shape := max(height, width) / min(height, width)) > max_shape:
+        text = f"not a chest film by its shape: {width} x {height} pixels, one side {shape:.1f} times the other"
+        flags.append(Flag("shape", f"{text}; cut it to the chest"))
+    if flag := _pixel_flag(film.pixels):
+        flags.append(flag)
+    return flags
+
+
+def _pixel_flag(pixels: npt.NDArray[np.uint8]) -> Flag | None:
+    give = "give a frontal chest radiograph"
+    # Whole rows from all over the film: neighbours stay neighbours, and a large film costs no more than a small one.
+    rows = pixels[:: max(1, len(pixels) // _ROWS)]
+    values = rows.astype(np.float32)
+    values -= values.mean()
+    smooth = float((values[:, 1:] * values[:, :-1]).mean() / max(float((values**2).mean()), 1e-6))
+    if smooth < MIN_SMOOTH:
+        return Flag("noise", f"not a radiograph: neighbouring pixels hardly agree ({smooth:.2f}), as in noise; {give}")
+    share = np.bincount(rows.ravel(), minlength=256) / rows.size
+    grown = share.cumsum()
+    equal = np.convolve(share, np.ones(EQUAL), "valid")
+    most, black = int(equal[EQUAL:].argmax()) + EQUAL, float(equal[0])
+    if np.searchsorted(grown, 0.99) - np.searchsorted(grown, 0.01) < _FLAT_RANGE:
+        return None  # without contrast, which is another fault
+    if black <= MAX_BLACK and equal[most] <= MAX_EQUAL:
+        return None
+    # A badly exposed film still has the smooth greys of a film in what is left of it; ink has few and hard edges.
+    film_like = smooth > 0.9 and (share > 1e-4).sum() > 100
+    if black > MAX_BLACK:
+        if film_like:
+            return Flag("dark", f"too dark: {black:.0%} of it are black; {EXPOSE}")
+        return Flag("page", f"not a radiograph: {black:.0%} of it are black, as of a page or a drawing; {give}")
+    if film_like and most + EQUAL > 255:
+        return Flag("bright", f"too bright: {equal[most]:.0%} of it are white; {EXPOSE}")
+    return Flag(
+        "page", f"not a radiograph: {equal[most]:.0%} of it have one grey, as of a page or a drawing; {give}"
+    )

@@ -1,0 +1,109 @@
+"""From films to answers: the input gate, the network, and what is said of each film."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from covidnet.data.images import Film
+from covidnet.errors import ImageRefusedError, SettingError
+from covidnet.labels import CLASSES
+from covidnet.quality.flags import Flag
+from covidnet.serving.model import ServedModel
+
+GATES = ("refuse", "warn", "off")
+"""The setting ``gate``: whether a film that is not like a training film is refused, or predicted with a warning."""
+
+
+@dataclass(frozen=True)
+class FilmAnswer:
+    """What is said of one film.
+
+    Args:
+        probabilities: (3,), calibrated, in the order of `CLASSES`.
+        members: (M, 3), of each model.
+        flags: what the input gate has to say.
+        heat: (S, S), 0..1, on the square that the network saw, of the predicted class; None where it was not asked for.
+    """
+
+    probabilities: npt.NDArray[np.float64]
+    members: npt.NDArray[np.float64]
+    flags: list[Flag]
+    heat: npt.NDArray[np.float32] | None = None
+
+    @property
+    def prediction(self) -> str:
+        """The class of the largest probability."""
+        return CLASSES[int(self.probabilities.argmax())]
+
+    @property
+    def agreement(self) -> float:
+        """The share of the models that predict the same class as their mean does."""
+        return float((self.members.argmax(axis=1) == self.probabilities.argmax()).mean())
+
+    @property
+    def spread(self) -> npt.NDArray[np.float64]:
+        """(3,): the standard deviation of each class's probability over the models; 0 for one model."""
+        return np.asarray(self.members.std(axis=0), np.float64)
+
+
+class Answering:
+    """Answer for films, in batches.
+
+    Args:
+        model: what predicts.
+        gate: of `GATES`.
+
+    Raises:
+        SettingError: there is no such gate.
+    """
+
+    def __init__(self, model: ServedModel, gate: str = "refuse") -> None:
+        if gate not in GATES:
+            raise SettingError("gate", gate, GATES)
+        self.model = model
+        self.gate = gate
+
+    def answer(
+        self, films: Sequence[Film], *, names: Sequence[str] = (), heat: bool = False
+    ) -> list[FilmAnswer | ImageRefusedError]:
+        """One answer or refusal for each film, in their order.
+
+        Args:
+            films: any number; 8 to 16 at a time are best on a CPU.
+            names: of the films, for refusals; "film" where none are given.
+            heat: whether a heat map of the predicted class is drawn.
+        """
+        called = list(names) or ["film"] * len(films)
+        found: list[FilmAnswer | ImageRefusedError | None] = [None] * len(films)
+        flags = [self._look(film) for film in films]
+        for place, known in enumerate(flags):
+            found[place] = self._refusal(called[place], known)
+        left = [place for place, refusal in enumerate(found) if refusal is None]
+        if left:
+            squares = np.stack([self.model.fit(films[place].pixels) for place in left])
+            outputs = self.model.outputs(squares, maps=heat)
+            target = [int(one) for one in outputs.probabilities.argmax(axis=1)]
+            heats = self.model.heat(squares, outputs, target) if heat else [None] * len(left)
+            compared = self.model.gate.compare(outputs.features) if self.gate != "off" else [[] for _ in left]
+            for row, place in enumerate(left):
+                flags[place] = flags[place] + compared[row]
+                refusal = self._refusal(called[place], compared[row])
+                found[place] = refusal or FilmAnswer(
+                    outputs.probabilities[row], outputs.members[row], flags[place], heats[row]
+                )
+        return [one for one in found if one is not None]
+
+    def _look(self, film: Film) -> list[Flag]:
+        return [] if self.gate == "off" else self.model.gate.look(film)
+
+    def _refusal(self, name: str, flags: Sequence[Flag]) -> ImageRefusedError | None:
+        """What is wrong with the film, where that is enough to refuse it."""
+        grave = [flag for flag in flags if flag.refuses]
+        if self.gate != "refuse" or not grave:
+            return None
+        cause, _, remedy = grave[0].text.partition("; ")
+        return ImageRefusedError(name, cause, remedy or "give a frontal chest radiograph, or use gate=warn")

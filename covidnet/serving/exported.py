@@ -1,0 +1,123 @@
+"""One ONNX file of one model or many: from 8-bit grey squares to calibrated probabilities, with all that it needs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from covidnet import __version__
+from covidnet.labels import CLASSES
+from covidnet.models.onnx_graph import onnx_graph
+from covidnet.serving.facts import NOTICE
+from covidnet.serving.torch_model import TorchModel
+
+FORMAT = 1
+"""Raised where an older release could not read the file."""
+
+INPUT = "squares"
+OUTPUTS = ("probabilities", "members", "features")
+
+TOLERANCE = 1e-4
+"""The most that a probability of the file may differ from PyTorch's."""
+
+READING = (
+    "One grey channel of 8 bits: values of more bits are scaled by the depth that the file declares; colour becomes "
+    "ITU-R 601 luma; transparent becomes black; EXIF orientation, DICOM modality and VOI transformations are applied; "
+    "MONOCHROME1 is inverted, so that bone is bright."
+)
+FITS = {
+    "squash": "The film is resized to {side} x {side} pixels whatever its aspect ratio",
+    "crop": "The central square of the film is resized to {side} x {side} pixels",
+    "pad": "The film is centred on a black square, which is resized to {side} x {side} pixels",
+}
+
+
+class _Graph(nn.Module):
+    """Everything between a square film and its probabilities."""
+
+    def __init__(self, model: TorchModel) -> None:
+        super().__init__()
+        facts, classifiers = model.facts, model.classifiers
+        self.shared = model.shared
+        self.backbones = nn.ModuleList([classifiers[0].backbone] if self.shared else [c.backbone for c in classifiers])
+        self.heads = nn.ModuleList([classifier.head for classifier in classifiers])
+        self.register_buffer("mean", torch.tensor(facts.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(facts.std).view(1, -1, 1, 1))
+        temperatures = [1.0 if temperature is None else temperature for temperature in facts.temperatures]
+        self.register_buffer("temperatures", torch.tensor(temperatures, dtype=torch.float32))
+
+    def forward(self, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        images = (squares.unsqueeze(1).float() / 255.0 - self.mean) / self.std
+        pooled = [backbone(images) for backbone in self.backbones]
+        members = [
+            (head(pooled[0 if self.shared else number]) / self.temperatures[number]).softmax(1)
+            for number, head in enumerate(self.heads)
+        ]
+        stacked = torch.stack(members, 1)
+        return stacked.mean(1), stacked, pooled[0]
+
+
+def exported(model: TorchModel) -> bytes:
+    """The content of a file for ONNX Runtime.
+
+    Its input is ``squares`` (N, S, S), 8-bit grey; its outputs are ``probabilities`` (N, 3), ``members`` (N, M, 3) and
+    ``features`` (N, D). Its metadata hold, as JSON under ``covidnet``, what was done to films before, the classes, the
+    temperatures, the facts of `ModelFacts`, and the input gate.
+
+    Raises:
+        SettingError: a library that exports is not installed.
+    """
+    side = model.facts.image_size
+    example = torch.randint(0, 256, (2, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    content = onnx_graph(_Graph(model).eval(), example, [INPUT], OUTPUTS, ("format", "onnx"))
+    import onnx
+
+    graph = onnx.load_from_string(content)
+    graph.producer_name, graph.producer_version = "covidnet", __version__
+    graph.doc_string = f"{model.facts.title}. {NOTICE}"
+    for name, value in {
+        "covidnet": json.dumps(description(model)),
+        "preprocessing": " ".join(preprocessing(model)),
+        "classes": ", ".join(CLASSES),
+        "notice": NOTICE,
+    }.items():
+        graph.metadata_props.add(key=name, value=value)
+    return graph.SerializeToString()
+
+
+def description(model: TorchModel) -> dict[str, Any]:
+    """What the file holds beside its graph."""
+    return {
+        "format": FORMAT,
+        "classes": list(CLASSES),
+        "input": {"name": INPUT, "shape": ["N", model.facts.image_size, model.facts.image_size], "type": "uint8"},
+        "outputs": list(OUTPUTS),
+        "preprocessing": preprocessing(model),
+        "facts": model.facts.plain(),
+        "gate": _packed(model.gate.arrays()) if model.gated else None,
+        "notice": NOTICE,
+    }
+
+
+def preprocessing(model: TorchModel) -> list[str]:
+    """What has to be done to a film before the graph takes it, in sentences."""
+    facts = model.facts
+    return [
+        READING,
+        FITS[facts.fit].format(side=facts.image_size)
+        + ", by averaging (OpenCV INTER_AREA) where it shrinks, linearly where it grows.",
+        f"The graph itself scales to 0..1, subtracts {list(facts.mean)} and divides by {list(facts.std)}.",
+    ]
+
+
+def _packed(arrays: dict[str, npt.NDArray[Any]]) -> str:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy takes its options for arrays
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

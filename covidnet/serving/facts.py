@@ -1,0 +1,115 @@
+"""What a trained model says of itself, wherever it has got to: plain values, without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+NOTICE = "Research use only; not a medical device."
+"""What stands beside every prediction."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of one model, or of several that predict together.
+
+    Args:
+        network: its name, such as ``densenet121``.
+        weights: what the backbone started from: ``random``, ``imagenet``, ``chest``, or a file's name.
+        frozen: whether the head alone was trained.
+        image_size: side of the network's input in pixels.
+        fit: how a film becomes square: ``squash``, ``crop`` or ``pad``.
+        mean: of each channel, subtracted from grey values of 0..1.
+        std: of each channel, what they are divided by then.
+        folds: the test fold of each model; None where its checkpoint does not tell.
+        temperatures: of each model; None where none was fitted.
+        training: what the models were trained on: name, films, manifest_sha256, split_sha256, group, validation; empty
+            where a checkpoint does not tell.
+        versions: of the libraries that trained them.
+    """
+
+    network: str
+    weights: str
+    frozen: bool
+    image_size: int
+    fit: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    folds: tuple[int | None, ...]
+    temperatures: tuple[float | None, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> int:
+        """How many models predict together."""
+        return len(self.folds)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every model has a temperature."""
+        return all(temperature is not None for temperature in self.temperatures)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the training films were phantoms."""
+        return self.training.get("name") == "phantom"
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the backbone is frozen as it was drawn."""
+        return self.frozen and self.weights == "random"
+
+    @property
+    def title(self) -> str:
+        """A name for people, such as ``densenet121, 10 models (folds 0, 1, ...)``."""
+        known = [str(fold) for fold in self.folds if fold is not None]
+        if self.members == 1:
+            return f"{self.network}, fold {known[0]}" if known else self.network
+        return f"{self.network}, {self.members} models" + (f" (folds {', '.join(known)})" if known else "")
+
+    def notes(self) -> list[str]:
+        """What a reader of a prediction has to know of the model, in sentences."""
+        found = []
+        if self.synthetic:
+            found.append("Trained on synthetic radiographs (phantoms): its predictions say nothing of any disease.")
+        if self.random_weights:
+            found.append("The frozen backbone's weights are random; published ones are model.weights=imagenet.")
+        if not self.calibrated:
+            found.append("Probabilities are not calibrated: the checkpoint holds no temperature.")
+        elif self.training.get("validation") == "test":
+            found.append("The temperature was fitted on the test fold, which chose the checkpoint too.")
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """The facts as JSON takes them."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> ModelFacts:
+        """The facts from what `plain` gave, after a way through JSON."""
+        lists = ("mean", "std", "folds", "temperatures")
+        return cls(**{key: tuple(value) if key in lists else value for key, value in values.items()})
+
+
+def weights_name(weights: object) -> str:
+    """What a backbone started from, without the folders of a file.
+
+    Example:
+        >>> weights_name("/home/anna/chexnet.pt"), weights_name("imagenet")
+        ('chexnet.pt', 'imagenet')
+    """
+    return PurePath(str(weights)).name
+
+
+def of_members(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the records of several checkpoints say of their training: what all of them agree on.
+
+    Args:
+        records: what each checkpoint holds under ``serving``; empty where it holds nothing.
+    """
+    first = dict(records[0].get("training") or {}) if records else {}
+    others = [record.get("training") or {} for record in records[1:]]
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}

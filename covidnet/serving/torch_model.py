@@ -1,0 +1,149 @@
+"""Checkpoints in PyTorch: one model, or the models of a sweep, whose frozen backbone then runs once for all of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from covidnet.data.transforms import Normalise
+from covidnet.errors import WeightsError
+from covidnet.evaluation.temperature import tempered
+from covidnet.learning.module import ClassificationModule
+from covidnet.models.classifier import Classifier
+from covidnet.models.saliency import MapWarning, saliency
+from covidnet.quality.gate import InputGate
+from covidnet.serving.facts import ModelFacts, of_members, weights_name
+from covidnet.serving.model import Outputs, ServedModel, Squares
+
+
+class TorchModel(ServedModel):
+    """One model or several that predict together.
+
+    Args:
+        modules: in eval mode; all with the same preprocessing.
+        source: what they were loaded from.
+
+    Raises:
+        WeightsError: the models do not take the same input.
+    """
+
+    explains = True
+
+    def __init__(self, modules: Sequence[ClassificationModule], source: Path) -> None:
+        records = [module.serving for module in modules]
+        first = modules[0]
+        spec, preprocessing = first.classifier.spec, first.hparams["preprocessing"]
+        for module in modules[1:]:
+            if module.hparams["preprocessing"] != preprocessing or module.classifier.spec != spec:
+                raise WeightsError(f"checkpoint={source}: its models take inputs of different sizes; give one of them")
+        facts = ModelFacts(
+            network=first.hparams["model"]["name"],
+            weights=weights_name(first.hparams["model"]["weights"]),
+            frozen=first.classifier.frozen,
+            image_size=preprocessing["image_size"],
+            fit=preprocessing["fit"],
+            mean=tuple(spec.mean),
+            std=tuple(spec.std),
+            folds=tuple(record.get("fold") for record in records),
+            temperatures=tuple(record.get("temperature") for record in records),
+            training=of_members(records),
+            versions=dict(records[0].get("versions") or {}),
+        )
+        super().__init__(facts, _gate(records[0]), source)
+        self.normalise = Normalise(facts.mean, facts.std)
+        self.classifiers = [module.classifier.eval() for module in modules]
+        self.shared = _share_backbones(self.classifiers)
+        # Grad-CAM of the mean logit costs one pass, that of every member as many as there are members.
+        self._explained = (
+            [Classifier(self.classifiers[0].backbone, MeanHead([one.head for one in self.classifiers])).eval()]
+            if self.shared and len(self.classifiers) > 1
+            else self.classifiers
+        )
+
+    @classmethod
+    def open(cls, files: Sequence[Path], source: Path) -> TorchModel:
+        """Load checkpoints.
+
+        Raises:
+            WeightsError: one of them is none of ours, or they do not go together.
+        """
+        return cls([ClassificationModule.from_checkpoint(file) for file in files], source)
+
+    def images(self, squares: Squares) -> Tensor:
+        """Squares (N, S, S) as the network takes them: float32 (N, C, S, S)."""
+        stacked = np.stack([self.normalise(square) for square in squares])
+        return torch.from_numpy(stacked).to(memory_format=torch.channels_last)
+
+    def outputs(self, squares: Squares, maps: bool = False) -> Outputs:
+        """Predict, see `ServedModel.outputs`."""
+        images = self.images(squares)
+        logits, found, features = [], [], None
+        with torch.inference_mode():
+            for number, classifier in enumerate(self.classifiers):
+                if number == 0 or not self.shared:
+                    pooled_maps = classifier.backbone.feature_maps(images)
+                    pooled = classifier.backbone.pool(pooled_maps)
+                    found.append(pooled_maps if maps else None)
+                    features = pooled.float().numpy() if features is None else features
+                logits.append(classifier.classify(pooled).double())
+        members = np.stack(
+            [
+                tempered(scores.softmax(1).numpy(), 1.0 if temperature is None else temperature)
+                for scores, temperature in zip(logits, self.facts.temperatures, strict=True)
+            ],
+            axis=1,
+        )
+        assert features is not None  # there is at least one model
+        return Outputs(members.mean(axis=1), members, features, (images, found) if maps else None)
+
+    def heat(self, squares: Squares, outputs: Outputs, target: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Grad-CAM of the mean logit of models that share a backbone, else the mean of their maps."""
+        images, maps = outputs.maps
+        with warnings.catch_warnings():
+            # A map without evidence is empty, and shows as much.
+            warnings.simplefilter("ignore", MapWarning)
+            heats = [
+                saliency(classifier, images, list(target), "gradcam", known)
+                for classifier, known in zip(self._explained, maps, strict=True)
+            ]
+        mean = np.mean(heats, axis=0, dtype=np.float32)
+        top = mean.max(axis=(1, 2), keepdims=True)
+        return np.asarray(np.divide(mean, top, out=np.zeros_like(mean), where=top > 0), np.float32)
+
+
+class MeanHead(nn.Module):
+    """The mean of the logits of several heads on one backbone.
+
+    Args:
+        heads: from features (N, D) to logits (N, classes).
+    """
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Feature vectors (N, D) to logits (N, classes)."""
+        return torch.stack([head(features) for head in self.heads]).mean(0)
+
+
+def _share_backbones(classifiers: Sequence[Classifier]) -> bool:
+    """Whether all have the same backbone; copies of it are let go then."""
+    first = classifiers[0]
+    if len({(one.backbone.name, one.backbone_hash()) for one in classifiers}) > 1:
+        return False
+    for other in classifiers[1:]:
+        other.backbone = first.backbone
+    return True
+
+
+def _gate(record: Mapping[str, Any]) -> InputGate | None:
+    arrays = record.get("gate")
+    return InputGate.from_arrays({name: value.numpy() for name, value in arrays.items()}) if arrays else None

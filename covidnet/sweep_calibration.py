@@ -1,0 +1,156 @@
+"""Calibration of a sweep before and after each model's own temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from covidnet.data.splits import UNSEEN_FOLD
+from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.calibration import calibration
+from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
+from covidnet.evaluation.temperature import fit_temperature, tempered
+from covidnet.labels import CLASSES
+from covidnet.sweep import Run
+
+# As in `covidnet.evaluation.metrics.cross_entropy`: the smallest normal float32.
+_TINY = float(np.finfo(np.float32).tiny)
+
+Films = npt.NDArray[np.float64]
+
+
+def averaged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The unseen fold as predicted by the mean of the models' probabilities.
+
+    Args:
+        tables: each model's predictions, of the same images in the same order.
+
+    Returns:
+        A predictions table with split ``unseen`` and fold 10.
+    """
+    films = tables[0]
+    return predictions_table(
+        image_id=list(films["image_id"]),
+        path=list(films["path"]),
+        patient_id=list(films["patient_id"]),
+        label=list(films["label"]),
+        split="unseen",
+        fold=UNSEEN_FOLD,
+        probabilities=np.mean([_scores(table) for table in tables], axis=0),
+    )
+
+
+def with_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    """A predictions table with tempered probabilities; its predictions stay.
+
+    Args:
+        table: a checked predictions table of one model.
+        temperature: T > 0.
+
+    Returns:
+        The table with float64 probabilities: rounding them could make two of them equal.
+    """
+    scores = tempered(_scores(table), temperature)
+    return table.assign(**{name: scores[:, at] for at, name in enumerate(PROBABILITIES)})
+
+
+def sweep_calibration(
+    runs: Sequence[Run], pooled: pd.DataFrame, unseen: Sequence[pd.DataFrame], *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """How well the probabilities are calibrated as they were predicted, and as they are shown to users.
+
+    Each model's temperature is fitted on its validation films. Intervals are of the films, drawn by patients; the
+    temperatures are taken as they are.
+
+    Args:
+        runs: of the sweep.
+        pooled: the test folds of these runs, one after the other.
+        unseen: each run's predictions of the unseen fold, of the same images in the same order.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        ``temperatures``: for each run its ``fold``, ``value`` (None without validation films) and ``n`` (those films).
+        ``pooled``, ``ensemble_unseen``: before, with ``ece``, ``brier``, ``loss`` (mean negative log likelihood),
+        ``accuracy``, ``bins`` and ``ci`` of brier and loss. ``pooled_calibrated``, ``ensemble_unseen_calibrated``: the
+        same after; the ensemble is the mean of the tempered probabilities. ``change``: for both of ``pooled`` and
+        ``ensemble_unseen`` after less before: ``ece``, and ``brier`` and ``loss`` with ``value`` and ``ci``.
+        ``ensemble_changed``: films that the ensemble calls by another class after. All that comes after is None where
+        a run has no temperature: both would not be of the same models.
+    """
+    temperatures = [
+        {"fold": run.fold, "value": fit_temperature(rows), "n": len(rows)}
+        for run, rows in ((run, run.rows("val")) for run in runs)
+    ]
+    ensemble = averaged(unseen)
+    weights = {
+        "pooled": cluster_weights(cluster_codes(pooled), resamples, seed),
+        "ensemble_unseen": cluster_weights(cluster_codes(ensemble), resamples, seed),
+    }
+    before = {"pooled": pooled, "ensemble_unseen": ensemble}
+    told: dict[str, Any] = {key: _told(table, weights[key]) for key, table in before.items()}
+    told |= {f"{key}_calibrated": None for key in before}
+    told |= {"temperatures": temperatures, "change": None, "ensemble_changed": None}
+    values = [t["value"] for t in temperatures if t["value"] is not None]
+    if len(values) < len(runs):
+        return told
+    pairs = list(zip(runs, values, strict=True))
+    after = {
+        "pooled": pd.concat([with_temperature(run.rows("test"), t) for run, t in pairs], ignore_index=True),
+        "ensemble_unseen": averaged([with_temperature(rows, t) for rows, t in zip(unseen, values, strict=True)]),
+    }
+    told |= {f"{key}_calibrated": _told(table, weights[key]) for key, table in after.items()}
+    told["change"] = {key: _change(before[key], after[key], weights[key]) for key in before}
+    changed = after["ensemble_unseen"]["prediction"].to_numpy() != ensemble["prediction"].to_numpy()
+    told["ensemble_changed"] = int(changed.sum())
+    return told
+
+
+def _scores(table: pd.DataFrame) -> Films:
+    return table[list(PROBABILITIES)].to_numpy(np.float64)
+
+
+def _film_scores(table: pd.DataFrame) -> dict[str, Films]:
+    """The Brier score and the negative log likelihood of each film."""
+    scores = _scores(table)
+    truth = np.array([CLASSES.index(label) for label in table["label"]], dtype=np.intp)
+    given = scores[np.arange(len(truth)), truth]
+    return {
+        "brier": np.asarray(((scores - np.eye(len(CLASSES))[truth]) ** 2).sum(axis=1)),
+        # Adding 0 turns the -0.0 of a perfect prediction into 0.0.
+        "loss": -np.log(np.maximum(given, _TINY)) + 0.0,
+    }
+
+
+def _told(table: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dict[str, Any]:
+    films = _film_scores(table)
+    n = len(table)
+    return {
+        **calibration(table),
+        "loss": float(films["loss"].mean()) if n else None,
+        "accuracy": float((table["label"] == table["prediction"]).mean()) if n else None,
+        "ci": {name: _interval(values, weights) for name, values in films.items()},
+    }
+
+
+def _change(before: pd.DataFrame, after: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dict[str, Any]:
+    """After less before, film by film, so that what both have in common cancels."""
+    old, new = _film_scores(before), _film_scores(after)
+    eces = [calibration(table)["ece"] for table in (after, before)]
+    found: dict[str, Any] = {"ece": None if None in eces else eces[0] - eces[1]}
+    for name in old:
+        films = new[name] - old[name]
+        found[name] = {"value": float(films.mean()) if len(films) else None, "ci": _interval(films, weights)}
+    return found
+
+
+def _interval(films: Films, weights: npt.NDArray[np.int32]) -> list[float] | None:
+    """The percentile interval of a mean over films."""
+    if not len(films):
+        return None
+    found = percentile_interval(weights @ films / weights.sum(axis=1))
+    return None if found is None else list(found)

@@ -1,0 +1,115 @@
+"""Exported models: the same answers as PyTorch's, with all that is needed to use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from covidnet.data.transforms import SquareFit
+from covidnet.errors import SettingError, WeightsError
+from covidnet.learning.module import ClassificationModule
+from covidnet.serving.exported import exported
+from covidnet.serving.model import open_model
+from covidnet.serving.onnx_model import OnnxModel
+from covidnet.serving.torch_model import TorchModel
+
+
+@pytest.fixture(scope="module")
+def file(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    path.write_bytes(exported(open_model(sweep)))
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_an_ensemble_answers_as_in_pytorch(sweep: Path, file: Path, squares: np.ndarray, count: int) -> None:
+    ours, theirs = open_model(sweep).outputs(squares[:count]), open_model(file).outputs(squares[:count])
+    np.testing.assert_allclose(theirs.members, ours.members, atol=1e-4)
+    np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-4)
+    np.testing.assert_allclose(theirs.features, ours.features, atol=1e-4 * max(1.0, np.abs(ours.features).max()))
+
+
+def test_models_with_backbones_of_their_own_are_exported_together(
+    sweep: Path, squares: np.ndarray, tmp_path: Path
+) -> None:
+    modules = [ClassificationModule.from_checkpoint(sweep / f"fold={fold}/checkpoints/best.ckpt") for fold in (0, 1)]
+    with torch.no_grad():
+        modules[1].classifier.backbone.features.conv0.weight.mul_(1.1)
+    model = TorchModel(modules, sweep)
+    (tmp_path / "two.onnx").write_bytes(exported(model))
+    found = open_model(tmp_path / "two.onnx").outputs(squares)
+    np.testing.assert_allclose(found.members, model.outputs(squares).members, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("bayesian_cnn", ("features=off",)), ("cnn", ("data.fit=pad",)), ("anomaly_resnet", ("data.fit=crop",))],
+)
+def test_other_networks_and_heads_are_exported_too(
+    name: str, settings: tuple[str, ...], train: Callable[..., Path], squares: np.ndarray, tmp_path: Path
+) -> None:
+    run = train(f"model={name}", "explain=off", "trainer.max_epochs=1", *settings)
+    model = open_model(run)
+    (tmp_path / "model.onnx").write_bytes(exported(model))
+    found = OnnxModel(tmp_path / "model.onnx")
+    np.testing.assert_allclose(found.outputs(squares).members, model.outputs(squares).members, atol=1e-4)
+    assert found.facts == model.facts
+    assert found.fit == model.fit
+
+
+def test_the_file_says_how_films_are_prepared(sweep: Path, file: Path) -> None:
+    graph = onnx.load(file)
+    told = {entry.key: entry.value for entry in graph.metadata_props}
+    content = json.loads(told["covidnet"])
+    assert content["classes"] == ["COVID-19", "Normal", "Pneumonia"]
+    assert content["input"] == {"name": "squares", "shape": ["N", 64, 64], "type": "uint8"}
+    assert content["facts"]["temperatures"] == list(open_model(sweep).facts.temperatures)
+    assert "64 x 64 pixels whatever its aspect ratio" in told["preprocessing"]
+    assert "MONOCHROME1" in told["preprocessing"]
+    assert told["notice"] == "Research use only; not a medical device."
+    (entry,) = graph.graph.input
+    assert entry.name == "squares"
+    assert entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [output.name for output in graph.graph.output] == ["probabilities", "members", "features"]
+
+
+def test_facts_fit_and_gate_travel_with_the_file(sweep: Path, file: Path) -> None:
+    ours, theirs = open_model(sweep), open_model(file)
+    assert theirs.facts == ours.facts
+    assert theirs.fit == ours.fit == SquareFit(64)
+    assert theirs.gated
+    known, kept = ours.gate.arrays(), theirs.gate.arrays()
+    assert set(known) == set(kept)
+    for name in known:
+        np.testing.assert_array_equal(kept[name], known[name])
+
+
+def test_what_is_no_exported_model_is_refused_in_one_line(sweep: Path, file: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "model.onnx"
+    for content in (b"", b"<html>", file.read_bytes()[:5000]):
+        bad.write_bytes(content)
+        with pytest.raises(WeightsError, match="not an exported covidnet model") as told:
+            open_model(bad)
+        assert "\n" not in str(told.value)
+    graph = onnx.load(file)
+    for entry in graph.metadata_props:
+        if entry.key == "covidnet":
+            entry.value = json.dumps({**json.loads(entry.value), "format": 99})
+    onnx.save(graph, bad)
+    with pytest.raises(WeightsError, match="newer covidnet"):
+        open_model(bad)
+    with pytest.raises(SettingError, match="exported for ONNX Runtime"):
+        open_model(file, "torch")
+
+
+def test_an_exported_model_draws_no_heat_maps(file: Path, squares: np.ndarray) -> None:
+    model = open_model(file)
+    assert not model.explains
+    with pytest.raises(SettingError, match="give its checkpoint"):
+        model.heat(squares, model.outputs(squares), [0] * len(squares))

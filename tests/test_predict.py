@@ -1,0 +1,229 @@
+"""The command that predicts any films with a trained model or an ensemble."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from covidnet.config import compose
+from covidnet.data.images import read_image
+from covidnet.data.phantom import draw_film
+from covidnet.errors import CovidnetError, DataError, SettingError, WeightsError
+from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.export import main as export
+from covidnet.film_predictions import FilmPredictions
+from covidnet.labels import CLASSES
+from covidnet.predict import main
+from covidnet.serving.answers import Answering
+from covidnet.serving.model import open_model
+from tests.conftest import PROJECT
+
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    for fold in (0, 1):
+        train(f"fold={fold}", "explain=off", "trainer.max_epochs=2").rename(folder / f"fold={fold}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms at two depths, a page of HTML, and a colour picture."""
+    root = tmp_path_factory.mktemp("films")
+    (root / "more").mkdir()
+    for n in range(COUNT):
+        film = draw_film(CLASSES[n % 3], 2000 + n, 0, size=96)
+        Image.fromarray(film.image).save(root / ("more" if n % 2 else "") / f"film ({n}).png")
+    (root / "page.jpg").write_text("<html>not found</html>")
+    rng = np.random.default_rng(0)
+    colours = np.repeat(np.repeat(rng.integers(0, 256, (4, 4, 3), np.uint8), 32, 0), 32, 1)
+    Image.fromarray(colours).save(root / "more/holiday.png")
+    return root
+
+
+def predict(*settings: str) -> None:
+    main(compose(["progress=false", *settings], "predict"))
+
+
+def test_every_film_has_a_row_with_the_models_probabilities(sweep: Path, films: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}/fold=1'", f"input='{films}'", f"out='{tmp_path}'", "gate=off")
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert list(table.columns) == ["path", *PROBABILITIES, "prediction", "quality"]
+    assert len(table) == COUNT + 1
+    model = open_model(sweep / "fold=1")
+    squares = np.stack([model.fit(read_image(films / path)) for path in table["path"]])
+    expected = model.outputs(squares).probabilities
+    np.testing.assert_allclose(table[list(PROBABILITIES)], expected, atol=1e-5)
+    assert list(table["prediction"]) == [CLASSES[n] for n in expected.argmax(axis=1)]
+    refused = pd.read_csv(tmp_path / "refused.csv")
+    assert [Path(path).name for path in refused["path"]] == ["page.jpg"]
+    assert refused["cause"].notna().all()
+    assert refused["remedy"].notna().all()
+
+
+def test_a_sweep_says_how_far_its_models_disagree(sweep: Path, films: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'", "gate=off")
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    each = [
+        open_model(sweep / f"fold={fold}").outputs(
+            np.stack([open_model(sweep).fit(read_image(films / path)) for path in table["path"]])
+        ).probabilities
+        for fold in (0, 1)
+    ]  # fmt: skip
+    np.testing.assert_allclose(table[list(PROBABILITIES)], np.mean(each, axis=0), atol=1e-5)
+    np.testing.assert_allclose(table[["sd_covid19", "sd_normal", "sd_pneumonia"]], np.std(each, axis=0), atol=1e-5)
+    called = np.mean(each, axis=0).argmax(axis=1)
+    agreement = np.mean([one.argmax(axis=1) == called for one in each], axis=0)
+    np.testing.assert_allclose(table["agreement"], agreement, atol=1e-3)
+
+
+def test_the_gate_refuses_a_colour_picture_and_says_why(sweep: Path, films: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'")
+    refused = pd.read_csv(tmp_path / "refused.csv").set_index("path")
+    (holiday,) = [path for path in refused.index if path.endswith("holiday.png")]
+    assert "colour" in refused.loc[holiday, "cause"]
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert not table["path"].str.endswith("holiday.png").any()
+    # At most a film in twenty of those that are what they should be.
+    assert len(table) >= COUNT - 1
+
+
+def test_a_gate_that_warns_puts_it_into_the_column_quality(sweep: Path, films: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{films / 'more'}'", f"out='{tmp_path}'", "gate=warn")
+    table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False).set_index("path")
+    assert "colour" in table.loc["holiday.png", "quality"]
+    assert (table.drop(index="holiday.png")["quality"] == "").mean() > 0.8
+
+
+def test_strict_makes_a_refused_file_an_error_after_all_the_work(sweep: Path, films: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"strict=true: .* files were refused; see .*refused.csv"):
+        predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'", "strict=true", "gate=off")
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == COUNT + 1
+
+
+def test_panels_are_drawn_beside_the_table(sweep: Path, films: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{films}/film (1*).png'", f"out='{tmp_path}'", "panels=true", "gate=off")
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert len(table) == 5
+    for picture in table["picture"]:
+        with Image.open(tmp_path / picture) as image:
+            assert image.width > 2 * 4 * 150
+
+
+def test_an_exported_model_predicts_the_same(sweep: Path, films: Path, tmp_path: Path) -> None:
+    export(compose([f"checkpoint='{sweep}'", f"out='{tmp_path}'", "films=4"], "export"))
+    predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}/torch'")
+    predict(f"checkpoint='{tmp_path}/model.onnx'", f"input='{films}'", f"out='{tmp_path}/onnx'")
+    ours, theirs = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("torch", "onnx"))
+    assert list(ours["path"]) == list(theirs["path"])
+    np.testing.assert_allclose(ours[list(PROBABILITIES)], theirs[list(PROBABILITIES)], atol=1e-4)
+    assert list(ours["prediction"]) == list(theirs["prediction"])
+    with pytest.raises(SettingError, match="draws no heat maps"):
+        predict(f"checkpoint='{tmp_path}/model.onnx'", f"input='{films}'", f"out='{tmp_path}/x'", "panels=true")
+
+
+def test_an_exported_model_needs_no_pytorch(sweep: Path, films: Path, tmp_path: Path) -> None:
+    export(compose([f"checkpoint='{sweep}/fold=0'", f"out='{tmp_path}'", "films=2"], "export"))
+    # As on a machine where none of these is installed.
+    blocked = ("torch", "torchvision", "pytorch_lightning", "lightning_fabric", "sklearn", "scipy", "wandb",
+               "albumentations", "matplotlib", "torchmetrics", "pytorch_grad_cam", "onnx", "joblib")  # fmt: skip
+    code = (
+        "import sys, runpy\n"
+        f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "runpy.run_module('covidnet.predict', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"checkpoint={tmp_path / 'model.onnx'}", f"input={films}",
+         f"out={tmp_path / 'out'}", "engine=onnx"],
+        cwd=PROJECT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "out/predictions.csv")) >= COUNT - 1
+    assert "Research use only; not a medical device." in done.stdout
+
+
+def test_memory_does_not_grow_with_the_number_of_files(
+    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files there are, few of them are held."""
+    import weakref
+
+    from covidnet import film_predictions
+
+    held: set[int] = set()
+    most, lock, read = [0], threading.Lock(), film_predictions.read_film
+
+    def counted(path: Path, **settings: Any) -> Any:
+        film = read(path, **settings)
+        with lock:
+            held.add(id(film))
+            most[0] = max(most[0], len(held))
+        weakref.finalize(film, held.discard, id(film))
+        return film
+
+    monkeypatch.setattr(film_predictions, "read_film", counted)
+    paths = [path.name for path in films.glob("film*.png")] * 12
+    FilmPredictions(Answering(open_model(sweep / "fold=0"), "off"), films, paths, tmp_path, progress=False).run()
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == len(paths) == 120
+    assert most[0] <= 40
+
+
+def test_what_an_earlier_call_refused_is_not_left_beside_new_predictions(
+    sweep: Path, films: Path, tmp_path: Path
+) -> None:
+    for given in (films, films / "more/film (1).png"):
+        predict(f"checkpoint='{sweep}'", f"input='{given}'", f"out='{tmp_path}'", "gate=off")
+    assert not (tmp_path / "refused.csv").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv"]
+
+
+def test_nothing_but_refused_files_is_an_error_and_lists_them(sweep: Path, films: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 file refused, none is left; not an image"):
+        predict(f"checkpoint='{sweep}'", f"input='{films}/page.jpg'", f"out='{tmp_path}'")
+    assert len(pd.read_csv(tmp_path / "refused.csv")) == 1
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "text"),
+    [
+        (["checkpoint='{sweep}'"], SettingError, "input"),
+        (["input='{films}'"], SettingError, "make demo"),
+        (["checkpoint='{films}'", "input='{films}'"], WeightsError, "holds no checkpoint"),
+        (["checkpoint='{films}/page.jpg'", "input='{films}'"], WeightsError, "not a covidnet checkpoint"),
+        (["checkpoint='{sweep}'", "input='{films}/gone'"], DataError, "no such file"),
+        (["checkpoint='{sweep}'", "input='{films}'", "gate=open"], SettingError, "refuse, warn, off"),
+        (["checkpoint='{sweep}'", "input='{films}'", "engine=tpu"], SettingError, "auto, torch, onnx"),
+        (["checkpoint='{sweep}'", "input='{films}'", "engine=onnx"], WeightsError, "covidnet.export"),
+        (["checkpoint='{sweep}'", "input='{films}'", "out='{films}/out'"], SettingError, "a folder outside of"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    sweep: Path, films: Path, tmp_path: Path, settings: list[str], kind: type[CovidnetError], text: str
+) -> None:
+    given = [f"out='{tmp_path}'", *(word.format(sweep=sweep, films=films) for word in settings)]
+    with pytest.raises(kind, match=text) as told:
+        predict(*given)
+    assert "\n" not in str(told.value)
+
+
+def test_the_command_takes_paths_with_brackets_and_equals_signs(sweep: Path, films: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "covidnet.predict", f"checkpoint={sweep}/fold=0", f"input={films}/film (0).png",
+         f"out={tmp_path}/o (1)", "gate=off"],
+        cwd=PROJECT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "o (1)/predictions.csv")) == 1
