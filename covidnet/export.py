@@ -95,7 +95,7 @@ def _target(given: str, out: str | None) -> Path:
     return target
 
 
-def _films(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list, str]:  # type: ignore[type-arg]
+def _films(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list, str]:
     """Some films as squares, and whose they are: those that were given, else those of the run's own unseen fold."""
     from covidnet.data.images import read_image
 
@@ -140,7 +140,7 @@ def _unseen_films(checkpoint: Path) -> tuple[Path, list[str]]:
     return root, [path for path in paths if (root / path).is_file()]
 
 
-def _difference(model: TorchModel, exported: object, squares: list) -> float:  # type: ignore[type-arg]
+def _difference(model: TorchModel, exported: object, squares: list) -> float:
     """The largest difference of two engines' probabilities, of the mean and of every member."""
     import numpy as np
 

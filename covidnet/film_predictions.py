@@ -125,7 +125,7 @@ class FilmPredictions:
                 (path, readers.submit(read, path)) for path in islice(left, 2 * _BATCH)
             )
             while ahead:
-                batch = []
+                batch: list[tuple[str, Film | ImageRefusedError]] = []
                 while ahead and len(batch) < _BATCH:
                     path, future = ahead.popleft()
                     batch.append((path, future.result()))

@@ -42,6 +42,10 @@ FITS = {
 class _Graph(nn.Module):
     """Everything between a square film and its probabilities."""
 
+    mean: Tensor
+    std: Tensor
+    temperatures: Tensor
+
     def __init__(self, model: TorchModel) -> None:
         super().__init__()
         facts, classifiers = model.facts, model.classifiers

@@ -91,7 +91,8 @@ class ModelFacts:
     def from_plain(cls, values: Mapping[str, Any]) -> ModelFacts:
         """The facts from what `plain` gave, after a way through JSON."""
         lists = ("mean", "std", "folds", "temperatures")
-        return cls(**{key: tuple(value) if key in lists else value for key, value in values.items()})
+        plain: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in values.items()}
+        return cls(**plain)
 
 
 def weights_name(weights: object) -> str:
