@@ -26,6 +26,7 @@ from covidnet.predict import main
 from covidnet.serving.answers import Answering
 from covidnet.serving.model import open_model
 from tests.conftest import PROJECT
+from tests.serving.web.test_server import BAD
 
 COUNT = 20
 
@@ -105,6 +106,29 @@ def test_a_gate_that_warns_puts_it_into_the_column_quality(sweep: Path, films: P
     table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False).set_index("path")
     assert "colour" in table.loc["holiday.png", "quality"]
     assert (table.drop(index="holiday.png")["quality"] == "").mean() > 0.8
+
+
+def test_every_bad_file_is_refused_by_name_and_the_others_are_predicted(sweep: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    suffixes = {"DICOM": ".dcm", "RTPLAN": ".dcm", "PNG": ".png", "TIFF": ".tif"}
+    for name, (make, _, _) in BAD.items():
+        suffix = next((end for word, end in suffixes.items() if word in name), ".jpg")
+        (given / f"{name}{suffix}").write_bytes(make())
+    for n in range(4):
+        Image.fromarray(draw_film("Normal", 3000 + n, 0, size=96).image).save(given / f"film {n}.png")
+    predict(f"checkpoint='{sweep}'", f"input='{given}'", f"out='{tmp_path}/out'")
+    refused = pd.read_csv(tmp_path / "out/refused.csv")
+    told = {Path(path).stem: (cause, remedy) for path, cause, remedy in refused.itertuples(index=False)}
+    assert set(told) >= set(BAD)
+    for name, (_, _, words) in BAD.items():
+        cause, remedy = told[name]
+        assert words in cause, (name, cause)
+        assert remedy, name
+    table = pd.read_csv(tmp_path / "out/predictions.csv")
+    assert len(table) + len(refused) == len(BAD) + 4
+    assert table["path"].str.startswith("film").all()
+    assert len(table) >= 3
 
 
 def test_strict_makes_a_refused_file_an_error_after_all_the_work(sweep: Path, films: Path, tmp_path: Path) -> None:
