@@ -1,4 +1,4 @@
-"""What the input gate refuses: python benchmarks/gate.py [--films FOLDER] [--per-kind 60] [--cache FILE]
+"""What the input gate refuses: python benchmarks/gate.py [--films FOLDER] [--per-kind 40] [--cache FILE]
 
 Phantoms always; real films where FOLDER holds them with a metadata.csv (filename, patient_id, view). Films are split in
 ten parts by patient: eight are fitted, one is held out, one is judged, ten times over. For each kind of input the share
@@ -12,7 +12,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -60,7 +61,6 @@ def _noisy_tint(film: Picture) -> Picture:
 
 
 PASSES: dict[str, Callable[[Picture], Picture]] = {
-    "as it is": lambda film: film,
     "mirrored": lambda film: film[:, ::-1],
     "tinted, with coloured marks": _noisy_tint,
     "gamma 0.7": _scaled(lambda v: v**0.7),
@@ -84,6 +84,9 @@ FAULTS: dict[str, tuple[Callable[[Picture], Picture], tuple[str, ...]]] = {
     "washed out (8 % contrast)": (_scaled(lambda v: 0.5 + 0.08 * v), ("flat",)),
 }
 """Changes of a film that must be refused, and what the answer may call them."""
+
+CHANGES = {**{name: (change, ()) for name, change in PASSES.items()}, **FAULTS}
+GIVEN = {"REAL FRONTAL, held out": (), "view unknown, held out": (), "real lateral": ("lateral",)}
 
 LIKE_PAGES = ("page", "noise", "not_frontal", "unlike", "shape")
 DRAWN = {
@@ -109,7 +112,9 @@ class Backbone:
     def __call__(self, films: list[Picture]) -> np.ndarray:
         found = []
         for start in range(0, len(films), 8):
-            batch = np.stack([self.normalise(self.fit(np.ascontiguousarray(film))) for film in films[start : start + 8]])
+            batch = np.stack(
+                [self.normalise(self.fit(np.ascontiguousarray(film))) for film in films[start : start + 8]]
+            )
             with torch.inference_mode():
                 images = torch.from_numpy(batch).contiguous(memory_format=torch.channels_last)
                 found.append(self.net(images).numpy())
@@ -142,36 +147,47 @@ class Counts:
     """Refusals of one kind of input."""
 
     def __init__(self) -> None:
-        self.n = self.before = self.refused = self.named = 0
+        self.looked = self.before = self.named = self.compared = self.refused = 0
+        self.codes: Counter[str] = Counter()
 
-    def add(self, gate: InputGate, films: list[Film], features: np.ndarray, names: tuple[str, ...]) -> list[bool]:
-        told = []
-        for film, compared in zip(films, gate.compare(features), strict=True):
-            look = [flag.code for flag in gate.look(film) if flag.refuses]
-            codes = look + [flag.code for flag in compared if flag.refuses]
-            self.n += 1
-            self.before += bool(look)
-            self.refused += bool(codes)
+    def add(
+        self, gate: InputGate, films: Iterable[Film], names: tuple[str, ...], features: dict[int, np.ndarray]
+    ) -> None:
+        """Count films; features of some of them by their places."""
+        for place, film in enumerate(films):
+            codes = [flag.code for flag in gate.look(film) if flag.refuses]
+            self.looked += 1
+            self.before += bool(codes)
             self.named += bool(codes) and codes[0] in names
-            told.append(bool(codes))
-        return told
+            if place in features:
+                compared = [flag.code for flag in gate.compare(features[place][None])[0] if flag.refuses]
+                self.compared += 1
+                self.refused += bool(codes or compared)
+                codes += compared
+            self.codes.update(codes[:1])
 
     def line(self, name: str) -> str:
-        low, high = wilson(self.refused, self.n)
-        share = f"{100 * self.refused / self.n:6.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
-        named = f"{100 * self.named / self.refused:6.1f}" if self.refused else "     -"
-        return f"{name:32} {self.n:5} {100 * self.before / self.n:6.1f} {share} {named}"
+        def share(part: int, whole: int) -> str:
+            low, high = wilson(part, whole) or (0.0, 1.0)
+            return f"{whole:6} {100 * part / max(whole, 1):6.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
+
+        named = f"{100 * self.named / self.before:6.1f}" if self.before else "     -"
+        codes = ", ".join(f"{code} {n}" for code, n in self.codes.most_common(4))
+        return f"{name:30}{share(self.before, self.looked)} {named} {share(self.refused, self.compared)}   {codes}"
 
 
-def judge(title: str, films: list[Picture], patients: list[str], views: list[str], count: int, cache: Path) -> None:
-    kept = dict(np.load(cache)) if cache.is_file() else {}
+def judge(
+    title: str, films: list[Picture], patients: list[str], views: list[str], count: int, cache: Path | None
+) -> None:
+    kept = dict(np.load(cache)) if cache and cache.is_file() else {}
     backbone = Backbone()
 
     def features(name: str, pictures: list[Picture]) -> np.ndarray:
         key = f"{title}/{name}/{len(pictures)}"
         if key not in kept:
             kept[key] = backbone([p if p.ndim == 2 else planted.luma(p) for p in pictures])
-            np.savez(cache, **kept)
+            if cache:
+                np.savez(cache, **kept)
         return kept[key]
 
     view = np.array(views)
@@ -182,42 +198,40 @@ def judge(title: str, films: list[Picture], patients: list[str], views: list[str
     for n, (_, at) in enumerate(GroupKFold(PARTS, shuffle=True, random_state=0).split(films, groups=patients)):
         part[at] = n
     tried = np.random.default_rng(0).permutation(np.flatnonzero(frontal))[:count]
-    changed = {
-        name: ([change(films[at]) for at in tried], names)
-        for name, (change, names) in {**{k: (v, ()) for k, v in PASSES.items()}, **FAULTS}.items()
-    }
-    seconds = []
-    counts: dict[str, Counts] = {}
+    known = {name: features(name, [change(films[at]) for at in tried]) for name, (change, _) in CHANGES.items()}
     others = dict(drawn(count))
+    known |= {name: features(name, pictures) for name, pictures in others.items()}
+    seconds = []
     for mode in ("limits from training and held-out films", "limits from training films alone"):
-        counts.clear()
+        counts = {name: Counts() for name in (*GIVEN, *CHANGES, *others)}
         for n in range(PARTS):
-            held, test = part == (n + 1) % PARTS, part == n
-            train = frontal & ~test & ~(held if mode.startswith("limits from training and") else False)
-            out = (small[held & frontal], whole[held & frontal]) if mode.startswith("limits from training and") else None
+            test = part == n
+            held = frontal & (part == (n + 1) % PARTS) if "held-out" in mode else np.zeros(len(films), bool)
+            train = frontal & ~test & ~held
             start = time.perf_counter()
-            gate = InputGate.fit(small[train], whole[train], held_out=out, aspects=aspects[train])
+            gate = InputGate.fit(
+                small[train],
+                whole[train],
+                held_out=(small[held], whole[held]) if held.any() else None,
+                aspects=aspects[train],
+            )
             seconds.append(time.perf_counter() - start)
-
-            def add(name: str, films: list[Picture], found: np.ndarray, names: tuple[str, ...], gate: InputGate = gate) -> None:
-                if len(films):
-                    counts.setdefault(name, Counts()).add(gate, [as_film(film) for film in films], found, names)
-
-            add("REAL FRONTAL, held out", [films[at] for at in np.flatnonzero(test & frontal)], whole[test & frontal], ())
-            rest = test & ~frontal & ~lateral
-            add("view unknown, held out", [films[at] for at in np.flatnonzero(rest)], whole[rest], ())
-            at = np.flatnonzero(test & lateral)
-            add("real lateral", [films[a] for a in at], whole[at], ("lateral",))
-            mine = np.flatnonzero(part[tried] == n)
-            for name, (pictures, names) in changed.items():
-                add(name, [pictures[m] for m in mine], features(name, pictures)[mine], names)
-            if n % 3 == 0:
-                for name, pictures in others.items():
-                    add(name, pictures, features(name, pictures), DRAWN[name])
+            groups = (test & frontal, test & ~frontal & ~lateral, test & lateral)
+            for (name, names), group in zip(GIVEN.items(), map(np.flatnonzero, groups), strict=True):
+                counts[name].add(gate, (as_film(films[at]) for at in group), names, dict(enumerate(whole[group])))
+            mine = np.flatnonzero(test & frontal)
+            place = {at: place for place, at in enumerate(mine)}
+            for name, (change, names) in CHANGES.items():
+                rows = {place[at]: known[name][row] for row, at in enumerate(tried) if at in place}
+                counts[name].add(gate, (as_film(change(films[at])) for at in mine), names, rows)
+            for name, pictures in others.items() if n % 3 == 0 else ():
+                counts[name].add(gate, map(as_film, pictures), DRAWN[name], dict(enumerate(known[name])))
         print(f"\n{title}: {int(frontal.sum())} frontal films of {len(set(patients))} patients; {mode}")
-        print(f"{'kind':32} {'n':>5} {'before':>6} {'refused %':>22} {'named':>6}")
-        for name, count_of in counts.items():
-            print(count_of.line(name))
+        print(f"{'':30}{'before the network':^30} {'named':>6} {'with features':^30}")
+        print(f"{'kind':30}{'n':>6} {'refused %':>22} {'%':>6} {'n':>6} {'refused %':>22}   first cause")
+        for name, found in counts.items():
+            if found.looked:
+                print(found.line(name))
     large = as_film(cv2.resize(films[0], (1024, 1024)))
     looks = []
     for _ in range(50):
@@ -225,15 +239,18 @@ def judge(title: str, films: list[Picture], patients: list[str], views: list[str
         gate.look(large)
         looks.append(time.perf_counter() - start)
     size = sum(array.nbytes for array in gate.arrays().values())
-    print(f"fit {np.median(seconds):.2f} s, look {1000 * np.median(looks):.1f} ms at 1024 x 1024, arrays {size / 1e3:.0f} kB")
+    print(
+        f"fit {np.median(seconds):.2f} s, look {1000 * np.median(looks):.1f} ms at 1024 x 1024, "
+        f"arrays {size / 1e3:.0f} kB"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--films", type=Path, help="folder with metadata.csv: filename, patient_id, view")
-    parser.add_argument("--per-kind", type=int, default=60, help="pictures of each drawn kind")
-    parser.add_argument("--phantoms", type=int, default=600, help="phantoms, three of a patient; 0 for none")
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/gate_features.npz"), help="where features are kept")
+    parser.add_argument("--per-kind", type=int, default=40, help="pictures of each kind that the backbone sees")
+    parser.add_argument("--phantoms", type=int, default=300, help="phantoms, three of a patient; 0 for none")
+    parser.add_argument("--cache", type=Path, help="where features are kept; for the same films alone")
     given = parser.parse_args()
     if given.phantoms:
         films = [draw_film(CLASSES[n % 3], n // 3, n % 3).image for n in range(given.phantoms)]
@@ -242,7 +259,9 @@ def main() -> None:
     if given.films:
         table = pd.read_csv(given.films / "metadata.csv", dtype=str)
         films = [read_image(given.films / name) for name in table["filename"]]
-        judge("real films", films, list(table["patient_id"]), list(table["view"].fillna("")), given.per_kind, given.cache)
+        judge(
+            "real films", films, list(table["patient_id"]), list(table["view"].fillna("")), given.per_kind, given.cache
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from covidnet.data.thumbnails import SIDE
 from covidnet.quality.flags import Flag
 from covidnet.quality.limits import tail_limit
 
@@ -51,21 +52,21 @@ class ExposureLimits(NamedTuple):
     bright: float = 220.0
     bright_low: float = 185.0
     contrast: float = 24.0
-    middle: float = 20.0
+    middle: float = 24.0
 
     @classmethod
     def of(cls, seen: npt.NDArray[np.float64], share: float) -> ExposureLimits:
-        """Limits that hold for films that have been seen, ten levels beyond nearly all of them.
+        """Limits that hold for films that have been seen, five levels beyond nearly all of them.
 
         Films of one source are alike in exposure, and those of another are not wrong: so what is between the innermost
         limits is never refused, whatever was seen.
 
         Args:
             seen: (N, 4), of `exposures`.
-            share: of films that may lie beyond each limit, before the ten levels are added.
+            share: of films that may lie beyond each limit, before the five levels are added.
         """
         mean, low, high, middle = seen.T
-        fixed, room = cls(), 10.0
+        fixed, room = cls(), 5.0
         return cls(
             min(65.0, -tail_limit(-mean, share) - room),
             min(110.0, -tail_limit(-high, share) - room),
@@ -78,10 +79,21 @@ class ExposureLimits(NamedTuple):
 
 def exposures(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """The `Exposure` of each thumbnail: (N, 64, 64) to (N, 4)."""
-    flat = np.sort(thumbnails.reshape(len(thumbnails), -1), axis=1)
-    at = (np.array([0.05, 0.25, 0.75, 0.95]) * (flat.shape[1] - 1)).round().astype(int)
-    low, first, third, high = flat[:, at].T.astype(np.float64)
+    flat = thumbnails.reshape(len(thumbnails), SIDE**2)
+    found = [_levels(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)]
+    low, first, third, high = np.concatenate([np.zeros((0, len(_AT))), *found]).T
     return np.stack([flat.mean(axis=1), low, high, third - first], axis=1)
+
+
+_AT = np.array([0.05, 0.25, 0.75, 0.95])
+_CHUNK = 256
+
+
+def _levels(flat: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The grey that each share of `_AT` does not exceed. Counting is many times as fast as sorting."""
+    counts = np.bincount((np.arange(len(flat))[:, None] * 256 + flat).ravel(), minlength=256 * len(flat))
+    grown = counts.reshape(-1, 256).cumsum(axis=1)
+    return np.stack([(grown >= at * flat.shape[1]).argmax(axis=1) for at in _AT], axis=1).astype(np.float64)
 
 
 def exposure_flag(exposure: Exposure, limits: ExposureLimits) -> Flag | None:

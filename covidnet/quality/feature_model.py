@@ -12,8 +12,10 @@ Floats = npt.NDArray[np.float32]
 COMPONENTS = 64
 """Principal components that are kept: 64 of 1,024 are 256 kB in a checkpoint."""
 
-_POWER_STEPS = 3
+_POWER_STEPS = 2
 _TINY = 1e-12
+# Of a variance of 1 that each feature has: what rounding leaves over is no direction of its own.
+_LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class FeatureModel:
         values, vectors = np.linalg.eigh((inner.T @ inner).astype(np.float64) / n)
         variances, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
         left = float((centred**2).sum(dtype=np.float64)) / n - float(variances.sum())
-        rest = max(left / max(dim - k, 1), 1e-6)
+        rest = max(left / max(dim - k, 1), _LEAST)
         components = (basis @ vectors.astype(np.float32)).T
         return cls(mean, weights, np.ascontiguousarray(components), (variances + rest).astype(np.float32), rest)
 

@@ -70,8 +70,8 @@ class FilmModel:
         mean = moments.total / moments.n
         second = moments.square / moments.n
         values, vectors = np.linalg.eigh(second - np.outer(mean, mean))
-        # Twice the variance is twice the covariance's number: fewer films than components leave zeros.
-        k = min(COMPONENTS, max(1, moments.n // 4))
+        # Eight films for each component, and every film is there twice.
+        k = min(COMPONENTS, max(1, moments.n // 16))
         values = np.maximum(values, 0.0)
         rest = max(float(values[:-k].mean()), _TINY)
         return cls(
@@ -82,7 +82,7 @@ class FilmModel:
             _direction(mean, second),
         )
 
-    def likeness(self, pictures: Floats) -> npt.NDArray[np.float64]:
+    def unlikeness(self, pictures: Floats) -> npt.NDArray[np.float64]:
         """How unlike the films pictures are: the log of the squared Mahalanobis distance per pixel.
 
         Args:

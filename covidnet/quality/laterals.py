@@ -1,7 +1,7 @@
 """Drawn lateral chest films, as small as thumbnails: the other view that a gate is most often given.
 
 Training films hold no labelled laterals, and often none at all. So what a lateral looks like is drawn from anatomy: one
-lung field between breast bone and spine, the heart low in front, the shoulders above, the diaphragm falling to the back.
+lung field between breast bone and spine, the heart low in front, the shoulders above, the diaphragm falling backwards.
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def draw_laterals(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     return np.clip(np.round(250 * grey), 0, 255).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
 
 
-def _step(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _step(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     return np.asarray(1 / (1 + np.exp(-np.clip(4 * values, -30, 30))), np.float32)

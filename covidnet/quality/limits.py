@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 _TAIL = 0.1
-_FEW = 50
+_FEW = 100
 
 
 def tail_limit(scores: npt.NDArray[np.floating], share: float) -> float:
@@ -14,7 +14,7 @@ def tail_limit(scores: npt.NDArray[np.floating], share: float) -> float:
 
     Excesses over the upper tenth's lower end are taken for exponential, which needs no more than their mean. (Peaks
     over threshold: Coles 2001, https://doi.org/10.1007/978-1-4471-3675-0, chapter 4, with shape 0.) Few films tell
-    little of their tail, so for n films the share is lowered by 1 + 50 / n. Where more films than the share exceed the
+    little of their tail, so for n films the share is lowered by 1 + 100 / n. Where more films than the share exceed the
     limit, as with a second kind of film among them, it is their own quantile.
 
     Args:
@@ -26,7 +26,7 @@ def tail_limit(scores: npt.NDArray[np.floating], share: float) -> float:
 
     Example:
         >>> exponential = -np.log(np.arange(1, 10_000) / 10_000)  # P(score > x) = exp(-x)
-        >>> round(tail_limit(exponential, 0.01), 1), round(-np.log(0.01), 1)
+        >>> round(tail_limit(exponential, 0.01), 1), round(float(-np.log(0.01)), 1)
         (4.6, 4.6)
     """
     if not len(scores):

@@ -33,7 +33,7 @@ def direction_flag(way: int) -> Flag:
     return Flag(f"rotated_{90 * turns}", f"looks {looks}; {remedy}")
 
 
-LATERAL = Flag("lateral", "looks like a lateral view; use the frontal film (PA or AP)")
+LATERAL = Flag("lateral", "looks like a lateral view, not a frontal one; use the frontal film (PA or AP)")
 CT = Flag("ct", "looks like a CT slice, a body with black all round it; give a frontal chest radiograph")
 NOT_FRONTAL = Flag("not_frontal", "does not look like a frontal chest film; give one, PA or AP")
 
