@@ -1,0 +1,193 @@
+"""Time of one film through the API, and films per second of an exported model.
+
+    python benchmarks/serving.py checkpoint=RUN|SWEEP [--onnx FILE] [--clients 4] [--requests 200] [--film FILE ...]
+
+The command ``python -m covidnet.app`` is started as a user would; clients on this machine ask one after the other, each
+as soon as it has its answer (a closed loop), for the film with its heat map. Targets with 4 clients on 2 cores: p50
+below 400 ms, p95 below 1 s. With --onnx, what ``python -m covidnet.predict`` does without panels, against the bare
+engine on arrays that lie ready: at least 85 % of its rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import io
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from covidnet.data.phantom import draw_film
+from covidnet.labels import CLASSES
+from covidnet.progress import available_cores
+
+_BATCH = 8
+
+
+def films(more: list[str]) -> dict[str, list[bytes]]:
+    """Uploads by kind, three of each: phantoms of usual sizes, and files that were given."""
+
+    def drawn(side: int, kind: str) -> list[bytes]:
+        found = []
+        for n, label in enumerate(CLASSES):
+            file = io.BytesIO()
+            picture = Image.fromarray(draw_film(label, n, 0, size=side).image).resize((side, side))
+            picture.save(file, kind, **({"quality": 90} if kind == "JPEG" else {}))
+            found.append(file.getvalue())
+        return found
+
+    found = {
+        "256 x 256 PNG": drawn(256, "PNG"),
+        "320 x 320 JPEG": drawn(320, "JPEG"),
+        "1024 x 1024 PNG": drawn(1024, "PNG"),
+        "2048 x 2048 JPEG": drawn(2048, "JPEG"),
+        "2048 x 2048 DICOM, 12 bits": [
+            dicom(draw_film(label, n, 0, size=2048).image) for n, label in enumerate(CLASSES)
+        ],
+    }
+    return found | {Path(name).name: [Path(name).read_bytes()] for name in more}
+
+
+def dicom(pixels: np.ndarray) -> bytes:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.SOPClassUID, header.SOPInstanceUID, header.Modality = "1.2.840.10008.5.1.4.1.1.1", "1.2.3.4", "CR"
+    header.Rows, header.Columns = pixels.shape
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 12, 11, 0
+    header.PixelData = (pixels.astype("<u2") * 16).tobytes()
+    header["PixelData"].VR = "OW"
+    file = io.BytesIO()
+    header.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+class Server:
+    """The command on a free port, without a limit on the rate of one address."""
+
+    def __init__(self, checkpoint: str) -> None:
+        words = [f"checkpoint={checkpoint}", "port=0", "rate=0", "gate=warn"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "covidnet.app", *words], stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if line.startswith("http://"):
+                self.address = urlsplit(line.split()[0]).netloc
+                break
+        else:
+            sys.exit("".join(said))
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+
+
+def closed_loop(address: str, uploads: list[bytes], clients: int, requests: int, query: str = "") -> list[float]:
+    """Seconds of each request, from its first byte to the answer's last one."""
+    taken: list[float] = []
+    left = iter(range(requests))
+    lock = threading.Lock()
+
+    def ask() -> None:
+        line = http.client.HTTPConnection(address, timeout=60)
+        while True:
+            with lock:
+                number = next(left, None)
+            if number is None:
+                break
+            start = time.perf_counter()
+            line.request("POST", f"/v1/predict{query}", uploads[number % len(uploads)])
+            answer = line.getresponse()
+            answer.read()
+            taken.append(time.perf_counter() - start)
+            if answer.status != 200:
+                raise SystemExit(f"status {answer.status}")
+        line.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return taken
+
+
+def through_the_api(checkpoint: str, clients: int, requests: int, more: list[str]) -> None:
+    server = Server(checkpoint)
+    try:
+        kinds = films(more)
+        closed_loop(server.address, next(iter(kinds.values())), clients, 4 * clients)
+        print(f"{clients} clients, {requests} requests, with heat map: milliseconds p50 / p95 / most, films per second")
+        for name, uploads in kinds.items():
+            start = time.perf_counter()
+            taken = sorted(closed_loop(server.address, uploads, clients, requests))
+            rate = len(taken) / (time.perf_counter() - start)
+            p95 = taken[min(len(taken) - 1, round(0.95 * len(taken)))]
+            p50 = statistics.median(taken)
+            print(f"  {name:28} {1000 * p50:5.0f} / {1000 * p95:5.0f} / {1000 * taken[-1]:5.0f}   {rate:5.1f}")
+    finally:
+        server.close()
+
+
+def exported_rates(file: str, count: int = 160, rounds: int = 3) -> tuple[float, float]:
+    """Films per second of the bare engine, and of a prediction from file to table; the best of some rounds each."""
+    from covidnet.film_predictions import FilmPredictions
+    from covidnet.serving.answers import Answering
+    from covidnet.serving.model import open_model
+
+    model = open_model(file, "onnx")
+    answering = Answering(model, "warn")
+    bare, whole = 0.0, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        names = [f"{n}.jpg" for n in range(count)]
+        drawn = [draw_film(CLASSES[n % 3], n, 0, size=320).image for n in range(12)]
+        for n, name in enumerate(names):
+            Image.fromarray(drawn[n % len(drawn)]).save(root / name, quality=90)
+        squares = np.stack([model.fit(film) for film in drawn])[:_BATCH]
+        model.outputs(squares)
+        for turn in range(rounds):
+            start = time.perf_counter()
+            for _ in range(count // _BATCH):
+                model.outputs(squares)
+            bare = max(bare, count / (time.perf_counter() - start))
+            start = time.perf_counter()
+            FilmPredictions(answering, root, names, root / f"out{turn}", progress=False).run()
+            whole = max(whole, count / (time.perf_counter() - start))
+    return bare, whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("checkpoint", help="checkpoint=RUN, SWEEP or best.ckpt")
+    parser.add_argument("--onnx", help="an exported model")
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--film", action="append", default=[], help="a file to upload beside the phantoms")
+    given = parser.parse_args()
+    print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}")
+    through_the_api(given.checkpoint.removeprefix("checkpoint="), given.clients, given.requests, given.film)
+    if given.onnx:
+        bare, whole = exported_rates(given.onnx)
+        print(f"exported model, films per second: bare engine {bare:.1f}, prediction {whole:.1f} ({whole / bare:.0%})")
+
+
+if __name__ == "__main__":
+    main()

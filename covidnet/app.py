@@ -1,0 +1,156 @@
+"""``python -m covidnet.app checkpoint=RUN``: a page to upload a film, and a REST endpoint."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from covidnet.arguments import quoted
+from covidnet.checkpoint_path import find_models
+from covidnet.config import launch
+from covidnet.errors import CovidnetError, SettingError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from covidnet.serving.model import ServedModel
+
+log = logging.getLogger(__name__)
+
+PATHS = ("checkpoint",)
+"""Settings that are paths, with characters that Hydra's grammar may not take."""
+
+_NEEDED = ("fastapi", "uvicorn", "python_multipart")
+_GRACE_SECONDS = 5
+
+
+def main(cfg: DictConfig) -> None:
+    """Serve a model until Ctrl-C.
+
+    Args:
+        cfg: the composed configuration ``app``.
+
+    Raises:
+        SettingError: a setting is not allowed, or the port is taken.
+        WeightsError: there is no checkpoint, or it is none of ours.
+        CovidnetError: the libraries of the web application are not installed.
+    """
+    from omegaconf import OmegaConf
+
+    given = "" if OmegaConf.is_missing(cfg, "checkpoint") or cfg.checkpoint is None else str(cfg.checkpoint)
+    # What can be said without the network is said before its libraries are loaded.
+    find_models(given, onnx=cfg.engine == "onnx")
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CovidnetError(f'the web application needs {", ".join(missing)}: pip install "covidnet[app]"')
+    from covidnet.serving.web.limits import WebLimits
+
+    names = tuple(WebLimits.__dataclass_fields__)
+    limits = WebLimits(**{name: cfg[name] for name in names})
+    host = str(cfg.host)
+    # Taken before the model is loaded: who finds the port in use should not have waited for that.
+    listener = _listen(host, cfg.port)
+    with listener:
+        from covidnet.serving.answers import Answering
+        from covidnet.serving.model import open_model
+        from covidnet.serving.web.guard import allowed_hosts, is_loopback
+        from covidnet.serving.web.server import create_app
+        from covidnet.serving.web.warm import warm_up
+
+        log.info("loading %s", given)
+        model = open_model(given, cfg.engine)
+        app = create_app(
+            model,
+            Answering(model, cfg.gate),
+            limits,
+            card=_card(given, model),
+            hosts=allowed_hosts(host, [str(name) for name in cfg.hosts]),
+        )
+        warm_up(model)
+        if not is_loopback(host):
+            log.warning(
+                "warning: host=%s: whoever reaches this machine can use the server, it knows neither users nor TLS",
+                host,
+            )
+        log.info("%s", model.facts.title)
+        log.info("http://%s/  (Ctrl-C ends)", _address(listener))
+        _serve(app, listener, limits.connections)
+
+
+def _listen(host: str, port: Any) -> socket.socket:
+    """A socket that listens at an address.
+
+    Raises:
+        SettingError: there is no such address, or the port is taken.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise SettingError("port", port, "0..65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise SettingError("host", host, "an address or name of this machine, such as 127.0.0.1") from error
+    try:
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingError("port", port, "a free one", f"{port} is in use; say port={port + 1}, or 0") from error
+        if error.errno == errno.EACCES:
+            raise SettingError("port", port, "1024 and above", "the system keeps the lower ones for itself") from error
+        raise SettingError("host", host, "an address of this machine", f"the system says: {error.strerror}") from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _card(checkpoint: str, model: ServedModel) -> str:
+    """The model card of the folder that a checkpoint lies in; what the model says of itself where there is none."""
+    from covidnet.serving.web.card import facts_card
+
+    try:
+        from covidnet.crossval import card_of
+
+        return card_of(checkpoint)
+    except (CovidnetError, ImportError):
+        # An exported model stands alone, perhaps where little more than its engine is installed.
+        return facts_card(model.facts)
+
+
+def _serve(app: Any, listener: socket.socket, connections: int) -> None:
+    import uvicorn
+
+    from covidnet.serving.web.protocol import FilmProtocol
+
+    class Protocol(FilmProtocol):
+        connections_limit = connections
+
+    # The application logs its own errors, without what was uploaded; the rest are requests that Ctrl-C cuts off.
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        # No line per request, which would tell what was asked for and by whom.
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        # Addresses in headers are whatever a client writes there.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        # The server has ended by itself, and hands the signal on.
+        return
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
+    launch(main, "app")

@@ -1,0 +1,64 @@
+"""An answer on one film as the REST endpoint gives it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from covidnet.labels import CLASSES
+from covidnet.serving.facts import NOTICE
+from covidnet.serving.web.pictures import heat_url, jpeg_url
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from covidnet.data.images import ImageFacts
+    from covidnet.data.transforms import SquareFit
+    from covidnet.serving.answers import FilmAnswer
+
+
+def answer_json(
+    answer: FilmAnswer, facts: ImageFacts, preview: npt.NDArray[np.uint8], fit: SquareFit, *, calibrated: bool
+) -> dict[str, Any]:
+    """Everything that is said of a film but for the seconds it took.
+
+    Args:
+        answer: of the model.
+        facts: of the file.
+        preview: (h, w) uint8, the film as it is shown.
+        fit: how the film became the network's square.
+        calibrated: whether the probabilities are those after temperature scaling.
+
+    Returns:
+        What JSON can hold. Where there is one model alone, the agreement of several is null.
+    """
+    count = len(answer.members)
+    several = count > 1
+    heat = None
+    if answer.heat is not None:
+        heat = {
+            "class": answer.prediction,
+            "method": "gradcam",
+            "empty": not np.any(answer.heat),
+            "image": heat_url(answer.heat, fit, (preview.shape[0], preview.shape[1])),
+        }
+    return {
+        "prediction": answer.prediction,
+        "probabilities": _by_class(answer.probabilities),
+        "calibrated": calibrated,
+        "members": {
+            "count": count,
+            "agreement": float(answer.agreement) if several else None,
+            "standard_deviation": _by_class(answer.spread) if several else None,
+        },
+        "quality": [{"code": flag.code, "text": flag.text} for flag in answer.flags],
+        "film": {"width": facts.width, "height": facts.height, "mode": facts.mode},
+        "preview": jpeg_url(preview),
+        "heat": heat,
+        "notice": NOTICE,
+    }
+
+
+def _by_class(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    return {name: round(float(value), 6) for name, value in zip(CLASSES, values, strict=True)}

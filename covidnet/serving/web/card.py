@@ -1,0 +1,35 @@
+"""A model card where a checkpoint is all there is."""
+
+from __future__ import annotations
+
+from covidnet.serving.facts import NOTICE, ModelFacts
+
+
+def facts_card(facts: ModelFacts) -> str:
+    """What a checkpoint tells of its model, in Markdown.
+
+    Args:
+        facts: of the model; what they do not say is not available.
+    """
+
+    def told(value: object) -> str:
+        return "not available" if value in (None, "", {}, ()) else str(value)
+
+    training = facts.training
+    rows = [
+        ("Network", facts.network),
+        ("Weights at the start", facts.weights + (", frozen" if facts.frozen else "")),
+        ("Models", facts.members),
+        ("Test folds", ", ".join(told(fold) for fold in facts.folds)),
+        ("Input", f"{facts.image_size} x {facts.image_size} pixels, made square by: {facts.fit}"),
+        ("Temperatures", ", ".join("not available" if t is None else f"{t:.3f}" for t in facts.temperatures)),
+        *((f"Training: {name.replace('_', ' ')}", told(training.get(name))) for name in _TRAINING),
+        *((f"Version: {name}", version) for name, version in facts.versions.items()),
+    ]
+    lines = [f"# Model card: {facts.title}", "", NOTICE, "", *(f"{note}\n" for note in facts.notes())]
+    lines += ["## What the checkpoint says", "", "| | |", "| --- | --- |"]
+    lines += [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows]
+    return "\n".join([*lines, "", "Scores: not available; they are in the report of the sweep."]) + "\n"
+
+
+_TRAINING = ("name", "films", "group", "validation", "manifest_sha256", "split_sha256")

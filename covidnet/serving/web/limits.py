@@ -1,0 +1,53 @@
+"""What one server takes: sizes, rates and times, checked before it starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from covidnet.errors import SettingError
+
+
+@dataclass(frozen=True)
+class WebLimits:
+    """Limits of the web application.
+
+    Args:
+        max_megabytes: size of one upload, in millions of bytes.
+        max_megapixels: size of one film, checked before it is decoded.
+        min_side: a film's shorter side, in pixels.
+        rate: predictions per second and client address in the long run; 0 sets no limit.
+        burst: predictions that a client address may ask for at once.
+        queue: films that may wait for an answer at once.
+        connections: open connections at once.
+        upload_seconds: how long one upload may take.
+        answer_seconds: how long an answer may take once the upload is here.
+
+    Raises:
+        SettingError: a limit is no number, or not above 0.
+    """
+
+    max_megabytes: float = 64.0
+    max_megapixels: float = 64.0
+    min_side: int = 64
+    rate: float = 10.0
+    burst: int = 20
+    queue: int = 16
+    connections: int = 64
+    upload_seconds: float = 60.0
+    answer_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would make a server that answers nothing, or one without limits."""
+        for field in fields(self):
+            value, whole = getattr(self, field.name), field.type == "int"
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            free = field.name == "rate" and value == 0
+            if not number or (value <= 0 and not free) or (whole and value != int(value)):
+                allowed = "a whole number above 0" if whole else "a number above 0"
+                raise SettingError(field.name, value, allowed + (", or 0 for no limit" if field.name == "rate" else ""))
+
+    @property
+    def max_bytes(self) -> int:
+        """Size of one upload in bytes."""
+        return int(self.max_megabytes * 1e6)

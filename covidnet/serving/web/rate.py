@@ -1,0 +1,55 @@
+"""How often one client address may ask."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+_CLIENTS = 4096
+
+
+class RateLimit:
+    """A token bucket for each client address; the addresses that were quiet longest are forgotten.
+
+    Args:
+        rate: requests per second in the long run; 0 sets no limit.
+        burst: requests at once after a pause.
+        clock: seconds that only grow.
+
+    Example:
+        >>> limit = RateLimit(rate=2, burst=1, clock=lambda: 7.0)
+        >>> limit.wait("127.0.0.1"), limit.wait("127.0.0.1")
+        (0.0, 0.5)
+    """
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._clock = clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, address: str) -> float:
+        """Take a token of an address, or say in how many seconds there will be one; 0.0 means taken."""
+        if self.rate == 0:
+            return 0.0
+        client, now = _network(address), self._clock()
+        left, then = self._left.pop(client, (float(self.burst), now))
+        left = min(float(self.burst), left + (now - then) * self.rate)
+        taken = left >= 1
+        self._left[client] = (left - 1 if taken else left, now)
+        if len(self._left) > _CLIENTS:
+            self._left.popitem(last=False)
+        return 0.0 if taken else (1 - left) / self.rate
+
+
+def _network(address: str) -> str:
+    """The address, or of IPv6 the network of 64 bits, all of whose addresses one client may have."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if known.version == 4:
+        return address
+    return str(ipaddress.ip_network((int(known) >> 64 << 64, 64)))

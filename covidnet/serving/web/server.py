@@ -1,0 +1,185 @@
+"""The web application: its routes, and how it is put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from covidnet import __version__
+from covidnet.data.transforms import SquareFit
+from covidnet.labels import CLASSES, COLOURS
+from covidnet.serving.facts import NOTICE, ModelFacts
+from covidnet.serving.web import schema
+from covidnet.serving.web.guard import Guard
+from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.rate import RateLimit
+from covidnet.serving.web.reception import Reception
+from covidnet.serving.web.upload import Memory, read_upload
+from covidnet.serving.web.web_error import WebError, internal
+from covidnet.serving.web.worker import Answers
+
+# Uploads of this many times the largest may be in memory at once.
+_UPLOADS = 8
+
+_PAGES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+}
+
+_DESCRIPTION = """Class probabilities of one chest radiograph, and where the evidence lies.
+
+`curl --data-binary @film.dcm http://127.0.0.1:8000/v1/predict` or `curl -F file=@film.png …`
+
+Uploads stay in memory and are forgotten with the answer. Every error is JSON with a code, the cause and the remedy.
+"""
+
+
+class Shown(Protocol):
+    """What the page tells of a model; a `covidnet.serving.model.ServedModel` has it."""
+
+    facts: ModelFacts
+    fit: SquareFit
+    explains: bool
+
+
+def create_app(
+    model: Shown, answering: Answers, limits: WebLimits | None = None, *, card: str = "", hosts: Iterable[str] = ()
+) -> ASGIApp:
+    """The application for an ASGI server.
+
+    Args:
+        model: what is told of the model.
+        answering: answers films; called from one thread of its own.
+        limits: on sizes, rates and times.
+        card: the model card in Markdown.
+        hosts: names that the server answers to; none allows any.
+    """
+    limits = limits or WebLimits()
+    calibrated = model.facts.calibrated
+    rate = RateLimit(limits.rate, limits.burst)
+    memory = Memory(_UPLOADS * limits.max_bytes)
+    told = {
+        "title": model.facts.title,
+        "classes": [{"name": name, "colour": COLOURS[name]} for name in CLASSES],
+        "facts": model.facts.plain(),
+        "notes": model.facts.notes(),
+        "calibrated": calibrated,
+        "explains": model.explains,
+        "limits": {name: getattr(limits, name) for name in ("max_megabytes", "max_megapixels", "min_side")},
+        "card": card,
+        "notice": NOTICE,
+    }
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.reception = Reception(answering, model.fit, calibrated, limits)
+        yield
+        app.state.reception.close()
+
+    app = FastAPI(
+        title="covidnet",
+        version=__version__,
+        description=f"{_DESCRIPTION}\n{NOTICE}",
+        lifespan=lifespan,
+        # Both pages take their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        # Newer releases can send traces away where the environment says so.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    _add_errors(app)
+    _add_pages(app)
+
+    @app.get("/health", response_model=schema.Health)
+    async def health() -> Response:
+        """Whether the server is up."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/v1/model", response_model=schema.Model)
+    async def facts() -> Response:
+        """What is known of the model, and its card."""
+        return JSONResponse(told)
+
+    @app.post("/v1/predict", response_model=schema.Answer, responses=schema.ERRORS, openapi_extra=schema.BODY)
+    async def predict(
+        request: Request, heat: bool = Query(True, description="false leaves the heat map out")
+    ) -> Response:
+        """Class probabilities of one film, and where the evidence lies."""
+        client = request.client.host if request.client else ""
+        if wait := rate.wait(client):
+            cause = f"more than {limits.rate:g} films per second from one address"
+            raise WebError(429, "too_many", cause, "wait as long as Retry-After says", retry=wait)
+        reception: Reception = request.app.state.reception
+        reception.check_room()
+        with memory.share() as share:
+            data = await read_upload(request.stream(), request.headers, limits, share)
+            start = time.perf_counter()
+            answer = await reception.answer(data, heat and model.explains, _left(request))
+        return JSONResponse({**answer, "seconds": round(time.perf_counter() - start, 4)})
+
+    return Guard(app, hosts, limits.connections)
+
+
+def _left(request: Request) -> Any:
+    """A function that returns when the client has closed the connection; the body has been read."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return left
+
+
+def _add_pages(app: FastAPI) -> None:
+    folder = files("covidnet.serving.web") / "page"
+
+    def add(path: str, name: str, kind: str) -> None:
+        content = (folder / name).read_bytes()
+
+        @app.get(path, include_in_schema=False)
+        async def page() -> Response:
+            return Response(content, media_type=kind)
+
+    for path, (name, kind) in _PAGES.items():
+        add(path, name, kind)
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def problem(request: Request, error: Exception) -> Response:
+        return error.response() if isinstance(error, WebError) else internal().response()
+
+    async def of_http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = error.headers if isinstance(error, HTTPException) else None
+        if status == 404:
+            found = WebError(404, "not_found", "there is no such page", "see /openapi.json for what there is")
+        elif status == 405:
+            found = WebError(405, "wrong_method", "this page is not asked for in that way", "see /openapi.json")
+        else:
+            found = WebError(status, "refused", "the request was refused", "see /openapi.json for what is allowed")
+        found.headers |= headers or {}
+        return found.response()
+
+    async def of_query(request: Request, error: Exception) -> Response:
+        return WebError(400, "wrong_query", "heat is neither true nor false", "say heat=true or heat=false").response()
+
+    async def left(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)
+
+    app.add_exception_handler(WebError, problem)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(RequestValidationError, of_query)
+    app.add_exception_handler(ClientDisconnect, left)
+    # The guard logs it; this is what is answered.
+    app.add_exception_handler(Exception, problem)

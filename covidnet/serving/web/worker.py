@@ -1,0 +1,96 @@
+"""The one thread that runs the network, which uses all cores by itself; films that wait together go together."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from covidnet.errors import ImageRefusedError
+
+if TYPE_CHECKING:
+    from covidnet.data.images import Film
+    from covidnet.serving.answers import FilmAnswer
+
+BATCH = 4
+"""Films per pass of the network, at most: more would let the first of them wait for little gain."""
+
+
+class LeftError(Exception):
+    """Nobody waits for the answer any more, or nobody will give it."""
+
+
+class Answers(Protocol):
+    """What the worker needs of `covidnet.serving.answers.Answering`."""
+
+    def answer(self, films: Sequence[Film], *, heat: bool = False) -> Sequence[FilmAnswer | ImageRefusedError]:
+        """One answer or refusal for each film."""
+
+
+@dataclass(eq=False)
+class _Task:
+    film: Film
+    heat: bool
+    future: Future[FilmAnswer | ImageRefusedError] = field(default_factory=Future)
+
+
+class Worker:
+    """Answers films one batch after the other, until it is closed.
+
+    Args:
+        answering: called from this worker's thread alone.
+    """
+
+    def __init__(self, answering: Answers) -> None:
+        self._answering = answering
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
+        self._thread.start()
+
+    def submit(self, film: Film, heat: bool) -> Future[FilmAnswer | ImageRefusedError]:
+        """Have a film answered. A future that is cancelled in time costs nothing.
+
+        Args:
+            film: as `decode_film` gives it.
+            heat: whether a heat map is wanted.
+        """
+        task = _Task(film, heat)
+        self._tasks.put(task)
+        return task.future
+
+    def close(self) -> None:
+        """End after the batch at work; films that still wait get a `LeftError`."""
+        self._tasks.put(None)
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        ends = False
+        while not ends:
+            batch = [self._tasks.get()]
+            while batch[-1] is not None and len(batch) < BATCH and not self._tasks.empty():
+                batch.append(self._tasks.get())
+            ends = batch[-1] is None
+            tasks = [task for task in batch if task is not None and task.future.set_running_or_notify_cancel()]
+            for heat in (True, False):
+                if chosen := [task for task in tasks if task.heat is heat]:
+                    self._answer(chosen, heat)
+        while not self._tasks.empty():
+            if (task := self._tasks.get()) is not None:
+                task.future.set_exception(LeftError())
+
+    def _answer(self, tasks: list[_Task], heat: bool) -> None:
+        try:
+            answers = self._answering.answer([task.film for task in tasks], heat=heat)
+            for task, answer in zip(tasks, answers, strict=True):
+                task.future.set_result(answer)
+        except Exception as error:
+            if len(tasks) == 1:
+                tasks[0].future.set_exception(error)
+                return
+            # One of them may be the cause; the others get their answers.
+            for task in tasks:
+                if not task.future.done():
+                    self._answer([task], heat)

@@ -1,0 +1,67 @@
+"""The command itself as a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE = 120.0
+
+
+class Running:
+    """A server that has said where it is.
+
+    Args:
+        process: the server.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        end = time.monotonic() + PATIENCE
+        while not self.address and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert self.address, "\n".join(self.lines)
+
+    @property
+    def address(self) -> str:
+        return next((line.split()[0] for line in self.lines if line.startswith("http://")), "")
+
+    def end(self, how: signal.Signals = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; gives the exit code."""
+        self.process.send_signal(how)
+        code = self.process.wait(30)
+        self._reader.join(5)
+        return code
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+
+
+@contextmanager
+def command(checkpoint: Path, *settings: str, cwd: Path, home: Path | None = None) -> Iterator[Running]:
+    """``python -m covidnet.app`` with a checkpoint on a free port."""
+    environment = {**os.environ, **({"HOME": str(home), "TMPDIR": str(home)} if home else {})}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "covidnet.app", f"checkpoint={checkpoint}", "port=0", *settings],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=cwd, env=environment,
+    )  # fmt: skip
+    try:
+        yield Running(process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()

@@ -1,0 +1,83 @@
+"""A model that needs no network, for tests of what is around it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from covidnet.data.images import Film
+from covidnet.data.transforms import SquareFit
+from covidnet.errors import ImageRefusedError
+from covidnet.quality.flags import Flag
+from covidnet.serving.answers import FilmAnswer
+from covidnet.serving.facts import ModelFacts
+
+FACTS = ModelFacts(
+    network="densenet121",
+    weights="imagenet",
+    frozen=True,
+    image_size=32,
+    fit="squash",
+    mean=(0.5,),
+    std=(0.25,),
+    folds=(0, 1, 2),
+    temperatures=(1.5, 1.2, 1.1),
+    training={"name": "phantom", "films": 99, "group": "patient", "validation": "inner"},
+)
+
+
+@dataclass
+class FakeModel:
+    """What the page is told of."""
+
+    facts: ModelFacts = FACTS
+    fit: SquareFit = field(default_factory=lambda: SquareFit(32))
+    explains: bool = True
+
+
+@dataclass
+class FakeAnswering:
+    """Says of each film what was planned, and keeps count.
+
+    Args:
+        seconds: that each batch takes.
+        flags: of every film.
+        refusal: cause and remedy for every film; None refuses nothing.
+        error: raised for a film whose first pixel is 13.
+        members: how many models there are.
+    """
+
+    seconds: float = 0.0
+    flags: Sequence[Flag] = ()
+    refusal: tuple[str, str] | None = None
+    error: Exception | None = None
+    members: int = 3
+    batches: list[int] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+    open: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    def answer(self, films: Sequence[Film], **options: Any) -> list[FilmAnswer | ImageRefusedError]:
+        self.threads.add(threading.get_ident())
+        self.batches.append(len(films))
+        self.open.wait(20)
+        time.sleep(self.seconds)
+        if self.error is not None and any(film.pixels[0, 0] == 13 for film in films):
+            raise self.error
+        return [self._one(film, bool(options.get("heat"))) for film in films]
+
+    def _one(self, film: Film, heat: bool) -> FilmAnswer | ImageRefusedError:
+        if self.refusal is not None:
+            return ImageRefusedError("film", *self.refusal)
+        first = 0.2 + 0.6 * float(film.pixels.mean()) / 255
+        members = np.array([[first, 0.9 - first, 0.1]]) + np.linspace(-0.1, 0.1, self.members)[:, None] * [[1, -1, 0]]
+        ramp = np.linspace(0, 1, 32, dtype=np.float32)
+        picture = np.broadcast_to(ramp, (32, 32)).copy() if heat else None
+        return FilmAnswer(members.mean(axis=0), members, list(self.flags), picture)

@@ -1,0 +1,85 @@
+"""The application behind a true server in a thread, for tests of what happens on the wire."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import uvicorn
+from PIL import Image
+from starlette.testclient import TestClient
+
+from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.protocol import FilmProtocol
+from covidnet.serving.web.server import create_app
+from tests.serving.web.fakes import FakeAnswering, FakeModel
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def film_png(side: int = 96, first: int = 40, seed: int = 0) -> bytes:
+    """Noise as a PNG; `first` is its first pixel."""
+    values = np.random.default_rng(seed).integers(20, 230, (side, side), dtype=np.uint8)
+    values[0, 0] = first
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
+
+
+@contextmanager
+def client(answering: Any = None, model: Any = None, **limits: Any) -> Iterator[TestClient]:
+    """A client that talks to the application without a network."""
+    answering = answering or FakeAnswering()
+    model = model or getattr(answering, "model", FakeModel())
+    app = create_app(model, answering, WebLimits(**limits), card="# Model card: fake")
+    with TestClient(app, raise_server_exceptions=False) as found:
+        yield found
+
+
+@contextmanager
+def serving(answering: Any = None, hosts: tuple[str, ...] = LOCAL, **limits: Any) -> Iterator[int]:
+    """The port of a server at 127.0.0.1."""
+    given = WebLimits(**limits)
+
+    class Protocol(FilmProtocol):
+        connections_limit = given.connections
+
+    app = create_app(FakeModel(), answering or FakeAnswering(), given, hosts=hosts)
+    config = uvicorn.Config(
+        app, http=Protocol, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def talk(port: int, *pieces: bytes, seconds: float = 10.0, pause: float = 0.0) -> bytes:
+    """Send pieces as they are, and read until the server closes or falls silent."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as line:
+        try:
+            for piece in pieces:
+                line.sendall(piece)
+                time.sleep(pause)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        found = b""
+        try:
+            while piece := line.recv(65536):
+                found += piece
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return found

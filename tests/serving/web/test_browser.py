@@ -1,0 +1,238 @@
+"""The page in a true browser, before the true command with a true, small model."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidnet.data.phantom import draw_film
+from covidnet.labels import CLASSES
+from covidnet.serving.facts import NOTICE
+from tests.data.test_dicom import film as dicom_film
+from tests.data.test_dicom import written
+from tests.serving.web.commands import Running, command
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom as a PNG, the same as a DICOM of 12 bits, and a file that is none."""
+    folder = tmp_path_factory.mktemp("films")
+    pixels = draw_film("COVID-19", 5, 0, size=128).image
+    Image.fromarray(pixels).save(folder / "muster.png")
+    deep = np.round(pixels.astype(float) / 255 * 4095).astype(np.uint16)
+    (folder / "muster.dcm").write_bytes(written(dicom_film(deep, 12, PatientName="Muster^Anna", ViewPosition="PA")))
+    (folder / "page.jpg").write_text("<!DOCTYPE html><html>sign in</html>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    run = train("fold=3", "explain=off", "trainer.max_epochs=1")
+    with command(run, "gate=warn", cwd=tmp_path_factory.mktemp("cwd")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as play:
+        found = play.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-background-networking",
+                "--no-first-run",
+            ],
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Running) -> Iterator[Any]:
+    """The page, open; at the end every address that it asked, and every error of its script."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    asked: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server.address)
+    page.wait_for_selector("#model dd")
+    yield page
+    context.close()
+    assert asked
+    assert all(url.startswith((server.address, "data:")) for url in asked)
+    assert errors == []
+
+
+def upload(page: Any, path: Path) -> None:
+    page.set_input_files("#file", str(path))
+    page.wait_for_selector("#answer:not([hidden])", timeout=30_000)
+    page.wait_for_function("document.getElementById('preview').complete")
+
+
+def drawn(page: Any) -> np.ndarray:
+    picture = page.locator("#film").screenshot()
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+
+
+def shares(page: Any) -> list[float]:
+    numbers = page.locator("#bars .number").all_inner_texts()
+    return [float(number.split("%")[0]) for number in numbers]
+
+
+def test_a_phantom_is_uploaded_and_its_result_and_overlay_are_read(page: Any, films: Path) -> None:
+    upload(page, films / "muster.png")
+    assert page.inner_text("#prediction") in CLASSES
+    assert page.locator("#bars .name").all_inner_texts() == list(CLASSES)
+    assert sum(shares(page)) == pytest.approx(100, abs=0.2)
+    assert max(shares(page)) == shares(page)[CLASSES.index(page.inner_text("#prediction"))]
+    colours = page.eval_on_selector_all("#bars .fill", "all => all.map(one => getComputedStyle(one).backgroundColor)")
+    assert colours == ["rgb(213, 94, 0)", "rgb(0, 158, 115)", "rgb(0, 114, 178)"]
+    assert "128" in page.inner_text("#facts")
+    assert page.get_attribute("#preview", "src").startswith("data:image/jpeg")
+    assert page.get_attribute("#heat", "src").startswith("data:image/png")
+    sizes = page.eval_on_selector_all("#film img", "all => all.map(one => [one.naturalWidth, one.naturalHeight])")
+    assert sizes[0] == sizes[1]
+
+
+def test_the_opacity_slider_and_the_switch_change_what_is_seen(page: Any, films: Path) -> None:
+    upload(page, films / "muster.png")
+    seen = {}
+    for value in ("0", "50", "100"):
+        page.fill("#opacity", value)
+        assert page.inner_text("#percent") == f"{value} %"
+        assert float(page.eval_on_selector("#heat", "one => getComputedStyle(one).opacity")) == float(value) / 100
+        seen[value] = drawn(page)
+    # A bare film is grey; the map brings colour, the more the higher the slider.
+    colour = {value: float(np.ptp(picture, axis=2).mean()) for value, picture in seen.items()}
+    assert colour["0"] < 0.5
+    assert colour["0"] < colour["50"] < colour["100"]
+    page.uncheck("#shown")
+    assert not page.is_visible("#heat")
+    assert np.abs(drawn(page) - seen["0"]).mean() < 0.5
+    page.check("#shown")
+    assert np.abs(drawn(page) - seen["100"]).mean() < 0.5
+
+
+def test_a_dicom_gets_the_answer_of_its_png(page: Any, films: Path) -> None:
+    upload(page, films / "muster.png")
+    first = shares(page)
+    upload(page, films / "muster.dcm")
+    page.wait_for_function("document.getElementById('facts').textContent.includes('MONOCHROME2')")
+    assert shares(page) == pytest.approx(first, abs=1)
+    assert "Muster" not in page.content()
+
+
+def test_a_refused_file_is_a_sentence_with_a_remedy_and_the_old_result_is_gone(page: Any, films: Path) -> None:
+    upload(page, films / "muster.png")
+    page.set_input_files("#file", str(films / "page.jpg"))
+    page.wait_for_selector("#refused:not([hidden])")
+    assert page.inner_text("#refused-cause") == "Not an image: HTML."
+    assert page.inner_text("#refused-remedy").endswith(".")
+    for name in ("#answer", "#film", "#tools"):
+        assert not page.is_visible(name)
+    upload(page, films / "muster.png")
+    assert not page.is_visible("#refused")
+
+
+def test_a_film_is_dropped_on_the_page_and_two_are_too_many(page: Any, films: Path) -> None:
+    drop = """([data, count]) => {
+        const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
+        const carried = new DataTransfer();
+        for (let n = 0; n < count; n += 1) carried.items.add(new File([bytes], `muster${n}.png`));
+        document.getElementById("stage").dispatchEvent(
+            new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true }));
+    }"""
+    data = base64.b64encode((films / "muster.png").read_bytes()).decode()
+    page.evaluate(drop, [data, 2])
+    assert page.inner_text("#refused-cause") == "2 files at once."
+    page.evaluate(drop, [data, 1])
+    page.wait_for_selector("#answer:not([hidden])")
+
+
+def test_a_doubtful_film_is_told_before_its_numbers_and_no_text_becomes_html(page: Any, films: Path) -> None:
+    evil = "<img src=x onerror=\"document.title='run'\">"
+
+    def doubt(route: Any) -> None:
+        answer = route.fetch()
+        said = {**answer.json(), "quality": [{"code": "dark", "text": f"too dark {evil}; use another film"}]}
+        route.fulfill(response=answer, json=said)
+
+    page.route("**/v1/predict", doubt)
+    upload(page, films / "muster.png")
+    assert page.locator("#quality li").all_inner_texts() == [f"Too dark {evil}; use another film."]
+    tops = [page.locator(name).bounding_box()["y"] for name in ("#quality", "#prediction")]
+    assert tops[0] < tops[1]
+    assert page.title() != "run"
+
+
+@pytest.mark.parametrize("kind", ["none", "empty"])
+def test_a_film_without_a_map_has_nothing_to_slide(page: Any, films: Path, kind: str) -> None:
+    def bare(route: Any) -> None:
+        answer = route.fetch()
+        said = answer.json()
+        said["heat"] = None if kind == "none" else {**said["heat"], "empty": True}
+        route.fulfill(response=answer, json=said)
+
+    page.route("**/v1/predict", bare)
+    upload(page, films / "muster.png")
+    for name in ("#heat", "#opacity", "#shown"):
+        assert not page.is_visible(name)
+    assert page.is_visible("#another")
+    assert page.inner_text("#caption")
+
+
+def test_the_notice_stays_and_the_card_opens_by_keyboard(page: Any) -> None:
+    assert page.inner_text("#notice") == NOTICE
+    page.focus("#open-card")
+    page.keyboard.press("Enter")
+    assert page.is_visible("#card-text")
+    assert "Intended use" in page.inner_text("#card-text")
+    assert page.locator("#card-text h3").count() > 3
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#card-text")
+
+
+def test_everything_has_a_name_and_is_reached_by_keyboard(page: Any, films: Path) -> None:
+    upload(page, films / "muster.png")
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+    assert {"open-card", "another", "shown", "opacity"} <= set(reached)
+    page.focus("#opacity")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#percent") == "51 %"
+    for name in ("Heat map", "Opacity"):
+        assert page.get_by_label(name, exact=True).count() == 1
+    assert page.get_attribute("#result", "aria-live") == "polite"
+
+
+@pytest.mark.parametrize("width", [1280, 768, 420, 320])
+def test_nothing_is_wider_than_the_window(page: Any, films: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    upload(page, films / "muster.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.is_visible("#notice")
+
+
+def test_a_server_that_has_gone_is_told(page: Any, films: Path) -> None:
+    page.route("**/v1/predict", lambda route: route.abort())
+    page.set_input_files("#file", str(films / "muster.png"))
+    page.wait_for_selector("#refused:not([hidden])")
+    assert page.inner_text("#refused-cause") == "The server does not answer."

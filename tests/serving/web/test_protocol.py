@@ -1,0 +1,167 @@
+"""Connections that say nothing, too much, or nonsense."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from covidnet.serving.web import protocol
+from tests.serving.web.fakes import FakeAnswering
+from tests.serving.web.servers import film_png, serving, talk
+
+
+def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WAIT_SECONDS", 0.3)
+    with serving() as port:
+        start = time.monotonic()
+        assert talk(port) == b""
+        assert talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ") == b""
+        assert time.monotonic() - start < 5
+
+
+def test_a_head_that_drips_is_closed_also_after_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WAIT_SECONDS", 0.4)
+    ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    with serving() as port:
+        start = time.monotonic()
+        found = talk(port, ask + b"\r\n", *[ask[n : n + 1] for n in range(30)], pause=0.05)
+        assert found.count(b"200 OK") == 1
+        assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x16\x03\x01 hello\r\n\r\n", b"GET /" + b"x" * 100_000, b"GET / HTTP/1.1\r\nX: " + b"y" * 70_000]
+)
+def test_what_is_no_http_or_too_long_is_answered_in_json(data: bytes) -> None:
+    with serving() as port:
+        head, _, body = talk(port, data).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400")
+        assert json.loads(body)["error"]["code"] == "no_http"
+        assert b"no-store" in head
+        assert b"200 OK" in talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+
+def test_too_many_connections_are_sent_away() -> None:
+    with serving(connections=3) as port:
+        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        time.sleep(0.2)
+        head, _, body = talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After" in head
+        assert json.loads(body)["error"]["code"] == "busy"
+        for line in held:
+            line.close()
+        time.sleep(0.2)
+        assert b"200 OK" in talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+
+def test_a_body_without_length_is_refused_while_it_comes() -> None:
+    piece = b"10000\r\n" + bytes(65536) + b"\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving(max_megabytes=0.3) as port:
+        # Without an end: who waited for one would wait for ever.
+        found = talk(port, head, *[piece] * 6, seconds=1)
+        assert found.startswith(b"HTTP/1.1 413")
+
+
+def test_a_length_that_is_too_much_is_refused_before_the_body() -> None:
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000000\r\nExpect: 100-continue\r\n\r\n"
+    with serving(max_megabytes=0.3) as port:
+        found = talk(port, head, seconds=1)
+        assert found.startswith(b"HTTP/1.1 413")
+        assert b"100 Continue" not in found
+
+
+def test_a_length_below_the_body_takes_no_more_than_it_says() -> None:
+    data = film_png()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data) // 2}\r\n\r\n".encode()
+    with serving() as port:
+        found = talk(port, head + data, seconds=1)
+        assert found.startswith(b"HTTP/1.1 422")
+
+
+def test_an_upload_that_drips_is_given_up() -> None:
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n"
+    with serving(upload_seconds=0.3) as port:
+        assert talk(port, head, b"a", seconds=1).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_leaves_is_forgotten() -> None:
+    answering = FakeAnswering()
+    data = film_png()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    with serving(answering, queue=2) as port:
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", port)) as line:
+                line.sendall(head + data)
+            with socket.create_connection(("127.0.0.1", port)) as line:
+                line.sendall(head + data[:50])
+        time.sleep(0.3)
+        line = http.client.HTTPConnection("127.0.0.1", port)
+        line.request("POST", "/v1/predict", data)
+        assert line.getresponse().status == 200
+        line.close()
+
+
+def test_several_films_go_over_one_connection_and_from_several_clients() -> None:
+    answering = FakeAnswering(seconds=0.01)
+    statuses: list[int] = []
+
+    def ask(port: int, seed: int) -> None:
+        line = http.client.HTTPConnection("127.0.0.1", port)
+        for number in range(5):
+            line.request("POST", "/v1/predict", film_png(seed=10 * seed + number))
+            answer = line.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+        line.close()
+
+    with serving(answering, rate=0) as port:
+        threads = [threading.Thread(target=ask, args=(port, seed)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert statuses == [200] * 20
+    assert sum(answering.batches) == 20
+    assert len(answering.threads) == 1
+
+
+def test_a_client_that_does_not_take_its_answers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WAIT_SECONDS", 0.4)
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving() as port, socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        line.settimeout(10)
+        line.connect(("127.0.0.1", port))
+        line.sendall(ask * 5000)
+        time.sleep(1.5)
+        received, closed = 0, False
+        while not closed:
+            try:
+                piece = line.recv(1 << 20)
+            except ConnectionResetError:
+                piece = b""
+            received, closed = received + len(piece), not piece
+        # Each answer has kilobytes.
+        assert received < 5000 * 2000
+        assert b"200 OK" in talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+
+def test_an_answer_on_an_open_connection_does_not_wait_for_its_head_to_be_confirmed() -> None:
+    with serving(rate=0) as port:
+        line = http.client.HTTPConnection("127.0.0.1", port)
+        taken = []
+        for _ in range(15):
+            start = time.perf_counter()
+            line.request("GET", "/v1/model")
+            line.getresponse().read()
+            taken.append(time.perf_counter() - start)
+        line.close()
+    # Delayed acknowledgements take 40 ms; a busy machine may do so once, not each time.
+    assert sorted(taken)[2] < 0.03

@@ -1,0 +1,160 @@
+"""The command that serves a model."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from covidnet import app
+from covidnet.app import main
+from covidnet.config import compose
+from covidnet.errors import CovidnetError, SettingError, WeightsError
+from covidnet.serving.web.limits import WebLimits
+from tests.serving.web.commands import command
+from tests.serving.web.servers import film_png
+
+
+@pytest.fixture(scope="module")
+def run(train: Callable[..., Path]) -> Path:
+    return train("fold=3", "explain=off", "trainer.max_epochs=1")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A file that is opened only after all settings were looked at."""
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(b"no checkpoint")
+    return path
+
+
+def serve(*settings: str) -> None:
+    main(compose(settings, "app"))
+
+
+def shell(*settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "covidnet.app", *settings], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_comes_in_a_moment_and_shows_the_settings() -> None:
+    start = time.perf_counter()
+    done = shell("--help")
+    assert time.perf_counter() - start < 2
+    assert done.returncode == 0
+    assert "curl --data-binary" in done.stdout
+    assert "Research use only; not a medical device." in done.stdout
+    for name in ("checkpoint", "host: 127.0.0.1", "port: 8000", *WebLimits.__dataclass_fields__):
+        assert f"\n{name}" in done.stdout
+
+
+def test_defaults_are_those_of_the_limits() -> None:
+    cfg = compose((), "app")
+    assert WebLimits(**{name: cfg[name] for name in WebLimits.__dataclass_fields__}) == WebLimits()
+
+
+@pytest.mark.parametrize("given", [(), ("checkpoint=",), ("checkpoint=null",)])
+def test_without_a_checkpoint_one_line_says_how_to_get_one(given: tuple[str, ...]) -> None:
+    done = shell(*given)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "make demo" in done.stderr
+    assert "checkpoint=" in done.stderr
+
+
+def test_what_is_no_checkpoint_is_refused_in_one_line(checkpoint: Path) -> None:
+    done = shell(f"checkpoint={checkpoint}", "port=0")
+    assert done.returncode == 1
+    assert "not a covidnet checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(WeightsError, match="no such file"):
+        serve("checkpoint=nowhere.ckpt")
+
+
+def test_a_port_in_use_is_told_before_the_model_is_loaded(checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingError, match=f"port={port}.*in use; say port={port + 1}"):
+            serve(f"checkpoint={checkpoint}", f"port={port}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("port=70000", "port=70000: allowed is 0..65535"),
+        ("port=http", "port=http: allowed is 0..65535"),
+        ("host=no.such.machine.invalid", "host=no.such.machine.invalid: allowed is an address"),
+        ("host=192.0.2.7", "host=192.0.2.7: allowed is an address of this machine"),
+        ("queue=0", "queue=0: allowed is a whole number above 0"),
+        ("rate=-1", "rate=-1: allowed is a number above 0, or 0 for no limit"),
+        ("engine=jax", "engine=jax: allowed is"),
+    ],
+)
+def test_a_setting_that_is_not_allowed_is_refused_by_its_name(checkpoint: Path, setting: str, words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        serve(f"checkpoint={checkpoint}", "port=0", setting)
+
+
+def test_a_gate_that_does_not_exist_is_refused(run: Path) -> None:
+    with pytest.raises(SettingError, match="gate=maybe: allowed is refuse, warn, off"):
+        serve(f"checkpoint={run}", "port=0", "gate=maybe")
+
+
+def test_missing_libraries_are_named_with_the_remedy(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None if name == "fastapi" else object())
+    with pytest.raises(CovidnetError, match=r'needs fastapi: pip install "covidnet\[app\]"'):
+        serve(f"checkpoint={checkpoint}")
+
+
+def test_a_server_on_this_machine_answers_says_nothing_more_and_ends_quietly(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "cwd").mkdir()
+    with command(run, "gate=warn", cwd=tmp_path / "cwd", home=tmp_path / "home") as server:
+        assert server.address.startswith("http://127.0.0.1:")
+        assert not any("warning" in line for line in server.lines)
+        said, kept = len(server.lines), files_in(tmp_path)
+        line = http.client.HTTPConnection(urlsplit(server.address).netloc)
+        for method, path, body in (
+            ("GET", "/", None),
+            ("POST", "/v1/predict", film_png()),
+            ("POST", "/v1/predict", b"<html>"),
+            ("PUT", "/anna-muster.png", film_png()),
+            ("GET", "/v1/model", None),
+        ):
+            line.request(method, path, body)
+            answer = line.getresponse()
+            text = answer.read().decode()
+            assert answer.status in (200, 404, 422)
+        assert "## Intended use" in text.replace("\\n", "\n")
+        assert str(run) not in text
+        # The connection stays open: the server does not wait for it.
+        assert server.end() == 0
+        assert len(server.lines) == said, server.lines
+        assert files_in(tmp_path) == kept
+        line.close()
+
+
+def files_in(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
+def test_a_server_that_others_reach_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str, warns: bool
+) -> None:
+    served: list[socket.socket] = []
+    monkeypatch.setattr(app, "_serve", lambda app, listener, connections: served.append(listener))
+    with caplog.at_level(logging.INFO):
+        serve(f"checkpoint={run}", "port=0", f"host={host}")
+    assert len(served) == 1
+    assert any("neither users nor TLS" in text for text in caplog.messages) is warns
+    assert any(text.startswith("http://") and "(Ctrl-C ends)" in text for text in caplog.messages)
