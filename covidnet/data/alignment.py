@@ -1,4 +1,4 @@
-"""How alike two films are at 64 x 64 pixels where one may be a part of the other: by matrix products of many at once."""
+"""How alike two films are at 64 x 64 pixels where one may be a part of the other: by matrix products of many."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ WHOLE = 61.5
 
 # Of local contrast below that, in grey levels, nothing is made.
 _NOISE = 8.0
+
+# A picture of one grey has that length by rounding, a picture of two greys more than 1; it stays as short.
+_NOTHING = 0.01
 
 # The lengths and the step of the windows that are tried first: any window down to 77% of a side is close to one.
 _LENGTHS = (64.0, 57.0, 51.0)
@@ -68,7 +71,7 @@ class Level:
         small = small - mean @ small @ mean.T
         small /= np.sqrt(np.maximum(spread @ (small * small) @ spread.T, 0.0)) + np.float32(_NOISE)
         small -= small.mean((-2, -1), keepdims=True)
-        small /= np.maximum(np.sqrt((small * small).sum((-2, -1), keepdims=True)), np.float32(1e-6))
+        small /= np.maximum(np.sqrt((small * small).sum((-2, -1), keepdims=True)), np.float32(_NOTHING))
         return small
 
 
@@ -159,8 +162,8 @@ def window_matrices(start: npt.ArrayLike, length: npt.ArrayLike, side: int) -> F
         (B, side, 64), to be multiplied with a column of pixels.
 
     Example:
-        >>> window_matrices([32.0], [32.0], 2)[0, :, 31:49:8].tolist()
-        [[0.0, 0.0625, 0.0], [0.0, 0.0, 0.0625]]
+        >>> window_matrices([0.0], [64.0], 2)[0, :, ::32].tolist()
+        [[0.03125, 0.0], [0.0, 0.03125]]
     """
     starts, lengths = np.asarray(start, np.float32), np.asarray(length, np.float32)
     edges = starts[:, None] + lengths[:, None] * (np.arange(side + 1, dtype=np.float32) / np.float32(side))

@@ -89,6 +89,11 @@ def search(
 
 
 def table_of(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+    """Rows as a table of `COLUMNS`, with the same types where there are none.
+
+    Args:
+        rows: number of the film, number of the other, kind, similarity.
+    """
     kinds = {"film": np.intp, "other": np.intp, "kind": object, "similarity": np.float64}
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
 

@@ -16,8 +16,9 @@ from covidnet.progress import progress_bar
 SIMILARITY = 0.72
 """Correlation at 64 x 64 pixels from which on two films are taken for one, where films are as different as people are.
 
-Of 1,157 radiographs of 774 patients no two of different patients reach it (the most alike of 668,000 pairs: 0.68), and
-99.8% of planted copies do; `benchmarks/overlap.py` measures both again.
+Of 1,157 radiographs of 774 patients no two of different people reach it: of 668,000 pairs the most alike have 0.68, but
+for three pairs of one patient who is listed twice. Of planted copies 99% to 100% of each kind do
+(`benchmarks/overlap.py`).
 """
 
 HIGHEST = 0.95
@@ -83,8 +84,8 @@ def find_copies(films: FilmSet, *, progress: bool = True) -> pd.DataFrame:
         progress: whether a progress bar is drawn.
 
     Returns:
-        One row per pair, in the form of `find_overlap`, with ``film`` below ``other``. Of many copies of one film not
-        all pairs are told, but each copy is in one.
+        One row per pair, in the form of `find_overlap`, with ``film`` below ``other``; which of the two was changed is
+        not told. Of many copies of one film not all pairs are told, but each copy is in one.
     """
     limit = likeness_limit(films)
     found = [_same_files(films, films, alone=True), *_searches(films, films, limit, alone=True, progress=progress)]

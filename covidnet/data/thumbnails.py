@@ -177,7 +177,8 @@ def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]] | None:
         file: as `write_arrays` wrote it.
     """
     try:
-        with np.load(file, allow_pickle=False) as found:
+        # Of a damaged file numpy would leave its own stream open.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
     except FileNotFoundError:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,14 @@ class TrainingFilms(NamedTuple):
     part: npt.NDArray[np.str_]
     sha256: npt.NDArray[np.str_]
     pixels: npt.NDArray[np.uint8]
+
+    def only(self, chosen: npt.NDArray[Any]) -> TrainingFilms:
+        """Some of the films.
+
+        Args:
+            chosen: (N,) bool, or numbers of films.
+        """
+        return TrainingFilms(self.image_id[chosen], self.part[chosen], self.sha256[chosen], self.pixels[chosen])
 
 
 def write_training_films(run_folder: Path, rows: Mapping[str, pd.DataFrame], thumbnails: Thumbnails) -> Path:

@@ -125,7 +125,7 @@ def split_metrics(table: pd.DataFrame) -> dict[str, Any]:
         DataError: the table is not valid, or mixes splits.
     """
     table = validate_predictions(table)
-    splits = [name for name in SPLITS if (table["split"] == name).any()]
+    splits = list(table["split"].unique())
     if len(splits) > 1:
         raise DataError(f"predictions: rows of {', '.join(splits)} together; give the rows of one split")
     truth = list(table["label"])

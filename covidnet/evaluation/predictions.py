@@ -17,6 +17,11 @@ from covidnet.labels import CLASSES, SLUGS
 SPLITS: tuple[str, ...] = ("val", "test", "unseen")
 """The splits of a run, in the order of the file."""
 
+EXTERNAL = "external"
+"""The split of films of another data set; their fold is -1. No run has it."""
+
+_ALL = (*SPLITS, EXTERNAL)
+
 PROBABILITIES: tuple[str, ...] = tuple(f"p_{slug}" for slug in SLUGS)
 """The probability columns, in the order of `covidnet.labels.CLASSES`."""
 
@@ -35,7 +40,7 @@ COLUMNS: tuple[str, ...] = (
 EXTRAS: tuple[str, ...] = ("predictive_entropy", "mutual_information", "anomaly_score")
 """Numbers that some models give beside the classes: columns after `COLUMNS` in their files, absent from others'."""
 
-_ALLOWED = {"label": CLASSES, "prediction": CLASSES, "split": SPLITS}
+_ALLOWED = {"label": CLASSES, "prediction": CLASSES, "split": _ALL}
 _SUM_TOLERANCE = 1e-3
 
 
@@ -57,7 +62,7 @@ def predictions_table(
         path: one path per image.
         patient_id: one per image; None or NaN where the patient is not known.
         label: the true classes, names of `covidnet.labels.CLASSES`.
-        split: one of `SPLITS` for all images, or one per image.
+        split: one of `SPLITS` or `EXTERNAL` for all images, or one per image.
         fold: the fold for all images, or one per image; -1..10.
         probabilities: (n, 3), in the order of `CLASSES`, each row summing to 1. Kept as float32.
         extras: (n,) numbers by names of `EXTRAS`. Kept as float32.
@@ -198,7 +203,8 @@ def _shown(cell: object) -> str:
 def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
     """Write predictions.csv whole or not at all, with the same bytes for the same rows in any order.
 
-    Rows are ordered by split (val, test, unseen), then image_id. Nine digits are enough to get every float32 back.
+    Rows are ordered by split (val, test, unseen, external), then image_id. Nine digits are enough to get every
+    float32 back.
 
     Args:
         table: a predictions table; it is checked first.
@@ -209,7 +215,7 @@ def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
         WriteError: the file cannot be written; an old file stays whole.
     """
     checked = validate_predictions(table)
-    rank = checked["split"].map({name: at for at, name in enumerate(SPLITS)})
+    rank = checked["split"].map({name: at for at, name in enumerate(_ALL)})
     keys = list(zip(rank, checked["image_id"], strict=True))
     ordered = checked.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
     write_text(path, ordered.to_csv(index=False, float_format="%.9g", lineterminator="\n"))

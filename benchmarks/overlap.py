@@ -1,0 +1,137 @@
+"""How many planted copies of real films are found again, and how many films of different patients are taken for one.
+
+python benchmarks/overlap.py [FOLDER]
+
+FOLDER: class folders with a metadata.csv that tells patients; by default the kit beside the repository.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from covidnet.data.images import read_image
+from covidnet.data.overlap import FilmSet, find_copies, find_overlap, likeness_limit
+from covidnet.data.sources import folder_source
+from covidnet.data.thumbnails import SIDE, thumbnail
+
+KIT = Path(__file__).parents[2] / "shared/data/cxr-kit"
+
+Film = np.ndarray
+rng = np.random.default_rng(0)
+
+
+def saved(film: Film, quality: int = 50) -> Film:
+    stream = io.BytesIO()
+    Image.fromarray(film).save(stream, "JPEG", quality=quality)
+    return np.asarray(Image.open(stream))
+
+
+def halved(film: Film) -> Film:
+    return cv2.resize(film, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def mirrored(film: Film) -> Film:
+    return np.ascontiguousarray(film[:, ::-1])
+
+
+def inverted(film: Film) -> Film:
+    return 255 - film
+
+
+def changed(film: Film) -> Film:
+    """Other brightness, contrast and gamma, within what leaves a film readable."""
+    values = 255.0 * (film / 255.0) ** rng.uniform(0.7, 1.4) * rng.uniform(0.7, 1.2) + rng.uniform(-20, 20)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def cropped(share: float) -> Callable[[Film], Film]:
+    """A share of height and of width is off, divided between the two ends at random."""
+
+    def crop(film: Film) -> Film:
+        height, width = film.shape
+        down, across = round(height * share), round(width * share)
+        top, left = rng.integers(0, down + 1), rng.integers(0, across + 1)
+        return np.ascontiguousarray(film[top : height - (down - top), left : width - (across - left)])
+
+    return crop
+
+
+PLANTED: dict[str, tuple[Callable[[Film], Film], ...]] = {
+    "JPEG q50": (saved,),
+    "half the size": (halved,),
+    "mirrored": (mirrored,),
+    "inverted": (inverted,),
+    "mirrored, inverted": (mirrored, inverted),
+    "brightness, contrast": (changed,),
+    "cropped 5%": (cropped(0.05),),
+    "cropped 10%": (cropped(0.10),),
+    "cropped 20%": (cropped(0.20),),
+    "mirrored, cropped 10%": (mirrored, cropped(0.10)),
+    "mirrored, cropped 20%": (mirrored, cropped(0.20)),
+    "inverted, cropped 20%": (inverted, cropped(0.20)),
+    "mirrored, inverted, cropped 20%": (mirrored, inverted, cropped(0.20)),
+    "brightness, cropped 20%, q50": (changed, cropped(0.20), saved),
+    "all of it, half, cropped 15%": (halved, mirrored, inverted, changed, cropped(0.15), saved),
+    "turned by 90 degrees": (lambda film: np.ascontiguousarray(np.rot90(film)),),
+}
+
+
+def planted(films: list[Film], steps: tuple[Callable[[Film], Film], ...]) -> np.ndarray:
+    small = []
+    for film in films:
+        for step in steps:
+            film = step(film)
+        small.append(thumbnail(film))
+    return np.stack(small)
+
+
+def names(kind: str, count: int) -> np.ndarray:
+    # Hashes of files that are all different, so that pixels alone tell.
+    return np.array([f"{kind}-{n}" for n in range(count)])
+
+
+def main() -> None:
+    cv2.setNumThreads(1)
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else KIT
+    source = folder_source(root)
+    films = [read_image(source.root / path) for path in source.files["path"]]
+    patients = source.files["patient_id"].to_numpy()
+    known = FilmSet(names("film", len(films)), np.stack([thumbnail(film) for film in films]))
+    limit = likeness_limit(known)
+    print(f"{len(films)} films of {len(set(patients))} patients, limit {limit:.2f}\n")
+
+    print(f"{'planted':34s} found  as it is  another film  another patient's  usual kind")
+    for kind, steps in PLANTED.items():
+        table = find_overlap(FilmSet(names(kind, len(films)), planted(films, steps)), known, progress=False)
+        right = table["film"] == table["other"]
+        wrong = table[~right]
+        other = (patients[wrong["film"]] != patients[wrong["other"]]).sum()
+        shares = f"{len(table) / len(films):7.1%} {right.sum() / len(films):8.1%}"
+        print(f"{kind:32s} {shares} {len(wrong):12d} {other:18d}  {table[right]['kind'].mode().iat[0]}")
+
+    print("\nfilms of the set that are taken for one")
+    table = find_copies(known, progress=False)
+    same = patients[table["film"]] == patients[table["other"]]
+    pairs = len(films) * (len(films) - 1) // 2
+    print(f"of one patient: {same.sum()} pairs; of different patients: {(~same).sum()}, of {pairs:,} pairs in all")
+    paths = source.files["path"].to_numpy()
+    for row in table[~same].itertuples():
+        print(f"  {row.similarity:.3f} {row.kind}: {paths[row.film]} and {paths[row.other]}")
+
+    queries, references = np.resize(known.pixels, (1500, SIDE, SIDE)), np.resize(known.pixels, (1000, SIDE, SIDE))
+    start, work = time.perf_counter(), time.process_time()
+    find_overlap(FilmSet(names("a", 1500), queries), FilmSet(names("b", 1000), references), progress=False)
+    wall, own = time.perf_counter() - start, time.process_time() - work
+    print(f"\n1,500 x 1,000 films: {wall:.1f} s, {own:.1f} s of the processor")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The files of a manifest in the cache: written by one process, read by all others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from covidnet.atomic import write_text
+from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest
+from covidnet.data.sources import Source
+from covidnet.data.thumbnails import FILE as THUMBNAILS
+from covidnet.data.thumbnails import Thumbnails, make_thumbnails, read_thumbnails, write_thumbnails
+from covidnet.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_TEXT = ["image_id", "path", "label", "patient_id", "view", "source", "sha256", "mode"]
+
+
+def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path) -> Path:
+    """The folder for the manifest of a source that is read in a certain way; it is made where it is not there.
+
+    Args:
+        data: the group ``data`` of the configuration.
+        source: the films.
+        cache_dir: of everything that is kept.
+    """
+    reading = {k: data[k] for k in ("max_megapixels", "min_side")}
+    key = digest({"root": str(source.root), "labels": dict(data.get("labels") or {}), **reading})
+    home = cache_dir / "manifests" / f"{source.name}-{key}"
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that tell settings apart.
+
+    Args:
+        settings: as JSON takes them.
+
+    Example:
+        >>> digest({"seed": 0}) == digest({"seed": 0}), len(digest({}))
+        (True, 12)
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_csv(file: str | Path, text: Iterable[str]) -> pd.DataFrame:
+    """A table whose text stays text, and whose empty cells are NaN.
+
+    Args:
+        file: as it was written.
+        text: the columns of text: a patient 007 is no number, and one called "NA" is not unknown.
+    """
+    kinds = dict.fromkeys(text, object)
+    return pd.read_csv(
+        file, dtype=kinds, keep_default_na=False, na_values=[""], encoding="utf-8", encoding_errors="surrogateescape"
+    )
+
+
+def write_manifest(home: Path, manifest: Manifest) -> None:
+    """Write thumbnails.npz, refused.csv and manifest.csv.
+
+    Args:
+        home: of the manifest.
+        manifest: that was made just now.
+
+    Raises:
+        WriteError: the system refused.
+    """
+    if manifest.thumbnails is not None:
+        write_thumbnails(home / THUMBNAILS, manifest.thumbnails)
+    write_text(home / "refused.csv", manifest.refused.to_csv(index=False, lineterminator="\n"))
+    # Last, since its presence says that the scan is complete.
+    write_text(home / "manifest.csv", manifest.films.to_csv(index=False, lineterminator="\n"))
+
+
+def read_manifest(home: Path, source: Source) -> Manifest | None:
+    """The manifest that was written, or None where there is none that can be read.
+
+    Args:
+        home: of the manifest.
+        source: the films; those that the manifest does not know, or knows otherwise, are counted in the log.
+    """
+    found = _read(home, source)
+    if found is None:
+        return None
+    added, told_anew, _ = changes(found, source)
+    if told_anew:
+        log.warning(
+            "%s: label, patient or view of %d films is not what the manifest says, which is used; "
+            "python -m covidnet.prepare reads them again",
+            source.root,
+            told_anew,
+        )
+    if added:
+        log.warning(
+            "%s: %d files are not in the manifest and are not used; python -m covidnet.prepare reads them",
+            source.root,
+            added,
+        )
+    return found
+
+
+def read_current_manifest(home: Path, source: Source) -> Manifest | None:
+    """The manifest that was written, where it still says what the folder and its metadata.csv say.
+
+    Args:
+        home: of the manifest.
+        source: the films.
+
+    Returns:
+        None where there is none; where files were added or removed since, or have another label, patient or view.
+    """
+    found = _read(home, source)
+    return None if found is None or any(changes(found, source)) else found
+
+
+def changes(manifest: Manifest, source: Source) -> tuple[int, int, int]:
+    """Files that were added since a manifest was made, films of which now something else is told, films that are gone.
+
+    Args:
+        manifest: of then.
+        source: of now.
+    """
+    there = set(source.files["path"])
+    known = set(manifest.films["path"]) | set(manifest.refused["path"])
+    gone = set(manifest.films["path"]) - there
+    return len(there - known), _told_anew(manifest.films, source.files), len(gone)
+
+
+def kept_thumbnails(home: Path, root: Path, *, progress: bool) -> Thumbnails:
+    """The thumbnails of a manifest's films; made and written where they are not there.
+
+    Args:
+        home: of the manifest.
+        root: the folder that paths are relative to.
+        progress: whether a progress bar is drawn.
+    """
+    films = read_csv(home / "manifest.csv", _TEXT)
+    found = read_thumbnails(home / THUMBNAILS, films)
+    if found is not None:
+        return found
+    with FileLock(home / ".lock"):
+        found = read_thumbnails(home / THUMBNAILS, films)
+        if found is None:
+            found = make_thumbnails(films, root, progress=progress)
+            # Where some are lacking they are looked for again next time.
+            if len(found.image_id) == len(films):
+                write_thumbnails(home / THUMBNAILS, found)
+    return found
+
+
+def filter_view(films: pd.DataFrame, view: str | None) -> tuple[pd.DataFrame, list[str]]:
+    """The films of one view, and a sentence that says how many were left out; all films without a view.
+
+    Args:
+        films: rows of a manifest.
+        view: such as ``PA``; films of unknown view are kept.
+
+    Raises:
+        DataError: no film has this view.
+    """
+    if view is None:
+        return films, []
+    known = films["view"].dropna()
+    wanted = known.str.casefold() == str(view).casefold()
+    dropped = known.index[~wanted]
+    unknown = len(films) - len(known)
+    if not wanted.any() and not unknown:
+        raise DataError(f"data.view={view}: no film has this view; known are {', '.join(sorted(known.unique()))}")
+    note = f"view {view}: {int(wanted.sum())} films kept, {len(dropped)} of other views left out"
+    if unknown:
+        note += f"; the view of {unknown} films is unknown, they are kept"
+        log.warning("data.view=%s: the view of %d films is unknown; they are kept", view, unknown)
+    return films.drop(index=dropped).reset_index(drop=True), [note]
+
+
+def _read(home: Path, source: Source) -> Manifest | None:
+    file, refused_file = home / "manifest.csv", home / "refused.csv"
+    if not (file.exists() and refused_file.exists()):
+        return None
+    try:
+        films = read_csv(file, _TEXT)[list(COLUMNS)]
+        refused = read_csv(refused_file, REFUSED_COLUMNS)[list(REFUSED_COLUMNS)]
+    except (ValueError, KeyError):
+        log.warning("%s: not a manifest any more; the films are read again", file)
+        return None
+    return Manifest(source.name, source.root, films, refused)
+
+
+def _told_anew(films: pd.DataFrame, files: pd.DataFrame) -> int:
+    """Films of which folders or metadata.csv now say something else than the manifest."""
+    columns = ["label", "patient_id", "view"]
+    both = files.merge(films, on="path", suffixes=("", "_before"))
+    # What is unknown here can have come from a DICOM header.
+    changed = [both[c].notna() & (both[c] != both[f"{c}_before"]) for c in columns]
+    return int(pd.concat(changed, axis=1).any(axis=1).sum())

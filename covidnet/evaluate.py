@@ -1,0 +1,147 @@
+"""``python -m covidnet.evaluate checkpoint=SWEEP data=folder data.root=DIR``: a trained model on another data set."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from covidnet.arguments import quoted
+from covidnet.checkpoint_path import find_models
+from covidnet.config import launch
+from covidnet.errors import DataError, SettingError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PATHS = ("checkpoint", "out", "data.root")
+"""Settings that are paths, with characters that Hydra's grammar may not take."""
+
+_ASKED = ("checkpoint", "gate", "engine", "resamples", "seed")
+
+
+def main(cfg: DictConfig) -> None:
+    """Look for training films in a data set, predict the set, and report.
+
+    Args:
+        cfg: the composed configuration ``evaluate``.
+
+    Raises:
+        SettingError: a setting is not allowed.
+        WeightsError: there is no checkpoint, or it is none of ours.
+        DataError: the data cannot be used, or no film was predicted; or with ``strict=true``: the set holds training
+            films, they could not be looked for, a film is in two classes, or a file was refused.
+    """
+    from omegaconf import OmegaConf
+
+    from covidnet.serving.answers import GATES
+
+    checkpoint = "" if OmegaConf.is_missing(cfg, "checkpoint") else str(cfg.checkpoint)
+    if cfg.gate not in GATES:
+        raise SettingError("gate", cfg.gate, GATES)
+    for name, least in (("resamples", 100), ("seed", 0)):
+        if isinstance(cfg[name], bool) or not isinstance(cfg[name], int) or cfg[name] < least:
+            raise SettingError(name, cfg[name], f"a whole number from {least} on")
+    # What can be said without the network is said before its libraries are loaded.
+    models = find_models(checkpoint, onnx=cfg.engine == "onnx")
+    settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    out = Path(settings["out"]).expanduser()
+    from covidnet.data.film_table import read_film_table
+
+    films = read_film_table(settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), progress=cfg.progress)
+    _check_out(out, films.root)
+    from covidnet.external import ExternalValidation
+    from covidnet.fold_run import quieten
+    from covidnet.known_films import known_films
+    from covidnet.serving.answers import Answering
+    from covidnet.serving.model import open_model
+
+    quieten()
+    answering = Answering(open_model(checkpoint, cfg.engine), cfg.gate)
+    validation = ExternalValidation(films, known_films(models), out, strict=cfg.strict, progress=cfg.progress)
+    _print(validation.look())
+    summary = validation.run(
+        answering,
+        models,
+        reading={name: settings["data"][name] for name in ("max_megapixels", "min_side")},
+        resamples=cfg.resamples,
+        seed=cfg.seed,
+        asked=_asked(settings),
+    )
+    _tell(summary, out)
+    refused = summary["coverage"]["unreadable"] + summary["coverage"]["refused"]
+    if refused and cfg.strict:
+        raise DataError(f"strict=true: {refused} files were refused; see {out / 'refused.csv'}")
+
+
+def _check_out(out: Path, root: Path) -> None:
+    if out.resolve().is_relative_to(root.resolve()):
+        raise SettingError("out", out, f"a folder outside of {root}", "the report would lie among the films")
+
+
+def _asked(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the command was asked for, as it would be asked again."""
+    data = settings["data"]
+    chosen = {f"data.{name}": data[name] for name in ("root", "view") if data.get(name) is not None}
+    if data.get("labels"):
+        chosen["data.labels"] = "{" + ",".join(f"{name}: {label}" for name, label in data["labels"].items()) + "}"
+    drawn = ("images_per_class", "film_size", "severity", "seed") if data["name"] == "phantom" else ()
+    chosen |= {f"data.{name}": data[name] for name in drawn}
+    return {"checkpoint": settings["checkpoint"], "data": data["name"], **chosen,
+            **{name: settings[name] for name in _ASKED[1:]}}  # fmt: skip
+
+
+def _print(lines: Sequence[str]) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    for line in lines:
+        console.print(line, markup=False, emoji=False)
+
+
+def _tell(summary: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+
+    from covidnet.report.tables import metrics_table
+    from covidnet.report.words import count
+    from covidnet.serving.facts import NOTICE
+
+    console = Console(soft_wrap=True, highlight=False)
+    scores, cover = summary["external"], summary["coverage"]
+    console.print()
+    console.print(metrics_table(_plain(scores), f"External films, {summary['model']['title']}"))
+    console.print()
+    lines = ["In brackets: 95% intervals (Wilson; accuracy and F1 bootstrapped over patients)."]
+    if summary["external_all"] is not None:
+        whole = summary["external_all"]["accuracy"]["value"]
+        lines.append(f"With the {count(summary['overlap']['seen_predicted'], 'training film')}: accuracy {whole:.1%}.")
+    refused = cover["unreadable"] + cover["refused"]
+    if refused:
+        lines.append(f"{count(refused, 'file')} refused and not in the numbers: {out / 'refused.csv'}")
+    # What the look found was told before.
+    lines += [note for note in summary["notes"] if note not in summary["looked"]]
+    _print([*lines, f"Report: {out / 'report.html'}", NOTICE])
+
+
+def _plain(scores: dict[str, Any]) -> dict[str, Any]:
+    """Scores with intervals in the flat form of metrics.json."""
+    keys = ("sensitivity", "specificity", "f1")
+    return {
+        "n": scores["n"],
+        "accuracy": scores["accuracy"]["value"],
+        "accuracy_ci": scores["accuracy"]["ci"],
+        "classes": {
+            label: {
+                "support": numbers["support"],
+                **{key: numbers[key]["value"] for key in keys},
+                **{f"{key}_ci": numbers[key]["ci"] for key in keys},
+            }
+            for label, numbers in scores["classes"].items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
+    launch(main, "evaluate")

@@ -1,0 +1,152 @@
+"""Classes of which there are too few films for an interval: their intervals are taken back, and it is said why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import pandas as pd
+
+from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.labels import CLASSES
+
+FEWEST_FILMS = 10
+"""Fewer films than that get no interval: with nine all right, Wilson's reaches from 70% to 100%."""
+
+FEWEST_PATIENTS = 5
+"""Films of fewer patients get none either: a bootstrap of four patients has 35 different draws, of which 34 leave a
+patient out."""
+
+
+def class_sizes(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """How many films and patients each class has, and whether that is enough for an interval.
+
+    Args:
+        table: a checked predictions table.
+
+    Returns:
+        For each class ``films``, ``patients`` (an unknown one counts as one of its own) and ``enough``; for the key
+        ``others`` in it the same of all other classes together.
+    """
+    codes = cluster_codes(table)
+    found: dict[str, dict[str, Any]] = {}
+    for label in CLASSES:
+        is_it = (table["label"] == label).to_numpy(bool)
+        found[label] = {**_size(codes[is_it]), "others": _size(codes[~is_it])}
+    return found
+
+
+def sparse_words(table: pd.DataFrame) -> list[str]:
+    """What is said of classes that are absent or too few, one sentence each.
+
+    Args:
+        table: a checked predictions table.
+    """
+    words = []
+    for label, size in class_sizes(table).items():
+        if not size["films"]:
+            words.append(
+                f"No film of {label} is there: it has no sensitivity, F1 or AUC, and there is no mean over the classes."
+            )
+        elif not size["enough"]:
+            films, patients = size["films"], size["patients"]
+            words.append(
+                f"{label} has {films} film{'' if films == 1 else 's'} of {patients} patient"
+                f"{'' if patients == 1 else 's'}: too few for an interval (from {FEWEST_FILMS} films and "
+                f"{FEWEST_PATIENTS} patients on one is given)."
+            )
+    return words
+
+
+def without_sparse(scores: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    """Scores without the intervals that too few films would make up.
+
+    Sensitivity and F1 are of the films of a class, specificity of all others, AUC of both, accuracy of all films, and a
+    mean over the classes of each class. F1 of a class that is absent goes as a whole: it would be 0 by one false call.
+
+    Args:
+        scores: of `covidnet.evaluation.scores.scored`.
+        table: that they were computed from.
+
+    Returns:
+        A copy in the same form; an interval that is taken back is None, and so is its method.
+    """
+    found, sizes = deepcopy(dict(scores)), class_sizes(table)
+    whole = _size(cluster_codes(table))["enough"]
+    every = all(size["enough"] for size in sizes.values())
+    for label, size in sizes.items():
+        told = found["classes"][label]
+        if not size["films"]:
+            told["f1"] = _none()
+        rest = size["others"]["enough"]
+        for name, enough in (
+            ("sensitivity", size["enough"]),
+            ("f1", size["enough"]),
+            ("specificity", rest),
+            ("auc", size["enough"] and rest),
+            ("accuracy", whole),
+        ):
+            _keep(told[name], enough)
+    _keep(found["accuracy"], whole)
+    for name, estimate in found["macro"].items():
+        if any(not size["films"] for size in sizes.values()):
+            found["macro"][name] = _none()
+        _keep(estimate, every)
+    return found
+
+
+def split_without_sparse(metrics: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    """The same for one split of metrics.json.
+
+    Args:
+        metrics: of `covidnet.evaluation.metrics.split_metrics`.
+        table: that they were computed from.
+    """
+    found, sizes = deepcopy(dict(metrics)), class_sizes(table)
+    if not _size(cluster_codes(table))["enough"]:
+        found["accuracy_ci"] = None
+    for label, size in sizes.items():
+        told = found["classes"][label]
+        if not size["films"]:
+            told["f1"] = None
+        if not size["enough"]:
+            told["sensitivity_ci"] = told["f1_ci"] = None
+        if not size["others"]["enough"]:
+            told["specificity_ci"] = None
+    return found
+
+
+def curves_without_sparse(curves: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    """Curves without the bands that too few films would make up.
+
+    Args:
+        curves: of `covidnet.evaluation.ranking.class_curves`.
+        table: that they were computed from.
+    """
+    found, sizes = deepcopy(dict(curves)), class_sizes(table)
+    for label, curve in found.items():
+        if not (sizes[label]["enough"] and sizes[label]["others"]["enough"]):
+            for kind in ("roc", "pr"):
+                curve[kind] |= {"low": None, "high": None}
+            _keep(curve["roc"]["auc"], False)
+            _keep(curve["pr"]["average_precision"], False)
+    return found
+
+
+def _size(codes: Any) -> dict[str, Any]:
+    films, patients = len(codes), len(set(codes.tolist()))
+    return {
+        "films": films,
+        "patients": patients,
+        "enough": films >= FEWEST_FILMS and patients >= FEWEST_PATIENTS,
+    }
+
+
+def _none() -> dict[str, Any]:
+    return {"value": None, "ci": None, "method": None}
+
+
+def _keep(estimate: dict[str, Any], enough: bool) -> None:
+    if not enough:
+        estimate["ci"] = estimate["method"] = None
