@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ from covidnet.quality.gate import InputGate
 from covidnet.serving.facts import ModelFacts, of_members, weights_name
 from covidnet.serving.model import Outputs, ServedModel, Squares
 
+# Python keeps warning filters for the whole process; the maps that they are changed for take a few milliseconds.
+_ONE_AT_A_TIME = threading.Lock()
+
 
 class TorchModel(ServedModel):
     """One model or several that predict together.
@@ -29,6 +33,7 @@ class TorchModel(ServedModel):
     Args:
         modules: in eval mode; all with the same preprocessing.
         source: what they were loaded from.
+        threads: that one call may take; as many as PyTorch is set to if None.
 
     Raises:
         WeightsError: the models do not take the same input.
@@ -36,7 +41,7 @@ class TorchModel(ServedModel):
 
     explains = True
 
-    def __init__(self, modules: Sequence[ClassificationModule], source: Path) -> None:
+    def __init__(self, modules: Sequence[ClassificationModule], source: Path, threads: int | None = None) -> None:
         records = [module.serving for module in modules]
         first = modules[0]
         spec, preprocessing = first.classifier.spec, first.hparams["preprocessing"]
@@ -57,6 +62,7 @@ class TorchModel(ServedModel):
             versions=dict(records[0].get("versions") or {}),
         )
         super().__init__(facts, _gate(records[0]), source)
+        self.threads = threads
         self.normalise = Normalise(facts.mean, facts.std)
         self.classifiers = [module.classifier.eval() for module in modules]
         self.shared = _share_backbones(self.classifiers)
@@ -68,13 +74,13 @@ class TorchModel(ServedModel):
         )
 
     @classmethod
-    def open(cls, files: Sequence[Path], source: Path) -> TorchModel:
-        """Load checkpoints.
+    def open(cls, files: Sequence[Path], source: Path, threads: int | None = None) -> TorchModel:
+        """Load checkpoints; arguments as in the class.
 
         Raises:
             WeightsError: one of them is none of ours, or they do not go together.
         """
-        return cls([ClassificationModule.from_checkpoint(file) for file in files], source)
+        return cls([ClassificationModule.from_checkpoint(file) for file in files], source, threads)
 
     def images(self, squares: Squares) -> Tensor:
         """Squares (N, S, S) as the network takes them: float32 (N, C, S, S)."""
@@ -83,6 +89,7 @@ class TorchModel(ServedModel):
 
     def outputs(self, squares: Squares, maps: bool = False) -> Outputs:
         """Predict, see `ServedModel.outputs`."""
+        self._take_threads()
         images = self.images(squares)
         logits, found, features = [], [], None
         with torch.inference_mode():
@@ -105,8 +112,9 @@ class TorchModel(ServedModel):
 
     def heat(self, squares: Squares, outputs: Outputs, target: Sequence[int]) -> npt.NDArray[np.float32]:
         """Grad-CAM of the mean logit of models that share a backbone, else the mean of their maps."""
+        self._take_threads()
         images, maps = outputs.maps
-        with warnings.catch_warnings():
+        with _ONE_AT_A_TIME, warnings.catch_warnings():
             # A map without evidence is empty, and shows as much.
             warnings.simplefilter("ignore", MapWarning)
             heats = [
@@ -116,6 +124,11 @@ class TorchModel(ServedModel):
         mean = np.mean(heats, axis=0, dtype=np.float32)
         top = mean.max(axis=(1, 2), keepdims=True)
         return np.asarray(np.divide(mean, top, out=np.zeros_like(mean), where=top > 0), np.float32)
+
+    def _take_threads(self) -> None:
+        # PyTorch keeps the number for each thread that calls it.
+        if self.threads is not None and torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
 
 
 class MeanHead(nn.Module):

@@ -50,17 +50,20 @@ class Reception:
     """Takes uploads and gives answers.
 
     Args:
-        answering: the model and its input gate; called from one thread.
+        answering: the model and its input gate.
         fit: how a film becomes the network's square.
         calibrated: whether the probabilities are calibrated ones.
         limits: of the server.
+        workers: threads that call `answering` at once.
     """
 
-    def __init__(self, answering: Answers, fit: SquareFit, calibrated: bool, limits: WebLimits) -> None:
+    def __init__(
+        self, answering: Answers, fit: SquareFit, calibrated: bool, limits: WebLimits, workers: int = 1
+    ) -> None:
         self._fit = fit
         self._calibrated = calibrated
         self._limits = limits
-        self._worker = Worker(answering)
+        self._worker = Worker(answering, workers)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
         self._visits: set[asyncio.Task[dict[str, Any]]] = set()
 

@@ -54,16 +54,23 @@ class Shown(Protocol):
 
 
 def create_app(
-    model: Shown, answering: Answers, limits: WebLimits | None = None, *, card: str = "", hosts: Iterable[str] = ()
+    model: Shown,
+    answering: Answers,
+    limits: WebLimits | None = None,
+    *,
+    card: str = "",
+    hosts: Iterable[str] = (),
+    workers: int = 1,
 ) -> ASGIApp:
     """The application for an ASGI server.
 
     Args:
         model: what is told of the model.
-        answering: answers films; called from one thread of its own.
+        answering: answers films; called from threads of its own.
         limits: on sizes, rates and times.
         card: the model card in Markdown.
         hosts: names that the server answers to; none allows any.
+        workers: threads that call `answering` at once.
     """
     limits = limits or WebLimits()
     calibrated = model.facts.calibrated
@@ -83,7 +90,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.reception = Reception(answering, model.fit, calibrated, limits)
+        app.state.reception = Reception(answering, model.fit, calibrated, limits, workers)
         yield
         app.state.reception.close()
 

@@ -1,4 +1,4 @@
-"""The thread that runs the network."""
+"""The threads that run the network."""
 
 from __future__ import annotations
 
@@ -50,6 +50,23 @@ def test_films_that_wait_together_go_together_and_in_order(worker: Worker, answe
     assert answering.batches == [1, BATCH, 2]
     assert len(answering.threads) == 1
     assert threading.get_ident() not in answering.threads
+
+
+def test_several_threads_share_those_who_wait(answering: FakeAnswering) -> None:
+    worker = Worker(answering, 2)
+    answering.open.clear()
+    futures: list[Any] = []
+    for count in (1, 2):
+        futures.append(worker.submit(film(count), heat=True))
+        wait_for(answering.batches, count)
+    futures += [worker.submit(film(n), heat=True) for n in range(4)]
+    answering.open.set()
+    assert len([future.result(5) for future in futures]) == 6
+    worker.close()
+    # Two at once at first; of the four that wait then the first thread takes half, the rest in turn.
+    assert answering.batches[:3] == [1, 1, 2]
+    assert sum(answering.batches) == 6
+    assert len(answering.threads) == 2
 
 
 def test_heat_maps_are_made_for_those_who_asked(worker: Worker, answering: FakeAnswering) -> None:
