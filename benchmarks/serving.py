@@ -157,8 +157,10 @@ def exported_rates(file: str, count: int = 160, rounds: int = 5) -> list[tuple[f
     from covidnet.film_predictions import FilmPredictions
     from covidnet.serving.answers import Answering
     from covidnet.serving.model import open_model
+    from covidnet.serving.stream import Share
 
-    model = open_model(file, "onnx")
+    bare_model, share = open_model(file, "onnx"), Share.of_cores()
+    model = open_model(file, "onnx", share.threads)
     answering = Answering(model, "warn")
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -168,14 +170,14 @@ def exported_rates(file: str, count: int = 160, rounds: int = 5) -> list[tuple[f
         for n, name in enumerate(names):
             Image.fromarray(drawn[n % len(drawn)]).save(root / name, quality=90)
         squares = np.stack([model.fit(film) for film in drawn])[:_BATCH]
-        model.outputs(squares)
+        bare_model.outputs(squares)
         for turn in range(rounds):
             start = time.perf_counter()
             for _ in range(count // _BATCH):
-                model.outputs(squares)
+                bare_model.outputs(squares)
             bare = count / (time.perf_counter() - start)
             start = time.perf_counter()
-            FilmPredictions(answering, root, names, root / f"out{turn}", progress=False).run()
+            FilmPredictions(answering, root, names, root / f"out{turn}", passes=share.passes, progress=False).run()
             found.append((bare, count / (time.perf_counter() - start)))
     return found
 

@@ -55,22 +55,23 @@ def main(cfg: DictConfig) -> None:
     # Taken before the model is loaded: who finds the port in use should not have waited for that.
     listener = _listen(host, cfg.port)
     with listener:
-        from covidnet.progress import available_cores
         from covidnet.serving.answers import Answering
         from covidnet.serving.model import open_model
+        from covidnet.serving.stream import Share
         from covidnet.serving.web.guard import allowed_hosts, is_loopback
         from covidnet.serving.web.server import create_app
         from covidnet.serving.web.warm import warm_up
 
         log.info("loading %s", given)
-        model = open_model(given, cfg.engine, threads=1)
+        share = Share.of_cores()
+        model = open_model(given, cfg.engine, share.threads)
         app = create_app(
             model,
             Answering(model, cfg.gate),
             limits,
             card=_card(given, model),
             hosts=allowed_hosts(host, [str(name) for name in cfg.hosts]),
-            workers=available_cores(),
+            workers=share.passes,
         )
         warm_up(model)
         if not is_loopback(host):

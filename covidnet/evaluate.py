@@ -56,15 +56,18 @@ def main(cfg: DictConfig) -> None:
     from covidnet.known_films import known_films
     from covidnet.serving.answers import Answering
     from covidnet.serving.model import open_model
+    from covidnet.serving.stream import Share
 
     quieten()
-    answering = Answering(open_model(checkpoint, cfg.engine), cfg.gate)
+    share = Share.of_cores()
+    answering = Answering(open_model(checkpoint, cfg.engine, share.threads), cfg.gate)
     validation = ExternalValidation(films, known_films(models), out, strict=cfg.strict, progress=cfg.progress)
     _print(validation.look())
     summary = validation.run(
         answering,
         models,
         reading={name: settings["data"][name] for name in ("max_megapixels", "min_side")},
+        passes=share.passes,
         resamples=cfg.resamples,
         seed=cfg.seed,
         asked=_asked(settings),

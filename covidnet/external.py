@@ -96,6 +96,7 @@ class ExternalValidation:
         models: Sequence[Path],
         *,
         reading: Mapping[str, Any],
+        passes: int = 1,
         resamples: int = 2000,
         seed: int = 0,
         asked: Mapping[str, Any] | None = None,
@@ -106,6 +107,7 @@ class ExternalValidation:
             answering: the model and its input gate.
             models: the files that it was loaded from.
             reading: keyword arguments of `covidnet.data.images.read_film`.
+            passes: of the network, side by side.
             resamples: of the bootstrap over patients.
             seed: of the bootstrap.
             asked: the settings of the command, for the report.
@@ -119,7 +121,12 @@ class ExternalValidation:
         """
         start = time.perf_counter()
         predicted = predict_external(
-            answering, self.films.root, self.films.films, reading=dict(reading), progress=self.progress
+            answering,
+            self.films.root,
+            self.films.films,
+            reading=dict(reading),
+            passes=passes,
+            progress=self.progress,
         )
         refused = self._refused(predicted)
         if len(refused):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,9 @@ from covidnet.evaluation.predictions import EXTERNAL, predictions_table
 from covidnet.evaluation.temperature import tempered
 from covidnet.progress import progress_bar
 from covidnet.serving.answers import Answering, FilmAnswer
+from covidnet.serving.stream import answered
 
 log = logging.getLogger(__name__)
-
-_BATCH = 8
-_READERS = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,13 @@ class ExternalPredictions:
 
 
 def predict_external(
-    answering: Answering, root: Path, films: pd.DataFrame, *, reading: dict[str, Any], progress: bool = True
+    answering: Answering,
+    root: Path,
+    films: pd.DataFrame,
+    *,
+    reading: dict[str, Any],
+    passes: int = 1,
+    progress: bool = True,
 ) -> ExternalPredictions:
     """Predict films, a few at a time; what the input gate refuses, or changed since it was listed, is left out.
 
@@ -56,25 +58,34 @@ def predict_external(
         root: the folder that paths are relative to.
         films: rows of a manifest.
         reading: keyword arguments of `covidnet.data.images.read_film`.
+        passes: of the network, side by side.
         progress: whether a progress bar is drawn.
     """
     temperatures = answering.model.facts.temperatures
     answers: dict[str, FilmAnswer] = {}
     raw: list[npt.NDArray[np.float64]] = []
     refused, flagged = [], Counter[str]()
+
+    def read(row: Any) -> Film:
+        film = read_film(root / row.path, **reading)
+        if film.facts.sha256 != row.sha256:
+            raise ImageRefusedError(root / row.path, "changed while it was evaluated", "run evaluate again")
+        return film
+
     with progress_bar(progress) as bar:
         task = bar.add_task("predicting", total=len(films))
-        for batch in _batches(root, films, reading):
-            for row, answer in _answered(answering, batch):
-                bar.advance(task)
-                if isinstance(answer, ImageRefusedError):
-                    log.info("refused: %s: %s", row.path, answer.cause)
-                    refused.append((row.path, answer.cause, answer.remedy, row.label))
-                    continue
-                answers[row.image_id] = answer
-                flagged.update(flag.code for flag in answer.flags)
-                if answering.model.facts.calibrated:
-                    raw.append(_untempered(answer.members, temperatures))
+        listed: Iterator[Any] = films.itertuples()
+        rows = answered(answering, listed, read, name=lambda row: str(row.path), passes=passes)
+        for row, _, answer in rows:
+            bar.advance(task)
+            if isinstance(answer, ImageRefusedError):
+                log.info("refused: %s: %s", row.path, answer.cause)
+                refused.append((row.path, answer.cause, answer.remedy, row.label))
+                continue
+            answers[row.image_id] = answer
+            flagged.update(flag.code for flag in answer.flags)
+            if answering.model.facts.calibrated:
+                raw.append(_untempered(answer.members, temperatures))
     kept = films[films["image_id"].isin(answers)]
     texts: dict[str, Any] = {name: list(kept[name]) for name in ("image_id", "path", "patient_id", "label")}
 
@@ -93,41 +104,3 @@ def _untempered(members: npt.NDArray[np.float64], temperatures: Sequence[float |
     """The mean over the models as it was before each one's temperature."""
     before = [tempered(one, 1.0 / (t or 1.0)) for one, t in zip(members, temperatures, strict=True)]
     return np.asarray(np.mean(before, axis=0), np.float64)
-
-
-def _batches(
-    root: Path, films: pd.DataFrame, reading: dict[str, Any]
-) -> Iterator[list[tuple[Any, Film | ImageRefusedError]]]:
-    """Films as they were read, a few ahead of the network, which waits for no disk."""
-
-    def read(row: Any) -> Film | ImageRefusedError:
-        path = root / row.path
-        try:
-            film = read_film(path, **reading)
-        except ImageRefusedError as error:
-            return error
-        if film.facts.sha256 != row.sha256:
-            return ImageRefusedError(path, "changed while it was evaluated", "run evaluate again")
-        return film
-
-    left = films.itertuples()
-    with ThreadPoolExecutor(_READERS) as readers:
-        ahead: deque[tuple[Any, Future[Film | ImageRefusedError]]] = deque(
-            (row, readers.submit(read, row)) for row in islice(left, 2 * _BATCH)
-        )
-        while ahead:
-            batch: list[tuple[Any, Film | ImageRefusedError]] = []
-            while ahead and len(batch) < _BATCH:
-                row, future = ahead.popleft()
-                batch.append((row, future.result()))
-                ahead.extend((row, readers.submit(read, row)) for row in islice(left, 1))
-            yield batch
-
-
-def _answered(
-    answering: Answering, batch: Sequence[tuple[Any, Film | ImageRefusedError]]
-) -> Iterator[tuple[Any, FilmAnswer | ImageRefusedError]]:
-    films = [(row, film) for row, film in batch if isinstance(film, Film)]
-    answers = iter(answering.answer([film for _, film in films], names=[row.path for row, _ in films]))
-    for row, film in batch:
-        yield row, next(answers) if isinstance(film, Film) else film

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +20,7 @@ from covidnet.labels import SLUGS
 from covidnet.progress import progress_bar
 from covidnet.report.words import count
 from covidnet.serving.answers import Answering, FilmAnswer
+from covidnet.serving.stream import answered
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +29,6 @@ COLUMNS = ("path", *PROBABILITIES, "prediction", "quality")
 
 ENSEMBLE = ("agreement", *(f"sd_{slug}" for slug in SLUGS))
 """The share of the models that predict the class of the mean, and the standard deviation over the models."""
-
-# Films per pass of the network; 8 to 16 is best on a CPU.
-_BATCH = 8
-_READERS = 2
 
 
 class FilmPredictions:
@@ -47,6 +41,7 @@ class FilmPredictions:
         out: where everything goes.
         panels: whether a picture of each film and its heat map is drawn.
         reading: keyword arguments of `read_film`.
+        passes: of the network, side by side.
         progress: whether a progress bar is drawn.
 
     Raises:
@@ -62,6 +57,7 @@ class FilmPredictions:
         *,
         panels: bool = False,
         reading: dict[str, Any] | None = None,
+        passes: int = 1,
         progress: bool = True,
     ) -> None:
         if panels and not answering.model.explains:
@@ -72,6 +68,7 @@ class FilmPredictions:
         self.out = out
         self.panels = panels
         self.reading = reading or {}
+        self.passes = passes
         self.progress = progress
         self.predicted = 0
         self.refused = 0
@@ -94,55 +91,27 @@ class FilmPredictions:
             progress_bar(self.progress) as bar,
         ):
             task = bar.add_task("predicting", total=len(self.paths))
-            for batch in self._batches():
-                for path, film, answer in self._answered(batch):
-                    if isinstance(answer, ImageRefusedError):
-                        log.warning("refused: %s", answer)
-                        refused.add([answer.path, answer.cause, answer.remedy])
-                        self._first = self._first or answer.cause
-                        self.refused += 1
-                    else:
-                        assert film is not None  # a film that cannot be read has no answer
-                        table.add(self._row(path, film, answer, ensemble))
-                        self.predicted += 1
-                        self.flagged += bool(answer.flags)
-                bar.update(task, completed=self.predicted + self.refused)
+            for path, film, answer in answered(
+                self.answering,
+                self.paths,
+                lambda path: read_film(self.root / path, **self.reading),
+                name=lambda path: str(self.root / path),
+                heat=self.panels,
+                passes=self.passes,
+            ):
+                if isinstance(answer, ImageRefusedError):
+                    log.warning("refused: %s", answer)
+                    refused.add([answer.path, answer.cause, answer.remedy])
+                    self._first = self._first or answer.cause
+                    self.refused += 1
+                else:
+                    assert film is not None  # a film that cannot be read has no answer
+                    table.add(self._row(path, film, answer, ensemble))
+                    self.predicted += 1
+                    self.flagged += bool(answer.flags)
+                bar.advance(task)
         if not self.predicted:
             raise DataError(f"{self.root}: {count(self.refused, 'file')} refused, none is left; {self._first}")
-
-    def _batches(self) -> Iterator[list[tuple[str, Film | ImageRefusedError]]]:
-        """Films as they were read, a few ahead of the network, which waits for no disk."""
-
-        def read(path: str) -> Film | ImageRefusedError:
-            try:
-                return read_film(self.root / path, **self.reading)
-            except ImageRefusedError as error:
-                return error
-
-        left = iter(self.paths)
-        with ThreadPoolExecutor(_READERS) as readers:
-            ahead: deque[tuple[str, Future[Film | ImageRefusedError]]] = deque(
-                (path, readers.submit(read, path)) for path in islice(left, 2 * _BATCH)
-            )
-            while ahead:
-                batch: list[tuple[str, Film | ImageRefusedError]] = []
-                while ahead and len(batch) < _BATCH:
-                    path, future = ahead.popleft()
-                    batch.append((path, future.result()))
-                    ahead.extend((path, readers.submit(read, path)) for path in islice(left, 1))
-                yield batch
-
-    def _answered(
-        self, batch: Sequence[tuple[str, Film | ImageRefusedError]]
-    ) -> Iterator[tuple[str, Film | None, FilmAnswer | ImageRefusedError]]:
-        films = [(path, film) for path, film in batch if isinstance(film, Film)]
-        answers = iter(
-            self.answering.answer(
-                [film for _, film in films], names=[str(self.root / path) for path, _ in films], heat=self.panels
-            )
-        )
-        for path, film in batch:
-            yield (path, film, next(answers)) if isinstance(film, Film) else (path, None, film)
 
     def _row(self, path: str, film: Film, answer: FilmAnswer, ensemble: bool) -> list[str]:
         row = [path, *(f"{p:.6f}" for p in answer.probabilities), answer.prediction]

@@ -48,14 +48,17 @@ def main(cfg: DictConfig) -> None:
     from covidnet.film_predictions import FilmPredictions
     from covidnet.serving.answers import Answering
     from covidnet.serving.model import open_model
+    from covidnet.serving.stream import Share
 
+    share = Share.of_cores()
     predictions = FilmPredictions(
-        Answering(open_model(given["checkpoint"], cfg.engine), cfg.gate),
+        Answering(open_model(given["checkpoint"], cfg.engine, share.threads), cfg.gate),
         root,
         paths,
         out,
         panels=bool(cfg.panels),
         reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side},
+        passes=share.passes,
         progress=cfg.progress,
     )
     predictions.run()
