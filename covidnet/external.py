@@ -260,7 +260,7 @@ class ExternalValidation:
                 ),
             },
             "study": study_numbers(self.known.folders, facts.temperatures, **numbers),
-            "notes": self._notes(answering, headline),
+            "notes": self._notes(answering, headline, predicted.warned),
             "looked": [*self._overlap_words(), *self._copy_words()],
             "bootstrap": numbers,
             "versions": made["versions"],
@@ -293,6 +293,7 @@ class ExternalValidation:
             "predicted": len(predicted.table),
             "causes": {str(cause): int(number) for cause, number in causes.items()},
             "flagged": predicted.flagged,
+            "warned": len(predicted.warned),
             "classes": {
                 label: {
                     "films": int((films["label"] == label).sum()),
@@ -319,8 +320,9 @@ class ExternalValidation:
             "listed": self.overlap[seen].head(20).to_dict("records"),
         }
 
-    def _notes(self, answering: Answering, headline: pd.DataFrame) -> list[str]:
-        notes = [*self._overlap_words(), *self._copy_words(), *sparse_words(headline), *answering.model.facts.notes()]
+    def _notes(self, answering: Answering, headline: pd.DataFrame, warned: frozenset[str]) -> list[str]:
+        notes = [*self._overlap_words(), *self._copy_words(), *sparse_words(headline)]
+        notes += [*_warned_words(headline, warned), *answering.model.facts.notes()]
         if not len(headline):
             notes.insert(0, "Every film that was predicted is a training film: there is no external number.")
         if self.films.synthetic and not answering.model.facts.synthetic:
@@ -351,6 +353,22 @@ class ExternalValidation:
                 "refused": summary["coverage"]["unreadable"] + summary["coverage"]["refused"],
             },
         }
+
+
+def _warned_words(headline: pd.DataFrame, warned: frozenset[str]) -> list[str]:
+    """How many films are none such as the model knows, and what the accuracy is without them."""
+    odd = headline["image_id"].isin(warned)
+    if not odd.any():
+        return []
+    text = (
+        f"{int(odd.sum())} of {count(len(headline), 'film')} {'is' if odd.sum() == 1 else 'are'} unlike the training "
+        "films by the input gate, and count all the same"
+    )
+    rest = headline[~odd]
+    if not len(rest):
+        return [f"{text}: the model does not know films such as these."]
+    right = float((rest["label"] == rest["prediction"]).mean())
+    return [f"{text}; of the {len(rest)} others {right:.1%} are called their right class."]
 
 
 def _curves(table: pd.DataFrame, scores: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:

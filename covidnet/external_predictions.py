@@ -34,12 +34,14 @@ class ExternalPredictions:
         before: the same films with the probabilities before the temperature; None where a model has none.
         refused: films that were not predicted: path, cause, remedy, and their label.
         flagged: how often each warning was given to a film that was predicted, by its code.
+        warned: image ids of the films that were predicted with a warning.
     """
 
     table: pd.DataFrame
     before: pd.DataFrame | None
     refused: pd.DataFrame
     flagged: dict[str, int]
+    warned: frozenset[str] = frozenset()
 
 
 def predict_external(
@@ -97,6 +99,7 @@ def predict_external(
         table(raw) if answering.model.facts.calibrated else None,
         pd.DataFrame(refused, columns=[*REFUSED_COLUMNS, "label"]),
         dict(sorted(flagged.items())),
+        frozenset(image_id for image_id, answer in answers.items() if answer.flags),
     )
 
 

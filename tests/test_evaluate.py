@@ -247,7 +247,7 @@ def test_an_exported_model_gives_the_same_numbers(
 
 def test_refused_films_are_listed_and_counted_by_class(done: tuple[Path, dict[str, Any]], sweep: Path, films: Path,
                                                        tmp_path: Path) -> None:  # fmt: skip
-    summary = evaluate(sweep, tmp_path, *folder(films))
+    summary = evaluate(sweep, tmp_path, *folder(films), "gate=refuse")
     refused = pd.read_csv(tmp_path / "refused.csv")
     assert list(refused.columns) == ["path", "cause", "remedy"]
     assert {"normal/broken.png", "pneumonia/holiday.png"} <= set(refused["path"])
@@ -272,8 +272,24 @@ def test_a_set_of_which_nothing_can_be_predicted_says_why(sweep: Path, tmp_path:
         colours = np.repeat(np.repeat(rng.integers(0, 256, (4, 4, 3), np.uint8), 32, 0), 32, 1)
         put(tmp_path / "films", f"normal/{n}.png", colours)
     with pytest.raises(DataError, match=r"not one of 2 files was predicted, the first: normal/.*not a radiograph"):
-        evaluate(sweep, tmp_path / "out", *folder(tmp_path / "films"))
+        evaluate(sweep, tmp_path / "out", *folder(tmp_path / "films"), "gate=refuse")
     assert len(pd.read_csv(tmp_path / "out/refused.csv")) == 2
+
+
+def test_films_that_the_gate_would_refuse_count_all_the_same_and_are_told_of(
+    sweep: Path, films: Path, tmp_path: Path
+) -> None:
+    summary = evaluate(sweep, tmp_path / "default", *folder(films))
+    evaluate(sweep, tmp_path / "refuse", *folder(films), "gate=refuse")
+    table, passed = (read_predictions(tmp_path / name / "predictions.csv") for name in ("default", "refuse"))
+    assert summary["model"]["gate"] == "warn"
+    assert summary["coverage"]["refused"] == 0
+    assert summary["coverage"]["warned"] == len(table) - len(passed) > 0
+    seen = set(pd.read_csv(tmp_path / "default/overlap.csv")["image_id"])
+    rest = passed[~passed["image_id"].isin(seen)]
+    right = (rest["label"] == rest["prediction"]).mean()
+    (told,) = [note for note in summary["notes"] if "unlike the training films" in note]
+    assert f"of the {len(rest)} others {right:.1%} are called their right class" in told
 
 
 def test_one_film_in_two_classes_is_named(sweep: Path, films: Path, tmp_path: Path) -> None:

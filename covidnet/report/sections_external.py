@@ -90,9 +90,13 @@ def films(summary: Summary) -> Section:
         patients += f" and {count(data['unknown_patients'], 'film')} of unknown patients"
     text = (
         f"The set holds {count(data.get('films'), 'film')} that can be read, of {patients}"
-        f"; {count(cover.get('unreadable'), 'file')} could not be read. The numbers below are of the films that the "
-        "input gate lets pass: where it refuses many of one class, they say little of that class."
+        f"; {count(cover.get('unreadable'), 'file')} could not be read."
     )
+    if at(summary, "model", "gate") == "refuse":
+        text += (
+            " The numbers below are of the films that the input gate lets pass: the others may be the harder ones, and "
+            "where it refuses many of one class, the numbers say little of that class."
+        )
     blocks: list[Block] = [
         Paragraph(text),
         Table("Films of each class. Refused: by the input gate, or changed while they were read.", columns, rows),
@@ -106,7 +110,10 @@ def films(summary: Summary) -> Section:
     flagged = cover.get("flagged") or {}
     if flagged:
         body = [[code, Value(number)] for code, number in flagged.items()]
-        caption = "Warnings of the input gate at films that were predicted nevertheless (gate=warn)."
+        caption = (
+            f"Warnings of the input gate at {count(cover.get('warned'), 'film')} that count all the same (gate=warn); "
+            "a film may have several."
+        )
         blocks.append(Table(caption, [Column("Warning"), Column("Films")], body))
     return Section("Films", "films", blocks)
 
