@@ -85,7 +85,7 @@ def report_sweeps(
     from rich.console import Console
 
     from covidnet.report.html import write_report
-    from covidnet.report.tables import metrics_table
+    from covidnet.report.tables import flat_scores, metrics_table
     from covidnet.sweep import REPORT
 
     sweeps, summaries = summaries_of(
@@ -103,7 +103,7 @@ def report_sweeps(
     for summary in summaries:
         folds = len(summary["folds"])
         console.print(f"{summary['name']}: {folds} fold{'' if folds == 1 else 's'}", markup=False, emoji=False)
-        console.print(metrics_table(_plain(summary["pooled"]), "Pooled out-of-fold predictions"))
+        console.print(metrics_table(flat_scores(summary["pooled"]), "Pooled out-of-fold predictions"))
         console.print()
     console.print("In brackets: 95% intervals (Wilson; accuracy and F1 bootstrapped over patients).")
     for note in summaries[0]["notes"]:
@@ -222,24 +222,6 @@ def _names(studies: Sequence[tuple[Path, str]]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{path} {text}".strip() for path, text in studies]
-
-
-def _plain(scores: dict[str, Any]) -> dict[str, Any]:
-    """Scores with intervals in the flat form of metrics.json."""
-    keys = ("sensitivity", "specificity", "f1")
-    return {
-        "n": scores["n"],
-        "accuracy": scores["accuracy"]["value"],
-        "accuracy_ci": scores["accuracy"]["ci"],
-        "classes": {
-            label: {
-                "support": numbers["support"],
-                **{key: numbers[key]["value"] for key in keys},
-                **{f"{key}_ci": numbers[key]["ci"] for key in keys},
-            }
-            for label, numbers in scores["classes"].items()
-        },
-    }
 
 
 if __name__ == "__main__":

@@ -106,14 +106,14 @@ def _print(lines: Sequence[str]) -> None:
 def _tell(summary: dict[str, Any], out: Path) -> None:
     from rich.console import Console
 
-    from covidnet.report.tables import metrics_table
+    from covidnet.report.tables import flat_scores, metrics_table
     from covidnet.report.words import count
     from covidnet.serving.facts import NOTICE
 
     console = Console(soft_wrap=True, highlight=False)
     scores, cover = summary["external"], summary["coverage"]
     console.print()
-    console.print(metrics_table(_plain(scores), f"External films, {summary['model']['title']}"))
+    console.print(metrics_table(flat_scores(scores), f"External films, {summary['model']['title']}"))
     console.print()
     lines = ["In brackets: 95% intervals (Wilson; accuracy and F1 bootstrapped over patients)."]
     if summary["external_all"] is not None:
@@ -125,24 +125,6 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
     # What the look found was told before.
     lines += [note for note in summary["notes"] if note not in summary["looked"]]
     _print([*lines, f"Report: {out / 'report.html'}", NOTICE])
-
-
-def _plain(scores: dict[str, Any]) -> dict[str, Any]:
-    """Scores with intervals in the flat form of metrics.json."""
-    keys = ("sensitivity", "specificity", "f1")
-    return {
-        "n": scores["n"],
-        "accuracy": scores["accuracy"]["value"],
-        "accuracy_ci": scores["accuracy"]["ci"],
-        "classes": {
-            label: {
-                "support": numbers["support"],
-                **{key: numbers[key]["value"] for key in keys},
-                **{f"{key}_ci": numbers[key]["ci"] for key in keys},
-            }
-            for label, numbers in scores["classes"].items()
-        },
-    }
 
 
 if __name__ == "__main__":

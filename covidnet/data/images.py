@@ -137,7 +137,7 @@ def read_image(
     Raises:
         ImageRefusedError: whatever is wrong with the file.
     """
-    data = _bytes_of(path, max_megapixels)
+    data = film_bytes(path, max_megapixels)
     if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         cause = f"does not match the manifest's sha256 ({digest[:12]} instead of {sha256[:12]})"
         raise ImageRefusedError(path, cause, "restore the file, or prepare the data set again")
@@ -155,7 +155,7 @@ def inspect_image(path: str | Path, *, max_megapixels: float = 64.0, min_side: i
     Raises:
         ImageRefusedError: whatever is wrong with the file.
     """
-    data = _bytes_of(path, max_megapixels)
+    data = film_bytes(path, max_megapixels)
     return decode_image(data, path, max_megapixels=max_megapixels, min_side=min_side)[1]
 
 
@@ -191,7 +191,7 @@ def read_film(path: str | Path, *, max_megapixels: float = 64.0, min_side: int =
     Raises:
         ImageRefusedError: whatever is wrong with the file.
     """
-    data = _bytes_of(path, max_megapixels)
+    data = film_bytes(path, max_megapixels)
     return decode_film(data, path, max_megapixels=max_megapixels, min_side=min_side)
 
 
@@ -251,8 +251,16 @@ def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = N
     return table[values.astype(np.int32) - floor]
 
 
-def _bytes_of(path: str | Path, max_megapixels: float) -> bytes:
-    """The whole file, where it is a plain file of a size that a film can have."""
+def film_bytes(path: str | Path, max_megapixels: float) -> bytes:
+    """The whole file, where it is a plain file of a size that a film can have.
+
+    Args:
+        path: the file.
+        max_megapixels: more bytes than so many pixels need are refused unread.
+
+    Raises:
+        ImageRefusedError: it cannot be read, is no plain file, or is too large.
+    """
     try:
         facts = Path(path).stat()
         if stat.S_ISDIR(facts.st_mode):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from covidnet.data.dicom import read_header
-from covidnet.data.images import ImageFacts, _bytes_of, decode_image, is_dicom
+from covidnet.data.images import ImageFacts, decode_image, film_bytes, is_dicom
 from covidnet.data.sources import Source
 from covidnet.data.thumbnails import Pixels, Thumbnails, collect, thumbnail
 from covidnet.errors import DataError, ImageRefusedError
@@ -84,7 +84,7 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
     def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
         try:
             file = source.root / path
-            data = _bytes_of(file, max_megapixels)
+            data = film_bytes(file, max_megapixels)
             pixels, found = decode_image(data, file, max_megapixels=max_megapixels, min_side=min_side)
             # By its bytes, as it was decoded: a DICOM file named .png knows its patient too.
             if is_dicom(data, file):

@@ -62,10 +62,11 @@ def report_document(
         f"folds. Beside each number stands that of {PAPER.authors}, {PAPER.title}."
     )
     read = with_pictures(sections, summary.get("folder"))
-    return Document(f"{what}: {sweep_name(summary)}", subtitle, _numbered(read))
+    return Document(f"{what}: {sweep_name(summary)}", subtitle, numbered(read))
 
 
-def _numbered(sections: Sequence[Section]) -> list[Section]:
+def numbered(sections: Sequence[Section]) -> list[Section]:
+    """The sections with a label at every table and figure that has none: letters for tables, numbers for figures."""
     letters = iter("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     tables = figures = 0
     done = []

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from covidnet.atomic import write_text
 from covidnet.report import sections_external as parts
-from covidnet.report.content import _numbered
+from covidnet.report.content import numbered
 from covidnet.report.document import Code, Document, Paragraph, Section
-from covidnet.report.html import _json, _page
+from covidnet.report.html import json_text, page_of
 from covidnet.report.markdown import markdown_of
 from covidnet.report.paper_tables import Summary, at
-from covidnet.report.sections_method import _facts
+from covidnet.report.sections_method import facts_table
 from covidnet.report.words import count
 
 
@@ -37,7 +37,7 @@ def external_document(summary: Summary) -> Document:
         f"{count(at(summary, 'data', 'films'), 'film')}. Research use only; not a medical device."
     )
     there = [section for section in sections if section is not None]
-    return Document(f"External validation: {summary.get('name')}", subtitle, _numbered(there))
+    return Document(f"External validation: {summary.get('name')}", subtitle, numbered(there))
 
 
 def write_external_report(summary: Summary, folder: Path) -> None:
@@ -53,9 +53,9 @@ def write_external_report(summary: Summary, folder: Path) -> None:
     """
     document = external_document(summary)
     texts = {
-        "report.html": _page(document),
+        "report.html": page_of(document),
         "report.md": markdown_of(document),
-        "summary.json": _json("summary", summary),
+        "summary.json": json_text("summary", summary),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -82,8 +82,8 @@ def _method(summary: Summary) -> Section:
         "Model, hashes and how to compute this again",
         "method",
         [
-            _facts("Model and data.", facts),
-            _facts("Hashes (SHA-256), revision and times.", [*hashes, *seconds]),
+            facts_table("Model and data.", facts),
+            facts_table("Hashes (SHA-256), revision and times.", [*hashes, *seconds]),
             Paragraph("Every number comes from predictions.csv and overlap.csv, which this writes:"),
             Code(" ".join(["python -m covidnet.evaluate", *(shlex.quote(word) for word in asked)])),
         ],

@@ -67,7 +67,7 @@ def report_html(summary: Summary, comparisons: Sequence[Mapping[str, Any]] = (),
     Returns:
         The page.
     """
-    return _page(report_document(summary, comparisons, others))
+    return page_of(report_document(summary, comparisons, others))
 
 
 def write_report(
@@ -104,15 +104,15 @@ def write_report(
     }
     # All of it before the first file: a summary that cannot be reported leaves an old report as it was.
     texts = {
-        "report.html": _page(document),
+        "report.html": page_of(document),
         "report.md": markdown_of(document),
-        CARD_PAGE: _page(card),
+        CARD_PAGE: page_of(card),
         CARD_PLAIN: markdown_of(card),
         **{f"{name}.csv": frame.to_csv(index=False, lineterminator="\n") for name, frame in tables.items()},
-        "summary.json": _json("summary", summary),
+        "summary.json": json_text("summary", summary),
     }
     if comparisons:
-        texts["comparisons.json"] = _json("comparisons", list(comparisons))
+        texts["comparisons.json"] = json_text("comparisons", list(comparisons))
     else:
         # A comparison of before would stand beside a report that knows nothing of it.
         (Path(folder) / "comparisons.json").unlink(missing_ok=True)
@@ -127,14 +127,24 @@ def write_report(
     return [*written, *pictures]
 
 
-def _json(name: str, content: Any) -> str:
+def json_text(name: str, content: Any) -> str:
+    """The content of a JSON file.
+
+    Args:
+        name: of the file, for the error.
+        content: plain values.
+
+    Raises:
+        DataError: a number is not finite.
+    """
     try:
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
     except ValueError as error:
         raise DataError(f"{name}: {error}; a value that does not exist is None") from None
 
 
-def _page(document: Document) -> str:
+def page_of(document: Document) -> str:
+    """A document as one HTML page that loads nothing from elsewhere."""
     titled = [section for section in document.sections if section.title]
     links = "".join(f'<a href="#{escape(section.anchor)}">{_text(section.title)}</a> ' for section in titled)
     first, *rest = document.sections

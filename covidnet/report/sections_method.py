@@ -94,7 +94,7 @@ def data(summary: Summary) -> Section:
         ("Validation (split.validation)", described.get("validation")),
         ("View (data.view)", described.get("view") or "all"),
     ]
-    return Section("Data and split", "data", [table, _facts("Data and split.", facts)])
+    return Section("Data and split", "data", [table, facts_table("Data and split.", facts)])
 
 
 def method(summary: Summary) -> Section:
@@ -112,11 +112,11 @@ def method(summary: Summary) -> Section:
     ]
     seconds = [(f"{name}, seconds", value) for name, value in _flat(summary.get("seconds") or {}, "")]
     versions = _flat(summary.get("versions") or {}, "")
-    blocks: list[Block] = [_facts("Settings.", settings)]
+    blocks: list[Block] = [facts_table("Settings.", settings)]
     if versions:
-        blocks.append(_facts("Versions.", versions))
+        blocks.append(facts_table("Versions.", versions))
     blocks.append(
-        _facts(
+        facts_table(
             "Hashes (SHA-256), revision and times, summed over the runs.",
             [*hashes, ("git revision", summary.get("git_revision")), *seconds],
         )
@@ -220,7 +220,13 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
     return rows
 
 
-def _facts(caption: str, facts: Sequence[tuple[str, Any]]) -> Table:
+def facts_table(caption: str, facts: Sequence[tuple[str, Any]]) -> Table:
+    """A table of names and what is known by them.
+
+    Args:
+        caption: above it.
+        facts: name and value of each row; None is shown as a dash.
+    """
     rows: list[list[Cell]] = [[name, _said(value)] for name, value in facts]
     return Table(caption, [Column(""), Column("")], rows)
 

@@ -94,6 +94,28 @@ def metrics_table(
     return table
 
 
+def flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores with their intervals in the flat form of metrics.json, for `metrics_table`.
+
+    Args:
+        scores: as `covidnet.evaluation.scores.scored` gives them.
+    """
+    keys = ("sensitivity", "specificity", "f1")
+    return {
+        "n": scores["n"],
+        "accuracy": scores["accuracy"]["value"],
+        "accuracy_ci": scores["accuracy"]["ci"],
+        "classes": {
+            label: {
+                "support": numbers["support"],
+                **{key: numbers[key]["value"] for key in keys},
+                **{f"{key}_ci": numbers[key]["ci"] for key in keys},
+            }
+            for label, numbers in scores["classes"].items()
+        },
+    }
+
+
 def print_run_summary(
     metrics: Mapping[str, Any], run_dir: str | Path, notes: Sequence[str] = (), console: Console | None = None
 ) -> None:
