@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_scor
 from covidnet.crossval import card_of, report_sweeps, summaries_of
 from covidnet.errors import DataError, SettingError
 from covidnet.labels import CLASSES
+from tests.commands import command as run
 from tests.sweeps import split_table, write_run, write_sweep
 
 FILES = {
@@ -41,10 +42,7 @@ def predictions(sweep: Path, split: str) -> pd.DataFrame:
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "covidnet.crossval", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return run("covidnet.crossval", *arguments, cwd=cwd, timeout=300)
 
 
 def test_the_report_has_the_files_of_the_contract(sweep: Path, summary: dict) -> None:

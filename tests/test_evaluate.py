@@ -29,6 +29,7 @@ from covidnet.evaluation.temperature import tempered
 from covidnet.export import main as export
 from covidnet.labels import CLASSES
 from covidnet.serving.model import open_model
+from tests.commands import command
 from tests.conftest import PROJECT
 
 FOLDERS = {"COVID-19": "covid", "Normal": "normal", "Pneumonia": "pneumonia"}
@@ -357,9 +358,8 @@ def test_a_folder_that_names_no_class_is_refused_unless_it_is_mapped(sweep: Path
 
 
 def test_the_command_runs_and_prints_what_it_found(sweep: Path, films: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "covidnet.evaluate", f"checkpoint={sweep / 'fold=0'}", "data=folder",
-               f"data.root={films}", f"out={tmp_path / 'a (1)'}", "resamples=100", "progress=false"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    done = command("covidnet.evaluate", f"checkpoint={sweep / 'fold=0'}", "data=folder", f"data.root={films}",
+                   f"out={tmp_path / 'a (1)'}", "resamples=100", "progress=false", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("1 of 30 films is a training film of this model")

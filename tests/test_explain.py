@@ -24,6 +24,7 @@ from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import METHODS
 from covidnet.report.words import EXPLAINERS
+from tests.commands import command
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.filterwarnings("ignore:(gradcam|cam|gradient|eigencam)")
@@ -225,10 +226,7 @@ def test_a_run_of_a_sweep_and_odd_names_are_taken_as_they_are_typed(run: Path, f
     (tmp_path / "it's (1), ü").mkdir()
     name = "film [2] = 'a'.png"
     (tmp_path / "it's (1), ü" / name).write_bytes((films / "sub1/film 1.png").read_bytes())
-    done = subprocess.run(
-        [sys.executable, "-m", "covidnet.explain", "checkpoint=sweep/fold=3", f"input=it's (1), ü/{name}", "out=o=1"],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
-    )  # fmt: skip
+    done = command("covidnet.explain", "checkpoint=sweep/fold=3", f"input=it's (1), ü/{name}", "out=o=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "o=1" / name).is_file()
 
@@ -277,10 +275,9 @@ def test_a_sweep_folder_says_which_of_its_runs_could_be_meant(run: Path, tmp_pat
 
 
 def test_the_command_ends_with_0_and_says_where_the_pictures_are(run: Path, films: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "covidnet.explain", f"checkpoint={run}", f"input={films}/sub1", f"out={tmp_path / 'o'}"],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
-    )  # fmt: skip
+    done = command(
+        "covidnet.explain", f"checkpoint={run}", f"input={films}/sub1", f"out={tmp_path / 'o'}", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(f"explained: {tmp_path / 'o'}")
     assert "Traceback" not in done.stderr

@@ -21,7 +21,8 @@ from tests.conftest import PROJECT
 
 @pytest.fixture(scope="module")
 def run(train: Callable[..., Path]) -> Path:
-    return train("fold=3", "explain=off", "trainer.max_epochs=1")
+    # A small network: what is exported is tested in tests/serving.
+    return train("fold=3", "model=cnn", "explain=off", "trainer.max_epochs=1")
 
 
 def export(*settings: str) -> None:

@@ -27,6 +27,7 @@ from covidnet.errors import SettingError
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept
 from covidnet.learning.module import ClassificationModule
+from tests.commands import command
 from tests.slurm.cluster import cluster, missing
 
 # A run in a moment, were it not for the seconds that the imports take.
@@ -44,10 +45,7 @@ AT_ONCE = 4
 
 
 def train(cwd: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "covidnet.train", *arguments],
-        cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return command("covidnet.train", *arguments, cwd=cwd, env={**os.environ, **(env or {})})
 
 
 def needs(plugin: str) -> None:
@@ -338,10 +336,7 @@ def test_jobs_started_at_once_share_one_split_and_one_store(tmp_path: Path) -> N
     # Who came later found the work of who came before.
     computed = [line for error in errors for line in error.splitlines() if "distinct inputs to compute" in line]
     assert sum(int(line.split()[1]) for line in computed) == len(keys)
-    verified = subprocess.run(
-        [sys.executable, "-m", "covidnet.features", "--verify", *settings[:3]],
-        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    verified = command("covidnet.features", "--verify", *settings[:3], cwd=tmp_path, env=env)
     assert verified.returncode == 0, verified.stderr
 
 

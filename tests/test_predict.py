@@ -25,6 +25,7 @@ from covidnet.labels import CLASSES
 from covidnet.predict import main
 from covidnet.serving.answers import Answering
 from covidnet.serving.model import open_model
+from tests.commands import command
 from tests.conftest import PROJECT
 from tests.serving.web.test_server import BAD
 
@@ -37,6 +38,13 @@ def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
     for fold in (0, 1):
         train(f"fold={fold}", "explain=off", "trainer.max_epochs=2").rename(folder / f"fold={fold}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def exported(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export(compose([f"checkpoint='{sweep}'", f"out='{file}'", "films=4"], "export"))
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +85,9 @@ def test_every_film_has_a_row_with_the_models_probabilities(sweep: Path, films: 
 def test_a_sweep_says_how_far_its_models_disagree(sweep: Path, films: Path, tmp_path: Path) -> None:
     predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'", "gate=off")
     table = pd.read_csv(tmp_path / "predictions.csv")
-    each = [
-        open_model(sweep / f"fold={fold}").outputs(
-            np.stack([open_model(sweep).fit(read_image(films / path)) for path in table["path"]])
-        ).probabilities
-        for fold in (0, 1)
-    ]  # fmt: skip
+    models = [open_model(sweep / f"fold={fold}") for fold in (0, 1)]
+    squares = np.stack([models[0].fit(read_image(films / path)) for path in table["path"]])
+    each = [model.outputs(squares).probabilities for model in models]
     np.testing.assert_allclose(table[list(PROBABILITIES)], np.mean(each, axis=0), atol=1e-5)
     np.testing.assert_allclose(table[["sd_covid19", "sd_normal", "sd_pneumonia"]], np.std(each, axis=0), atol=1e-5)
     called = np.mean(each, axis=0).argmax(axis=1)
@@ -146,20 +151,18 @@ def test_panels_are_drawn_beside_the_table(sweep: Path, films: Path, tmp_path: P
             assert image.width > 2 * 4 * 150
 
 
-def test_an_exported_model_predicts_the_same(sweep: Path, films: Path, tmp_path: Path) -> None:
-    export(compose([f"checkpoint='{sweep}'", f"out='{tmp_path}'", "films=4"], "export"))
+def test_an_exported_model_predicts_the_same(sweep: Path, exported: Path, films: Path, tmp_path: Path) -> None:
     predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}/torch'")
-    predict(f"checkpoint='{tmp_path}/model.onnx'", f"input='{films}'", f"out='{tmp_path}/onnx'")
+    predict(f"checkpoint='{exported}'", f"input='{films}'", f"out='{tmp_path}/onnx'")
     ours, theirs = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("torch", "onnx"))
     assert list(ours["path"]) == list(theirs["path"])
     np.testing.assert_allclose(ours[list(PROBABILITIES)], theirs[list(PROBABILITIES)], atol=1e-4)
     assert list(ours["prediction"]) == list(theirs["prediction"])
     with pytest.raises(SettingError, match="draws no heat maps"):
-        predict(f"checkpoint='{tmp_path}/model.onnx'", f"input='{films}'", f"out='{tmp_path}/x'", "panels=true")
+        predict(f"checkpoint='{exported}'", f"input='{films}'", f"out='{tmp_path}/x'", "panels=true")
 
 
-def test_an_exported_model_needs_no_pytorch(sweep: Path, films: Path, tmp_path: Path) -> None:
-    export(compose([f"checkpoint='{sweep}/fold=0'", f"out='{tmp_path}'", "films=2"], "export"))
+def test_an_exported_model_needs_no_pytorch(exported: Path, films: Path, tmp_path: Path) -> None:
     # As on a machine where none of these is installed.
     blocked = ("torch", "torchvision", "pytorch_lightning", "lightning_fabric", "sklearn", "scipy", "wandb",
                "albumentations", "matplotlib", "torchmetrics", "pytorch_grad_cam", "onnx", "joblib")  # fmt: skip
@@ -169,7 +172,7 @@ def test_an_exported_model_needs_no_pytorch(sweep: Path, films: Path, tmp_path: 
         "runpy.run_module('covidnet.predict', run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, f"checkpoint={tmp_path / 'model.onnx'}", f"input={films}",
+        [sys.executable, "-c", code, f"checkpoint={exported}", f"input={films}",
          f"out={tmp_path / 'out'}", "engine=onnx"],
         cwd=PROJECT, capture_output=True, text=True,
     )  # fmt: skip
@@ -244,10 +247,13 @@ def test_what_cannot_be_done_is_told_in_one_line(
 
 
 def test_the_command_takes_paths_with_brackets_and_equals_signs(sweep: Path, films: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "covidnet.predict", f"checkpoint={sweep}/fold=0", f"input={films}/film (0).png",
-         f"out={tmp_path}/o (1)", "gate=off"],
-        cwd=PROJECT, capture_output=True, text=True,
-    )  # fmt: skip
+    done = command(
+        "covidnet.predict",
+        f"checkpoint={sweep}/fold=0",
+        f"input={films}/film (0).png",
+        f"out={tmp_path}/o (1)",
+        "gate=off",
+        cwd=PROJECT,
+    )
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "o (1)/predictions.csv")) == 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from covidnet.data.phantom import write_phantoms
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(folder: Path, cwd: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "covidnet.prepare", "data=folder", f"data.root={folder}", *more],
-        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return command("covidnet.prepare", "data=folder", f"data.root={folder}", *more, cwd=cwd, timeout=300)
 
 
 def told(stdout: str, name: str) -> Path:

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from covidnet.callbacks.curves import curves_so_far, hand_on
 from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.errors import CovidnetError, SettingError, WeightsError
 from covidnet.resume import Resumption, Terminated, resumed_arguments, termination
+from tests.commands import command as run
 
 Train = Callable[..., Path]
 
@@ -327,10 +327,7 @@ def test_a_folder_that_cannot_be_gone_on_with_is_named(given: str, tmp_path: Pat
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "covidnet.train", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return run("covidnet.train", *arguments, cwd=cwd, timeout=300)
 
 
 def test_a_sweep_skips_finished_folds_and_goes_on_with_the_others(tmp_path: Path) -> None:

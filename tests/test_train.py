@@ -18,6 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
+from tests.commands import command
 
 Train = Callable[..., Path]
 Quick = tuple[str, ...]
@@ -216,18 +217,14 @@ def test_the_command_ends_with_the_table_and_the_folder(tmp_path: Path, quick: Q
 
 
 def test_fast_dev_run_works_through_the_command(tmp_path: Path, quick: Quick) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "covidnet.train", "fold=0", *quick, "trainer.fast_dev_run=true"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    done = command("covidnet.train", "fold=0", *quick, "trainer.fast_dev_run=true", cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Path, quick: Quick) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "covidnet.train", "-m", "fold=11,4", *quick, f"hydra.sweep.dir={tmp_path / 'sweep'}"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    done = command(
+        "covidnet.train", "-m", "fold=11,4", *quick, f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path, timeout=600
+    )
     assert done.returncode != 0
     assert "fold=11" in done.stderr
     assert (tmp_path / "sweep/fold=4/metrics.json").exists()
@@ -243,11 +240,18 @@ def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Pa
 def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_report(
     tmp_path: Path, quick: Quick
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "covidnet.train", "-m", "fold=0,1", "augment=none,fixed", *quick,
-         "trainer.max_epochs=1", "explain=off", f"hydra.sweep.dir={tmp_path / 'sweep'}"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    done = command(
+        "covidnet.train",
+        "-m",
+        "fold=0,1",
+        "augment=none,fixed",
+        *quick,
+        "trainer.max_epochs=1",
+        "explain=off",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        cwd=tmp_path,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     folders = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
     assert folders == {"report", *(f"fold={fold},augment={mode}" for fold in (0, 1) for mode in ("none", "fixed"))}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +18,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def features(home: Path, quick: tuple[str, ...], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "covidnet.features", *quick, f"cache_dir={home}", *words],
-        cwd=home, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return command("covidnet.features", *quick, f"cache_dir={home}", *words, cwd=home, timeout=300)
 
 
 def test_filling_ahead_leaves_no_work_for_any_fold(

@@ -51,9 +51,13 @@ def on_the_command_line(checkpoint: Path, films: Path, out: Path) -> np.ndarray:
     return table[list(PROBABILITIES)].to_numpy()
 
 
-def check(sweep: Path, films: Path, tmp_path: Path) -> None:
-    exported = tmp_path / "model.onnx"
-    export(compose([f"checkpoint='{sweep}'", f"out='{exported}'", f"check='{films}'", "films=50"], "export"))
+@pytest.fixture(scope="module")
+def exported(certain: Path) -> Path:
+    export(compose([f"checkpoint='{certain}'", "films=8"], "export"))
+    return certain / "model.onnx"
+
+
+def check(sweep: Path, exported: Path, films: Path, tmp_path: Path) -> None:
     paths = sorted(films.iterdir())
     found = {
         "torch": on_the_command_line(sweep, films, tmp_path / "torch"),
@@ -69,16 +73,20 @@ def check(sweep: Path, films: Path, tmp_path: Path) -> None:
     assert found["torch"].std(axis=0).min() > 0.03
 
 
-def test_fifty_phantoms_have_the_same_answers_everywhere(certain: Path, films: Path, tmp_path: Path) -> None:
+def test_fifty_phantoms_have_the_same_answers_everywhere(
+    certain: Path, exported: Path, films: Path, tmp_path: Path
+) -> None:
     assert len(list(films.iterdir())) == FILMS
-    check(certain, films, tmp_path)
+    check(certain, exported, films, tmp_path)
 
 
-def test_fifty_real_films_have_the_same_answers_everywhere(certain: Path, kit: Path, tmp_path: Path) -> None:
+def test_fifty_real_films_have_the_same_answers_everywhere(
+    certain: Path, exported: Path, kit: Path, tmp_path: Path
+) -> None:
     films = tmp_path / "films"
     films.mkdir()
     chosen = sorted((kit / "Data/test").rglob("*.jpg"))[:: 232 // FILMS][:FILMS]
     assert len(chosen) == FILMS
     for n, path in enumerate(chosen):
         (films / f"{n:02d}.jpg").symlink_to(path)
-    check(certain, films, tmp_path)
+    check(certain, exported, films, tmp_path)

@@ -1,0 +1,67 @@
+"""Commands in processes of their own that start in a moment.
+
+To load the libraries takes six seconds of a core, and a test run starts some fifty commands. So they are forked from a
+process that has loaded them and done nothing else. What depends on a fresh interpreter, such as the time that
+``--help`` takes or a library that must not be loaded, is tested with one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+# No command is among them: a module that is there already would be run a second time.
+_LOADED = ["covidnet.fold_run", "covidnet.sweep_summary", "covidnet.film_explanations", "covidnet.film_predictions"]
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(_LOADED)
+
+
+def command(
+    module: str, *words: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 300.0
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m module words`` and wait for its end.
+
+    Args:
+        module: such as ``covidnet.train``.
+        words: of the command line.
+        cwd: where it is started.
+        env: the whole environment; this process's if None.
+        timeout: seconds, after which it is killed.
+    """
+    given = dict(os.environ if env is None else env)
+    with tempfile.TemporaryDirectory() as folder:
+        said = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = _context.Process(target=_run, args=(module, list(words), str(cwd), given, *map(str, said)))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired([module, *words], timeout)
+        out, err = (path.read_text(encoding="utf-8", errors="surrogateescape") for path in said)
+    return subprocess.CompletedProcess([module, *words], process.exitcode, out, err)
+
+
+def _run(module: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = [module, *words]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
