@@ -45,6 +45,12 @@ AT_ONCE = 4
 
 
 def train(cwd: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    if "hydra/launcher=joblib" in arguments:
+        # Its pool of processes does not start in one that was forked.
+        return subprocess.run(
+            [sys.executable, "-m", "covidnet.train", *arguments],
+            cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
     return command("covidnet.train", *arguments, cwd=cwd, env={**os.environ, **(env or {})})
 
 
