@@ -39,6 +39,22 @@ class WriteError(CovidnetError, OSError):
         return type(self), (self.path, self.errno or 0, self.cause)
 
 
+def make_folder(folder: Path, file: str | Path | None = None) -> None:
+    """Make a folder, and those above it, where it is not there.
+
+    Args:
+        folder: the folder.
+        file: what is to be written into it, for the error; the folder itself if None.
+
+    Raises:
+        WriteError: the system refused.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(file or folder, error.errno or 0, error.strerror or str(error)) from error
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Replace a file's content in one step that other processes see as a whole.
 

@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
     out = _target(given, cfg.out)
     from rich.console import Console
 
-    from covidnet.atomic import WriteError, write_bytes
+    from covidnet.atomic import make_folder, write_bytes
     from covidnet.report.words import count
     from covidnet.serving.exported import TOLERANCE, exported
     from covidnet.serving.facts import NOTICE
@@ -67,10 +67,7 @@ def main(cfg: DictConfig) -> None:
             f"{out}: not written, its probabilities differ from PyTorch's by {difference:.2g}, more than "
             f"{TOLERANCE:g}; use the checkpoint itself"
         )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(out, error.errno or 0, error.strerror or str(error)) from error
+    make_folder(out.parent, out)
     write_bytes(out, content)
     console = Console(soft_wrap=True, highlight=False)
     told = [*model.facts.notes()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -18,11 +17,10 @@ from covidnet.data.manifest import REFUSED_COLUMNS
 from covidnet.data.overlap import SAME_FILE, FilmSet, find_copies
 from covidnet.data.training_films import SHAPING
 from covidnet.errors import DataError
-from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.calibration import calibration
 from covidnet.evaluation.metrics import split_metrics
 from covidnet.evaluation.predictions import EXTERNAL, write_predictions
-from covidnet.evaluation.ranking import class_curves
+from covidnet.evaluation.ranking import scored_curves
 from covidnet.evaluation.scores import scored
 from covidnet.evaluation.sparse import (
     class_sizes,
@@ -35,7 +33,7 @@ from covidnet.external_predictions import ExternalPredictions, predict_external
 from covidnet.external_study import study_numbers
 from covidnet.known_films import KnownFilms
 from covidnet.labels import CLASSES
-from covidnet.provenance import environment
+from covidnet.provenance import environment, file_sha256
 from covidnet.report.external import write_external_report
 from covidnet.report.words import count
 from covidnet.serving.answers import Answering
@@ -252,7 +250,7 @@ class ExternalValidation:
             "external": scores,
             "external_all": without_sparse(scored(table, **numbers), table) if len(headline) < len(table) else None,
             "sizes": class_sizes(headline),
-            "curves": {"external": _curves(headline, scores, numbers)},
+            "curves": {"external": curves_without_sparse(scored_curves(headline, scores, **numbers), headline)},
             "calibration": {
                 "external": _if_any(headline, calibration),
                 "before": _if_any(
@@ -267,8 +265,8 @@ class ExternalValidation:
             "git_revision": made["git_revision"],
             "hashes": {
                 "manifest_sha256": self.films.manifest_sha256,
-                "predictions_sha256": _sha256(self.out / "predictions.csv"),
-                **{f"{_place(file)}": _sha256(file) for file in models},
+                "predictions_sha256": file_sha256(self.out / "predictions.csv"),
+                **{f"{_place(file)}": file_sha256(file) for file in models},
             },
         }
 
@@ -327,8 +325,7 @@ class ExternalValidation:
             notes.insert(0, "Every film that was predicted is a training film: there is no external number.")
         if self.films.synthetic and not answering.model.facts.synthetic:
             notes.append("The films are synthetic (phantoms): the numbers say nothing of any disease.")
-        if not answering.model.gated and answering.gate != "off":
-            notes.append("The checkpoint holds no model of its training films: the input gate has its rules alone.")
+        notes += answering.gate_notes()
         unknown = int(self.films.films["patient_id"].isna().sum())
         if unknown:
             notes.append(
@@ -371,13 +368,6 @@ def _warned_words(headline: pd.DataFrame, warned: frozenset[str]) -> list[str]:
     return [f"{text}; of the {len(rest)} others {right:.1%} are called their right class."]
 
 
-def _curves(table: pd.DataFrame, scores: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
-    # A band needs fewer resamples than the end of an interval, and a curve has a hundred points.
-    weights = cluster_weights(cluster_codes(table), min(500, numbers["resamples"]), numbers["seed"])
-    areas = {label: of_class["auc"] for label, of_class in scores["classes"].items()}
-    return curves_without_sparse(class_curves(table, weights, areas), table)
-
-
 def _if_any(table: pd.DataFrame | None, work: Callable[[pd.DataFrame], dict[str, Any]]) -> dict[str, Any] | None:
     return None if table is None or not len(table) else work(table)
 
@@ -391,8 +381,3 @@ def _place(file: Path) -> str:
     """Names a model's file by its run folder."""
     parts = file.resolve().parts
     return "/".join(parts[-3:] if file.parent.name == "checkpoints" else parts[-1:])
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -12,7 +12,7 @@ import pandas as pd
 from covidnet.errors import CovidnetError
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.evaluation.scores import scored
-from covidnet.sweep_calibration import averaged, with_temperature
+from covidnet.sweep_calibration import averaged, common_images, with_temperature
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,5 @@ def study_numbers(
 
 
 def _unseen(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    parts = [table[table["split"] == "unseen"].set_index("image_id") for table in tables]
-    common = [image_id for image_id in parts[0].index if all(image_id in part.index for part in parts[1:])]
-    same = [part.loc[common].reset_index() for part in parts]
+    same = common_images([table[table["split"] == "unseen"] for table in tables])
     return averaged(same) if len(same) > 1 else same[0]

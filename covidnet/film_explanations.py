@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from covidnet.atomic import WriteError, write_text
+from covidnet.atomic import make_folder, write_text
 from covidnet.callbacks.gradcam_panels import EmptyMaps
 from covidnet.data.annotations import Annotations
 from covidnet.data.images import read_image
@@ -105,10 +105,7 @@ class FilmExplanations:
             DataError: every file was refused.
             WriteError: something cannot be written.
         """
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(self.out, error.errno or 0, error.strerror or str(error)) from error
+        make_folder(self.out)
         refused: list[ImageRefusedError] = []
         rows: list[dict[str, Any]] = []
         with progress_bar(self.progress) as bar:

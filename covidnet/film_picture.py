@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from covidnet.atomic import WriteError
+from covidnet.atomic import make_folder
 from covidnet.callbacks.gradcam_panels import title
 from covidnet.data.transforms import SquareFit
 from covidnet.report.panel import DPI, MOST_HEIGHT, film_panels, save_figure
@@ -65,8 +65,5 @@ def draw_film(
         stacked=wide,
         cell=cell,
     )
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(picture, error.errno or 0, error.strerror or str(error)) from error
+    make_folder(picture.parent, picture)
     save_figure(figure, picture)

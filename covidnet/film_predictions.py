@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from covidnet.atomic import WriteError
+from covidnet.atomic import WriteError, make_folder
 from covidnet.data.images import Film, read_film
 from covidnet.data.inputs import pictures_of
 from covidnet.data.manifest import REFUSED_COLUMNS
@@ -156,8 +156,8 @@ class _Table:
         self.rows = 0
 
     def __enter__(self) -> _Table:
+        make_folder(self.file.parent, self.file)
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
             # Names of files that are no UTF-8 keep their bytes.
             self._stream = self._temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:

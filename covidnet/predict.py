@@ -75,9 +75,7 @@ def _tell(predictions: FilmPredictions) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     model, out = predictions.answering.model, predictions.out
-    told = [*model.facts.notes()]
-    if not model.gated and predictions.answering.gate != "off":
-        told.append("The checkpoint holds no model of its training films: the input gate has its rules alone.")
+    told = [*model.facts.notes(), *predictions.answering.gate_notes()]
     if predictions.refused:
         told.append(f"{count(predictions.refused, 'file')} refused: {out / 'refused.csv'}")
     if predictions.flagged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
@@ -16,6 +17,12 @@ _PACKAGES = (
     "albumentations", "opencv-python-headless", "numpy", "pandas", "pillow", "grad-cam", "safetensors", "scikit-learn",
     "scipy", "timm", "pydicom", "torchxrayvision",
 )  # fmt: skip
+
+
+def file_sha256(file: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def environment() -> dict[str, Any]:

@@ -11,16 +11,24 @@ import pandas as pd
 
 from covidnet.data.splits import UNSEEN_FOLD
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
-from covidnet.evaluation.calibration import calibration
+from covidnet.evaluation.calibration import calibration, film_brier
+from covidnet.evaluation.metrics import film_losses
 from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
 from covidnet.evaluation.temperature import fit_temperature, tempered
-from covidnet.labels import CLASSES
 from covidnet.sweep import Run
 
-# As in `covidnet.evaluation.metrics.cross_entropy`: the smallest normal float32.
-_TINY = float(np.finfo(np.float32).tiny)
-
 Films = npt.NDArray[np.float64]
+
+
+def common_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The rows of the images that all tables have, in the order of the first one.
+
+    Args:
+        tables: each model's predictions, every image once.
+    """
+    by_image = [table.set_index("image_id") for table in tables]
+    common = [image_id for image_id in by_image[0].index if all(image_id in table.index for table in by_image[1:])]
+    return [table.loc[common].reset_index() for table in by_image]
 
 
 def averaged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -104,7 +112,10 @@ def sweep_calibration(
         "ensemble_unseen": averaged([with_temperature(rows, t) for rows, t in zip(unseen, values, strict=True)]),
     }
     told |= {f"{key}_calibrated": _told(table, weights[key]) for key, table in after.items()}
-    told["change"] = {key: _change(before[key], after[key], weights[key]) for key in before}
+    told["change"] = {
+        key: _change((before[key], told[key]["ece"]), (after[key], told[f"{key}_calibrated"]["ece"]), weights[key])
+        for key in before
+    }
     changed = after["ensemble_unseen"]["prediction"].to_numpy() != ensemble["prediction"].to_numpy()
     told["ensemble_changed"] = int(changed.sum())
     return told
@@ -116,14 +127,7 @@ def _scores(table: pd.DataFrame) -> Films:
 
 def _film_scores(table: pd.DataFrame) -> dict[str, Films]:
     """The Brier score and the negative log likelihood of each film."""
-    scores = _scores(table)
-    truth = np.array([CLASSES.index(label) for label in table["label"]], dtype=np.intp)
-    given = scores[np.arange(len(truth)), truth]
-    return {
-        "brier": np.asarray(((scores - np.eye(len(CLASSES))[truth]) ** 2).sum(axis=1)),
-        # Adding 0 turns the -0.0 of a perfect prediction into 0.0.
-        "loss": -np.log(np.maximum(given, _TINY)) + 0.0,
-    }
+    return {"brier": film_brier(table), "loss": film_losses(_scores(table), list(table["label"]))}
 
 
 def _told(table: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dict[str, Any]:
@@ -137,11 +141,13 @@ def _told(table: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dict[str, Any]
     }
 
 
-def _change(before: pd.DataFrame, after: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dict[str, Any]:
-    """After less before, film by film, so that what both have in common cancels."""
-    old, new = _film_scores(before), _film_scores(after)
-    eces = [calibration(table)["ece"] for table in (after, before)]
-    found: dict[str, Any] = {"ece": None if None in eces else eces[0] - eces[1]}
+def _change(
+    before: tuple[pd.DataFrame, float | None], after: tuple[pd.DataFrame, float | None], weights: npt.NDArray[np.int32]
+) -> dict[str, Any]:
+    """After less before, of tables and their ECE; film by film, so that what both have in common cancels."""
+    (old_table, old_ece), (new_table, new_ece) = before, after
+    old, new = _film_scores(old_table), _film_scores(new_table)
+    found: dict[str, Any] = {"ece": None if old_ece is None or new_ece is None else new_ece - old_ece}
     for name in old:
         films = new[name] - old[name]
         found[name] = {"value": float(films.mean()) if len(films) else None, "ci": _interval(films, weights)}

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from covidnet.errors import DataError, SettingError
-from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
+from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.explanations import verdicts
-from covidnet.evaluation.ranking import class_curves
+from covidnet.evaluation.ranking import scored_curves
 from covidnet.evaluation.scores import point_scores, scored
 from covidnet.evaluation.selection import RULES, choose, selection_report
 from covidnet.labels import CLASSES
 from covidnet.model_card_facts import card_facts
+from covidnet.provenance import file_sha256
 from covidnet.sweep import Run, Sweep
-from covidnet.sweep_calibration import averaged, sweep_calibration
+from covidnet.sweep_calibration import averaged, common_images, sweep_calibration
 from covidnet.sweep_explanations import explanations_of
 
 DEFAULTS = {"resamples": 2000, "seed": 0}
@@ -84,8 +83,8 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         "explanations": explained,
         "calibration": sweep_calibration(runs, pooled, _unseen_together(runs), **numbers),
         "curves": {
-            "pooled": _curves(pooled, told["pooled"], numbers),
-            "unseen": _curves(ensemble, told["ensemble"], numbers),
+            "pooled": scored_curves(pooled, told["pooled"], **numbers),
+            "unseen": scored_curves(ensemble, told["ensemble"], **numbers),
         },
         "card": card_facts(runs),
         "training_curves": [curve for run in runs if (curve := _training_curve(run))],
@@ -97,7 +96,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
             "manifest_sha256": data["manifest_sha256"],
             "split_sha256": data["split_sha256"],
             "weights_sha256": first.environment.get("weights_sha256"),
-            "predictions_sha256": {str(run.fold): _sha256(run.folder / "predictions.csv") for run in runs},
+            "predictions_sha256": {str(run.fold): file_sha256(run.folder / "predictions.csv") for run in runs},
         },
         "seconds": {
             key: float(sum((run.metrics.get("seconds") or {}).get(key) or 0.0 for run in runs))
@@ -122,11 +121,10 @@ def ensemble_predictions(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:
     """Each model's predictions of the images of the unseen fold that all models predicted, in one order."""
-    tables = [run.rows("unseen").set_index("image_id") for run in runs]
-    common = [image_id for image_id in tables[0].index if all(image_id in table.index for table in tables[1:])]
-    if not common:
+    tables = common_images([run.rows("unseen") for run in runs])
+    if not len(tables[0]):
         raise DataError("no image of the unseen fold was predicted by all models; the runs are of different splits")
-    return [table.loc[common].reset_index() for table in tables]
+    return tables
 
 
 def _fold_scores(run: Run) -> dict[str, Any]:
@@ -191,13 +189,6 @@ def _candidate(row: dict[str, Any]) -> dict[str, Any]:
         "unseen_loss": unseen["loss"],
         "unseen_covid19_sensitivity": unseen["classes"][covid]["sensitivity"],
     }
-
-
-def _curves(table: pd.DataFrame, scores: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
-    # A band needs fewer resamples than the end of an interval, and a curve has a hundred points.
-    weights = cluster_weights(cluster_codes(table), min(500, numbers["resamples"]), numbers["seed"])
-    # One number has one interval: the areas are those of all resamples.
-    return class_curves(table, weights, {label: of_class["auc"] for label, of_class in scores["classes"].items()})
 
 
 def _data(sweep: Sweep) -> dict[str, Any]:
@@ -329,10 +320,6 @@ def _training_curve(run: Run) -> dict[str, Any] | None:
 
 def _finite(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 __all__ = ["ensemble_predictions", "pooled_predictions", "summarise"]

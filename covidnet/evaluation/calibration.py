@@ -85,11 +85,18 @@ def brier_score(table: pd.DataFrame) -> float | None:
 
     Source: Brier 1950, https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
     """
-    if not len(table):
-        return None
+    return float(film_brier(table).mean()) if len(table) else None
+
+
+def film_brier(table: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """The Brier score of each film, (n,), see `brier_score`.
+
+    Args:
+        table: a checked predictions table.
+    """
     scores = table[list(PROBABILITIES)].to_numpy(np.float64)
-    truth = np.array([CLASSES.index(label) for label in table["label"]])
-    return float(((scores - np.eye(len(CLASSES))[truth]) ** 2).sum(axis=1).mean())
+    truth = np.array([CLASSES.index(label) for label in table["label"]], dtype=np.intp)
+    return np.asarray(((scores - np.eye(len(CLASSES))[truth]) ** 2).sum(axis=1), np.float64)
 
 
 def calibration(table: pd.DataFrame, bins: int = BINS) -> dict[str, Any]:

@@ -102,11 +102,20 @@ def cross_entropy(probabilities: npt.ArrayLike, truth: Sequence[str]) -> float |
     scores = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(CLASSES))
     if len(scores) != len(truth):
         raise DataError(f"truth: {len(truth)} classes for {len(scores)} rows of probabilities; give one for each")
-    if len(scores) == 0:
-        return None
+    return float(film_losses(scores, truth).mean()) if len(scores) else None
+
+
+def film_losses(probabilities: npt.ArrayLike, truth: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The loss of each film, (n,), see `cross_entropy`.
+
+    Args:
+        probabilities: (n, 3), in the order of `CLASSES`.
+        truth: (n,) the true classes, as in `cross_entropy`.
+    """
+    scores = np.asarray(probabilities, dtype=np.float64)
     given = scores[np.arange(len(scores)), _indices(truth)]
     # Adding 0 turns the -0.0 of a perfect prediction into 0.0.
-    return float(-np.log(np.maximum(given, _TINY)).mean()) + 0.0
+    return np.asarray(-np.log(np.maximum(given, _TINY)) + 0.0, np.float64)
 
 
 def split_metrics(table: pd.DataFrame) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.evaluation.bootstrap import area_estimate, percentile_interval
+from covidnet.evaluation.bootstrap import area_estimate, cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.labels import CLASSES
 
@@ -109,6 +109,20 @@ def average_precision(
         precision = np.nan_to_num(hits[:, 1:] / (hits[:, 1:] + misses[:, 1:]))
         found = (np.diff(hits, axis=1) * precision).sum(1) / hits[:, -1]
     return found if given is not None and given.ndim == 2 else np.asarray(found[0])
+
+
+def scored_curves(table: pd.DataFrame, scores: Mapping[str, Any], *, resamples: int, seed: int) -> dict[str, Any]:
+    """The curves of `class_curves` beside the scores of the same table: one number has one interval.
+
+    Args:
+        table: a predictions table.
+        scores: of `covidnet.evaluation.scores.scored`; the areas are theirs, of all resamples.
+        resamples: of the bootstrap; 500 at most are used, for a band needs fewer than the end of an interval, and a
+            curve has a hundred points.
+        seed: of the bootstrap.
+    """
+    weights = cluster_weights(cluster_codes(table), min(500, resamples), seed)
+    return class_curves(table, weights, {label: of_class["auc"] for label, of_class in scores["classes"].items()})
 
 
 def class_curves(

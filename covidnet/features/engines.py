@@ -12,6 +12,7 @@ from covidnet.atomic import write_bytes
 from covidnet.errors import SettingError, StoreError
 from covidnet.models.backbones import Backbone
 from covidnet.models.onnx_graph import onnx_graph
+from covidnet.models.onnx_session import onnx_session
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class OnnxBackbone(nn.Module):
     def __init__(self, backbone: Backbone, image_size: int, file: Path) -> None:
         super().__init__()
         try:
-            import onnxruntime
+            import onnxruntime  # noqa: F401
         except ImportError:
             raise SettingError(
                 "features.engine", "onnx", ENGINES, 'ONNX Runtime is not installed: pip install "covidnet[onnx]"'
@@ -64,11 +65,7 @@ class OnnxBackbone(nn.Module):
         if not file.exists():
             log.info("features: exporting the backbone for ONNX Runtime (once)")
             write_bytes(file, onnx_graph(backbone, example, ["images"], ["features"], ("features.engine", "onnx")))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        # It names the kinds of processor that it was built for and that this machine has.
-        self.session = onnxruntime.InferenceSession(file, options, providers=_providers(onnxruntime))
+        self.session = onnx_session(file, torch.get_num_threads())
         with torch.no_grad():
             expected = backbone(example)
             difference = (self(example) - expected).abs().max().item()
@@ -84,8 +81,3 @@ class OnnxBackbone(nn.Module):
         """Images (N, C, H, W) to features (N, D), on the CPU."""
         batch = images.contiguous().cpu().numpy()
         return torch.from_numpy(self.session.run(None, {"images": batch})[0])
-
-
-def _providers(onnxruntime: object) -> list[str]:
-    available = onnxruntime.get_available_providers()  # type: ignore[attr-defined]
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]

@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from covidnet.atomic import WriteError, write_bytes
+from covidnet.atomic import WriteError, make_folder, write_bytes
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -106,10 +106,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         WriteError: the disk is full, or does not give back what was written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(path, error.errno or 0, error.strerror or str(error)) from error
+    make_folder(path.parent, path)
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     data = buffer.getvalue()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from covidnet.quality.gaussian import squared_distance
+from covidnet.quality.ranks import Floats
 
 COMPONENTS = 64
 """Principal components that are kept: 64 of 1,024 are 256 kB in a checkpoint."""
@@ -68,8 +69,6 @@ class FeatureModel:
         """The log of the squared Mahalanobis distance per feature: (N, D) to (N,); infinite where one is not finite."""
         with np.errstate(all="ignore"):
             away = (features - self.mean) * self.weights
-            along = away @ self.components.T
-            rest = np.maximum((away**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
-            distance = ((along**2 / self.variances).sum(axis=1) + rest / self.rest).astype(np.float64)
+            distance = squared_distance(away, self.components, self.variances, self.rest).astype(np.float64)
         distance = np.where(np.isfinite(distance), distance, np.inf)
         return np.log(np.maximum(distance / features.shape[1], _TINY))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from covidnet.quality.gaussian import squared_distance
 from covidnet.quality.ranks import CELLS, Floats, turned
 
 COMPONENTS = 32
@@ -89,9 +90,7 @@ class FilmModel:
             pictures: (N, 16, 16), ranked.
         """
         away = pictures.reshape(-1, _PIXELS) - self.mean
-        along = away @ self.components.T
-        rest = np.maximum((away**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
-        distance = (along**2 / self.variances).sum(axis=1) + rest / self.rest
+        distance = squared_distance(away, self.components, self.variances, self.rest)
         return np.log(np.maximum(distance.astype(np.float64), _TINY) / _PIXELS)
 
     def ways(self, pictures: Floats) -> npt.NDArray[np.float64]:

@@ -97,6 +97,12 @@ class Answering:
                 )
         return [one for one in found if one is not None]
 
+    def gate_notes(self) -> list[str]:
+        """What a reader of a prediction has to know of the input gate, in sentences."""
+        if self.gate == "off" or self.model.gated:
+            return []
+        return ["The checkpoint holds no model of its training films: the input gate has its rules alone."]
+
     def _look(self, film: Film) -> list[Flag]:
         return [] if self.gate == "off" else self.model.gate.look(film)
 

@@ -16,13 +16,8 @@ from covidnet import __version__
 from covidnet.labels import CLASSES
 from covidnet.models.onnx_graph import onnx_graph
 from covidnet.serving.facts import NOTICE
+from covidnet.serving.onnx_model import FORMAT, INPUT, OUTPUTS
 from covidnet.serving.torch_model import TorchModel
-
-FORMAT = 1
-"""Raised where an older release could not read the file."""
-
-INPUT = "squares"
-OUTPUTS = ("probabilities", "members", "features")
 
 TOLERANCE = 1e-4
 """The most that a probability of the file may differ from PyTorch's."""

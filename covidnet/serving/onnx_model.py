@@ -6,19 +6,22 @@ import base64
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from covidnet.errors import SettingError, WeightsError
 from covidnet.labels import CLASSES
+from covidnet.models.onnx_session import onnx_session
 from covidnet.progress import available_cores
 from covidnet.quality.gate import InputGate
 from covidnet.serving.facts import ModelFacts
 from covidnet.serving.model import Outputs, ServedModel, Squares
 
 FORMAT = 1
-"""The newest format that this release reads."""
+"""Of the files that are written, and the newest that is read."""
+
+INPUT = "squares"
+OUTPUTS = ("probabilities", "members", "features")
 
 
 class OnnxModel(ServedModel):
@@ -36,18 +39,14 @@ class OnnxModel(ServedModel):
 
     def __init__(self, file: Path, threads: int | None = None, content: bytes | None = None) -> None:
         try:
-            import onnxruntime
+            import onnxruntime  # noqa: F401
         except ImportError:
             raise SettingError(
                 "engine", "onnx", "torch", 'ONNX Runtime is not installed: pip install "covidnet[onnx]"'
             ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cores()
-        options.log_severity_level = 3
         try:
             found = content if content is not None else file.read_bytes()
-            providers = _providers(onnxruntime.get_available_providers())
-            self.session = onnxruntime.InferenceSession(found, options, providers=providers)
+            self.session = onnx_session(found, threads or available_cores())
             told = json.loads(self.session.get_modelmeta().custom_metadata_map["covidnet"])
         except Exception as error:  # the engine raises a different type for every way of being wrong
             cause = " ".join([type(error).__name__ + ":", *str(error).split()])
@@ -63,16 +62,10 @@ class OnnxModel(ServedModel):
 
     def outputs(self, squares: Squares, maps: bool = False) -> Outputs:
         """Predict, see `ServedModel.outputs`; there are no maps."""
-        probabilities, members, features = self.session.run(
-            ["probabilities", "members", "features"], {"squares": np.ascontiguousarray(squares)}
-        )
+        probabilities, members, features = self.session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(squares)})
         return Outputs(probabilities.astype(np.float64), members.astype(np.float64), features)
 
 
 def _gate(packed: str) -> InputGate:
     with np.load(io.BytesIO(base64.b64decode(packed)), allow_pickle=False) as arrays:
         return InputGate.from_arrays(dict(arrays))
-
-
-def _providers(available: list[str]) -> list[Any]:
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]

@@ -1,0 +1,31 @@
+"""An ONNX graph that is ready to run. Nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def onnx_session(graph: str | Path | bytes, threads: int) -> Any:
+    """Open a graph in ONNX Runtime, on a graphics card where there is one.
+
+    Args:
+        graph: a file, or its content.
+        threads: of the engine on the CPU.
+
+    Returns:
+        An ``onnxruntime.InferenceSession``.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+        Exception: what the engine raises on a graph that it cannot run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # It names the kinds of processor that it was built for and that this machine has.
+    available = onnxruntime.get_available_providers()
+    providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+    return onnxruntime.InferenceSession(graph, options, providers=providers)
