@@ -27,6 +27,19 @@ _EXPORT = "export it as uncompressed DICOM, or as a 16-bit grey PNG"
 _NO_ID = {"", "anon", "anonymous", "anonymised", "anonymized", "none", "n/a", "unknown"}
 _LATERAL = {"L", "LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
 
+# Terms of DICOM PS3.3 C.7.3.1.1.1 and PS3.16 Annex L that no chest radiograph has. Other terms, and none, are accepted:
+# CR, DX, RG, RF and OT are all in use for radiographs, and so are terms that no standard lists.
+_OTHER_MODALITIES = {
+    "BDUS", "BMD", "CT", "ECG", "ES", "GM", "IO", "IVOCT", "IVUS", "MG", "MR", "NM", "OCT", "OP", "OPT", "PT", "PX",
+    "RTDOSE", "RTIMAGE", "SEG", "SM", "TG", "US", "XA", "XC",
+}  # fmt: skip
+_OTHER_PARTS = {
+    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CALCANEUS", "COCCYX", "CSPINE", "ELBOW", "EXTREMITY",
+    "EYE", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE",
+    "MANDIBLE", "MAXILLA", "NECK", "ORBIT", "PATELLA", "PELVIS", "SHOULDER", "SKULL", "SSPINE", "THIGH", "THUMB",
+    "TIBIA", "TOE", "TSPINE", "UTERUS", "WRIST", "ZYGOMA",
+}  # fmt: skip
+
 
 def read_header(path: str | Path) -> dict[str, str | None]:
     """What a DICOM header says of the patient and the view; no pixels are read.
@@ -82,6 +95,7 @@ def decode(data: bytes, limits: Limits) -> Shown:
     """The film as it is meant to be shown: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
 
     Without a VOI LUT or window, stored values are scaled by their depth, and rescaled ones by their measured range.
+    Padding (PixelPaddingValue, PixelPaddingRangeLimit) is no measurement: it takes no part in any range and is black.
 
     Args:
         data: the whole file.
@@ -91,21 +105,25 @@ def decode(data: bytes, limits: Limits) -> Shown:
         Pixels, photometric interpretation and view.
 
     Raises:
-        ImageRefusedError: no image, several frames, a size outside the limits, or a compression without a decoder.
+        ImageRefusedError: no image, several frames, a size outside the limits, a compression without a decoder, or a
+            header that names another modality, another part of the body or a localizer.
         Exception: whatever pydicom and its decoders raise on a damaged file; the caller makes a refusal of it.
 
     Reference:
-        DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT), C.11.2 (VOI LUT).
+        DICOM PS3.3 C.7.6.3 (pixels), C.7.5.1.1.2 (padding), C.11.1 (modality LUT), C.11.2 (VOI LUT).
     """
     path = limits.path
     _require_pydicom(path)
     with _QUIET:
         header = _dataset(data, limits)
+        _check_subject(header, path)
         kind = _term(header, "PhotometricInterpretation")
         stored = _stored_values(header, limits)
         if kind.startswith("MONOCHROME"):
-            grey = _shown(stored, header, path)
-            return Shown(255 - grey if kind == "MONOCHROME1" else grey, kind, _view(header))
+            padding = _padding(stored, header)
+            grey = _shown(_measured(stored, padding, path), header, path)
+            grey = 255 - grey if kind == "MONOCHROME1" else grey
+            return Shown(grey if padding is None else np.where(padding, np.uint8(0), grey), kind, _view(header))
         if kind == "PALETTE COLOR":
             from pydicom.pixels import apply_color_lut
 
@@ -134,6 +152,62 @@ def _no_image(path: str | Path, why: str) -> ImageRefusedError:
 def _term(header: Dataset, name: str) -> str:
     """One of DICOM's defined terms, which have 16 characters at most; a damaged header can hold anything there."""
     return re.sub("[^A-Z0-9_ ]", "?", str(header.get(name) or "").upper())[:16].strip()
+
+
+def _check_subject(header: Dataset, path: str | Path) -> None:
+    """Refuse what the header itself calls something else than a radiograph of the chest."""
+    remedy = "leave it out, or correct its header if that is wrong"
+    modality, part = _term(header, "Modality"), _term(header, "BodyPartExamined")
+    if modality in _OTHER_MODALITIES:
+        raise ImageRefusedError(path, f"not a radiograph by its header: Modality {modality}", remedy)
+    plain = re.sub("[^A-Z]", "", part)
+    if plain in _OTHER_PARTS or plain.removesuffix("S") in _OTHER_PARTS:
+        raise ImageRefusedError(path, f"not a chest image by its header: BodyPartExamined {part}", remedy)
+    kinds = header.get("ImageType") or ()
+    if "LOCALIZER" in ([kinds] if isinstance(kinds, str) else [str(kind).upper() for kind in kinds]):
+        raise ImageRefusedError(path, "not a radiograph by its header: ImageType LOCALIZER", remedy)
+
+
+def _padding(values: np.ndarray, header: Dataset) -> np.ndarray | None:
+    """Which pixels the header calls padding: bool (H, W), or None where it names no padding."""
+    first, last = _first(header.get("PixelPaddingValue")), _first(header.get("PixelPaddingRangeLimit"))
+    if first is None:
+        return None
+    compared = [values]
+    depth = header.BitsStored, header.HighBit
+    if depth[0] < header.BitsAllocated and not header.file_meta.TransferSyntaxUID.is_encapsulated:
+        # Padding may use the bits above those that are stored, which pydicom takes off.
+        from pydicom.pixels import pixel_array
+
+        header.BitsStored, header.HighBit = header.BitsAllocated, header.BitsAllocated - 1
+        compared.append(pixel_array(header))
+        header.BitsStored, header.HighBit = depth
+    found = np.zeros(values.shape, bool)
+    for stored in compared:
+        one = _in_container(first, stored.dtype)
+        other = one if last is None else _in_container(last, stored.dtype)
+        if one is not None and other is not None:
+            found |= (stored >= min(one, other)) & (stored <= max(one, other))
+    return found
+
+
+def _in_container(value: float, kind: np.dtype[Any]) -> int | None:
+    """A value as pixels of this type hold it: headers write signed padding as unsigned numbers, and the reverse."""
+    size = 1 << (8 * kind.itemsize)
+    if not -size // 2 <= value < size:
+        return None
+    return int(np.array(int(value)).astype(kind))
+
+
+def _measured(values: np.ndarray, padding: np.ndarray | None, path: str | Path) -> np.ndarray:
+    """The values with the least measured one in place of padding."""
+    if padding is None or not padding.any():
+        return values
+    measured = values[~padding]
+    if not len(measured) or measured.min() == measured.max():
+        beside = f"{measured[0]} or padding" if len(measured) else "padding"
+        raise ImageRefusedError(path, f"no information: every pixel is {beside} by its header", "use another film")
+    return np.where(padding, measured.min(), values)
 
 
 def _dataset(data: bytes, limits: Limits) -> Dataset:

@@ -28,6 +28,9 @@ from covidnet.errors import ImageRefusedError
 SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"})
 """Lower-case suffixes that count as images. The format itself is told by a file's first bytes, never by its name."""
 
+READING = 2
+"""Raised whenever a file is read differently than before, so that no manifest or feature of then is used."""
+
 _LOG = logging.getLogger(__name__)
 _DEPTHS = (8, 10, 12, 14, 16)
 

@@ -13,6 +13,7 @@ import pandas as pd
 from filelock import FileLock
 
 from covidnet.atomic import write_text
+from covidnet.data.images import READING
 from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest
 from covidnet.data.sources import Source
 from covidnet.data.thumbnails import FILE as THUMBNAILS
@@ -33,6 +34,7 @@ def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path) -> P
         cache_dir: of everything that is kept.
     """
     reading = {k: data[k] for k in ("max_megapixels", "min_side")}
+    reading["reading"] = READING
     key = digest({"root": str(source.root), "labels": dict(data.get("labels") or {}), **reading})
     home = cache_dir / "manifests" / f"{source.name}-{key}"
     home.mkdir(parents=True, exist_ok=True)

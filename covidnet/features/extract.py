@@ -21,6 +21,7 @@ from covidnet import __version__
 from covidnet.data.augment import ORIGINAL, Operators
 from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.dataset import FilmDataset
+from covidnet.data.images import READING
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import StoreError
 from covidnet.features.store import FeatureStore, feature_key
@@ -49,8 +50,13 @@ def description_of(
 ) -> dict[str, Any]:
     """As `store_description`, from the transforms themselves."""
     return {
-        # Our own version too: a release may read films in another way.
-        "reading": {"name": "read_image", "covidnet": __version__, "pillow": PIL.__version__},
+        # Our own versions too: a release may read films in another way.
+        "reading": {
+            "name": "read_image",
+            "covidnet": __version__,
+            "version": READING,
+            "pillow": PIL.__version__,
+        },
         "transforms": [fit.describe(), normalise.describe()],
         "backbone": backbone,
         "weights": weights_hash,

@@ -196,6 +196,125 @@ def test_palette_colour_becomes_grey() -> None:
     assert np.array_equal(pixels(header), 255 - RAMP)
 
 
+# Padding
+
+
+def padded(values: np.ndarray, pad: int, bits: int | None = None, **tags: object) -> Dataset:
+    """A film whose upper ten rows are padding."""
+    values = values.copy()
+    values[:10] = np.array(pad).astype(values.dtype)
+    return film(values, bits, **{"PixelPaddingValue": pad, **tags})
+
+
+TABLE = np.linspace(0, 255, 4096)[::-1].round().astype(int) * 16
+WAYS: list[dict[str, object]] = [
+    {},
+    {"RescaleSlope": 2, "RescaleIntercept": -1000},
+    {"RescaleSlope": -1, "RescaleIntercept": 0},
+    {"WindowCenter": 1200, "WindowWidth": 1501},
+    {"VOILUTSequence": lookup(TABLE, 0, 12)},
+    {"ModalityLUTSequence": lookup(TABLE, 0, 12)},
+]
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "+".join(way) or "plain")
+@pytest.mark.parametrize(("bits", "pad"), [(16, 63536), (12, 63536), (16, 65535)])
+def test_padding_takes_no_part_in_the_range_and_is_black(
+    way: dict[str, object], kind: str, bits: int, pad: int
+) -> None:
+    found = pixels(padded(GRADIENT12, pad, bits, PhotometricInterpretation=kind, **way))
+    # The same film without padding, its upper rows filled with a value that it has anyway.
+    twin = GRADIENT12.copy()
+    twin[:10] = twin[10, 0]
+    expected = pixels(film(twin, bits, PhotometricInterpretation=kind, **way))
+    assert np.array_equal(found[10:], expected[10:])
+    assert found[10:].mean() > 40
+    assert not found[:10].any()
+
+
+def test_a_film_beside_padding_of_63536_is_not_nearly_black() -> None:
+    values = np.linspace(0, 4080, 80 * 96).round().astype(np.uint16).reshape(80, 96)
+    assert pixels(padded(values, 63536))[10:].mean() == pytest.approx(np.round(values[10:] / 4095 * 255).mean())
+
+
+@pytest.mark.parametrize("pad", [-2000, 63536, -32768])
+def test_signed_padding_is_recognised_however_the_header_writes_it(pad: int) -> None:
+    values = (GRADIENT12.astype(int) - 1000).astype(np.int16)
+    header = padded(values, pad if pad < 0 else pad - 65536)
+    del header.PixelPaddingValue
+    header.add_new("PixelPaddingValue", "SS" if pad < 0 else "US", pad)
+    found = pixels(header)
+    twin = values.copy()
+    twin[:10] = values[10, 0]
+    assert np.array_equal(found[10:], pixels(film(twin))[10:])
+    assert not found[:10].any()
+
+
+@pytest.mark.parametrize("ends", [(63536, 65535), (65535, 63536)])
+def test_everything_between_padding_and_its_limit_is_padding(ends: tuple[int, int]) -> None:
+    values = GRADIENT12.copy()
+    values[:10] = np.linspace(63536, 65535, 96).astype(np.uint16)
+    found = pixels(film(values, PixelPaddingValue=ends[0], PixelPaddingRangeLimit=ends[1]))
+    assert np.array_equal(found[10:], GREY12[10:])
+    assert not found[:10].any()
+
+
+@pytest.mark.parametrize("pad", [65535, 300, -300])
+def test_padding_that_the_pixels_cannot_hold_changes_nothing(pad: int) -> None:
+    header = film(RAMP)
+    header.add_new("PixelPaddingValue", "SS" if pad < 0 else "US", pad)
+    assert np.array_equal(pixels(header), RAMP)
+
+
+def test_a_film_of_padding_alone_is_refused_by_that_name() -> None:
+    header = film(np.where(np.arange(96) < 9, 7, 63536).astype(np.uint16).repeat(80).reshape(96, 80))
+    header.PixelPaddingValue = 63536
+    assert refusal(header) == "no information: every pixel is 7 or padding by its header"
+    header.PixelPaddingRangeLimit = 0
+    assert refusal(header) == "no information: every pixel is padding by its header"
+
+
+# Headers that name something else
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("Modality", "CT"),
+        ("Modality", "MR"),
+        ("Modality", "US"),
+        ("BodyPartExamined", "HAND"),
+        ("BodyPartExamined", "HANDS"),
+        ("BodyPartExamined", "ABDOMEN"),
+        ("BodyPartExamined", "C SPINE"),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        ("ImageType", "LOCALIZER"),
+    ],
+)
+def test_a_header_that_names_something_else_is_refused_by_that_name(tag: str, value: str | list[str]) -> None:
+    cause = refusal(film(RAMP, **{tag: value}))
+    assert cause.startswith("not a ")
+    assert f"{tag} {(value if isinstance(value, str) else value[-1])}" in cause
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("Modality", "DX"),
+        ("Modality", "OT"),
+        ("Modality", ""),
+        ("BodyPartExamined", "CHEST"),
+        ("BodyPartExamined", "CHESTABDOMEN"),
+        ("BodyPartExamined", "PORT CHEST"),
+        ("BodyPartExamined", ""),
+        ("ImageType", ["DERIVED", "SECONDARY"]),
+    ],
+)
+def test_headers_of_radiographs_are_accepted(tag: str, value: str | list[str]) -> None:
+    assert np.array_equal(pixels(film(RAMP, **{tag: value})), RAMP)
+
+
 # Encodings
 
 
