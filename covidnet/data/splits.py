@@ -25,7 +25,7 @@ Validation = Literal["inner", "test", "none"]
 
 GROUPS: tuple[Group, ...] = ("patient", "image")
 VALIDATIONS: tuple[Validation, ...] = ("inner", "test", "none")
-COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold")
+COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold", "reason")
 
 # An image id is the start of the file's sha256; "-2", "-3" mark further files with the same bytes.
 _CONTENT_ID = re.compile(r"([0-9a-f]{16})(-\d+)?")
@@ -37,8 +37,8 @@ class Split:
     """Every image of a manifest with its fold, and the account of those that have none.
 
     Args:
-        table: the columns of split.csv, ``image_id,path,label,patient_id,view,source,fold``, sorted by image_id; fold
-            is 0..9 (test folds), 10 (unseen) or -1 (left out).
+        table: the columns of split.csv, ``image_id,path,label,patient_id,view,source,fold,reason``, sorted by
+            image_id; fold is 0..9 (test folds), 10 (unseen) or -1 (left out), and reason, why it is left out.
         left_out: ``image_id,path,label,patient_id,reason`` of the images in fold -1, sorted by image_id.
         per_fold: images of each class in every fold.
         notes: plain sentences for the log and the report.
@@ -122,7 +122,7 @@ def balanced_folds(manifest: pd.DataFrame, *, group: Group = "patient", seed: in
         DataError: a column is missing, an image id comes twice, or a label is not one of `CLASSES`.
         SplitError: a class has fewer than 11 images or fewer than 11 groups, or no balanced folds were found.
     """
-    _require(manifest, COLUMNS[:-1])
+    _require(manifest, COLUMNS[:-2])
     unknown = sorted({str(label) for label in manifest["label"]} - set(CLASSES))
     if unknown:
         raise DataError(f"the manifest has the label {unknown[0]!r}; the labels are {', '.join(CLASSES)}")
@@ -145,14 +145,14 @@ def balanced_folds(manifest: pd.DataFrame, *, group: Group = "patient", seed: in
     used = films[films["fold"] != LEFT_OUT]
     home = dict(zip(used["group"], used["fold"], strict=True))
     largest = sizes.max(axis=1).to_dict()
-    left_out = films[films["fold"] == LEFT_OUT].drop(columns="fold").reset_index(drop=True)
-    left_out["reason"] = pd.Series(
+    films["reason"] = pd.Series(
         [
-            _reason(label, key, home, largest[key], packing.per_bin, seed)
-            for label, key in zip(left_out["label"], left_out["group"], strict=True)
+            _reason(label, key, home, largest[key], packing.per_bin, seed) if fold == LEFT_OUT else None
+            for label, key, fold in zip(films["label"], films["group"], films["fold"], strict=True)
         ],
         dtype="str",
     )
+    left_out = films[films["fold"] == LEFT_OUT].reset_index(drop=True)
     return Split(
         table=films[list(COLUMNS)],
         left_out=left_out[["image_id", "path", "label", "patient_id", "reason"]],

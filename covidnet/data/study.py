@@ -33,7 +33,7 @@ from covidnet.labels import CLASSES
 
 log = logging.getLogger(__name__)
 
-SPLIT_COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold")
+SPLIT_COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold", "reason")
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ def _split_study(
 
 
 def read_split(file: str | Path) -> pd.DataFrame:
-    """The table of a split.csv, unknown cells as NaN and fold as int."""
-    table = read_csv(file, SPLIT_COLUMNS[:-1])
-    absent = [c for c in SPLIT_COLUMNS if c not in table]
+    """The table of a split.csv, unknown cells as NaN and fold as int; without reason where it was written without."""
+    table = read_csv(file, [c for c in SPLIT_COLUMNS if c != "fold"])
+    absent = [c for c in SPLIT_COLUMNS[:-1] if c not in table]
     if absent:
-        raise SplitError(f"{file}: has no column {', '.join(absent)}; expected {','.join(SPLIT_COLUMNS)}")
+        raise SplitError(f"{file}: has no column {', '.join(absent)}; expected {','.join(SPLIT_COLUMNS[:-1])}")
     return table
 
 

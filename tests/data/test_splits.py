@@ -101,7 +101,7 @@ def reference_groups(manifest: pd.DataFrame, group: str) -> np.ndarray:
 
 def assert_promises(split: Split, manifest: pd.DataFrame, group: str) -> None:
     table = split.table
-    assert list(table.columns) == ["image_id", "path", "label", "patient_id", "view", "source", "fold"]
+    assert list(table.columns) == ["image_id", "path", "label", "patient_id", "view", "source", "fold", "reason"]
     assert table["image_id"].tolist() == sorted(manifest["image_id"])
     assert table.set_index("image_id")["label"].to_dict() == manifest.set_index("image_id")["label"].to_dict()
     used = table[table["fold"] != LEFT_OUT]
@@ -112,7 +112,10 @@ def assert_promises(split: Split, manifest: pd.DataFrame, group: str) -> None:
     for image_id, fold in zip(used["image_id"], used["fold"], strict=True):
         homes.setdefault(of[image_id], set()).add(fold)
     assert {len(folds) for folds in homes.values()} == {1}
-    assert split.left_out["image_id"].tolist() == table.loc[table["fold"] == LEFT_OUT, "image_id"].tolist()
+    out = table["fold"] == LEFT_OUT
+    assert table["reason"].notna().tolist() == out.tolist()
+    for column in ("image_id", "reason"):
+        assert split.left_out[column].tolist() == table.loc[out, column].tolist()
     assert list(split.left_out.columns) == ["image_id", "path", "label", "patient_id", "reason"]
     for image_id, reason in zip(split.left_out["image_id"], split.left_out["reason"], strict=True):
         assert reason.startswith("trimmed: " if of[image_id] in homes else ("surplus: ", "too large: "))

@@ -115,6 +115,14 @@ def test_split_read_again_keeps_types_and_unknown_cells(tmp_path: Path) -> None:
     assert table["fold"].dtype == np.int64
 
 
+def test_split_of_before_without_reasons_is_read(root: Path, tmp_path: Path) -> None:
+    study = prepare(settings(root), tmp_path)
+    assert study.split["reason"].notna().tolist() == (study.split["fold"] == -1).tolist()
+    study.split.drop(columns="reason").to_csv(tmp_path / "split.csv", index=False)
+    before = read_split(tmp_path / "split.csv")
+    assert before.equals(study.split.drop(columns="reason"))
+
+
 def test_preparation_of_the_same_films_under_other_names_gives_the_same_folds(root: Path, tmp_path: Path) -> None:
     other = films(tmp_path / "other", name="train/{folder}/renamed-{n}.png")
     here, there = (prepare(settings(r), tmp_path / "c") for r in (root, other))
@@ -155,8 +163,8 @@ def test_names_that_are_no_utf8_go_through(tmp_path: Path) -> None:
 
 def edited(text: str) -> str:
     lines = text.splitlines(keepends=True)
-    head, fold = lines[1].rstrip("\n").rsplit(",", 1)
-    lines[1] = f"{head},{(int(fold) + 1) % 10}\n"
+    head, fold, reason = lines[1].rstrip("\n").rsplit(",", 2)
+    lines[1] = f"{head},{(int(fold) + 1) % 10},{reason}\n"
     return "".join(lines)
 
 
