@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from covidnet.errors import CovidnetError, SettingError
 from covidnet.launchers import broken_launcher, check_search, prepare_launch, settle, swept, use_our_presets
+from covidnet.trust import check_foreign_settings
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,24 @@ log = logging.getLogger(__name__)
 _MISCONFIGURED = "MisconfigurationException"
 
 Task = Callable[[DictConfig], Any]
+
+_STARTED = "${now:%Y-%m-%d}/${now:%H-%M-%S}-${token:}"
+RUN_AGAIN: dict[str, Any] = {
+    "defaults": [
+        {"override hydra/job_logging": "plain"},
+        {"override hydra/hydra_logging": "none"},
+        {"override hydra/help": "covidnet"},
+        "_self_",
+    ],
+    "hydra": {
+        "job": {"name": "train"},
+        "callbacks": {"sweep_report": {"_target_": "covidnet.sweep_report.SweepReport"}},
+        "run": {"dir": f"outputs/{_STARTED}/fold=${{fold}}"},
+        "sweep": {"dir": f"multirun/{_STARTED}", "subdir": "fold=${fold}"},
+    },
+}
+"""What config.yaml of a run has beside the settings to be a command of its own: the looks of the terminal, new folders.
+No other settings of Hydra are taken from a folder."""
 
 
 def config_dir() -> Path:
@@ -39,6 +60,29 @@ def register_resolvers() -> None:
 register_resolvers()
 
 
+class _CheckedFiles(FileConfigSource):
+    """Configuration files, of which those from elsewhere may not change what Hydra itself does.
+
+    Every file comes this way, in the process of a job too: the search path with its sources travels there.
+    """
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = Path(self.path, self._normalize_file_name(config_path)).resolve()
+        if file.is_file() and not file.is_relative_to(config_dir().resolve()):
+            with file.open(encoding="utf-8", errors="replace") as stream:
+                header = ConfigSource._get_header_dict(stream.read(512))
+            check_foreign_settings(file, config_path, header["package"], RUN_AGAIN)
+        return super().load_config(config_path)
+
+
+def _prepare_hydra() -> None:
+    from hydra._internal.sources_registry import SourcesRegistry
+
+    # Finds Hydra's plugins, which enter their own sources.
+    use_our_presets()
+    SourcesRegistry.instance().types[_CheckedFiles.scheme()] = _CheckedFiles
+
+
 def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
     """The configuration that a command line gives, without running anything.
 
@@ -48,7 +92,7 @@ def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
     """
     import hydra
 
-    use_our_presets()
+    _prepare_hydra()
     with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         return hydra.compose(config_name=name, overrides=list(overrides))
 
@@ -82,12 +126,12 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
     full_error = "HYDRA_FULL_ERROR" in os.environ
     # Hydra prints errors in its own way unless it is told to pass them on.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    use_our_presets()
+    _prepare_hydra()
     launcher = "basic"
     command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(_guarded(task))
     try:
         launcher = prepare_launch(sys.argv[1:])
-        sys.argv += _subfolders(sys.argv[1:])
+        sys.argv += subfolders(sys.argv[1:])
         try:
             command()
         except Exception as failure:
@@ -120,7 +164,7 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
         sys.exit(f"error: hydra/launcher={launcher}: {broken_launcher(error)}")
 
 
-def _subfolders(arguments: Sequence[str]) -> list[str]:
+def subfolders(arguments: Sequence[str]) -> list[str]:
     """Run folders that tell jobs of a sweep apart by all that it varies, not by the fold alone.
 
     Args:

@@ -41,6 +41,7 @@ from covidnet.serving.fitting import gate_of, temperature_of
 from covidnet.serving.record import add_record, serving_record
 from covidnet.tracking.fold_log import log_fold
 from covidnet.tracking.loggers import finish, make_loggers
+from covidnet.trust import check_classes, check_links
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class FoldRun:
             CovidnetError: where the user can mend what stands in the way.
             Terminated: after SIGTERM; what was computed is kept.
         """
+        check_classes(self.settings, self.settings["trust"])
+        check_links(self.folder)
         self._check_training()
         self.resumption.check_settings()
         if self.resumption.finished:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # Of each engine the plugin that has to be installed, and the extra that brings it.
-_ENGINES: dict[str, dict[str, tuple[str, str] | None]] = {
+ENGINES: dict[str, dict[str, tuple[str, str] | None]] = {
     "hydra/launcher": {
         "basic": None,
         "joblib": ("hydra_joblib_launcher", "joblib"),
@@ -68,8 +68,8 @@ def engines_of(arguments: Sequence[str]) -> dict[str, str]:
     Raises:
         SettingError: there is no such engine, its plugin is not installed, or it would have nothing to do.
     """
-    found = dict.fromkeys(_ENGINES, "basic")
-    for group, engines in _ENGINES.items():
+    found = dict.fromkeys(ENGINES, "basic")
+    for group, engines in ENGINES.items():
         for word in arguments:
             key, _, name = word.lstrip("+").partition("=")
             if key != group:
@@ -100,7 +100,7 @@ def use_our_presets() -> None:
     # Plugins enter their settings when they are found, which happens once.
     Plugins.instance()
     registry: Any = ConfigStore.instance().repo.get("hydra", {})
-    for group, engines in _ENGINES.items():
+    for group, engines in ENGINES.items():
         for name, needs in engines.items():
             if needs is not None:
                 registry.get(group.removeprefix("hydra/"), {}).pop(f"{name}.yaml", None)

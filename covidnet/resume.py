@@ -14,7 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from covidnet.config import subfolders
 from covidnet.errors import DataError, SettingError
+from covidnet.launchers import ENGINES
+from covidnet.trust import check_links, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +66,19 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         if folder.is_dir():
             cause = "this is neither a run folder, with .hydra/ in it, nor a sweep folder, with multirun.yaml"
         raise SettingError("resume", text, "a folder that covidnet.train has written", cause)
+    check_links(folder)
     overrides, start = tasks
     _check_beside(others, overrides["task"], text)
-    kept = [word for word in overrides["task"] if not word.startswith("resume=")]
+    # What is said again is said by the user, not by the folder.
+    kept = [word for word in overrides["task"] if not word.startswith(("resume=", "trust=")) and word not in others]
+    for word in kept:
+        _check_from_folder(word, text)
     if hydras:
-        own = ("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir=")
-        kept += [word for word in overrides["hydra"] if not word.startswith(own)]
+        own = ("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir=", *subfolders([*mode, *kept]))
+        found = [word for word in overrides["hydra"] if not word.startswith(own) and word not in others]
+        for word in found:
+            _check_from_folder(word, text)
+        kept += found
     if start and Path(start).is_dir():
         os.chdir(start)
     return [*mode, *kept, *others, f"{place}='{folder}'", f"resume='{folder}'"]
@@ -93,15 +103,44 @@ def _check_beside(others: Sequence[str], task: Sequence[str], folder: str) -> No
             )  # fmt: skip
 
 
+def _check_from_folder(word: str, folder: str) -> None:
+    """Refuse what a folder's command line would add to the settings, or change in Hydra itself: it can run any code.
+
+    Of Hydra's settings the engines that we ship, and numbers such as ``hydra.launcher.timeout_min=240``, are harmless.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        cause = " ".join(str(error).split())[:120]
+        raise DataError(f"resume={folder}: its command line holds {word}, which is no setting ({cause})") from None
+    key, value = str(override.key_or_group), override.value()
+    added = override.is_add() or override.is_force_add()
+    if key in ENGINES:
+        harmless = isinstance(value, str) and value in ENGINES[key]
+    elif key.startswith(("hydra.launcher.", "hydra.sweeper.")):
+        harmless = value is None or isinstance(value, int | float)
+    else:
+        harmless = key.partition(".")[0] not in ("hydra", "trust") and not key.startswith("hydra/")
+        harmless &= override.package is None
+    if added or not harmless:
+        raise SettingError(
+            "resume", folder, "a folder of a run without settings that begin with + or hydra",
+            f"it has {word}, which can run any code: if you wrote it, say it again beside resume=; see SECURITY.md",
+        )  # fmt: skip
+
+
 def _written(file: Path) -> tuple[dict[str, list[str]], str | None]:
     """The overrides of a command, and the directory in which it was started."""
-    from omegaconf import OmegaConf
-
-    hydra = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    assert isinstance(hydra, dict)  # Hydra wrote it
-    found = hydra["hydra"]
-    overrides = {name: [str(word) for word in found["overrides"].get(name) or []] for name in ("task", "hydra")}
-    cwd = (found.get("runtime") or {}).get("cwd")
+    try:
+        found = read_yaml(file)["hydra"]
+        overrides = {name: [str(word) for word in found["overrides"].get(name) or []] for name in ("task", "hydra")}
+        cwd = (found.get("runtime") or {}).get("cwd")
+    except (KeyError, TypeError, AttributeError) as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{file}: not what Hydra wrote ({cause}); start the run anew in another folder") from None
     return overrides, None if cwd in (None, "???") else str(cwd)
 
 
@@ -140,11 +179,9 @@ class Resumption:
         file = self.folder / "config.yaml"
         if not self.wanted or not file.is_file():
             return
-        from omegaconf import OmegaConf
-
         from covidnet.sweep import compared
 
-        before = compared(OmegaConf.to_container(OmegaConf.load(file), resolve=False), ("fold",))
+        before = compared(read_yaml(file), ("fold",))
         now = compared(self.settings, ("fold",))
         differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         self._refuse([f"{name} was {before.get(name)}, now {now.get(name)}" for name in differ])

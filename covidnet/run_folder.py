@@ -12,6 +12,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from covidnet.atomic import write_bytes, write_text
+from covidnet.config import RUN_AGAIN
 from covidnet.data.manifest import REFUSED_COLUMNS
 from covidnet.data.study import Study
 from covidnet.errors import ImageRefusedError
@@ -19,21 +20,6 @@ from covidnet.evaluation.metrics import run_metrics
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.provenance import environment
 from covidnet.report.tables import print_run_summary
-
-# What config.yaml needs beside the settings to be a command of its own: the looks of the terminal, and new folders.
-_DEFAULTS = [
-    {"override hydra/job_logging": "plain"},
-    {"override hydra/hydra_logging": "none"},
-    {"override hydra/help": "covidnet"},
-    "_self_",
-]
-_STARTED = "${now:%Y-%m-%d}/${now:%H-%M-%S}-${token:}"
-_HYDRA = {
-    "job": {"name": "train"},
-    "callbacks": {"sweep_report": {"_target_": "covidnet.sweep_report.SweepReport"}},
-    "run": {"dir": f"outputs/{_STARTED}/fold=${{fold}}"},
-    "sweep": {"dir": f"multirun/{_STARTED}", "subdir": "fold=${fold}"},
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +91,8 @@ class RunFolder:
 
     def write_settings(self) -> None:
         """Write config.yaml, which ``--config-dir RUN --config-name config`` runs again."""
-        again = {"defaults": _DEFAULTS, **self.settings, "resume": None, "hydra": _HYDRA}
+        # What the command line trusted, a file cannot.
+        again = {"defaults": None, **self.settings, "resume": None, "trust": [], **RUN_AGAIN}
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(again)))
 
     def write(self, metrics: dict[str, Any], backbone: dict[str, str]) -> None:

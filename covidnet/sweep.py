@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from covidnet.data.splits import COLUMNS, UNSEEN_FOLD
 from covidnet.errors import CovidnetError, DataError
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.labels import CLASSES
+from covidnet.trust import read_yaml
 
 FOLDS = tuple(range(10))
 """The test folds of a whole sweep."""
@@ -27,9 +27,9 @@ REPORT = "report"
 
 # Settings that change how a run is carried out, not what it computes.
 _INCIDENTAL = (
-    "fold", "progress", "debug", "strict", "cache_dir", "selection", "logger", "resume", "defaults", "callbacks.panels",
-    "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator", "trainer.devices",
-    "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra",
+    "fold", "progress", "debug", "strict", "trust", "cache_dir", "selection", "logger", "resume", "defaults",
+    "callbacks.panels", "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra",
 )  # fmt: skip
 _ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+: (?P<text>.*)$")
 
@@ -219,9 +219,9 @@ def _settings(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except Exception as error:  # yaml and OmegaConf raise a different type for every way of being wrong
-        raise DataError(f"config.yaml is damaged ({' '.join(str(error).split())[:120]}); delete it") from error
+        found = read_yaml(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); restore or delete it") from error
     return {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
 
 

@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 
 from covidnet.errors import SettingError
 from covidnet.launchers import check_sweep
+from covidnet.trust import read_yaml
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -70,16 +71,15 @@ def report_ended_sweeps() -> None:
 
 def _tell_best(folder: Path, monitor: str) -> None:
     """Name the settings of the best trial, as they can be given to the command; nothing where the search broke off."""
-    from omegaconf import OmegaConf
     from rich.console import Console
 
     file = folder / "optimization_results.yaml"
     if not file.is_file():
         return
-    found: Any = OmegaConf.load(file)
+    found: Any = read_yaml(file)
     trials = sorted(folder.glob("trial=*/.hydra/overrides.yaml"))
     settings = [f"{name}={value}" for name, value in found["best_params"].items()]
-    own = [trial.parents[1].name for trial in trials if set(settings) <= {str(word) for word in OmegaConf.load(trial)}]
+    own = [trial.parents[1].name for trial in trials if set(settings) <= {str(word) for word in read_yaml(trial)}]
     where = folder / own[0] if own else folder
     text = f"Best of {len(trials)} trials: {' '.join(settings)} ({monitor} {found['best_value']:.6g}; {where})"
     Console(soft_wrap=True, highlight=False).print(text, markup=False, emoji=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from covidnet.config import _subfolders, checked_fold, compose, config_dir
+from covidnet.config import checked_fold, compose, config_dir, subfolders
 from covidnet.errors import SettingError
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
@@ -128,7 +128,7 @@ def test_two_runs_of_one_second_have_folders_of_their_own() -> None:
 )
 def test_jobs_of_a_sweep_are_told_apart_by_all_that_it_varies(arguments: list[str], subfolder: str | None) -> None:
     expected = [] if subfolder is None else [f"hydra.sweep.subdir='{subfolder}'"]
-    assert _subfolders(arguments) == expected
+    assert subfolders(arguments) == expected
 
 
 def test_experiments_of_the_tables_differ_from_strict_in_what_they_are_about() -> None:

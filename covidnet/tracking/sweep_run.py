@@ -10,6 +10,7 @@ from typing import Any
 from covidnet.report.paper_tables import table4, table5, table6, table7
 from covidnet.tracking.fold_log import wandb_table
 from covidnet.tracking.wandb_logger import FoldLogger, wandb_logger
+from covidnet.trust import read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +109,9 @@ def _scores(part: str, scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str
 
 def _settings(folder: Path, folds: list[int]) -> dict[str, Any]:
     """The settings of the first run that has any."""
-    from omegaconf import OmegaConf
-
     for file in [folder / "config.yaml", *sorted(folder.glob("*/config.yaml"))]:
         if file.is_file():
-            found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+            found = read_yaml(file)
             return found if isinstance(found, dict) else {}
     return {}
 
