@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from covidnet.errors import CovidnetError, SettingError
 from covidnet.launchers import broken_launcher, check_search, prepare_launch, settle, swept, use_our_presets
+from covidnet.names import shown
 from covidnet.trust import check_foreign_settings
 
 log = logging.getLogger(__name__)
@@ -241,4 +242,4 @@ def _one_line(error: BaseException) -> str:
         text = f"{error} ({error.__cause__})" if error.__cause__ is not None else str(error)
     else:
         text = f"{type(error).__name__}: {error}"
-    return "error: " + " ".join(text.split())
+    return "error: " + shown(" ".join(text.split()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from covidnet.names import shown
+
 
 class CovidnetError(Exception):
     """An error the user can mend. Entry points print its text alone, without a traceback."""
@@ -46,7 +48,7 @@ class ImageRefusedError(CovidnetError, ValueError):
         self.path = str(path)
         self.cause = cause
         self.remedy = remedy
-        super().__init__(f"{path}: {cause}; {remedy}")
+        super().__init__(shown(f"{path}: {cause}; {remedy}"))
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Exceptions cross process borders by their constructor's arguments, not by their text.

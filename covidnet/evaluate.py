@@ -11,6 +11,7 @@ from covidnet.arguments import quoted
 from covidnet.checkpoint_path import find_models
 from covidnet.config import launch
 from covidnet.errors import DataError, SettingError
+from covidnet.names import shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -100,7 +101,7 @@ def _print(lines: Sequence[str]) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     for line in lines:
-        console.print(line, markup=False, emoji=False)
+        console.print(shown(line), markup=False, emoji=False)
 
 
 def _tell(summary: dict[str, Any], out: Path) -> None:

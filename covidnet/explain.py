@@ -12,6 +12,7 @@ from covidnet.checkpoint_path import find_checkpoint
 from covidnet.config import launch
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.labels import CLASSES, label_of
+from covidnet.names import shown
 from covidnet.report.words import EXPLAINERS
 from covidnet.report.words import count as counted
 
@@ -73,6 +74,11 @@ def main(cfg: DictConfig) -> None:
     )
     refused = explained.run()
     _tell(explained, len(paths), refused)
+    if explained.undrawn:
+        raise DataError(
+            f"{counted(explained.undrawn, 'picture')} of {len(paths) - len(refused)} not drawn, see the log above; the "
+            f"table is whole: {explained.out / 'explanations.csv'}"
+        )
     if refused and cfg.strict:
         raise DataError(f"strict=true: {len(refused)} files were refused; see {explained.out / 'refused.csv'}")
     if explained.unfit and cfg.strict:
@@ -87,13 +93,15 @@ def _tell(explained: Any, count: int, refused: list[ImageRefusedError]) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     for line in explained.notes:
-        console.print(line, markup=False, emoji=False)
+        console.print(shown(line), markup=False, emoji=False)
     if explained.unfit:
         films = counted(len(explained.unfit), "film")
         console.print(f"masks or boxes of {films} cannot be used, see the log above", markup=False)
     if refused:
-        console.print(f"{counted(len(refused), 'file')} refused: {explained.out / 'refused.csv'}", markup=False)
-    console.print(f"{counted(count - len(refused), 'film')} explained: {explained.out}", markup=False, emoji=False)
+        console.print(f"{counted(len(refused), 'file')} refused: {shown(explained.out / 'refused.csv')}", markup=False)
+    console.print(
+        f"{counted(count - len(refused), 'film')} explained: {shown(explained.out)}", markup=False, emoji=False
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.data.images import Film, read_film
-from covidnet.data.manifest import REFUSED_COLUMNS
+from covidnet.data.manifest import REFUSED_COLUMNS, refused_row
 from covidnet.errors import ImageRefusedError
 from covidnet.evaluation.predictions import EXTERNAL, predictions_table
 from covidnet.evaluation.temperature import tempered
@@ -82,7 +82,7 @@ def predict_external(
             bar.advance(task)
             if isinstance(answer, ImageRefusedError):
                 log.info("refused: %s: %s", row.path, answer.cause)
-                refused.append((row.path, answer.cause, answer.remedy, row.label))
+                refused.append((*refused_row(row.path, answer), row.label))
                 continue
             answers[row.image_id] = answer
             flagged.update(flag.code for flag in answer.flags)

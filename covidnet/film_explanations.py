@@ -18,7 +18,7 @@ from covidnet.callbacks.gradcam_panels import EmptyMaps
 from covidnet.data.annotations import Annotations
 from covidnet.data.images import read_image
 from covidnet.data.inputs import pictures_of
-from covidnet.data.manifest import REFUSED_COLUMNS
+from covidnet.data.manifest import REFUSED_COLUMNS, refused_row, relative_to, unreadable
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.evaluation.explanations import verdicts
@@ -29,6 +29,7 @@ from covidnet.film_picture import draw_film
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import METHODS
+from covidnet.names import listed, shown
 from covidnet.progress import progress_bar
 from covidnet.report.words import EXPLAINERS, MEASURES, count
 from covidnet.report.words import told as rate
@@ -88,6 +89,7 @@ class FilmExplanations:
         self.progress = progress
         self.notes: list[str] = []
         self.unfit: list[str] = []
+        self.undrawn = 0
         preprocessing, spec = module.hparams["preprocessing"], module.classifier.spec
         self.fit = SquareFit(preprocessing["image_size"], preprocessing["fit"])
         self.normalise = Normalise(tuple(spec.mean), tuple(spec.std))
@@ -96,7 +98,7 @@ class FilmExplanations:
         self._known: list[tuple[Heat, Any, Any, str, str]] = []
 
     def run(self) -> list[ImageRefusedError]:
-        """Do it all.
+        """Do it all; a picture that cannot be drawn or written costs itself alone, and `undrawn` counts it.
 
         Returns:
             The files that were refused; refused.csv lists them.
@@ -117,7 +119,8 @@ class FilmExplanations:
         # Written anew each time: a table of an earlier call would stand beside other pictures.
         (self.out / "refused.csv").unlink(missing_ok=True)
         if refused:
-            table = pd.DataFrame([(e.path, e.cause, e.remedy) for e in refused], columns=list(REFUSED_COLUMNS))
+            body = [refused_row(relative_to(error.path, self.root), error) for error in refused]
+            table = pd.DataFrame(body, columns=list(REFUSED_COLUMNS))
             write_text(self.out / "refused.csv", table.to_csv(index=False, lineterminator="\n"))
         if not rows:
             raise DataError(f"{self.root}: all {len(refused)} files were refused, the first for: {refused[0].cause}")
@@ -134,9 +137,10 @@ class FilmExplanations:
         for path in self.paths:
             try:
                 batch.append((path, read_image(self.root / path, **self.reading)))
-            except ImageRefusedError as error:
-                log.warning("refused: %s", error)
-                refused.append(error)
+            except Exception as error:
+                cause = error if isinstance(error, ImageRefusedError) else unreadable(self.root / path, error)
+                log.warning("refused: %s", cause)
+                refused.append(cause)
             if len(batch) == _BATCH:
                 yield batch
                 batch = []
@@ -157,29 +161,37 @@ class FilmExplanations:
         target = [int(one) for one in called] if self.target is None else [CLASSES.index(self.target)] * len(batch)
         heats = self._empty.counted([path for path, _ in batch], classifier, images, target, self.method, maps)
         rows = []
-        for (path, film), given, shown, heat in zip(batch, probabilities, target, heats, strict=True):
-            picture = self.out / self._pictures[path]
+        for (path, film), given, explained, heat in zip(batch, probabilities, target, heats, strict=True):
+            picture = self._pictures[path]
             regions, fitted = self._regions(path, film)
-            draw_film(
-                picture,
-                path,
-                film,
-                heat,
-                self.fit,
-                probabilities=given,
-                caption=f"{EXPLAINERS[self.method]} of {CLASSES[shown]}. {self._weights()}",
-                lesion=regions.get("lesion"),
-            )
+            caption = f"{EXPLAINERS[self.method]} of {CLASSES[explained]}. {self._weights()}"
+            try:
+                draw_film(
+                    self.out / picture,
+                    path,
+                    film,
+                    heat,
+                    self.fit,
+                    probabilities=given,
+                    caption=caption,
+                    lesion=regions.get("lesion"),
+                )
+                drawn = listed(picture.as_posix())
+            except Exception as error:
+                # Whatever a drawing library makes of one film, the table has the others, and this one's numbers.
+                log.warning("%s: its picture is not drawn: %s", shown(path), " ".join(str(error).split())[:200])
+                self.undrawn += 1
+                drawn = ""
             if regions:
-                self._known.append((heat, fitted.get("lesion"), fitted.get("lung"), path, CLASSES[shown]))
+                self._known.append((heat, fitted.get("lesion"), fitted.get("lung"), path, CLASSES[explained]))
             rows.append(
                 {
-                    "path": path,
+                    "path": listed(path),
                     **{name: float(p) for name, p in zip(PROBABILITIES, given, strict=True)},
                     "prediction": CLASSES[int(given.argmax())],
-                    "explained": CLASSES[shown],
+                    "explained": CLASSES[explained],
                     "method": self.method,
-                    "picture": picture.relative_to(self.out).as_posix(),
+                    "picture": drawn,
                 }
             )
         return rows
@@ -207,7 +219,12 @@ class FilmExplanations:
     def _localise(self) -> None:
         heats, lesions, lungs, paths, labels = zip(*self._known, strict=True)
         table = localisation_table(
-            np.stack(heats), list(lesions), list(lungs), list(paths), [None] * len(paths), list(labels)
+            np.stack(heats),
+            list(lesions),
+            list(lungs),
+            [listed(path) for path in paths],
+            [None] * len(paths),
+            list(labels),
         )
         found = localisation_summary(table)
         # The class that was drawn; what the film shows is not known here.

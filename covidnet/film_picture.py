@@ -11,6 +11,7 @@ import numpy.typing as npt
 from covidnet.atomic import make_folder
 from covidnet.callbacks.gradcam_panels import title
 from covidnet.data.transforms import SquareFit
+from covidnet.names import shown
 from covidnet.report.panel import DPI, MOST_HEIGHT, film_panels, save_figure
 
 # Width of a film in a picture, in inches; one that is far wider than high stands above its map, as wide as both.
@@ -49,16 +50,16 @@ def draw_film(
     cell = 2 * _CELL if wide else _CELL
     scale = min(1.0, cell * DPI / width, MOST_HEIGHT * cell * DPI / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    shown = np.asarray(cv2.resize(film, size, interpolation=cv2.INTER_AREA), np.uint8)
+    small = np.asarray(cv2.resize(film, size, interpolation=cv2.INTER_AREA), np.uint8)
     # The map belongs on the film as it is, not on the square that the network saw.
-    whole = np.clip(fit.back(heat, shown.shape), 0.0, 1.0)
+    whole = np.clip(fit.back(heat, small.shape), 0.0, 1.0)
     outline = None
     if lesion is not None:
         outline = np.asarray(cv2.resize(lesion.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), bool)
     figure = film_panels(
-        [shown],
+        [small],
         [whole],
-        [f"{PurePosixPath(path).name}\n{title(None, probabilities, heat)}"],
+        [f"{shown(PurePosixPath(path).name)}\n{title(None, probabilities, heat)}"],
         columns=1,
         caption=caption,
         outlines=[outline],

@@ -13,10 +13,11 @@ from typing import Any
 from covidnet.atomic import WriteError, make_folder
 from covidnet.data.images import Film, read_film
 from covidnet.data.inputs import pictures_of
-from covidnet.data.manifest import REFUSED_COLUMNS
+from covidnet.data.manifest import REFUSED_COLUMNS, refused_row
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.labels import SLUGS
+from covidnet.names import listed, shown
 from covidnet.progress import progress_bar
 from covidnet.report.words import count
 from covidnet.serving.answers import Answering, FilmAnswer
@@ -73,15 +74,19 @@ class FilmPredictions:
         self.predicted = 0
         self.refused = 0
         self.flagged = 0
+        self.undrawn = 0
         self._pictures = pictures_of(paths) if panels else {}
         self._first = ""
 
     def run(self) -> None:
         """Write predictions.csv, where files are refused refused.csv, and the pictures.
 
+        A picture that cannot be drawn or written costs itself alone: its cell stays empty, and `undrawn` counts it.
+
         Raises:
             DataError: every file was refused.
-            WriteError: something cannot be written.
+            WriteError: a table cannot be written. Here and after any other error its rows so far are kept in
+                predictions.partial.csv.
         """
         ensemble = self.answering.model.facts.members > 1
         columns = [*COLUMNS, *(ENSEMBLE if ensemble else ()), *(["picture"] if self.panels else [])]
@@ -101,7 +106,7 @@ class FilmPredictions:
             ):
                 if isinstance(answer, ImageRefusedError):
                     log.warning("refused: %s", answer)
-                    refused.add([answer.path, answer.cause, answer.remedy])
+                    refused.add(refused_row(path, answer))
                     self._first = self._first or answer.cause
                     self.refused += 1
                 else:
@@ -114,13 +119,23 @@ class FilmPredictions:
             raise DataError(f"{self.root}: {count(self.refused, 'file')} refused, none is left; {self._first}")
 
     def _row(self, path: str, film: Film, answer: FilmAnswer, ensemble: bool) -> list[str]:
-        row = [path, *(f"{p:.6f}" for p in answer.probabilities), answer.prediction]
+        row = [listed(path), *(f"{p:.6f}" for p in answer.probabilities), answer.prediction]
         row.append("; ".join(flag.code for flag in answer.flags))
         if ensemble:
             row += [f"{answer.agreement:.3f}", *(f"{sd:.6f}" for sd in answer.spread)]
         if self.panels:
-            row.append(self._draw(path, film, answer))
+            row.append(self._picture(path, film, answer))
         return row
+
+    def _picture(self, path: str, film: Film, answer: FilmAnswer) -> str:
+        """The cell of a film's picture; empty where it is not drawn."""
+        try:
+            return listed(self._draw(path, film, answer))
+        except Exception as error:
+            # Whatever a drawing library makes of one film, its probabilities are known and others wait.
+            log.warning("%s: its picture is not drawn: %s", shown(path), " ".join(str(error).split())[:200])
+            self.undrawn += 1
+            return ""
 
     def _draw(self, path: str, film: Film, answer: FilmAnswer) -> str:
         # It draws with libraries that a prediction alone does not need.
@@ -146,20 +161,22 @@ class FilmPredictions:
 class _Table:
     """A CSV file that is written row by row under a temporary name, and takes its own when it is whole.
 
-    A table without rows is not written, and what an earlier call left under its name is removed.
+    A table without rows is not written, and what an earlier call left under its name is removed. Where the work ends
+    early, the rows so far are kept as NAME.partial.csv.
     """
 
     def __init__(self, file: Path, columns: Sequence[str]) -> None:
         self.file = file
         self.columns = columns
+        self.partial = file.with_suffix(f".partial{file.suffix}")
         self._temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        self._whole = 0
         self.rows = 0
 
     def __enter__(self) -> _Table:
         make_folder(self.file.parent, self.file)
         try:
-            # Names of files that are no UTF-8 keep their bytes.
-            self._stream = self._temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+            self._stream = self._temporary.open("w", encoding="utf-8", newline="")
         except OSError as error:
             raise WriteError(self.file, error.errno or 0, error.strerror or str(error)) from error
         self._writer = csv.writer(self._stream, lineterminator="\n")
@@ -170,6 +187,9 @@ class _Table:
     def add(self, row: Sequence[str]) -> None:
         try:
             self._writer.writerow(row)
+            # A row is there or not: what a full disk cut off is removed when the table is closed.
+            self._stream.flush()
+            self._whole = os.fstat(self._stream.fileno()).st_size
         except OSError as error:
             raise WriteError(self.file, error.errno or 0, error.strerror or str(error)) from error
         self.rows += 1
@@ -178,13 +198,23 @@ class _Table:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._stream.close()
-            if kind is None and self.rows:
-                self._temporary.replace(self.file)
-            else:
-                self._temporary.unlink(missing_ok=True)
+            try:
+                self._stream.close()
+            except OSError:
                 if kind is None:
-                    self.file.unlink(missing_ok=True)
+                    raise
+            if self.rows and kind is not None:
+                os.truncate(self._temporary, self._whole)
+                self._temporary.replace(self.partial)
+                log.warning("%s: the %s that were ready before the error", self.partial, count(self.rows, "row"))
+                return
+            self.partial.unlink(missing_ok=True)
+            if self.rows:
+                self._temporary.replace(self.file)
+                return
+            self._temporary.unlink(missing_ok=True)
+            if kind is None:
+                self.file.unlink(missing_ok=True)
         except OSError as failure:
             self._temporary.unlink(missing_ok=True)
             raise WriteError(self.file, failure.errno or 0, failure.strerror or str(failure)) from failure

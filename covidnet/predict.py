@@ -10,6 +10,8 @@ from covidnet.arguments import quoted
 from covidnet.checkpoint_path import find_models
 from covidnet.config import launch
 from covidnet.errors import DataError, SettingError
+from covidnet.names import shown
+from covidnet.report.words import count
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -63,6 +65,11 @@ def main(cfg: DictConfig) -> None:
     )
     predictions.run()
     _tell(predictions)
+    if predictions.undrawn:
+        raise DataError(
+            f"{count(predictions.undrawn, 'picture')} of {predictions.predicted} not drawn, see the log above; the "
+            f"table is whole: {out / 'predictions.csv'}"
+        )
     if predictions.refused and cfg.strict:
         raise DataError(f"strict=true: {predictions.refused} files were refused; see {out / 'refused.csv'}")
 
@@ -70,7 +77,6 @@ def main(cfg: DictConfig) -> None:
 def _tell(predictions: FilmPredictions) -> None:
     from rich.console import Console
 
-    from covidnet.report.words import count
     from covidnet.serving.facts import NOTICE
 
     console = Console(soft_wrap=True, highlight=False)
@@ -82,7 +88,7 @@ def _tell(predictions: FilmPredictions) -> None:
         told.append(f"{count(predictions.flagged, 'film')} predicted with a warning: see the column quality")
     told.append(f"{count(predictions.predicted, 'film')} predicted by {model.facts.title}: {out / 'predictions.csv'}")
     for line in [*told, NOTICE]:
-        console.print(line, markup=False, emoji=False)
+        console.print(shown(line), markup=False, emoji=False)
 
 
 if __name__ == "__main__":

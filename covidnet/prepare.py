@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.config import launch
 from covidnet.errors import DataError
+from covidnet.names import shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,15 +39,14 @@ def main(cfg: DictConfig) -> None:
         rescan=True,
     )
     console = Console(soft_wrap=True, highlight=False)
-    for note in study.notes:
-        console.print(note)
-    console.print(f"manifest: {study.folder.parent / 'manifest.csv'}")
-    console.print(f"split:    {study.split_file}")
+    refused = study.folder.parent / "refused.csv"
+    told = [*study.notes, f"manifest: {study.folder.parent / 'manifest.csv'}", f"split:    {study.split_file}"]
     if len(study.refused):
-        refused = study.folder.parent / "refused.csv"
-        console.print(f"refused:  {refused} ({len(study.refused)} files)")
-        if settings["strict"]:
-            raise DataError(f"{len(study.refused)} files were refused (strict=true); see {refused}")
+        told.append(f"refused:  {refused} ({len(study.refused)} files)")
+    for line in told:
+        console.print(shown(line), markup=False, emoji=False)
+    if len(study.refused) and settings["strict"]:
+        raise DataError(f"{len(study.refused)} files were refused (strict=true); see {refused}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from covidnet.atomic import write_bytes, write_text
 from covidnet.config import RUN_AGAIN
-from covidnet.data.manifest import REFUSED_COLUMNS
+from covidnet.data.manifest import REFUSED_COLUMNS, refused_row, relative_to
 from covidnet.data.study import Study
 from covidnet.errors import ImageRefusedError
 from covidnet.evaluation.metrics import run_metrics
@@ -105,7 +105,8 @@ class RunFolder:
         s, study = self.settings, self.study
         write_bytes(self.path / "split.csv", study.split_file.read_bytes())
         if self.refused_count:
-            changed = pd.DataFrame([(e.path, e.cause, e.remedy) for e in self.refused], columns=list(REFUSED_COLUMNS))
+            rows = [refused_row(relative_to(e.path, study.root), e) for e in self.refused]
+            changed = pd.DataFrame(rows, columns=list(REFUSED_COLUMNS))
             table = pd.concat([study.refused.astype(object), changed.astype(object)])
             write_text(self.path / "refused.csv", table.to_csv(index=False, lineterminator="\n"))
         facts = {

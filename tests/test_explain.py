@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -69,6 +70,22 @@ def test_every_film_gets_a_picture_and_a_row(run: Path, films: Path, tmp_path: P
     refused = pd.read_csv(tmp_path / "refused.csv")
     assert [Path(path).name for path in refused["path"]] == ["broken.jpg"]
     assert (table["explained"] == table["prediction"]).all()
+
+
+def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(run: Path, films: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    names = [b"bad\xff.png", b"two\nlines.png", b"=1+1.png", b"n" * 246 + b".png"]
+    for name in names:
+        (given / os.fsdecode(name)).write_bytes((films / "sub0/film 0.png").read_bytes())
+    (given / os.fsdecode(b"broken\xfe.png")).write_text("<html>")
+    (tmp_path / "out" / os.fsdecode(names[1])).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"1 picture of 4 not drawn, see the log above; the table is whole"):
+        explain(f"checkpoint={run}", f"input='{given}'", f"out='{tmp_path}/out'")
+    table = pd.read_csv(tmp_path / "out/explanations.csv", index_col="path")
+    assert set(table.index) == {r"bad\xff.png", "two\nlines.png", "./=1+1.png", "n" * 246 + ".png"}
+    assert list(table.index[table["picture"].isna()]) == ["two\nlines.png"]
+    assert list(pd.read_csv(tmp_path / "out/refused.csv")["path"]) == [r"broken\xfe.png"]
 
 
 def test_probabilities_are_those_of_the_network(run: Path, films: Path, tmp_path: Path) -> None:

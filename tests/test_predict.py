@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -149,6 +151,99 @@ def test_panels_are_drawn_beside_the_table(sweep: Path, films: Path, tmp_path: P
     for picture in table["picture"]:
         with Image.open(tmp_path / picture) as image:
             assert image.width > 2 * 4 * 150
+
+
+NAMES = (b"bad\xff.png", b"two\nlines.png", b"$x$ <b>.png", b"=1+1.png", b"\x1b[31mred.png", b"n" * 246 + b".png")
+
+
+@pytest.fixture(scope="module")
+def odd_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("odd names")
+    for n, name in enumerate(NAMES):
+        plain = root / "plain.png"
+        Image.fromarray(draw_film(CLASSES[n % 3], 4000 + n, 0, size=96).image).save(plain)
+        plain.rename(root / os.fsdecode(name))
+    (root / os.fsdecode(b"broken\xfe\n.png")).write_text("<html>")
+    return root
+
+
+def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(
+    sweep: Path, odd_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{odd_names}'", f"out='{tmp_path}'", "panels=true", "gate=off")
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    expected = {r"bad\xff.png", "two\nlines.png", "$x$ <b>.png", "./=1+1.png", "\x1b[31mred.png", "n" * 246 + ".png"}
+    assert set(table["path"]) == expected
+    assert len(list(tmp_path.glob("*.png"))) == len(NAMES)
+    refused = pd.read_csv(tmp_path / "refused.csv")
+    assert list(refused["path"]) == [r"broken\xfe\n.png"]
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_written_costs_itself_alone(
+    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from covidnet import film_picture
+    from covidnet.atomic import WriteError
+
+    save = film_picture.save_figure
+
+    def full(figure: Any, path: Path) -> None:
+        if path.name == "film (10).png":
+            raise WriteError(path, errno.ENOSPC, "No space left on device")
+        save(figure, path)
+
+    monkeypatch.setattr(film_picture, "save_figure", full)
+    with pytest.raises(DataError, match=r"1 picture of 5 not drawn, see the log above; the table is whole"):
+        predict(
+            f"checkpoint='{sweep}'", f"input='{films}/film (1*).png'", f"out='{tmp_path}'", "panels=true", "gate=off"
+        )
+    table = pd.read_csv(tmp_path / "predictions.csv", index_col="path")
+    assert len(table) == 5
+    assert list(table.index[table["picture"].isna()]) == ["film (10).png"]
+    assert "film (10).png: its picture is not drawn" in caplog.text
+
+
+def test_what_no_decoder_foresaw_costs_one_film(
+    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from covidnet import film_predictions
+
+    read = film_predictions.read_film
+
+    def failing(path: Path, **settings: Any) -> Any:
+        if path.name == "film (12).png":
+            raise RuntimeError("a fault of the decoder")
+        return read(path, **settings)
+
+    monkeypatch.setattr(film_predictions, "read_film", failing)
+    predict(f"checkpoint='{sweep}'", f"input='{films}/film (1*).png'", f"out='{tmp_path}'", "gate=off")
+    refused = pd.read_csv(tmp_path / "refused.csv")
+    assert list(refused["path"]) == ["film (12).png"]
+    assert "RuntimeError: a fault of the decoder" in refused["cause"].item()
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 4
+
+
+def test_rows_that_are_ready_are_kept_when_the_work_ends_early(
+    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = FilmPredictions._row
+
+    def stopped(self: FilmPredictions, path: str, *given: Any) -> list[str]:
+        if self.predicted == 3:
+            raise KeyboardInterrupt
+        return row(self, path, *given)
+
+    paths = [path.name for path in sorted(films.glob("film*.png"))]
+    answering = Answering(open_model(sweep / "fold=0"), "off")
+    monkeypatch.setattr(FilmPredictions, "_row", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        FilmPredictions(answering, films, paths, tmp_path, progress=False).run()
+    assert list(pd.read_csv(tmp_path / "predictions.partial.csv")["path"]) == paths[:3]
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.partial.csv"]
+    monkeypatch.undo()
+    FilmPredictions(answering, films, paths, tmp_path, progress=False).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
 def test_an_exported_model_predicts_the_same(sweep: Path, exported: Path, films: Path, tmp_path: Path) -> None:

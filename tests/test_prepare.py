@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -33,6 +35,21 @@ def prepare(folder: Path, cwd: Path, *more: str) -> subprocess.CompletedProcess[
 def told(stdout: str, name: str) -> Path:
     line = next(line for line in stdout.splitlines() if line.startswith(name))
     return Path(line.split(":", 1)[1].removesuffix(" (3 files)").strip())
+
+
+def test_names_of_any_bytes_are_prepared_and_shown_escaped(folder: Path, tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    shutil.copytree(folder, films)
+    good = sorted(films.glob("NORMAL/*.png"))[1]
+    good.rename(films / "NORMAL" / os.fsdecode(b"bad\xff\n.png"))
+    (films / "NORMAL/page.jpg").rename(films / "NORMAL" / os.fsdecode(b"\x1b[31mpage\xff\n.jpg"))
+    for more in ([], ["strict=false"]):
+        done = prepare(films, tmp_path, *more)
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+        assert r"\x1b[31mpage\xff\n.jpg: not an image" in done.stderr
+    refused = pd.read_csv(told(done.stdout, "refused"))
+    assert r"NORMAL/\x1b[31mpage\xff\n.jpg" in list(refused["path"])
 
 
 def test_bad_files_are_named_and_the_rest_is_prepared(folder: Path, tmp_path: Path) -> None:

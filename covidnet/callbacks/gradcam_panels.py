@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,15 @@ import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from covidnet.atomic import WriteError, make_folder
 from covidnet.data.dataset import FilmDataset
 from covidnet.data.transforms import Normalise
-from covidnet.errors import SettingError
+from covidnet.errors import CovidnetError, SettingError
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
 from covidnet.models.saliency import METHODS, MapWarning, saliency
+from covidnet.names import shown
 from covidnet.report.panel import film_panels, save_figure
 
 log = logging.getLogger(__name__)
@@ -89,8 +92,10 @@ class GradCamPanels(pl.Callback):
             figures.append(("errors", worst))
         written = []
         empty = EmptyMaps("panels")
-        for name, chosen in figures:
-            batch = [films[index] for index in chosen]
+        for name, drawn in figures:
+            batch, chosen = _readable(films, drawn, name)
+            if not chosen:
+                continue
             images = torch.stack([item["image"] for item in batch]).to(module.device)
             given = [known.get(item["image_id"]) for item in batch]
             if any(one is None for one in given):
@@ -105,7 +110,7 @@ class GradCamPanels(pl.Callback):
                 if p is not None
             ]
             if name == "errors":
-                titles = [f"{t}\n{Path(rows['path'].iloc[i]).name}" for i, t in zip(chosen, titles, strict=True)]
+                titles = [f"{t}\n{shown(Path(rows['path'].iloc[i]).name)}" for i, t in zip(chosen, titles, strict=True)]
             figure = film_panels(
                 [grey(item["image"], films.normalise) for item in batch],
                 list(heats),
@@ -115,11 +120,28 @@ class GradCamPanels(pl.Callback):
                 outlines=[outline(index) if outline else None for index in chosen],
                 stacked=True,
             )
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                make_folder(folder)
+                save_figure(figure, folder / f"{name}.png")
+            except WriteError as error:
+                # The model is trained and its numbers are known by now: a full disk costs the sheet alone.
+                log.warning("panel %s is not drawn: %s", name, error)
+                continue
             written.append(folder / f"{name}.png")
-            save_figure(figure, written[-1])
         empty.tell()
         return written
+
+
+def _readable(films: FilmDataset, chosen: Sequence[int], sheet: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """The films of a sheet that can still be read, and their places; a film that cannot costs itself alone."""
+    batch, places = [], []
+    for index in chosen:
+        try:
+            batch.append(films[index])
+            places.append(index)
+        except (CovidnetError, OSError) as error:
+            log.warning("panel %s is drawn without a film: %s", sheet, error)
+    return batch, places
 
 
 def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[str, list[int]]]:

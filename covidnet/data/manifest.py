@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import textwrap
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from covidnet.data.images import ImageFacts, decode_image, film_bytes, is_dicom
 from covidnet.data.sources import Source
 from covidnet.data.thumbnails import Pixels, Thumbnails, collect, thumbnail
 from covidnet.errors import DataError, ImageRefusedError
+from covidnet.names import listed, shown
 from covidnet.progress import available_cores, progress_bar
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,37 @@ COLUMNS = (
 """Columns of manifest.csv. image_id: the first 16 digits of sha256; later copies of the same file end in -2, -3."""
 
 REFUSED_COLUMNS = ("path", "cause", "remedy")
+
+
+def refused_row(path: str, error: ImageRefusedError) -> tuple[str, str, str]:
+    """The row of refused.csv for a file, columns `REFUSED_COLUMNS`.
+
+    Args:
+        path: relative to the folder of the films; people read it, so that it is escaped as `covidnet.names.shown` does.
+        error: what is wrong with it.
+    """
+    return listed(shown(path)), shown(error.cause), shown(error.remedy)
+
+
+def relative_to(path: str | Path, root: Path) -> str:
+    """The posix path of a film relative to the folder of the films; as it is where it lies elsewhere.
+
+    Args:
+        path: the file.
+        root: the folder.
+    """
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else str(path)
+
+
+def unreadable(path: str | Path, error: Exception) -> ImageRefusedError:
+    """What no decoder foresaw costs the one file that it happened with.
+
+    Args:
+        path: the file.
+        error: anything that reading it or looking at it raised.
+    """
+    cause = textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder="...")
+    return ImageRefusedError(path, f"cannot be used ({cause})", "look at the file, or save it again as a grey PNG")
 
 
 @dataclass(frozen=True)
@@ -74,12 +107,12 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
     facts: dict[str, ImageFacts] = {}
     headers: dict[str, dict[str, str | None]] = {}
     small: dict[str, Pixels] = {}
-    refused = [
-        (path, "listed in metadata.csv but not there", "restore the file or drop its row") for path in source.missing
-    ]
-
-    for path, cause, remedy in refused:
-        log.warning("refused: %s: %s; %s", source.root / path, cause, remedy)
+    refused = []
+    for path in source.missing:
+        cause, remedy = "listed in metadata.csv but not there", "restore the file or drop its row"
+        absent = ImageRefusedError(source.root / path, cause, remedy)
+        refused.append(refused_row(path, absent))
+        log.warning("refused: %s", absent)
 
     def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
         try:
@@ -93,13 +126,15 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
             return path, found
         except ImageRefusedError as error:
             return path, error
+        except Exception as error:
+            return path, unreadable(source.root / path, error)
 
     with ThreadPoolExecutor(available_cores()) as pool, progress_bar(progress) as bar:
         for path, found in bar.track(
             pool.map(look, source.files["path"]), len(source.files), description="reading films"
         ):
             if isinstance(found, ImageRefusedError):
-                refused.append((path, found.cause, found.remedy))
+                refused.append(refused_row(path, found))
                 log.warning("refused: %s", found)
             else:
                 facts[path] = found

@@ -19,6 +19,7 @@ from covidnet.data.sources import Source
 from covidnet.data.thumbnails import FILE as THUMBNAILS
 from covidnet.data.thumbnails import Thumbnails, make_thumbnails, read_thumbnails, write_thumbnails
 from covidnet.errors import DataError
+from covidnet.names import listed, shown
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +134,11 @@ def changes(manifest: Manifest, source: Source) -> tuple[int, int, int]:
         source: of now.
     """
     there = set(source.files["path"])
-    known = set(manifest.films["path"]) | set(manifest.refused["path"])
     gone = set(manifest.films["path"]) - there
-    return len(there - known), _told_anew(manifest.films, source.files), len(gone)
+    refused = set(manifest.refused["path"])
+    # refused.csv is for people: a name in it may be escaped.
+    added = [path for path in there - set(manifest.films["path"]) if listed(shown(path)) not in refused]
+    return len(added), _told_anew(manifest.films, source.files), len(gone)
 
 
 def kept_thumbnails(home: Path, root: Path, *, progress: bool) -> Thumbnails:

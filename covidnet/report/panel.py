@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from covidnet.atomic import write_bytes
 from covidnet.errors import DataError
+from covidnet.names import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -289,7 +290,8 @@ def _wrapped(text: str, inches: float, points: float, canvas: FigureCanvasAgg, m
         return renderer.get_text_width_height_descent(line, font, ismath=False)[0] <= inches * DPI
 
     found: list[str] = []
-    for paragraph in text.splitlines():
+    # By the line ends that a caller puts there; what else a name holds is shown, for no font can draw it.
+    for paragraph in map(shown, text.split("\n") if text else []):
         lines = []
         line = ""
         for word in paragraph.split():

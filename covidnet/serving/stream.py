@@ -9,6 +9,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from covidnet.data.images import Film
+from covidnet.data.manifest import unreadable
 from covidnet.errors import ImageRefusedError
 from covidnet.progress import available_cores
 from covidnet.serving.answers import Answering, FilmAnswer
@@ -63,17 +64,17 @@ def answered(
     Args:
         answering: the model and its input gate; called from `passes` threads.
         items: what stands for a film, such as its path.
-        read: gives the film of an item; called from threads.
+        read: gives the film of an item; called from threads. Whatever it raises costs that film alone.
         name: what a refusal calls the film of an item.
         heat: whether heat maps are drawn.
         passes: of the network, side by side.
 
     Yields:
         The items in their order, each with its film and its answer, or with None and its refusal where it cannot be
-        read.
+        read, or no answer can be given for it.
 
     Raises:
-        Exception: what `read` raises beside `ImageRefusedError`.
+        Exception: what the model raises for every film of a batch.
     """
 
     def reading(item: Item) -> tuple[Item, Film | ImageRefusedError]:
@@ -81,14 +82,27 @@ def answered(
             return item, read(item)
         except ImageRefusedError as error:
             return item, error
+        except Exception as error:
+            return item, unreadable(name(item), error)
 
     def answer(
         batch: list[tuple[Item, Film | ImageRefusedError]],
     ) -> list[tuple[Item, Film | None, FilmAnswer | ImageRefusedError]]:
         films = [(item, film) for item, film in batch if isinstance(film, Film)]
-        answers = iter(
-            answering.answer([film for _, film in films], names=[name(item) for item, _ in films], heat=heat)
-        )
+        try:
+            answers = iter(
+                answering.answer([film for _, film in films], names=[name(item) for item, _ in films], heat=heat)
+            )
+        except Exception as error:
+            if len(films) == 1:
+                answers = iter([unreadable(name(films[0][0]), error)])
+            else:
+                # One film must not cost the others of its batch.
+                alone = [answer([pair])[0][2] for pair in films]
+                if all(isinstance(one, ImageRefusedError) for one in alone):
+                    # Not a film but the model is at fault.
+                    raise
+                answers = iter(alone)
         return [(i, film, next(answers)) if isinstance(film, Film) else (i, None, film) for i, film in batch]
 
     with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(passes) as network:

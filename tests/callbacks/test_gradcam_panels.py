@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 from pathlib import Path
@@ -16,11 +17,12 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch.utils.data import DataLoader
 
+from covidnet.atomic import WriteError
 from covidnet.callbacks import gradcam_panels
 from covidnet.callbacks.gradcam_panels import EmptyMaps, GradCamPanels, log_pictures, seeded_draw, title, worst_errors
 from covidnet.data.dataset import FilmDataset
 from covidnet.data.transforms import Normalise, SquareFit
-from covidnet.errors import SettingError
+from covidnet.errors import ImageRefusedError, SettingError
 from covidnet.features.maps import feature_maps
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
@@ -228,6 +230,38 @@ def test_errors_have_a_figure_of_their_own_that_names_the_files(
     assert set(rows.set_index("image_id")["label"][shown]) == {"COVID-19"}
     paths = rows.set_index("image_id")["path"]
     assert [title.splitlines()[2] for title in drawn[0]["titles"]] == [paths[image_id] for image_id in shown]
+
+
+def test_a_film_that_is_gone_and_a_sheet_that_cannot_be_written_cost_themselves_alone(
+    module: ClassificationModule,
+    films: tuple[FilmDataset, pd.DataFrame],
+    tmp_path: Path,
+    drawn: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, rows = films
+    gone = int(rows.index[rows["label"] == "Normal"][0])
+    read, save = FilmDataset.__getitem__, gradcam_panels.save_figure
+
+    def absent(self: FilmDataset, key: int) -> dict[str, Any]:
+        if key == gone:
+            raise ImageRefusedError(rows["path"][gone], "no such file", "check the path")
+        return read(self, key)
+
+    def full(figure: Any, path: Path) -> None:
+        if path.name == "unseen-Pneumonia.png":
+            raise WriteError(path, errno.ENOSPC, "No space left on device")
+        save(figure, path)
+
+    monkeypatch.setattr(FilmDataset, "__getitem__", absent)
+    monkeypatch.setattr(gradcam_panels, "save_figure", full)
+    written = draw(module, films, tmp_path, 9)
+    assert [path.name for path in written] == ["unseen-COVID-19.png", "unseen-Normal.png"]
+    each = [int((rows["label"] == label).sum()) for label in CLASSES]
+    assert [len(figure["films"]) for figure in drawn] == [each[0], each[1] - 1, each[2]]
+    assert "no such file" in caplog.text
+    assert "No space left" in caplog.text
 
 
 def test_without_errors_there_is_no_figure_of_them(

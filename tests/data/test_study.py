@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -225,14 +226,14 @@ def test_metadata_changed_since_is_counted_in_a_warning(tmp_path: Path, caplog: 
 
 def test_refused_files_are_remembered_and_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     films(tmp_path / "d")
-    (tmp_path / "d/NORMAL/broken.png").write_bytes(b"")
+    (tmp_path / "d/NORMAL" / os.fsdecode(b"broken\xff\n.png")).write_bytes(b"")
     first = prepare(settings(tmp_path / "d"), tmp_path / "c")
-    assert "broken.png: empty file" in caplog.text
+    assert r"broken\xff\n.png: empty file" in caplog.text
     caplog.clear()
     second = prepare(settings(tmp_path / "d"), tmp_path / "c")
     assert not caplog.records
     for study in (first, second):
-        assert study.refused["path"].tolist() == ["NORMAL/broken.png"]
+        assert study.refused["path"].tolist() == [r"NORMAL/broken\xff\n.png"]
         assert study.refused[["cause", "remedy"]].map(bool).all(axis=None)
         assert any("1 files were refused" in note for note in study.notes)
     assert pd.read_csv(first.folder.parent / "refused.csv").columns.tolist() == ["path", "cause", "remedy"]

@@ -142,6 +142,11 @@ def test_a_long_name_is_shortened_and_what_was_called_stays() -> None:
     assert lines[1].endswith("...")
 
 
+def test_a_name_that_no_font_can_draw_is_escaped() -> None:
+    figure = film_panels([_film()], [np.zeros((40, 40))], ["bad\udcff\x1b[31m.png\ncalled Normal 70%"], columns=1)
+    assert figure.texts[0].get_text().splitlines() == [r"bad\xff\x1b[31m.png", "called Normal 70%"]
+
+
 def test_the_caption_is_whole_and_the_colours_are_explained() -> None:
     caption = "Grad-CAM of the class that was called. " * 20
     figure = _panel(5, caption=caption)

@@ -80,12 +80,28 @@ def test_few_films_are_read_before_they_are_needed() -> None:
     stream.close()
 
 
-def test_what_breaks_while_a_film_is_read_or_answered_is_raised() -> None:
+def test_what_breaks_while_one_film_is_read_or_answered_costs_that_film() -> None:
     def broken(number: int) -> Film:
-        raise MemoryError(number)
+        if number == 3:
+            raise MemoryError("no room")
+        return film(number)
 
-    with pytest.raises(MemoryError):
-        list(answered(_Answering(), range(3), broken, name=str))  # type: ignore[arg-type]
+    class _Sensitive(_Answering):
+        def answer(self, films: list[Film], *, names: list[str], heat: bool) -> list[Any]:
+            if any(one.pixels[0, 0] == 5 for one in films):
+                raise RuntimeError("no such film")
+            return super().answer(films, names=names, heat=heat)
+
+    found = list(answered(_Sensitive(), range(30), broken, name="film {}".format))  # type: ignore[arg-type]
+    assert [number for number, _, _ in found] == list(range(30))
+    refused = {number: answer for number, _, answer in found if isinstance(answer, ImageRefusedError)}
+    assert {number: error.path for number, error in refused.items()} == {3: "film 3", 5: "film 5"}
+    assert "MemoryError: no room" in refused[3].cause
+    assert "RuntimeError: no such film" in refused[5].cause
+    assert all(answer == (number, f"film {number}", False) for number, _, answer in found if number not in refused)
+
+
+def test_what_breaks_for_every_film_is_the_models_fault_and_raised() -> None:
     answering = _Answering()
     answering.answer = lambda films, **_: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):

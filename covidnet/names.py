@@ -1,0 +1,60 @@
+"""Names of files in terminals, logs and tables: a name may hold any byte but a slash, and terminals obey some."""
+
+from __future__ import annotations
+
+import logging
+
+# The last four are full-width forms, which a Japanese spreadsheet takes for the same.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def shown(name: object) -> str:
+    r"""A name, or a line that holds names, without anything that a terminal or a reader of lines would act on.
+
+    Args:
+        name: a path, or any text.
+
+    Returns:
+        The text with bytes that are not UTF-8 as ``\xff``, and control characters, line ends and marks that reverse the
+        direction of writing as Python writes them.
+
+    Example:
+        >>> print(shown("film (1).png"), shown("bad\udcff.png"), shown("\x1b[31mred\n.png"))
+        film (1).png bad\xff.png \x1b[31mred\n.png
+    """
+    text = str(name)
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def listed(path: str) -> str:
+    r"""A path for the column of a CSV file by which its rows are joined with other tables.
+
+    It is the path as it is, with two exceptions. Bytes that are not UTF-8 are escaped, since one of them makes the
+    whole table unreadable to pandas and others. A path that a spreadsheet would run as a formula begins with
+    ``./``, which leads to the same file.
+
+    Args:
+        path: relative to some folder.
+
+    Example:
+        >>> print(listed("a/film (1).png"), listed("bad\udcff.png"), listed("=1+1.png"))
+        a/film (1).png bad\xff.png ./=1+1.png
+    """
+    text = "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in path)
+    return f"./{text}" if text.startswith(_FORMULA) else text
+
+
+class ShownFormatter(logging.Formatter):
+    """A formatter of log lines in which the names of files are as `shown` gives them."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging gives it
+        """The line of a record; other libraries' records are left alone, for some of them are coloured."""
+        if record.name.partition(".")[0] in ("covidnet", "__main__"):
+            record.message = "\n".join(shown(line) for line in record.message.split("\n"))
+        return super().formatMessage(record)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    # What Python makes of a byte that is not UTF-8 (PEP 383).
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
