@@ -30,7 +30,16 @@ _SPELLINGS = {
 }
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """A name as names are compared: lower-case letters and digits alone.
+
+    Args:
+        name: of a folder, a label or a class.
+
+    Example:
+        >>> key_of("Lung_Opacity") == key_of("lung opacity")
+        True
+    """
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -50,7 +59,7 @@ def label_of(name: str, spellings: Mapping[str, str] | None = None) -> str | Non
         >>> label_of("TB", {"tb": "Pneumonia"})
         'Pneumonia'
     """
-    own = {_key(key): value for key, value in (spellings or {}).items()}
-    key = _key(name)
+    own = {key_of(key): value for key, value in (spellings or {}).items()}
+    key = key_of(name)
     found = own.get(key, _SPELLINGS.get(key))
-    return _SPELLINGS.get(_key(found)) if found is not None else None
+    return _SPELLINGS.get(key_of(found)) if found is not None else None

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from covidnet.data.images import SUFFIXES
+from covidnet.data.metadata import read_table
 from covidnet.data.sources import image_files
 from covidnet.data.transforms import SquareFit
 from covidnet.errors import DataError
@@ -153,7 +154,8 @@ class Annotations:
             cause = "is a folder" if file.exists() else "no such file"
             raise DataError(f"data.boxes={file}: {cause}; give a CSV with the columns filename,{','.join(_BOX)}")
         found: dict[str, list[tuple[str, tuple[float, ...]]]] = {}
-        for line, row in enumerate(_rows(file).to_dict("records"), start=2):
+        rows, first = _rows(file)
+        for line, row in enumerate(rows.to_dict("records"), start=first):
             if any(row.values()):
                 found.setdefault(_posix(row["filename"].strip()), []).append(_box(row, f"{file}, line {line}"))
         absent = [name for name in found if not (self.root / name).is_file()]
@@ -219,20 +221,20 @@ def _values(image: Image.Image) -> npt.NDArray[Any]:
     return pixels[..., :3].max(axis=2) * (pixels[..., 3] / 255.0)
 
 
-def _rows(file: Path) -> pd.DataFrame:
-    try:
-        # Empty lines are kept, so that errors can name the line.
-        table = pd.read_csv(
-            file, dtype=str, encoding="utf-8-sig", keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
-        )
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not a readable CSV ({error}); save it as UTF-8 with a header line") from None
-    absent = [column for column in ("filename", *_BOX) if column not in table]
+def _rows(file: Path) -> tuple[pd.DataFrame, int]:
+    """The rows of a table of boxes, and the line of the first one."""
+    table = read_table(file, ("filename", *_BOX, "region"))
+    rows = table.rows
+    absent = [column for column in ("filename", *_BOX) if column not in rows]
     if absent:
         raise DataError(
-            f"{file}: no column {', '.join(absent)}; expected filename,{','.join(_BOX)} with commas between"
+            f"{file}: no column {', '.join(absent)}; its columns are {', '.join(table.columns)}; expected are "
+            f"filename,{','.join(_BOX)}"
         )
-    return table.fillna("")
+    if table.separator != "," and rows[list(_BOX)].map(lambda cell: "," in cell).any(axis=None):
+        log.info("%s: commas within numbers are read as decimal points", file)
+        rows[list(_BOX)] = rows[list(_BOX)].map(lambda cell: cell.replace(",", "."))
+    return rows, table.first_line
 
 
 def _box(row: dict[Any, str], place: str) -> tuple[str, tuple[float, ...]]:

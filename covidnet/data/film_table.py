@@ -85,7 +85,7 @@ def read_film_table(data: Mapping[str, Any], *, cache_dir: Path, progress: bool 
         refused=manifest.refused,
         manifest_sha256=manifest_hash(films),
         thumbnails=_only(small, films),
-        notes=notes,
+        notes=[*source.notes, *notes],
     )
 
 

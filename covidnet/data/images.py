@@ -97,7 +97,8 @@ class Limits(NamedTuple):
 def is_image_file(path: Path) -> bool:
     """Whether a path is taken for an image: by its suffix, or as DICOM by its magic where the suffix says nothing.
 
-    Hidden files are not, and so neither are the ``._film.jpg`` stubs that macOS puts beside the films in an archive.
+    Hidden files are not, and so neither are the ``._film.jpg`` stubs that macOS puts beside the films in an archive;
+    nor is a DICOMDIR, the table of contents of a DICOM medium.
 
     Args:
         path: a path, which need not exist.
@@ -108,7 +109,7 @@ def is_image_file(path: Path) -> bool:
     """
     suffix = path.suffix.lower()
     try:
-        if path.name.startswith(".") or path.is_dir():
+        if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.is_dir():
             return False
         # Scanners name DICOM files by their UID, whose last number looks like a suffix.
         if suffix in SUFFIXES or (suffix and not suffix[1:].isdigit()) or not path.is_file():

@@ -109,7 +109,7 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
     small: dict[str, Pixels] = {}
     refused = []
     for path in source.missing:
-        cause, remedy = "listed in metadata.csv but not there", "restore the file or drop its row"
+        cause, remedy = "listed in metadata.csv, which matches no image here", "restore the file or drop its row"
         absent = ImageRefusedError(source.root / path, cause, remedy)
         refused.append(refused_row(path, absent))
         log.warning("refused: %s", absent)

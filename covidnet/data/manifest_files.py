@@ -35,7 +35,8 @@ def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path) -> P
         cache_dir: of everything that is kept.
     """
     reading = {k: data[k] for k in ("max_megapixels", "min_side")}
-    reading["reading"] = READING
+    ignore = data.get("ignore") or ()
+    reading |= {"reading": READING, "ignore": [ignore] if isinstance(ignore, str) else sorted(map(str, ignore))}
     key = digest({"root": str(source.root), "labels": dict(data.get("labels") or {}), **reading})
     home = cache_dir / "manifests" / f"{source.name}-{key}"
     home.mkdir(parents=True, exist_ok=True)

@@ -7,15 +7,16 @@ import os
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from covidnet.data.images import is_image_file
-from covidnet.errors import DataError
-from covidnet.labels import CLASSES, label_of
+from covidnet.data.metadata import Metadata, read_metadata
+from covidnet.errors import DataError, SettingError
+from covidnet.labels import CLASSES, key_of, label_of
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,6 @@ _PATIENT_PATTERNS = (
     (re.compile(r"^(?:NORMAL2-)?(IM-\d{4})-\d{4}(?:-\d{4})?$", re.IGNORECASE), "{}"),
 )
 
-_UNKNOWN = {"", "unknown", "none", "nan", "n/a", "na"}
-
 
 @dataclass(frozen=True)
 class Source:
@@ -42,13 +41,15 @@ class Source:
         name: phantom, kaggle or folder.
         root: the folder that `files.path` is relative to.
         files: one row per file: path (posix, relative to root), label, patient_id, view, source; unknown is NaN.
-        missing: paths that metadata.csv lists and the disk does not hold.
+        missing: paths that metadata.csv lists and that match no image.
+        notes: what a reader of the numbers has to know of the choice of files, in sentences.
     """
 
     name: str
     root: Path
     files: pd.DataFrame
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def patient_from_name(path: str | Path) -> str | None:
@@ -67,45 +68,60 @@ def patient_from_name(path: str | Path) -> str | None:
     return None
 
 
-def folder_source(root: str | Path, *, name: str = "folder", labels: Mapping[str, str] | None = None) -> Source:
+def folder_source(
+    root: str | Path,
+    *,
+    name: str = "folder",
+    labels: Mapping[str, str] | None = None,
+    ignore: str | Sequence[str] | None = None,
+) -> Source:
     """Find the films of a folder of class folders, at any depth, with what metadata.csv says of them.
 
     The class of a film is the label in metadata.csv, else the nearest folder above it that names a class.
-    metadata.csv (filename,label,patient_id,view,source; every column but the first may be absent) is looked for in
-    `root` and in its parent. Folders named ``masks`` or ``boxes`` and hidden ones are passed over.
+    metadata.csv (see `covidnet.data.metadata`) is looked for in `root` and in its parent. Folders named ``masks`` or
+    ``boxes`` and hidden ones are passed over.
 
     Args:
         root: the folder.
         name: the data set's name in reports.
         labels: more folder names and the class they mean (``data.labels``).
+        ignore: folders, labels and files to leave out (``data.ignore``).
 
     Raises:
-        DataError: where the folder is absent, holds no image, or has folders that name no class.
+        DataError: where the folder is absent, holds no image, or has images of no class; or metadata.csv cannot be
+            used.
+        SettingError: `ignore` names what is not there.
     """
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
         cause = "is a file" if root.exists() else "no such folder"
         raise DataError(f"data.root={root}: {cause}; give the folder that holds the class folders")
     labels = _checked_labels(labels)
-    metadata = _metadata(root)
-    rows, unlabelled, contradicted = [], Counter[str](), []
-    for path in image_files(root):
-        known = metadata.get(path, {})
+    paths = image_files(root)
+    if not paths:
+        raise DataError(f"{root}: no images found; expected class folders named like {', '.join(CLASSES)}")
+    metadata = read_metadata(root, paths, labels)
+    ignored = dict.fromkeys([ignore] if isinstance(ignore, str) else map(str, ignore or ()), 0)
+    rows, unlabelled, contradicted = [], [], []
+    for path in paths:
+        known = metadata.cells.get(path, {})
+        if (one := _ignored(path, known, ignored)) is not None:
+            ignored[one] += 1
+            continue
         told, filed = _label_from_metadata(known, path, labels), _label_from_folders(path, labels)
         label = told or filed
         if told and filed and told != filed:
             contradicted.append(f"{path} ({told})")
         if label is None:
-            unlabelled[Path(path).parent.as_posix()] += 1
+            unlabelled.append(path)
             continue
         patient = known.get("patient_id") or patient_from_name(path)
         rows.append((path, label, patient, known.get("view"), known.get("source")))
+    for one, count in ignored.items():
+        if not count:
+            raise SettingError("data.ignore", one, "the name of a folder, a label or a file of the data set")
     if unlabelled:
-        listed = ", ".join(f"{folder}/ ({count} images)" for folder, count in sorted(unlabelled.items())[:5])
-        raise DataError(
-            f"{root}: not the name of a class: {listed}; allowed are {', '.join(CLASSES)} and their usual spellings, "
-            "or map a name with data.labels='{NAME: Pneumonia}'"
-        )
+        raise DataError(f"{root}: {_without_class(unlabelled, metadata)}")
     if contradicted:
         log.warning(
             "metadata.csv: the label of %d files is not that of their folder and is taken: %s",
@@ -113,10 +129,43 @@ def folder_source(root: str | Path, *, name: str = "folder", labels: Mapping[str
             ", ".join(contradicted[:3]) + (", ..." if len(contradicted) > 3 else ""),
         )
     if not rows:
-        raise DataError(f"{root}: no images found; expected class folders named like {', '.join(CLASSES)}")
+        raise DataError(f"{root}: no images are left; data.ignore leaves out all {len(paths)}")
     files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
-    missing = sorted(set(metadata) - set(files["path"]))
-    return Source(name, root, files.sort_values("path", ignore_index=True), tuple(missing))
+    notes = [f"data.ignore: {count} images of {one} are left out" for one, count in ignored.items()]
+    return Source(name, root, files.sort_values("path", ignore_index=True), metadata.missing, tuple(notes))
+
+
+def _ignored(path: str, known: Mapping[str, str], ignored: Iterable[str]) -> str | None:
+    """Which of the names in data.ignore an image has: its own, that of a folder above it, or its label."""
+    place = Path(path)
+    names = {key_of(part) for part in (*place.parent.parts, known.get("label", ""))} - {""}
+    for one in ignored:
+        if key_of(one) in names or one.casefold() in (place.name.casefold(), path.casefold()):
+            return one
+    return None
+
+
+def _without_class(paths: list[str], metadata: Metadata) -> str:
+    """Cause and remedy for images of which neither a folder nor the table tells a class."""
+    folders = Counter(Path(path).parent.as_posix() for path in paths)
+    loose = folders.pop(".", 0)
+    causes = []
+    if loose:
+        names = [path for path in paths if "/" not in path]
+        causes.append(f"{loose} images have no class: {', '.join(names[:3])}" + (", ..." if loose > 3 else ""))
+    if folders:
+        listed = ", ".join(f"{folder}/ ({count} images)" for folder, count in sorted(folders.items())[:5])
+        causes.append(f"not the name of a class: {listed}")
+    if metadata.columns:
+        causes.append(
+            f"metadata.csv, with the columns {', '.join(metadata.columns[:12])}, has no label for {paths[0]} (in a "
+            "column label, diagnosis, class or category)"
+        )
+    example = paths[0] if loose else Path(paths[0]).parent.name
+    return (
+        f"{'; '.join(causes)}; allowed are {', '.join(CLASSES)} and their usual spellings: map a name with "
+        f"data.labels='{{NAME: Pneumonia}}', or leave images out with data.ignore='[{example}]'"
+    )
 
 
 def image_files(root: Path) -> list[str]:
@@ -143,7 +192,12 @@ def image_files(root: Path) -> list[str]:
 
 
 def kaggle_source(
-    root: str | Path | None, *, handle: str, name: str = "kaggle", labels: Mapping[str, str] | None = None
+    root: str | Path | None,
+    *,
+    handle: str,
+    name: str = "kaggle",
+    labels: Mapping[str, str] | None = None,
+    ignore: str | Sequence[str] | None = None,
 ) -> Source:
     """The paper's set from disk, or downloaded with kagglehub; the class folders of train/ and test/ are pooled.
 
@@ -152,13 +206,14 @@ def kaggle_source(
         handle: owner/name of the set at Kaggle.
         name: the data set's name in reports.
         labels: as in `folder_source`.
+        ignore: as in `folder_source`.
 
     Raises:
         DataError: where it is neither on disk nor to be had, in one line that says how to get it.
     """
     if root is None:
         root = _download(handle)
-    return folder_source(root, name=name, labels=labels)
+    return folder_source(root, name=name, labels=labels, ignore=ignore)
 
 
 def _download(handle: str) -> Path:
@@ -176,38 +231,6 @@ def _download(handle: str) -> Path:
         raise DataError(f"data=kaggle: the download failed ({type(error).__name__}: {reason}); {remedy}") from None
 
 
-def _metadata(root: Path) -> dict[str, dict[str, str]]:
-    """What metadata.csv says of each path below root; unknown cells are absent."""
-    for folder in (root, root.parent):
-        file = folder / "metadata.csv"
-        if not file.is_file():
-            continue
-        try:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except (ValueError, UnicodeDecodeError) as error:
-            raise DataError(f"{file}: not a readable CSV ({error}); save it as UTF-8 with a header line") from None
-        if "filename" not in table:
-            if folder == root:
-                raise DataError(
-                    f"{file}: no column filename; expected filename,label,patient_id,view,source with commas between"
-                )
-            continue
-        columns = [c for c in ("label", "patient_id", "view", "source") if c in table]
-        prefix = "" if folder == root else root.name + "/"
-        known: dict[str, dict[str, str]] = {}
-        for row in table.to_dict("records"):
-            # Tables written on Windows may separate folders by backslashes.
-            path = Path(row["filename"].strip().replace("\\", "/")).as_posix()
-            if path.startswith(prefix):
-                cells = {c: row[c].strip() for c in columns if row[c].strip().lower() not in _UNKNOWN}
-                if known.setdefault(path.removeprefix(prefix), cells) != cells:
-                    raise DataError(f"{file}: {path} has two rows that differ; keep one of them")
-        if known:
-            log.info("metadata: %s (%d files)", file, len(known))
-            return known
-    return {}
-
-
 def _label_from_metadata(known: Mapping[str, str], path: str, labels: Mapping[str, str] | None) -> str | None:
     if "label" not in known:
         return None
@@ -215,7 +238,8 @@ def _label_from_metadata(known: Mapping[str, str], path: str, labels: Mapping[st
     if label is None:
         raise DataError(
             f"metadata.csv: {path} has the label {known['label']!r}; allowed are {', '.join(CLASSES)} and their usual "
-            "spellings, or map it with data.labels"
+            f"spellings: map it with data.labels='{{NAME: Pneumonia}}', or leave it out with "
+            f"data.ignore='[{known['label']}]'"
         )
     return label
 

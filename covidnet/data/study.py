@@ -92,17 +92,17 @@ def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = Tr
         cache_dir: where phantoms are kept.
         progress: whether progress bars are drawn.
     """
-    name, labels = data["name"], data.get("labels") or {}
+    name, labels, ignore = data["name"], data.get("labels") or {}, data.get("ignore")
     if data["root"] is not None and not str(data["root"]).strip():
         # data.root=$DIR with DIR unset: the empty path would mean the current folder.
         raise SettingError("data.root", data["root"], "a folder of class folders", "say data.root=DIR")
     if name == "phantom":
-        return folder_source(_phantoms(data, cache_dir, progress), name=name, labels=labels)
+        return folder_source(_phantoms(data, cache_dir, progress), name=name, labels=labels, ignore=ignore)
     if name == "kaggle":
-        return kaggle_source(data["root"], handle=data["handle"], name=name, labels=labels)
+        return kaggle_source(data["root"], handle=data["handle"], name=name, labels=labels, ignore=ignore)
     if data["root"] is None:
         raise SettingError("data.root", None, "a folder of class folders", "say data=folder data.root=DIR")
-    return folder_source(data["root"], name=name, labels=labels)
+    return folder_source(data["root"], name=name, labels=labels, ignore=ignore)
 
 
 def prepare_study(
@@ -137,7 +137,7 @@ def prepare_study(
             manifest = scan(source, max_megapixels=data["max_megapixels"], min_side=data["min_side"], progress=progress)
             write_manifest(home, manifest)
         films, notes = filter_view(manifest.films, data.get("view"))
-        notes += _notes(manifest, films, strict)
+        notes = [*source.notes, *notes, *_notes(manifest, films, strict)]
         return _split_study(home, manifest, films, split, notes)
 
 

@@ -313,8 +313,11 @@ def test_a_box_is_cut_at_the_films_edge_and_refused_beyond(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("filename,x,y,width\na.png,1,1,1\n", "no column height; expected filename,x,y,width,height"),
-        ("file;x;y;width;height\na.png;1;1;1;1\n", "no column filename, x, y, width, height"),
+        (
+            "filename,x,y,width\na.png,1,1,1\n",
+            "no column height; its columns are filename, x, y, width; expected are filename,x,y,width,height",
+        ),
+        ("name;left;y;width;height\na.png;1;1;1;1\n", "no column filename, x; its columns are name, left, y, "),
         ("filename,x,y,width,height\na.png,1,1,1,1\na.png,1,one,1,1\n", "line 3: x=1, y=one, width=1, height=1; give"),
         ("filename,x,y,width,height\na.png,1,1,-1,1\n", "line 2: .*width=-1"),
         ("filename,x,y,width,height\n\na.png,1,1,1,0\n", "line 3: .*height=0"),
@@ -406,3 +409,11 @@ def test_a_film_without_lesion_stays_without(tmp_path: Path) -> None:
     found = Annotations(tmp_path).fitted("a.png", SHAPE, SquareFit(32))
     assert found["lesion"].shape == (32, 32)
     assert not found["lesion"].any()
+
+
+def test_a_table_of_boxes_with_semicolons_and_decimal_commas_is_read(tmp_path: Path) -> None:
+    plain = csv(tmp_path / "a", "filename,x,y,width,height\na.png,1.5,2,10.25,8\n")
+    local = csv(tmp_path / "b", "filename;x;y;width;height\na.png;1,5;2;10,25;8\n")
+    boxes = [Annotations(file.parent).regions("a.png", SHAPE)["lesion"] for file in (plain, local)]
+    assert boxes[0].any()
+    assert np.array_equal(*boxes)

@@ -176,8 +176,10 @@ def test_unusual_but_readable_files_are_kept_with_their_facts(tmp_path: Path) ->
 
 
 def test_files_that_metadata_lists_and_the_disk_lacks_are_refused_too(tmp_path: Path) -> None:
-    put(tmp_path, "NORMAL/a.png", noise(0))
-    (tmp_path / "metadata.csv").write_text("filename\nNORMAL/a.png\nNORMAL/gone.png\n")
+    names = [f"NORMAL/{n}.png" for n in range(19)]
+    for n, name in enumerate(names):
+        put(tmp_path, name, noise(n))
+    (tmp_path / "metadata.csv").write_text("\n".join(["filename", *names, "NORMAL/gone.png"]))
     assert scanned(tmp_path).refused["path"].tolist() == ["NORMAL/gone.png"]
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from covidnet.data.sources import folder_source, kaggle_source, patient_from_name
-from covidnet.errors import DataError
+from covidnet.errors import DataError, SettingError
 
 
 def place(root: Path, *paths: str) -> Path:
@@ -115,19 +115,24 @@ def test_byte_order_mark_and_backslashes_of_windows_are_understood(tmp_path: Pat
 
 
 def test_files_that_metadata_lists_and_the_disk_lacks_are_named(tmp_path: Path) -> None:
-    place(tmp_path, "Normal/a.png")
-    (tmp_path / "metadata.csv").write_text("filename\nNormal/a.png\nNormal/gone.png\n")
+    names = [f"Normal/{n}.png" for n in range(19)]
+    place(tmp_path, *names)
+    (tmp_path / "metadata.csv").write_text("\n".join(["filename", *names, "Normal/gone.png"]))
     assert folder_source(tmp_path).missing == ("Normal/gone.png",)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("file,label\nNormal/a.png,Normal\n", "no column filename"),
+        (
+            "name,label\nNormal/a.png,Normal\n",
+            "no column filename; its columns are name, label; expected are filename,label,",
+        ),
         ("filename,label\nNormal/a.png,tuberculosis\n", "'tuberculosis'"),
         ("filename,patient_id\nNormal/a.png,p1\nNormal/a.png,p2\n", "two rows that differ"),
         ('filename,label\n"Normal/a.png,Normal\n', "not a readable CSV"),
-        ("filename,patient_id\nNormal/a.png,caf\xe9\n", "not a readable CSV"),
+        ("filename,patient_id\nNormal/a.png,caf\x81\n", "not a readable CSV"),
+        ("filename,view\nNormal/a.png,PA,\n", "more cells than the header"),
         ("", "not a readable CSV"),
     ],
 )
@@ -139,6 +144,50 @@ def test_metadata_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, tex
     assert words in str(caught.value)
     assert "metadata.csv" in str(caught.value)
     assert "\n" not in str(caught.value).strip()
+
+
+# A class that is left out, and files of none
+
+
+@pytest.mark.parametrize("ignore", [["Lung_Opacity"], "lung opacity", ["LUNG_OPACITY"]])
+def test_a_class_folder_is_left_out_by_name_and_counted(tmp_path: Path, ignore: list[str] | str) -> None:
+    place(tmp_path, "Normal/images/a.png", "Lung_Opacity/images/b.png", "Lung_Opacity/images/c.png")
+    source = folder_source(tmp_path, ignore=ignore)
+    assert source.files["path"].tolist() == ["Normal/images/a.png"]
+    name = ignore if isinstance(ignore, str) else ignore[0]
+    assert source.notes == (f"data.ignore: 2 images of {name} are left out",)
+
+
+def test_a_label_of_the_table_and_a_file_are_left_out_by_name(tmp_path: Path) -> None:
+    place(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    (tmp_path / "metadata.csv").write_text("filename,label\na.png,Normal\nb.png,Lung_Opacity\nc.png,COVID\n")
+    with pytest.raises(DataError, match=r"data\.ignore='\[Lung_Opacity\]'"):
+        folder_source(tmp_path)
+    source = folder_source(tmp_path, ignore=["Lung_Opacity", "d.png"])
+    assert source.files["path"].tolist() == ["a.png", "c.png"]
+
+
+def test_what_is_to_be_ignored_and_is_not_there_is_refused(tmp_path: Path) -> None:
+    place(tmp_path, "Normal/a.png")
+    with pytest.raises(SettingError, match=r"data\.ignore=Lung-Opacities"):
+        folder_source(tmp_path, ignore=["Lung-Opacities"])
+    with pytest.raises(DataError, match=r"data\.ignore leaves out all 1"):
+        folder_source(tmp_path, ignore=["Normal"])
+
+
+def test_files_without_a_class_are_named_with_the_columns_of_the_table(tmp_path: Path) -> None:
+    place(tmp_path, "a.dcm", "b.dcm", "DICOMDIR", "stray.dcm")
+    (tmp_path / "metadata.csv").write_text("filename,finding\na.dcm,COVID\nb.dcm,Normal\n")
+    with pytest.raises(DataError) as caught:
+        folder_source(tmp_path)
+    text = str(caught.value)
+    for words in ("3 images have no class: a.dcm, b.dcm, stray.dcm", "columns filename, finding", "diagnosis"):
+        assert words in text
+    (tmp_path / "metadata.csv").write_text("filename,diagnosis\na.dcm,COVID\nb.dcm,Normal\n")
+    with pytest.raises(DataError, match=r"1 images have no class: stray\.dcm; .*data\.ignore='\[stray\.dcm\]'"):
+        folder_source(tmp_path)
+    files = folder_source(tmp_path, ignore=["stray.dcm"]).files
+    assert dict(zip(files["path"], files["label"], strict=True)) == {"a.dcm": "COVID-19", "b.dcm": "Normal"}
 
 
 # Folders
@@ -201,6 +250,7 @@ def test_unknown_class_folder_is_refused_with_the_allowed_names_and_the_remedy(t
     assert "tuberculosis/ (2 images)" in text
     assert "COVID-19, Normal, Pneumonia" in text
     assert "data.labels" in text
+    assert "data.ignore='[tuberculosis]'" in text
     assert "Normal/" not in text
 
 

@@ -363,6 +363,19 @@ def test_labels_reach_the_source(tmp_path: Path) -> None:
     assert study.films["label"].value_counts().to_dict() == dict.fromkeys(CLASSES, 12)
 
 
+def test_a_class_that_is_left_out_is_counted_and_has_a_manifest_of_its_own(tmp_path: Path) -> None:
+    root = films(tmp_path / "d")
+    whole = prepare(settings(root), tmp_path / "c")
+    draw(root / "Lung_Opacity/0.png", 9000)
+    with pytest.raises(DataError, match=r"Lung_Opacity/ .*data\.ignore='\[Lung_Opacity\]'"):
+        prepare(settings(root), tmp_path / "c")
+    for name in ("Lung_Opacity", ["Lung_Opacity"]):
+        study = prepare(settings(root, ignore=name), tmp_path / "c")
+        assert study.notes[0] == "data.ignore: 1 images of Lung_Opacity are left out"
+        assert study.split_sha256 == whole.split_sha256
+        assert study.folder.parent != whole.folder.parent
+
+
 def test_phantoms_are_drawn_once_and_fill_eleven_folds(tmp_path: Path) -> None:
     study = prepare(phantoms(images_per_class=33), tmp_path)
     assert study.synthetic
