@@ -65,12 +65,14 @@ def main(cfg: DictConfig) -> None:
         log.info("loading %s", given)
         share = Share.of_cores()
         model = open_model(given, cfg.engine, share.threads)
+        answering = Answering(model, cfg.gate)
         app = create_app(
             model,
-            Answering(model, cfg.gate),
+            answering,
             limits,
             card=_card(given, model),
             hosts=allowed_hosts(host, [str(name) for name in cfg.hosts]),
+            notes=answering.gate_notes(),
             workers=share.passes,
         )
         warm_up(model)
@@ -80,6 +82,12 @@ def main(cfg: DictConfig) -> None:
                 host,
             )
         log.info("%s", model.facts.title)
+        for note in [
+            *model.facts.notes(),
+            *answering.gate_notes(),
+            *(model.facts.map_notes() if model.explains else []),
+        ]:
+            log.warning("%s", note)
         log.info("http://%s/  (Ctrl-C ends)", _address(listener))
         _serve(app, listener, limits.connections)
 

@@ -62,6 +62,7 @@ def main(cfg: DictConfig) -> None:
     quieten()
     share = Share.of_cores()
     answering = Answering(open_model(checkpoint, cfg.engine, share.threads), cfg.gate)
+    _print(answering.notes())
     validation = ExternalValidation(films, known_films(models), out, strict=cfg.strict, progress=cfg.progress)
     _print(validation.look())
     summary = validation.run(
@@ -73,7 +74,7 @@ def main(cfg: DictConfig) -> None:
         seed=cfg.seed,
         asked=_asked(settings),
     )
-    _tell(summary, out)
+    _tell(summary, out, answering.notes())
     refused = summary["coverage"]["unreadable"] + summary["coverage"]["refused"]
     if refused and cfg.strict:
         raise DataError(f"strict=true: {refused} files were refused; see {out / 'refused.csv'}")
@@ -104,7 +105,7 @@ def _print(lines: Sequence[str]) -> None:
         console.print(shown(line), markup=False, emoji=False)
 
 
-def _tell(summary: dict[str, Any], out: Path) -> None:
+def _tell(summary: dict[str, Any], out: Path, said: Sequence[str]) -> None:
     from rich.console import Console
 
     from covidnet.report.tables import flat_scores, metrics_table
@@ -123,8 +124,8 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
     refused = cover["unreadable"] + cover["refused"]
     if refused:
         lines.append(f"{count(refused, 'file')} refused and not in the numbers: {out / 'refused.csv'}")
-    # What the look found was told before.
-    lines += [note for note in summary["notes"] if note not in summary["looked"]]
+    # What the look found, and what holds of the model, was said before.
+    lines += [note for note in summary["notes"] if note not in (*summary["looked"], *said)]
     _print([*lines, f"Report: {out / 'report.html'}", NOTICE])
 
 

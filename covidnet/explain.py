@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,7 @@ def main(cfg: DictConfig) -> None:
         reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side},
         progress=cfg.progress,
     )
+    _print(explained.facts.notes())
     refused = explained.run()
     _tell(explained, len(paths), refused)
     if explained.undrawn:
@@ -89,19 +91,20 @@ def main(cfg: DictConfig) -> None:
 
 
 def _tell(explained: Any, count: int, refused: list[ImageRefusedError]) -> None:
+    lines = [*explained.notes, *(f"In the training run: {line}" for line in explained.facts.map_notes())]
+    if explained.unfit:
+        lines.append(f"masks or boxes of {counted(len(explained.unfit), 'film')} cannot be used, see the log above")
+    if refused:
+        lines.append(f"{counted(len(refused), 'file')} refused: {explained.out / 'refused.csv'}")
+    _print([*lines, f"{counted(count - len(refused), 'film')} explained: {explained.out}"])
+
+
+def _print(lines: Sequence[str]) -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    for line in explained.notes:
+    for line in lines:
         console.print(shown(line), markup=False, emoji=False)
-    if explained.unfit:
-        films = counted(len(explained.unfit), "film")
-        console.print(f"masks or boxes of {films} cannot be used, see the log above", markup=False)
-    if refused:
-        console.print(f"{counted(len(refused), 'file')} refused: {shown(explained.out / 'refused.csv')}", markup=False)
-    console.print(
-        f"{counted(count - len(refused), 'film')} explained: {shown(explained.out)}", markup=False, emoji=False
-    )
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ class Explanations:
         seed: of the draw of films.
         probabilities: (3,) of the model for each film, by image_id.
         annotations: masks and boxes of the films.
-        store: gives the store of the backbone's maps, for a stage that is drawn anew or None; None where maps are not
-            kept, because the backbone is trained.
+        store: gives the store of the backbone's maps, for a re-initialised stage or None; None where maps are not kept,
+            because the backbone is trained.
         progress: whether a progress bar is drawn.
     """
 
@@ -98,6 +98,8 @@ class Explanations:
         self.annotations = annotations
         self.store = store
         self.progress = progress
+        self.constant: dict[str, tuple[int, int]] = {}
+        """For each part of the work how many maps are constant, and of how many; filled as the parts are done."""
         self._read: dict[int, dict[str, Mask]] = {}
 
     def panels(self, callback: GradCamPanels, folder: Path, caption: str) -> list[Path]:
@@ -108,12 +110,14 @@ class Explanations:
             folder: where they go.
             caption: at the foot.
         """
-        return callback.draw(
+        drawn = callback.draw(
             self.module, self.films, self.rows, folder, seed=self.seed, caption=caption,
             probabilities=self.probabilities,
             maps=(lambda chosen: self._maps(self.module.classifier, chosen)) if self._pooled(callback.method) else None,
             outline=lambda index: self._regions(index).get("lesion"),
         )  # fmt: skip
+        self.constant["panels"] = callback.constant
+        return drawn
 
     def localisation(self, count: int) -> pd.DataFrame | None:
         """How the maps of the films' true classes lie on known lesions and lungs.
@@ -136,7 +140,7 @@ class Explanations:
         target = [CLASSES.index(label) for label in rows["label"]]
         empty = EmptyMaps("where the maps lie")
         heats = self._heats(self.module.classifier, chosen, target, empty)
-        empty.tell()
+        self.constant[empty.part] = empty.tell()
         return localisation_table(
             heats,
             [known.get("lesion") for known in regions],
@@ -147,11 +151,11 @@ class Explanations:
         )
 
     def sanity(self, count: int, draws: int = 3) -> pd.DataFrame | None:
-        """How like the trained maps those of a network are that is drawn anew, from the head to the first layer.
+        """How like the trained maps those of a network are that is re-initialised, from the head to the first layer.
 
         Args:
             count: films, spread evenly over the classes; 0 for none, and at least 2 otherwise.
-            draws: how often the whole network is drawn anew; the other stages are drawn once.
+            draws: how often the whole network is re-initialised; the other stages are drawn once.
 
         Returns:
             The table of `covidnet.evaluation.sanity.sanity_table`, whose last stage has a row for each film and draw;
@@ -162,10 +166,10 @@ class Explanations:
             return None
         # The class stays that of the trained model: its map is what is compared.
         target = [int(self.probabilities[image_id].argmax()) for image_id in self.rows["image_id"].iloc[chosen]]
-        empty = EmptyMaps("sanity test")
-        trained = self._heats(self.module.classifier, chosen, target, empty)
+        own, empty = EmptyMaps("sanity test, trained network"), EmptyMaps("sanity test, re-initialised networks")
+        trained = self._heats(self.module.classifier, chosen, target, own)
         names = stages(self.module.classifier)
-        # What the verdict rests on is the whole network drawn anew: one draw may be unlucky.
+        # What the verdict rests on is the whole network re-initialised: one draw may be unlucky.
         todo = [(name, SEED) for name in names] + [(names[-1], SEED + draw) for draw in range(1, draws)]
         found: dict[str, list[Heats]] = {name: [] for name in names}
         # The head is the same stranger at every stage of one seed.
@@ -173,7 +177,8 @@ class Explanations:
         with progress_bar(self.progress, unit="stages") as bar:
             for stage, seed in bar.track(todo, description="sanity test"):
                 found[stage].append(self._drawn_anew(chosen, target, stage, seed, strangers[seed], empty))
-        empty.tell()
+        for counted in (own, empty):
+            self.constant[counted.part] = counted.tell()
         ids = list(self.rows["image_id"].iloc[chosen])
         return sanity_table(trained, {stage: np.stack(maps) for stage, maps in found.items()}, ids)
 

@@ -135,7 +135,8 @@ class ExternalValidation:
         if not len(predicted.table):
             raise DataError(
                 f"{self.films.root}: not one of {count(len(refused), 'file')} was predicted, the first: "
-                f"{refused['path'].iloc[0]}: {refused['cause'].iloc[0]}; see {self.out / 'refused.csv'}"
+                f"{refused['path'].iloc[0]}: {refused['cause'].iloc[0]}; {refused['remedy'].iloc[0]}; see "
+                f"{self.out / 'refused.csv'}"
             )
         self.seconds["predict"] = time.perf_counter() - start
         write_predictions(predicted.table, self.out / "predictions.csv")

@@ -33,6 +33,7 @@ from covidnet.names import listed, shown
 from covidnet.progress import progress_bar
 from covidnet.report.words import EXPLAINERS, MEASURES, count
 from covidnet.report.words import told as rate
+from covidnet.serving.torch_model import TorchModel
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class FilmExplanations:
         if target is not None and target not in CLASSES:
             raise SettingError("target", target, CLASSES)
         self.module = module.eval()
+        self.facts = TorchModel([module], root).facts
+        """What the checkpoint tells of the model, and how its maps did in the tests of its run."""
         self.root = root
         self.paths = list(paths)
         self.out = out
@@ -129,7 +132,7 @@ class FilmExplanations:
         if self._known:
             self._localise()
         elif self.annotations:
-            self.notes.append("no mask and no box was found for any of these films, so the maps are compared with none")
+            self.notes.append("no mask and no box was found for any of these images, so the maps were not compared")
         return refused
 
     def _batches(self, refused: list[ImageRefusedError]) -> Iterator[list[tuple[str, Film]]]:
@@ -237,7 +240,7 @@ class FilmExplanations:
                 self.notes.append(f"{MEASURES[measure]} ({count(numbers['n'], 'film')}): {values}")
         if found["constant"]:
             self.notes.append(
-                f"{count(found['constant'], 'map')} without evidence in any place; where a lesion is known, such a map "
-                "counts as a miss"
+                f"{found['constant']} of {count(found['maps'], 'map')} constant, no place stands out; where a lesion "
+                "is known, such a map counts as a miss"
             )
         self.notes += verdicts({"localisation": found})

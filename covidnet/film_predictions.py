@@ -107,7 +107,7 @@ class FilmPredictions:
                 if isinstance(answer, ImageRefusedError):
                     log.warning("refused: %s", answer)
                     refused.add(refused_row(path, answer))
-                    self._first = self._first or answer.cause
+                    self._first = self._first or f"the first: {answer.cause}; {answer.remedy}"
                     self.refused += 1
                 else:
                     assert film is not None  # a film that cannot be read has no answer

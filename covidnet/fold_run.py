@@ -28,7 +28,7 @@ from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.study import Study
 from covidnet.data.training_films import write_training_films
 from covidnet.errors import DataError, SettingError
-from covidnet.evaluation.explanations import FOLDER, verdicts, write_explanations
+from covidnet.evaluation.explanations import FOLDER, map_notes, verdicts, write_explanations
 from covidnet.explanations import Explanations, check_settings
 from covidnet.features.extract import fold_features
 from covidnet.fold_setup import FoldSetup
@@ -144,10 +144,10 @@ class FoldRun:
         predictions = self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
         best = trainer.checkpoint_callback
         checkpoint = Path(best.best_model_path) if isinstance(best, ModelCheckpoint) and best.best_model_path else None
-        with self._timed("serving"):
-            temperature = self._make_ready(study, datamodule, module, predictions, checkpoint)
         with self._timed("panels"):
-            pictures = self._explain(study, datamodule, trainer, module, annotations)
+            pictures, maps = self._explain(study, datamodule, trainer, module, annotations)
+        with self._timed("serving"):
+            temperature = self._make_ready(study, datamodule, module, predictions, checkpoint, maps)
         self.seconds["total"] = time.perf_counter() - start
         metrics = files.metrics(self.seconds, datamodule.counts, temperature)
         files.write(metrics, {"before_fit": before, "after_fit": after})
@@ -299,6 +299,7 @@ class FoldRun:
         module: ClassificationModule,
         predictions: pd.DataFrame,
         checkpoint: Path | None,
+        maps: list[str] | None,
     ) -> dict[str, Any] | None:
         """Add to the chosen checkpoint what those need who predict with it; the temperature for metrics.json."""
         temperature, films = temperature_of(predictions)
@@ -316,7 +317,7 @@ class FoldRun:
                 "validation": s["split"]["validation"],
                 "seed": s["seed"],
             }
-            record = serving_record(fold=s["fold"], temperature=temperature, gate=gate, training=training)
+            record = serving_record(fold=s["fold"], temperature=temperature, gate=gate, training=training, maps=maps)
             add_record(checkpoint, record)
         split = {"inner": "val", "test": "test"}.get(self.settings["split"]["validation"])
         return None if temperature is None else {"value": temperature, "n": films, "split": split}
@@ -328,13 +329,13 @@ class FoldRun:
         trainer: pl.Trainer,
         module: ClassificationModule,
         annotations: Annotations,
-    ) -> dict[str, Path]:
-        """Panels, and what the maps are worth, of the unseen fold."""
+    ) -> tuple[dict[str, Path], list[str] | None]:
+        """Panels of the unseen fold, and what has to be said of the maps; None where no map was made."""
         explain, rows = self.settings["explain"], datamodule.rows["unseen"]
         callback = next((c for c in _callbacks(trainer) if isinstance(c, GradCamPanels)), None)
         drawn = callback is not None and bool(callback.per_class or callback.errors)
         if not (drawn or explain["localisation_films"] or explain["sanity_films"]):
-            return {}
+            return {}, None
         films = datamodule.films(rows)
         explanations = Explanations(
             module,
@@ -357,15 +358,13 @@ class FoldRun:
             "freeze": model["freeze"],
             "panels": [f"panels/{path.name}" for path in written],
         }
-        found = write_explanations(
-            self.folder / FOLDER,
-            facts,
-            explanations.localisation(explain["localisation_films"]),
-            explanations.sanity(explain["sanity_films"], explain["sanity_draws"]),
-        )
+        localisation = explanations.localisation(explain["localisation_films"])
+        sanity = explanations.sanity(explain["sanity_films"], explain["sanity_draws"])
+        facts["constant_maps"] = explanations.constant
+        found = write_explanations(self.folder / FOLDER, facts, localisation, sanity)
         for verdict in verdicts(found):
             log.warning("%s", verdict)
-        return {f"panels/{path.stem}": path for path in written}
+        return {f"panels/{path.stem}": path for path in written}, map_notes(found)
 
     def _caption(self, method: str, study: Study) -> str:
         weights = self.settings["model"]["weights"]

@@ -142,7 +142,7 @@ class FoldSetup:
         return FeatureStore(self.cache / "features", description, module.classifier.backbone.features_dim)
 
     def map_store(self, module: ClassificationModule, films: FilmDataset) -> Callable[[str | None], MapStore] | None:
-        """Gives the store of the backbone's maps, of a stage that is drawn anew or of the network as it is (None).
+        """Gives the store of the backbone's maps, of a stage that is re-initialised or of the network as it is (None).
 
         Returns:
             None where the maps are not kept: ``features=off``, or a backbone that is trained.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,11 @@ def main(cfg: DictConfig) -> None:
     from covidnet.serving.stream import Share
 
     share = Share.of_cores()
+    answering = Answering(open_model(given["checkpoint"], cfg.engine, share.threads), cfg.gate)
+    # Before the predictions: where every file is refused, it says why.
+    _print([*answering.notes(), *(answering.model.facts.map_notes() if cfg.panels else [])])
     predictions = FilmPredictions(
-        Answering(open_model(given["checkpoint"], cfg.engine, share.threads), cfg.gate),
+        answering,
         root,
         paths,
         out,
@@ -75,19 +79,23 @@ def main(cfg: DictConfig) -> None:
 
 
 def _tell(predictions: FilmPredictions) -> None:
-    from rich.console import Console
-
     from covidnet.serving.facts import NOTICE
 
-    console = Console(soft_wrap=True, highlight=False)
     model, out = predictions.answering.model, predictions.out
-    told = [*model.facts.notes(), *predictions.answering.gate_notes()]
+    told = []
     if predictions.refused:
         told.append(f"{count(predictions.refused, 'file')} refused: {out / 'refused.csv'}")
     if predictions.flagged:
         told.append(f"{count(predictions.flagged, 'film')} predicted with a warning: see the column quality")
     told.append(f"{count(predictions.predicted, 'film')} predicted by {model.facts.title}: {out / 'predictions.csv'}")
-    for line in [*told, NOTICE]:
+    _print([*told, NOTICE])
+
+
+def _print(lines: Sequence[str]) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    for line in lines:
         console.print(shown(line), markup=False, emoji=False)
 
 

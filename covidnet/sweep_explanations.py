@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ def explanations_of(sweep: Sweep, fold: int | None, *, resamples: int = 2000, se
 
     Returns:
         ``method``, ``weights``, ``freeze``, ``folds``, ``fold``, ``panels`` (title, and path relative to the sweep
-        folder), ``localisation`` and ``sanity``. A film that ten models explain counts once, with the mean of their
+        folder), ``constant_maps`` (for each part of the work how many maps of all runs are constant, and of how many),
+        ``localisation`` and ``sanity``. A film that ten models explain counts once, with the mean of their
         maps' scores. None where no run was explained.
     """
     kept = {run.fold: read_explanations(run.folder) for run in sweep.runs}
@@ -46,9 +47,19 @@ def explanations_of(sweep: Sweep, fold: int | None, *, resamples: int = 2000, se
         "folds": [run.fold for run in runs],
         "fold": None if chosen is None else chosen.fold,
         "panels": [] if chosen is None else _panels(chosen, kept[chosen.fold][0], sweep.folder),
+        "constant_maps": _constant([content for _, content in found]),
         "localisation": None if localisation is None else localisation_summary(localisation, resamples, seed),
         "sanity": None if sanity is None else sanity_summary(sanity, None, resamples, seed),
     }
+
+
+def _constant(contents: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    total: dict[str, list[int]] = {}
+    for content in contents:
+        for part, (constant, maps) in (content.get("constant_maps") or {}).items():
+            before = total.get(part, [0, 0])
+            total[part] = [before[0] + constant, before[1] + maps]
+    return total
 
 
 def _panels(run: Run, content: Mapping[str, Any], home: Path) -> list[dict[str, str]]:

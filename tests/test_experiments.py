@@ -84,7 +84,7 @@ def test_a_figure_becomes_numbers_from_the_saved_tables(figure: str, tmp_path: P
                 films = rows[rows["map"] == name].groupby("image_id")[measure].mean()
                 assert found.loc[(measure, name), "ours"] == pytest.approx(films.mean(), abs=1e-5)
             else:
-                assert measure.startswith("kept when drawn anew")
+                assert measure.startswith("similarity left when re-initialised")
     assert (found["ci_low"].dropna() <= found["ours"][found["ci_low"].notna()]).all()
     assert (tmp_path / "out/f.md").read_text().startswith("Data: random, of course.")
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from covidnet.errors import CovidnetError
-from covidnet.evaluation.explanations import read_explanations, verdicts
-from covidnet.evaluation.localisation import localisation_table
+from covidnet.evaluation.explanations import map_notes, read_explanations, verdicts
+from covidnet.evaluation.localisation import localisation_summary, localisation_table
 from covidnet.explanations import Explanations
 from covidnet.fold_setup import FoldSetup
 from covidnet.labels import CLASSES
@@ -270,13 +270,67 @@ def test_a_sweep_without_explanations_says_nothing_of_them(tmp_path: Path) -> No
 
 
 def test_what_speaks_against_the_maps_is_said() -> None:
-    poor = {"better_than_centre": False, "not_better": ["iou", "pointing"]}
+    poor = {"n": 40, "better_than_centre": False, "not_better": ["iou", "pointing"]}
     (first,) = verdicts({"localisation": poor, "sanity": {"verdict": "depends"}})
     assert "no better than the centre prior or chance" in first
+    assert first.startswith("On 40 images with known lesions")
     assert "(by IoU, pointing game)" in first
     (second,) = verdicts({"localisation": {"better_than_centre": None}, "sanity": {"verdict": "does not depend"}})
     assert "fail the sanity test" in second
+    (alone,) = verdicts({"localisation": {"n": 1, "patients": 1, "better_than_centre": None}})
+    assert alone == "Heat maps: too few images with known lesions (1) for a verdict; at least 5 are needed."
+    (few,) = verdicts({"localisation": {"n": 30, "patients": 4, "better_than_centre": None}})
+    assert "too few patients with known lesions (4, with 30 images)" in few
     assert verdicts({"localisation": None, "sanity": {"verdict": "unclear"}}) != []
     (third,) = verdicts({"sanity": {"verdict": "unclear", "reason": "too few films"}})
     assert third.endswith("is unclear: too few films.")
     assert verdicts({}) == []
+
+
+def test_maps_that_lie_beside_the_lungs_are_said_to_fail_where_lungs_alone_are_known() -> None:
+    rng = np.random.default_rng(0)
+    ids, lung = [f"i{n}" for n in range(12)], np.zeros((16, 16), bool)
+    lung[4:12, 4:12] = True
+    off, on = ((mask + 0.05) * (1 + 0.1 * rng.random((12, 16, 16))) / 1.2 for mask in (~lung, lung))
+    for heats, failed in ((off, True), (on, False)):
+        table = localisation_table(heats, [None] * 12, [lung] * 12, ids, ids, ["Normal"] * 12)
+        found = localisation_summary(table, 200)
+        assert found["better_than_centre"] is None
+        assert found["lungs"]["better_than_centre"] is not failed
+        lines = verdicts({"localisation": found})
+        assert len(lines) == failed
+        for line in lines:
+            share = found["measures"]["lung_share"]
+            difference, centre = share["difference"], share["centre"]["value"]
+            low, high = (f"{100 * end:.1f}" for end in difference["ci"])
+            text = (
+                f"On 12 images with known lungs {100 * share['model']['value']:.1f}% of the heat of the maps lies in "
+                f"the lungs, less than the centre prior ({100 * centre:.1f}%; difference "
+                f"{100 * difference['value']:.1f} points [{low}, {high}])"
+            )
+            assert text.replace("-", "\N{MINUS SIGN}") in line
+            assert "and less than chance (25.0%;" in line
+    (few,) = verdicts({"localisation": localisation_summary(table.query("image_id == 'i0'"), 200)})
+    assert few == "Heat maps: too few images with known lungs (1) for a verdict; at least 5 are needed."
+
+
+def test_the_checkpoint_says_what_the_log_says_of_the_maps(run: Path) -> None:
+    content, _ = read_explanations(run)
+    said = ClassificationModule.from_checkpoint(run / "checkpoints/best.ckpt").serving["maps"]
+    assert said == map_notes(content)
+    assert said
+    assert set(content["constant_maps"]) == {
+        "panels", "where the maps lie", "sanity test, trained network", "sanity test, re-initialised networks",
+    }  # fmt: skip
+    assert content["constant_maps"]["where the maps lie"] == [content["localisation"]["constant"], 6]
+    # Three images, five stages drawn once and the last three times.
+    assert content["constant_maps"]["sanity test, re-initialised networks"][1] == 3 * (
+        len(content["sanity"]["stages"]) + 2
+    )
+
+
+def test_what_was_not_tested_is_no_praise() -> None:
+    assert map_notes({}) == [
+        "Whether the heat maps lie on lesions or lungs was not measured.",
+        "Whether the heat maps depend on the trained weights was not tested.",
+    ]

@@ -312,7 +312,7 @@ def test_what_an_earlier_call_refused_is_not_left_beside_new_predictions(
 
 
 def test_nothing_but_refused_files_is_an_error_and_lists_them(sweep: Path, films: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"1 file refused, none is left; not an image"):
+    with pytest.raises(DataError, match=r"1 file refused, none is left; the first: not an image: HTML; download it"):
         predict(f"checkpoint='{sweep}'", f"input='{films}/page.jpg'", f"out='{tmp_path}'")
     assert len(pd.read_csv(tmp_path / "refused.csv")) == 1
     assert not (tmp_path / "predictions.csv").exists()

@@ -55,6 +55,8 @@ class GradCamPanels(pl.Callback):
         self.per_class = per_class
         self.errors = errors
         self.method = method
+        self.constant = (0, 0)
+        """Of the panels drawn last: how many maps are constant, and of how many."""
 
     def draw(
         self,
@@ -128,7 +130,7 @@ class GradCamPanels(pl.Callback):
                 log.warning("panel %s is not drawn: %s", name, error)
                 continue
             written.append(folder / f"{name}.png")
-        empty.tell()
+        self.constant = empty.tell()
         return written
 
 
@@ -230,14 +232,19 @@ class EmptyMaps:
                 log.warning("%s: %s", self.part, warning.message)
         return found
 
-    def tell(self) -> None:
-        """One line for constant maps, and one for those that held NaN, with the names of at most three films."""
+    def tell(self) -> tuple[int, int]:
+        """One line for constant maps, and one for those that held NaN, with the names of at most three films.
+
+        Returns:
+            How many maps are constant, those that held NaN among them, and of how many.
+        """
         for broken, names in self._empty.items():
             if names:
                 films = list(dict.fromkeys(names))
                 what = "held NaN and were set to 0" if broken else "are constant, no place stands out"
                 listed = ", ".join(films[:3]) + (", ..." if len(films) > 3 else "")
                 log.warning("%s: %d of %d maps %s: %s", self.part, len(names), self._maps, what, listed)
+        return sum(len(names) for names in self._empty.values()), self._maps
 
 
 def log_pictures(loggers: Iterable[Logger], pictures: Mapping[str, Path], step: int) -> None:

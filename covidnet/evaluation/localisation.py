@@ -20,10 +20,11 @@ MAPS: tuple[str, ...] = ("model", "centre", "mean_map", "chance")
 """Whose map a row of the table measures: the model's, or one of the three baselines that know nothing of the film."""
 
 MIN_PATIENTS = 5
-"""With fewer patients nothing is called better: the bootstrap of so few is too narrow."""
+"""With fewer patients there is no verdict: the bootstrap of so few is too narrow."""
 
-# What the verdict is about. Heat in the lungs is no finding yet: healthy lungs are lungs too.
+# What the verdicts are about. Heat in the lungs finds no lesion, but maps that lie elsewhere have failed.
 _JUDGED = ("pointing", "iou", "lesion_share")
+_OF_LUNGS = "lung_share"
 
 # Against the lesions; the last measure is against the lungs.
 _OF_LESIONS = MEASURES[:-1]
@@ -210,17 +211,18 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
         seed: of the bootstrap.
 
     Returns:
-        ``n`` (films with a lesion), ``films`` (all), ``patients`` (of the n films), ``constant`` (maps of the model
-        that say nothing, among films with any mask), ``constant_by_class`` (the same for each class of these films),
+        ``n`` (films with a lesion), ``films`` (all), ``patients`` (of the n films), ``maps`` (of the model, of films
+        with any mask), ``constant`` (those of them that say nothing), ``constant_by_class`` (the same for each class),
         and for each of the `MEASURES` in ``measures`` the number ``n`` of its films, and for ``model``, ``centre``,
         ``mean_map``, ``chance``, ``difference`` (model - centre), ``difference_mean_map`` (model - mean_map) and
         ``difference_chance`` (model - chance) the ``value``, its ``ci``, its ``n`` and the ``method``; None where there
         is none. ``not_better`` lists those of pointing, iou and lesion_share whose difference to the centre prior or,
         where chance has the measure, to chance has no interval wholly above 0; ``not_better_than_mean_map`` those whose
-        difference to the mean map has none. A difference that is the same in all resamples is its own interval. With
-        fewer than `MIN_PATIENTS` patients nothing is better. ``better_than_centre`` is True if ``not_better`` is empty,
-        that is where the maps are better than both the centre prior and chance by all three, and None where no film has
-        a lesion.
+        difference to the mean map has none. A difference that is the same in all resamples is its own interval.
+        ``better_than_centre`` is True if ``not_better`` is empty, that is where the maps are better than the centre
+        prior and chance by all three, and None without a verdict: fewer than `MIN_PATIENTS` patients have a lesion.
+        ``lungs`` has the same for lung_share: ``n``, ``patients`` (with known lungs and a map that is not constant),
+        ``not_better``, ``not_better_than_mean_map`` and ``better_than_centre``.
     """
     images = table[["image_id", "patient_id"]].drop_duplicates("image_id", ignore_index=True)
     # Rows of one image and map are numbered: tables of several models hold each image once per model.
@@ -246,25 +248,34 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
         found = {name: bootstrap(values[:, at]) for name, values in means.items()}
         measures[measure] = {"n": found["model"]["n"], **found}
         for name, baseline in _DIFFERENCES.items():
-            if measure not in _JUDGED or (baseline == "chance" and not found["chance"]["n"]):
+            if measure not in (*_JUDGED, _OF_LUNGS) or (baseline == "chance" and not found["chance"]["n"]):
                 continue
             patients = bootstrap.patients(means[name][:, at])
             if not (patients >= MIN_PATIENTS and _above_zero(found[name])):
                 poor[name].append(measure)
     # The centre prior is never constant: it has a measure wherever there is a mask.
     lesion = centre["pointing"].groupby(level="image_id").mean().reindex(images["image_id"]).to_numpy()
-    n = int(np.isfinite(lesion).sum())
-    not_better = [measure for measure in _JUDGED if measure in poor["difference"] + poor["difference_chance"]]
+    lung = means["model"][:, MEASURES.index(_OF_LUNGS)]
     return {
-        "n": n,
         "films": len(images),
-        "patients": bootstrap.patients(lesion),
+        "maps": int(masked.sum()),
         "constant": int(silent.sum()),
         "constant_by_class": _by_class(silent, model["label"][masked]),
         "measures": measures,
+        **_judged(_JUDGED, poor, int(np.isfinite(lesion).sum()), bootstrap.patients(lesion)),
+        "lungs": _judged((_OF_LUNGS,), poor, int(np.isfinite(lung).sum()), bootstrap.patients(lung)),
+    }
+
+
+def _judged(measures: Sequence[str], poor: dict[str, list[str]], n: int, patients: int) -> dict[str, Any]:
+    """The verdict on one kind of region: by which measures the maps are no better than which baseline."""
+    not_better = [one for one in measures if one in poor["difference"] + poor["difference_chance"]]
+    return {
+        "n": n,
+        "patients": patients,
         "not_better": not_better,
-        "not_better_than_mean_map": poor["difference_mean_map"],
-        "better_than_centre": not not_better if n else None,
+        "not_better_than_mean_map": [one for one in measures if one in poor["difference_mean_map"]],
+        "better_than_centre": not not_better if patients >= MIN_PATIENTS else None,
     }
 
 

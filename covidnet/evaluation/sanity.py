@@ -1,4 +1,4 @@
-"""Whether heat maps depend on what a network has learned: similarity to its maps after its weights are drawn anew."""
+"""Whether heat maps depend on what a network has learned: similarity to those of it re-initialised."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Maps = npt.NDArray[np.floating[Any]]
 
 
 def sanity_table(trained: Maps, randomised: Mapping[str, Maps], image_id: Sequence[str]) -> pd.DataFrame:
-    """How like a network's maps are to its maps after its weights were drawn anew, from the head down.
+    """How like a network's maps are to its maps after its weights were re-initialised, from the head down.
 
     The stage ``pairs`` is what to compare with: for each film the mean similarity of its trained map with the trained
     maps of all other films. Its time grows with the square of the number of films. Maps are compared as they are,
@@ -86,7 +86,7 @@ def sanity_table(trained: Maps, randomised: Mapping[str, Maps], image_id: Sequen
 def sanity_summary(
     table: pd.DataFrame, stages: Sequence[str] | None = None, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """Whether maps change as the weights are drawn anew, down to the first layer.
+    """Whether maps change as the weights are re-initialised, down to the first layer.
 
     A film that is in the table several times, as with several draws of a stage or in the joined tables of several
     models, is averaged first. Intervals are 95% bootstrap intervals over films.

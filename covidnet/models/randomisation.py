@@ -1,4 +1,4 @@
-"""A network with its last layers drawn anew: what the sanity test of saliency maps compares with."""
+"""A network with its last layers re-initialised: what the sanity test of saliency maps compares with."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stages(classifier: Classifier) -> tuple[str, ...]:
 
 
 def randomised(classifier: Classifier, stage: str, seed: int = 0) -> Classifier:
-    """A copy of a network in which the head and all stages down to one are drawn anew.
+    """A copy of a network in which the head and all stages down to one are re-initialised.
 
     The new values are those that the network's own maker draws. Layers that differ from what it makes (the first one
     of weights for one channel, or all of a network that is not in `NETWORKS`) are drawn by their ``reset_parameters``.

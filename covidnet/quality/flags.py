@@ -13,11 +13,13 @@ class Flag:
         code: a short name that programs go by, of `CODES`.
         text: why, in one clause, then what to do, after a semicolon.
         refuses: whether the film must not be predicted; else the flag is a warning.
+        learned: whether it compares the film with the training films; else it is a rule about any film.
     """
 
     code: str
     text: str
     refuses: bool = True
+    learned: bool = False
 
 
 CODES: tuple[str, ...] = (

@@ -8,6 +8,7 @@ measured by benchmarks/gate.py. A mirrored film is not recognised.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class InputGate:
         codes = {flag.code for flag in flags}
         exposed = exposure_flag(Exposure.of(small), known.exposure if known else ExposureLimits())
         if exposed and not codes & {"page", "noise", "dark", "bright"}:
-            flags.append(exposed)
+            flags.append(replace(exposed, learned=known is not None))
         codes = {flag.code for flag in flags}
         if known is None or codes & {"noise", "colour"}:
             return flags
@@ -128,7 +129,8 @@ class InputGate:
         for distance in known.features.distance(features) - known.limits["features"]:
             times = float(np.exp(min(distance / 2, 10.0)))
             text = f"unlike the training films, {times:.1f} times as far from them as the limit"
-            found.append([Flag("unlike", f"{text}; give a frontal chest radiograph")] if distance > 0 else [])
+            flag = Flag("unlike", f"{text}; give a frontal chest radiograph", learned=True)
+            found.append([flag] if distance > 0 else [])
         return found
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -25,17 +25,17 @@ def direction_flag(way: int) -> Flag:
     """
     turns, inverted = way % 4, way >= 4
     if not turns:
-        return Flag("inverted", "looks inverted, a negative in which bone is dark; invert its grey")
+        return Flag("inverted", "looks inverted, a negative in which bone is dark; invert its grey", learned=True)
     looks = ("turned by 90 degrees", "upside down", "turned by 90 degrees")[turns - 1]
     remedy = ("turn it a quarter anticlockwise", "turn it by 180 degrees", "turn it a quarter clockwise")[turns - 1]
     if inverted:
-        return Flag("inverted_and_rotated", f"looks {looks} and inverted; {remedy} and invert its grey")
-    return Flag(f"rotated_{90 * turns}", f"looks {looks}; {remedy}")
+        return Flag("inverted_and_rotated", f"looks {looks} and inverted; {remedy} and invert its grey", learned=True)
+    return Flag(f"rotated_{90 * turns}", f"looks {looks}; {remedy}", learned=True)
 
 
-LATERAL = Flag("lateral", "looks like a lateral view, not a frontal one; use the frontal film (PA or AP)")
-CT = Flag("ct", "looks like a CT slice, a body with black all round it; give a frontal chest radiograph")
-NOT_FRONTAL = Flag("not_frontal", "does not look like a frontal chest film; give one, PA or AP")
+LATERAL = Flag("lateral", "looks like a lateral view, not a frontal one; use the frontal film (PA or AP)", learned=True)
+CT = Flag("ct", "looks like a CT slice, a body with black all round it; give a frontal chest radiograph", learned=True)
+NOT_FRONTAL = Flag("not_frontal", "does not look like a frontal chest film; give one, PA or AP", learned=True)
 
 
 def surrounded(thumbnail: npt.NDArray[np.uint8]) -> bool:

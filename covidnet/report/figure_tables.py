@@ -20,7 +20,7 @@ _PUBLISHED = {("touch", "model"): 1.0}
 
 
 def figure4(summary: Summary) -> pd.DataFrame:
-    """Where the heat of unseen films lies, and how much of the maps is left when the network is drawn anew.
+    """Where the heat of unseen films lies, and how much of the maps is left when the network is re-initialised.
 
     Args:
         summary: of a sweep.
@@ -31,7 +31,10 @@ def figure4(summary: Summary) -> pd.DataFrame:
     rows = [_row(summary, "lung_share", name, "Figure 4") for name in MAPS]
     retained = at(summary, "explanations", "sanity", "retained") or {}
     films = at(summary, "explanations", "sanity", "n")
-    for key, name in (("ssim", "kept when drawn anew, SSIM"), ("rank", "kept when drawn anew, rank correlation")):
+    for key, name in (
+        ("ssim", "similarity left when re-initialised, SSIM"),
+        ("rank", "similarity left when re-initialised, rank correlation"),
+    ):
         rows.append(_cells(summary, name, "model", {**(retained.get(key) or {}), "n": films}, "Figure 4"))
     return pd.DataFrame(rows, columns=_COLUMNS)
 

@@ -177,7 +177,7 @@ def localisation_figure(summary: Summary) -> Figure | None:
 
 @styled
 def sanity_figure(summary: Summary) -> Figure | None:
-    """How like the trained model's the maps stay as the network is drawn anew: SSIM and rank correlation.
+    """How like the trained model's the maps stay as the network is re-initialised: SSIM and rank correlation.
 
     Args:
         summary: of a sweep.

@@ -1,4 +1,4 @@
-"""Whether heat maps depend on the network: how like they stay to the trained model's as it is drawn anew."""
+"""Whether heat maps depend on the network: how like they stay to the trained model's as it is re-initialised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LETTERS = 24
 
 @styled
 def sanity_axes(sanity: Mapping[str, Any], measure: str, ax: Axes | None = None, title: str = "") -> Axes:
-    """Draw the similarity of maps to the trained model's, by the stage down to which the network was drawn anew.
+    """Draw the similarity of maps to the trained model's, by the stage down to which the network was re-initialised.
 
     Args:
         sanity: ``stages`` from the head to the first layer, each with ``stage`` and the measure's ``{"value", "ci"}``,
@@ -52,7 +52,7 @@ def sanity_axes(sanity: Mapping[str, Any], measure: str, ax: Axes | None = None,
         if estimate.get("ci"):
             ax.plot([at, at], estimate["ci"], color=INK, linewidth=1.2, solid_capstyle="butt")
     if xs:
-        (line,) = ax.plot(xs, ys, "o-", color=INK, markersize=4, linewidth=1.0, label="drawn anew")
+        (line,) = ax.plot(xs, ys, "o-", color=INK, markersize=4, linewidth=1.0, label="re-initialised")
         line.set_gid(measure)
     ax.set_xticks(range(len(stages)), [_name(stage.get("stage")) for stage in stages], rotation=40, ha="right")
     ax.tick_params(axis="x", pad=1)

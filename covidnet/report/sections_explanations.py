@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from covidnet.evaluation.explanations import sanity_verdict, verdicts
 from covidnet.report.document import (
     Block,
     Cell,
@@ -24,7 +25,7 @@ from covidnet.report.paper_tables import Summary, at
 from covidnet.report.published import EXPLAINING
 from covidnet.report.sections_localisation import localisation_blocks
 from covidnet.report.tables import UNDEFINED
-from covidnet.report.words import EXPLAINERS, count, measure_names
+from covidnet.report.words import EXPLAINERS, count
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -43,7 +44,7 @@ def explanations(summary: Summary) -> Section | None:
         return None
     against = _against(found)
     blocks: list[Block] = [Notice("Read this before the maps", against)] if against else []
-    blocks += [*_panels(found), *localisation_blocks(summary), *_sanity(summary, found)]
+    blocks += [*_panels(found), *localisation_blocks(summary), *_sanity(summary, found), *_constant(found)]
     cited = [str(found.get("method"))]
     cited += ["pointing", "iou"] if found.get("localisation") else []
     cited += ["sanity"] if found.get("sanity") else []
@@ -53,25 +54,21 @@ def explanations(summary: Summary) -> Section | None:
 
 def _against(found: Mapping[str, Any]) -> list[str]:
     """What has to be said before anyone looks at a map."""
-    lines = []
-    localisation = found.get("localisation") or {}
-    if localisation.get("better_than_centre") is False:
-        poor = localisation.get("not_better") or []
-        line = f"The maps are no better than the centre prior or chance by: {measure_names(poor)}."
-        for key, baseline in (("difference", "the centre prior"), ("difference_chance", "chance")):
-            worse = [name for name in poor if _below(at(localisation, "measures", name, key))]
-            if worse:
-                by = "" if worse == poor else f" by: {measure_names(worse)}"
-                line += f" They are worse than {baseline}{by}."
-        lines.append(line)
-    if at(found, "sanity", "verdict") == "does not depend":
-        lines.append(
-            "The maps fail the sanity test: they hardly change when the network is drawn anew, so they say little of "
-            "what it has learned."
-        )
+    lines = verdicts(found)
     if found.get("weights") == "random" and found.get("freeze") is not False:
         lines.append("The backbone has random weights: a map says little of any disease.")
     return lines
+
+
+def _constant(found: Mapping[str, Any]) -> list[Block]:
+    """How many maps of each part of the work are constant, as the logs of the runs count them."""
+    parts = found.get("constant_maps") or {}
+    counts = [f"{part}: {count(constant)} of {count(maps)}" for part, (constant, maps) in parts.items()]
+    return (
+        [Paragraph(f"Constant maps, in which no place stands out, over all runs: {'; '.join(counts)}.")]
+        if counts
+        else []
+    )
 
 
 def _panels(found: Mapping[str, Any]) -> list[Block]:
@@ -125,20 +122,20 @@ def _sanity(summary: Summary, found: Mapping[str, Any]) -> list[Block]:
             )
         ]
     what = (
-        "Randomisation test (Adebayo et al.): the network is drawn anew, first its head, then layer by layer down to "
-        "the first one, and its maps are compared with the trained model's by structural similarity (SSIM) and by the "
-        "rank correlation of their pixels. Where the network that is drawn anew has a map without evidence in any "
-        "place, and the trained one has not, both are 0: that rule is ours. A map that shows what the network has "
-        "learned becomes as unlike as the maps of two films; one that only traces the edges of a film stays as it was."
+        "Randomisation test (Adebayo et al.): the network is re-initialised, first its head, then layer by layer down "
+        "to the first one, and its maps are compared with the trained model's by structural similarity (SSIM) and by "
+        "the rank correlation of their pixels. Where the map of the re-initialised network is constant and that of the "
+        "trained one is not, both are 0: that rule is ours. A map that shows what the network has learned becomes as "
+        "unlike as the maps of two images; one that only traces the edges of an image stays as it was."
     )
     blocks: list[Block] = [Paragraph(f"{_sanity_verdict(sanity)} {what}")]
     drawing = sanity_figure(summary)
     if drawing is not None:
         blocks.append(
             Figure(
-                "Sanity test: how like the trained model's maps those of the network are that is drawn anew (dots), "
-                "beside the trained maps of two films (dashed; its interval grey), with 95% intervals (bootstrap over "
-                "films). Dots that stay near 1 are maps that do not depend on the network.",
+                "Sanity test: similarity of the re-initialised network's maps to the trained model's (dots), beside "
+                "the similarity of the trained maps of two images (dashed; its interval grey), with 95% intervals "
+                "(bootstrap over images). Dots that stay near 1 are maps that do not depend on the network.",
                 f"Similarity by stage. {_kept(sanity)}",
                 drawing,
             )
@@ -147,24 +144,29 @@ def _sanity(summary: Summary, found: Mapping[str, Any]) -> list[Block]:
 
 
 def _sanity_verdict(sanity: Mapping[str, Any]) -> str:
-    verdict, films = sanity.get("verdict"), count(sanity.get("n"), "film")
-    reason = sanity.get("reason") or "too few films, or maps that change by about half"
-    said = {
-        "depends": "The maps pass the sanity test: they depend on the weights of the network.",
-        "does not depend": "The maps fail the sanity test: they hardly change when the network is drawn anew.",
-        "unclear": f"The sanity test is unclear: {reason}.",
-    }.get(str(verdict), "The sanity test has no verdict.")
-    return f"{said} {_kept(sanity)} It was done on {films} of the unseen fold."
+    said = sanity_verdict(sanity)
+    if sanity.get("verdict") == "depends":
+        images = count(sanity.get("n"), "image")
+        said = f"On {images} the heat maps pass the sanity test: they depend on the weights of the network."
+    return f"{said or 'The sanity test has no verdict.'} {_kept(sanity)} The images are of the unseen fold."
 
 
 def _kept(sanity: Mapping[str, Any]) -> str:
-    ssim, rank = (_percent(at(sanity, "retained", key)) for key in ("ssim", "rank"))
+    ssim, rank = (_retained(at(sanity, "retained", key)) for key in ("ssim", "rank"))
     if ssim == rank == UNDEFINED:
-        return "How much of their likeness the maps keep cannot be said."
+        return "How similar the maps stay cannot be said."
     return (
-        f"With all of it drawn anew they keep {ssim} of their likeness by SSIM and {rank} by rank correlation (0%: as "
-        "unlike as the maps of two films; 100%: unchanged)."
+        f"Similarity to the trained maps that is left with the whole network re-initialised: {ssim} by SSIM, {rank} by "
+        "rank correlation (none: as unlike as the maps of two images; 100%: unchanged)."
     )
+
+
+def _retained(estimate: Any) -> str:
+    """What is left of a similarity; where a map is less like itself than two images' maps are, nothing is."""
+    value, ends = at(estimate, "value"), at(estimate, "ci")
+    if value is None or value > 0:
+        return _percent(estimate)
+    return "none" if ends is None or ends[1] <= 0 else f"none (95% interval: up to {100 * ends[1]:.1f}%)"
 
 
 def _sanity_table(sanity: Mapping[str, Any]) -> Table:
@@ -173,17 +175,18 @@ def _sanity_table(sanity: Mapping[str, Any]) -> Table:
         [str(at(stage, "stage") or UNDEFINED), *(area(at(stage, key)) for key in keys)]
         for stage in sanity.get("stages") or []
     ]
-    rows.append(["Baseline: trained maps of two films", *(area(at(sanity, "pairs", key)) for key in keys)])
+    rows.append(["Baseline: trained maps of two images", *(area(at(sanity, "pairs", key)) for key in keys)])
     rows.append(
         [
-            f"Kept: (last stage {_MINUS} baseline) / (1 {_MINUS} baseline)",
+            f"Left: (last stage {_MINUS} baseline) / (1 {_MINUS} baseline)",
             *(area(at(sanity, "retained", key)) for key in keys),
         ]
     )
     return Table(
-        "Similarity to the trained model's maps, by the stage down to which the network is drawn anew. 1: the same "
-        "map; 95% intervals in brackets (bootstrap over films).",
-        [Column("Drawn anew, from the head down to"), Column("SSIM"), Column("Rank correlation")],
+        "Similarity to the trained model's maps, by the stage down to which the network is re-initialised. 1: the same "
+        "map; 95% intervals in brackets (bootstrap over images). Left: 0 or below means as unlike as the maps of two "
+        "images, or more.",
+        [Column("Re-initialised, from the head down to"), Column("SSIM"), Column("Rank correlation")],
         rows,
     )
 
@@ -196,8 +199,3 @@ def _method(found: Mapping[str, Any]) -> str:
 def _percent(estimate: Any) -> str:
     value = rate(estimate)
     return f"{value.number}% {value.ends}".strip() if value.value is not None else UNDEFINED
-
-
-def _below(estimate: Any) -> bool:
-    interval = at(estimate, "ci")
-    return bool(interval and interval[1] < 0.0)

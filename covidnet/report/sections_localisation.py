@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from covidnet.evaluation.explanations import lesion_verdict, lung_verdict
+from covidnet.evaluation.localisation import MIN_PATIENTS
 from covidnet.report.document import Block, Cell, Column, Figure, Paragraph, Table, Value, rate
 from covidnet.report.figures import localisation_figure
 from covidnet.report.paper_tables import Summary, at
@@ -112,17 +114,14 @@ def _table(measures: Mapping[str, Any]) -> Table:
 def _verdict(localisation: Mapping[str, Any]) -> list[str]:
     """Whether the maps are better than the baselines, and by how much."""
     better, measures = localisation.get("better_than_centre"), localisation.get("measures") or {}
+    lines = [line for line in (_against(localisation), _lungs(localisation)) if line]
     if better is None:
-        return []
+        return lines
     judged = [name for name in ("pointing", "iou", "lesion_share") if name in measures]
-    rule = "better means that the interval of the difference lies wholly above 0, with at least five patients"
-    poor = localisation.get("not_better") or []
-    first = (
-        f"The maps are better than the centre prior and chance by: {measure_names(judged)}."
-        if better
-        else f"The maps are no better than the centre prior or chance by: {measure_names(poor)} ({rule})."
-    )
-    lines = [first]
+    if better:
+        images = count(localisation.get("n"), "image")
+        lines.insert(0, f"On {images} with known lesions the maps are better than the centre prior and chance by: "
+                        f"{measure_names(judged)}.")  # fmt: skip
     for baseline, key in (("centre prior", "difference"), ("chance", "difference_chance")):
         there = [name for name in judged if at(measures, name, key, "value") is not None]
         ahead = "; ".join(f"{measure_names([name])} {_points(at(measures, name, key))}" for name in there)
@@ -138,17 +137,34 @@ def _verdict(localisation: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _against(localisation: Mapping[str, Any]) -> str:
+    said = lesion_verdict(localisation)
+    if said and localisation.get("better_than_centre") is False:
+        said += (
+            f" Better means: the interval of the difference lies wholly above 0, of at least {MIN_PATIENTS} patients."
+        )
+    return said
+
+
+def _lungs(localisation: Mapping[str, Any]) -> str:
+    lungs = localisation.get("lungs") or {}
+    if lungs.get("better_than_centre"):
+        images = count(lungs.get("n"), "image")
+        return f"On {images} with known lungs more of the heat lies in the lungs than of the centre prior and chance."
+    return lung_verdict(localisation)
+
+
 def _constant(localisation: Mapping[str, Any]) -> str:
-    maps = localisation.get("constant")
+    maps, compared = localisation.get("constant"), localisation.get("maps")
     if maps is None:
         return ""
     if not maps:
-        return "No map was constant."
+        return f"Of the {count(compared)} maps compared here not one was constant."
     one = maps == 1
     classes = localisation.get("constant_by_class") or {}
     whose = ", ".join(f"{label} {count(number)}" for label, number in classes.items() if number)
     return (
-        f"{count(maps, 'map')} {'was' if one else 'were'} constant, without evidence in any place"
+        f"{count(maps)} of {count(compared, 'map')} {'was' if one else 'were'} constant, without evidence in any place"
         f"{f' ({whose})' if whose else ''}, and {'counts as a miss' if one else 'count as misses'} where a lesion is "
         "known."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,12 @@ from covidnet.serving.model import ServedModel
 
 GATES = ("refuse", "warn", "off")
 """The setting ``gate``: whether a film that is not like a training film is refused, or predicted with a warning."""
+
+_OF_PHANTOMS = {
+    "refuse": "The input gate was fitted on phantoms: it may refuse real radiographs that nothing is wrong with. "
+    "gate=warn predicts them all the same.",
+    "warn": "The input gate was fitted on phantoms: what it says of real radiographs may be wrong.",
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Answering:
             outputs = self.model.outputs(squares, maps=heat)
             target = [int(one) for one in outputs.probabilities.argmax(axis=1)]
             heats = self.model.heat(squares, outputs, target) if heat else [None] * len(left)
-            compared = self.model.gate.compare(outputs.features) if self.gate != "off" else [[] for _ in left]
+            compared = self._compare(outputs.features) if self.gate != "off" else [[] for _ in left]
             for row, place in enumerate(left):
                 flags[place] = flags[place] + compared[row]
                 refusal = self._refusal(called[place], compared[row])
@@ -97,14 +103,29 @@ class Answering:
                 )
         return [one for one in found if one is not None]
 
+    def notes(self) -> list[str]:
+        """What a reader of a prediction has to know of the model and its input gate, in sentences."""
+        return [*self.model.facts.notes(), *self.gate_notes()]
+
     def gate_notes(self) -> list[str]:
         """What a reader of a prediction has to know of the input gate, in sentences."""
-        if self.gate == "off" or self.model.gated:
+        if self.gate == "off":
             return []
+        if self.model.gated:
+            return [_OF_PHANTOMS[self.gate]] if self.model.facts.synthetic else []
         return ["The checkpoint holds no model of its training films: the input gate has its rules alone."]
 
     def _look(self, film: Film) -> list[Flag]:
-        return [] if self.gate == "off" else self.model.gate.look(film)
+        return [] if self.gate == "off" else self._honest(self.model.gate.look(film))
+
+    def _compare(self, features: npt.NDArray[np.float32]) -> list[list[Flag]]:
+        return [self._honest(flags) for flags in self.model.gate.compare(features)]
+
+    def _honest(self, flags: Sequence[Flag]) -> list[Flag]:
+        """Flags that do not call a real film faulty because it is unlike a phantom."""
+        if not self.model.facts.synthetic:
+            return list(flags)
+        return [replace(flag, text=_unlike_phantoms(flag.text)) if flag.learned else flag for flag in flags]
 
     def _refusal(self, name: str, flags: Sequence[Flag]) -> ImageRefusedError | None:
         """What is wrong with the film, where that is enough to refuse it."""
@@ -113,3 +134,14 @@ class Answering:
             return None
         cause, _, remedy = grave[0].text.partition("; ")
         return ImageRefusedError(name, cause, remedy or "give a frontal chest radiograph, or use gate=warn")
+
+
+def _unlike_phantoms(text: str) -> str:
+    """A flag's text where the training films were phantoms.
+
+    Example:
+        >>> _unlike_phantoms("looks like a lateral view; use the frontal film")
+        'unlike the phantoms that the model was trained on (looks like a lateral view); use gate=warn to predict it'
+    """
+    cause = text.partition("; ")[0]
+    return f"unlike the phantoms that the model was trained on ({cause}); use gate=warn to predict it"

@@ -28,6 +28,7 @@ class ModelFacts:
         training: what the models were trained on: name, films, manifest_sha256, split_sha256, group, validation; empty
             where a checkpoint does not tell.
         versions: of the libraries that trained them.
+        maps: what has to be said of their heat maps, in sentences; None where the checkpoint does not tell of a test.
     """
 
     network: str
@@ -41,6 +42,7 @@ class ModelFacts:
     temperatures: tuple[float | None, ...]
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    maps: tuple[str, ...] | None = None
 
     @property
     def members(self) -> int:
@@ -76,12 +78,18 @@ class ModelFacts:
         if self.synthetic:
             found.append("Trained on synthetic radiographs (phantoms): its predictions say nothing of any disease.")
         if self.random_weights:
-            found.append("The frozen backbone's weights are random; published ones are model.weights=imagenet.")
+            found.append(
+                "The backbone has random weights and was not trained: what it sees in an image is a matter of chance."
+            )
         if not self.calibrated:
             found.append("Probabilities are not calibrated: the checkpoint holds no temperature.")
         elif self.training.get("validation") == "test":
             found.append("The temperature was fitted on the test fold, which chose the checkpoint too.")
         return found
+
+    def map_notes(self) -> list[str]:
+        """What a reader of a heat map has to know of the model's maps, in sentences."""
+        return ["No test of this model's heat maps is recorded with it."] if self.maps is None else list(self.maps)
 
     def plain(self) -> dict[str, Any]:
         """The facts as JSON takes them."""
@@ -90,8 +98,9 @@ class ModelFacts:
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> ModelFacts:
         """The facts from what `plain` gave, after a way through JSON."""
-        lists = ("mean", "std", "folds", "temperatures")
-        plain: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in values.items()}
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         return cls(**plain)
 
 
@@ -114,3 +123,28 @@ def of_members(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = dict(records[0].get("training") or {}) if records else {}
     others = [record.get("training") or {} for record in records[1:]]
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+
+def maps_of_members(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    """What the records of several checkpoints say of their heat maps.
+
+    Args:
+        records: what each checkpoint holds under ``serving``.
+
+    Returns:
+        The sentences of all, where they agree; else how many models there is something to say of, and the sentences of
+        the first of them. None where one of them does not tell of a test.
+
+    Example:
+        >>> maps_of_members([{"maps": []}, {"fold": 3, "maps": ["They fail."]}])
+        ('Something has to be said of the heat maps of 1 of 2 models.', 'Fold 3: They fail.')
+    """
+    told = [record.get("maps") for record in records]
+    if not told or any(one is None for one in told):
+        return None
+    if all(one == told[0] for one in told):
+        return tuple(told[0] or ())
+    against = [record for record in records if record["maps"]]
+    first = against[0]
+    count = f"Something has to be said of the heat maps of {len(against)} of {len(records)} models."
+    return (count, *(f"Fold {first.get('fold')}: {line}" for line in first["maps"]))

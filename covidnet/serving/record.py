@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ FORMAT = 1
 
 
 def serving_record(
-    *, fold: int, temperature: float | None, gate: InputGate | None, training: Mapping[str, Any]
+    *,
+    fold: int,
+    temperature: float | None,
+    gate: InputGate | None,
+    training: Mapping[str, Any],
+    maps: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The record as a checkpoint takes it: plain values and tensors, which are loaded without running code.
 
@@ -27,6 +32,7 @@ def serving_record(
         temperature: fitted on its validation films; None where it has none.
         gate: fitted on its training films; None where it was not.
         training: what the model was trained on, as `covidnet.serving.facts.ModelFacts` takes it.
+        maps: what `covidnet.evaluation.explanations.map_notes` says of its heat maps; None where they were not tested.
     """
     arrays = {} if gate is None else gate.arrays()
     return {
@@ -35,6 +41,7 @@ def serving_record(
         "temperature": temperature,
         "gate": {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()},
         "training": dict(training),
+        "maps": None if maps is None else list(maps),
         "versions": {"covidnet": __version__, "torch": str(torch.__version__)},
     }
 

@@ -20,7 +20,7 @@ from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
 from covidnet.models.saliency import MapWarning, saliency
 from covidnet.quality.gate import InputGate
-from covidnet.serving.facts import ModelFacts, of_members, weights_name
+from covidnet.serving.facts import ModelFacts, maps_of_members, of_members, weights_name
 from covidnet.serving.model import Outputs, ServedModel, Squares
 
 # Python keeps warning filters for the whole process; the maps that they are changed for take a few milliseconds.
@@ -60,6 +60,7 @@ class TorchModel(ServedModel):
             temperatures=tuple(record.get("temperature") for record in records),
             training=of_members(records),
             versions=dict(records[0].get("versions") or {}),
+            maps=maps_of_members(records),
         )
         super().__init__(facts, _gate(records[0]), source)
         self.threads = threads

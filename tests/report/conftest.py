@@ -371,12 +371,15 @@ def build_explanations(
             for title, name in (("COVID-19", "unseen-COVID-19"), ("errors", "errors"))
         ],
         "localisation": {
-            "n": 40, "films": 60, "patients": 38, "constant": 0, "constant_by_class": {"COVID-19": 0, "Normal": 0},
+            "n": 40, "films": 60, "patients": 38, "maps": 600, "constant": 0,
+            "constant_by_class": {"COVID-19": 0, "Normal": 0},
             "measures": {
                 "pointing": measure("pointing", 0.4, 40), "iou": measure("iou", 0.25, 40),
                 "lesion_share": measure("lesion_share", 0.2, 40), "lung_share": measure("lung_share", 0.5, 60),
             },
             "not_better": list(poor), "not_better_than_mean_map": list(poor), "better_than_centre": not poor,
+            "lungs": {"n": 60, "patients": 58, "not_better": [], "not_better_than_mean_map": [],
+                      "better_than_centre": True},
         },
         "sanity": {
             "n": 6,

@@ -111,10 +111,14 @@ def test_random_weights_are_said_first() -> None:
 def test_maps_that_are_better_are_said_to_be() -> None:
     found = build_explanations()
     words = _words(_section(found))
-    assert "The maps are better than the centre prior and chance by: pointing game, IoU, heat in the lesion." in words
+    assert (
+        "On 40 images with known lesions the maps are better than the centre prior and chance by: pointing game, IoU, "
+        "heat in the lesion." in words
+    )
+    assert "On 60 images with known lungs more of the heat lies in the lungs" in words
     assert "no better" not in words
     assert "better than the mean map by all of these" in words
-    assert "No map was constant." in words
+    assert "Of the 600 maps compared here not one was constant." in words
     for name in ("pointing", "iou", "lesion_share"):
         assert _points(found["localisation"]["measures"][name]["difference"]) in words
     for name in ("pointing", "lesion_share"):
@@ -125,11 +129,12 @@ def test_maps_that_are_not_better_are_said_first() -> None:
     found = build_explanations(poor=("iou",))
     section = _section(found)
     assert _against(section) == [
-        "The maps are no better than the centre prior or chance by: IoU. They are worse than the centre prior."
+        "On 40 images with known lesions the heat maps are no better than the centre prior or chance at finding them "
+        "(by IoU). They are worse than the centre prior."
     ]
     words = _words(section)
-    assert "The maps are no better than the centre prior or chance by: IoU (better means" in words
-    assert "The maps are better" not in words
+    assert "Better means: the interval of the difference lies wholly above 0" in words
+    assert "the maps are better" not in words
     assert f"IoU {_points(found['localisation']['measures']['iou']['difference'])}" in words
     assert MINUS in _points(found["localisation"]["measures"]["iou"]["difference"])
     assert "no better than the mean map by: IoU; by that nothing says that a map follows its film" in words
@@ -138,24 +143,26 @@ def test_maps_that_are_not_better_are_said_first() -> None:
 def test_no_better_is_not_called_worse() -> None:
     found = build_explanations(poor=("iou", "pointing"))
     found["localisation"]["measures"]["iou"]["difference"]["ci"] = [-0.1, 0.1]
+    first = (
+        "On 40 images with known lesions the heat maps are no better than the centre prior or chance at finding them "
+        "(by IoU, pointing game)."
+    )
     assert _against(_section(found)) == [
-        "The maps are no better than the centre prior or chance by: IoU, pointing game. They are worse than the centre "
-        "prior by: pointing game. They are worse than chance by: pointing game."
+        f"{first} They are worse than the centre prior by pointing game. They are worse than chance by pointing game."
     ]
     for key in ("difference", "difference_chance"):
         found["localisation"]["measures"]["pointing"][key]["ci"] = None
-    assert _against(_section(found)) == [
-        "The maps are no better than the centre prior or chance by: IoU, pointing game."
-    ]
+        found["localisation"]["measures"]["pointing"][key]["value"] = None
+    assert _against(_section(found)) == [first]
 
 
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
         ({"COVID-19": 0, "Normal": 1},
-         "1 map was constant, without evidence in any place (Normal 1), and counts as a miss"),
+         "1 of 600 maps was constant, without evidence in any place (Normal 1), and counts as a miss"),
         ({"COVID-19": 4, "Normal": 8},
-         "12 maps were constant, without evidence in any place (COVID-19 4, Normal 8), and count as misses"),
+         "12 of 600 maps were constant, without evidence in any place (COVID-19 4, Normal 8), and count as misses"),
     ],
 )  # fmt: skip
 def test_constant_maps_are_counted_by_class_and_called_misses(classes: dict[str, int], said: str) -> None:
@@ -224,21 +231,35 @@ def test_lungs_alone_say_nothing_of_lesions() -> None:
 @pytest.mark.parametrize(
     ("retained", "said", "first"),
     [
-        (0.05, "The maps pass the sanity test: they depend on the weights of the network.", False),
-        (0.9, "The maps fail the sanity test: they hardly change when the network is drawn anew.", True),
-        (0.5, "The sanity test is unclear", False),
+        (0.05, "On 6 images the heat maps pass the sanity test: they depend on the weights of the network.", False),
+        (0.9, "On 6 images the heat maps fail the sanity test: re-initialising the network hardly changes them", True),
+        (0.5, "The sanity test of the heat maps on 6 images is unclear", True),
     ],
 )
 def test_each_verdict_of_the_sanity_test_is_one_sentence(retained: float, said: str, first: bool) -> None:
     found = build_explanations(retained=retained)
     section = _section(found)
     assert said in _words(section)
-    assert [line.startswith("The maps fail the sanity test:") for line in _against(section)] == [True] * first
+    assert [line.startswith(said) for line in _against(section)] == [True] * first
     kept = found["sanity"]["retained"]
     for estimate in (kept["ssim"], kept["rank"]):
         low, high = estimate["ci"]
         text = f"{100 * estimate['value']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]".replace("-", MINUS)
         assert text in _words(section)
+
+
+def test_a_similarity_below_that_of_two_images_is_none_and_no_negative_share() -> None:
+    found = build_explanations()
+    found["sanity"]["retained"]["ssim"] = {"value": -0.45, "ci": [-0.53, -0.39], "n": 9, "method": "bootstrap"}
+    found["sanity"]["retained"]["rank"] = {"value": -0.02, "ci": [-0.2, 0.1], "n": 9, "method": "bootstrap"}
+    said = "re-initialised: none by SSIM, none (95% interval: up to 10.0%) by rank correlation"
+    assert said in _words(_section(found))
+
+
+def test_constant_maps_are_counted_as_the_logs_count_them() -> None:
+    found = build_explanations() | {"constant_maps": {"panels": [0, 150], "sanity test, re-initialised": [16, 108]}}
+    words = _words(_section(found))
+    assert "over all runs: panels: 0 of 150; sanity test, re-initialised: 16 of 108." in words
 
 
 @pytest.mark.parametrize(
@@ -247,10 +268,10 @@ def test_each_verdict_of_the_sanity_test_is_one_sentence(retained: float, said: 
 def test_why_the_sanity_test_is_unclear_is_said(reason: str) -> None:
     found = build_explanations(retained=0.5)
     found["sanity"]["reason"] = reason
-    assert f"The sanity test is unclear: {reason}." in _words(_section(found))
+    assert f"The sanity test of the heat maps on 6 images is unclear: {reason}." in _words(_section(found))
     nothing = {"value": None, "ci": None, "n": 9, "method": "bootstrap"}
     found["sanity"]["retained"] = {"ssim": nothing, "rank": nothing}
-    assert "they keep" not in _words(_section(found))
+    assert "How similar the maps stay cannot be said." in _words(_section(found))
 
 
 def test_the_sanity_table_has_the_summary_s_numbers() -> None:

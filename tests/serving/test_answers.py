@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from covidnet.data.images import Film, ImageFacts
 from covidnet.errors import ImageRefusedError, SettingError
 from covidnet.quality.flags import Flag
 from covidnet.serving.answers import Answering, FilmAnswer
-from covidnet.serving.facts import ModelFacts
+from covidnet.serving.facts import ModelFacts, maps_of_members
 from covidnet.serving.model import Outputs, ServedModel
 
 
@@ -122,3 +123,35 @@ def test_heat_maps_are_made_where_they_are_asked_for() -> None:
 def test_a_gate_that_there_is_not_is_refused() -> None:
     with pytest.raises(SettingError, match="refuse, warn, off"):
         Answering(_Model(), "open")
+
+
+def test_a_gate_of_phantoms_does_not_call_a_real_film_lateral() -> None:
+    """It says what it compares with, and the remedy; rules about any film keep their words."""
+    lateral = Flag("lateral", "looks like a lateral view, not a frontal one; use the frontal film", learned=True)
+    small = Flag("small", "too small: 9 x 9 pixels; use the film at its original size")
+    for name, flag, cause, remedy in (
+        (
+            "phantom", lateral, "unlike the phantoms that the model was trained on (looks like a lateral view, not a "
+            "frontal one)", "use gate=warn to predict it",
+        ),
+        ("phantom", small, "too small: 9 x 9 pixels", "use the film at its original size"),
+        ("folder", lateral, "looks like a lateral view, not a frontal one", "use the frontal film"),
+    ):  # fmt: skip
+        model = _Model()
+        model.facts = replace(model.facts, training={"name": name})
+        model.gate.look = lambda film, flag=flag: [flag]  # type: ignore[method-assign,misc]
+        (refusal,) = Answering(model).answer([film(120)])
+        assert isinstance(refusal, ImageRefusedError)
+        assert (refusal.cause, refusal.remedy) == (cause, remedy)
+        assert any("gate=warn" in note for note in Answering(model).notes()) is (name == "phantom")
+        (warned,) = Answering(model, "warn").answer([film(120)])
+        assert isinstance(warned, FilmAnswer)
+        assert cause in warned.flags[0].text
+        assert not any("gate=warn" in note for note in Answering(model, "warn").notes())
+
+
+def test_maps_of_several_models_are_told_of_together() -> None:
+    assert maps_of_members([{"maps": []}, {"maps": []}]) == ()
+    assert maps_of_members([{"maps": ["They fail."]}] * 2) == ("They fail.",)
+    # Of a checkpoint that tells of no test nothing is known.
+    assert maps_of_members([{"maps": []}, {}]) is None

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from covidnet.data.images import ImageFacts
     from covidnet.data.transforms import SquareFit
     from covidnet.serving.answers import FilmAnswer
+    from covidnet.serving.facts import ModelFacts
 
 
 def answer_json(
-    answer: FilmAnswer, facts: ImageFacts, preview: npt.NDArray[np.uint8], fit: SquareFit, *, calibrated: bool
+    answer: FilmAnswer, facts: ImageFacts, preview: npt.NDArray[np.uint8], fit: SquareFit, model: ModelFacts
 ) -> dict[str, Any]:
     """Everything that is said of a film but for the seconds it took.
 
@@ -28,7 +29,7 @@ def answer_json(
         facts: of the file.
         preview: (h, w) uint8, the film as it is shown.
         fit: how the film became the network's square.
-        calibrated: whether the probabilities are those after temperature scaling.
+        model: what is known of the model; what has to be known when its predictions and maps are read comes with them.
 
     Returns:
         What JSON can hold. Where there is one model alone, the agreement of several is null.
@@ -41,12 +42,13 @@ def answer_json(
             "class": answer.prediction,
             "method": "gradcam",
             "empty": not np.any(answer.heat),
+            "notes": model.map_notes(),
             "image": heat_url(answer.heat, fit, (preview.shape[0], preview.shape[1])),
         }
     return {
         "prediction": answer.prediction,
         "probabilities": _by_class(answer.probabilities),
-        "calibrated": calibrated,
+        "calibrated": model.calibrated,
         "members": {
             "count": count,
             "agreement": float(answer.agreement) if several else None,
@@ -56,6 +58,7 @@ def answer_json(
         "film": {"width": facts.width, "height": facts.height, "mode": facts.mode},
         "preview": jpeg_url(preview),
         "heat": heat,
+        "notes": model.notes(),
         "notice": NOTICE,
     }
 

@@ -26,7 +26,8 @@ def facts_card(facts: ModelFacts) -> str:
         *((f"Training: {name.replace('_', ' ')}", told(training.get(name))) for name in _TRAINING),
         *((f"Version: {name}", version) for name, version in facts.versions.items()),
     ]
-    lines = [f"# Model card: {facts.title}", "", NOTICE, "", *(f"{note}\n" for note in facts.notes())]
+    notes = [*facts.notes(), *facts.map_notes()]
+    lines = [f"# Model card: {facts.title}", "", NOTICE, "", *(f"{note}\n" for note in notes)]
     lines += ["## What the checkpoint says", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows]
     return "\n".join([*lines, "", "Scores: not available; they are in the report of the sweep."]) + "\n"

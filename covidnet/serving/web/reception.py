@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from covidnet.data.images import Film
     from covidnet.data.transforms import SquareFit
+    from covidnet.serving.facts import ModelFacts
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -52,16 +53,16 @@ class Reception:
     Args:
         answering: the model and its input gate.
         fit: how a film becomes the network's square.
-        calibrated: whether the probabilities are calibrated ones.
+        facts: of the model.
         limits: of the server.
         workers: threads that call `answering` at once.
     """
 
     def __init__(
-        self, answering: Answers, fit: SquareFit, calibrated: bool, limits: WebLimits, workers: int = 1
+        self, answering: Answers, fit: SquareFit, facts: ModelFacts, limits: WebLimits, workers: int = 1
     ) -> None:
         self._fit = fit
-        self._calibrated = calibrated
+        self._facts = facts
         self._limits = limits
         self._worker = Worker(answering, workers)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
@@ -126,7 +127,7 @@ class Reception:
             answer = await asyncio.wrap_future(visit.asked)
             if isinstance(answer, ImageRefusedError):
                 raise _refused("unsuitable_film", answer)
-            draw = functools.partial(answer_json, answer, film.facts, preview, self._fit, calibrated=self._calibrated)
+            draw = functools.partial(answer_json, answer, film.facts, preview, self._fit, self._facts)
             return await self._read(visit, lambda _: draw())
         except ImageRefusedError as error:
             raise _refused("unreadable_file", error) from None

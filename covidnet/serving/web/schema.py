@@ -42,6 +42,9 @@ class Heat(BaseModel):
     class_: str = Field(alias="class")
     method: str
     empty: bool = Field(description="whether no place has evidence")
+    notes: list[str] = Field(
+        description="how this model's maps did in their tests; empty where nothing speaks against them"
+    )
     image: str = Field(description="PNG with transparency of the preview's size, as a data URL")
 
 
@@ -56,6 +59,7 @@ class Answer(BaseModel):
     film: FilmFacts
     preview: str = Field(description="grey JPEG of at most 768 pixels a side, as a data URL")
     heat: Heat | None = Field(description="null with heat=false, and where the engine draws no maps")
+    notes: list[str] = Field(description="what has to be known of the model, such as that it was trained on phantoms")
     notice: str = Field(examples=[NOTICE])
     seconds: float = Field(description="from the complete upload to the answer")
 

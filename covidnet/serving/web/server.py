@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Protocol
@@ -60,6 +60,7 @@ def create_app(
     *,
     card: str = "",
     hosts: Iterable[str] = (),
+    notes: Sequence[str] = (),
     workers: int = 1,
 ) -> ASGIApp:
     """The application for an ASGI server.
@@ -70,18 +71,18 @@ def create_app(
         limits: on sizes, rates and times.
         card: the model card in Markdown.
         hosts: names that the server answers to; none allows any.
+        notes: what has to be known beside the notes of the model, such as how its input gate does.
         workers: threads that call `answering` at once.
     """
     limits = limits or WebLimits()
-    calibrated = model.facts.calibrated
     rate = RateLimit(limits.rate, limits.burst)
     memory = Memory(_UPLOADS * limits.max_bytes)
     told = {
         "title": model.facts.title,
         "classes": [{"name": name, "colour": COLOURS[name]} for name in CLASSES],
         "facts": model.facts.plain(),
-        "notes": model.facts.notes(),
-        "calibrated": calibrated,
+        "notes": [*model.facts.notes(), *notes, *(model.facts.map_notes() if model.explains else [])],
+        "calibrated": model.facts.calibrated,
         "explains": model.explains,
         "limits": {name: getattr(limits, name) for name in ("max_megabytes", "max_megapixels", "min_side")},
         "card": card,
@@ -90,7 +91,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.reception = Reception(answering, model.fit, calibrated, limits, workers)
+        app.state.reception = Reception(answering, model.fit, model.facts, limits, workers)
         yield
         app.state.reception.close()
 

@@ -14,6 +14,7 @@ from covidnet.quality.flags import Flag
 from covidnet.serving.answers import FilmAnswer
 from covidnet.serving.web.answer_json import answer_json
 from covidnet.serving.web.schema import Answer
+from tests.serving.web.fakes import FACTS as MODEL
 
 FACTS = ImageFacts("0" * 64, 300, 200, "MONOCHROME1", 12)
 MEMBERS = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.3, 0.6, 0.1]])
@@ -21,7 +22,7 @@ MEMBERS = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.3, 0.6, 0.1]])
 
 def found(members: np.ndarray = MEMBERS, heat: np.ndarray | None = None, flags: tuple[Flag, ...] = ()) -> dict:
     answer = FilmAnswer(members.mean(axis=0), members, list(flags), heat)
-    return answer_json(answer, FACTS, np.full((20, 30), 9, np.uint8), SquareFit(16), calibrated=True)
+    return answer_json(answer, FACTS, np.full((20, 30), 9, np.uint8), SquareFit(16), MODEL)
 
 
 def test_numbers_are_those_of_the_answer_in_the_order_of_the_classes() -> None:
@@ -44,6 +45,8 @@ def test_flags_and_maps_are_told() -> None:
     assert said["quality"] == [{"code": "dark", "text": "too dark; use another"}]
     assert said["heat"]["empty"]
     assert said["heat"]["class"] == "COVID-19"
+    assert said["heat"]["notes"] == ["No test of this model's heat maps is recorded with it."]
+    assert said["notes"][0].startswith("Trained on synthetic radiographs (phantoms)")
     assert not found(heat=np.eye(16, dtype=np.float32))["heat"]["empty"]
     assert found()["heat"] is None
 

@@ -15,7 +15,7 @@ from covidnet.data.transforms import SquareFit
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.reception import Reception, place_of
 from covidnet.serving.web.web_error import WebError
-from tests.serving.web.fakes import FakeAnswering
+from tests.serving.web.fakes import FACTS, FakeAnswering
 from tests.serving.web.servers import film_png
 
 
@@ -25,7 +25,7 @@ async def stays() -> None:
 
 def within(answering: FakeAnswering, work: Callable[[Reception], Awaitable[Any]], **limits: Any) -> Any:
     async def run() -> Any:
-        reception = Reception(answering, SquareFit(32), True, WebLimits(**limits))
+        reception = Reception(answering, SquareFit(32), FACTS, WebLimits(**limits))
         try:
             return await work(reception)
         finally:

@@ -57,7 +57,7 @@ def test_a_film_is_answered_with_all_that_is_promised() -> None:
     with client(FakeAnswering(flags=[Flag("dark", "too dark; use another film", False)])) as ask:
         said = ask.post("/v1/predict", content=film_png()).json()
     assert set(said) == {
-        "prediction", "probabilities", "calibrated", "members", "quality", "film", "preview", "heat", "notice",
+        "prediction", "probabilities", "calibrated", "members", "quality", "film", "preview", "heat", "notes", "notice",
         "seconds",
     }  # fmt: skip
     assert list(said["probabilities"]) == list(CLASSES)
@@ -102,7 +102,7 @@ def test_the_model_says_what_it_is() -> None:
         said = ask.get("/v1/model").json()
     assert said["classes"] == [{"name": name, "colour": COLOURS[name]} for name in CLASSES]
     assert said["facts"]["network"] == "densenet121"
-    assert said["notes"] == FACTS.notes()
+    assert said["notes"] == [*FACTS.notes(), *FACTS.map_notes()]
     assert said["card"] == "# Model card: fake"
     assert said["limits"] == {"max_megabytes": 7, "max_megapixels": 64, "min_side": 64}
     assert said["notice"] == NOTICE

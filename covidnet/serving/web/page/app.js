@@ -146,6 +146,7 @@ function clear() {
   for (const id of ["preview", "heat"]) at(id).removeAttribute("src");
   for (const id of ["shown", "opacity"]) at(id).disabled = true;
   at("caption").textContent = "";
+  at("map-notes").replaceChildren();
 }
 
 function showBars(answer) {
@@ -211,7 +212,9 @@ function showHeat(answer) {
   at("heat").alt = `Heat map: where the evidence for ${heat.class} lies`;
   for (const id of ["shown", "opacity"]) at(id).disabled = false;
   at("caption").textContent =
-    `Grad-CAM for ${heat.class}: where the model looked. Each film has a scale of its own.`;
+    `Grad-CAM for ${heat.class}: where the model looked. Each image has a scale of its own.`;
+  // What the tests of this model's maps say stands beside the map, not on another page.
+  at("map-notes").replaceChildren(...heat.notes.map((text) => make("li", sentence(text))));
   applyOpacity();
 }
 
