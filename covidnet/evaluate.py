@@ -49,8 +49,11 @@ def main(cfg: DictConfig) -> None:
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     out = Path(settings["out"]).expanduser()
     from covidnet.data.film_table import read_film_table
+    from covidnet.quality import fixed_rules
 
-    films = read_film_table(settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), progress=cfg.progress)
+    films = read_film_table(
+        settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), rules=fixed_rules, progress=cfg.progress
+    )
     _check_out(out, films.root)
     from covidnet.external import ExternalValidation
     from covidnet.fold_run import quieten

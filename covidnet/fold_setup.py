@@ -25,6 +25,7 @@ from covidnet.features.extract import store_description
 from covidnet.features.maps import MapStore, map_shape
 from covidnet.features.store import FeatureStore
 from covidnet.learning.module import ClassificationModule
+from covidnet.quality import fixed_rules
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,14 @@ class FoldSetup:
     def study(self) -> Study:
         """Manifest and split; what a reader of the numbers has to know is logged."""
         s = self.settings
-        study = prepare_study(s["data"], s["split"], cache_dir=self.cache, strict=s["strict"], progress=self.progress)
+        study = prepare_study(
+            s["data"],
+            s["split"],
+            cache_dir=self.cache,
+            strict=s["strict"],
+            rules=fixed_rules,
+            progress=self.progress,
+        )
         for note in study.notes:
             log.info("%s", note)
         return study

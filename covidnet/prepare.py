@@ -29,6 +29,7 @@ def main(cfg: DictConfig) -> None:
     from rich.console import Console
 
     from covidnet.data.study import prepare_study
+    from covidnet.quality import fixed_rules
 
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     study = prepare_study(
@@ -37,10 +38,12 @@ def main(cfg: DictConfig) -> None:
         cache_dir=Path(settings["cache_dir"]).expanduser(),
         strict=settings["strict"],
         rescan=True,
+        rules=fixed_rules,
     )
     console = Console(soft_wrap=True, highlight=False)
     refused = study.folder.parent / "refused.csv"
     told = [*study.notes, f"manifest: {study.folder.parent / 'manifest.csv'}", f"split:    {study.split_file}"]
+    console.print(f"left out: {study.folder / 'left_out.csv'}")
     if len(study.refused):
         told.append(f"refused:  {refused} ({len(study.refused)} files)")
     for line in told:

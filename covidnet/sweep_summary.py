@@ -279,7 +279,7 @@ def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
             f"The patient of {data['unknown_patients']} of {data['images']} films is unknown; "
             "each counts as a patient of its own."
         )
-    if data["view"] is not None:
+    if data["view"] not in (None, "frontal"):
         notes.append(
             f"data.view={data['view']}: films of other known views were left out; films of unknown view were kept."
         )

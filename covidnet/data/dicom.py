@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _INSTALL = 'pip install "covidnet[dicom]"'
 _EXPORT = "export it as uncompressed DICOM, or as a 16-bit grey PNG"
 _NO_ID = {"", "anon", "anonymous", "anonymised", "anonymized", "none", "n/a", "unknown"}
-_LATERAL = {"L", "LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
+_LATERAL = {"L", "LL", "RL", "LLAT", "RLAT"}
 
 # Terms of DICOM PS3.3 C.7.3.1.1.1 and PS3.16 Annex L that no chest radiograph has. Other terms, and none, are accepted:
 # CR, DX, RG, RF and OT are all in use for radiographs, and so are terms that no standard lists.
@@ -72,7 +72,23 @@ def read_header(path: str | Path) -> dict[str, str | None]:
 
 def _view(header: Dataset) -> str | None:
     view = str(header.get("ViewPosition") or "").strip().upper()
-    return "L" if view in _LATERAL else view or None
+    return "L" if is_lateral(view) else view or None
+
+
+def is_lateral(view: str) -> bool:
+    """Whether a DICOM term, or a cell of a table, names a lateral view.
+
+    Args:
+        view: such as ``LL`` or ``left lateral``.
+
+    Example:
+        >>> [is_lateral(view) for view in ("L", "LL", "Lateral", "lat", "PA", "AP Supine", "AP lateral decubitus")]
+        [True, True, True, True, False, False, False]
+    """
+    words = re.sub("[^A-Z]+", " ", view.upper()).split()
+    # In a decubitus view the patient lies on a side, and the film is frontal.
+    decubitus = any(word.startswith("DECUB") for word in words)
+    return "".join(words) in _LATERAL or (not decubitus and any(word in ("LAT", "LATERAL") for word in words))
 
 
 class Shown(NamedTuple):

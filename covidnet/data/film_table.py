@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from covidnet.data.manifest import Manifest, manifest_hash, scan
+from covidnet.data.manifest import Manifest, Rules, manifest_hash, scan
 from covidnet.data.manifest_files import (
     filter_view,
     kept_thumbnails,
@@ -53,25 +53,34 @@ class FilmTable:
         return self.name == "phantom"
 
 
-def read_film_table(data: Mapping[str, Any], *, cache_dir: Path, progress: bool = True) -> FilmTable:
+def read_film_table(
+    data: Mapping[str, Any], *, cache_dir: Path, rules: Rules | None = None, progress: bool = True
+) -> FilmTable:
     """The films of a data set: from the cache where they are as they were, read now otherwise.
 
     Args:
         data: the group ``data`` of the configuration.
         cache_dir: where manifests are kept. One that is there and does not fit any more is left as it is: a study may
             be built on it.
+        rules: as in `covidnet.data.manifest.scan`.
         progress: whether progress bars are drawn.
 
     Raises:
         DataError: where the data cannot be used, in one line.
     """
     source = find_source(data, cache_dir, progress=progress)
-    home = manifest_home(data, source, cache_dir)
+    home = manifest_home(data, source, cache_dir, flagged=rules is not None)
     with FileLock(home / ".lock"):
         manifest = read_current_manifest(home, source)
         kept = manifest is not None
         if manifest is None:
-            manifest = scan(source, max_megapixels=data["max_megapixels"], min_side=data["min_side"], progress=progress)
+            manifest = scan(
+                source,
+                max_megapixels=data["max_megapixels"],
+                min_side=data["min_side"],
+                rules=rules,
+                progress=progress,
+            )
             if not (home / "manifest.csv").exists():
                 write_manifest(home, manifest)
             else:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from covidnet.data.dicom import read_header
-from covidnet.data.images import ImageFacts, decode_image, film_bytes, is_dicom
+from covidnet.data.dicom import is_lateral, read_header
+from covidnet.data.images import Film, ImageFacts, decode_film, film_bytes, is_dicom
 from covidnet.data.sources import Source
 from covidnet.data.thumbnails import Pixels, Thumbnails, collect, thumbnail
 from covidnet.errors import DataError, ImageRefusedError
@@ -23,9 +23,13 @@ from covidnet.progress import available_cores, progress_bar
 log = logging.getLogger(__name__)
 
 COLUMNS = (
-    "image_id", "path", "label", "patient_id", "view", "source", "sha256", "width", "height", "mode", "bytes",
+    "image_id", "path", "label", "patient_id", "view", "source", "sha256", "width", "height", "mode", "bytes", "flags",
 )  # fmt: skip
-"""Columns of manifest.csv. image_id: the first 16 digits of sha256; later copies of the same file end in -2, -3."""
+"""Columns of manifest.csv. image_id: the first 16 digits of sha256; later copies of the same file end in -2, -3. flags:
+codes of `covidnet.quality.flags.CODES`, with semicolons between, of what prediction would refuse the image for."""
+
+Rules = Callable[[Film], Iterable[str]]
+"""Codes of what is wrong with an image, such as `covidnet.quality.fixed_rules`."""
 
 REFUSED_COLUMNS = ("path", "cause", "remedy")
 
@@ -92,13 +96,16 @@ def manifest_hash(films: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool = True) -> Manifest:
+def scan(
+    source: Source, *, max_megapixels: float, min_side: int, rules: Rules | None = None, progress: bool = True
+) -> Manifest:
     """Read every file of a source once, in parallel: hash, size, mode, thumbnail; refuse what is no usable film.
 
     Args:
         source: the files.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side (pixels) are refused.
+        rules: what prediction would refuse an image for; None leaves the column flags unknown.
         progress: whether a progress bar is drawn.
 
     Raises:
@@ -107,6 +114,8 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
     facts: dict[str, ImageFacts] = {}
     headers: dict[str, dict[str, str | None]] = {}
     small: dict[str, Pixels] = {}
+    flags: dict[str, str] = {}
+    views = dict(zip(source.files["path"], source.files["view"], strict=True))
     refused = []
     for path in source.missing:
         cause, remedy = "listed in metadata.csv, which matches no image here", "restore the file or drop its row"
@@ -118,12 +127,16 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
         try:
             file = source.root / path
             data = film_bytes(file, max_megapixels)
-            pixels, found = decode_image(data, file, max_megapixels=max_megapixels, min_side=min_side)
+            film = decode_film(data, file, max_megapixels=max_megapixels, min_side=min_side)
             # By its bytes, as it was decoded: a DICOM file named .png knows its patient too.
             if is_dicom(data, file):
                 headers[path] = read_header(file)
-            small[path] = thumbnail(pixels)
-            return path, found
+            small[path] = thumbnail(film.pixels)
+            if rules is not None:
+                view = views[path] if isinstance(views[path], str) else film.view
+                view = "L" if view is not None and is_lateral(view) else view
+                flags[path] = ";".join(rules(replace(film, view=view)))
+            return path, film.facts
         except ImageRefusedError as error:
             return path, error
         except Exception as error:
@@ -140,13 +153,16 @@ def scan(source: Source, *, max_megapixels: float, min_side: int, progress: bool
                 facts[path] = found
     if not facts:
         raise DataError(f"{source.root}: all {len(refused)} files were refused, the first for: {refused[0][1]}")
-    films = _films(source.files, facts, headers)
+    films = _films(source.files, facts, headers, flags)
     table = pd.DataFrame(sorted(refused), columns=list(REFUSED_COLUMNS))
     return Manifest(source.name, source.root, films, table, collect(films, small))
 
 
 def _films(
-    files: pd.DataFrame, facts: dict[str, ImageFacts], headers: dict[str, dict[str, str | None]]
+    files: pd.DataFrame,
+    facts: dict[str, ImageFacts],
+    headers: dict[str, dict[str, str | None]],
+    flags: dict[str, str],
 ) -> pd.DataFrame:
     films = files[files["path"].isin(facts)].astype(object).copy()
     for column in ("sha256", "width", "height", "mode", "bytes"):
@@ -154,6 +170,7 @@ def _films(
     for column in ("patient_id", "view"):
         told = films["path"].map(lambda path, column=column: headers.get(path, {}).get(column))
         films[column] = films[column].where(films[column].notna(), told)
+    films["flags"] = [flags.get(path) or None for path in films["path"]]
     films["image_id"] = _image_ids(films)
     films = films[list(COLUMNS)].sort_values("image_id", ignore_index=True)
     # The same types as a manifest that is read from its file.

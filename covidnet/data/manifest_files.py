@@ -13,6 +13,7 @@ import pandas as pd
 from filelock import FileLock
 
 from covidnet.atomic import write_text
+from covidnet.data.dicom import is_lateral
 from covidnet.data.images import READING
 from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest
 from covidnet.data.sources import Source
@@ -23,20 +24,25 @@ from covidnet.names import listed, shown
 
 log = logging.getLogger(__name__)
 
-_TEXT = ["image_id", "path", "label", "patient_id", "view", "source", "sha256", "mode"]
+_TEXT = ["image_id", "path", "label", "patient_id", "view", "source", "sha256", "mode", "flags"]
 
 
-def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path) -> Path:
+def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path, *, flagged: bool) -> Path:
     """The folder for the manifest of a source that is read in a certain way; it is made where it is not there.
 
     Args:
         data: the group ``data`` of the configuration.
         source: the films.
         cache_dir: of everything that is kept.
+        flagged: whether the manifest says what prediction would refuse.
     """
     reading = {k: data[k] for k in ("max_megapixels", "min_side")}
     ignore = data.get("ignore") or ()
-    reading |= {"reading": READING, "ignore": [ignore] if isinstance(ignore, str) else sorted(map(str, ignore))}
+    reading |= {
+        "reading": READING,
+        "flagged": flagged,
+        "ignore": [ignore] if isinstance(ignore, str) else sorted(map(str, ignore)),
+    }
     key = digest({"root": str(source.root), "labels": dict(data.get("labels") or {}), **reading})
     home = cache_dir / "manifests" / f"{source.name}-{key}"
     home.mkdir(parents=True, exist_ok=True)
@@ -165,11 +171,11 @@ def kept_thumbnails(home: Path, root: Path, *, progress: bool) -> Thumbnails:
 
 
 def filter_view(films: pd.DataFrame, view: str | None) -> tuple[pd.DataFrame, list[str]]:
-    """The films of one view, and a sentence that says how many were left out; all films without a view.
+    """The films of some views, and a sentence that says how many were left out; all films without a view.
 
     Args:
         films: rows of a manifest.
-        view: such as ``PA``; films of unknown view are kept.
+        view: ``frontal`` for all but known laterals, or one view such as ``PA``; films of unknown view are kept.
 
     Raises:
         DataError: no film has this view.
@@ -177,11 +183,22 @@ def filter_view(films: pd.DataFrame, view: str | None) -> tuple[pd.DataFrame, li
     if view is None:
         return films, []
     known = films["view"].dropna()
-    wanted = known.str.casefold() == str(view).casefold()
+    lateral = known.map(is_lateral).astype(bool)
+    frontal = str(view).casefold() == "frontal"
+    if frontal:
+        wanted = ~lateral
+    elif is_lateral(str(view)):
+        wanted = lateral
+    else:
+        wanted = known.str.casefold() == str(view).casefold()
     dropped = known.index[~wanted]
     unknown = len(films) - len(known)
     if not wanted.any() and not unknown:
         raise DataError(f"data.view={view}: no film has this view; known are {', '.join(sorted(known.unique()))}")
+    if frontal:
+        such = ", ".join(films["path"][dropped[:3]])
+        note = f"{len(dropped)} lateral images are left out, such as {such}; data.view=null keeps them"
+        return films.drop(index=dropped).reset_index(drop=True), [note] if len(dropped) else []
     note = f"view {view}: {int(wanted.sum())} films kept, {len(dropped)} of other views left out"
     if unknown:
         note += f"; the view of {unknown} films is unknown, they are kept"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from filelock import FileLock
 
 from covidnet.atomic import write_text
-from covidnet.data.manifest import Manifest, duplicates, manifest_hash, scan
+from covidnet.data.manifest import Manifest, Rules, duplicates, manifest_hash, scan
 from covidnet.data.manifest_files import (
     digest,
     filter_view,
@@ -48,7 +49,8 @@ class Study:
         refused: files that cannot be used: path, cause, remedy.
         manifest_sha256: hash of the films' contents, labels, patients and views.
         split_sha256: hash of split.csv's bytes.
-        folder: where split.csv and left_out.csv lie; manifest.csv, refused.csv and thumbnails.npz lie above it.
+        folder: where split.csv and left_out.csv lie, the second with what data.view leaves out too; manifest.csv,
+            refused.csv and thumbnails.npz lie above it.
         notes: what a reader of the numbers has to know of the data, in sentences.
     """
 
@@ -112,6 +114,7 @@ def prepare_study(
     cache_dir: Path,
     strict: bool = False,
     rescan: bool = False,
+    rules: Rules | None = None,
     progress: bool = True,
 ) -> Study:
     """Manifest and split of a data set: read from the cache if they are there, made and written otherwise.
@@ -122,6 +125,8 @@ def prepare_study(
         cache_dir: where both are kept.
         strict: whether a film in two classes is an error rather than a warning.
         rescan: read every file again even where a manifest is there.
+        rules: what prediction would refuse an image for, as in `covidnet.data.manifest.scan`; such images are used and
+            named in a note.
         progress: whether progress bars are drawn.
 
     Raises:
@@ -129,12 +134,18 @@ def prepare_study(
         SplitError: where no balanced folds can be made.
     """
     source = find_source(data, cache_dir, progress=progress)
-    home = manifest_home(data, source, cache_dir)
+    home = manifest_home(data, source, cache_dir, flagged=rules is not None)
     # Jobs of one sweep start together: the first one writes, the others read.
     with FileLock(home / ".lock"):
         manifest = None if rescan else read_manifest(home, source)
         if manifest is None:
-            manifest = scan(source, max_megapixels=data["max_megapixels"], min_side=data["min_side"], progress=progress)
+            manifest = scan(
+                source,
+                max_megapixels=data["max_megapixels"],
+                min_side=data["min_side"],
+                rules=rules,
+                progress=progress,
+            )
             write_manifest(home, manifest)
         films, notes = filter_view(manifest.films, data.get("view"))
         notes = [*source.notes, *notes, *_notes(manifest, films, strict)]
@@ -148,6 +159,9 @@ def _split_study(
     # The manifest's paths may differ where its contents do not, so they are part of the name, not of the draw.
     paths = _sha256("\n".join(films["path"]))
     settings = {"data": data_hash, "paths": paths, "group": split["group"], "seed": split["seed"]}
+    other = manifest.films[~manifest.films["image_id"].isin(films["image_id"])]
+    if len(other):
+        settings["other_views"] = _sha256("\n".join(other["path"]))
     folder = home / f"split-{digest(settings)}"
     file, record = folder / "split.csv", folder / "split.json"
     if not record.exists():
@@ -156,7 +170,9 @@ def _split_study(
         made = balanced_folds(films, group=split["group"], seed=split["seed"])
         text = made.table[list(SPLIT_COLUMNS)].to_csv(index=False, lineterminator="\n")
         write_text(file, text)
-        write_text(folder / "left_out.csv", made.left_out.to_csv(index=False, lineterminator="\n"))
+        left_out = pd.concat([other.assign(reason="view: " + other["view"].astype(str)), made.left_out], join="inner")
+        left_out = left_out[list(made.left_out)].sort_values("image_id")
+        write_text(folder / "left_out.csv", left_out.to_csv(index=False, lineterminator="\n"))
         told = {**settings, "split_sha256": _sha256(text), "notes": made.notes}
         write_text(record, json.dumps(told, indent=2) + "\n")
     told = json.loads(record.read_text(encoding="utf-8"))
@@ -216,6 +232,15 @@ def _notes(manifest: Manifest, films: pd.DataFrame, strict: bool) -> list[str]:
     notes.append(f"{len(films)} films ({counts})")
     if len(manifest.refused):
         notes.append(f"{len(manifest.refused)} files were refused (refused.csv)")
+    flagged = films[films["flags"].notna()]
+    if len(flagged):
+        codes = Counter(code for flags in flagged["flags"] for code in flags.split(";"))
+        notes.append(
+            f"{len(flagged)} images are used that prediction would refuse "
+            f"({', '.join(f'{code} {count}' for code, count in sorted(codes.items()))}), such as "
+            f"{', '.join(sorted(flagged['path'])[:3])}; manifest.csv has all in the column flags, data.ignore leaves "
+            "files out"
+        )
     for _, paths, classes in duplicates(films):
         if len(classes) > 1:
             text = f"one film in two classes: {' and '.join(paths)}"

@@ -150,6 +150,15 @@ class InputGate:
         return cls(Learned.from_arrays(arrays)) if arrays else cls()
 
 
+def fixed_rules(film: Film) -> list[str]:
+    """Codes of what any gate refuses a film for, whatever its model was trained on; none for a usable film.
+
+    Args:
+        film: as `covidnet.data.images.read_film` reads it; with the view ``L`` where anything names it lateral.
+    """
+    return [flag.code for flag in InputGate.rules().look(film) if flag.refuses]
+
+
 def _cause(known: Learned, small: Thumbnails) -> Flag | None:
     """What a thumbnail tells of a film that is not upright and frontal."""
     picture, limits = ranked(small[None]), known.limits

@@ -18,6 +18,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from covidnet.data.images import Film
 from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest, check_files, duplicates, manifest_hash, scan
 from covidnet.data.sources import folder_source
 from covidnet.errors import DataError
@@ -298,3 +299,25 @@ def test_a_valid_film_in_place_of_another_is_found(tmp_path: Path) -> None:
     films = scanned(tmp_path).films
     shutil.copy(tmp_path / "NORMAL/0.png", tmp_path / "NORMAL/1.png")
     assert [Path(error.path).name for error in check_files(films, tmp_path, progress=False)] == ["1.png"]
+
+
+@pytest.mark.parametrize("view", ["LL", "LATERAL", "RL"])
+def test_rules_see_the_view_of_the_header_and_that_of_the_table_first(tmp_path: Path, view: str) -> None:
+    put(tmp_path, "NORMAL/a.dcm", dicom(ViewPosition=view))
+    put(tmp_path, "NORMAL/b.dcm", dicom(ViewPosition="PA", PatientID="1"))
+    put(tmp_path, "NORMAL/c.dcm", dicom(ViewPosition=view, PatientID="2"))
+    (tmp_path / "metadata.csv").write_text("filename,view\nNORMAL/b.dcm,Lateral\nNORMAL/c.dcm,AP\n")
+    seen: dict[str, str | None] = {}
+
+    def rules(film: Film) -> list[str]:
+        seen[film.facts.sha256] = film.view
+        return ["lateral", "dark"] if film.view == "L" else []
+
+    films = scan(folder_source(tmp_path), max_megapixels=64, min_side=64, rules=rules, progress=False).films
+    flags = films.set_index("path")["flags"]
+    assert flags.fillna("").to_dict() == {
+        "NORMAL/a.dcm": "lateral;dark",
+        "NORMAL/b.dcm": "lateral;dark",
+        "NORMAL/c.dcm": "",
+    }
+    assert [seen[sha] for sha in films.sort_values("path")["sha256"]] == ["L", "L", "AP"]

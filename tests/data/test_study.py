@@ -334,6 +334,58 @@ def test_view_that_no_film_has_is_refused_with_those_that_are_known(tmp_path: Pa
         prepare(settings(root, view="PA"), tmp_path / "c")
 
 
+@pytest.mark.parametrize("word", ["L", "LL", "RL", "lateral", "Left Lateral", "LAT"])
+def test_laterals_are_left_out_whatever_the_table_calls_them_and_named_with_the_reason(
+    tmp_path: Path, word: str
+) -> None:
+    root = films(tmp_path / "d", 13)
+    with_views(root, {"NORMAL/0.png": word, "COVID19/3.png": word, "COVID19/4.png": "AP", "NORMAL/5.png": "AP Supine"})
+    study = prepare(settings(root, view="frontal"), tmp_path / "c")
+    laterals = {"NORMAL/0.png", "COVID19/3.png"}
+    assert set(study.films["path"]) == {row["path"] for row in _all(root)} - laterals
+    assert any(note.startswith("2 lateral images are left out, such as ") for note in study.notes)
+    left_out = pd.read_csv(study.folder / "left_out.csv").set_index("path")["reason"]
+    assert set(left_out.index) == laterals | set(study.split.loc[study.split["fold"] == -1, "path"])
+    assert {left_out[path] for path in laterals} == {f"view: {word}"}
+    everything = prepare(settings(root, view=None), tmp_path / "c")
+    assert len(everything.films) == 39
+    assert not set(pd.read_csv(everything.folder / "left_out.csv")["reason"].str.contains("view")) - {False}
+
+
+def test_frontal_says_nothing_where_there_is_no_lateral(root: Path, tmp_path: Path) -> None:
+    frontal, everything = (prepare(settings(root, view=view), tmp_path) for view in ("frontal", None))
+    assert (frontal.split_file, frontal.notes) == (everything.split_file, everything.notes)
+
+
+# What prediction would refuse
+
+
+def test_images_that_prediction_would_refuse_are_counted_and_named(tmp_path: Path) -> None:
+    from covidnet.quality import fixed_rules
+
+    root = films(tmp_path / "d")
+    with_views(root, {"NORMAL/0.png": "LL"})
+    smooth = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8) * 2
+    for path in root.glob("*/[1-9]*.png"):
+        smooth[0, 0] += 1
+        Image.fromarray(smooth + np.uint8(len(path.stem) + ord(path.parent.name[0]))).save(path)
+    data = settings(root)
+    assert prepare(data, tmp_path / "c").films["flags"].isna().all()
+    study = prepare(data, tmp_path / "c", rules=fixed_rules)
+    flags = study.films.set_index("path")["flags"].dropna()
+    assert flags["NORMAL/0.png"] == "lateral;noise"
+    assert (flags["COVID19/0.png"], flags["PNEUMONIA/0.png"]) == ("noise", "noise")
+    words = "(lateral 1, noise 3), such as COVID19/0.png, NORMAL/0.png, PNEUMONIA/0.png; manifest.csv has all"
+    assert any(
+        note.startswith("3 images are used that prediction would refuse") and words in note for note in study.notes
+    )
+    again = prepare(data, tmp_path / "c", rules=fixed_rules)
+    assert again.films.equals(study.films)
+    assert again.notes == study.notes
+    frontal = prepare({**data, "view": "frontal"}, tmp_path / "c", rules=fixed_rules)
+    assert any(note.startswith("2 images are used that prediction would refuse (noise 2)") for note in frontal.notes)
+
+
 # Sources
 
 
