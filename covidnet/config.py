@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
@@ -61,13 +61,15 @@ def register_resolvers() -> None:
 register_resolvers()
 
 
-class _CheckedFiles(FileConfigSource):
+class FileConfigSource(file_config_source.FileConfigSource):
     """Configuration files, of which those from elsewhere may not change what Hydra itself does.
 
-    Every file comes this way, in the process of a job too: the search path with its sources travels there.
+    Every file comes this way, in the process of a job too: the registry of sources travels there. Hydra, which then
+    registers its own, leaves one of the same name.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
+        """Read a file, checked first where it is none of ours."""
         file = Path(self.path, self._normalize_file_name(config_path)).resolve()
         if file.is_file() and not file.is_relative_to(config_dir().resolve()):
             with file.open(encoding="utf-8", errors="replace") as stream:
@@ -81,7 +83,7 @@ def _prepare_hydra() -> None:
 
     # Finds Hydra's plugins, which enter their own sources.
     use_our_presets()
-    SourcesRegistry.instance().types[_CheckedFiles.scheme()] = _CheckedFiles
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 
 
 def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from covidnet.config import RUN_AGAIN, _CheckedFiles, compose
+from covidnet.config import RUN_AGAIN, FileConfigSource, compose
 from covidnet.errors import DataError, SettingError
 from covidnet.resume import resumed_arguments
 from covidnet.trust import MAX_YAML_BYTES, check_classes, check_links, read_yaml
@@ -97,7 +97,7 @@ def run_folder(folder: Path, **changes: Any) -> Path:
 
 
 def load(folder: Path, name: str = "config") -> Any:
-    return _CheckedFiles("main", str(folder)).load_config(name).config
+    return FileConfigSource("main", str(folder)).load_config(name).config
 
 
 def test_the_configuration_of_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
