@@ -49,8 +49,10 @@ def main(cfg: DictConfig) -> None:
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     out = Path(settings["out"]).expanduser()
     from covidnet.data.film_table import read_film_table
+    from covidnet.data.inputs import check_earlier
     from covidnet.quality import fixed_rules
 
+    check_earlier(out, ("summary.json", "predictions.csv", "report.html"), overwrite=cfg.overwrite)
     films = read_film_table(
         settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), rules=fixed_rules, progress=cfg.progress
     )
@@ -84,7 +86,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def _check_out(out: Path, root: Path) -> None:
-    if out.resolve().is_relative_to(root.resolve()):
+    from covidnet.data.sources import own_results
+
+    # No command looks for films in its own results.
+    passed_over = own_results(out) is not None and own_results(root) is None
+    if out.resolve().is_relative_to(root.resolve()) and not passed_over:
         raise SettingError("out", out, f"a folder outside of {root}", "the report would lie among the films")
 
 

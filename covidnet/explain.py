@@ -48,10 +48,11 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("explain.method", cfg.explain.method, EXPLAINERS)
     checkpoint = find_checkpoint(given["checkpoint"])
     # What can be said without the network is said before its libraries are loaded.
-    from covidnet.data.inputs import check_out, find_films
+    from covidnet.data.inputs import check_earlier, check_out, find_films
 
-    root, paths = find_films(given["input"])
     out = Path(cfg.out).expanduser()
+    check_earlier(out, ("explanations.csv", "refused.csv"), overwrite=cfg.overwrite)
+    root, paths = find_films(given["input"])
     check_out(given["input"], out, root, paths)
     from covidnet.data.annotations import Annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ def main(cfg: DictConfig) -> None:
     if files[0].suffix == ONNX:
         raise SettingError("checkpoint", given, "a best.ckpt, a run folder or a sweep folder", "it is exported already")
     out = _target(given, cfg.out)
+    if out.exists() and not cfg.overwrite:
+        raise SettingError("out", out, "a file that is not there yet", "give another one, or overwrite=true")
     from rich.console import Console
 
     from covidnet.atomic import make_folder, write_bytes
@@ -85,10 +88,10 @@ def _target(given: str, out: str | None) -> Path:
     if out is None:
         return path / EXPORTED if path.is_dir() else path.with_suffix(ONNX)
     target = Path(out).expanduser()
-    if target.is_dir():
+    if target.is_dir() or not target.suffix or str(out).endswith(("/", os.sep)):
         return target / EXPORTED
     if target.suffix != ONNX:
-        raise SettingError("out", out, f"a folder, or a file that ends in {ONNX}")
+        raise SettingError("out", out, f"a folder, or a file that ends in {ONNX}", "end a folder's name in /")
     return target
 
 

@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any
 
 from covidnet.atomic import WriteError, make_folder
+from covidnet.data.dicom import IDENTIFIERS, read_identifiers
 from covidnet.data.images import Film, read_film
 from covidnet.data.inputs import pictures_of
 from covidnet.data.manifest import REFUSED_COLUMNS, refused_row
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.labels import SLUGS
-from covidnet.names import listed, shown
+from covidnet.names import inert, listed, shown
 from covidnet.progress import progress_bar
 from covidnet.report.words import count
 from covidnet.serving.answers import Answering, FilmAnswer
@@ -26,7 +27,7 @@ from covidnet.serving.stream import answered
 log = logging.getLogger(__name__)
 
 COLUMNS = ("path", *PROBABILITIES, "prediction", "quality")
-"""The columns of predictions.csv; those of `ENSEMBLE` and ``picture`` follow where there are such."""
+"""The columns of predictions.csv; those of `ENSEMBLE`, ``picture`` and `IDENTIFIERS` follow where there are such."""
 
 ENSEMBLE = ("agreement", *(f"sd_{slug}" for slug in SLUGS))
 """The share of the models that predict the class of the mean, and the standard deviation over the models."""
@@ -41,6 +42,8 @@ class FilmPredictions:
         paths: posix paths of films.
         out: where everything goes.
         panels: whether a picture of each film and its heat map is drawn.
+        identifiers: whether the tables have the columns `covidnet.data.dicom.IDENTIFIERS`, by which an archive knows
+            DICOM files; they identify patients.
         reading: keyword arguments of `read_film`.
         passes: of the network, side by side.
         progress: whether a progress bar is drawn.
@@ -57,6 +60,7 @@ class FilmPredictions:
         out: Path,
         *,
         panels: bool = False,
+        identifiers: bool = False,
         reading: dict[str, Any] | None = None,
         passes: int = 1,
         progress: bool = True,
@@ -68,6 +72,7 @@ class FilmPredictions:
         self.paths = paths
         self.out = out
         self.panels = panels
+        self.identifiers = identifiers
         self.reading = reading or {}
         self.passes = passes
         self.progress = progress
@@ -89,10 +94,11 @@ class FilmPredictions:
                 predictions.partial.csv.
         """
         ensemble = self.answering.model.facts.members > 1
-        columns = [*COLUMNS, *(ENSEMBLE if ensemble else ()), *(["picture"] if self.panels else [])]
+        known_by = IDENTIFIERS if self.identifiers else ()
+        columns = [*COLUMNS, *(ENSEMBLE if ensemble else ()), *(["picture"] if self.panels else []), *known_by]
         with (
             _Table(self.out / "predictions.csv", columns) as table,
-            _Table(self.out / "refused.csv", REFUSED_COLUMNS) as refused,
+            _Table(self.out / "refused.csv", [*REFUSED_COLUMNS, *known_by]) as refused,
             progress_bar(self.progress) as bar,
         ):
             task = bar.add_task("predicting", total=len(self.paths))
@@ -106,12 +112,12 @@ class FilmPredictions:
             ):
                 if isinstance(answer, ImageRefusedError):
                     log.warning("refused: %s", answer)
-                    refused.add(refused_row(path, answer))
+                    refused.add([*refused_row(path, answer), *self._identifiers(path)])
                     self._first = self._first or f"the first: {answer.cause}; {answer.remedy}"
                     self.refused += 1
                 else:
                     assert film is not None  # a film that cannot be read has no answer
-                    table.add(self._row(path, film, answer, ensemble))
+                    table.add([*self._row(path, film, answer, ensemble), *self._identifiers(path)])
                     self.predicted += 1
                     self.flagged += bool(answer.flags)
                 bar.advance(task)
@@ -126,6 +132,9 @@ class FilmPredictions:
         if self.panels:
             row.append(self._picture(path, film, answer))
         return row
+
+    def _identifiers(self, path: str) -> list[str]:
+        return [inert(value) for value in read_identifiers(self.root / path)] if self.identifiers else []
 
     def _picture(self, path: str, film: Film, answer: FilmAnswer) -> str:
         """The cell of a film's picture; empty where it is not drawn."""

@@ -44,6 +44,19 @@ def listed(path: str) -> str:
     return f"./{text}" if text.startswith(_FORMULA) else text
 
 
+def inert(value: str) -> str:
+    """A value from a file for a cell of a CSV table: `shown`, and after an apostrophe where it would run as a formula.
+
+    Args:
+        value: such as the PatientID of a DICOM header.
+
+    Example:
+        >>> inert("1.2.840.1"), inert("=1+1")
+        ('1.2.840.1', "'=1+1")
+    """
+    return f"'{shown(value)}" if value.startswith(_FORMULA) else shown(value)
+
+
 class ShownFormatter(logging.Formatter):
     """A formatter of log lines in which the names of files are as `shown` gives them."""
 

@@ -43,10 +43,11 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("gate", cfg.gate, GATES)
     # What can be said without the network is said before its libraries are loaded.
     find_models(given["checkpoint"], onnx=cfg.engine == "onnx")
-    from covidnet.data.inputs import check_out, find_films
+    from covidnet.data.inputs import check_earlier, check_out, find_films
 
-    root, paths = find_films(given["input"])
     out = Path(cfg.out).expanduser()
+    check_earlier(out, ("predictions.csv", "refused.csv"), overwrite=cfg.overwrite)
+    root, paths = find_films(given["input"])
     check_out(given["input"], out, root, paths)
     from covidnet.film_predictions import FilmPredictions
     from covidnet.serving.answers import Answering
@@ -63,6 +64,7 @@ def main(cfg: DictConfig) -> None:
         paths,
         out,
         panels=bool(cfg.panels),
+        identifiers=bool(cfg.identifiers),
         reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side},
         passes=share.passes,
         progress=cfg.progress,

@@ -307,7 +307,7 @@ def test_one_film_in_two_classes_is_named(sweep: Path, films: Path, tmp_path: Pa
     assert {copies["label"].item(), copies["other_label"].item()} == {"Normal", "Pneumonia"}
     assert any("One film in two classes (same file)" in note and "again.png" in note for note in summary["notes"])
     with pytest.raises(DataError, match="strict=true: one film in two classes: "):
-        evaluate(sweep, tmp_path / "out", *folder(here), "strict=true")
+        evaluate(sweep, tmp_path / "out", *folder(here), "strict=true", "overwrite=true")
 
 
 def test_strict_tells_of_refused_files_when_all_else_is_done(sweep: Path, films: Path, tmp_path: Path) -> None:
@@ -341,7 +341,20 @@ def test_settings_that_are_not_allowed(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_does_not_go_among_the_films(sweep: Path, films: Path) -> None:
+def test_an_earlier_report_is_not_replaced_unless_that_is_asked_for(sweep: Path, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(SettingError, match=r"summary.json is there already; .* overwrite=true"):
+        evaluate(sweep, tmp_path, *folder(films))
+    assert (tmp_path / "summary.json").read_text() == "{}"
+
+
+def test_the_report_does_not_go_among_the_films(
+    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from covidnet.evaluate import _check_out
+
+    monkeypatch.chdir(tmp_path)
+    _check_out(Path("outputs/evaluate/now"), tmp_path)
     with pytest.raises(SettingError, match=r"out=.*a folder outside of"):
         evaluate(sweep, films / "report", *folder(films))
 

@@ -136,7 +136,9 @@ def test_a_target_and_a_method_are_taken(run: Path, films: Path, tmp_path: Path,
 def test_a_pattern_and_a_second_call_into_the_same_folder(run: Path, films: Path, tmp_path: Path) -> None:
     explain(f"checkpoint={run}", f"input='{films}/sub0/*'", f"out={tmp_path}")
     assert (tmp_path / "refused.csv").exists()
-    explain(f"checkpoint={run}", f"input='{films}/**/film 1.png'", f"out={tmp_path}")
+    with pytest.raises(SettingError, match=r"explanations.csv is there already; .* overwrite=true"):
+        explain(f"checkpoint={run}", f"input='{films}/**/film 1.png'", f"out={tmp_path}")
+    explain(f"checkpoint={run}", f"input='{films}/**/film 1.png'", f"out={tmp_path}", "overwrite=true")
     assert len(pd.read_csv(tmp_path / "explanations.csv")) == 1
     assert not (tmp_path / "refused.csv").exists()
 
@@ -154,7 +156,7 @@ def test_strict_asks_for_masks_that_can_be_used(run: Path, films: Path, tmp_path
     with pytest.raises(DataError, match=r"strict=true: masks or boxes of 1 film cannot be used, the first: .*60 x 60"):
         explain(*settings, f"out={tmp_path / 'out'}")
     assert len(pd.read_csv(tmp_path / "out/explanations.csv")) == 1
-    explain(*settings[:3], f"out={tmp_path / 'out'}")
+    explain(*settings[:3], f"out={tmp_path / 'out'}", "overwrite=true")
 
 
 @pytest.mark.parametrize("out", ["films", "films/sub0", "films/new", "films/masks/lesion"])

@@ -44,9 +44,18 @@ def test_it_is_checked_on_films_that_are_given(run: Path, tmp_path: Path, capsys
     pixels = np.random.default_rng(0).integers(0, 256, (80, 90), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
     (tmp_path / "two.png").write_bytes(b"")
-    export(f"checkpoint='{run}/checkpoints/best.ckpt'", f"check='{tmp_path}'", f"out='{tmp_path / 'out'}.onnx'")
+    export(f"checkpoint='{run}/checkpoints/best.ckpt'", f"check='{tmp_path}'", f"out='{tmp_path / 'new/folder'}'")
     assert "on 1 film of" in capsys.readouterr().out
-    assert (tmp_path / "out.onnx").is_file()
+    assert (tmp_path / "new/folder/model.onnx").is_file()
+
+
+def test_a_file_that_is_there_is_replaced_only_where_that_is_asked_for(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").write_bytes(b"another model")
+    with pytest.raises(SettingError, match=r"mine.onnx: .* overwrite=true"):
+        export(f"checkpoint='{run}'", f"out='{tmp_path}/mine.onnx'")
+    assert (tmp_path / "mine.onnx").read_bytes() == b"another model"
+    export(f"checkpoint='{run}'", f"out='{tmp_path}/mine.onnx'", "films=1", "overwrite=true")
+    assert open_model(tmp_path / "mine.onnx").source == tmp_path / "mine.onnx"
 
 
 def test_a_file_that_disagrees_with_the_checkpoint_is_not_written(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from covidnet.serving.answers import Answering
 from covidnet.serving.model import open_model
 from tests.commands import command
 from tests.conftest import PROJECT
+from tests.data.test_manifest import dicom
 from tests.serving.web.test_server import BAD
 
 COUNT = 20
@@ -136,6 +138,46 @@ def test_every_bad_file_is_refused_by_name_and_the_others_are_predicted(sweep: P
     assert len(table) + len(refused) == len(BAD) + 4
     assert table["path"].str.startswith("film").all()
     assert len(table) >= 3
+
+
+def test_it_runs_inside_the_folder_of_the_films_and_does_not_take_its_own_pictures_for_films(
+    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(films / "more", here)
+    monkeypatch.chdir(here)
+    for given in ("'**/*.png'", "."):
+        predict(f"checkpoint='{sweep}/fold=0'", f"input={given}", "panels=true", "gate=off")
+    tables = [pd.read_csv(file) for file in here.glob("outputs/predict/*/*/predictions.csv")]
+    assert len(tables) == 2
+    assert all(sorted(table["path"]) == sorted(path.name for path in here.glob("*.png")) for table in tables)
+    with pytest.raises(SettingError, match="a folder outside of"):
+        predict(f"checkpoint='{sweep}/fold=0'", "input=.", "out=results")
+
+
+def test_identifiers_of_dicom_files_join_results_with_an_archive(sweep: Path, films: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    pixels = draw_film("Normal", 1, 0, size=96).image
+    tags = {"Rows": 96, "Columns": 96, "PixelData": pixels.tobytes(), "StudyInstanceUID": "1.2.3"}
+    (given / "a.dcm").write_bytes(dicom(**tags, PatientID="p 7", SOPInstanceUID="1.2.3.4"))
+    (given / "b.dcm").write_bytes(dicom(**tags, PatientID="=1+1", SOPInstanceUID="1.2.3.5"))
+    (given / "cut.dcm").write_bytes(dicom(**tags, PatientID="008", SOPInstanceUID="1.2.3.6")[:-4000])
+    shutil.copy(films / "film (0).png", given / "c.png")
+    settings = (f"checkpoint='{sweep}/fold=0'", f"input='{given}'", "gate=off")
+    predict(*settings, f"out='{tmp_path}/named'", "identifiers=true")
+    table = pd.read_csv(tmp_path / "named/predictions.csv", dtype=str, keep_default_na=False)
+    names = ["path", "PatientID", "StudyInstanceUID", "SOPInstanceUID"]
+    assert table[names].to_numpy().tolist() == [
+        ["a.dcm", "p 7", "1.2.3", "1.2.3.4"],
+        ["b.dcm", "'=1+1", "1.2.3", "1.2.3.5"],
+        ["c.png", "", "", ""],
+    ]
+    refused = pd.read_csv(tmp_path / "named/refused.csv", dtype=str)
+    assert refused[names].to_numpy().tolist() == [["cut.dcm", "008", "1.2.3", "1.2.3.6"]]
+    predict(*settings, f"out='{tmp_path}/anonymous'")
+    for name in ("predictions.csv", "refused.csv"):
+        assert not {"PatientID", "SOPInstanceUID"} & set(pd.read_csv(tmp_path / "anonymous" / name).columns)
 
 
 def test_strict_makes_a_refused_file_an_error_after_all_the_work(sweep: Path, films: Path, tmp_path: Path) -> None:
@@ -305,8 +347,13 @@ def test_memory_does_not_grow_with_the_number_of_files(
 def test_what_an_earlier_call_refused_is_not_left_beside_new_predictions(
     sweep: Path, films: Path, tmp_path: Path
 ) -> None:
-    for given in (films, films / "more/film (1).png"):
-        predict(f"checkpoint='{sweep}'", f"input='{given}'", f"out='{tmp_path}'", "gate=off")
+    predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'", "gate=off")
+    before = (tmp_path / "predictions.csv").read_bytes()
+    again = (f"checkpoint='{sweep}'", f"input='{films}/more/film (1).png'", f"out='{tmp_path}'", "gate=off")
+    with pytest.raises(SettingError, match=r"out=.*: predictions.csv is there already|.* overwrite=true"):
+        predict(*again)
+    assert (tmp_path / "predictions.csv").read_bytes() == before
+    predict(*again, "overwrite=true")
     assert not (tmp_path / "refused.csv").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv"]
 

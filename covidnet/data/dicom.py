@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from covidnet.data.containers import jpeg_segments
-from covidnet.data.images import Limits, to_eight_bits
+from covidnet.data.images import Limits, is_dicom, to_eight_bits
 from covidnet.errors import ImageRefusedError
 
 if TYPE_CHECKING:
@@ -68,6 +68,33 @@ def read_header(path: str | Path) -> dict[str, str | None]:
     except Exception as error:
         raise ImageRefusedError(path, f"not a readable DICOM file ({error})", "copy it again") from error
     return {"patient_id": None if patient.lower() in _NO_ID else patient, "view": view}
+
+
+IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
+"""What an archive (PACS) knows an image by."""
+
+
+def read_identifiers(path: str | Path) -> list[str]:
+    """What a DICOM header says of `IDENTIFIERS`, as it stands there; no pixels are read.
+
+    Args:
+        path: any file.
+
+    Returns:
+        One text for each; empty where it is not known, as for a file that is not DICOM or cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            if not is_dicom(stream.read(132), path):
+                return [""] * len(IDENTIFIERS)
+        import pydicom
+
+        with _QUIET:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(IDENTIFIERS), force=True)
+            return [str(header.get(name) or "").strip() for name in IDENTIFIERS]
+    except Exception:
+        # What is wrong with a file is said where its pixels are read.
+        return [""] * len(IDENTIFIERS)
 
 
 def _view(header: Dataset) -> str | None:

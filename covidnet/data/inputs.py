@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from covidnet.data.sources import image_files
+from covidnet.data.sources import image_files, own_results
 from covidnet.errors import DataError, SettingError
 
 
@@ -66,6 +66,8 @@ def pictures_of(paths: Sequence[str]) -> dict[str, Path]:
 def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated: Iterable[Path] = ()) -> None:
     """Refuse a folder for pictures in which one of them could replace a film, or pass for one in the next call.
 
+    ``outputs`` of the working directory is fine also where it lies among the films: no call looks for films in there.
+
     Args:
         given: the input, as in `find_films`.
         out: where the pictures go.
@@ -80,7 +82,8 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
     target = out.expanduser().resolve()
     folder = root if Path(given).expanduser().is_dir() or "**" in given else None
     for kept in (folder, *annotated):
-        if kept is not None and target.is_relative_to(kept.resolve()):
+        passed_over = own_results(target) is not None and kept is not None and own_results(kept) is None
+        if kept is not None and target.is_relative_to(kept.resolve()) and not passed_over:
             raise SettingError(
                 "out", out, f"a folder outside of {kept}", "pictures would lie among the films and masks"
             )
@@ -90,6 +93,23 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
         place = target / picture
         if {place.parent.resolve() / place.name, place.resolve()} & films:
             raise SettingError("out", out, "a folder without the films", f"{place} would be replaced by its picture")
+
+
+def check_earlier(out: Path, results: Iterable[str], *, overwrite: bool) -> None:
+    """Refuse to replace what an earlier call wrote.
+
+    Args:
+        out: the folder that results go to.
+        results: names of files that a call leaves there.
+        overwrite: whether they may be replaced.
+
+    Raises:
+        SettingError: one of them is there, and `overwrite` is not set.
+    """
+    for name in results:
+        if not overwrite and (out / name).exists():
+            remedy = f"{name} is there already; give another folder, or overwrite=true"
+            raise SettingError("out", out, "a folder without earlier results", remedy)
 
 
 def _pattern(path: Path) -> tuple[Path, list[str]]:

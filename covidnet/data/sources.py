@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 # Folders beside the films that hold annotations of them, not films.
 _ANNOTATIONS = {"masks", "boxes"}
 
+_WRITTEN = ("outputs", "multirun")
+"""Folders of the working directory that commands write into where they are not told another place."""
+
 _PATIENT_PATTERNS = (
     # NIH ChestX-ray: 00001280_004.png is the fifth study of patient 1280.
     (re.compile(r"^(\d{8})_\d{3}$"), "nih-{}"),
@@ -168,8 +171,21 @@ def _without_class(paths: list[str], metadata: Metadata) -> str:
     )
 
 
+def own_results(folder: Path) -> Path | None:
+    """The ``outputs`` or ``multirun`` of the working directory that a folder is or lies in; None where it does not.
+
+    Args:
+        folder: any path.
+    """
+    real = folder.resolve()
+    return next((place for name in _WRITTEN if real.is_relative_to(place := Path.cwd().resolve() / name)), None)
+
+
 def image_files(root: Path) -> list[str]:
     """The images below a folder, at any depth; folders of annotations and hidden ones are passed over.
+
+    So are ``outputs`` and ``multirun`` of the working directory, where commands put their own pictures, unless `root`
+    lies in there.
 
     Args:
         root: the folder.
@@ -179,6 +195,8 @@ def image_files(root: Path) -> list[str]:
     """
     found = []
     seen: set[str] = set()
+    if own_results(root) is None:
+        seen |= {os.path.realpath(name) for name in _WRITTEN}
     # Class folders are often links to where the films lie; a folder that is met again is a circle or a second link.
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
