@@ -62,7 +62,7 @@ class Annotations:
         self.boxes = self._read_boxes(boxes)
         if masks is not None or (boxes is not None and films is not None):
             # A path that is slightly wrong would else be found out by the empty table at the end.
-            names = image_files(self.root) if films is None else [self._name(film) for film in films]
+            names = image_files(self.root, tell=False) if films is None else [self._name(film) for film in films]
             if masks is not None:
                 self._check_masks(Path(masks).expanduser(), names)
             if boxes is not None and films is not None:

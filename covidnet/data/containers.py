@@ -1,4 +1,4 @@
-"""The containers of pixels: JPEG, PNG, TIFF and BMP walked part by part, before any decoder sees them.
+"""The containers of pixels: JPEG, PNG, TIFF, BMP, WebP and AVIF walked part by part, before any decoder sees them.
 
 Truncation, checksums, frames, depth and orientation are settled here. What comes out is opened, not yet decoded, from
 the parts that decide pixels alone.
@@ -10,20 +10,22 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from covidnet.errors import ImageRefusedError
 
-SUPPORTED = "JPEG, PNG, TIFF, BMP, DICOM"
+SUPPORTED = "JPEG, PNG, TIFF, BMP, WebP, AVIF, DICOM"
 
 AGAIN = "copy or download it again"
 """The remedy for a damaged file."""
@@ -45,12 +47,13 @@ class OpenedFilm:
     interlaced: bool = False
 
 
-def open_container(data: bytes, path: str | Path) -> OpenedFilm:
+def open_container(data: bytes, path: str | Path, check: Callable[[int, int], None]) -> OpenedFilm:
     """Walk the container that the first bytes announce.
 
     Args:
         data: the whole file.
         path: the name that errors give it.
+        check: refuses a width and height in pixels; called before a decoder takes memory for them.
 
     Returns:
         The image, opened and not yet decoded.
@@ -72,7 +75,36 @@ def open_container(data: bytes, path: str | Path) -> OpenedFilm:
         if (bits if header > 12 else struct.unpack_from("<H", data, 24)[0]) == 1:
             raise one_bit(path)
         return OpenedFilm(image)
+    if re.match(rb"RIFF....WEBP", data, re.DOTALL):
+        return _open_webp(data, path, check)
+    if is_avif(data):
+        return _open_avif(data, path)
     raise ImageRefusedError(path, *_what_else(data))
+
+
+def is_container(head: bytes) -> bool:
+    r"""Whether a file begins like one of the formats here, DICOM apart.
+
+    Args:
+        head: its first 132 bytes, or more.
+
+    Example:
+        >>> is_container(b"\xff\xd8\xff\xe0"), is_container(b"BMW and other words")
+        (True, False)
+    """
+    starts = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)  # two letters alone can begin a text
+    return head.startswith(starts) or bitmap or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or is_avif(head)
+
+
+def is_avif(head: bytes) -> bool:
+    """Whether a file begins like AVIF, and not like HEIC or a video, which have the same boxes.
+
+    Args:
+        head: its first bytes, with the whole first box.
+    """
+    brands = head[8 : int.from_bytes(head[:4], "big")]
+    return head[4:8] == b"ftyp" and any(brands[n : n + 4] in (b"avif", b"avis") for n in range(0, len(brands), 4))
 
 
 def _what_else(data: bytes) -> tuple[str, str]:
@@ -91,9 +123,8 @@ def _what_else(data: bytes) -> tuple[str, str]:
 
 _OTHERS = {
     "GIF": rb"GIF8[79]a",
-    "WebP": rb"RIFF....WEBP",
     "JPEG 2000": rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51",
-    "HEIC or AVIF": rb"....ftyp",
+    "HEIC or a video": rb"....ftyp",
     "PDF": rb"%PDF",
     "ZIP": rb"PK\x03\x04",
     "gzip": rb"\x1f\x8b",
@@ -216,6 +247,41 @@ def one_bit(path: str | Path) -> ImageRefusedError:
 
 def _frames(path: str | Path, number: int) -> ImageRefusedError:
     return ImageRefusedError(path, f"{number} frames in one file", "save each frame as a file of its own")
+
+
+def _open_webp(data: bytes, path: str | Path, check: Callable[[int, int], None]) -> OpenedFilm:
+    """Walk the chunks: the decoder takes memory for the canvas as soon as it is made, and shows one frame of many."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        raise EOFError(f"truncated, {len(data)} of {end} bytes")
+    at, frames, orientation = 12, 0, 1
+    while at + 8 <= end:
+        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        body = data[at + 8 : at + 8 + size]
+        if len(body) < size:
+            raise EOFError("truncated within a chunk")
+        if kind == b"VP8X":
+            check(1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
+        elif kind == b"VP8 ":
+            check(*(side & 0x3FFF for side in struct.unpack_from("<HH", body, 6)))
+        elif kind == b"VP8L":
+            bits = struct.unpack_from("<I", body, 1)[0]
+            check((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+        elif kind == b"EXIF":
+            orientation = _exif_orientation(body.removeprefix(b"Exif\0\0"))
+        frames += kind == b"ANMF"
+        at += 8 + size + size % 2
+    if frames > 1:
+        raise _frames(path, frames)
+    return OpenedFilm(WebPImageFile(io.BytesIO(data)), orientation=orientation)
+
+
+def _open_avif(data: bytes, path: str | Path) -> OpenedFilm:
+    """Opening reads the boxes alone; more than 8 bits become 8 in the decoder."""
+    image = AvifImageFile(io.BytesIO(data))
+    if image.n_frames > 1:
+        raise _frames(path, image.n_frames)
+    return OpenedFilm(image, orientation=_exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0")))
 
 
 class _TiffFile(TiffImageFile):

@@ -22,13 +22,15 @@ import numpy as np
 from PIL import Image
 
 from covidnet.data.colour import colour_of
-from covidnet.data.containers import AGAIN, SAVE, OpenedFilm, check_lines, one_bit, open_container
+from covidnet.data.containers import AGAIN, SAVE, OpenedFilm, check_lines, is_container, one_bit, open_container
 from covidnet.errors import ImageRefusedError
 
-SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"})
+SUFFIXES: frozenset[str] = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".dcm", ".dicom"}
+)
 """Lower-case suffixes that count as images. The format itself is told by a file's first bytes, never by its name."""
 
-READING = 2
+READING = 3
 """Raised whenever a file is read differently than before, so that no manifest or feature of then is used."""
 
 _LOG = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ class Limits(NamedTuple):
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a path is taken for an image: by its suffix, or as DICOM by its magic where the suffix says nothing.
+    """Whether a path is taken for an image: by its suffix, or by its first bytes where the suffix says nothing.
 
     Hidden files are not, and so neither are the ``._film.jpg`` stubs that macOS puts beside the films in an archive;
     nor is a DICOMDIR, the table of contents of a DICOM medium.
@@ -115,7 +117,8 @@ def is_image_file(path: Path) -> bool:
         if suffix in SUFFIXES or (suffix and not suffix[1:].isdigit()) or not path.is_file():
             return suffix in SUFFIXES
         with path.open("rb") as file:
-            return is_dicom(file.read(132), path)
+            head = file.read(132)
+        return is_dicom(head, path) or is_container(head)
     except OSError:
         return suffix in SUFFIXES
 
@@ -130,7 +133,7 @@ def read_image(
     windows are applied; negative films are inverted, so that bone is bright.
 
     Args:
-        path: a JPEG, PNG, TIFF, BMP or DICOM file.
+        path: a JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM file.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side, in pixels, are refused.
         sha256: the hash that the file had when the manifest was written; None checks nothing.
@@ -152,7 +155,7 @@ def inspect_image(path: str | Path, *, max_megapixels: float = 64.0, min_side: i
     """The facts of one file, after reading it completely with every check of `read_image`.
 
     Args:
-        path: a JPEG, PNG, TIFF, BMP or DICOM file.
+        path: a JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM file.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side, in pixels, are refused.
 
@@ -188,7 +191,7 @@ def read_film(path: str | Path, *, max_megapixels: float = 64.0, min_side: int =
     """One radiograph as `read_image` reads it, with what the input gate asks about.
 
     Args:
-        path: a JPEG, PNG, TIFF, BMP or DICOM file.
+        path: a JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM file.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side, in pixels, are refused.
 
@@ -312,7 +315,7 @@ def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
             if colour and shown.colour is not None:
                 coloured = _colour(Image.fromarray(shown.colour))
         else:
-            film = open_container(data, path)
+            film = open_container(data, path, limits.check)
             limits.check(*film.image.size)
             mode = film.image.mode
             film.image.load()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from covidnet.data.sources import image_files, own_results
+from covidnet.data.sources import image_files, own_results, tell_others
 from covidnet.errors import DataError, SettingError
 
 
@@ -122,4 +122,6 @@ def _pattern(path: Path) -> tuple[Path, list[str]]:
         return root, []
     pattern = "/".join(path.parts[plain[0] :])
     matched = {name.replace("\\", "/") for name in glob.glob(pattern, root_dir=root, recursive=True)}  # noqa: PTH207
-    return root, sorted(matched & set(image_files(root)))
+    images = set(image_files(root, tell=False))
+    tell_others(root, (name for name in matched - images if (root / name).is_file()))
+    return root, sorted(matched & images)

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # Folders beside the films that hold annotations of them, not films.
 _ANNOTATIONS = {"masks", "boxes"}
+# Files beside the films that are read for what they say.
+_TABLES = {"metadata.csv", "boxes.csv", "phantoms.json"}
 
 _WRITTEN = ("outputs", "multirun")
 """Folders of the working directory that commands write into where they are not told another place."""
@@ -181,7 +183,7 @@ def own_results(folder: Path) -> Path | None:
     return next((place for name in _WRITTEN if real.is_relative_to(place := Path.cwd().resolve() / name)), None)
 
 
-def image_files(root: Path) -> list[str]:
+def image_files(root: Path, *, tell: bool = True) -> list[str]:
     """The images below a folder, at any depth; folders of annotations and hidden ones are passed over.
 
     So are ``outputs`` and ``multirun`` of the working directory, where commands put their own pictures, unless `root`
@@ -189,11 +191,13 @@ def image_files(root: Path) -> list[str]:
 
     Args:
         root: the folder.
+        tell: whether other files are counted in the log.
 
     Returns:
         Posix paths relative to it, sorted.
     """
-    found = []
+    found: list[str] = []
+    others: list[str] = []
     seen: set[str] = set()
     if own_results(root) is None:
         seen |= {os.path.realpath(name) for name in _WRITTEN}
@@ -205,8 +209,29 @@ def image_files(root: Path) -> list[str]:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _ANNOTATIONS)
-        found += [path.relative_to(root).as_posix() for path in map(Path(place).joinpath, names) if is_image_file(path)]
+        for path in map(Path(place).joinpath, names):
+            (found if is_image_file(path) else others).append(path.relative_to(root).as_posix())
+    if tell:
+        tell_others(root, others)
     return sorted(found)
+
+
+def tell_others(root: Path, others: Iterable[str]) -> None:
+    """Count files that are taken for no images in one line of the log, by kind.
+
+    Args:
+        root: the folder that was searched.
+        others: their paths; tables beside the images are not counted.
+    """
+    kinds = Counter(
+        "hidden" if name.startswith(".") else Path(name).suffix.lower() or "without a suffix"
+        for name in sorted(Path(path).name for path in others)
+        if name not in _TABLES
+    )
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
+        more = "" if len(kinds) <= 12 else f", and {len(kinds) - 12} other kinds"
+        log.info("%s: %d files are no images and are passed over: %s%s", root, kinds.total(), listed, more)
 
 
 def kaggle_source(

@@ -422,10 +422,74 @@ def test_bytes_of_no_format_are_refused() -> None:
     assert "not an image" in refusal(bytes(5000))
 
 
-@pytest.mark.parametrize(("kind", "name"), [("GIF", "GIF"), ("WEBP", "WebP"), ("JPEG2000", "JPEG 2000")])
+@pytest.mark.parametrize(("kind", "name"), [("GIF", "GIF"), ("JPEG2000", "JPEG 2000")])
 def test_other_formats_are_refused_naming_the_supported(kind: str, name: str) -> None:
     cause = refusal(saved(RAMP, kind), "film.jpg")
-    assert cause == f"{name} is not a supported format, supported: JPEG, PNG, TIFF, BMP, DICOM"
+    assert cause == f"{name} is not a supported format, supported: JPEG, PNG, TIFF, BMP, WebP, AVIF, DICOM"
+
+
+# WebP and AVIF
+
+
+def test_lossless_webp_comes_back_exactly_whatever_its_name() -> None:
+    assert np.array_equal(pixels(saved(RAMP, "WEBP", lossless=True), "film.png"), RAMP)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_lossy_formats_equal_pillow_and_are_like_the_film(kind: str) -> None:
+    data = saved(RAMP, kind, quality=95)
+    found = pixels(data, "film.png")
+    assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(data)).convert("L")))
+    assert np.abs(found.astype(int) - RAMP).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_orientation_and_transparency_are_as_in_other_formats(kind: str) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100}
+    turned = pixels(saved(RAMP, kind, exif=exif, **options), "film.png")
+    assert turned.shape == RAMP.shape[::-1]
+    assert np.abs(turned.astype(int) - np.rot90(RAMP, -1)).max() < 8
+    alpha = np.where(np.arange(RAMP.shape[1]) < 20, 0, 255).astype(np.uint8) * np.ones_like(RAMP)
+    clear = Image.merge("LA", [Image.fromarray(RAMP), Image.fromarray(alpha)]).convert("RGBA")
+    assert not pixels(saved(clear, kind, **options), "film.png")[:, :16].any()
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_animations_are_refused_with_their_number_of_frames(kind: str) -> None:
+    frames = [Image.fromarray(np.roll(RAMP, 9 * n, axis=0)) for n in range(3)]
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert refusal(data, "film.png") == "3 frames in one file"
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_their_size_is_refused_before_they_are_decoded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        f"PIL.{'WebP' if kind == 'WEBP' else 'Avif'}ImagePlugin.{'WebP' if kind == 'WEBP' else 'Avif'}ImageFile.load",
+        lambda self: pytest.fail("was decoded"),
+    )
+    data = saved(RAMP, kind)
+    assert "too large" in refusal(data, "film.png", max_megapixels=0.001)
+    assert "too small" in refusal(data, "film.png", min_side=1000)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}])
+def test_webp_that_claims_more_pixels_is_refused_before_its_decoder_is_made(options: dict[str, object]) -> None:
+    data = bytearray(saved(RAMP, "WEBP", **options))
+    at = {b"VP8 ": 26, b"VP8L": 21, b"VP8X": 24}[bytes(data[12:16])]
+    data[at : at + 4] = b"\xff\x3f\xff\x3f" if at == 26 else b"\xff\xff\xff\x0f" if at == 21 else b"\xff\x3f\0\xff"
+    if at == 24:
+        data[27:30] = b"\xff\x3f\0"
+    assert "268 megapixels" in refusal(bytes(data), "film.png")
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_they_are_refused_wherever_they_are_cut(kind: str) -> None:
+    data = saved(RAMP, kind)
+    for cut in [*range(13, len(data) - 1, max(1, len(data) // 40)), len(data) - 1]:
+        refusal(data[:cut], "film.webp")
+    assert "truncated" in refusal(data[: len(data) // 2], "film.webp")
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -643,13 +707,17 @@ def test_decoder_out_of_memory_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     assert "memory" in refusal(saved(RAMP, "PNG"))
 
 
-def test_image_files_are_told_by_suffix_or_dicom_magic(tmp_path: Path) -> None:
-    (tmp_path / "1.2.840.113619").write_bytes(bytes(128) + b"DICM")
-    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+def test_image_files_are_told_by_suffix_or_by_their_first_bytes(tmp_path: Path) -> None:
+    for name in ("1.2.840.113619", "IM0001", "DICOMDIR"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    for kind in ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "AVIF", "GIF"):
+        (tmp_path / kind).write_bytes(saved(RAMP, kind))
     (tmp_path / "LICENSE").write_text("text")
+    (tmp_path / "BMW").write_text("BM is how a bitmap begins, and words")
     (tmp_path / "folder.png").mkdir()
-    yes = ["a.jpg", "a.JPEG", "a.Png", "a.tif", "a.tiff", "a.bmp", "a.dcm", "a.dicom", "1.2.840.113619", "IM0001"]
-    no = ["LICENSE", "a.gif", "a.csv", "._a.jpg", ".png", "folder.png", "absent"]
+    yes = ["a.jpg", "a.JPEG", "a.Png", "a.tif", "a.tiff", "a.bmp", "a.dcm", "a.dicom", "a.webp", "a.AVIF", "a.jfif"]
+    yes += ["1.2.840.113619", "IM0001", "JPEG", "PNG", "TIFF", "BMP", "WEBP", "AVIF"]
+    no = ["LICENSE", "BMW", "GIF", "DICOMDIR", "a.gif", "a.csv", "._a.jpg", ".png", "folder.png", "absent"]
     assert [name for name in yes + no if is_image_file(tmp_path / name)] == yes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,18 @@ def test_pictures_are_not_written_among_the_films(home: Path, given: str, out: s
 def test_other_folders_are_allowed(home: Path, given: str, out: str) -> None:
     root, paths = find_films(f"{home}/{given}")
     check_out(f"{home}/{given}", home / out, root, paths, [home / "masks"])
+
+
+def test_what_a_folder_or_a_pattern_passes_over_is_counted_by_kind(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in ("x.gif", "sub/y.gif", "sub/z.nii"):
+        (home / name).write_bytes(b"other")
+    find_films(str(home))
+    find_films(f"{home}/sub/*")
+    others = "files are no images and are passed over:"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{home}: 5 {others} 2 .gif, 1 .txt, 1 .xyz, 1 .nii",
+        f"{home}/sub: 2 {others} 1 .gif, 1 .nii",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -211,10 +212,15 @@ def test_class_is_the_nearest_folder_that_names_one(tmp_path: Path) -> None:
     }
 
 
-def test_masks_hidden_files_and_other_files_are_no_films(tmp_path: Path) -> None:
+def test_masks_hidden_files_and_other_files_are_no_films_and_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     place(tmp_path, "Normal/a.png", "Normal/masks/a.png", "Masks/Normal/a.png", "boxes/a.png", ".cache/Normal/b.png")
     place(tmp_path, "Normal/._a.png", "Normal/.b.png", "Normal/notes.txt", "README.md", "Thumbs.db")
+    caplog.set_level(logging.INFO)
     assert list(told(tmp_path)) == ["Normal/a.png"]
+    others = "5 files are no images and are passed over: 2 hidden, 1 .md, 1 .db, 1 .txt"
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {others}"]
 
 
 def test_class_folder_that_is_a_link_is_followed_and_a_circle_ends(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ _FORM = {"type": "object", "properties": {"file": _FILE}, "required": ["file"]}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One film: JPEG, PNG, TIFF, BMP or DICOM. The type is told by the content.",
+        "description": "One film: JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM. The type is told by the content.",
         "content": {"application/octet-stream": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}},
     }
 }
