@@ -50,6 +50,7 @@ def main(cfg: DictConfig) -> None:
         selection=cfg.selection,
         resamples=cfg.resamples,
         seed=cfg.seed,
+        unseen=cfg.unseen,
     )
 
 
@@ -62,6 +63,7 @@ def report_sweeps(
     selection: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    unseen: str | None = None,
 ) -> list[dict[str, Any]]:
     """Write a report of the first sweep, with the others beside it and compared with it.
 
@@ -73,6 +75,7 @@ def report_sweeps(
         selection: ``inner``, ``paper``, or None for what the runs were set to.
         resamples: of the patient-clustered bootstrap.
         seed: of everything that is drawn.
+        unseen: ``open`` scores the models on an unseen fold that was locked.
 
     Returns:
         The summaries, in the order of the folders.
@@ -89,7 +92,7 @@ def report_sweeps(
     from covidnet.sweep import REPORT
 
     sweeps, summaries = summaries_of(
-        folders, names=names, only=only, selection=selection, resamples=resamples, seed=seed
+        folders, names=names, only=only, selection=selection, resamples=resamples, seed=seed, unseen=unseen
     )
     comparisons = _comparisons(sweeps)
     target = report_dir or folders[0].expanduser() / REPORT
@@ -120,6 +123,7 @@ def summaries_of(
     selection: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    unseen: str | None = None,
 ) -> tuple[list[Sweep], list[dict[str, Any]]]:
     """Read sweeps and compute their numbers; what is wrong with them is logged.
 
@@ -130,6 +134,7 @@ def summaries_of(
         selection: the rule.
         resamples: of the bootstrap.
         seed: of everything that is drawn.
+        unseen: as in `report_sweeps`.
 
     Returns:
         The sweeps and their summaries.
@@ -142,6 +147,8 @@ def summaries_of(
 
     if not folders:
         raise SettingError("sweep_dir", "[]", "one or more folders of sweeps")
+    if unseen not in (None, "open"):
+        raise SettingError("unseen", unseen, "open, or null")
     if names and (len(names) != len(folders) or len(set(names)) != len(names)):
         raise SettingError("names", list(names), f"{len(folders)} different names, one for each of sweep_dir")
     if len(only) not in (0, 1, len(folders)):
@@ -151,7 +158,12 @@ def summaries_of(
     if len(set(studies)) != len(studies):
         raise SettingError("sweep_dir", [str(f) for f in folders], "different sweeps", "one of them stands there twice")
     called = names or _names(studies)
-    sweeps = [read_sweep(f, name, text) for f, name, text in zip(folders, called, chosen, strict=True)]
+    asked = list(zip(folders, called, chosen, strict=True))
+    sweeps = [read_sweep(*one) for one in asked]
+    if unseen == "open":
+        from covidnet.unseen_opening import open_unseen
+
+        sweeps = [read_sweep(*one) if open_unseen(sweep) else sweep for one, sweep in zip(asked, sweeps, strict=True)]
     for sweep in sweeps:
         for problem in sweep.problems:
             log.warning("%s: %s", sweep.name, problem)

@@ -1,4 +1,4 @@
-"""What a fold's model looks at: panels of unseen films, where the maps lie, and whether they depend on the model."""
+"""What a fold's model looks at: panels, where the maps lie, and whether they depend on the model."""
 
 from __future__ import annotations
 
@@ -102,19 +102,21 @@ class Explanations:
         """For each part of the work how many maps are constant, and of how many; filled as the parts are done."""
         self._read: dict[int, dict[str, Mask]] = {}
 
-    def panels(self, callback: GradCamPanels, folder: Path, caption: str) -> list[Path]:
+    def panels(self, callback: GradCamPanels, folder: Path, caption: str, part: str = "unseen") -> list[Path]:
         """Draw the panels, with the outlines of known lesions.
 
         Args:
             callback: what draws them.
             folder: where they go.
             caption: at the foot.
+            part: of the split that the films are of.
         """
         drawn = callback.draw(
             self.module, self.films, self.rows, folder, seed=self.seed, caption=caption,
             probabilities=self.probabilities,
             maps=(lambda chosen: self._maps(self.module.classifier, chosen)) if self._pooled(callback.method) else None,
             outline=lambda index: self._regions(index).get("lesion"),
+            part=part,
         )  # fmt: skip
         self.constant["panels"] = callback.constant
         return drawn
@@ -133,7 +135,7 @@ class Explanations:
         chosen = [index for index in self._chosen(count) if self._regions(index)]
         if not chosen:
             if count:
-                log.warning("no mask and no box was found for any of the unseen films that were drawn for a comparison")
+                log.warning("no mask and no box was found for any of the images that were drawn for a comparison")
             return None
         regions = [self._regions(index) for index in chosen]
         rows = self.rows.iloc[chosen]

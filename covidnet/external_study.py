@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from covidnet.errors import CovidnetError
-from covidnet.evaluation.predictions import read_predictions
 from covidnet.evaluation.scores import scored
+from covidnet.sweep import run_predictions
 from covidnet.sweep_calibration import averaged, common_images, with_temperature
 
 log = logging.getLogger(__name__)
@@ -31,12 +31,12 @@ def study_numbers(
     Returns:
         ``test`` and ``unseen``, each with ``title`` and ``scores`` as `scored` gives them; empty where a model has no
         run folder with a predictions.csv. Of several models the test folds are pooled, and the unseen fold is that of
-        their mean.
+        their mean; it is not there while it is locked.
     """
     if len(folders) != len(temperatures) or not all((folder / "predictions.csv").is_file() for folder in folders):
         return {}
     try:
-        tables = [read_predictions(folder / "predictions.csv") for folder in folders]
+        tables = [run_predictions(folder) for folder in folders]
         known = [t for t in temperatures if t is not None]
         if len(known) == len(tables):
             tables = [with_temperature(table, t) for table, t in zip(tables, known, strict=True)]
@@ -63,4 +63,4 @@ def study_numbers(
 
 def _unseen(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     same = common_images([table[table["split"] == "unseen"] for table in tables])
-    return averaged(same) if len(same) > 1 else same[0]
+    return averaged(same) if len(same) > 1 and len(same[0]) else same[0]

@@ -27,6 +27,7 @@ from covidnet.data.annotations import Annotations
 from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.study import Study
 from covidnet.data.training_films import write_training_films
+from covidnet.data.unseen_ledger import UnseenLedger
 from covidnet.errors import DataError, SettingError
 from covidnet.evaluation.explanations import FOLDER, map_notes, verdicts, write_explanations
 from covidnet.explanations import Explanations, check_settings
@@ -139,6 +140,7 @@ class FoldRun:
                 _, score = self._chosen(trainer, module)
                 log.info("trial: %s %s", s["monitor"], score)
                 return score
+            unseen = self._enter(study)
             module, score = self._test(trainer, datamodule, module)
         after = self._check_frozen(module, before)
         predictions = self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
@@ -150,10 +152,10 @@ class FoldRun:
             temperature = self._make_ready(study, datamodule, module, predictions, checkpoint, maps)
         self.seconds["total"] = time.perf_counter() - start
         metrics = files.metrics(self.seconds, datamodule.counts, temperature)
-        files.write(metrics, {"before_fit": before, "after_fit": after})
+        files.write(metrics, {"before_fit": before, "after_fit": after}, unseen)
         log_fold(self.loggers, metrics, predictions, pictures, checkpoint, trainer.global_step)
         self.resumption.end()
-        files.tell(metrics)
+        files.tell(metrics, unseen)
         if files.refused_count and s["strict"]:
             raise DataError(f"strict=true: {files.refused_count} files were refused; see {self.folder / 'refused.csv'}")
         return score
@@ -260,10 +262,20 @@ class FoldRun:
         trainer.fit_loop.epoch_loop._batches_that_stepped = trained.fit_loop.epoch_loop._batches_that_stepped
         return trainer
 
+    def _enter(self, study: Study) -> dict[str, Any]:
+        """Enter the run in the ledger of the unseen fold before it is scored; what the run folder keeps of that."""
+        s, run_id = self.settings, self.resumption.run_id
+        ledger = UnseenLedger.of(self.setup.cache, study.split_sha256)
+        counted = None
+        if not self.setup.locked:
+            facts = {"folder": str(self.folder.resolve()), "fold": s["fold"], "seed": s["seed"]}
+            counted = ledger.add("run", run_id, facts)
+        return {"setting": s["unseen"], "run_id": run_id, "ledger": str(ledger.folder), "scored_in": counted}
+
     def _test(
         self, trainer: pl.Trainer, datamodule: FoldDataModule, module: ClassificationModule
     ) -> tuple[ClassificationModule, float | None]:
-        """Validate and test the best checkpoint; the test fold and the unseen fold are looked at here alone."""
+        """Validate and test the best checkpoint; test fold and unseen fold, if not locked, are scored here alone."""
         module, score = self._chosen(trainer, module)
         if len(datamodule.rows["val"]):
             trainer.validate(module, dataloaders=datamodule.val_dataloader(), verbose=False)
@@ -330,8 +342,13 @@ class FoldRun:
         module: ClassificationModule,
         annotations: Annotations,
     ) -> tuple[dict[str, Path], list[str] | None]:
-        """Panels of the unseen fold, and what has to be said of the maps; None where no map was made."""
-        explain, rows = self.settings["explain"], datamodule.rows["unseen"]
+        """Panels of the unseen fold (of the test fold while that is locked), and what has to be said of the maps.
+
+        Returns:
+            None for the second where no map was made.
+        """
+        part = "test" if self.setup.locked else "unseen"
+        explain, rows = self.settings["explain"], datamodule.rows[part]
         callback = next((c for c in _callbacks(trainer) if isinstance(c, GradCamPanels)), None)
         drawn = callback is not None and bool(callback.per_class or callback.errors)
         if not (drawn or explain["localisation_films"] or explain["sanity_films"]):
@@ -343,19 +360,21 @@ class FoldRun:
             rows.merge(study.films[["image_id", "width", "height"]], on="image_id", how="left", validate="1:1"),
             method=explain["method"],
             seed=self.settings["seed"],
-            probabilities=self._predictions(trainer).collected.get("unseen") or {},
+            probabilities=self._predictions(trainer).collected.get(part) or {},
             annotations=annotations,
             store=self.setup.map_store(module, films),
             progress=self.progress,
         )
         written = []
         if callback is not None:
-            written = explanations.panels(callback, self.folder / "panels", self._caption(callback.method, study))
+            caption = self._caption(callback.method, study, part)
+            written = explanations.panels(callback, self.folder / "panels", caption, part)
         model = self.settings["model"]
         facts = {
             "method": explain["method"],
             "weights": model["weights"],
             "freeze": model["freeze"],
+            "part": part,
             "panels": [f"panels/{path.name}" for path in written],
         }
         localisation = explanations.localisation(explain["localisation_films"])
@@ -366,9 +385,9 @@ class FoldRun:
             log.warning("%s", verdict)
         return {f"panels/{path.stem}": path for path in written}, map_notes(found)
 
-    def _caption(self, method: str, study: Study) -> str:
+    def _caption(self, method: str, study: Study, part: str) -> str:
         weights = self.settings["model"]["weights"]
-        caption = f"{EXPLAINERS[method]} of the predicted class, unseen fold. Backbone weights: {weights}."
+        caption = f"{EXPLAINERS[method]} of the predicted class, {part} fold. Backbone weights: {weights}."
         if weights == "random" and self.settings["model"]["freeze"]:
             caption += " With random weights a map says little of any disease."
         if study.synthetic:

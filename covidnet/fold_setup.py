@@ -35,6 +35,9 @@ _CHOICES = {
     "augment.mode": ("fixed", "online", "none"),
 }
 
+UNSEEN = ("scored", "locked")
+"""What a run does with the unseen fold: it scores it, or leaves it alone."""
+
 
 class FoldSetup:
     """The parts of a run, as the settings describe them.
@@ -59,6 +62,15 @@ class FoldSetup:
         seed = settings["seed"]
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise SettingError("seed", seed, "a whole number from 0 on")
+        if settings["unseen"] not in UNSEEN:
+            raise SettingError("unseen", settings["unseen"], UNSEEN)
+        if settings["selection"] == "paper" and self.locked:
+            raise SettingError("selection", "paper", "inner with unseen=locked", "paper chooses by the unseen fold")
+
+    @property
+    def locked(self) -> bool:
+        """Whether the unseen fold is kept out of the run."""
+        return bool(self.settings["unseen"] == "locked")
 
     def seed(self, fold: int) -> int:
         """The seed of one fold: folds of one study start from different heads and orders."""
@@ -122,6 +134,7 @@ class FoldSetup:
             num_workers=data["num_workers"],
             seed=self.seed(fold),
             reading={"max_megapixels": data["max_megapixels"], "min_side": data["min_side"]},
+            locked=self.locked,
         )
         bad = split["path"].map(lambda path: str(study.root / path)).isin([error.path for error in changed])
         datamodule.drop(set(split["image_id"][bad]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import threading
@@ -158,6 +159,8 @@ class Resumption:
         # A job that SLURM has put back into its queue starts with the same command in the same folder.
         requeued = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
         self.wanted = bool(settings.get("resume")) or requeued
+        # A resumed run keeps the one that it began with.
+        self.run_id = secrets.token_hex(8)
 
     @property
     def finished(self) -> bool:
@@ -196,6 +199,7 @@ class Resumption:
             SettingError: naming what differs.
         """
         from covidnet.atomic import write_text
+        from covidnet.sweep import UNSEEN
 
         file = self.folder / RECORD
         if self.wanted and file.is_file():
@@ -205,12 +209,16 @@ class Resumption:
                 raise DataError(f"{file}: is damaged ({error}); start the run anew in another folder") from None
             differ = [name for name in record if before.get(name) != record[name]]
             self._refuse([f"{name} was {before.get(name)}, now {record[name]}" for name in differ])
+            self.run_id = str(before.get("run_id") or self.run_id)
+        if not self.wanted:
+            # Predictions of an earlier run in this folder are not this one's.
+            (self.folder / UNSEEN).unlink(missing_ok=True)
         if self.point is None:
             for name in ("checkpoints", "curves"):
                 # What an earlier start left behind would be taken for this one's.
                 if self.wanted:
                     shutil.rmtree(self.folder / name, ignore_errors=True)
-        write_text(file, json.dumps(dict(record), indent=2) + "\n")
+        write_text(file, json.dumps({**record, "run_id": self.run_id}, indent=2) + "\n")
 
     def end(self) -> None:
         """The run is finished: its resume point is of no more use."""

@@ -20,6 +20,7 @@ from covidnet.evaluation.metrics import run_metrics
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.provenance import environment
 from covidnet.report.tables import print_run_summary
+from covidnet.report.words import count
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,13 @@ class RunFolder:
         again = {"defaults": None, **self.settings, "resume": None, "trust": [], **RUN_AGAIN}
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(again)))
 
-    def write(self, metrics: dict[str, Any], backbone: dict[str, str]) -> None:
+    def write(self, metrics: dict[str, Any], backbone: dict[str, str], unseen: dict[str, Any]) -> None:
         """Write split.csv, refused.csv, environment.json and metrics.json.
 
         Args:
             metrics: the content of metrics.json.
             backbone: hashes of the backbone before and after the fit.
+            unseen: what the run did with the unseen fold, and in how many runs it has been scored.
         """
         s, study = self.settings, self.study
         write_bytes(self.path / "split.csv", study.split_file.read_bytes())
@@ -118,13 +120,14 @@ class RunFolder:
             "backbone_sha256": backbone,
             "data": {"name": study.name, "root": str(study.root), "manifest_sha256": study.manifest_sha256},
             "split_sha256": study.split_sha256,
+            "unseen": unseen,
         }
         write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
         # Last: a run folder with metrics.json is a finished one.
         write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
-    def tell(self, metrics: dict[str, Any]) -> None:
-        """Print the tables, what has to be known beside them, and where the folder is."""
+    def tell(self, metrics: dict[str, Any], unseen: dict[str, Any]) -> None:
+        """Print the tables, what has to be known beside them, and where the folder is; arguments as in `write`."""
         s, notes = self.settings, []
         if self.study.synthetic:
             notes.append(
@@ -144,4 +147,16 @@ class RunFolder:
             )
         if self.refused_count:
             notes.append(f"{self.refused_count} files were refused: {self.path / 'refused.csv'}")
-        print_run_summary(metrics, self.path, notes)
+        locked = unseen["setting"] == "locked"
+        if locked:
+            notes.append(
+                "unseen=locked: the unseen fold was not scored; python -m covidnet.crossval sweep_dir=DIR unseen=open "
+                "scores it."
+            )
+        elif unseen["scored_in"] is not None:
+            notes.append(
+                f"The unseen fold has been scored in {count(unseen['scored_in'], 'run')} (counted in the cache)."
+            )
+        else:
+            notes.append("In how many runs the unseen fold has been scored is not known: the cache cannot be written.")
+        print_run_summary(metrics, self.path, notes, splits=("test",) if locked else ("test", "unseen"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,19 @@ from covidnet.evaluation.predictions import read_predictions
 from covidnet.labels import CLASSES
 from covidnet.trust import read_yaml
 
+log = logging.getLogger(__name__)
+
 FOLDS = tuple(range(10))
 """The test folds of a whole sweep."""
 
 REPORT = "report"
 """The folder of the report in a sweep folder."""
+
+UNSEEN = "unseen.csv"
+"""In a run folder: the predictions of the unseen fold, where it was locked and has been opened."""
+
+OPENINGS = "unseen.json"
+"""In a sweep folder: when its unseen fold was opened."""
 
 # Settings that change how a run is carried out, not what it computes.
 _INCIDENTAL = (
@@ -62,6 +71,11 @@ class Run:
         file = self.folder / "split.csv"
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
+    @property
+    def locked(self) -> bool:
+        """Whether the run left the unseen fold alone; its predictions are there only once that was opened."""
+        return bool(self.settings.get("unseen") == "locked")
+
     @cached_property
     def compared(self) -> dict[str, Any]:
         """The settings that make two runs of different folds parts of one study, flat."""
@@ -97,6 +111,23 @@ class Sweep:
     def folds(self) -> list[int]:
         """The folds that there are."""
         return [run.fold for run in self.runs]
+
+    @property
+    def has_unseen(self) -> bool:
+        """Whether every model has predicted the unseen fold."""
+        return all(len(run.rows("unseen")) for run in self.runs)
+
+    @property
+    def openings(self) -> list[str]:
+        """When the unseen fold was opened, where it was locked; the first time first."""
+        found: set[str] = set()
+        # A run may have been opened alone, or be read alone out of a sweep that was opened.
+        for folder in {self.folder, *(place for run in self.runs for place in (run.folder, run.folder.parent))}:
+            try:
+                found |= set(_json(folder / OPENINGS).get("openings") or ())
+            except DataError as error:
+                log.warning("%s: %s", folder, error)
+        return sorted(found)
 
 
 def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> Sweep:
@@ -134,6 +165,12 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
         more = f"; and {len(problems) - 2} more like these" if len(problems) > 2 else ""
         cause = "; ".join(problems[:2]) + more if problems else "it holds no run folder with a predictions.csv"
         raise DataError(f"{folder}: nothing to report: {cause}")
+    shut = [str(run.fold) for run in runs if not len(run.rows("unseen"))]
+    if 0 < len(shut) < len(runs):
+        problems.append(
+            f"fold{'' if len(shut) == 1 else 's'} {', '.join(shut)}: not scored on the unseen fold, which is left out "
+            "for all; unseen=open scores them"
+        )
     missing = [fold for fold in FOLDS if fold not in {run.fold for run in runs}]
     if missing:
         folds = ", ".join(str(fold) for fold in missing)
@@ -173,13 +210,26 @@ def _last_error(path: Path) -> str:
     return f"{log} names no error; it was stopped, or is still running" if lines else "it left no log"
 
 
+def run_predictions(folder: Path) -> pd.DataFrame:
+    """The predictions of a run, with those of the unseen fold where it was locked and has been opened.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    files = [file for file in (folder / "predictions.csv", folder / UNSEEN) if file.is_file()]
+    return pd.concat([read_predictions(file) for file in files], ignore_index=True)
+
+
 def _read_run(path: Path) -> Run:
-    predictions = read_predictions(path / "predictions.csv")
+    predictions, settings = run_predictions(path), _settings(path)
     folds = sorted({int(fold) for fold in predictions["fold"]})
     if len(folds) != 1 or folds[0] not in FOLDS:
         told = ", ".join(str(fold) for fold in folds)
         raise DataError(f"predictions.csv is of fold {told}; a run has one test fold of 0..9")
-    for split in ("test", "unseen"):
+    for split in ("test",) if settings.get("unseen") == "locked" else ("test", "unseen"):
         if not (predictions["split"] == split).any():
             raise DataError(f"predictions.csv has no rows of the {split} split")
     return Run(
@@ -188,7 +238,7 @@ def _read_run(path: Path) -> Run:
         predictions,
         split=_split(path / "split.csv"),
         metrics=_json(path / "metrics.json"),
-        settings=_settings(path),
+        settings=settings,
         environment=_json(path / "environment.json"),
     )
 
@@ -242,6 +292,9 @@ def compared(settings: Any, also: Sequence[str] = ()) -> dict[str, Any]:
     """
     passed = [name for name in _INCIDENTAL if name not in also]
     flat = _flat(settings if isinstance(settings, Mapping) else {})
+    if flat.get("unseen") == "scored":
+        # What runs did before there was the setting.
+        del flat["unseen"]
     return {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in passed)}
 
 
@@ -261,6 +314,8 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
             continue
         kept.append(run)
         for part, fold in (("test", run.fold), ("unseen", UNSEEN_FOLD)):
+            if part == "unseen" and run.locked and not len(run.rows(part)):
+                continue
             wanted = set(split.loc[split["fold"] == fold, "image_id"])
             if absent := sorted(wanted - set(run.rows(part)["image_id"])):
                 problems.append(

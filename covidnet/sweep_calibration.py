@@ -19,6 +19,9 @@ from covidnet.sweep import Run
 
 Films = npt.NDArray[np.float64]
 
+KEYS = ("pooled", "ensemble_unseen")
+"""What the calibration is of: the pooled test folds, and the mean of the models on the unseen fold."""
+
 
 def common_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     """The rows of the images that all tables have, in the order of the first one.
@@ -67,7 +70,7 @@ def with_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
 
 
 def sweep_calibration(
-    runs: Sequence[Run], pooled: pd.DataFrame, unseen: Sequence[pd.DataFrame], *, resamples: int, seed: int
+    runs: Sequence[Run], pooled: pd.DataFrame, unseen: Sequence[pd.DataFrame] | None, *, resamples: int, seed: int
 ) -> dict[str, Any]:
     """How well the probabilities are calibrated as they were predicted, and as they are shown to users.
 
@@ -77,7 +80,8 @@ def sweep_calibration(
     Args:
         runs: of the sweep.
         pooled: the test folds of these runs, one after the other.
-        unseen: each run's predictions of the unseen fold, of the same images in the same order.
+        unseen: each run's predictions of the unseen fold, of the same images in the same order; None while it is
+            locked, and everything of it is None then.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
@@ -94,30 +98,30 @@ def sweep_calibration(
         {"fold": run.fold, "value": fit_temperature(rows), "n": len(rows)}
         for run, rows in ((run, run.rows("val")) for run in runs)
     ]
-    ensemble = averaged(unseen)
-    weights = {
-        "pooled": cluster_weights(cluster_codes(pooled), resamples, seed),
-        "ensemble_unseen": cluster_weights(cluster_codes(ensemble), resamples, seed),
-    }
-    before = {"pooled": pooled, "ensemble_unseen": ensemble}
-    told: dict[str, Any] = {key: _told(table, weights[key]) for key, table in before.items()}
-    told |= {f"{key}_calibrated": None for key in before}
+    before = {"pooled": pooled}
+    if unseen is not None:
+        before["ensemble_unseen"] = averaged(unseen)
+    weights = {key: cluster_weights(cluster_codes(table), resamples, seed) for key, table in before.items()}
+    told: dict[str, Any] = {f"{key}{after}": None for key in KEYS for after in ("", "_calibrated")}
+    told |= {key: _told(table, weights[key]) for key, table in before.items()}
     told |= {"temperatures": temperatures, "change": None, "ensemble_changed": None}
     values = [t["value"] for t in temperatures if t["value"] is not None]
     if len(values) < len(runs):
         return told
     pairs = list(zip(runs, values, strict=True))
-    after = {
-        "pooled": pd.concat([with_temperature(run.rows("test"), t) for run, t in pairs], ignore_index=True),
-        "ensemble_unseen": averaged([with_temperature(rows, t) for rows, t in zip(unseen, values, strict=True)]),
-    }
+    after = {"pooled": pd.concat([with_temperature(run.rows("test"), t) for run, t in pairs], ignore_index=True)}
+    if unseen is not None:
+        after["ensemble_unseen"] = averaged([with_temperature(rows, t) for rows, t in zip(unseen, values, strict=True)])
     told |= {f"{key}_calibrated": _told(table, weights[key]) for key, table in after.items()}
     told["change"] = {
         key: _change((before[key], told[key]["ece"]), (after[key], told[f"{key}_calibrated"]["ece"]), weights[key])
         for key in before
     }
-    changed = after["ensemble_unseen"]["prediction"].to_numpy() != ensemble["prediction"].to_numpy()
-    told["ensemble_changed"] = int(changed.sum())
+    if unseen is not None:
+        changed = (
+            after["ensemble_unseen"]["prediction"].to_numpy() != before["ensemble_unseen"]["prediction"].to_numpy()
+        )
+        told["ensemble_changed"] = int(changed.sum())
     return told
 
 

@@ -24,10 +24,10 @@ def explanations_of(sweep: Sweep, fold: int | None, *, resamples: int = 2000, se
         seed: of the bootstrap.
 
     Returns:
-        ``method``, ``weights``, ``freeze``, ``folds``, ``fold``, ``panels`` (title, and path relative to the sweep
-        folder), ``constant_maps`` (for each part of the work how many maps of all runs are constant, and of how many),
-        ``localisation`` and ``sanity``. A film that ten models explain counts once, with the mean of their
-        maps' scores. None where no run was explained.
+        ``method``, ``weights``, ``freeze``, ``part`` (the split of the images), ``folds``, ``fold``, ``panels`` (title,
+        and path relative to the sweep folder), ``constant_maps`` (for each part of the work how many maps of all runs
+        are constant, and of how many), ``localisation`` and ``sanity``. A film that ten models explain counts once,
+        with the mean of their maps' scores. None where no run was explained.
     """
     kept = {run.fold: read_explanations(run.folder) for run in sweep.runs}
     found = [(run, content) for run in sweep.runs if (content := kept[run.fold][0])]
@@ -44,6 +44,7 @@ def explanations_of(sweep: Sweep, fold: int | None, *, resamples: int = 2000, se
         "method": first.get("method"),
         "weights": first.get("weights"),
         "freeze": first.get("freeze"),
+        "part": first.get("part") or "unseen",
         "folds": [run.fold for run in runs],
         "fold": None if chosen is None else chosen.fold,
         "panels": [] if chosen is None else _panels(chosen, kept[chosen.fold][0], sweep.folder),
@@ -66,7 +67,7 @@ def _panels(run: Run, content: Mapping[str, Any], home: Path) -> list[dict[str, 
     names = [str(path) for path in content.get("panels") or []]
     folder = run.folder.relative_to(home) if run.folder.is_relative_to(home) else run.folder
     return [
-        {"title": Path(name).stem.removeprefix("unseen-"), "path": (folder / name).as_posix()}
+        {"title": Path(name).stem.removeprefix("unseen-").removeprefix("test-"), "path": (folder / name).as_posix()}
         for name in names
         if (run.folder / name).is_file()
     ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from covidnet.data.splits import UNSEEN_FOLD
+from covidnet.data.unseen_ledger import UnseenLedger
 from covidnet.errors import DataError, SettingError
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.explanations import verdicts
@@ -17,6 +20,7 @@ from covidnet.evaluation.selection import RULES, choose, selection_report
 from covidnet.labels import CLASSES
 from covidnet.model_card_facts import card_facts
 from covidnet.provenance import file_sha256
+from covidnet.report.words import count
 from covidnet.sweep import Run, Sweep
 from covidnet.sweep_calibration import averaged, common_images, sweep_calibration
 from covidnet.sweep_explanations import explanations_of
@@ -46,12 +50,17 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
     rule = selection or first.settings.get("selection") or "inner"
     if rule not in RULES:
         raise SettingError("selection", rule, RULES)
-    pooled, ensemble = pooled_predictions(runs), ensemble_predictions(runs)
+    if rule == "paper" and not sweep.has_unseen:
+        remedy = "the unseen fold is locked; python -m covidnet.crossval sweep_dir=DIR unseen=open opens it"
+        raise SettingError("selection", rule, "inner", remedy)
+    pooled, ensemble = pooled_predictions(runs), ensemble_predictions(runs) if sweep.has_unseen else None
     numbers = {"resamples": resamples, "seed": seed}
-    told = {"pooled": scored(pooled, **numbers), "ensemble": scored(ensemble, **numbers)}
+    told = scored(pooled, **numbers)
+    told_unseen = None if ensemble is None else scored(ensemble, **numbers)
     per_fold = [_fold_scores(run) for run in runs]
     data = _data(sweep)
-    chosen = _selection(runs, per_fold, rule, data, numbers)
+    use = unseen_use(sweep)
+    chosen = _selection(sweep, per_fold, rule, data, use["words"], numbers)
     by_fold = {run.fold: run for run in runs}
     explained = explanations_of(sweep, chosen["fold"], **numbers)
 
@@ -63,28 +72,33 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         "folder": str(sweep.folder),
         "folds": sweep.folds,
         "problems": sweep.problems,
-        "notes": _notes(runs, data, rule) + verdicts(explained or {}),
+        "notes": _notes(runs, data, rule) + use["notes"] + verdicts(explained or {}),
         "data": data,
         "model": _model(first),
         "augment": first.settings.get("augment") or {},
         "training": {key: first.settings.get(key) for key in ("seed", "optim", "trainer", "features", "monitor")},
-        "pooled": told["pooled"],
+        "pooled": told,
         "per_fold": per_fold,
         "mean": _over(np.mean, [row["test"] for row in per_fold]),
         "sd": _over(_sd, [row["test"] for row in per_fold]),
-        "unseen": {
+        "unseen": None
+        if told_unseen is None
+        else {
             "mean": _over(np.mean, [row["unseen"] for row in per_fold]),
             "sd": _over(_sd, [row["unseen"] for row in per_fold]),
-            "ensemble": told["ensemble"],
+            "ensemble": told_unseen,
             "selected": unseen_of(chosen["fold"]),
             "paper_selected": unseen_of(chosen["paper_fold"]),
         },
+        "unseen_use": use,
         "selection": chosen,
         "explanations": explained,
-        "calibration": sweep_calibration(runs, pooled, _unseen_together(runs), **numbers),
+        "calibration": sweep_calibration(runs, pooled, _unseen_together(runs) if sweep.has_unseen else None, **numbers),
         "curves": {
-            "pooled": scored_curves(pooled, told["pooled"], **numbers),
-            "unseen": scored_curves(ensemble, told["ensemble"], **numbers),
+            "pooled": scored_curves(pooled, told, **numbers),
+            "unseen": None
+            if ensemble is None or told_unseen is None
+            else scored_curves(ensemble, told_unseen, **numbers),
         },
         "card": card_facts(runs),
         "training_curves": [curve for run in runs if (curve := _training_curve(run))],
@@ -150,9 +164,78 @@ def _one_over(statistic: Any, values: Sequence[Any]) -> Any:
     return None if found is None else float(found)
 
 
+def unseen_use(sweep: Sweep) -> dict[str, Any]:
+    """How often the unseen fold has been scored, as far as that is known.
+
+    Args:
+        sweep: its runs.
+
+    Returns:
+        ``setting`` (scored or locked), ``here`` (models of the sweep that were scored on it), ``openings`` (when it was
+        opened, where it was locked), ``runs`` (all that scored it: those in the cache and those of the sweep; None
+        where none is known), ``exact`` (whether the cache has all that are known), ``words`` (the end of a sentence
+        with that number) and ``notes`` (sentences for the reader).
+    """
+    runs = sweep.runs
+    kept = [run.environment.get("unseen") or {} for run in runs]
+    here = [entry.get("run_id") for run, entry in zip(runs, kept, strict=True) if len(run.rows("unseen"))]
+    entered = {str(run_id) for run_id in here if run_id}
+    ledgers = [UnseenLedger(Path(entry["ledger"])) for entry in kept if entry.get("ledger")]
+    names = ledgers[0].names("run") if ledgers else None
+    unnamed = len(here) - len(entered)
+    counted = max((entry.get("scored_in") or 0 for entry in kept), default=0)
+    known = max(len((names or set()) | entered) + unnamed, counted)
+    exact = names is not None and entered <= names and not unnamed and known == len(names)
+    if not known:
+        words = "has been scored in an unknown number of runs"
+    elif exact:
+        words = f"has been scored in {count(known, 'run')} (counted in the cache)"
+    else:
+        words = f"has been scored in at least {count(known, 'run')} (the cache does not have all of them)"
+    home = sweep.folder.resolve()
+    times = set(sweep.openings)
+    if ledgers:
+        times |= {e["time"] for e in ledgers[0].entries("opening") if e.get("sweep") == str(home) and e.get("time")}
+    locked = any(run.locked for run in runs)
+    return {
+        "setting": "locked" if locked else "scored",
+        "here": len(here),
+        "openings": sorted(times),
+        "runs": known or None,
+        "exact": exact,
+        "words": words,
+        "notes": _opening_notes(sorted(times), bool(here), known) if locked else [],
+    }
+
+
+def _opening_notes(times: Sequence[str], scored_here: bool, known: int) -> list[str]:
+    if not scored_here:
+        others = (
+            f"the cache counts {count(known, 'other run')} that did" if known else "whether others did is not known"
+        )
+        return [
+            f"unseen=locked: no run of this sweep has scored the unseen fold ({others}); "
+            "python -m covidnet.crossval sweep_dir=DIR unseen=open scores it."
+        ]
+    if not times:
+        return ["The unseen fold was locked and has been opened; when, and how often, is not known."]
+    if len(times) == 1:
+        return [f"The unseen fold was locked during training and has been opened once ({times[0][:10]})."]
+    return [
+        f"The unseen fold was locked during training and has been opened {len(times)} times (first {times[0][:10]}, "
+        f"last {times[-1][:10]}); what was changed after the first opening may depend on it."
+    ]
+
+
 def _selection(
-    runs: Sequence[Run], per_fold: Sequence[dict[str, Any]], rule: str, data: dict[str, Any], numbers: dict[str, int]
+    sweep: Sweep,
+    per_fold: Sequence[dict[str, Any]],
+    rule: str,
+    data: dict[str, Any],
+    words: str,
+    numbers: dict[str, int],
 ) -> dict[str, Any]:
+    runs = sweep.runs
     candidates = [_candidate(row) for row in per_fold]
     validated = all(candidate["val_accuracy"] is not None for candidate in candidates)
     fold = choose(candidates, rule) if rule == "paper" or validated else None
@@ -163,31 +246,39 @@ def _selection(
     elif data["validation"] == "test":
         label = "selected by each model's own test fold, which the protocol calls validation"
     else:
-        label = "selected by inner validation; the unseen fold was looked at once"
-    tables = _unseen_together(runs)
-    right = np.array([(table["prediction"] == table["label"]).to_numpy() for table in tables])
-    report = selection_report(right, cluster_codes(tables[0]), seed=numbers["seed"])
+        label = "selected by inner validation"
+    if not sweep.has_unseen:
+        label += "; the unseen fold is locked"
+    elif rule == "paper":
+        label += f"; the fold {words}"
+    else:
+        label += f"; the unseen fold was not used for selection and {words}"
+    report: dict[str, Any] = {"n": None, "models": len(runs)}
+    if sweep.has_unseen:
+        tables = _unseen_together(runs)
+        right = np.array([(table["prediction"] == table["label"]).to_numpy() for table in tables])
+        report = selection_report(right, cluster_codes(tables[0]), seed=numbers["seed"])
     return {
         "rule": rule,
         "fold": fold,
         "label": label,
         "candidates": candidates,
-        "paper_fold": choose(candidates, "paper"),
+        "paper_fold": choose(candidates, "paper") if sweep.has_unseen else None,
         **report,
     }
 
 
 def _candidate(row: dict[str, Any]) -> dict[str, Any]:
-    val, unseen = row["val"] or {}, row["unseen"]
+    val, unseen = row["val"] or {}, row["unseen"] or {}
     covid = CLASSES[0]
     return {
         "fold": row["fold"],
         "val_accuracy": val.get("accuracy"),
         "val_loss": val.get("loss"),
         "val_covid19_sensitivity": val["classes"][covid]["sensitivity"] if val else None,
-        "unseen_accuracy": unseen["accuracy"],
-        "unseen_loss": unseen["loss"],
-        "unseen_covid19_sensitivity": unseen["classes"][covid]["sensitivity"],
+        "unseen_accuracy": unseen.get("accuracy"),
+        "unseen_loss": unseen.get("loss"),
+        "unseen_covid19_sensitivity": unseen["classes"][covid]["sensitivity"] if unseen else None,
     }
 
 
@@ -222,7 +313,7 @@ def _data(sweep: Sweep) -> dict[str, Any]:
             "val": part["val"].get("films"),
             "train_augmented": part["train"].get("inputs"),
             "test": int((first.rows("test")["label"] == label).sum()),
-            "unseen": int((first.rows("unseen")["label"] == label).sum()),
+            "unseen": _unseen_count(first, label),
             "left_out": None,
         }
     if split is not None:
@@ -238,6 +329,14 @@ def _data(sweep: Sweep) -> dict[str, Any]:
             facts["classes"][label]["images"] = int((used["label"] == label).sum())
             facts["classes"][label]["left_out"] = int(((split["fold"] < 0) & (split["label"] == label)).sum())
     return facts
+
+
+def _unseen_count(run: Run, label: str) -> int | None:
+    """Images of a class in the unseen fold; of split.csv while they are locked."""
+    rows = run.rows("unseen")
+    if not len(rows):
+        rows = run.split[run.split["fold"] == UNSEEN_FOLD] if run.split is not None else rows
+    return int((rows["label"] == label).sum()) if len(rows) else None
 
 
 def _model(run: Run) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: 
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
-    assert lines[-1] == "error: fold=11: allowed is 0..9; fold 10 is the unseen fold and is scored in every run"
+    assert lines[-1] == "error: fold=11: allowed is 0..9; fold 10 is the unseen fold, never a test fold"
     assert any("fold=11: the run did not finish: fold=11: allowed is 0..9" in line for line in lines)
     assert done.stdout.count("Report: ") == 1
     # No job draws a bar.

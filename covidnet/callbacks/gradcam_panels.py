@@ -1,4 +1,4 @@
-"""Draws panels of unseen films: film, heat map, true class, prediction; some of each class, and the worst errors."""
+"""Draws panels of images: image, heat map, true class, prediction; some of each class, and the worst errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class GradCamPanels(pl.Callback):
-    """Write ``panels/unseen-COVID-19.png`` and its kin from a seeded draw of unseen films, and ``panels/errors.png``.
+    """Write ``panels/unseen-COVID-19.png`` and its kin from a seeded draw of films, and ``panels/errors.png``.
 
     The panels are drawn by `draw`, after the test loop: inside it Lightning's inference mode forbids the gradients.
 
@@ -70,6 +70,7 @@ class GradCamPanels(pl.Callback):
         probabilities: Mapping[str, npt.NDArray[np.floating]] | None = None,
         maps: Callable[[Sequence[int]], Tensor] | None = None,
         outline: Callable[[int], Mask | None] | None = None,
+        part: str = "unseen",
     ) -> list[Path]:
         """One figure for each class, and one of the worst errors.
 
@@ -84,12 +85,13 @@ class GradCamPanels(pl.Callback):
                 where it is not. Errors are looked for among these.
             maps: gives the backbone's maps of some films where they are known already; the network is asked if None.
             outline: gives the known lesion of a film (H, W), or None.
+            part: of the split that the films are of; it begins the files' names.
 
         Returns:
             The files written.
         """
         known = dict(probabilities or {})
-        figures = [(f"unseen-{label}", chosen) for label, chosen in seeded_draw(rows["label"], self.per_class, seed)]
+        figures = [(f"{part}-{label}", chosen) for label, chosen in seeded_draw(rows["label"], self.per_class, seed)]
         if worst := worst_errors(rows, known, self.errors):
             figures.append(("errors", worst))
         written = []

@@ -1,7 +1,8 @@
-"""Writes predictions.csv: one row per film of the validation, test and unseen splits."""
+"""Writes predictions.csv: one row per image of the validation, test and unseen splits that was predicted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ class PredictionWriter(pl.Callback):
     """Collect the probabilities that ``trainer.validate`` and ``trainer.test`` see; `write` puts them into a file.
 
     Validation during ``fit`` is not collected: predictions are those of one model, the chosen one.
+
+    Args:
+        stages: the splits of the loaders that are tested, in their order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Sequence[str] = STAGES_OF_TEST) -> None:
+        self.stages = stages
         self.collected: dict[str, dict[str, np.ndarray]] = {}
         self.extras: dict[str, dict[str, dict[str, float]]] = {}
 
@@ -31,7 +36,7 @@ class PredictionWriter(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget what another model said."""
-        for stage in STAGES_OF_TEST:
+        for stage in self.stages:
             self._forget(stage)
 
     def on_validation_batch_end(
@@ -47,7 +52,7 @@ class PredictionWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Keep a batch of the test fold or the unseen fold."""
-        self._keep(STAGES_OF_TEST[dataloader_idx], outputs, batch)
+        self._keep(self.stages[dataloader_idx], outputs, batch)
 
     def _forget(self, stage: str) -> None:
         self.collected.pop(stage, None)

@@ -43,6 +43,7 @@ class FoldDataModule(pl.LightningDataModule):
         num_workers: worker processes that read films; None for one per spare core.
         seed: seed of the order of training films.
         reading: keyword arguments of `covidnet.data.images.read_image`.
+        locked: whether the unseen fold is kept out: its films are counted and never read.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class FoldDataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         seed: int = 0,
         reading: dict[str, Any] | None = None,
+        locked: bool = False,
     ) -> None:
         super().__init__()
         _check_count("data.batch_size", batch_size, 1)
@@ -77,6 +79,7 @@ class FoldDataModule(pl.LightningDataModule):
         self.num_workers = max(available_cores() - 1, 0) if num_workers is None else num_workers
         self.seed = seed
         self.reading = reading or {}
+        self.locked = locked
         self.features: dict[str, torch.Tensor] = {}
         # The epoch that the training loader begins with: workers ask for films before Lightning tells it.
         self.epoch = 0
@@ -92,9 +95,14 @@ class FoldDataModule(pl.LightningDataModule):
         return {part: table.reset_index(drop=True) for part, table in rows.items()}
 
     @property
+    def read_parts(self) -> tuple[str, ...]:
+        """The parts whose films are read: all, or all but the unseen fold where that is locked."""
+        return tuple(part for part in PARTS if not (self.locked and part == "unseen"))
+
+    @property
     def distinct_inputs(self) -> pd.DataFrame:
         """Every film and copy that this fold looks at, once."""
-        everything = pd.concat(list(self.rows.values()), ignore_index=True)
+        everything = pd.concat([self.rows[part] for part in self.read_parts], ignore_index=True)
         return everything.drop_duplicates(["sha256", "operator"], ignore_index=True)
 
     @property
@@ -145,8 +153,18 @@ class FoldDataModule(pl.LightningDataModule):
         return self._loader("val") if len(self.rows["val"]) else []
 
     def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
-        """The test fold and the unseen fold, in this order."""
-        return [self._loader("test"), self._loader("unseen")]
+        """The test fold and the unseen fold, in this order; the test fold alone where the unseen fold is locked."""
+        return [self._loader("test")] if self.locked else [self._loader("test"), self._loader("unseen")]
+
+    def unseen_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The unseen fold.
+
+        Raises:
+            RuntimeError: it is locked.
+        """
+        if self.locked:
+            raise RuntimeError("the unseen fold is locked")
+        return self._loader("unseen")
 
     def _loader(self, part: str) -> DataLoader[dict[str, Any]]:
         rows = self.rows[part]

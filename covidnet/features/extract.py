@@ -94,7 +94,7 @@ def fold_features(
         trainer: accelerator, devices, num_nodes and strategy of the pass; other settings of a trainer are passed over.
 
     Returns:
-        For each part of the fold a float32 tensor (n, D), a row per row of ``datamodule.rows[part]``.
+        For each part of the fold that is read a float32 tensor (n, D), a row per row of ``datamodule.rows[part]``.
 
     Raises:
         ImageRefusedError: a film cannot be read.
@@ -112,6 +112,7 @@ def fold_features(
     return {
         part: torch.from_numpy(vectors[[place[key] for key in input_keys(rows, operators)]])
         for part, rows in datamodule.rows.items()
+        if part in datamodule.read_parts
     }
 
 

@@ -29,7 +29,7 @@ def fold_accuracy_axes(
 
     Args:
         test: fractions, one for each fold, in the order of the folds.
-        unseen: fractions of the same models on the unseen fold.
+        unseen: fractions of the same models on the unseen fold; where all are None it is left out.
         ensemble: accuracy of the mean of the models on the unseen fold.
         published: the paper's accuracy on test folds.
         ax: where to draw; a new figure if None.
@@ -39,7 +39,9 @@ def fold_accuracy_axes(
         The axes. Short lines are means; the order of the dots from left to right is that of the folds.
     """
     ax = axes_of(ax)
-    groups = {"Test folds": test, "Unseen fold": unseen}
+    groups = {"Test folds": test}
+    if any(value is not None for value in unseen):
+        groups["Unseen fold"] = unseen
     for at, (name, values) in enumerate(groups.items()):
         _dots(ax, at, values, INK, "o", name)
     if ensemble is not None:
@@ -48,8 +50,8 @@ def fold_accuracy_axes(
         mark.set_label("Mean of the models (ensemble)")
     if published is not None:
         ax.plot([-0.42, 0.42], [published] * 2, color=GREY, linestyle="--", linewidth=1.0, label="Paper, test folds")
-    ax.set_xticks([0, 1], list(groups))
-    _finish(ax, title or "Accuracy", [*test, *unseen, ensemble, published], 2)
+    ax.set_xticks(range(len(groups)), list(groups))
+    _finish(ax, title or "Accuracy", [*test, *unseen, ensemble, published], len(groups))
     return ax
 
 

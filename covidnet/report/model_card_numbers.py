@@ -30,8 +30,8 @@ def numbers(summary: Summary) -> Table:
     if chosen.get("rule") == "paper":
         title += ", a selection score"
     names = [name for name, _ in parts(summary)]
-    told_of = dict(zip(names, (summary.get("pooled"), unseen.get("ensemble")), strict=True))
-    if not alone:
+    told_of = dict(zip(names, (summary.get("pooled"), unseen.get("ensemble"))[: len(names)], strict=True))
+    if not alone and len(names) > 1:
         told_of[title] = unseen.get("selected")
 
     def row(title: str, shown: Callable[[Any], Value], *keys: str) -> list[Cell]:

@@ -9,7 +9,7 @@ from covidnet.report.document import Block, Bullets, Cell, Column, Figure, Parag
 from covidnet.report.figures import calibration_figure
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.tables import UNDEFINED
-from covidnet.report.words import count
+from covidnet.report.words import count, is_locked
 
 SCORES: tuple[tuple[str, str], ...] = (("ECE", "ece"), ("Brier score", "brier"), ("Log loss", "loss"))
 """The measures of calibration, as they are written and by their keys."""
@@ -29,7 +29,8 @@ def parts(summary: Summary) -> list[tuple[str, str]]:
     """
     alone = len(summary.get("folds") or []) == 1
     titles = ("Test fold", "Unseen fold") if alone else ("Test folds, pooled", "Unseen fold, ensemble")
-    return list(zip(titles, ("pooled", "ensemble_unseen"), strict=True))
+    found = list(zip(titles, ("pooled", "ensemble_unseen"), strict=True))
+    return found[:1] if is_locked(summary) else found
 
 
 def calibration(summary: Summary) -> Section:

@@ -25,7 +25,7 @@ from covidnet.report.paper_tables import Summary, at
 from covidnet.report.published import EXPLAINING
 from covidnet.report.sections_localisation import localisation_blocks
 from covidnet.report.tables import UNDEFINED
-from covidnet.report.words import EXPLAINERS, count
+from covidnet.report.words import EXPLAINERS, count, fold_of
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -80,16 +80,16 @@ def _panels(found: Mapping[str, Any]) -> list[Block]:
         fold = found.get("fold")
         whose = "one model" if fold is None else f"the model of fold {fold}"
         text = (
-            f"The panels show {whose} on films of the unseen fold, which it never saw in training: each film beside "
-            f"its heat map ({method}{called}). Red places have most influence, blue ones least; each map is stretched "
-            "by itself, so two maps cannot be compared in strength. A white outline, where there is one, is a known "
-            "lesion."
+            f"The panels show {whose} on films of the {fold_of(found)}, which it never saw in training: each film "
+            f"beside its heat map ({method}{called}). Red places have most influence, blue ones least; each map is "
+            "stretched by itself, so two maps cannot be compared in strength. A white outline, where there is one, is "
+            "a known lesion."
         )
     else:
         text = f"No panels were drawn; explain.per_class=5 draws them. The maps that were measured are of {method}."
     pictures = [
         Picture(
-            f"{_title(panel)}: films of the unseen fold, and where the model looks.",
+            f"{_title(panel)}: films of the {fold_of(found)}, and where the model looks.",
             f"Films and their heat maps, {method}: {_title(panel)}.",
             str(at(panel, "path") or ""),
         )
@@ -128,7 +128,7 @@ def _sanity(summary: Summary, found: Mapping[str, Any]) -> list[Block]:
         "trained one is not, both are 0: that rule is ours. A map that shows what the network has learned becomes as "
         "unlike as the maps of two images; one that only traces the edges of an image stays as it was."
     )
-    blocks: list[Block] = [Paragraph(f"{_sanity_verdict(sanity)} {what}")]
+    blocks: list[Block] = [Paragraph(f"{_sanity_verdict(sanity, found)} {what}")]
     drawing = sanity_figure(summary)
     if drawing is not None:
         blocks.append(
@@ -143,12 +143,12 @@ def _sanity(summary: Summary, found: Mapping[str, Any]) -> list[Block]:
     return [*blocks, _sanity_table(sanity)]
 
 
-def _sanity_verdict(sanity: Mapping[str, Any]) -> str:
+def _sanity_verdict(sanity: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     said = sanity_verdict(sanity)
     if sanity.get("verdict") == "depends":
         images = count(sanity.get("n"), "image")
         said = f"On {images} the heat maps pass the sanity test: they depend on the weights of the network."
-    return f"{said or 'The sanity test has no verdict.'} {_kept(sanity)} The images are of the unseen fold."
+    return f"{said or 'The sanity test has no verdict.'} {_kept(sanity)} The images are of the {fold_of(found)}."
 
 
 def _kept(sanity: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from covidnet.report.document import Block, Cell, Column, Figure, Paragraph, Tab
 from covidnet.report.figures import localisation_figure
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.tables import UNDEFINED
-from covidnet.report.words import MEASURES, count, measure_names, told
+from covidnet.report.words import MEASURES, count, fold_of, measure_names, told
 
 _MINUS = "\N{MINUS SIGN}"
 _BY_EYE = "The paper's Figure 5 compares the maps of five films with the drawings of two radiologists, by eye; "
@@ -42,13 +42,13 @@ def localisation_blocks(summary: Summary) -> list[Block]:
     models = len(found.get("folds") or [])
     several = (
         f" Each film counts once, with the mean of what the maps of {count(models, 'model')} score."
-        if models > 1
+        if models > 1 and found.get("part") != "test"
         else ""
     )
     if films:
         over = (
-            f"{_BY_EYE}here the comparison is a number, over {count(films, 'film')} of the unseen fold with a known "
-            f"lesion ({count(patients, 'patient')}){whose}.{several}"
+            f"{_BY_EYE}here the comparison is a number, over {count(films, 'film')} of the {fold_of(found)} with a "
+            f"known lesion ({count(patients, 'patient')}){whose}.{several}"
         )
     else:
         over = (

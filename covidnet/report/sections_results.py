@@ -11,7 +11,7 @@ from covidnet.report.figures import confusion_figure, curves_figure, folds_figur
 from covidnet.report.paper_tables import ALL, Summary, at
 from covidnet.report.published import ACCURACY, TABLE5, TABLE6
 from covidnet.report.tables import percent
-from covidnet.report.words import FOLDS, count, model_name, points, told
+from covidnet.report.words import FOLDS, count, is_locked, model_name, points, told
 
 _COVID = CLASSES[0]
 _METRICS = (("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("F1", "f1"))
@@ -52,6 +52,8 @@ def abstract(summary: Summary) -> Paragraph:
         f"{percent(TABLE5[_COVID]['specificity'])}). "
     )
     films = count(at(unseen, "ensemble", "n") or selection.get("n"), "film")
+    if is_locked(summary):
+        return Paragraph(f"{text}The unseen fold is locked: no model was scored on it.")
     text += f"On the unseen fold ({films}) " + _selected_words(unseen, selection)
     text += (
         "; the mean of all models' probabilities (the ensemble) is right in "
@@ -96,12 +98,14 @@ def results(summary: Summary) -> Section:
     blocks += curve_blocks(summary, "pooled", "pooled test folds")
     drawing = folds_figure(summary)
     if drawing is not None:
+        beside = "" if is_locked(summary) else f"; {_spread(summary, 'unseen')} on the unseen fold"
         blocks.append(
             Figure(
                 "Fold by fold. Each dot is one model, from left to right in the order of the folds; the solid line is "
-                "their mean, the dashed line the paper's value, the diamond the ensemble. The axes do not start at 0.",
+                "their mean, the dashed line the paper's value"
+                f"{', the diamond the ensemble' if not is_locked(summary) else ''}. The axes do not start at 0.",
                 f"Dot plots of {count(len(summary['per_fold']), 'model')}: {_spread(summary, 'test')} on the test "
-                f"folds; {_spread(summary, 'unseen')} on the unseen fold.",
+                f"folds{beside}.",
                 drawing,
             )
         )
@@ -208,18 +212,20 @@ def _spread(summary: Summary, part: str) -> str:
 
 
 def _fold_table(summary: Summary) -> Table:
-    columns = [Column("Fold"), Column("Films"), Column("validation", "Accuracy"), Column("test", "Accuracy"),
-               Column("unseen", "Accuracy"), *(Column(name, "Sensitivity, test") for name in CLASSES),
-               Column("test", "Loss"), Column("unseen", "Loss")]  # fmt: skip
+    parts = ("test",) if is_locked(summary) else ("test", "unseen")
+    columns = [Column("Fold"), Column("Films"), Column("validation", "Accuracy"),
+               *(Column(part, "Accuracy") for part in parts),
+               *(Column(name, "Sensitivity, test") for name in CLASSES),
+               *(Column(part, "Loss") for part in parts)]  # fmt: skip
     rows: list[list[Cell]] = []
     for fold in summary.get("per_fold") or []:
         rows.append(
             [
                 str(at(fold, "fold")),
                 Value(at(fold, "n")),
-                *(rate(at(fold, part, "accuracy")) for part in ("val", "test", "unseen")),
+                *(rate(at(fold, part, "accuracy")) for part in ("val", *parts)),
                 *(rate(at(fold, "test", "classes", name, "sensitivity")) for name in CLASSES),
-                *(area(at(fold, part, "loss")) for part in ("test", "unseen")),
+                *(area(at(fold, part, "loss")) for part in parts),
             ]
         )
     return Table("Every fold. Percent; the loss is the mean cross-entropy.", columns, rows)

@@ -11,7 +11,7 @@ from covidnet.report.figures import selection_figure
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.sections_results import curve_blocks
 from covidnet.report.tables import UNDEFINED, percent
-from covidnet.report.words import count, points, told
+from covidnet.report.words import count, is_locked, points, told
 
 _COVID = CLASSES[0]
 
@@ -23,6 +23,8 @@ def unseen_fold(summary: Summary) -> Section:
         summary: of a sweep.
     """
     unseen, selection = summary.get("unseen") or {}, summary.get("selection") or {}
+    if is_locked(summary):
+        return Section("The unseen fold", "unseen", [Paragraph(" ".join(at(summary, "unseen_use", "notes") or []))])
     models = len(summary.get("per_fold") or [])
     columns = [Column(""), Column("Accuracy"), Column("sensitivity", _COVID), Column("specificity", _COVID),
                Column("sensitivity", "Mean of the classes"), Column("specificity", "Mean of the classes"),
@@ -53,7 +55,8 @@ def unseen_fold(summary: Summary) -> Section:
             "paper chooses so, and is not to be quoted as a result."
         ],
     )
-    words = f"The films of this fold were in no training and no validation part. {_chosen(selection)}"
+    told = " ".join(at(summary, "unseen_use", "notes") or [])
+    words = f"The films of this fold were in no training and no validation part. {_chosen(selection)} {told}".strip()
     return Section(
         "The unseen fold",
         "unseen",
@@ -87,6 +90,9 @@ def selection(summary: Summary) -> Section:
         summary: of a sweep.
     """
     chosen = summary.get("selection") or {}
+    if is_locked(summary):
+        words = "The unseen fold is locked, so what choosing a model by it would add was not measured."
+        return Section("What choosing the best model adds", "selection", [Paragraph(words)])
     blocks: list[Block] = [Paragraph(text) for text in _selection_words(chosen)]
     drawing = selection_figure(summary)
     if drawing is not None:

@@ -117,7 +117,11 @@ def flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_run_summary(
-    metrics: Mapping[str, Any], run_dir: str | Path, notes: Sequence[str] = (), console: Console | None = None
+    metrics: Mapping[str, Any],
+    run_dir: str | Path,
+    notes: Sequence[str] = (),
+    console: Console | None = None,
+    splits: Sequence[str] = ("test", "unseen"),
 ) -> None:
     """Print the end of a run: its test and unseen numbers, the notes, and last the run folder.
 
@@ -126,12 +130,13 @@ def print_run_summary(
         run_dir: the run folder, printed as given on one line of its own that is never broken.
         notes: what the reader must know beside the numbers, such as that the data are synthetic.
         console: where to print; the standard output if None. Not a terminal gets plain text.
+        splits: whose numbers are printed.
     """
     out = console or Console()
     # A run must not fail at its last line because a terminal is set to Latin-1, which has no en dash.
     undefined = UNDEFINED if _printable(UNDEFINED, out) == UNDEFINED else "-"
     fold = metrics.get("fold")
-    shown = {split: metrics["splits"].get(split) for split in ("test", "unseen")}
+    shown = {split: metrics["splits"].get(split) for split in splits}
     for split, numbers in shown.items():
         title = f"{split.capitalize()} split" + (f", model of fold {fold}" if fold is not None else "")
         if not numbers or not numbers["n"]:

@@ -115,6 +115,32 @@ def model_name(summary: Summary) -> str:
     return "unknown model" if name is None else MODELS.get(str(name), str(name))
 
 
+def is_locked(summary: Summary) -> bool:
+    """Whether the unseen fold is locked: no model of the sweep was scored on it.
+
+    Args:
+        summary: of a sweep.
+
+    Example:
+        >>> is_locked({"unseen_use": {"setting": "locked"}}), is_locked({"unseen": {}})
+        (True, False)
+    """
+    return not summary.get("unseen") and at(summary, "unseen_use", "setting") == "locked"
+
+
+def fold_of(explained: Any) -> str:
+    """The fold whose images heat maps are of.
+
+    Args:
+        explained: the part ``explanations`` of a summary, or the content of a run's explanations.json.
+
+    Example:
+        >>> fold_of({"part": "test"}), fold_of({})
+        ('test fold', 'unseen fold')
+    """
+    return f"{at(explained, 'part') or 'unseen'} fold"
+
+
 def sweep_name(summary: Summary) -> str:
     """What a sweep is called.
 

@@ -18,8 +18,11 @@ SPLITS = ("val", "test", "unseen")
 STEP = "trainer/global_step"
 """What the curves are drawn over."""
 
-PANELS = (*(f"panels/unseen-{label}" for label in CLASSES), "panels/errors")
-"""Names that the pictures of a fold are logged under."""
+PANELS = {
+    **{label: [f"panels/{part}-{label}" for part in ("unseen", "test")] for label in CLASSES},
+    "errors": ["panels/errors"],
+}
+"""Titles of the pictures of a fold, and the names that they are logged under: with unseen=locked of the test fold."""
 
 
 def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
@@ -63,9 +66,7 @@ def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
         for score in ("sensitivity", "specificity", "f1")
         for split in SPLITS
     ]
-    panels: list[Any] = [
-        wr.MediaBrowser(title=key.removeprefix("panels/"), media_keys=[key], num_columns=1) for key in PANELS
-    ]
+    panels: list[Any] = [wr.MediaBrowser(title=title, media_keys=keys, num_columns=1) for title, keys in PANELS.items()]
     sweep: list[Any] = [
         wr.ScalarChart(title="Pooled accuracy", metric="pooled/accuracy"),
         *(

@@ -44,6 +44,7 @@ def test_every_name_of_the_contract_has_a_place(built: dict[str, Any]) -> None:
                 assert f"{split}/{label}/{score}" in found["Classes"]
     for label in CLASSES:
         assert f"panels/unseen-{label}" in found["Panels"]
+        assert f"panels/test-{label}" in found["Panels"]
 
 
 def test_nothing_is_sent_without_a_key() -> None:

@@ -1,0 +1,124 @@
+"""``python -m covidnet.crossval sweep_dir=DIR unseen=open``: the models of a sweep, scored on a locked unseen fold."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+from filelock import FileLock
+
+from covidnet.atomic import write_text
+from covidnet.callbacks.prediction_writer import PredictionWriter
+from covidnet.data.unseen_ledger import UnseenLedger
+from covidnet.errors import DataError, WeightsError
+from covidnet.evaluation.predictions import write_predictions
+from covidnet.features.extract import fold_features
+from covidnet.fold_run import quieten
+from covidnet.fold_setup import FoldSetup
+from covidnet.learning.module import ClassificationModule
+from covidnet.report.words import count
+from covidnet.sweep import OPENINGS, UNSEEN, Run, Sweep
+
+log = logging.getLogger(__name__)
+
+
+def open_unseen(sweep: Sweep) -> bool:
+    """Score the models of a sweep on its locked unseen fold, and record that.
+
+    The predictions go to ``unseen.csv`` of each run folder; the opening to ``unseen.json`` of the sweep folder and to
+    the ledger in the cache, before any number can be read. A fold that was opened before is opened again: that counts
+    once more, and only models without predictions are run.
+
+    Args:
+        sweep: its runs.
+
+    Returns:
+        Whether there was anything to open; False where the runs scored the fold themselves.
+
+    Raises:
+        DataError: the data are not there any more, or their split is another one.
+        WeightsError: a run has no checkpoint.
+        WriteError: a folder cannot be written.
+    """
+    locked = [run for run in sweep.runs if run.locked]
+    if not locked:
+        log.warning("unseen=open: nothing to open in %s, whose runs scored the unseen fold themselves", sweep.folder)
+        return False
+    quieten()
+    with FileLock(sweep.folder / f".{OPENINGS}.lock"):
+        before = sweep.openings
+        if before:
+            log.warning(
+                "unseen=open: the unseen fold was opened before, first on %s; this is opening %d",
+                before[0][:10],
+                len(before) + 1,
+            )
+        found = {run.folder: _predicted(run) for run in locked if not (run.folder / UNSEEN).is_file()}
+        _record(sweep, locked, before)
+        for folder, table in found.items():
+            write_predictions(table, folder / UNSEEN)
+    log.info("unseen=open: %s scored on the unseen fold of %s", count(len(found), "model"), sweep.folder)
+    return True
+
+
+def _record(sweep: Sweep, runs: list[Run], before: list[str]) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    write_text(sweep.folder / OPENINGS, json.dumps({"openings": [*before, now]}, indent=2) + "\n")
+    for number, run in enumerate(runs):
+        kept = run.environment.get("unseen") or {}
+        if not kept.get("ledger"):
+            continue
+        ledger = UnseenLedger(Path(kept["ledger"]))
+        if not number:
+            ledger.add("opening", secrets.token_hex(8), {"sweep": str(sweep.folder.resolve()), "time": now})
+        facts = {"folder": str(run.folder.resolve()), "fold": run.fold, "seed": run.settings.get("seed")}
+        ledger.add("run", str(kept["run_id"]), facts)
+
+
+def _predicted(run: Run) -> pd.DataFrame:
+    """The predictions of one model on the unseen fold, as the run would have made them."""
+    checkpoint = run.folder / "checkpoints/best.ckpt"
+    if not checkpoint.is_file():
+        raise WeightsError(f"{checkpoint}: no such file; train fold {run.fold} again")
+    settings: Mapping[str, Any] = run.settings
+    setup = FoldSetup({**settings, "unseen": "scored", "selection": "inner"})
+    study = setup.study()
+    if run.split_sha256 not in (None, study.split_sha256):
+        raise DataError(
+            f"{run.folder / 'split.csv'}: is not the split of {study.root} any more; restore the data as they were"
+        )
+    module = ClassificationModule.from_checkpoint(checkpoint)
+    datamodule = setup.datamodule(study, module, run.fold, setup.changed_films(study))
+    # The unseen fold alone is read.
+    datamodule.rows = {part: rows if part == "unseen" else rows.head(0) for part, rows in datamodule.rows.items()}
+    if setup.why_no_features(module) is None:
+        store = setup.store(module, datamodule)
+        features = fold_features(
+            datamodule,
+            lambda: setup.engine(module, store),
+            store,
+            batch_size=settings["features"]["batch_size"],
+            progress=setup.progress,
+            trainer=settings["trainer"],
+        )
+        datamodule.use_features(features)
+    writer = PredictionWriter(stages=("unseen",))
+    trainer = pl.Trainer(
+        accelerator=settings["trainer"].get("accelerator") or "auto",
+        devices=1,
+        callbacks=[writer],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        default_root_dir=run.folder,
+    )
+    trainer.test(module, dataloaders=[datamodule.unseen_dataloader()], verbose=False)
+    return writer.table(datamodule.rows, run.fold)
