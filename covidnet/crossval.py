@@ -51,6 +51,7 @@ def main(cfg: DictConfig) -> None:
         resamples=cfg.resamples,
         seed=cfg.seed,
         unseen=cfg.unseen,
+        cache_dir=cfg.cache_dir,
     )
 
 
@@ -64,6 +65,7 @@ def report_sweeps(
     resamples: int = 2000,
     seed: int = 0,
     unseen: str | None = None,
+    cache_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Write a report of the first sweep, with the others beside it and compared with it.
 
@@ -76,6 +78,7 @@ def report_sweeps(
         resamples: of the patient-clustered bootstrap.
         seed: of everything that is drawn.
         unseen: ``open`` scores the models on an unseen fold that was locked.
+        cache_dir: where that is recorded; needed with ``open`` alone.
 
     Returns:
         The summaries, in the order of the folders.
@@ -92,7 +95,14 @@ def report_sweeps(
     from covidnet.sweep import REPORT
 
     sweeps, summaries = summaries_of(
-        folders, names=names, only=only, selection=selection, resamples=resamples, seed=seed, unseen=unseen
+        folders,
+        names=names,
+        only=only,
+        selection=selection,
+        resamples=resamples,
+        seed=seed,
+        unseen=unseen,
+        cache_dir=cache_dir,
     )
     comparisons = _comparisons(sweeps)
     target = report_dir or folders[0].expanduser() / REPORT
@@ -124,6 +134,7 @@ def summaries_of(
     resamples: int = 2000,
     seed: int = 0,
     unseen: str | None = None,
+    cache_dir: str | Path | None = None,
 ) -> tuple[list[Sweep], list[dict[str, Any]]]:
     """Read sweeps and compute their numbers; what is wrong with them is logged.
 
@@ -135,6 +146,7 @@ def summaries_of(
         resamples: of the bootstrap.
         seed: of everything that is drawn.
         unseen: as in `report_sweeps`.
+        cache_dir: as in `report_sweeps`.
 
     Returns:
         The sweeps and their summaries.
@@ -163,7 +175,11 @@ def summaries_of(
     if unseen == "open":
         from covidnet.unseen_opening import open_unseen
 
-        sweeps = [read_sweep(*one) if open_unseen(sweep) else sweep for one, sweep in zip(asked, sweeps, strict=True)]
+        if cache_dir is None:
+            raise SettingError("cache_dir", None, "the folder that the models were trained with")
+        cache = Path(cache_dir).expanduser().resolve()
+        opened = [open_unseen(sweep, cache) for sweep in sweeps]
+        sweeps = [read_sweep(*one) if new else sweep for one, new, sweep in zip(asked, opened, sweeps, strict=True)]
     for sweep in sweeps:
         for problem in sweep.problems:
             log.warning("%s: %s", sweep.name, problem)

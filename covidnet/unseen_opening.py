@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,13 +24,14 @@ from covidnet.features.extract import fold_features
 from covidnet.fold_run import quieten
 from covidnet.fold_setup import FoldSetup
 from covidnet.learning.module import ClassificationModule
+from covidnet.provenance import file_sha256
 from covidnet.report.words import count
 from covidnet.sweep import OPENINGS, UNSEEN, Run, Sweep
 
 log = logging.getLogger(__name__)
 
 
-def open_unseen(sweep: Sweep) -> bool:
+def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
     """Score the models of a sweep on its locked unseen fold, and record that.
 
     The predictions go to ``unseen.csv`` of each run folder; the opening to ``unseen.json`` of the sweep folder and to
@@ -38,6 +40,8 @@ def open_unseen(sweep: Sweep) -> bool:
 
     Args:
         sweep: its runs.
+        cache_dir: where features are kept and the opening is recorded. The one that the runs name is not used: a
+            sweep folder may come from somebody else.
 
     Returns:
         Whether there was anything to open; False where the runs scored the fold themselves.
@@ -60,37 +64,36 @@ def open_unseen(sweep: Sweep) -> bool:
                 before[0][:10],
                 len(before) + 1,
             )
-        found = {run.folder: _predicted(run) for run in locked if not (run.folder / UNSEEN).is_file()}
-        _record(sweep, locked, before)
+        found = {run.folder: _predicted(run, cache_dir) for run in locked if not (run.folder / UNSEEN).is_file()}
+        _record(sweep, locked, before, cache_dir)
         for folder, table in found.items():
             write_predictions(table, folder / UNSEEN)
     log.info("unseen=open: %s scored on the unseen fold of %s", count(len(found), "model"), sweep.folder)
     return True
 
 
-def _record(sweep: Sweep, runs: list[Run], before: list[str]) -> None:
+def _record(sweep: Sweep, runs: list[Run], before: list[str], cache_dir: Path) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     write_text(sweep.folder / OPENINGS, json.dumps({"openings": [*before, now]}, indent=2) + "\n")
-    for number, run in enumerate(runs):
-        kept = run.environment.get("unseen") or {}
-        if not kept.get("ledger"):
-            continue
-        ledger = UnseenLedger(Path(kept["ledger"]))
-        if not number:
-            ledger.add("opening", secrets.token_hex(8), {"sweep": str(sweep.folder.resolve()), "time": now})
+    ledger = UnseenLedger.of(cache_dir, str(runs[0].split_sha256))
+    ledger.add("opening", secrets.token_hex(8), {"sweep": str(sweep.folder.resolve()), "time": now})
+    for run in runs:
+        run_id = str((run.environment.get("unseen") or {}).get("run_id"))
         facts = {"folder": str(run.folder.resolve()), "fold": run.fold, "seed": run.settings.get("seed")}
-        ledger.add("run", str(kept["run_id"]), facts)
+        # The name of a file: of a run that says none, or something else, its predictions tell it apart.
+        known = re.fullmatch("[0-9a-f]{16}", run_id)
+        ledger.add("run", run_id if known else file_sha256(run.folder / "predictions.csv")[:16], facts)
 
 
-def _predicted(run: Run) -> pd.DataFrame:
+def _predicted(run: Run, cache_dir: Path) -> pd.DataFrame:
     """The predictions of one model on the unseen fold, as the run would have made them."""
     checkpoint = run.folder / "checkpoints/best.ckpt"
     if not checkpoint.is_file():
         raise WeightsError(f"{checkpoint}: no such file; train fold {run.fold} again")
     settings: Mapping[str, Any] = run.settings
-    setup = FoldSetup({**settings, "unseen": "scored", "selection": "inner"})
+    setup = FoldSetup({**settings, "unseen": "scored", "selection": "inner", "cache_dir": str(cache_dir)})
     study = setup.study()
-    if run.split_sha256 not in (None, study.split_sha256):
+    if run.split_sha256 != study.split_sha256:
         raise DataError(
             f"{run.folder / 'split.csv'}: is not the split of {study.root} any more; restore the data as they were"
         )

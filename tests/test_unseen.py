@@ -140,23 +140,23 @@ def test_runs_that_scored_the_fold_are_no_study_with_locked_ones(tmp_path: Path)
 # Opened
 
 
-def test_what_is_not_locked_is_not_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_locked_is_not_opened(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_sweep(tmp_path / "sweep")
-    summaries_of([folder], unseen="open", **FEW)
+    summaries_of([folder], unseen="open", cache_dir=cache, **FEW)
     assert "nothing to open" in caplog.text
     assert not (folder / "unseen.json").exists()
     with pytest.raises(SettingError, match="unseen=closed: allowed is open"):
         summaries_of([folder], unseen="closed", **FEW)
 
 
-def test_without_a_checkpoint_nothing_is_opened(locked: Path) -> None:
+def test_without_a_checkpoint_nothing_is_opened(locked: Path, cache: Path) -> None:
     with pytest.raises(WeightsError, match=r"best\.ckpt: no such file; train fold 0 again"):
-        summaries_of([locked], unseen="open", **FEW)
+        summaries_of([locked], unseen="open", cache_dir=cache, **FEW)
     assert not (locked / "unseen.json").exists()
 
 
 def test_a_locked_run_leaves_the_fold_alone_and_opening_it_gives_what_it_would_have_predicted(
-    train: Train, caplog: pytest.LogCaptureFixture
+    train: Train, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     scored = train("fold=2", "explain=off")
@@ -178,7 +178,7 @@ def test_a_locked_run_leaves_the_fold_alone_and_opening_it_gives_what_it_would_h
     assert set(split[pd.read_csv(run / "explanations/localisation.csv")["image_id"]]) == {2}
 
     # Opened once: the same predictions, one run more in the ledger.
-    _, (summary,) = summaries_of([run], unseen="open", **FEW)
+    _, (summary,) = summaries_of([run], unseen="open", cache_dir=cache, **FEW)
     unseen = whole[whole["split"] == "unseen"].reset_index(drop=True)
     pd.testing.assert_frame_equal(read_predictions(run / "unseen.csv"), unseen)
     assert set(read_predictions(run / "predictions.csv")["split"]) == {"val", "test"}
@@ -188,7 +188,7 @@ def test_a_locked_run_leaves_the_fold_alone_and_opening_it_gives_what_it_would_h
     assert any("has been opened once" in note for note in summary["notes"])
 
     # Opened twice: said, counted, and not scored again.
-    _, (summary,) = summaries_of([run], unseen="open", **FEW)
+    _, (summary,) = summaries_of([run], unseen="open", cache_dir=cache, **FEW)
     assert "the unseen fold was opened before" in caplog.text
     assert any("has been opened 2 times" in note for note in summary["notes"])
     assert len(ledger.names("run") or ()) == len(before) + 1
