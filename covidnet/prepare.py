@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True, highlight=False)
     refused = study.folder.parent / "refused.csv"
     told = [*study.notes, f"manifest: {study.folder.parent / 'manifest.csv'}", f"split:    {study.split_file}"]
-    console.print(f"left out: {study.folder / 'left_out.csv'}")
+    told.append(f"left out: {study.folder / 'left_out.csv'}")
     if len(study.refused):
         told.append(f"refused:  {refused} ({len(study.refused)} files)")
     for line in told:

@@ -259,8 +259,7 @@ def _split(file: Path) -> pd.DataFrame | None:
     text: dict[Any, Any] = {column: object for column in COLUMNS if column != "fold"}
     try:
         table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""], encoding_errors="surrogateescape")
-        # Older runs have no reason.
-        return table.astype({"fold": int})[[name for name in COLUMNS if name != "reason" or name in table]]
+        return table.astype({"fold": int})[list(COLUMNS)]
     except (ValueError, KeyError, OSError) as error:
         raise DataError(f"split.csv is damaged ({' '.join(str(error).split())[:80]}); run the fold again") from error
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from covidnet.data.images import is_image_file
 from covidnet.data.sources import image_files, own_results, tell_others
 from covidnet.errors import DataError, SettingError
 
@@ -123,5 +124,6 @@ def _pattern(path: Path) -> tuple[Path, list[str]]:
     pattern = "/".join(path.parts[plain[0] :])
     matched = {name.replace("\\", "/") for name in glob.glob(pattern, root_dir=root, recursive=True)}  # noqa: PTH207
     images = set(image_files(root, tell=False))
-    tell_others(root, (name for name in matched - images if (root / name).is_file()))
+    rest = map(root.joinpath, matched - images)
+    tell_others(root, (path.name for path in rest if path.is_file() and not is_image_file(path)))
     return root, sorted(matched & images)

@@ -231,7 +231,7 @@ def tell_others(root: Path, others: Iterable[str]) -> None:
     if kinds:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
         more = "" if len(kinds) <= 12 else f", and {len(kinds) - 12} other kinds"
-        log.info("%s: %d files are no images and are passed over: %s%s", root, kinds.total(), listed, more)
+        log.info("%s: %d files are passed over: %s%s", root, kinds.total(), listed, more)
 
 
 def kaggle_source(

@@ -25,7 +25,8 @@ Validation = Literal["inner", "test", "none"]
 
 GROUPS: tuple[Group, ...] = ("patient", "image")
 VALIDATIONS: tuple[Validation, ...] = ("inner", "test", "none")
-COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold", "reason")
+COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold")
+"""Columns that every split.csv has; `reason` may follow."""
 
 # An image id is the start of the file's sha256; "-2", "-3" mark further files with the same bytes.
 _CONTENT_ID = re.compile(r"([0-9a-f]{16})(-\d+)?")
@@ -122,7 +123,7 @@ def balanced_folds(manifest: pd.DataFrame, *, group: Group = "patient", seed: in
         DataError: a column is missing, an image id comes twice, or a label is not one of `CLASSES`.
         SplitError: a class has fewer than 11 images or fewer than 11 groups, or no balanced folds were found.
     """
-    _require(manifest, COLUMNS[:-2])
+    _require(manifest, COLUMNS[:-1])
     unknown = sorted({str(label) for label in manifest["label"]} - set(CLASSES))
     if unknown:
         raise DataError(f"the manifest has the label {unknown[0]!r}; the labels are {', '.join(CLASSES)}")
@@ -154,7 +155,7 @@ def balanced_folds(manifest: pd.DataFrame, *, group: Group = "patient", seed: in
     )
     left_out = films[films["fold"] == LEFT_OUT].reset_index(drop=True)
     return Split(
-        table=films[list(COLUMNS)],
+        table=films[[*COLUMNS, "reason"]],
         left_out=left_out[["image_id", "path", "label", "patient_id", "reason"]],
         per_fold=packing.per_bin,
         notes=_notes(films, home, packing.per_bin, group, seed),

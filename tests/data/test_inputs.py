@@ -103,7 +103,8 @@ def test_what_a_folder_or_a_pattern_passes_over_is_counted_by_kind(
         (home / name).write_bytes(b"other")
     find_films(str(home))
     find_films(f"{home}/sub/*")
-    others = "files are no images and are passed over:"
+    find_films(f"{home}/**/*.[pP]*")  # masks are images, and nothing is said of them
+    others = "files are passed over:"
     assert [record.getMessage() for record in caplog.records] == [
         f"{home}: 5 {others} 2 .gif, 1 .txt, 1 .xyz, 1 .nii",
         f"{home}/sub: 2 {others} 1 .gif, 1 .nii",

@@ -219,7 +219,7 @@ def test_masks_hidden_files_and_other_files_are_no_films_and_are_counted(
     place(tmp_path, "Normal/._a.png", "Normal/.b.png", "Normal/notes.txt", "README.md", "Thumbs.db")
     caplog.set_level(logging.INFO)
     assert list(told(tmp_path)) == ["Normal/a.png"]
-    others = "5 files are no images and are passed over: 2 hidden, 1 .md, 1 .db, 1 .txt"
+    others = "5 files are passed over: 2 hidden, 1 .md, 1 .db, 1 .txt"
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {others}"]
 
 
