@@ -71,7 +71,7 @@ def find_models(given: str | Path, *, onnx: bool = False) -> list[Path]:
             return [exported]
         raise WeightsError(
             f"checkpoint={given}: holds no checkpoint; give a best.ckpt, a run folder, or a sweep folder. "
-            "make demo trains a model in two minutes and prints its run folder"
+            "make demo trains a small model and prints its run folder"
         )
     twice = [fold for fold, count in Counter(folds.values()).items() if count > 1]
     if twice:
@@ -89,7 +89,7 @@ def _given(given: str | Path) -> Path:
             "checkpoint",
             given,
             "a best.ckpt, a run folder or a sweep folder",
-            "say checkpoint=PATH; make demo trains a model in two minutes and prints its run folder",
+            "say checkpoint=PATH; make demo trains a small model and prints its run folder",
         )
     return Path(given).expanduser()
 

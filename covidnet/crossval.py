@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidnet.arguments import quoted
 from covidnet.config import launch
 from covidnet.errors import DataError, SettingError
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from covidnet.sweep import Sweep
 
 log = logging.getLogger(__name__)
+
+PATHS = ("sweep_dir", "report_dir", "only", "cache_dir")
+"""Settings with characters that Hydra's grammar may not take, such as the second equals sign of only=seed=1."""
 
 # Of a card that somebody waits for.
 _QUICK = 500
@@ -81,7 +86,8 @@ def report_sweeps(
         cache_dir: where that is recorded; needed with ``open`` alone.
 
     Returns:
-        The summaries, in the order of the folders.
+        The summaries, in the order of the folders; of a single sweep over more than the folds one for each group of
+        its runs, whose reports lie in folders of ``report`` beside a table of methods and seeds.
 
     Raises:
         SettingError: names do not fit the folders, or a setting is not allowed.
@@ -92,8 +98,12 @@ def report_sweeps(
 
     from covidnet.report.html import write_report
     from covidnet.report.tables import flat_scores, metrics_table
-    from covidnet.sweep import REPORT
+    from covidnet.sweep import REPORT, groups_of
 
+    if len(folders) == 1 and not only and len(groups := groups_of(folders[0].expanduser())) > 1:
+        target = report_dir or folders[0].expanduser() / REPORT
+        options = {"selection": selection, "resamples": resamples, "seed": seed, "unseen": unseen}
+        return _report_grid(folders[0], groups, target, cache_dir=cache_dir, **options)
     sweeps, summaries = summaries_of(
         folders,
         names=names,
@@ -123,6 +133,40 @@ def report_sweeps(
         console.print(note, markup=False, emoji=False)
     console.print(f"Report: {target / 'report.html'}", markup=False, emoji=False)
     return summaries
+
+
+def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: Any) -> list[dict[str, Any]]:
+    """A report of each group of a grid in a folder of its own, and one table of methods and seeds."""
+    from rich.console import Console
+
+    from covidnet.atomic import make_folder, write_text
+    from covidnet.report.grid import grid_latex, grid_table
+    from covidnet.report.words import count
+    from covidnet.sweep import Sweep, read_sweep
+
+    if options.pop("unseen") == "open":
+        # Once for all groups: they are opened together.
+        runs = [run for group in groups for run in read_sweep(folder, only=group).runs]
+        _open([Sweep(folder.expanduser(), folder.name, runs, [])], options["cache_dir"])
+    found: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        try:
+            (found[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
+        except DataError as error:
+            log.error("%s: %s", group, error)
+    if not found:
+        raise DataError(f"{folder}: nothing to report: none of {len(groups)} groups of runs has a finished run")
+    table = grid_table(found)
+    make_folder(target)
+    write_text(target / "grid.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(target / "grid.tex", grid_latex(table))
+    console = Console(soft_wrap=True, highlight=False)
+    for row in table[table["metric"] == "accuracy"].to_dict("records"):
+        sd = "" if row["n"] < 2 else f", sd {100 * row['sd']:.1f} points"
+        mean = f"{100 * row['mean']:.1f}% (mean of {count(row['n'], 'seed')}{sd})"
+        console.print(f"{row['method']}: accuracy {mean}", markup=False, emoji=False)
+    console.print(f"Methods and seeds: {target / 'grid.csv'} and grid.tex", markup=False, emoji=False)
+    return list(found.values())
 
 
 def summaries_of(
@@ -173,17 +217,20 @@ def summaries_of(
     asked = list(zip(folders, called, chosen, strict=True))
     sweeps = [read_sweep(*one) for one in asked]
     if unseen == "open":
-        from covidnet.unseen_opening import open_unseen
-
-        if cache_dir is None:
-            raise SettingError("cache_dir", None, "the folder that the models were trained with")
-        cache = Path(cache_dir).expanduser().resolve()
-        opened = [open_unseen(sweep, cache) for sweep in sweeps]
+        opened = _open(sweeps, cache_dir)
         sweeps = [read_sweep(*one) if new else sweep for one, new, sweep in zip(asked, opened, sweeps, strict=True)]
     for sweep in sweeps:
         for problem in sweep.problems:
             log.warning("%s: %s", sweep.name, problem)
     return sweeps, [summarise(sweep, selection=selection, resamples=resamples, seed=seed) for sweep in sweeps]
+
+
+def _open(sweeps: Sequence[Sweep], cache_dir: str | Path | None) -> list[bool]:
+    from covidnet.unseen_opening import open_unseen
+
+    if cache_dir is None:
+        raise SettingError("cache_dir", None, "the folder that the models were trained with")
+    return [open_unseen(sweep, Path(cache_dir).expanduser().resolve()) for sweep in sweeps]
 
 
 def card_of(folder: str | Path) -> str:
@@ -253,4 +300,5 @@ def _names(studies: Sequence[tuple[Path, str]]) -> list[str]:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
     launch(main, "crossval")

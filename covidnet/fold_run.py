@@ -225,7 +225,7 @@ class FoldRun:
             if isinstance(callback, ModelCheckpoint):
                 callback.dirpath = str(self.folder / "checkpoints")
         if self.progress:
-            callbacks.append(RichProgressBar(refresh_rate=10, leave=False))
+            callbacks.append(_ProgressBar(refresh_rate=10, leave=False))
         if (point := self.resumption.point) is not None:
             hand_on(ResumePoint.read(point)[1], self.loggers)
         trainer: pl.Trainer = hydra.utils.instantiate(
@@ -399,6 +399,15 @@ class FoldRun:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+
+
+class _ProgressBar(RichProgressBar):
+    """Lightning's bar without the version of the logger, which says nothing here."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

@@ -35,7 +35,17 @@ class _Rate(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} {self.unit}/s" if task.speed else "")
+        return Text(f"{rate(task.speed)} {self.unit}/s" if task.speed else "")
+
+
+def rate(speed: float) -> str:
+    """A rate per second: whole from 10 on, below that with one digit, so that slow work does not stand at 0.
+
+    Example:
+        >>> rate(38.2), rate(2.13)
+        ('38', '2.1')
+    """
+    return f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
 
 
 def available_cores() -> int:

@@ -188,8 +188,25 @@ def _run_folders(folder: Path, only: str) -> list[Path]:
     """Folders that a run was started in: the folder itself, or those below it, by their names."""
     if _is_run(folder):
         return [folder]
-    below = (path for path in folder.iterdir() if path.is_dir() and path.name != REPORT)
-    return sorted(path for path in below if only in path.name and _is_run(path))
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != REPORT and _is_run(path))
+    # seed=1 means a part of the name, so not seed=10, where names have such parts.
+    exact = [path for path in below if set(only.split(",")) <= set(path.name.split(","))]
+    return exact or [path for path in below if only in path.name]
+
+
+def groups_of(folder: Path) -> list[str]:
+    """What the run folders of a sweep over more than the folds have in their names beside the fold.
+
+    Args:
+        folder: a sweep folder.
+
+    Returns:
+        Such as ``["seed=0", "seed=1"]``; empty where the sweep varies the fold alone.
+    """
+    if not folder.is_dir():
+        return []
+    names = [path.name.partition(",") for path in _run_folders(folder, "")]
+    return sorted({rest for fold, _, rest in names if rest and fold.startswith("fold=")})
 
 
 def _is_run(path: Path) -> bool:

@@ -65,8 +65,9 @@ def report_ended_sweeps() -> None:
         from covidnet.crossval import report_sweeps
         from covidnet.tracking.sweep_run import log_sweep
 
-        (summary,) = report_sweeps([folder])
-        log_sweep(summary, folder)
+        summaries = report_sweeps([folder])
+        if len(summaries) == 1:
+            log_sweep(summaries[0], folder)
 
 
 def _tell_best(folder: Path, monitor: str) -> None:

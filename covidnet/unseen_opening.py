@@ -75,9 +75,10 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
 def _record(sweep: Sweep, runs: list[Run], before: list[str], cache_dir: Path) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     write_text(sweep.folder / OPENINGS, json.dumps({"openings": [*before, now]}, indent=2) + "\n")
-    ledger = UnseenLedger.of(cache_dir, str(runs[0].split_sha256))
-    ledger.add("opening", secrets.token_hex(8), {"sweep": str(sweep.folder.resolve()), "time": now})
+    opening = secrets.token_hex(8)
     for run in runs:
+        ledger = UnseenLedger.of(cache_dir, str(run.split_sha256))
+        ledger.add("opening", opening, {"sweep": str(sweep.folder.resolve()), "time": now})
         run_id = str((run.environment.get("unseen") or {}).get("run_id"))
         facts = {"folder": str(run.folder.resolve()), "fold": run.fold, "seed": run.settings.get("seed")}
         # The name of a file: of a run that says none, or something else, its predictions tell it apart.

@@ -233,6 +233,42 @@ def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "report/comparisons.json").exists()
 
 
+def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(tmp_path: Path) -> None:
+    folder, split = tmp_path / "sweep", split_table()
+    for model, skill in (("a", 3.0), ("b", 0.0)):
+        for seed in (0, 1) if model == "a" else (0,):
+            for fold in range(2):
+                settings = {"seed": seed, "model": {"name": model}}
+                write_run(
+                    folder / f"fold={fold},model={model},seed={seed}", split, fold,
+                    seed=seed, skill=skill, settings=settings,
+                )  # fmt: skip
+    done = command(f"sweep_dir={folder}", "resamples=100", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(folder / "report/grid.csv").query("metric == 'accuracy'").set_index("method")
+    assert list(table.index) == ["model=a", "model=b"]
+    assert dict(table["n"]) == {"model=a": 2, "model=b": 1}
+    assert set(table["folds"]) == {2}
+    for model, seeds in (("a", (0, 1)), ("b", (0,))):
+        values = []
+        for seed in seeds:
+            group = f"model={model},seed={seed}"
+            told = json.loads((folder / f"report/{group}/summary.json").read_text())
+            assert told["problems"][0].startswith("folds 2, 3")
+            rows = pd.concat([pd.read_csv(folder / f"fold={n},{group}/predictions.csv") for n in (0, 1)])
+            rows = rows[rows["split"] == "test"]
+            values.append((rows["label"] == rows["prediction"]).mean())
+        row = table.loc[f"model={model}"]
+        assert [row[f"seed={seed}"] for seed in seeds] == pytest.approx(values)
+        assert row["mean"] == pytest.approx(np.mean(values))
+        assert row["sd"] == pytest.approx(np.std(values, ddof=1) if len(values) > 1 else np.nan, nan_ok=True)
+    assert "model=a & accuracy &" in (folder / "report/grid.tex").read_text()
+    # As --help writes it, without quotes.
+    done = command(f"sweep_dir={folder}", "only=model=b,seed=1", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(f"error: {folder}: nothing to report: it holds no run folder")
+
+
 def test_the_report_says_how_it_was_asked_for_and_gives_an_area_one_interval(sweep: Path, tmp_path: Path) -> None:
     (summary,) = report_sweeps([sweep], report_dir=tmp_path, selection="paper", resamples=300, seed=4)
     assert "selection=paper resamples=300 seed=4" in (tmp_path / "report.html").read_text()

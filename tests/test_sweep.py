@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from covidnet.errors import DataError
-from covidnet.sweep import read_sweep
+from covidnet.sweep import groups_of, read_sweep
 from tests.sweeps import split_table, write_run, write_sweep
 
 
@@ -209,6 +209,15 @@ def test_runs_of_one_setting_can_be_picked_by_their_names(tmp_path: Path) -> Non
     assert "seed=1, not 0" in only(both.problems)
     assert second.problems == []
     assert {run.settings["seed"] for run in second.runs} == {1}
+
+
+def test_one_seed_is_not_another_that_begins_like_it(tmp_path: Path) -> None:
+    folder, split = tmp_path / "sweep", split_table()
+    for seed in (1, 10):
+        write_run(folder / f"fold=0,seed={seed}", split, 0, seed=seed, settings={"seed": seed})
+    assert groups_of(folder) == ["seed=1", "seed=10"]
+    assert [run.folder.name for run in read_sweep(folder, only="seed=1").runs] == ["fold=0,seed=1"]
+    assert groups_of(write_sweep(tmp_path / "folds", [0, 1])) == []
 
 
 def test_the_remedy_for_a_missing_fold_is_a_command_that_hydra_reads(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -25,12 +26,15 @@ from covidnet.data.images import READING
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import StoreError
 from covidnet.features.store import FeatureStore, feature_key
-from covidnet.progress import available_cores, progress_bar
+from covidnet.progress import available_cores, progress_bar, rate
 
 log = logging.getLogger(__name__)
 
 # Inputs per segment of the store: a killed job loses at most this much work.
 SEGMENT = 256
+
+# Between two lines of the log where no bar is drawn.
+_TELL_SECONDS = 60.0
 
 
 def store_description(films: FilmDataset, backbone: str, weights_hash: str, engine: str = "torch") -> dict[str, Any]:
@@ -240,7 +244,9 @@ class _StoreWriter(pl.Callback):
     def __init__(self, store: FeatureStore, keys: Sequence[bytes], progress: bool) -> None:
         self.store = store
         self.keys = keys
-        self.bar = progress_bar(progress)
+        self.bar = progress_bar(progress, unit="images")
+        self.started = self.told = time.monotonic()
+        self.done = 0
         self.rows: list[int] = []
         self.vectors: list[np.ndarray] = []
 
@@ -255,6 +261,8 @@ class _StoreWriter(pl.Callback):
         self.rows += batch["row"].tolist()
         self.vectors.append(outputs.numpy())
         self.bar.update(self.task, advance=len(outputs))
+        self.done += len(outputs)
+        self._tell()
         if len(self.rows) >= SEGMENT:
             self._flush()
 
@@ -264,6 +272,18 @@ class _StoreWriter(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.bar.stop()
+
+    def _tell(self) -> None:
+        """Where no bar is drawn, a line in the log each minute."""
+        now = time.monotonic()
+        if not self.bar.disable or now - self.told < _TELL_SECONDS or self.done >= len(self.keys):
+            return
+        self.told = now
+        speed = self.done / max(now - self.started, 1e-9)
+        left = (len(self.keys) - self.done) / speed / 60
+        log.info(
+            "features: %d of %d images, %s images/s, about %.0f min left", self.done, len(self.keys), rate(speed), left
+        )
 
     def _flush(self) -> None:
         if self.rows:
