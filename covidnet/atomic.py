@@ -21,11 +21,11 @@ class WriteError(CovidnetError, OSError):
 
     def __init__(self, path: str | Path, number: int, cause: str) -> None:
         name = errno.errorcode.get(number, "no code")
-        remedy = (
-            "free some space there"
-            if number in (errno.ENOSPC, errno.EDQUOT)
-            else "check that the folder exists and can be written"
-        )
+        remedy = "check that the folder exists and can be written"
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space there"
+        elif number == errno.ELOOP:
+            remedy = "remove the link, or name the file itself"
         super().__init__(
             f"{path}: not written, {cause} (errno {number}, {name}); {remedy} and run again; "
             "a file that was there before is unchanged"
@@ -61,14 +61,18 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     The bytes go to a new file in the same folder, are flushed to the disk, and take the name with one rename.
 
     Args:
-        path: the file; a symbolic link is followed, so that the link stays. Its folder must exist.
+        path: the file, no symbolic link: who made one in a folder would choose which file elsewhere is replaced. Its
+            folder must exist.
         data: the whole content.
 
     Raises:
-        WriteError: the system refused (disk full, no permission, no such folder); the old file is unchanged.
+        WriteError: the system refused (disk full, no permission, no such folder), or the path is a link; the old file
+            is unchanged.
     """
     try:
-        target = Path(path).resolve()
+        target = Path(path)
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link")
         # Not tempfile: its files are readable by the owner alone, and run folders are shared. A short name of its own
         # fits where a long file name with a suffix would not.
         temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from covidnet.arguments import quoted
 from covidnet.config import launch
 from covidnet.errors import DataError, SettingError
+from covidnet.trust import check_links
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -116,6 +117,7 @@ def report_sweeps(
     )
     comparisons = _comparisons(sweeps)
     target = report_dir or folders[0].expanduser() / REPORT
+    check_links(target, None if report_dir else folders[0].expanduser())
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

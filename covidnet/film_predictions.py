@@ -185,7 +185,8 @@ class _Table:
     def __enter__(self) -> _Table:
         make_folder(self.file.parent, self.file)
         try:
-            self._stream = self._temporary.open("w", encoding="utf-8", newline="")
+            self._temporary.unlink(missing_ok=True)
+            self._stream = self._temporary.open("x", encoding="utf-8", newline="")
         except OSError as error:
             raise WriteError(self.file, error.errno or 0, error.strerror or str(error)) from error
         self._writer = csv.writer(self._stream, lineterminator="\n")

@@ -265,7 +265,7 @@ def _json(file: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file.name} is damaged ({error}); delete it, and the predictions are reported") from error
     return found if isinstance(found, dict) else {}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from covidnet.errors import DataError, SettingError
 
@@ -73,6 +75,31 @@ def read_yaml(file: Path) -> Any:
         raise
     except Exception as error:  # yaml and OmegaConf raise a different type for every way of being wrong
         raise DataError(f"{file}: damaged ({' '.join(str(error).split())[:120]}); restore or delete it") from error
+
+
+def archive_damage(file: Path | IO[bytes], limit: int | None = None) -> str | None:
+    """What is wrong with a zip archive, as ``torch.save`` and ``numpy.savez`` write them; nothing of it is unpacked.
+
+    Args:
+        file: the archive, or its stream.
+        limit: bytes that it may unpack to; its own size if None, since neither of the two compresses.
+
+    Returns:
+        The cause; None for a whole archive, and for what is no archive at all.
+    """
+    if not zipfile.is_zipfile(file):
+        return None
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            packed = file.stat().st_size if isinstance(file, Path) else 0
+            if size > (packed if limit is None else limit):
+                return f"it would unpack to {size:,} bytes"
+            # Reads every entry and compares it with its CRC-32, which torch.load does not.
+            wrong = archive.testzip()
+            return None if wrong is None else f"{wrong} does not match its checksum"
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        return " ".join(str(error).split())
 
 
 def check_classes(settings: Mapping[str, Any], trusted: Sequence[str] | str = ()) -> None:
@@ -158,20 +185,18 @@ def check_foreign_settings(file: Path, name: str, package: str | None, allowed: 
         raise DataError(f"{file}: sets trust; give trust=[PACKAGE] on the command line, and see SECURITY.md")
 
 
-def check_links(folder: Path) -> None:
+def check_links(folder: Path, inside: Path | None = None) -> None:
     """Check that no link in a folder leads out of it: whoever writes there would change a file elsewhere.
 
     Args:
-        folder: that is about to be written to; it need not exist, and may be a link itself.
+        folder: that is about to be written to; it need not exist.
+        inside: the folder that links may not lead out of; `folder`, which may be a link itself, if None.
 
     Raises:
         DataError: naming the link.
     """
-    home = folder.resolve()
-    for path, folders, files in os.walk(home):
-        for name in (*folders, *files):
-            entry = Path(path, name)
-            if entry.is_symlink() and not entry.resolve().is_relative_to(home):
-                raise DataError(
-                    f"{entry}: a link that leads out of {home}; remove it, nothing is written through links"
-                )
+    home = (inside or folder).resolve()
+    found = (Path(path, name) for path, folders, files in os.walk(folder.resolve()) for name in (*folders, *files))
+    for entry in (folder, *found) if inside else found:
+        if entry.is_symlink() and not entry.resolve().is_relative_to(home):
+            raise DataError(f"{entry}: a link that leads out of {home}; nothing is written through it, remove it")

@@ -103,12 +103,19 @@ def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert modes[0] == modes[1]
 
 
-def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "store" / "file")
-    write_bytes(tmp_path / "link", b"x")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "store" / "file").read_bytes() == b"x"
+    (tmp_path / "store/file").write_bytes(b"thesis")
+    for name, target in {"link": "store/file", "nowhere": "store/new", "loop": "loop"}.items():
+        (tmp_path / name).symlink_to(tmp_path / target)
+        with pytest.raises(WriteError, match=rf"{name}: not written, it is a symbolic link .*ELOOP.*remove the link"):
+            write_bytes(tmp_path / name, b"x")
+        assert (tmp_path / name).is_symlink()
+    assert [(file.name, file.read_bytes()) for file in (tmp_path / "store").iterdir()] == [("file", b"thesis")]
+    # A folder may be one: results go to another disk.
+    (tmp_path / "disk").symlink_to(tmp_path / "store")
+    write_bytes(tmp_path / "disk/new", b"x")
+    assert (tmp_path / "store/new").read_bytes() == b"x"
 
 
 def test_a_name_of_the_longest_length_is_written(tmp_path: Path) -> None:

@@ -148,6 +148,21 @@ def test_what_can_be_reported_is_and_what_cannot_is_named(tmp_path: Path) -> Non
     assert "out of films" in (folder / "report/report.html").read_text()
 
 
+def test_a_report_is_written_through_no_link(tmp_path: Path) -> None:
+    sweep, other = write_sweep(tmp_path / "sweep", folds=range(2)), tmp_path / "other"
+    other.mkdir()
+    (other / "report.md").write_text("thesis")
+    (sweep / "report").symlink_to(other)
+    with pytest.raises(DataError, match=r"report: a link that leads out .* remove it"):
+        report_sweeps([sweep], **QUICK)
+    (sweep / "report").unlink()
+    (sweep / "report").mkdir()
+    (sweep / "report/report.md").symlink_to(other / "report.md")
+    with pytest.raises(DataError, match=r"report\.md: a link that leads out"):
+        report_sweeps([sweep], **QUICK)
+    assert [(file.name, file.read_text()) for file in other.iterdir()] == [("report.md", "thesis")]
+
+
 def test_two_sweeps_are_compared_and_other_splits_refused(sweep: Path, tmp_path: Path) -> None:
     other = write_sweep(tmp_path / "other", seed=1, skill=0.3, settings={"model": {"name": "cnn"}})
     foreign = write_sweep(tmp_path / "foreign", split=split_table(seed=4))

@@ -75,8 +75,12 @@ def read_csv(file: str | Path, text: Iterable[str]) -> pd.DataFrame:
     )
 
 
+RECORD = "manifest.json"
+"""Beside manifest.csv: the hashes of it and of refused.csv."""
+
+
 def write_manifest(home: Path, manifest: Manifest) -> None:
-    """Write thumbnails.npz, refused.csv and manifest.csv.
+    """Write thumbnails.npz, refused.csv, manifest.json and manifest.csv.
 
     Args:
         home: of the manifest.
@@ -87,9 +91,13 @@ def write_manifest(home: Path, manifest: Manifest) -> None:
     """
     if manifest.thumbnails is not None:
         write_thumbnails(home / THUMBNAILS, manifest.thumbnails)
-    write_text(home / "refused.csv", manifest.refused.to_csv(index=False, lineterminator="\n"))
+    tables = {"refused.csv": manifest.refused, "manifest.csv": manifest.films}
+    texts = {name: table.to_csv(index=False, lineterminator="\n") for name, table in tables.items()}
+    write_text(home / "refused.csv", texts["refused.csv"])
+    hashes = {name: hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest() for name, text in texts.items()}
+    write_text(home / RECORD, json.dumps(hashes, indent=2) + "\n")
     # Last, since its presence says that the scan is complete.
-    write_text(home / "manifest.csv", manifest.films.to_csv(index=False, lineterminator="\n"))
+    write_text(home / "manifest.csv", texts["manifest.csv"])
 
 
 def read_manifest(home: Path, source: Source) -> Manifest | None:
@@ -210,6 +218,7 @@ def _read(home: Path, source: Source) -> Manifest | None:
     file, refused_file = home / "manifest.csv", home / "refused.csv"
     if not (file.exists() and refused_file.exists()):
         return None
+    _check_whole(home)
     try:
         films = read_csv(file, _TEXT)[list(COLUMNS)]
         refused = read_csv(refused_file, REFUSED_COLUMNS)[list(REFUSED_COLUMNS)]
@@ -217,6 +226,26 @@ def _read(home: Path, source: Source) -> Manifest | None:
         log.warning("%s: not a manifest any more; the films are read again", file)
         return None
     return Manifest(source.name, source.root, films, refused)
+
+
+def _check_whole(home: Path) -> None:
+    """Refuse tables that are not what was written: half a manifest looks like a smaller data set."""
+    try:
+        told = json.loads((home / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        # An older release wrote none; it ended each table with a line end.
+        told = {}
+    except ValueError:
+        told = None
+    for name in ("manifest.csv", "refused.csv"):
+        content = (home / name).read_bytes()
+        whole = isinstance(told, dict) and (
+            told.get(name) == hashlib.sha256(content).hexdigest() if told else content.endswith(b"\n")
+        )
+        if not whole:
+            raise DataError(
+                f"{home / name}: damaged (it is not what was written); delete it, and the images are read again"
+            )
 
 
 def _told_anew(films: pd.DataFrame, files: pd.DataFrame) -> int:

@@ -20,6 +20,7 @@ from covidnet.atomic import write_bytes
 from covidnet.data.images import read_image
 from covidnet.errors import ImageRefusedError
 from covidnet.progress import available_cores, progress_bar
+from covidnet.trust import archive_damage
 
 log = logging.getLogger(__name__)
 
@@ -177,11 +178,13 @@ def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]] | None:
         file: as `write_arrays` wrote it.
     """
     try:
+        if damage := archive_damage(file):
+            raise ValueError(damage)
         # Of a damaged file numpy would leave its own stream open.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, MemoryError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         log.warning("%s: cannot be read (%s)", file, error)
         return None

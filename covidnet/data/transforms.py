@@ -12,6 +12,9 @@ from covidnet.errors import SettingError
 
 FITS = ("squash", "crop", "pad")
 
+MAX_SIDE = 4096
+"""Pixels: a square beyond it is a slip, or a file that is to fill the memory."""
+
 
 @dataclass(frozen=True)
 class SquareFit:
@@ -32,8 +35,8 @@ class SquareFit:
         """Refuse what cannot be done before any film is read."""
         if self.fit not in FITS:
             raise SettingError("data.fit", self.fit, FITS)
-        if not isinstance(self.size, int) or self.size < 1:
-            raise SettingError("data.image_size", self.size, "a whole number of pixels from 1 on")
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or not 1 <= self.size <= MAX_SIDE:
+            raise SettingError("data.image_size", self.size, f"a whole number of pixels, 1 to {MAX_SIDE}")
 
     def __call__(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The film as (size, size), 8-bit grey."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from covidnet.atomic import WriteError, make_folder, write_bytes
+from covidnet.errors import WeightsError
+from covidnet.trust import archive_damage
+
+# What predictions depend on; a checkpoint also holds the state of the training.
+_HASHED = ("state_dict", "hyper_parameters", "serving")
+
+
+class DamagedCheckpointError(WeightsError):
+    """A checkpoint is not what was written."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -114,3 +124,65 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     # A disk that is about to fail says nothing when it is written to.
     if path.read_bytes() != data:
         raise WriteError(path, errno.EIO, "what was written cannot be read back")
+
+
+def content_sha256(checkpoint: Mapping[str, Any]) -> str:
+    """The hash of a checkpoint's weights, settings and serving record, the record's own ``sha256`` left out.
+
+    Args:
+        checkpoint: as ``torch.load`` gives it.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            digest.update(f"mapping {len(value)};".encode())
+            for key in sorted(value, key=str):
+                digest.update(f"{str(key)!r};".encode("utf-8", "surrogateescape"))
+                add(value[key])
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            digest.update(f"sequence {len(value)};".encode())
+            for item in value:
+                add(item)
+        else:
+            digest.update(f"{value!r};".encode("utf-8", "surrogateescape"))
+
+    for name in _HASHED:
+        part = checkpoint.get(name)
+        add(
+            {k: v for k, v in part.items() if k != "sha256"}
+            if name == "serving" and isinstance(part, Mapping)
+            else part
+        )
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running code, and check that it is what was written.
+
+    Args:
+        path: the file. One without a hash in its serving record is checked by the archive's checksums alone.
+
+    Raises:
+        DamagedCheckpointError: it is not what was written, or a weight is not finite.
+        Exception: what ``torch.load`` raises on what is no checkpoint; torch has a type for every way of being wrong.
+    """
+    if damage := archive_damage(Path(path)):
+        raise DamagedCheckpointError(f"{path}: damaged ({damage}); copy it again, or train again")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    serving = checkpoint.get("serving")
+    told = serving.get("sha256") if isinstance(serving, Mapping) else None
+    if told is not None and told != content_sha256(checkpoint):
+        raise DamagedCheckpointError(f"{path}: damaged (it does not match its hash); copy it again, or train again")
+    for name, tensor in checkpoint["state_dict"].items():
+        if not torch.isfinite(tensor).all():
+            raise DamagedCheckpointError(
+                f"{path}: {name} is not finite; copy it again, or, if its training diverged, lower optim.lr"
+            )
+    return dict(checkpoint)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from covidnet.errors import SettingError, WeightsError
 from covidnet.labels import CLASSES
+from covidnet.learning.checkpoints import DamagedCheckpointError, read_checkpoint
 from covidnet.learning.losses import deviation_loss
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead
@@ -65,10 +66,10 @@ class ClassificationModule(pl.LightningModule):
         """Load a module from a checkpoint alone: no weights file, no feature store, no network.
 
         Raises:
-            WeightsError: where the file is no checkpoint of ours; code in it is never run.
+            WeightsError: where the file is no checkpoint of ours, or damaged; code in it is never run.
         """
         try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = read_checkpoint(path)
             settings = checkpoint["hyper_parameters"]
             weights = settings["model"]["weights"]
             # The file that the weights once came from may be gone. The checkpoint stands in for it, and tells by its
@@ -77,6 +78,8 @@ class ClassificationModule(pl.LightningModule):
             module.load_state_dict(checkpoint["state_dict"])
             module.hparams["model"]["weights"] = module.classifier.backbone.weights = weights
             module.serving = dict(checkpoint.get("serving") or {})
+        except DamagedCheckpointError:
+            raise
         except Exception as error:  # torch raises a different type for every way of being wrong
             cause = " ".join([type(error).__name__ + ":", *str(error).split()])
             raise WeightsError(

@@ -117,6 +117,8 @@ class Learned:
             DataError: the arrays are of something else.
         """
         try:
+            if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+                raise ValueError(f"{wrong[0]} is not finite")
             laterals_limit, max_shape, *rest = (float(number) for number in arrays["numbers"])
             mean, components, variances, weights = _floats(arrays, "features", (*_ARRAYS, "weights"))
             return cls(

@@ -16,7 +16,8 @@ from covidnet import __version__
 from covidnet.labels import CLASSES
 from covidnet.models.onnx_graph import onnx_graph
 from covidnet.serving.facts import NOTICE
-from covidnet.serving.onnx_model import FORMAT, INPUT, OUTPUTS
+from covidnet.serving.model import example_square
+from covidnet.serving.onnx_model import FORMAT, INPUT, NO_HASH, OUTPUTS, SHA256, content_sha256
 from covidnet.serving.torch_model import TorchModel
 
 TOLERANCE = 1e-4
@@ -88,7 +89,9 @@ def exported(model: TorchModel) -> bytes:
         "notice": NOTICE,
     }.items():
         graph.metadata_props.add(key=name, value=value)
-    return graph.SerializeToString()
+    graph.metadata_props.add(key=SHA256, value=NO_HASH)
+    content = graph.SerializeToString()
+    return content.replace(NO_HASH.encode(), content_sha256(content, NO_HASH).encode())
 
 
 def description(model: TorchModel) -> dict[str, Any]:
@@ -101,6 +104,7 @@ def description(model: TorchModel) -> dict[str, Any]:
         "preprocessing": preprocessing(model),
         "facts": model.facts.plain(),
         "gate": _packed(model.gate.arrays()) if model.gated else None,
+        "example": model.outputs(example_square(model.facts.image_size)).members[0].tolist(),
         "notice": NOTICE,
     }
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
+
+from covidnet.data.transforms import FITS, MAX_SIDE
+from covidnet.errors import DataError
+
+FORMAT = 1
+"""Of a checkpoint's serving record; raised where an older release could not read it."""
 
 NOTICE = "Research use only; not a medical device."
 """What stands beside every prediction."""
@@ -29,6 +36,9 @@ class ModelFacts:
             where a checkpoint does not tell.
         versions: of the libraries that trained them.
         maps: what has to be said of their heat maps, in sentences; None where the checkpoint does not tell of a test.
+
+    Raises:
+        DataError: a value has another type, or is out of its range: the file that it comes from is damaged.
     """
 
     network: str
@@ -43,6 +53,28 @@ class ModelFacts:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     maps: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no trained model says of itself."""
+        side = self.image_size
+        right = {
+            "network": isinstance(self.network, str),
+            "weights": isinstance(self.weights, str),
+            "frozen": isinstance(self.frozen, bool),
+            "image_size": isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= MAX_SIDE,
+            "fit": self.fit in FITS,
+            "mean": len(self.mean) in (1, 3) and all(map(_is_number, self.mean)),
+            "std": len(self.std) == len(self.mean) and all(_is_number(one) and one > 0 for one in self.std),
+            "folds": len(self.folds) > 0 and all(f is None or (type(f) is int and 0 <= f <= 9) for f in self.folds),
+            "temperatures": len(self.temperatures) == len(self.folds)
+            and all(t is None or (_is_number(t) and t > 0) for t in self.temperatures),
+            "training": isinstance(self.training, dict) and all(map(_is_plain, self.training.values())),
+            "versions": isinstance(self.versions, dict) and all(isinstance(v, str) for v in self.versions.values()),
+            "maps": self.maps is None or all(isinstance(line, str) for line in self.maps),
+        }
+        for name, fine in right.items():
+            if not fine:
+                raise DataError(f"{name}={str(getattr(self, name))[:60]} is no {name} of a model")
 
     @property
     def members(self) -> int:
@@ -102,6 +134,17 @@ class ModelFacts:
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**plain)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is text, a number, unknown, or numbers by their names."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_number(number) for name, number in value.items())
+    return value is None or isinstance(value, str | bool) or _is_number(value)
 
 
 def weights_name(weights: object) -> str:

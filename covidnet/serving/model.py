@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from covidnet.checkpoint_path import ONNX, find_models
 from covidnet.data.transforms import SquareFit
-from covidnet.errors import SettingError
+from covidnet.errors import SettingError, WeightsError
+from covidnet.labels import CLASSES
 from covidnet.quality.gate import InputGate
 from covidnet.serving.facts import ModelFacts
 
@@ -40,6 +41,27 @@ class Outputs:
     maps: Any = None
 
 
+EXAMPLE_TOLERANCE = 0.01
+"""How far a probability of the stored example may be from the one at hand: other processors round otherwise."""
+
+
+def example_square(side: int) -> Squares:
+    """A synthetic square, the same everywhere, whose answer is kept with a model and compared when it is opened.
+
+    Args:
+        side: of the network's input in pixels.
+
+    Returns:
+        (1, side, side) 8-bit grey.
+
+    Example:
+        >>> example_square(4)[0].tolist()
+        [[0, 63, 127, 191], [63, 0, 64, 128], [127, 64, 0, 192], [191, 128, 192, 0]]
+    """
+    ramp = np.arange(side) * 255 // side
+    return np.bitwise_xor.outer(ramp, ramp).astype(np.uint8)[None]
+
+
 class ServedModel(ABC):
     """One model or an ensemble, from square films to calibrated probabilities.
 
@@ -47,18 +69,63 @@ class ServedModel(ABC):
         facts: what is known of it.
         gate: the input gate that was fitted with it; its rules alone where it holds none.
         source: the checkpoint, sweep or exported file that it comes from.
+        example: (M, 3), the probabilities of `example_square`; None where the file does not tell.
     """
 
     explains = False
     """Whether `heat` works."""
 
-    def __init__(self, facts: ModelFacts, gate: InputGate | None, source: Path) -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        gate: InputGate | None,
+        source: Path,
+        example: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         self.facts = facts
         self.fit = SquareFit(facts.image_size, facts.fit)
         # Another network is no fault of the film: rules need no model.
         self.gate = gate or InputGate.rules()
         self.gated = gate is not None
         self.source = source
+        self.example = example
+
+    def check(self) -> None:
+        """Check the answer to `example_square` before any film is answered.
+
+        Raises:
+            WeightsError: it is no answer, or another one than was stored with the model.
+            DataError: the input gate was fitted to another network.
+        """
+        outputs = self.outputs(example_square(self.facts.image_size))
+        self.gate.compare(outputs.features)
+        if self.example is None:
+            return
+        if self.example.shape != outputs.members[0].shape or not (
+            np.abs(self.example - outputs.members[0]).max() <= EXAMPLE_TOLERANCE
+        ):
+            raise WeightsError(
+                f"{self.source}: damaged (its answer to the stored example is {_listed(outputs.members[0])}, not "
+                f"{_listed(self.example)}); copy it again, or train or export again"
+            )
+
+    def checked(self, outputs: Outputs, count: int) -> Outputs:
+        """The outputs of as many films, if they are probabilities and finite features.
+
+        Raises:
+            WeightsError: they are not: the model is damaged.
+        """
+        members, shape = outputs.members, (count, self.facts.members, len(CLASSES))
+        fine = members.shape == shape and outputs.probabilities.shape == (count, len(CLASSES))
+        fine = fine and outputs.features.ndim == 2 and len(outputs.features) == count
+        for one in (outputs.probabilities, members):
+            fine = fine and bool((one >= 0).all() and (np.abs(one.sum(axis=-1) - 1) <= 1e-3).all())
+        if not fine or not np.isfinite(outputs.features).all():
+            raise WeightsError(
+                f"{self.source}: damaged (its probabilities, such as {_listed(outputs.probabilities)[:60]}, are no "
+                f"numbers from 0 to 1 with the sum 1, or its features are not finite); train or export again"
+            )
+        return outputs
 
     @abstractmethod
     def outputs(self, squares: Squares, maps: bool = False) -> Outputs:
@@ -83,6 +150,10 @@ class ServedModel(ABC):
         raise SettingError("engine", "onnx", "torch", "an exported model draws no heat maps; give its checkpoint")
 
 
+def _listed(values: npt.NDArray[np.float64]) -> str:
+    return str(np.round(values, 4).tolist())
+
+
 def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None = None) -> ServedModel:
     """Open a model for predictions.
 
@@ -96,7 +167,8 @@ def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None
 
     Raises:
         SettingError: there is no such engine, or it does not go with the file.
-        WeightsError: there is no checkpoint, it is none of ours, or the models of a sweep do not go together.
+        WeightsError: there is no checkpoint, it is none of ours or damaged, or the models of a sweep do not go
+            together.
     """
     if engine not in ENGINES:
         raise SettingError("engine", engine, ENGINES)
@@ -107,7 +179,9 @@ def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None
         # Each engine is loaded where it is used: one of them may not be installed.
         from covidnet.serving.onnx_model import OnnxModel
 
-        return OnnxModel(files[0], threads)
+        found = OnnxModel(files[0], threads)
+        found.check()
+        return found
     from covidnet.serving.torch_model import TorchModel
 
     return TorchModel.open(files, Path(checkpoint), threads)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
+import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,20 @@ from covidnet.progress import available_cores
 from covidnet.quality.gate import InputGate
 from covidnet.serving.facts import ModelFacts
 from covidnet.serving.model import Outputs, ServedModel, Squares
+from covidnet.trust import archive_damage
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Of the files that are written, and the newest that is read."""
+
+SHA256 = "covidnet_sha256"
+"""The entry of a file's metadata that holds its hash."""
+
+NO_HASH = hashlib.sha256(SHA256.encode()).hexdigest()
+
+# A gate of 2,048 features takes less than one.
+_MAX_GATE_BYTES = 64_000_000
 
 INPUT = "squares"
 OUTPUTS = ("probabilities", "members", "features")
@@ -53,19 +67,48 @@ class OnnxModel(ServedModel):
             raise WeightsError(
                 f"{file}: not an exported covidnet model ({cause[:120]}); python -m covidnet.export writes one"
             ) from None
-        if told.get("format", 0) > FORMAT:
-            raise WeightsError(f"{file}: was exported by a newer covidnet; update covidnet, or export it again")
-        if told.get("classes") != list(CLASSES):
-            raise WeightsError(f"{file}: its classes are {told.get('classes')}, not {', '.join(CLASSES)}")
-        gate = told.get("gate")
-        super().__init__(ModelFacts.from_plain(told["facts"]), _gate(gate) if gate else None, file)
+        try:
+            if told["format"] > FORMAT:
+                raise WeightsError(f"{file}: was exported by a newer covidnet; update covidnet, or export it again")
+            if told.get("classes") != list(CLASSES):
+                raise WeightsError(f"{file}: its classes are {told.get('classes')}, not {', '.join(CLASSES)}")
+            digest = self.session.get_modelmeta().custom_metadata_map.get(SHA256)
+            if digest is None:
+                log.warning("%s: has no hash, so that not all damage is noticed; export it again to have one", file)
+            elif digest != content_sha256(found, digest):
+                raise ValueError("it does not match its hash")
+            gate, example = told.get("gate"), told.get("example")
+            super().__init__(
+                ModelFacts.from_plain(told["facts"]),
+                _gate(gate) if gate else None,
+                file,
+                None if example is None else np.array(example, np.float64),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            cause = " ".join(str(error).split())[:160]
+            raise WeightsError(f"{file}: damaged ({cause}); copy it again, or export it again") from None
 
     def outputs(self, squares: Squares, maps: bool = False) -> Outputs:
         """Predict, see `ServedModel.outputs`; there are no maps."""
         probabilities, members, features = self.session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(squares)})
-        return Outputs(probabilities.astype(np.float64), members.astype(np.float64), features)
+        outputs = Outputs(probabilities.astype(np.float64), members.astype(np.float64), features)
+        return self.checked(outputs, len(squares))
+
+
+def content_sha256(content: bytes, digest: str) -> str:
+    """The hash of an exported file with `NO_HASH` in place of the hash itself, which no file can hold.
+
+    Args:
+        content: of the file.
+        digest: the hexadecimal digits that stand in it now.
+    """
+    return hashlib.sha256(content.replace(digest.encode(), NO_HASH.encode(), 1)).hexdigest()
 
 
 def _gate(packed: str) -> InputGate:
-    with np.load(io.BytesIO(base64.b64decode(packed)), allow_pickle=False) as arrays:
+    stream = io.BytesIO(base64.b64decode(packed))
+    if damage := archive_damage(stream, _MAX_GATE_BYTES):
+        raise ValueError(f"gate: {damage}")
+    stream.seek(0)
+    with np.load(stream, allow_pickle=False) as arrays:
         return InputGate.from_arrays(dict(arrays))

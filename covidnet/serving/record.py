@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from covidnet import __version__
-from covidnet.learning.checkpoints import write_checkpoint
+from covidnet.learning.checkpoints import content_sha256, read_checkpoint, write_checkpoint
+from covidnet.learning.module import ClassificationModule
 from covidnet.quality.gate import InputGate
-
-FORMAT = 1
-"""Raised where an older release could not read the record."""
+from covidnet.serving.facts import FORMAT
+from covidnet.serving.model import example_square
+from covidnet.serving.torch_model import TorchModel
 
 
 def serving_record(
@@ -49,8 +50,18 @@ def serving_record(
 def add_record(checkpoint: Path, record: Mapping[str, Any]) -> None:
     """Put a record into a checkpoint that is written already; weights and settings stay as they are.
 
+    Added to it are the answer to `covidnet.serving.model.example_square`, as ``example``, and the hash of it all, as
+    ``sha256``.
+
     Raises:
+        WeightsError: the checkpoint is none of ours, or damaged.
         WriteError: the disk is full; the checkpoint is as it was.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    write_checkpoint({**content, "serving": dict(record)}, checkpoint)
+    content = read_checkpoint(checkpoint)
+    module = ClassificationModule.from_checkpoint(checkpoint)
+    module.serving = {name: value for name, value in record.items() if name not in ("example", "sha256")}
+    model = TorchModel([module], checkpoint)
+    answer = model.outputs(example_square(model.facts.image_size)).members[0, 0]
+    content["serving"] = {**module.serving, "example": [float(one) for one in answer]}
+    content["serving"]["sha256"] = content_sha256(content)
+    write_checkpoint(content, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,10 @@ from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
 from covidnet.models.saliency import MapWarning, saliency
 from covidnet.quality.gate import InputGate
-from covidnet.serving.facts import ModelFacts, maps_of_members, of_members, weights_name
+from covidnet.serving.facts import FORMAT, ModelFacts, maps_of_members, of_members, weights_name
 from covidnet.serving.model import Outputs, ServedModel, Squares
+
+log = logging.getLogger(__name__)
 
 # Python keeps warning filters for the whole process; the maps that they are changed for take a few milliseconds.
 _ONE_AT_A_TIME = threading.Lock()
@@ -62,7 +65,9 @@ class TorchModel(ServedModel):
             versions=dict(records[0].get("versions") or {}),
             maps=maps_of_members(records),
         )
-        super().__init__(facts, _gate(records[0]), source)
+        answers = [record.get("example") for record in records]
+        example = None if any(answer is None for answer in answers) else np.array(answers, np.float64)
+        super().__init__(facts, _gate(records[0]), source, example)
         self.threads = threads
         self.normalise = Normalise(facts.mean, facts.std)
         self.classifiers = [module.classifier.eval() for module in modules]
@@ -79,9 +84,21 @@ class TorchModel(ServedModel):
         """Load checkpoints; arguments as in the class.
 
         Raises:
-            WeightsError: one of them is none of ours, or they do not go together.
+            WeightsError: one of them is none of ours or damaged, or they do not go together.
         """
-        return cls([ClassificationModule.from_checkpoint(file) for file in files], source, threads)
+        modules = [ClassificationModule.from_checkpoint(file) for file in files]
+        for file, module in zip(files, modules, strict=True):
+            _check_record(module.serving, file)
+        old = [file for file, module in zip(files, modules, strict=True) if "sha256" not in module.serving]
+        if old:
+            log.warning("%s: has no hash, so that not all damage is noticed; train again to have one", old[0])
+        try:
+            model = cls(modules, source, threads)
+            model.check()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            cause = " ".join(str(error).split())[:160]
+            raise WeightsError(f"{source}: damaged ({cause}); copy it again, or train again") from None
+        return model
 
     def images(self, squares: Squares) -> Tensor:
         """Squares (N, S, S) as the network takes them: float32 (N, C, S, S)."""
@@ -109,7 +126,8 @@ class TorchModel(ServedModel):
             axis=1,
         )
         assert features is not None  # there is at least one model
-        return Outputs(members.mean(axis=1), members, features, (images, found) if maps else None)
+        outputs = Outputs(members.mean(axis=1), members, features, (images, found) if maps else None)
+        return self.checked(outputs, len(squares))
 
     def heat(self, squares: Squares, outputs: Outputs, target: Sequence[int]) -> npt.NDArray[np.float32]:
         """Grad-CAM of the mean logit of models that share a backbone, else the mean of their maps."""
@@ -156,6 +174,15 @@ def _share_backbones(classifiers: Sequence[Classifier]) -> bool:
     for other in classifiers[1:]:
         other.backbone = first.backbone
     return True
+
+
+def _check_record(record: Mapping[str, Any], file: Path) -> None:
+    """Refuse a serving record that is newer than this release, or none; what is in it `ModelFacts` checks."""
+    version = record.get("format", 1 if not record else None)
+    if type(version) is not int or version < 1:
+        raise WeightsError(f"{file}: damaged (format={str(version)[:40]}); copy it again, or train again")
+    if version > FORMAT:
+        raise WeightsError(f"{file}: was written by a newer covidnet (format {version}); update covidnet")
 
 
 def _gate(record: Mapping[str, Any]) -> InputGate | None:

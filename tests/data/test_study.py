@@ -194,9 +194,31 @@ def test_stopped_preparation_is_taken_up_again(root: Path, tmp_path: Path) -> No
     study = prepare(settings(root), tmp_path)
     (study.folder / "split.json").unlink()
     study.split_file.write_text("half a fi")
-    (study.folder.parent / "manifest.csv").write_text("half a fi")
+    (study.folder.parent / "manifest.csv").unlink()
     again = prepare(settings(root), tmp_path)
     assert again.split_sha256 == study.split_sha256
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "refused.csv", "manifest.json"])
+def test_a_manifest_that_was_cut_off_is_no_smaller_data_set(name: str, root: Path, tmp_path: Path) -> None:
+    study = prepare(settings(root), tmp_path)
+    file = study.folder.parent / name
+    whole = file.read_bytes()
+    cut = [whole[: len(whole) // 2], b"half a fi", b""]
+    # After a whole line too, which reads as a table.
+    cut += [whole[: whole.rindex(b"\n", 0, -1) + 1]] if name == "manifest.csv" else []
+    for content in cut:
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"\.csv: damaged .*delete it") as refused:
+            prepare(settings(root), tmp_path)
+        assert "\n" not in str(refused.value)
+    assert prepare(settings(root), tmp_path, rescan=True).manifest_sha256 == study.manifest_sha256
+    # An older release wrote no hashes: a table that ends within a line is refused then too.
+    (file.parent / "manifest.json").unlink()
+    assert prepare(settings(root), tmp_path).manifest_sha256 == study.manifest_sha256
+    (file.parent / "manifest.csv").write_bytes((file.parent / "manifest.csv").read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"manifest\.csv: damaged"):
+        prepare(settings(root), tmp_path)
 
 
 def test_files_added_since_are_counted_in_a_warning_and_not_used(
