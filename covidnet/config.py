@@ -16,7 +16,9 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from covidnet.errors import CovidnetError, SettingError
+from covidnet.known_settings import KnownSettings
 from covidnet.launchers import broken_launcher, check_search, prepare_launch, settle, swept, use_our_presets
+from covidnet.learning.monitor import search_direction
 from covidnet.names import shown
 from covidnet.trust import check_foreign_settings
 
@@ -53,8 +55,12 @@ def config_dir() -> Path:
 
 
 def register_resolvers() -> None:
-    """Make ``${token:}`` known: six hexadecimal digits, the same all through one configuration."""
+    """Make ``${token:}`` and ``${search:}`` known.
+
+    The first is six hexadecimal digits that stay the same within one configuration, the second Optuna's direction.
+    """
     OmegaConf.register_new_resolver("token", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("search", search_direction, replace=True)
 
 
 # Here too: a job of a sweep in another process imports this module without going through `launch`.
@@ -131,7 +137,7 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _prepare_hydra()
     launcher = "basic"
-    command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(_guarded(task))
+    command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(_guarded(task, name))
     try:
         launcher = prepare_launch(sys.argv[1:])
         sys.argv += subfolders(sys.argv[1:])
@@ -156,6 +162,9 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
     except (CovidnetError, HydraException, OmegaConfBaseException, OSError) as error:
         if full_error or any(argument.lower() == "debug=true" for argument in sys.argv[1:]):
             raise
+        if isinstance(error, HydraException):
+            known = KnownSettings.of_arguments(config_dir(), name, sys.argv[1:])
+            sys.exit(_one_line(known.explained(error, sys.argv[1:])))
         sys.exit(_one_line(error))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -191,7 +200,7 @@ def subfolders(arguments: Sequence[str]) -> list[str]:
     return [f"hydra.sweep.subdir='{','.join(parts)}'"]
 
 
-def _guarded(task: Task) -> Task:
+def _guarded(task: Task, name: str) -> Task:
     """The task, with its mendable errors told at once: Hydra's own words wait for a whole sweep to end."""
 
     @functools.wraps(task)
@@ -204,6 +213,8 @@ def _guarded(task: Task) -> Task:
         launcher = choices["hydra/launcher"] if sweep else "basic"
         settle(cfg, launcher)
         try:
+            given: Any = OmegaConf.to_container(cfg, resolve=False)
+            KnownSettings(config_dir(), name, choices, given).check(given)
             if sweep and choices["hydra/sweeper"] == "optuna":
                 check_search(cfg)
             return task(cfg)

@@ -27,6 +27,21 @@ class SettingError(CovidnetError, ValueError):
         super().__init__(f"{name}={value}: allowed is {listed}" + (f"; {remedy}" if remedy else ""))
 
 
+class UnknownSettingError(CovidnetError, ValueError):
+    """Nothing reads a setting.
+
+    Args:
+        name: the setting as it was written.
+        value: the value received; an empty text where it was to be deleted.
+        cause: why nothing reads it.
+        remedy: the name that was meant, or where the names are found.
+    """
+
+    def __init__(self, name: str, value: object, cause: str, remedy: str) -> None:
+        given = name if value == "" else f"{name}={value}"
+        super().__init__(f"{given}: {cause}; {remedy}")
+
+
 class DataError(CovidnetError, ValueError):
     """A data set cannot be used as it is."""
 

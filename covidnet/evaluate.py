@@ -53,10 +53,6 @@ def main(cfg: DictConfig) -> None:
     from covidnet.quality import fixed_rules
 
     check_earlier(out, ("summary.json", "predictions.csv", "report.html"), overwrite=cfg.overwrite)
-    films = read_film_table(
-        settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), rules=fixed_rules, progress=cfg.progress
-    )
-    _check_out(out, films.root)
     from covidnet.external import ExternalValidation
     from covidnet.fold_run import quieten
     from covidnet.known_films import known_films
@@ -66,7 +62,12 @@ def main(cfg: DictConfig) -> None:
 
     quieten()
     share = Share.of_cores()
+    # The model needs no data: what is wrong with it is reported before an image is read or drawn.
     answering = Answering(open_model(checkpoint, cfg.engine, share.threads), cfg.gate)
+    films = read_film_table(
+        settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), rules=fixed_rules, progress=cfg.progress
+    )
+    _check_out(out, films.root)
     _print(answering.notes())
     validation = ExternalValidation(films, known_films(models), out, strict=cfg.strict, progress=cfg.progress)
     _print(validation.look())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,14 @@ from covidnet.data.training_films import write_training_films
 from covidnet.data.unseen_ledger import UnseenLedger
 from covidnet.errors import DataError, SettingError
 from covidnet.evaluation.explanations import FOLDER, map_notes, verdicts, write_explanations
+from covidnet.evaluation.selection import RULES
 from covidnet.explanations import Explanations, check_settings
 from covidnet.features.extract import fold_features
 from covidnet.fold_setup import FoldSetup
 from covidnet.learning.checkpoints import AtomicCheckpointIO
+from covidnet.known_settings import check_arguments
 from covidnet.learning.module import ClassificationModule
+from covidnet.learning.monitor import direction
 from covidnet.report.words import EXPLAINERS
 from covidnet.resume import Resumption, Terminated, termination
 from covidnet.run_folder import RunFolder
@@ -66,6 +70,7 @@ class FoldRun:
         self.resumption = Resumption(folder, settings)
         self.seconds: dict[str, float] = {}
         self.loggers: list[Logger] = []
+        self.callbacks: list[pl.Callback] = []
 
     def run(self) -> float | None:
         """Do it all, or what is left of it where the run is gone on with.
@@ -78,6 +83,7 @@ class FoldRun:
             Terminated: after SIGTERM; what was computed is kept.
         """
         check_classes(self.settings, self.settings["trust"])
+        check_arguments(self.settings)
         check_links(self.folder)
         self._check_training()
         self.resumption.check_settings()
@@ -85,6 +91,8 @@ class FoldRun:
             log.info("fold %d is finished already: %s", self.settings["fold"], self.folder)
             return None
         quieten()
+        self._make_callbacks()
+        self._check_trainer()
         # Before anything that takes time: a key that is refused is said at once.
         self.loggers = make_loggers(self.settings, self.folder, resume=self.resumption.point is not None)
         failed, patience = True, None
@@ -104,14 +112,15 @@ class FoldRun:
     def _run(self) -> float | None:
         start = time.perf_counter()
         s, setup = self.settings, self.setup
+        seed = setup.seed(s["fold"])
+        pl.seed_everything(seed, workers=True, verbose=False)
+        # The network needs no data: weights that cannot be had are reported before an image is read or drawn.
+        module = setup.module()
+        before = module.classifier.backbone_hash()
         study = setup.study()
         changed = setup.changed_films(study)
         # Masks that cannot be used are told of before the training, not after it.
         annotations = setup.annotations(study)
-        seed = setup.seed(s["fold"])
-        pl.seed_everything(seed, workers=True, verbose=False)
-        module = setup.module()
-        before = module.classifier.backbone_hash()
         files = RunFolder(self.folder, s, study, changed)
         # Of several processes the first alone writes.
         if getattr(rank_zero_only, "rank", 0) == 0:
@@ -190,10 +199,26 @@ class FoldRun:
         if epochs is not None and (not isinstance(epochs, int) or epochs < 1) and epochs != -1:
             raise SettingError("trainer.max_epochs", epochs, "a whole number from 1 on, or -1 for no limit")
         check_settings(s["explain"])
+        direction(s["monitor"])
+        if s["selection"] not in RULES:
+            raise SettingError("selection", s["selection"], RULES)
         if s["split"]["validation"] == "none" and s["monitor"].startswith("val/"):
             log.info("split.validation=none: there is no %s to watch, so train/loss is watched", s["monitor"])
             for holder in (s, *(c for c in s["callbacks"].values() if c and "monitor" in c)):
                 holder["monitor"] = "train/loss"
+                holder.pop("mode", None)
+
+    def _make_callbacks(self) -> None:
+        found = self.settings["callbacks"].items()
+        self.callbacks = [_callback(name, callback) for name, callback in found if callback]
+        if not any(isinstance(callback, PredictionWriter) for callback in self.callbacks):
+            raise SettingError("callbacks.predictions", None, "PredictionWriter", "without predictions no numbers")
+
+    def _check_trainer(self) -> None:
+        """Make a trainer and drop it: a device that is not there is reported before an image is read or drawn."""
+        # Determinism is a switch of the whole process, which features have not needed so far.
+        settings = {name: value for name, value in self.settings["trainer"].items() if name != "deterministic"}
+        hydra.utils.instantiate(settings, logger=False, enable_checkpointing=False, default_root_dir=self.folder)
 
     def _features(self, datamodule: FoldDataModule, module: ClassificationModule) -> bool:
         """Whether the fold's features were taken from the store, which they are wherever that is exact."""
@@ -217,7 +242,7 @@ class FoldRun:
         s = self.settings
         # First, so that every other callback finds the epoch's random state.
         callbacks: list[pl.Callback] = [ResumePoint(self.folder / "checkpoints", seed)]
-        callbacks += [hydra.utils.instantiate(callback) for callback in s["callbacks"].values() if callback]
+        callbacks += self.callbacks
         if not self.loggers:
             # It has nobody to tell.
             callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
@@ -408,6 +433,23 @@ class _ProgressBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
+
+
+def _callback(name: str, settings: Mapping[str, Any]) -> pl.Callback:
+    """A callback of the settings; one that monitors a metric takes its mode from there.
+
+    Raises:
+        SettingError: the metric is not logged, or its mode is the wrong way round.
+    """
+    mode = {}
+    if monitor := settings.get("monitor"):
+        right = direction(monitor, f"callbacks.{name}.monitor")
+        if settings.get("mode", right) != right:
+            raise SettingError(f"callbacks.{name}.mode", settings["mode"], right, f"it follows from {monitor}")
+        if "mode" in inspect.signature(hydra.utils.get_object(settings["_target_"])).parameters:
+            mode = {"mode": right}
+    callback: pl.Callback = hydra.utils.instantiate(settings, **mode)
+    return callback
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

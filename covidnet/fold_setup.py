@@ -17,10 +17,11 @@ from covidnet.data.augment import FixedCopies, operators_of
 from covidnet.data.datamodule import FoldDataModule
 from covidnet.data.dataset import FilmDataset
 from covidnet.data.manifest import check_files
+from covidnet.data.splits import VALIDATIONS
 from covidnet.data.study import Study, prepare_study
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import DataError, ImageRefusedError, SettingError
-from covidnet.features.engines import engine_of
+from covidnet.features.engines import ENGINES, check_engine, engine_of
 from covidnet.features.extract import store_description
 from covidnet.features.maps import MapStore, map_shape
 from covidnet.features.store import FeatureStore
@@ -31,9 +32,11 @@ log = logging.getLogger(__name__)
 
 _CHOICES = {
     "features.mode": ("auto", "off"),
-    "features.engine": ("torch", "onnx"),
+    "features.engine": ENGINES,
     "augment.mode": ("fixed", "online", "none"),
+    "split.validation": VALIDATIONS,
 }
+_COUNTS = {"data.batch_size": 1, "features.batch_size": 1, "data.num_workers": 0, "seed": 0, "split.seed": 0}
 
 UNSEEN = ("scored", "locked")
 """What a run does with the unseen fold: it scores it, or leaves it alone."""
@@ -54,16 +57,24 @@ class FoldSetup:
         self.cache = Path(settings["cache_dir"]).expanduser().resolve()
         self.progress = bool(settings["progress"])
         for name, allowed in _CHOICES.items():
-            value = settings
-            for part in name.split("."):
-                value = value[part]
-            if value not in allowed:
+            if (value := _value(settings, name)) not in allowed:
                 raise SettingError(name, value, allowed)
-        seed = settings["seed"]
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise SettingError("seed", seed, "a whole number from 0 on")
-        if settings["unseen"] not in UNSEEN:
-            raise SettingError("unseen", settings["unseen"], UNSEEN)
+        for name, least in _COUNTS.items():
+            value = _value(settings, name)
+            if name == "data.num_workers" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingError(name, value, f"a whole number from {least} on")
+        # What needs no image is refused before the first of them is read or drawn.
+        self.fit = SquareFit(settings["data"]["image_size"], settings["data"]["fit"])
+        augment = settings["augment"]
+        self.operators, self.copies = operators_of(augment), None
+        if augment["mode"] == "fixed":
+            self.copies = FixedCopies(augment["target_per_class"], augment["reference_per_class"], self.operators)
+        check_engine(settings["features"]["engine"])
+        # Runs of older versions do not have it.
+        if (unseen := settings.setdefault("unseen", "scored")) not in UNSEEN:
+            raise SettingError("unseen", unseen, UNSEEN)
         if settings["selection"] == "paper" and self.locked:
             raise SettingError("selection", "paper", "inner with unseen=locked", "paper chooses by the unseen fold")
 
@@ -113,11 +124,7 @@ class FoldSetup:
         Raises:
             DataError: where none is left to train, test or call unseen.
         """
-        s, data, augment = self.settings, self.settings["data"], self.settings["augment"]
-        spec, operators = module.classifier.spec, operators_of(augment)
-        copies = None
-        if augment["mode"] == "fixed":
-            copies = FixedCopies(augment["target_per_class"], augment["reference_per_class"], operators)
+        s, data, spec = self.settings, self.settings["data"], module.classifier.spec
         split = _with_hashes(study)
         datamodule = FoldDataModule(
             split,
@@ -126,10 +133,10 @@ class FoldSetup:
             group=s["split"]["group"],
             validation=s["split"]["validation"],
             validation_seed=s["split"]["seed"],
-            fit=SquareFit(data["image_size"], data["fit"]),
+            fit=self.fit,
             normalise=Normalise(tuple(spec.mean), tuple(spec.std)),
-            copies=copies,
-            online=operators if augment["mode"] == "online" else None,
+            copies=self.copies,
+            online=self.operators if s["augment"]["mode"] == "online" else None,
             batch_size=data["batch_size"],
             num_workers=data["num_workers"],
             seed=self.seed(fold),
@@ -194,6 +201,13 @@ class FoldSetup:
         """What runs the backbone: torch, or ONNX Runtime."""
         s = self.settings
         return engine_of(s["features"]["engine"], module.classifier.backbone, s["data"]["image_size"], store.folder)
+
+
+def _value(settings: dict[str, Any], name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = value[part]
+    return value
 
 
 def _with_hashes(study: Study) -> pd.DataFrame:

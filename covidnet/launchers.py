@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidnet.errors import CovidnetError, SettingError
+from covidnet.learning.monitor import direction, search_direction
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -186,6 +187,11 @@ def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) ->
         )  # fmt: skip
     if hydra.runtime.choices["hydra/sweeper"] == "optuna":
         check_search(cfg)
+        if hydra.sweeper.direction != search_direction(cfg.monitor):
+            raise SettingError(
+                "hydra.sweeper.direction", hydra.sweeper.direction, search_direction(cfg.monitor),
+                f"it follows from monitor={cfg.monitor}",
+            )  # fmt: skip
         for key in (*swept(arguments), *(hydra.sweeper.params or {})):
             if key.partition(".")[0] in _NOT_SEARCHED:
                 raise SettingError(
@@ -208,7 +214,8 @@ def check_search(cfg: DictConfig) -> None:
             "split.validation", cfg.split.validation, "inner with hydra/sweeper=optuna",
             "hyperparameters are never chosen by the test fold, nor by training films",
         )  # fmt: skip
-    if not str(cfg.monitor).startswith("val/"):
+    direction(cfg.monitor)
+    if not cfg.monitor.startswith("val/"):
         raise SettingError(
             "monitor", cfg.monitor, "val/loss with hydra/sweeper=optuna", "training films do not choose hyperparameters"
         )

@@ -39,6 +39,7 @@ def main(cfg: DictConfig) -> None:
         strict=settings["strict"],
         rescan=True,
         rules=fixed_rules,
+        progress=settings["progress"],
     )
     console = Console(soft_wrap=True, highlight=False)
     refused = study.folder.parent / "refused.csv"

@@ -312,7 +312,9 @@ def compared(settings: Any, also: Sequence[str] = ()) -> dict[str, Any]:
     if flat.get("unseen") == "scored":
         # What runs did before there was the setting.
         del flat["unseen"]
-    return {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in passed)}
+    # An empty setting is one that is not set, and versions differ in which of them they list.
+    told = {k: v for k, v in flat.items() if v not in (None, [])}
+    return {k: v for k, v in told.items() if not any(k == name or k.startswith(f"{name}.") for name in passed)}
 
 
 def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:

@@ -18,6 +18,7 @@ from covidnet.evaluation.ranking import scored_curves
 from covidnet.evaluation.scores import point_scores, scored
 from covidnet.evaluation.selection import RULES, choose, selection_report
 from covidnet.labels import CLASSES
+from covidnet.learning.monitor import direction
 from covidnet.model_card_facts import card_facts
 from covidnet.provenance import file_sha256
 from covidnet.report.words import count
@@ -407,14 +408,30 @@ def _training_curve(run: Run) -> dict[str, Any] | None:
     if not epochs:
         return None
     val = [_finite(found["val_loss"].get(epoch)) for epoch in epochs]
-    known = [(value, epoch) for value, epoch in zip(val, epochs, strict=True) if value is not None]
+    monitor = str(run.settings.get("monitor") or "val/loss")
     return {
         "fold": run.fold,
         "epoch": epochs,
         "train_loss": [_finite(found["train_loss"][epoch]) for epoch in epochs],
         "val_loss": val,
-        "best": min(known)[1] if known else None,
+        "best": _best_epoch(table, monitor),
     }
+
+
+def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:
+    """The epoch whose weights were kept: the first with the best monitored value; None where it was not logged."""
+    if monitor not in table:
+        return None
+    values = table.dropna(subset=[monitor]).groupby("epoch")[monitor].last()
+    values = values[np.isfinite(values)]
+    if values.empty:
+        return None
+    try:
+        lower = direction(monitor) == "min"
+    except SettingError:
+        # A run of an older version may have watched anything.
+        return None
+    return int(values.idxmin() if lower else values.idxmax())
 
 
 def _finite(value: Any) -> float | None:

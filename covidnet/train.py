@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from covidnet.arguments import quoted
 from covidnet.config import checked_fold, config_dir, launch
 from covidnet.errors import CovidnetError
+from covidnet.learning.monitor import direction
 from covidnet.sweep_report import report_ended_sweeps
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def main(cfg: DictConfig) -> float | None:
     """
     # Before the heavy imports, so that a slip of the finger is answered at once.
     checked_fold(cfg.fold)
+    direction(cfg.monitor)
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf

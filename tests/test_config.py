@@ -64,12 +64,14 @@ def test_other_folds_are_refused_with_the_allowed_ones(fold: object) -> None:
         ("fold=11", "fold=11: allowed is 0..9"),
         ("fold=-1", "fold=-1: allowed is 0..9"),
         ("fold=three", "fold=three: allowed is 0..9"),
-        ("fodl=3", "Key 'fodl' is not in struct"),
-        ("data=kagle", "Could not find 'data/kagle'"),
+        ("fodl=3", "fodl=3: no such setting; did you mean fold?"),
+        ("+loss=focal", "loss=focal: no such setting"),
+        ("data=kagle", "data=kagle: allowed is folder, kaggle, phantom; did you mean kaggle?"),
+        ("data.root=DIR", "data.root=DIR: data=phantom does not use it; data=folder and data=kaggle do"),
         ("data=folder", "data.root=None"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: allowed is"),
         ("data.images_per_class=5", "data.images_per_class=5"),
-        ("features=sometimes", "Could not find 'features/sometimes'"),
+        ("features=sometimes", "features=sometimes: allowed is auto, off"),
     ],
 )
 def test_a_slip_on_the_command_line_is_one_line_and_a_failure(tmp_path: Path, override: str, words: str) -> None:

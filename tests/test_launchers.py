@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ from covidnet.data.images import read_image
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import SettingError
 from covidnet.evaluation.predictions import PROBABILITIES
-from covidnet.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept
+from covidnet.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept, use_our_presets
 from covidnet.learning.module import ClassificationModule
 from tests.commands import command
 from tests.slurm.cluster import cluster, missing
@@ -279,6 +280,8 @@ def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
         ("split.validation=none", "split.validation=none: allowed is inner"),
         ("split.validation=inner,test", "split.validation=a sweep: allowed is one value"),
         ("monitor=train/loss", "monitor=train/loss: allowed is val/loss"),
+        ("monitor=val/auc", "monitor=val/auc: allowed is train/loss"),
+        ("hydra.sweeper.direction=maximize", "hydra.sweeper.direction=maximize: allowed is minimize; it follows from"),
         ("fold=0,1", "fold=a sweep: allowed is one value"),
     ],
 )
@@ -289,6 +292,15 @@ def test_a_search_never_sees_the_test_fold(tmp_path: Path, argument: str, words:
     assert done.stderr.startswith(f"error: {words}")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.glob("multirun/*/*/trial=*"))
+
+
+@pytest.mark.parametrize(("monitor", "direction"), [("val/loss", "minimize"), ("val/accuracy", "maximize")])
+def test_a_search_goes_the_way_in_which_its_metric_gets_better(monitor: str, direction: str) -> None:
+    needs("hydra_optuna_sweeper")
+    use_our_presets()
+    with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        cfg = hydra.compose("config", ["hydra/sweeper=optuna", f"monitor={monitor}"], return_hydra_config=True)
+    assert cfg.hydra.sweeper.direction == direction
 
 
 def test_a_search_that_an_experiment_sets_otherwise_is_refused_in_its_trials() -> None:

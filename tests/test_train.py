@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
+from covidnet.errors import CovidnetError
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
+from covidnet.sweep import read_sweep
+from covidnet.sweep_summary import _training_curve
 from tests.commands import command
 
 Train = Callable[..., Path]
@@ -167,6 +172,71 @@ def test_without_validation_nothing_is_selected_by_the_test_fold(train: Train) -
     assert set(predictions(folder)["split"]) == {"test", "unseen"}
     assert metrics(folder)["data"]["validation"] == "none"
     assert OmegaConf.load(folder / "config.yaml").monitor == "train/loss"
+
+
+@pytest.mark.parametrize("monitor", ["val/accuracy", "val/loss"])
+def test_the_checkpoint_is_of_the_best_epoch_whichever_way_the_metric_gets_better(train: Train, monitor: str) -> None:
+    # A rate at which neither metric goes one way alone.
+    folder = train(f"monitor={monitor}", "trainer.max_epochs=6", "optim.lr=0.3", "callbacks.early_stopping=null")
+    checkpoint = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    curves = pd.read_csv(folder / "curves/metrics.csv").dropna(subset=[monitor])
+    values = curves.groupby("epoch")[monitor].first()
+    assert len(set(values)) > 1
+    assert checkpoint["epoch"] == (values.idxmin() if monitor == "val/loss" else values.idxmax())
+    assert checkpoint["lr_schedulers"][0]["mode"] == ("min" if monitor == "val/loss" else "max")
+    assert _training_curve(read_sweep(folder).runs[0])["best"] == checkpoint["epoch"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("monitor=val/auc", "monitor=val/auc: "),
+        ("monitor=test/accuracy", "monitor=test/accuracy: "),
+        ("callbacks.early_stopping.monitor=unseen/loss", "callbacks.early_stopping.monitor=unseen/loss: "),
+        ("+callbacks.best.mode=max", "callbacks.best.mode=max: "),
+        ("~callbacks.predictions", "callbacks.predictions=None: "),
+        ("optim.lr=-1", "optim.lr=-1: "),
+        ("optim.lr=high", "optim.lr=high: "),
+        ("optim.weight_decay=-1", "optim.weight_decay=-1: "),
+        ("optim.plateau_factor=1.5", "optim.plateau_factor=1.5: "),
+        ("optim.plateau_patience=2.5", "optim.plateau_patience=2.5: "),
+        ("data.batch_size=0", "data.batch_size=0: "),
+        ("data.num_workers=-1", "data.num_workers=-1: "),
+        ("data.image_size=0", "data.image_size=0: "),
+        ("data.image_size=16", "data.image_size=16: "),
+        ("data.fit=stretch", "data.fit=stretch: "),
+        ("data.min_side=0", "data.min_side=0: "),
+        ("data.max_megapixels=many", "data.max_megapixels=many: "),
+        ("features.batch_size=0", "features.batch_size=0: "),
+        ("split.group=hospital", "split.group=hospital: "),
+        ("split.validation=some", "split.validation=some: "),
+        ("split.seed=-1", "split.seed=-1: "),
+        ("augment.target_per_class=0", "augment.target_per_class=0: "),
+        ("augment.rotation=far", "augment.rotation=far: "),
+        ("model.name=densnet", "model.name=densnet: "),
+        ("model.dropout=1.5", "model.dropout=1.5: "),
+        ("model.weights=/nowhere.pth", "/nowhere.pth: "),
+        ("selection=best", "selection=best: "),
+    ],
+)
+def test_what_needs_no_data_is_refused_before_any_image(train: Train, override: str, words: str) -> None:
+    # A folder that is not there would be the first error of the data.
+    with pytest.raises(CovidnetError, match=f"^{re.escape(words)}"):
+        train("data=folder", "data.root=/nowhere", "trainer.accelerator=cpu", override, defaults=())
+
+
+def test_chest_weights_whose_package_is_missing_are_refused_before_any_image(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchxrayvision", None)
+    with pytest.raises(CovidnetError, match=r"^model\.weights=chest: needs torchxrayvision"):
+        train("data=folder", "data.root=/nowhere", "model.weights=chest", defaults=())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a graphics card")
+def test_a_graphics_card_that_is_not_there_is_reported_before_any_image(train: Train) -> None:
+    with pytest.raises(InstantiationException, match="No supported gpu backend"):
+        train("data=folder", "data.root=/nowhere", "trainer=gpu", defaults=())
 
 
 def test_validation_on_the_test_fold_is_said_to_be_optimistic(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from covidnet.data.manifest_files import (
 )
 from covidnet.data.phantom import DRAWING, write_phantoms
 from covidnet.data.sources import Source, folder_source, kaggle_source
-from covidnet.data.splits import balanced_folds
+from covidnet.data.splits import GROUPS, balanced_folds
 from covidnet.data.thumbnails import Thumbnails
 from covidnet.errors import DataError, SettingError, SplitError
 from covidnet.labels import CLASSES
@@ -95,16 +95,21 @@ def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = Tr
         progress: whether progress bars are drawn.
     """
     name, labels, ignore = data["name"], data.get("labels") or {}, data.get("ignore")
-    if data["root"] is not None and not str(data["root"]).strip():
+    for limit in ("max_megapixels", "min_side"):
+        value = data[limit]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise SettingError(f"data.{limit}", value, "a number above 0")
+    root = data.get("root")
+    if root is not None and not str(root).strip():
         # data.root=$DIR with DIR unset: the empty path would mean the current folder.
-        raise SettingError("data.root", data["root"], "a folder of class folders", "say data.root=DIR")
+        raise SettingError("data.root", root, "a folder of class folders", "say data.root=DIR")
     if name == "phantom":
         return folder_source(_phantoms(data, cache_dir, progress), name=name, labels=labels, ignore=ignore)
     if name == "kaggle":
-        return kaggle_source(data["root"], handle=data["handle"], name=name, labels=labels, ignore=ignore)
-    if data["root"] is None:
+        return kaggle_source(root, handle=data["handle"], name=name, labels=labels, ignore=ignore)
+    if root is None:
         raise SettingError("data.root", None, "a folder of class folders", "say data=folder data.root=DIR")
-    return folder_source(data["root"], name=name, labels=labels, ignore=ignore)
+    return folder_source(root, name=name, labels=labels, ignore=ignore)
 
 
 def prepare_study(
@@ -133,6 +138,8 @@ def prepare_study(
         DataError: where the data cannot be used, in one line.
         SplitError: where no balanced folds can be made.
     """
+    if split["group"] not in GROUPS:
+        raise SettingError("split.group", split["group"], GROUPS)
     source = find_source(data, cache_dir, progress=progress)
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
     # Jobs of one sweep start together: the first one writes, the others read.

@@ -55,11 +55,12 @@ def fill(setup: FoldSetup) -> None:
 
     from covidnet.features.extract import fill_store
 
-    study = setup.study()
-    changed = setup.changed_films(study)
+    # The network needs no data: what is wrong with it is reported before an image is read or drawn.
     module = setup.module()
     if reason := setup.why_no_features(module):
         raise SettingError("features", "a store", "for a frozen backbone and fixed copies", reason)
+    study = setup.study()
+    changed = setup.changed_films(study)
     folds = [setup.datamodule(study, module, fold, changed) for fold in range(10)]
     looked_at = pd.concat([rows for fold in folds for rows in fold.rows.values()], ignore_index=True)
     inputs = looked_at.drop_duplicates(["sha256", "operator"], ignore_index=True)

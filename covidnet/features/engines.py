@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 
@@ -22,6 +23,22 @@ TOLERANCE = 1e-4
 """The most that features of two engines may differ by, or the share of the largest of them where that is above 1."""
 
 
+def check_engine(name: str) -> None:
+    """Refuse an engine that cannot run here, before anything is computed for it.
+
+    Args:
+        name: one of `ENGINES`.
+
+    Raises:
+        SettingError: there is no such engine, or ONNX Runtime is not installed.
+    """
+    if name not in ENGINES:
+        raise SettingError("features.engine", name, ENGINES)
+    if name == "onnx" and importlib.util.find_spec("onnxruntime") is None:
+        remedy = 'ONNX Runtime is not installed: pip install "covidnet[onnx]"'
+        raise SettingError("features.engine", "onnx", ENGINES, remedy)
+
+
 def engine_of(name: str, backbone: Backbone, image_size: int, folder: Path) -> nn.Module:
     """The engine of that name, as a module from images (N, C, H, W) to features (N, D).
 
@@ -35,11 +52,8 @@ def engine_of(name: str, backbone: Backbone, image_size: int, folder: Path) -> n
         SettingError: there is no such engine, or ONNX Runtime is not installed.
         StoreError: ONNX Runtime's features differ from PyTorch's.
     """
-    if name == "torch":
-        return backbone
-    if name == "onnx":
-        return OnnxBackbone(backbone, image_size, folder / "backbone.onnx")
-    raise SettingError("features.engine", name, ENGINES)
+    check_engine(name)
+    return backbone if name == "torch" else OnnxBackbone(backbone, image_size, folder / "backbone.onnx")
 
 
 class OnnxBackbone(nn.Module):
@@ -53,12 +67,6 @@ class OnnxBackbone(nn.Module):
 
     def __init__(self, backbone: Backbone, image_size: int, file: Path) -> None:
         super().__init__()
-        try:
-            import onnxruntime  # noqa: F401
-        except ImportError:
-            raise SettingError(
-                "features.engine", "onnx", ENGINES, 'ONNX Runtime is not installed: pip install "covidnet[onnx]"'
-            ) from None
         example = torch.randn(
             2, backbone.spec.channels, image_size, image_size, generator=torch.Generator().manual_seed(0)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from covidnet.errors import SettingError, WeightsError
 from covidnet.labels import CLASSES
 from covidnet.learning.checkpoints import DamagedCheckpointError, read_checkpoint
 from covidnet.learning.losses import deviation_loss
+from covidnet.learning.monitor import direction
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead
 from covidnet.models.networks import NETWORKS
@@ -34,12 +36,12 @@ class ClassificationModule(pl.LightningModule):
 
     Args:
         model: arguments of `build_classifier`.
-        optim: lr, weight_decay, plateau_factor, plateau_patience.
+        optim: lr, weight_decay, plateau_factor, plateau_patience; see `check_optim`.
         preprocessing: how a film becomes the input; kept in the checkpoint for those who predict with it.
         monitor: the logged value that the plateau scheduler watches.
 
     Raises:
-        SettingError: a setting of the model is not allowed, or the network cannot take films of that size.
+        SettingError: a setting of `model` or `optim` is not allowed, or the network cannot take films of that size.
         WeightsError: the weights cannot be had, or do not fit.
     """
 
@@ -49,6 +51,7 @@ class ClassificationModule(pl.LightningModule):
         super().__init__()
         # Anything that is not plain would need code to be loaded from a checkpoint.
         model, optim, preprocessing = _plain(model), _plain(optim), _plain(preprocessing)
+        check_optim(optim)
         self.save_hyperparameters()
         self.classifier: Classifier = build_classifier(**model)
         side, least = preprocessing.get("image_size"), NETWORKS[self.classifier.backbone.name].least
@@ -151,10 +154,33 @@ class ClassificationModule(pl.LightningModule):
         # One fused operation instead of a dozen: a fifth of a step of a linear head.
         optimizer = torch.optim.Adam(moving, lr=self.optim["lr"], weight_decay=self.optim["weight_decay"], fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=self.optim["plateau_factor"], patience=self.optim["plateau_patience"]
+            optimizer,
+            mode=direction(self.monitor),
+            factor=self.optim["plateau_factor"],
+            patience=self.optim["plateau_patience"],
         )
         # The name is what LearningRateMonitor logs.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor, "name": "lr"}}
+
+
+def check_optim(optim: Mapping[str, Any]) -> None:
+    """Refuse what Adam and ReduceLROnPlateau would refuse, or silently take, only when training begins.
+
+    Args:
+        optim: the group ``optim`` of the configuration.
+
+    Raises:
+        SettingError: a number is out of its range.
+    """
+    for name, allowed, fits in (
+        ("lr", "a number above 0", lambda value: 0 < value < math.inf),
+        ("weight_decay", "a number from 0 on", lambda value: 0 <= value < math.inf),
+        ("plateau_factor", "a number between 0 and 1", lambda value: 0 < value < 1),
+        ("plateau_patience", "a whole number from 0 on", lambda value: isinstance(value, int) and value >= 0),
+    ):
+        value = optim[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+            raise SettingError(f"optim.{name}", value, allowed)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
