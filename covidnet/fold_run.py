@@ -35,8 +35,8 @@ from covidnet.evaluation.selection import RULES
 from covidnet.explanations import Explanations, check_settings
 from covidnet.features.extract import fold_features
 from covidnet.fold_setup import FoldSetup
-from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.known_settings import check_arguments
+from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
 from covidnet.learning.monitor import direction
 from covidnet.report.words import EXPLAINERS

@@ -71,8 +71,8 @@ class KnownSettings:
             told = _at(settings, f"{group}.{_TELLS[group]}") if group in _TELLS else None
             known = [option for option in (choices.get(group), told) if option in self._options[group]]
             if known or (settings is None and group not in choices):
-                usual = self._hydra["runtime"]["choices"][group]
-                self.chosen[group] = known[0] if known else usual
+                usual = str(self._hydra["runtime"]["choices"][group])
+                self.chosen[group] = str(known[0]) if known else usual
                 words += [f"{group}={self.chosen[group]}"] if self.chosen[group] != usual else []
         for group in set(groups) - {"experiment"} - set(self.chosen):
             for option in self._options[group]:
@@ -86,9 +86,8 @@ class KnownSettings:
         known = cls(folder, command, {})
         pairs = [word.partition("=") for word in arguments]
         groups = [f"{group}={option}" for group, _, option in pairs if (folder / group / f"{option}.yaml").is_file()]
-        hydra = known._composed(
-            [word for word in groups if word.startswith("hydra/") or word.partition("=")[0] in known._options]
-        )["hydra"]
+        groups = [word for word in groups if word.startswith("hydra/") or word.partition("=")[0] in known._options]
+        hydra = known._composed(groups)["hydra"]
         known = cls(folder, command, hydra["runtime"]["choices"])
         known._hydra = hydra
         return known
