@@ -173,7 +173,7 @@ def check_optim(optim: Mapping[str, Any]) -> None:
         SettingError: a number is out of its range.
     """
     for name, allowed, fits in (
-        ("lr", "a number above 0", lambda value: 0 < value < math.inf),
+        ("lr", "a number from 0 on", lambda value: 0 <= value < math.inf),
         ("weight_decay", "a number from 0 on", lambda value: 0 <= value < math.inf),
         ("plateau_factor", "a number between 0 and 1", lambda value: 0 < value < 1),
         ("plateau_patience", "a whole number from 0 on", lambda value: isinstance(value, int) and value >= 0),
