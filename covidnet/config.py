@@ -149,8 +149,9 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
                 try:
                     after()
                 except CovidnetError as error:
-                    # Where not one job was started, that is what has to be told.
-                    if launcher == "basic" or isinstance(failure, CovidnetError):
+                    # Where settings could not be composed no job was started, and that is what has to be told.
+                    composed = not isinstance(failure, HydraException)
+                    if composed and (launcher == "basic" or isinstance(failure, CovidnetError)):
                         log.error("%s", _one_line(error))
             raise
         if after is not None:

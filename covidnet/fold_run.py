@@ -82,7 +82,7 @@ class FoldRun:
             CovidnetError: where the user can mend what stands in the way.
             Terminated: after SIGTERM; what was computed is kept.
         """
-        check_classes(self.settings, self.settings["trust"])
+        check_classes(self.settings, self.settings.get("trust") or ())
         check_arguments(self.settings)
         check_links(self.folder)
         self._check_training()
