@@ -30,7 +30,7 @@ _UNUSED = {
     },
     "explain": dict.fromkeys(
         [f"explain.{name}" for name in ("per_class", "errors", "localisation_films", "sanity_films", "sanity_draws")],
-        "it is of a run's own panels and tests",
+        "training alone reads it",
     ),
 }
 _REFUSED = re.compile(r"Could not (?:override|delete from config\.) '(?P<name>[^']+)'")
