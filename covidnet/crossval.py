@@ -98,7 +98,7 @@ def report_sweeps(
     from rich.console import Console
 
     from covidnet.report.html import write_report
-    from covidnet.report.tables import flat_scores, metrics_table
+    from covidnet.report.tables import BRACKETS, flat_scores, metrics_table
     from covidnet.sweep import REPORT, groups_of
 
     if len(folders) == 1 and not only and len(groups := groups_of(folders[0].expanduser())) > 1:
@@ -130,7 +130,7 @@ def report_sweeps(
         console.print(f"{summary['name']}: {folds} fold{'' if folds == 1 else 's'}", markup=False, emoji=False)
         console.print(metrics_table(flat_scores(summary["pooled"]), "Pooled out-of-fold predictions"))
         console.print()
-    console.print("In brackets: 95% intervals (Wilson; accuracy and F1 bootstrapped over patients).")
+    console.print(BRACKETS)
     for note in summaries[0]["notes"]:
         console.print(note, markup=False, emoji=False)
     console.print(f"Report: {target / 'report.html'}", markup=False, emoji=False)

@@ -118,7 +118,7 @@ def _print(lines: Sequence[str]) -> None:
 def _tell(summary: dict[str, Any], out: Path, said: Sequence[str]) -> None:
     from rich.console import Console
 
-    from covidnet.report.tables import flat_scores, metrics_table
+    from covidnet.report.tables import BRACKETS, flat_scores, metrics_table
     from covidnet.report.words import count
     from covidnet.serving.facts import NOTICE
 
@@ -127,7 +127,7 @@ def _tell(summary: dict[str, Any], out: Path, said: Sequence[str]) -> None:
     console.print()
     console.print(metrics_table(flat_scores(scores), f"External films, {summary['model']['title']}"))
     console.print()
-    lines = ["In brackets: 95% intervals (Wilson; accuracy and F1 bootstrapped over patients)."]
+    lines = [BRACKETS]
     if summary["external_all"] is not None:
         whole = summary["external_all"]["accuracy"]["value"]
         lines.append(f"With the {count(summary['overlap']['seen_predicted'], 'training film')}: accuracy {whole:.1%}.")

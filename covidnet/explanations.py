@@ -181,8 +181,9 @@ class Explanations:
                 found[stage].append(self._drawn_anew(chosen, target, stage, seed, strangers[seed], empty))
         for counted in (own, empty):
             self.constant[counted.part] = counted.tell()
-        ids = list(self.rows["image_id"].iloc[chosen])
-        return sanity_table(trained, {stage: np.stack(maps) for stage, maps in found.items()}, ids)
+        of = self.rows.iloc[chosen]
+        redrawn = {stage: np.stack(maps) for stage, maps in found.items()}
+        return sanity_table(trained, redrawn, list(of["image_id"]), list(of["patient_id"]))
 
     def _drawn_anew(
         self,

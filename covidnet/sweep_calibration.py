@@ -17,6 +17,9 @@ from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
 from covidnet.evaluation.temperature import fit_temperature, tempered
 from covidnet.sweep import Run
 
+# How often each row is drawn in each resample, and how many patients were drawn from.
+Resampled = tuple[npt.NDArray[np.int32], int]
+
 Films = npt.NDArray[np.float64]
 
 KEYS = ("pooled", "ensemble_unseen")
@@ -101,7 +104,7 @@ def sweep_calibration(
     before = {"pooled": pooled}
     if unseen is not None:
         before["ensemble_unseen"] = averaged(unseen)
-    weights = {key: cluster_weights(cluster_codes(table), resamples, seed) for key, table in before.items()}
+    weights = {key: _resampled(table, resamples, seed) for key, table in before.items()}
     told: dict[str, Any] = {f"{key}{after}": None for key in KEYS for after in ("", "_calibrated")}
     told |= {key: _told(table, weights[key]) for key, table in before.items()}
     told |= {"temperatures": temperatures, "change": None, "ensemble_changed": None}
@@ -134,7 +137,12 @@ def _film_scores(table: pd.DataFrame) -> dict[str, Films]:
     return {"brier": film_brier(table), "loss": film_losses(_scores(table), list(table["label"]))}
 
 
-def _told(table: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dict[str, Any]:
+def _resampled(table: pd.DataFrame, resamples: int, seed: int) -> Resampled:
+    codes = cluster_codes(table)
+    return cluster_weights(codes, resamples, seed), len(np.unique(codes))
+
+
+def _told(table: pd.DataFrame, weights: Resampled) -> dict[str, Any]:
     films = _film_scores(table)
     n = len(table)
     return {
@@ -146,7 +154,7 @@ def _told(table: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dict[str, Any]
 
 
 def _change(
-    before: tuple[pd.DataFrame, float | None], after: tuple[pd.DataFrame, float | None], weights: npt.NDArray[np.int32]
+    before: tuple[pd.DataFrame, float | None], after: tuple[pd.DataFrame, float | None], weights: Resampled
 ) -> dict[str, Any]:
     """After less before, of tables and their ECE; film by film, so that what both have in common cancels."""
     (old_table, old_ece), (new_table, new_ece) = before, after
@@ -158,9 +166,10 @@ def _change(
     return found
 
 
-def _interval(films: Films, weights: npt.NDArray[np.int32]) -> list[float] | None:
+def _interval(films: Films, weights: Resampled) -> list[float] | None:
     """The percentile interval of a mean over films."""
     if not len(films):
         return None
-    found = percentile_interval(weights @ films / weights.sum(axis=1))
+    drawn, patients = weights
+    found = percentile_interval(drawn @ films / drawn.sum(axis=1), patients)
     return None if found is None else list(found)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from covidnet.errors import SettingError
-from covidnet.evaluation.intervals import wilson
 
 # Of the resamples so many must have a value for the interval to mean something.
 _DEFINED = 0.9
@@ -63,49 +64,27 @@ def cluster_weights(codes: npt.NDArray[np.intp], resamples: int = 2000, seed: in
     return drawn[:, codes].astype(np.int32)
 
 
-def percentile_interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The middle part of a bootstrap distribution (Efron's percentile interval).
+def percentile_interval(values: npt.ArrayLike, units: int, confidence: float = 0.95) -> tuple[float, float] | None:
+    """The middle part of a bootstrap distribution, widened for few patients (the expanded percentile interval).
 
     Args:
         values: (B,) the statistic in each resample; NaN where it does not exist.
+        units: patients that were drawn from. With few of them the plain percentiles are too narrow: the resamples vary
+            too little by (units - 1) / units, and a normal quantile stands where Student's t belongs.
         confidence: the share in the middle.
 
     Returns:
-        Its ends. None where the bootstrap degenerates: all resamples give one value, as with 52 of 52, or more than a
-        tenth of them have none.
+        Its ends. None where the bootstrap degenerates: fewer than two patients, all resamples give one value, as with
+        52 of 52, or more than a tenth of them have none.
+
+    Source: Hesterberg 2015, What teachers should know about the bootstrap, section 5.2,
+    https://doi.org/10.1080/00031305.2015.1089789
     """
     numbers = np.asarray(values, np.float64)
     there = numbers[np.isfinite(numbers)]
-    if len(there) < max(2, _DEFINED * len(numbers)) or np.ptp(there) < 1e-12:
+    if units < 2 or len(there) < max(2, _DEFINED * len(numbers)) or np.ptp(there) < 1e-12:
         return None
-    tail = 100.0 * (1.0 - confidence) / 2.0
+    quantile = sqrt(units / (units - 1)) * stats.t.ppf((1.0 + confidence) / 2.0, units - 1)
+    tail = 100.0 * float(stats.norm.sf(quantile))
     low, high = np.percentile(there, [tail, 100.0 - tail])
     return float(low), float(high)
-
-
-def area_estimate(value: float, resampled: npt.ArrayLike, positive: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """An area under a ROC curve with its interval.
-
-    Where the bootstrap degenerates, as with perfect separation, the interval is Wilson's on min(positives, negatives)
-    trials: that many pairs share no image, and the area is the share of pairs in the right order. Where that is no
-    whole number of pairs the lower end is that of the next lower one, the upper that of the next higher one. It is wide
-    rather than narrow.
-
-    Args:
-        value: the area, or NaN where a class is absent.
-        resampled: (B,) the areas in the resamples.
-        positive: (n,) which images are positive.
-
-    Returns:
-        ``value``, ``ci`` and ``method``, each None where there is none.
-    """
-    if not np.isfinite(value):
-        return {"value": None, "ci": None, "method": None}
-    found, method = percentile_interval(resampled), "bootstrap"
-    if found is None:
-        pairs = int(min(positive.sum(), (~positive).sum()))
-        # Rounded outwards: an area just below 1 is not taken for 1, and the interval holds its own area.
-        lower = wilson(int(np.floor(value * pairs + 1e-9)), pairs)
-        upper = wilson(int(np.ceil(value * pairs - 1e-9)), pairs)
-        found, method = (None if lower is None or upper is None else (lower[0], upper[1])), "wilson"
-    return {"value": float(value), "ci": None if found is None else list(found), "method": method if found else None}

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.errors import SettingError
-from covidnet.evaluation.intervals import wilson
+from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.labels import CLASSES
 
@@ -25,8 +26,8 @@ def reliability(table: pd.DataFrame, bins: int = BINS) -> list[dict[str, Any]]:
         bins: bins of equal width over 0..1, each without its lower end and with its upper end.
 
     Returns:
-        For each bin ``low``, ``high``, ``n``, and ``confidence`` (mean), ``accuracy`` and ``ci`` (Wilson, 95%), None in
-        an empty bin.
+        For each bin ``low``, ``high``, ``n``, and ``confidence`` (mean), ``accuracy`` and ``ci`` (95%, the patient as
+        the unit, see `proportion_interval`), None in an empty bin.
 
     Raises:
         SettingError: bins is below 1.
@@ -36,13 +37,14 @@ def reliability(table: pd.DataFrame, bins: int = BINS) -> list[dict[str, Any]]:
     if bins < 1:
         raise SettingError("bins", bins, "a whole number from 1 on")
     confidence, right = _confidence(table)
+    codes = cluster_codes(table)
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     found = []
     for at in range(bins):
         inside = place == at
         n, hits = int(inside.sum()), int(right[inside].sum())
-        ends = wilson(hits, n)
+        ends = proportion_interval(right[inside], codes[inside])
         found.append(
             {
                 "low": float(edges[at]),

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import signal, stats
 
 from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.evaluation.ranking import area_parts
 from covidnet.labels import CLASSES
 
 
@@ -25,7 +27,8 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
         only_b: images that the second method alone has right.
 
     Returns:
-        p, 0..1; 1 where no image tells the two apart. It takes images for independent.
+        p, 0..1; 1 where no image tells the two apart. It assumes independent images; for several images of one
+        patient see `mcnemar_by_patient`.
 
     Raises:
         SettingError: a count is negative.
@@ -40,6 +43,54 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
         raise SettingError("only_a, only_b", (only_a, only_b), "counts of at least 0")
     n = only_a + only_b
     return float(stats.binomtest(only_a, n, 0.5).pvalue) if n else 1.0
+
+
+def mcnemar_by_patient(right_a: npt.ArrayLike, right_b: npt.ArrayLike, patients: npt.ArrayLike) -> float:
+    """McNemar's test with the patient as the unit: an exact permutation test that swaps a patient's answers as a whole.
+
+    The statistic is the number of images that the first method alone has right minus the number that the second alone
+    has right. Under the null hypothesis the two methods' answers on a patient can be exchanged, all of the patient's
+    images together; the distribution over all 2^patients exchanges is computed exactly. Where every patient has one
+    image it is `mcnemar_exact`.
+
+    Args:
+        right_a: (n,) bool, whether the first method is right on each image.
+        right_b: (n,) bool, of the second.
+        patients: (n,) the patient of each image.
+
+    Returns:
+        p, 0..1, two-sided; 1 where no patient tells the two apart.
+
+    Raises:
+        DataError: lengths differ.
+
+    Source: the statistic is that of Durkalski et al. 2003, https://doi.org/10.1002/sim.1438, with the weights of Yang,
+    Sun and Hardin 2010, https://doi.org/10.1002/sim.4036, and an exact distribution in place of their chi-squared.
+
+    Example:
+        >>> a, b = [True] * 9 + [False], [False] * 9 + [True]
+        >>> round(mcnemar_by_patient(a, b, range(10)), 4), round(mcnemar_by_patient(a, b, [0] * 9 + [1]), 4)
+        (0.0215, 1.0)
+    """
+    one, other, of = np.asarray(right_a, bool), np.asarray(right_b, bool), np.asarray(patients)
+    if not one.shape == other.shape == of.shape:
+        raise DataError(f"patients: {len(one)}, {len(other)} answers for {len(of)} images; give one for each")
+    if not len(of):
+        return 1.0
+    rows = np.unique(of, return_inverse=True)[1]
+    if np.bincount(rows).max() == 1:
+        return mcnemar_exact(int((one & ~other).sum()), int((~one & other).sum()))
+    lead = np.bincount(rows, one.astype(np.float64) - other).astype(np.int64)
+    steps, counts = np.unique(np.abs(lead[lead != 0]), return_counts=True)
+    # The sum of every patient's lead with a random sign, from -total to total in steps of 2.
+    distribution = np.ones(1)
+    for step, count in zip(steps, counts, strict=True):
+        part = np.zeros(int(step * count) + 1)
+        part[::step] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        distribution = signal.convolve(distribution, part)
+    total = len(distribution) - 1
+    sums = np.abs(2 * np.arange(total + 1) - total)
+    return float(np.clip(distribution[sums >= abs(int(lead.sum()))].sum(), 0.0, 1.0))
 
 
 def corrected_resampled_t(differences: Sequence[float], test_share: float) -> dict[str, Any] | None:
@@ -84,45 +135,52 @@ def corrected_resampled_t(differences: Sequence[float], test_share: float) -> di
     return {"t": t, "df": k - 1, "p": p, "mean_difference": mean, "ci": [mean - half, mean + half]}
 
 
-def delong(scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, positive: npt.ArrayLike) -> dict[str, Any]:
-    """DeLong's test of two areas under ROC curves on the same images.
+def delong(
+    scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike | None = None
+) -> dict[str, Any]:
+    """DeLong's test of two areas under ROC curves on the same images, with the patient as the unit.
+
+    With several images of a patient the variance is Obuchowski's for clustered data, and the reference distribution
+    Student's t with Welch's degrees of freedom (positive and negative patients), which matters with few patients. Where
+    every patient has one image it is DeLong's.
 
     Args:
         scores_a: (n,) of the first method.
         scores_b: (n,) of the second.
         positive: (n,) bool.
+        patients: (n,) the patient of each image; None where every image is of another patient.
 
     Returns:
-        ``auc_a``, ``auc_b``, ``difference`` (first minus second), ``ci`` (95%), ``z`` and ``p`` (two-sided). Where the
-        variance is 0, p is 1 if the areas are equal and None if not. All None with fewer than two images on a side. It
-        takes images for independent.
+        ``auc_a``, ``auc_b``, ``difference`` (first minus second), ``ci`` (95%), ``z`` (the difference over its standard
+        error) and ``p`` (two-sided). Where the variance is 0, p is 1 if the areas are equal and None if not. All None
+        with fewer than two patients on a side.
 
-    Source: DeLong, DeLong and Clarke-Pearson 1988, https://doi.org/10.2307/2531595; the algorithm by midranks: Sun and
-    Xu 2014, https://doi.org/10.1109/LSP.2014.2337313
+    Source: DeLong, DeLong and Clarke-Pearson 1988, https://doi.org/10.2307/2531595, see `area_parts`
     """
-    truth = np.asarray(positive, bool)
-    scores = np.stack([np.asarray(scores_a, np.float64), np.asarray(scores_b, np.float64)])
-    m, n = int(truth.sum()), int((~truth).sum())
-    if m < 2 or n < 2:
+    parts = area_parts(
+        np.stack([np.asarray(scores_a, np.float64), np.asarray(scores_b, np.float64)]),
+        positive,
+        np.arange(len(np.asarray(positive))) if patients is None else patients,
+    )
+    if parts is None:
         return dict.fromkeys(("auc_a", "auc_b", "difference", "ci", "z", "p"))
-    ranks = np.stack([stats.rankdata(row) for row in scores])
-    above = np.stack([stats.rankdata(row) for row in scores[:, truth]])
-    below = np.stack([stats.rankdata(row) for row in scores[:, ~truth]])
-    # For each positive the share of negatives that it beats, and for each negative the share of positives above it.
-    of_positive = (ranks[:, truth] - above) / n
-    of_negative = 1.0 - (ranks[:, ~truth] - below) / m
-    areas = of_positive.mean(axis=1)
-    covariance = np.cov(of_positive) / m + np.cov(of_negative) / n
-    variance = float(covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1])
-    difference = float(areas[0] - areas[1])
-    found: dict[str, Any] = {"auc_a": float(areas[0]), "auc_b": float(areas[1]), "difference": difference}
-    if variance < 1e-18:
+    difference = float(parts.areas[0] - parts.areas[1])
+    found: dict[str, Any] = {
+        "auc_a": float(parts.areas[0]),
+        "auc_b": float(parts.areas[1]),
+        "difference": difference,
+    }
+    error, freedom = parts.error([1.0, -1.0])
+    if error < 1e-9:
         same = abs(difference) < 1e-12
         return {**found, "ci": [0.0, 0.0] if same else None, "z": 0.0 if same else None, "p": 1.0 if same else None}
-    error = sqrt(variance)
-    half = float(stats.norm.ppf(0.975)) * error
-    z = difference / error
-    return {**found, "ci": [difference - half, difference + half], "z": z, "p": float(2.0 * stats.norm.sf(abs(z)))}
+    half, z = float(stats.t.ppf(0.975, freedom)) * error, difference / error
+    return {
+        **found,
+        "ci": [difference - half, difference + half],
+        "z": z,
+        "p": float(2.0 * stats.t.sf(abs(z), freedom)),
+    }
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -169,9 +227,9 @@ def compare_tables(
         test_share: n_test / n_train of a fold, for `corrected_resampled_t`; more than 1/9 with inner validation.
 
     Returns:
-        ``a``, ``b``, ``folds``, ``n``, the two accuracies and their ``difference`` (first minus second), ``mcnemar``,
-        ``t_test`` (of the accuracy over folds), ``delong`` for each class, and ``p_holm``: the p-values of all these
-        tests adjusted together. `adjust` does it over several comparisons.
+        ``a``, ``b``, ``folds``, ``n``, ``patients``, the two accuracies and their ``difference`` (first minus second),
+        ``mcnemar`` and ``delong`` for each class with the patient as the unit, ``t_test`` (of the accuracy over folds),
+        and ``p_holm``: the p-values of all these tests adjusted together. `adjust` does it over several comparisons.
 
     Raises:
         DataError: the two are not of the same images in the same folds with the same labels, or hold an image twice.
@@ -198,6 +256,7 @@ def compare_tables(
             f"such as {apart[0]}; different splits cannot be compared"
         )
     right_a, right_b = (t["prediction"] == t["label"] for t in (one, other))
+    codes = cluster_codes(one.reset_index())
     by_fold = (right_a.astype(float) - right_b.astype(float)).groupby(one["fold"]).mean()
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
     found: dict[str, Any] = {
@@ -205,13 +264,14 @@ def compare_tables(
         "b": name_b,
         "folds": [int(fold) for fold in folds],
         "n": len(one),
+        "patients": len(np.unique(codes)),
         "accuracy_a": float(right_a.mean()),
         "accuracy_b": float(right_b.mean()),
         "difference": float(right_a.mean() - right_b.mean()),
-        "mcnemar": {"only_a": only_a, "only_b": only_b, "p": mcnemar_exact(only_a, only_b)},
+        "mcnemar": {"only_a": only_a, "only_b": only_b, "p": mcnemar_by_patient(right_a, right_b, codes)},
         "t_test": corrected_resampled_t(list(by_fold), test_share),
         "delong": {
-            label: delong(one[column], other[column], one["label"] == label)
+            label: delong(one[column], other[column], one["label"] == label, codes)
             for label, column in zip(CLASSES, PROBABILITIES, strict=True)
         },
     }

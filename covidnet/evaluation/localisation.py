@@ -284,7 +284,7 @@ class _Bootstrap:
 
     def __init__(self, images: pd.DataFrame, resamples: int, seed: int) -> None:
         self.images, self.resamples, self.seed = images, resamples, seed
-        self.drawn: dict[bytes, npt.NDArray[np.int32]] = {}
+        self.drawn: dict[bytes, tuple[npt.NDArray[np.int32], int]] = {}
 
     def __call__(self, values: npt.NDArray[np.float64]) -> dict[str, Any]:
         there = np.isfinite(values)
@@ -293,9 +293,10 @@ class _Bootstrap:
         if n:
             key = there.tobytes()
             if key not in self.drawn:
-                self.drawn[key] = cluster_weights(cluster_codes(self.images[there]), self.resamples, self.seed)
-            weights = self.drawn[key]
-            ends = percentile_interval(weights @ values[there] / weights.sum(axis=1))
+                codes = cluster_codes(self.images[there])
+                self.drawn[key] = cluster_weights(codes, self.resamples, self.seed), len(np.unique(codes))
+            weights, units = self.drawn[key]
+            ends = percentile_interval(weights @ values[there] / weights.sum(axis=1), units)
             found |= {"value": float(values[there].mean()), "ci": None if ends is None else list(ends)}
         return found
 

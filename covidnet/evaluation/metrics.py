@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.errors import DataError
-from covidnet.evaluation.intervals import f1_interval, wilson
+from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.evaluation.intervals import f1_interval, proportion_interval
 from covidnet.evaluation.predictions import PROBABILITIES, SPLITS, validate_predictions
 from covidnet.labels import CLASSES
 
@@ -45,20 +46,19 @@ def confusion(truth: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.
     return counts
 
 
-def class_metrics(counts: npt.NDArray[np.int64]) -> dict[str, dict[str, Any]]:
-    """Sensitivity, specificity and F1 of each class against the other two, with 95% intervals.
+def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+    """Sensitivity, specificity and F1 of each class against the other two.
 
     Args:
         counts: (3, 3) counts as `confusion` gives them.
 
     Returns:
-        For each class name: ``sensitivity``, ``specificity``, ``f1`` (fractions of 1), ``support`` (images of the
-        class), and ``sensitivity_ci``, ``specificity_ci``, ``f1_ci`` as [low, high]. Sensitivity is None for a class
-        without images, specificity where all images are of the class, and F1 where no image is of the class or called
-        it; their intervals are None with them. A class without images that is called nevertheless has F1 = 0.
+        For each class name ``sensitivity``, ``specificity``, ``f1`` (fractions of 1) and ``support`` (images of the
+        class). Sensitivity is None for a class without images, specificity where all images are of the class, and F1
+        where no image is of the class or called it. A class without images that is called nevertheless has F1 = 0.
 
     Example:
-        >>> covid = class_metrics(np.array([[50, 1, 1], [0, 48, 4], [0, 5, 47]]))["COVID-19"]
+        >>> covid = class_rates(np.array([[50, 1, 1], [0, 48, 4], [0, 5, 47]]))["COVID-19"]
         >>> f"{covid['sensitivity']:.3f} {covid['specificity']:.3f} {covid['f1']:.3f}"
         '0.962 1.000 0.980'
     """
@@ -74,10 +74,38 @@ def class_metrics(counts: npt.NDArray[np.int64]) -> dict[str, dict[str, Any]]:
             "specificity": _ratio(tn, tn + fp),
             "f1": _ratio(2 * tp, 2 * tp + fp + fn),
             "support": tp + fn,
-            "sensitivity_ci": _pair(wilson(tp, tp + fn)),
-            "specificity_ci": _pair(wilson(tn, tn + fp)),
-            "f1_ci": _pair(f1_interval(tp, fp, fn)),
         }
+    return found
+
+
+def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.ArrayLike) -> dict[str, dict[str, Any]]:
+    """The rates of each class with 95% intervals, the patient as the unit.
+
+    Args:
+        truth: the true class names, one per image.
+        predicted: the predicted class names, one per image.
+        patients: (n,) the patient of each image, such as `covidnet.evaluation.bootstrap.cluster_codes` gives.
+
+    Returns:
+        For each class name the numbers of `class_rates`, and ``sensitivity_ci``, ``specificity_ci``, ``f1_ci`` as
+        [low, high] (`proportion_interval`, `f1_interval`), None where the number is.
+
+    Raises:
+        DataError: lengths differ, or a name is no class.
+
+    Example:
+        >>> covid = class_metrics(["COVID-19"] * 52, ["COVID-19"] * 49 + ["Normal"] * 3, range(52))["COVID-19"]
+        >>> " ".join(f"{end:.3f}" for end in covid["sensitivity_ci"])
+        '0.844 0.980'
+    """
+    found = class_rates(confusion(truth, predicted))
+    is_it, called, of = np.asarray(truth, object), np.asarray(predicted, object), np.asarray(patients)
+    for name, rates in found.items():
+        real, said = is_it == name, called == name
+        rates["sensitivity_ci"] = _pair(proportion_interval(said[real], of[real]))
+        rates["specificity_ci"] = _pair(proportion_interval(~said[~real], of[~real]))
+        either = real | said
+        rates["f1_ci"] = _pair(f1_interval((real & said)[either], of[either]))
     return found
 
 
@@ -121,14 +149,14 @@ def film_losses(probabilities: npt.ArrayLike, truth: Sequence[str]) -> npt.NDArr
 def split_metrics(table: pd.DataFrame) -> dict[str, Any]:
     """All numbers of one split, in the form of metrics.json.
 
-    The intervals are Wilson's at 95% (see `covidnet.evaluation.intervals`); they take the images for independent.
+    The intervals are of 95% with the patient as the unit (see `covidnet.evaluation.intervals`).
 
     Args:
         table: a predictions table whose rows are all of one split; it is checked first. It may have no rows.
 
     Returns:
-        ``n``, ``accuracy``, ``accuracy_ci``, ``loss`` (mean cross-entropy), ``confusion`` (rows true, columns
-        predicted) and ``classes`` (see `class_metrics`), all plain Python values that `json.dumps` takes.
+        ``n``, ``patients``, ``accuracy``, ``accuracy_ci``, ``loss`` (mean cross-entropy), ``confusion`` (rows true,
+        columns predicted) and ``classes`` (see `class_metrics`), all plain Python values that `json.dumps` takes.
 
     Raises:
         DataError: the table is not valid, or mixes splits.
@@ -137,16 +165,17 @@ def split_metrics(table: pd.DataFrame) -> dict[str, Any]:
     splits = list(table["split"].unique())
     if len(splits) > 1:
         raise DataError(f"predictions: rows of {', '.join(splits)} together; give the rows of one split")
-    truth = list(table["label"])
-    counts = confusion(truth, list(table["prediction"]))
+    truth, called, patients = list(table["label"]), list(table["prediction"]), cluster_codes(table)
+    counts = confusion(truth, called)
     n, right = int(counts.sum()), int(np.trace(counts))
     return {
         "n": n,
+        "patients": len(np.unique(patients)),
         "accuracy": _ratio(right, n),
-        "accuracy_ci": _pair(wilson(right, n)),
+        "accuracy_ci": _pair(proportion_interval((table["label"] == table["prediction"]).to_numpy(bool), patients)),
         "loss": cross_entropy(table[list(PROBABILITIES)].to_numpy(dtype=np.float64), truth),
         "confusion": counts.tolist(),
-        "classes": class_metrics(counts),
+        "classes": class_metrics(truth, called, patients),
     }
 
 

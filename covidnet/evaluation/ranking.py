@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp, log, sqrt
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
-from covidnet.evaluation.bootstrap import area_estimate, cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.intervals import wilson
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.labels import CLASSES
 
@@ -90,6 +94,128 @@ def precision_recall_points(
     return hits[0, 1:] / hits[0, -1], hits[0, 1:] / called
 
 
+@dataclass(frozen=True)
+class AreaParts:
+    """Areas of several scores on the same images, and what each patient adds to their errors.
+
+    Attributes:
+        areas: (scores,) areas under the ROC curves, 0..1.
+        added: (scores, 2, patients) what each patient adds to the error of each area, by the patient's positive and by
+            the patient's negative images. The variance of any weighted sum of areas is the sum over patients of the
+            square of what they add to it.
+        units: patients with positive images, patients with negative images.
+        single: whether every patient has one image.
+    """
+
+    areas: npt.NDArray[np.float64]
+    added: npt.NDArray[np.float64]
+    units: tuple[int, int]
+    single: bool
+
+    def error(self, weights: npt.ArrayLike) -> tuple[float, float]:
+        """Standard error of a weighted sum of the areas, and its degrees of freedom.
+
+        Args:
+            weights: (scores,) such as (1, -1) for a difference.
+
+        Returns:
+            The error, at least 0; Welch's degrees of freedom, infinite where every patient has one image.
+        """
+        added = np.tensordot(np.asarray(weights, np.float64), self.added, 1)
+        sides = (added**2).sum(axis=1)
+        variance = float((added.sum(axis=0) ** 2).sum())
+        if self.single or not sides.any():
+            return sqrt(variance), np.inf
+        return sqrt(variance), float(sides.sum() ** 2 / (sides**2 / (np.array(self.units) - 1)).sum())
+
+
+def area_parts(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike) -> AreaParts | None:
+    """Areas under ROC curves with what their errors are made of, the patient as the unit.
+
+    Args:
+        scores: (scores, n) of one or several methods on the same images; the higher, the likelier positive.
+        positive: (n,) bool.
+        patients: (n,) the patient of each image.
+
+    Returns:
+        The parts; None with fewer than two patients on a side.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988, https://doi.org/10.2307/2531595; the algorithm by midranks: Sun and
+    Xu 2014, https://doi.org/10.1109/LSP.2014.2337313; several images of a patient: Obuchowski 1997,
+    https://doi.org/10.2307/2533958 (the small-sample factor of patients with images on both sides is ours)
+    """
+    values, truth = np.asarray(scores, np.float64), np.asarray(positive, bool)
+    of = np.unique(np.asarray(patients), return_inverse=True)[1]
+    m, n, k = int(truth.sum()), int((~truth).sum()), int(of.max(initial=-1)) + 1
+    units = (len(np.unique(of[truth])), len(np.unique(of[~truth])))
+    if min(units) < 2:
+        return None
+    ranks, above, below = (stats.rankdata(part, axis=1) for part in (values, values[:, truth], values[:, ~truth]))
+    # For each positive the share of negatives that it beats, and for each negative the share of positives above it.
+    of_positive = (ranks[:, truth] - above) / n
+    of_negative = 1.0 - (ranks[:, ~truth] - below) / m
+    areas = of_positive.mean(axis=1)
+    added = np.zeros((len(values), 2, k))
+    for side, (rows, placed, count) in enumerate(((truth, of_positive, m), (~truth, of_negative, n))):
+        factor = sqrt(units[side] / (units[side] - 1)) / count
+        for at, area in enumerate(areas):
+            added[at, side] = factor * np.bincount(of[rows], placed[at] - area, minlength=k)
+    return AreaParts(areas, added, units, k == len(of))
+
+
+def area_interval(area: float, error: float, freedom: float) -> tuple[float, float] | None:
+    """The 95% interval of an area, or of a mean of areas: of Student's t on the logit scale, so that it stays in 0..1.
+
+    Args:
+        area: 0..1.
+        error: its standard error.
+        freedom: degrees of freedom, may be infinite.
+
+    Returns:
+        Its ends; None for an area of 0 or 1, or without an error, of which it has no logit.
+
+    Source: Pepe 2003, The statistical evaluation of medical tests for classification and prediction, section 5.2.4;
+    Qin and Hotilovac 2008, https://doi.org/10.1177/0962280207087173
+    """
+    if not 0.0 < area < 1.0 or error < 1e-9:
+        return None
+    half = float(stats.t.ppf(0.975, freedom)) * error / (area * (1.0 - area))
+    middle = log(area / (1.0 - area))
+    low, high = (1.0 / (1.0 + exp(-min(max(end, -700.0), 700.0))) for end in (middle - half, middle + half))
+    return low, high
+
+
+def area_estimate(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike) -> dict[str, Any]:
+    """An area under a ROC curve with its 95% interval, the patient as the unit.
+
+    The interval is `area_interval` with DeLong's variance. Where there is none, as with perfect separation, it is
+    Wilson's on as many trials as there are patients with positive or with negative images, whichever are fewer: that
+    many pairs share no patient, and the area is the share of pairs in the right order. Where that is no whole number of
+    pairs the lower end is that of the next lower one, the upper that of the next higher one: wide rather than narrow.
+
+    Args:
+        scores: (n,) the higher, the likelier positive.
+        positive: (n,) bool.
+        patients: (n,) the patient of each image.
+
+    Returns:
+        ``value``, ``ci`` and ``method`` (``delong`` or ``wilson``), each None where there is none.
+    """
+    truth, of = np.asarray(positive, bool), np.asarray(patients)
+    value = float(roc_auc(scores, truth))
+    if not np.isfinite(value):
+        return {"value": None, "ci": None, "method": None}
+    parts = area_parts(np.asarray(scores)[None], truth, of)
+    found = None if parts is None else area_interval(value, *parts.error([1.0]))
+    if found is not None:
+        return {"value": value, "ci": list(found), "method": "delong"}
+    pairs = min(len(np.unique(of[truth])), len(np.unique(of[~truth])))
+    # Rounded outwards: an area just below 1 is not taken for 1, and the interval holds its own area.
+    lower = wilson(int(np.floor(value * pairs + 1e-9)), pairs)
+    upper = wilson(int(np.ceil(value * pairs - 1e-9)), pairs)
+    return {"value": value, "ci": None if lower is None or upper is None else [lower[0], upper[1]], "method": "wilson"}
+
+
 def average_precision(
     scores: npt.ArrayLike, positive: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.float64]:
@@ -133,7 +259,7 @@ def class_curves(
     Args:
         table: a predictions table.
         weights: (B, n) how often each row was drawn in each resample, see `cluster_weights`.
-        areas: the area of each class with its interval, where it is known already; computed from `weights` if None.
+        areas: the area of each class with its interval, where it is known already; computed here if None.
 
     Returns:
         For each class ``roc`` (fpr, tpr, low, high, auc) and ``pr`` (recall, precision, low, high, average_precision,
@@ -141,6 +267,7 @@ def class_curves(
         percentiles, so that a whole curve lies in its band less often than 95 times of 100.
     """
     found: dict[str, Any] = {}
+    codes = cluster_codes(table)
     for label, column in zip(CLASSES, PROBABILITIES, strict=True):
         positive = (table["label"] == label).to_numpy(bool)
         if not positive.any() or positive.all():
@@ -154,24 +281,16 @@ def class_curves(
         roc = np.array([_upper(m / m[-1], h / h[-1]) for h, m in zip(hits, misses, strict=True)])
         recalls = np.array([_precisions(h, m) for h, m in zip(hits, misses, strict=True)])
         means = average_precision(scores, positive, everything)
-        ap = percentile_interval(means[1:])
+        ap = percentile_interval(means[1:], len(np.unique(codes[positive])))
         found[label] = {
             "roc": {"fpr": GRID.tolist(), "tpr": roc[0].tolist(), **_band(roc[1:]),
-                    "auc": areas[label] if areas else _area(scores, positive, everything)},
+                    "auc": areas[label] if areas else area_estimate(scores, positive, codes)},
             "pr": {"recall": GRID.tolist(), "precision": recalls[0].tolist(), **_band(recalls[1:]),
                    "average_precision": {"value": float(means[0]), "ci": None if ap is None else list(ap),
                                          "method": None if ap is None else "bootstrap"},
                    "prevalence": float(positive.mean())},
         }  # fmt: skip
     return found
-
-
-def _area(
-    scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_], weights: npt.NDArray[Any]
-) -> dict[str, Any]:
-    """The area with its interval; the first row of `weights` is the table itself."""
-    found = roc_auc(scores, positive, weights)
-    return area_estimate(float(found[0]), found[1:], positive)
 
 
 def _steps(

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from covidnet.errors import DataError, SettingError
-from covidnet.evaluation.bootstrap import cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 
 PAIRS = "pairs"
 """The stage that is none: the trained maps of two films, which is how alike maps are that explain different things."""
@@ -32,7 +32,12 @@ _C1, _C2 = 0.01**2, 0.03**2  # Wang et al.'s constants for values in 0..1
 Maps = npt.NDArray[np.floating[Any]]
 
 
-def sanity_table(trained: Maps, randomised: Mapping[str, Maps], image_id: Sequence[str]) -> pd.DataFrame:
+def sanity_table(
+    trained: Maps,
+    randomised: Mapping[str, Maps],
+    image_id: Sequence[str],
+    patient_id: Sequence[str | float | None] | None = None,
+) -> pd.DataFrame:
     """How like a network's maps are to its maps after its weights were re-initialised, from the head down.
 
     The stage ``pairs`` is what to compare with: for each film the mean similarity of its trained map with the trained
@@ -48,10 +53,11 @@ def sanity_table(trained: Maps, randomised: Mapping[str, Maps], image_id: Sequen
         randomised: for each stage the maps of the same films, (N, H, W), with all weights down to that stage drawn
             anew; from the head to the first layer. Several draws of one stage are (draws, N, H, W).
         image_id: for each film its id.
+        patient_id: for each film its patient, None or NaN where unknown; None if all are unknown.
 
     Returns:
-        For each stage (and each of its draws), and for ``pairs``, a row per film: image_id, stage, ssim (-1..1, 1 for
-        equal maps), rank (-1..1, 1 for the same order of pixels).
+        For each stage (and each of its draws), and for ``pairs``, a row per film: image_id, patient_id, stage, ssim
+        (-1..1, 1 for equal maps), rank (-1..1, 1 for the same order of pixels).
 
     Raises:
         DataError: shapes or lengths differ, or maps are smaller than the window.
@@ -80,7 +86,9 @@ def sanity_table(trained: Maps, randomised: Mapping[str, Maps], image_id: Sequen
             lost = np.isfinite(ranks).all(axis=1) & (drawn.min(axis=(1, 2)) == drawn.max(axis=(1, 2)))
             parts.append(_rows(ids, stage, np.where(lost, 0.0, ssim), np.where(lost, 0.0, rank)))
     parts.append(_rows(ids, PAIRS, *_pairs(windowed, ranks, ids)))
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(1, "patient_id", list([None] * len(ids) if patient_id is None else patient_id) * len(parts))
+    return table
 
 
 def sanity_summary(
@@ -89,10 +97,11 @@ def sanity_summary(
     """Whether maps change as the weights are re-initialised, down to the first layer.
 
     A film that is in the table several times, as with several draws of a stage or in the joined tables of several
-    models, is averaged first. Intervals are 95% bootstrap intervals over films.
+    models, is averaged first. Intervals are 95% bootstrap intervals over patients.
 
     Args:
-        table: as `sanity_table` makes it, or several of them joined.
+        table: as `sanity_table` makes it, or several of them joined; without the column patient_id every film is of
+            another patient.
         stages: from the head to the first layer; None for the order of the table.
         resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -122,7 +131,10 @@ def sanity_summary(
         stage: {m: means.loc[stage][m].reindex(films).to_numpy(np.float64) for m in MEASURES}
         for stage in [*order, PAIRS]
     }
-    weights = cluster_weights(np.arange(len(films)), resamples, seed)
+    of = table.assign(patient_id=table.get("patient_id")).drop_duplicates("image_id")
+    codes = cluster_codes(of)
+    units = len(np.unique(codes))
+    weights = cluster_weights(codes, resamples, seed)
     once = np.ones((1, len(films)), np.int32)
 
     def mean(drawn: npt.NDArray[np.int32], stage: str, measure: str) -> npt.NDArray[np.float64]:
@@ -145,11 +157,13 @@ def sanity_summary(
 
     def of_stage(stage: str) -> dict[str, Any]:
         return {
-            m: _estimate(mean(once, stage, m)[0], mean(weights, stage, m), count(stage, measure=m)) for m in MEASURES
+            m: _estimate(mean(once, stage, m)[0], mean(weights, stage, m), count(stage, measure=m), units)
+            for m in MEASURES
         }
 
     kept = {
-        m: _estimate(retained(once, m)[0], retained(weights, m), count(order[-1], PAIRS, measure=m)) for m in MEASURES
+        m: _estimate(retained(once, m)[0], retained(weights, m), count(order[-1], PAIRS, measure=m), units)
+        for m in MEASURES
     }
     verdict = _verdict(list(kept.values()))
     return {
@@ -162,9 +176,9 @@ def sanity_summary(
     }
 
 
-def _estimate(value: float, resampled: npt.NDArray[np.float64], n: int) -> dict[str, Any]:
+def _estimate(value: float, resampled: npt.NDArray[np.float64], n: int, units: int) -> dict[str, Any]:
     there = bool(np.isfinite(value))
-    ends = percentile_interval(resampled) if there else None
+    ends = percentile_interval(resampled, units) if there else None
     return {
         "value": float(value) if there else None,
         "ci": None if ends is None else list(ends),

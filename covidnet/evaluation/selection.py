@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.intervals import design_effect
 from covidnet.labels import CLASSES
 
 RULES = ("inner", "paper")
@@ -176,19 +177,21 @@ def selection_report(right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], 
         seed: of the simulation and the resampling.
 
     Returns:
-        ``n``, ``models``; ``simulated``: independent models of the mean accuracy; ``chance``: the same for models that
-        guess; ``data``: the best, the mean, their difference, and `split_half_optimism`.
+        ``n``, ``models``; ``simulated``: independent models of the mean accuracy on the effective number of images
+        (its ``n``: the images over the models' mean `design_effect`); ``chance``: the same for models that guess;
+        ``data``: the best, the mean, their difference, and `split_half_optimism`.
     """
     models, n = right.shape
     if not n:
         raise DataError("selection: the models share no unseen image")
     accuracies = right.mean(axis=1)
     mean, best = float(accuracies.mean()), float(accuracies.max())
+    effective = max(1, round(n / float(np.mean([design_effect(row, codes) for row in right]))))
     return {
         "n": n,
         "models": models,
-        "simulated": _simulated(mean, n, models, seed),
-        "chance": _simulated(1.0 / len(CLASSES), n, models, seed),
+        "simulated": _simulated(mean, effective, models, seed),
+        "chance": _simulated(1.0 / len(CLASSES), effective, models, seed),
         "data": {
             "best": best,
             "mean": mean,
@@ -204,6 +207,7 @@ def _simulated(accuracy: float, n: int, models: int, seed: int) -> dict[str, Any
     low, high = np.percentile(simulated_best(accuracy, n, models, seed=seed), [2.5, 97.5])
     return {
         "accuracy": accuracy,
+        "n": n,
         "expected_best": exact,
         "range": [float(low), float(high)],
         "optimism": exact - accuracy,

@@ -127,7 +127,7 @@ def selection_figure(summary: Summary) -> Figure | None:
     figure = new_figure(WIDTH, 2.7)
     selection_axes(
         accuracies,
-        selection.get("n") or 0,
+        at(selection, "simulated", "n") or selection.get("n") or 0,
         selection.get("simulated") or {},
         chosen[0] if chosen and selection.get("fold") is not None else None,
         figure.add_subplot(),

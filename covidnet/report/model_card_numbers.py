@@ -44,8 +44,7 @@ def numbers(summary: Summary) -> Table:
     resamples = at(summary, "bootstrap", "resamples")
     drawn = f"{resamples:,} resamples" if resamples is not None else f"resamples: {UNKNOWN}"
     notes = [
-        "In brackets: 95% intervals. Sensitivity and specificity: Wilson, which takes films for independent. Accuracy, "
-        f"F1 and AUC: bootstrap over patients ({drawn}"
+        f"In brackets: 95% intervals with the patient as the unit (means over the classes: bootstrap, {drawn}"
         + ("; so few make it rough" if resamples is not None and resamples < _ROUGH else "")
         + "). They cover other patients of the same kind, not another hospital or another training."
     ]

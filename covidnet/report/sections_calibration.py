@@ -50,7 +50,7 @@ def calibration(summary: Summary) -> Section:
         both = any(at(told, key + _AFTER, "bins") for _, key in parts(summary))
         blocks.append(
             Figure(
-                "Reliability: how often predictions of a given confidence are right, with 95% intervals (Wilson), over "
+                "Reliability: how often predictions of a given confidence are right, with 95% intervals over "
                 f"the number of films in each bin{' before the temperature' if both else ''}. On the dotted line "
                 "confidence is accuracy; above it the models are too modest, below it too sure."
                 + (" Filled: as predicted. Hollow: after the temperature." if both else ""),

@@ -242,7 +242,7 @@ def calibration(summary: Summary) -> Section | None:
     )
     caption = (
         "Reliability on the external films: how often predictions of a given confidence are right, with 95% intervals "
-        "(Wilson), over the number of films in each bin. On the dotted line confidence is accuracy; above it the model "
+        "over the number of films in each bin. On the dotted line confidence is accuracy; above it the model "
         "is too modest, below it too sure." + (" Filled: before the temperature. Hollow: after it." if before else "")
     )
     return Section(
@@ -272,10 +272,11 @@ def intervals() -> Section:
         [
             Bullets(
                 [
-                    "All intervals are of 95%. Sensitivity and specificity: Wilson's score interval (DOI "
-                    "10.1080/01621459.1927.10502953), which takes films for independent. Accuracy, F1, AUC and means "
-                    "over the classes: percentile bootstrap that draws patients, with all of their films, with "
-                    "replacement.",
+                    "All intervals are 95% intervals with the patient as the unit. Accuracy, sensitivity, specificity "
+                    "and F1: Wilson's score interval (DOI 10.1080/01621459.1927.10502953) on the effective number of "
+                    "images (DOI 10.1093/jssam/smv024). AUC: DeLong's variance, clustered by patient (DOI "
+                    "10.2307/2533958). Means over the classes: a bootstrap that draws patients, with all of their "
+                    "images.",
                     "Where a class has fewer than 10 films, or films of fewer than 5 patients, it gets no interval, "
                     "and where it is absent no number.",
                     "They say how the numbers would vary with other patients of the same kind, for this model. They do "

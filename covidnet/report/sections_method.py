@@ -186,21 +186,25 @@ def intervals() -> Section:
         [
             Bullets(
                 [
-                    "All intervals are of 95%.",
-                    "Sensitivity, specificity and the accuracy of one class against the rest: Wilson's score "
-                    "interval of a proportion (DOI 10.1080/01621459.1927.10502953). It takes films for independent, "
-                    "and is too narrow where many films are of the same patients.",
-                    "Accuracy over all classes, F1, AUC and the means over classes: percentile bootstrap that draws "
-                    "patients, with all of their films, with replacement. Where every resample gives the same value "
-                    "it says nothing, and an interval from the counts stands in for it (Wilson's; for F1 Wilson's on "
-                    "TP/(TP+FP+FN), of which F1 is a function). The column `method` of the CSV files says which it is.",
+                    "All intervals are 95% intervals with the patient as the unit: several images of one patient "
+                    "count for less than as many patients. With few patients they are wide rather than narrow.",
+                    "Accuracy, sensitivity, specificity and F1: Wilson's score interval (DOI "
+                    "10.1080/01621459.1927.10502953) on the effective number of images, which is the number of images "
+                    "over the design effect, with Student's t (Korn and Graubard 1998; DOI 10.1093/jssam/smv024). "
+                    "F1 is a function of the proportion TP/(TP+FP+FN). With as many images of each class the mean "
+                    "sensitivity is the accuracy, and the mean specificity a function of it.",
+                    "AUC: DeLong's variance, clustered by patient (DOI 10.2307/2533958), on the logit scale; for "
+                    "perfect separation Wilson's. Other means over the classes: a bootstrap that draws patients, "
+                    "with all of their images, with replacement, and widens the percentiles for few patients (DOI "
+                    "10.1080/00031305.2015.1089789). The column `method` of the CSV files says which it is.",
                     "The intervals are of the films: they say how the numbers would vary with other patients of the "
                     "same kind, for these trained models. They do not cover another training, another hospital, or "
                     "faults of the protocol.",
-                    "McNemar: of the films that one sweep alone has right. Corrected t: of the differences over "
+                    "McNemar: of the films that one sweep alone has right, as an exact permutation test that swaps all "
+                    "answers on a patient together. Corrected t: of the differences over "
                     "folds, with the variance enlarged because the folds share training films (Nadeau and Bengio, "
                     "DOI 10.1023/A:1024068626366). DeLong: of the areas under two ROC curves of the same films (DOI "
-                    "10.2307/2531595). Adjusted p: Holm.",
+                    "10.2307/2531595), clustered by patient (DOI 10.2307/2533958). Adjusted p: Holm.",
                     "The CSV files give fractions of 1; this report gives percent, and AUC as a fraction.",
                 ]
             )

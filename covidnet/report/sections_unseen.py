@@ -123,7 +123,8 @@ def _selection_words(chosen: Mapping[str, Any]) -> list[str]:
     )
     numbers = (
         f"How much too much? Draw {models} models that are each right in {told(simulated.get('accuracy'))} of cases, "
-        f"let each predict {films}, and take the best: it scores {told(simulated.get('expected_best'))} on average, "
+        f"let each predict {_as_many(chosen, films)}, and take the best: it scores "
+        f"{told(simulated.get('expected_best'))} on average, "
         f"{points(simulated.get('optimism'))} more than any of them is worth{_usual(simulated)}. In this sweep the "
         f"best scores {told(data.get('best'))} and the mean is {told(data.get('mean'))}: "
         f"{points(data.get('apparent_optimism'))} apart."
@@ -156,6 +157,14 @@ def _selection_words(chosen: Mapping[str, Any]) -> list[str]:
         "unseen fold."
     )
     return [luck, numbers, meaning]
+
+
+def _as_many(chosen: Mapping[str, Any], films: str) -> str:
+    """The films of the simulation: fewer than there are where patients have several."""
+    effective = at(chosen, "simulated", "n")
+    if effective is None or effective == chosen.get("n"):
+        return films
+    return f"{count(effective, 'film')} (as many independent ones as these {films} count for)"
 
 
 def _usual(simulated: Mapping[str, Any]) -> str:

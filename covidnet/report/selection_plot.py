@@ -29,7 +29,7 @@ def selection_axes(
 
     Args:
         accuracies: of the models on the unseen fold.
-        n: films of that fold.
+        n: images of that fold; where patients have several, as many as they count for.
         simulated: ``accuracy`` (the true one of each model) and ``expected_best``.
         selected: accuracy of the selected model on the unseen fold.
         ax: where to draw; a new figure if None.

@@ -13,6 +13,9 @@ from rich.text import Text
 
 from covidnet.labels import CLASSES
 
+BRACKETS = "In brackets: 95% intervals, with the patient as the unit."
+"""What is said below every table of scores in a terminal."""
+
 UNDEFINED = "\N{EN DASH}"
 """What stands for a value that does not exist, such as the sensitivity of a class without images."""
 
@@ -64,8 +67,8 @@ def metrics_table(
 
     Example:
         >>> from covidnet.evaluation.metrics import class_metrics
-        >>> import numpy as np
-        >>> classes = class_metrics(np.diag([52, 52, 52]))
+        >>> truth = ["COVID-19", "Normal", "Pneumonia"] * 52
+        >>> classes = class_metrics(truth, truth, range(156))
         >>> table = metrics_table({"n": 156, "accuracy": 1.0, "accuracy_ci": [0.976, 1.0], "classes": classes})
         >>> table.row_count
         4
@@ -145,7 +148,7 @@ def print_run_summary(
             out.print(metrics_table(numbers, title, undefined=undefined))
         _line(out, "")
     if any(numbers and numbers["n"] for numbers in shown.values()):
-        _line(out, "In brackets: 95% intervals (Wilson), as if every film were of another patient.")
+        _line(out, BRACKETS)
     for note in notes:
         _line(out, note)
     _line(out, "")

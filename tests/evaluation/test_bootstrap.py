@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from scipy import stats
 
 from covidnet.errors import SettingError
-from covidnet.evaluation.bootstrap import area_estimate, cluster_codes, cluster_weights, percentile_interval
-from covidnet.evaluation.intervals import wilson
+from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 from tests.evaluation.tables import random_table
 
 
@@ -49,15 +49,25 @@ def test_with_one_film_each_it_is_the_plain_bootstrap() -> None:
 
 def test_the_interval_is_the_middle_of_the_distribution() -> None:
     values = np.random.default_rng(0).normal(size=4001)
-    assert percentile_interval(values) == pytest.approx(np.quantile(values, [0.025, 0.975]))
-    assert percentile_interval(values, 0.5) == pytest.approx(np.quantile(values, [0.25, 0.75]))
+    many = 10**9
+    assert percentile_interval(values, many) == pytest.approx(np.quantile(values, [0.025, 0.975]))
+    assert percentile_interval(values, many, 0.5) == pytest.approx(np.quantile(values, [0.25, 0.75]))
+
+
+def test_of_few_patients_it_is_as_wide_as_the_t_interval_of_a_normal_mean() -> None:
+    """The bootstrap of a mean varies by the standard error times sqrt((n - 1) / n)."""
+    sample = np.random.default_rng(0).normal(size=8)
+    drawn = sample.mean() + sample.std() / np.sqrt(8) * np.random.default_rng(1).normal(size=400_000)
+    expected = stats.t.interval(0.95, 7, sample.mean(), stats.sem(sample))
+    assert percentile_interval(drawn, 8) == pytest.approx(expected, abs=0.02)
 
 
 def test_it_degenerates_without_spread_or_with_gaps() -> None:
-    assert percentile_interval(np.ones(100)) is None
-    assert percentile_interval(np.full(100, np.nan)) is None
-    assert percentile_interval([np.nan] * 20 + list(range(80))) is None
-    assert percentile_interval([np.nan] * 5 + list(range(95))) is not None
+    assert percentile_interval(np.ones(100), 50) is None
+    assert percentile_interval(np.full(100, np.nan), 50) is None
+    assert percentile_interval([np.nan] * 20 + list(range(80)), 50) is None
+    assert percentile_interval([np.nan] * 5 + list(range(95)), 50) is not None
+    assert percentile_interval(range(100), 1) is None
 
 
 def test_it_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -65,29 +75,10 @@ def test_it_covers_the_truth_about_as_often_as_it_says() -> None:
     for seed in range(200):
         right = np.repeat(np.random.default_rng(seed).random(100) < 0.8, 2)
         weights = cluster_weights(np.arange(200) // 2, 400, seed=seed)
-        low, high = percentile_interval(weights @ right / weights.sum(1)) or (0.0, 1.0)
+        low, high = percentile_interval(weights @ right / weights.sum(1), 100) or (0.0, 1.0)
         covered += low <= 0.8 <= high
-    # 95% of 200 is 190, with a standard deviation of 3; the percentile interval is known to be a little short.
-    assert 178 <= covered <= 198
-
-
-def test_perfect_separation_falls_back_to_wilson_on_disjoint_pairs() -> None:
-    positive = np.array([True] * 10 + [False] * 30)
-    found = area_estimate(1.0, np.ones(100), positive)
-    assert found == {"value": 1.0, "ci": list(wilson(10, 10) or ()), "method": "wilson"}
-    assert area_estimate(float("nan"), np.ones(100), positive) == {"value": None, "ci": None, "method": None}
-
-
-@pytest.mark.parametrize("value", [0.01, 0.36, 0.5, 0.95, 0.992])
-@pytest.mark.parametrize("pairs", [1, 2, 14, 52])
-def test_the_fallback_holds_its_own_area(value: float, pairs: int) -> None:
-    """One patient alone has no bootstrap, and an area need be no whole number of pairs."""
-    positive = np.arange(pairs * 3) < pairs
-    found = area_estimate(value, np.full(100, value), positive)
-    assert found["method"] == "wilson"
-    low, high = found["ci"]
-    assert low < value < high
-    assert low == (wilson(int(value * pairs), pairs) or ())[0]
+    # 95% of 200 is 190, with a standard deviation of 3.
+    assert 180 <= covered <= 198
 
 
 def test_no_resample_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from covidnet.evaluation.comparison import (
     corrected_resampled_t,
     delong,
     holm,
+    mcnemar_by_patient,
     mcnemar_exact,
 )
 from covidnet.labels import CLASSES
@@ -31,6 +34,52 @@ def test_mcnemar_is_that_of_statsmodels(only_a: int, only_b: int) -> None:
 def test_a_negative_count_is_refused() -> None:
     with pytest.raises(SettingError, match="counts of at least 0"):
         mcnemar_exact(-1, 2)
+
+
+def test_by_patient_it_is_every_exchange_of_the_patients_answers() -> None:
+    """Against all 2^12 ways to swap the two methods' answers, patient by patient."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        patients = rng.integers(0, 12, 40)
+        a, b = rng.random(40) < 0.85, rng.random(40) < 0.6
+        lead = np.bincount(patients, a.astype(int) - b, minlength=12)
+        sums = np.array(list(itertools.product((-1, 1), repeat=12))) @ lead
+        expected = (np.abs(sums) >= abs(lead.sum())).mean()
+        assert mcnemar_by_patient(a, b, patients) == pytest.approx(expected)
+        assert mcnemar_by_patient(b, a, patients) == pytest.approx(expected)
+
+
+def test_by_patient_of_one_image_each_it_is_mcnemars() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random(200) < 0.9, rng.random(200) < 0.8
+    expected = mcnemar(pd.crosstab(a, b), exact=True).pvalue
+    assert mcnemar_by_patient(a, b, rng.permutation(200)) == pytest.approx(expected)
+    assert mcnemar_by_patient([], [], []) == 1.0
+    with pytest.raises(DataError, match="one for each"):
+        mcnemar_by_patient([True], [True], [0, 1])
+
+
+def test_by_patient_copies_of_every_image_change_nothing() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.random(80) < 0.9, rng.random(80) < 0.7
+    once = mcnemar_by_patient(a, b, np.arange(80))
+    assert mcnemar_by_patient(np.repeat(a, 5), np.repeat(b, 5), np.repeat(np.arange(80), 5)) == pytest.approx(once)
+    scores, positive = rng.normal(size=(2, 80)), np.arange(80) < 30
+    plain = delong(*scores, positive)
+    again = delong(*np.repeat(scores, 5, axis=1), np.repeat(positive, 5), np.repeat(np.arange(80), 5))
+    assert again["z"] == pytest.approx(plain["z"])
+    # With clusters the reference is Student's t.
+    assert plain["p"] < again["p"] < plain["p"] + 0.02
+
+
+def test_many_thousand_patients_are_no_trouble() -> None:
+    rng = np.random.default_rng(2)
+    patients = np.repeat(np.arange(20_000), 3)
+    a, b = rng.random((2, 60_000)) < 0.9
+    lead = np.bincount(patients, a.astype(float) - b)
+    # Yang, Sun and Hardin's chi-squared, which so many patients follow.
+    expected = stats.chi2.sf(lead.sum() ** 2 / (lead**2).sum(), 1)
+    assert mcnemar_by_patient(a, b, patients) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -114,7 +163,7 @@ def pooled(seed: int, skill: float = 1.0) -> pd.DataFrame:
     parts = []
     for fold in range(10):
         part = random_table(18, [seed, fold], skill=skill, fold=fold)  # type: ignore[arg-type]
-        parts.append(part.assign(image_id=f"{fold}-" + part["image_id"]))
+        parts.append(part.assign(image_id=f"{fold}-" + part["image_id"], patient_id=f"{fold}-" + part["patient_id"]))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -1,11 +1,13 @@
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.errors import SettingError
-from covidnet.evaluation.intervals import f1_interval, wilson
+from covidnet.errors import DataError, SettingError
+from covidnet.evaluation.intervals import design_effect, f1_interval, proportion_interval, wilson
 
 ACCURATE = np.array([[0.32, 0.005, 0.0083], [0.005, 0.31, 0.0183], [0.0083, 0.0183, 0.3067]])
 ROUGH = np.array([[0.05, 0.03, 0.02], [0.10, 0.40, 0.05], [0.05, 0.10, 0.20]])
@@ -41,7 +43,8 @@ def test_wilson_gives_the_interval_that_the_paper_s_accuracy_has() -> None:
 
 def test_no_trials_have_no_interval() -> None:
     assert wilson(0, 0) is None
-    assert f1_interval(0, 0, 0) is None
+    assert f1_interval([], []) is None
+    assert proportion_interval([], []) is None
 
 
 def test_counts_of_numpy_are_taken_and_give_plain_floats() -> None:
@@ -59,8 +62,7 @@ def test_counts_of_numpy_are_taken_and_give_plain_floats() -> None:
         (lambda: wilson(0, -1), "n=-1"),
         (lambda: wilson(1, 5, 1.0), "confidence=1.0"),
         (lambda: wilson(1, 5, 95), "confidence=95"),
-        (lambda: f1_interval(3, -1, 2), "fp=-1"),
-        (lambda: f1_interval(3, 1, -2), "fn=-2"),
+        (lambda: proportion_interval([True], [0], 2.0), "confidence=2.0"),
     ],
 )
 def test_counts_that_cannot_be_are_refused_by_name(call: Callable[[], object], named: str) -> None:
@@ -73,19 +75,23 @@ def test_a_fraction_is_no_count() -> None:
         wilson(0.5, 5)  # type: ignore[arg-type]
 
 
+def of_counts(tp: int, fp: int, fn: int) -> tuple[float, float] | None:
+    return f1_interval([True] * tp + [False] * (fp + fn), range(tp + fp + fn))
+
+
 def test_f1_interval_is_the_jaccard_proportion_s_interval_mapped_to_f1() -> None:
     rng = np.random.default_rng(1)
     for tp, fp, fn in rng.integers(0, 200, size=(300, 3)).tolist():
         low, high = proportion_confint(tp, tp + fp + fn, method="wilson")
-        ends = f1_interval(tp, fp, fn)
+        ends = of_counts(tp, fp, fn)
         assert ends == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)), abs=1e-12)
         assert ends is not None
         assert ends[0] <= 2 * tp / (2 * tp + fp + fn) <= ends[1]
 
 
 def test_f1_interval_ends_are_exact_at_no_and_at_full_agreement() -> None:
-    assert (f1_interval(0, 3, 4) or (1.0, 1.0))[0] == 0.0
-    assert (f1_interval(52, 0, 0) or (0.0, 0.0))[1] == 1.0
+    assert (of_counts(0, 3, 4) or (1.0, 1.0))[0] == 0.0
+    assert (of_counts(52, 0, 0) or (0.0, 0.0))[1] == 1.0
 
 
 def _f1(tp: float, fp: float, fn: float) -> float:
@@ -108,6 +114,57 @@ def test_f1_interval_covers_the_true_f1_of_simulated_tables(rates: np.ndarray, d
     truth = _f1(rates[at, at], rates[:, at].sum() - rates[at, at], rates[at].sum() - rates[at, at])
     tp = tables[:, at, at]
     fp, fn = tables[:, :, at].sum(axis=1) - tp, tables[:, at].sum(axis=1) - tp
-    ends = [f1_interval(*counts) for counts in zip(tp.tolist(), fp.tolist(), fn.tolist(), strict=True)]
+    ends = [of_counts(*counts) for counts in zip(tp.tolist(), fp.tolist(), fn.tolist(), strict=True)]
     covered = np.mean([end is not None and end[0] <= truth <= end[1] for end in ends])
     assert 0.92 <= covered <= 0.99
+
+
+def test_of_one_image_per_patient_it_is_wilsons() -> None:
+    rng = np.random.default_rng(0)
+    for n in (1, 7, 52, 400):
+        hits = rng.random(n) < 0.8
+        assert proportion_interval(hits, rng.permutation(n)) == wilson(int(hits.sum()), n)
+
+
+def test_the_same_image_many_times_is_no_more_than_one_per_patient() -> None:
+    """With every patient's images alike the design effect is the images per patient; what is left is t for z."""
+    hits = np.random.default_rng(1).random(60) < 0.8
+    assert design_effect(np.repeat(hits, 4), np.repeat(np.arange(60), 4)) == pytest.approx(4.0)
+    n = 60 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 59)) ** 2
+    expected = proportion_confint(hits.mean() * n, n, method="wilson")
+    assert proportion_interval(np.repeat(hits, 4), np.repeat(np.arange(60), 4)) == pytest.approx(expected)
+
+
+def test_the_design_effect_is_that_of_an_analysis_of_variance() -> None:
+    """Against the definition of a one-way ANOVA, on many patients, of whom the two pseudo-patients are a small part."""
+    rng = np.random.default_rng(2)
+    patients = np.repeat(np.arange(3000), 3)
+    hits = rng.random(9000) < rng.beta(1.6, 0.4, 3000)[patients]
+    table = pd.DataFrame({"hit": hits.astype(float), "patient": patients})
+    means = table.groupby("patient")["hit"].transform("mean")
+    between = ((means - table["hit"].mean()) ** 2).sum() / 2999
+    within = ((table["hit"] - means) ** 2).sum() / 6000
+    correlation = (between - within) / (between + 2 * within)
+    assert design_effect(hits, patients) == pytest.approx(1 + 2 * correlation, rel=0.01)
+    # The spread of the patients was drawn with a correlation of 1 / (1.6 + 0.4 + 1).
+    assert design_effect(hits, patients) == pytest.approx(1 + 2 / 3, rel=0.05)
+
+
+def test_unrelated_images_of_a_patient_are_nearly_as_good_as_patients() -> None:
+    hits = np.random.default_rng(3).random(1200) < 0.8
+    assert design_effect(hits, np.repeat(np.arange(400), 3)) < 1.1
+
+
+def test_few_patients_all_right_have_a_wide_interval() -> None:
+    low, high = proportion_interval([True] * 20, np.repeat(np.arange(4), 5)) or (0.0, 0.0)
+    alone = wilson(4, 4) or (0.0, 0.0)
+    assert low < alone[0] < (wilson(20, 20) or (0.0, 0.0))[0]
+    assert high == 1.0
+    assert proportion_interval([True] * 20, [0] * 20) == (0.0, 1.0)
+
+
+def test_lengths_that_differ_are_refused() -> None:
+    with pytest.raises(DataError, match="1 for 2 images"):
+        proportion_interval([True, False], [0])
+    with pytest.raises(DataError, match="at least one"):
+        design_effect([], [])

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.stats import t
 from sklearn.metrics import jaccard_score
 
 from covidnet.errors import DataError
@@ -350,8 +351,8 @@ def test_intervals_grow_where_films_of_a_patient_are_alike() -> None:
             "model"
         ]["ci"]
         widths.append(high - low)
-    # Four copies of each film say as much as one: the standard error doubles, less what 10 patients lose of it.
-    assert widths[1] / widths[0] == pytest.approx(2.0, rel=0.15)
+    # Four copies of each film say as much as one: the standard error doubles, and Student's t of 10 patients is wider.
+    assert widths[1] / widths[0] == pytest.approx(2.0 * t.ppf(0.975, 9) / t.ppf(0.975, 39), rel=0.15)
 
 
 def test_the_same_image_from_several_models_counts_once() -> None:

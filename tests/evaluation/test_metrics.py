@@ -122,19 +122,30 @@ def test_numbers_are_plain_values_of_the_metrics_file_s_shape(table: pd.DataFram
     assert json.loads(json.dumps(ours, allow_nan=False)) == ours
     assert list(ours) == ["val", "test", "unseen"]
     for numbers in ours.values():
-        assert set(numbers) == {"n", "accuracy", "accuracy_ci", "loss", "confusion", "classes"}
+        assert set(numbers) == {"n", "patients", "accuracy", "accuracy_ci", "loss", "confusion", "classes"}
         for found in numbers["classes"].values():
             keys = {"sensitivity", "specificity", "f1"}
             assert set(found) == keys | {f"{key}_ci" for key in keys} | {"support"}
 
 
+def class_rows(counts: list[list[int]]) -> dict[str, Any]:
+    """`class_metrics` of images, each of another patient, that make these counts."""
+    pairs = [
+        (a, b)
+        for a, row in zip(CLASSES, counts, strict=True)
+        for b, n in zip(CLASSES, row, strict=True)
+        for _ in range(n)
+    ]
+    return class_metrics([a for a, _ in pairs], [b for _, b in pairs], range(len(pairs)))
+
+
 def test_a_class_without_images_has_no_sensitivity_and_an_f1_of_0_where_it_is_called() -> None:
-    found = class_metrics(np.array([[0, 0, 0], [2, 8, 0], [0, 0, 5]]))["COVID-19"]
+    found = class_rows([[0, 0, 0], [2, 8, 0], [0, 0, 5]])["COVID-19"]
     assert (found["support"], found["sensitivity"], found["sensitivity_ci"], found["f1"]) == (0, None, None, 0.0)
 
 
 def test_a_class_of_all_images_has_no_specificity() -> None:
-    found = class_metrics(np.array([[9, 1, 0], [0, 0, 0], [0, 0, 0]]))
+    found = class_rows([[9, 1, 0], [0, 0, 0], [0, 0, 0]])
     assert found["COVID-19"]["specificity"] is None
     assert found["COVID-19"]["specificity_ci"] is None
     assert found["Pneumonia"]["f1"] is None

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import logit
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
+from covidnet.evaluation.intervals import wilson
 from covidnet.evaluation.ranking import (
     GRID,
+    area_estimate,
+    area_interval,
+    area_parts,
     average_precision,
     class_curves,
     precision_recall_points,
@@ -123,3 +128,45 @@ def test_the_bands_are_those_of_resampled_films() -> None:
 def test_an_absent_class_has_no_curve() -> None:
     table = random_table(60, 1, labels=("COVID-19", "Normal"))
     assert list(class_curves(table, cluster_weights(cluster_codes(table), 50, 0))) == ["COVID-19", "Normal"]
+
+
+def test_perfect_separation_falls_back_to_wilson_on_pairs_of_different_patients() -> None:
+    positive = np.array([True] * 10 + [False] * 30)
+    alone = area_estimate(positive * 1.0, positive, np.arange(40))
+    assert alone == {"value": 1.0, "ci": list(wilson(10, 10) or ()), "method": "wilson"}
+    pairs = area_estimate(positive * 1.0, positive, np.arange(40) // 2)
+    assert pairs["ci"] == list(wilson(5, 5) or ())
+    assert area_estimate([], [], []) == {"value": None, "ci": None, "method": None}
+
+
+def test_one_patient_on_a_side_has_a_wide_interval_that_holds_the_area() -> None:
+    scores, positive = case(5, False)
+    told = area_estimate(scores, positive, np.where(positive, 0, np.arange(len(scores)) + 1))
+    assert told["method"] == "wilson"
+    assert told["ci"][0] < told["value"] < told["ci"][1]
+    assert told["ci"][1] - told["ci"][0] > 0.7
+
+
+@pytest.mark.parametrize("per_patient", [1, 4])
+def test_the_error_of_an_area_is_that_of_a_bootstrap_over_patients(per_patient: int) -> None:
+    """Patients 0, 1, 2 .. have a class each, but for the last tenth, who have images of two."""
+    rng = np.random.default_rng(per_patient)
+    patients = np.repeat(np.arange(150), per_patient)
+    positive = (patients % 3 == 0) ^ ((patients >= 135) & (np.arange(len(patients)) % 2 == 0))
+    scores = positive + rng.normal(size=150)[patients] + 0.5 * rng.normal(size=len(patients))
+    parts = area_parts(np.stack([scores, -scores]), positive, patients)
+    assert parts is not None
+    assert parts.areas == pytest.approx([roc_auc_score(positive, scores), 1 - roc_auc_score(positive, scores)])
+    drawn = roc_auc(scores, positive, cluster_weights(patients, 4000, 0))
+    assert parts.error([1.0, 0.0])[0] == pytest.approx(drawn.std(), rel=0.06)
+    # The second score is the first turned round: the two errors cancel, or add.
+    assert parts.error([1.0, 1.0])[0] == pytest.approx(0.0, abs=1e-12)
+    assert parts.error([1.0, -1.0])[0] == pytest.approx(2 * parts.error([1.0, 0.0])[0])
+
+
+def test_the_area_s_interval_is_symmetric_on_the_logit_scale() -> None:
+    low, high = area_interval(0.9, 0.03, np.inf) or (0.0, 0.0)
+    half = 1.959963984540054 * 0.03 / 0.09
+    assert logit([low, high]) == pytest.approx([logit(0.9) - half, logit(0.9) + half])
+    assert area_interval(1.0, 0.1, np.inf) is None
+    assert area_interval(0.9, 0.0, np.inf) is None

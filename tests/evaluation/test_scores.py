@@ -18,8 +18,11 @@ from sklearn.metrics import (
 )
 from statsmodels.stats.proportion import proportion_confint
 
+from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.intervals import f1_interval, wilson
+from covidnet.evaluation.metrics import split_metrics
 from covidnet.evaluation.predictions import predictions_table
+from covidnet.evaluation.ranking import roc_auc
 from covidnet.evaluation.scores import MACRO, point_scores, scored
 from covidnet.labels import CLASSES
 from tests.evaluation.tables import random_table
@@ -76,24 +79,64 @@ def test_proportions_have_the_intervals_of_statsmodels() -> None:
 def test_the_bootstrapped_intervals_are_those_of_resampled_tables() -> None:
     """An independent bootstrap, row by row with scikit-learn, gives the same intervals up to chance."""
     table = random_table(300, 6, per_patient=3)
+    # Classes of different size: with equal ones the mean sensitivity has the accuracy's interval.
+    table = table[(table["label"] != "Normal") | (table.index % 9 < 6)]
     told = scored(table, resamples=3000)
     rng = np.random.default_rng(11)
     of_patient = [np.flatnonzero(table["patient_id"] == p) for p in table["patient_id"].unique()]
-    drawn: dict[str, list[float]] = {"accuracy": [], "f1": [], "auc": []}
-    for _ in range(1000):
+    drawn: dict[str, list[float]] = {"sensitivity": [], "f1": []}
+    for _ in range(600):
         rows = np.concatenate([of_patient[k] for k in rng.integers(0, len(of_patient), len(of_patient))])
         sample = table.iloc[rows]
-        drawn["accuracy"].append(accuracy_score(sample["label"], sample["prediction"]))
-        drawn["f1"].append(f1_score(sample["label"], sample["prediction"], labels=["Normal"], average=None)[0])
-        drawn["auc"].append(roc_auc_score(sample["label"] == "Normal", sample["p_normal"]))
-    for name, estimate in (
-        ("accuracy", told["accuracy"]),
-        ("f1", told["classes"]["Normal"]["f1"]),
-        ("auc", told["classes"]["Normal"]["auc"]),
-    ):
+        _, recall, f1, _ = precision_recall_fscore_support(sample["label"], sample["prediction"], average="macro")
+        drawn["sensitivity"].append(recall)
+        drawn["f1"].append(f1)
+    for name, values in drawn.items():
+        estimate = told["macro"][name]
         assert estimate["method"] == "bootstrap"
-        low, high = np.percentile(drawn[name], [2.5, 97.5])
+        low, high = np.percentile(values, [2.5, 97.5])
         assert estimate["ci"] == pytest.approx([low, high], abs=0.15 * (high - low))
+
+
+def test_intervals_by_formula_are_about_those_of_a_bootstrap_over_patients() -> None:
+    table = random_table(300, 6, per_patient=3)
+    told = scored(table, resamples=50)
+    codes = cluster_codes(table)
+    weights = cluster_weights(codes, 2000, 1)
+    right, is_it = (table["label"] == table["prediction"]).to_numpy(), (table["label"] == "Normal").to_numpy()
+    normal = weights[:, is_it]
+    drawn = {
+        "accuracy": weights @ right / weights.sum(1),
+        "sensitivity": normal @ right[is_it] / normal.sum(1),
+        "auc": roc_auc(table["p_normal"], is_it, weights),
+    }
+    areas = [roc_auc(table[c], table["label"] == k, weights) for c, k in zip(COLUMNS, CLASSES, strict=True)]
+    drawn["macro"] = np.mean(areas, axis=0)
+    for estimate, name in (
+        (told["accuracy"], "accuracy"),
+        (told["classes"]["Normal"]["sensitivity"], "sensitivity"),
+        (told["classes"]["Normal"]["auc"], "auc"),
+        (told["macro"]["auc"], "macro"),
+    ):
+        low, high = np.percentile(drawn[name], [2.5, 97.5])
+        assert estimate["ci"] == pytest.approx([low, high], abs=0.3 * (high - low))
+
+
+def test_with_equal_classes_one_number_has_one_interval() -> None:
+    told = scored(random_table(300, 6, per_patient=2), resamples=50)
+    assert told["macro"]["sensitivity"]["value"] == pytest.approx(told["accuracy"]["value"])
+    assert told["macro"]["sensitivity"]["ci"] == told["accuracy"]["ci"]
+    assert told["macro"]["specificity"]["value"] == pytest.approx(1 - (1 - told["accuracy"]["value"]) / 2)
+    assert told["macro"]["specificity"]["ci"] == pytest.approx([1 - (1 - end) / 2 for end in told["accuracy"]["ci"]])
+
+
+def test_the_numbers_of_a_run_and_of_a_sweep_have_the_same_intervals() -> None:
+    table = random_table(300, 4, per_patient=3)
+    told, run = scored(table, resamples=50), split_metrics(table)
+    assert told["accuracy"]["ci"] == run["accuracy_ci"]
+    for label in CLASSES:
+        for name in ("sensitivity", "specificity", "f1"):
+            assert told["classes"][label][name]["ci"] == run["classes"][label][f"{name}_ci"]
 
 
 def test_films_of_one_patient_widen_the_interval() -> None:
@@ -121,9 +164,10 @@ def test_52_of_52_falls_back_to_wilson() -> None:
     assert told["accuracy"] == {"value": 1.0, "ci": list(wilson(156, 156) or ()), "method": "wilson"}
     covid = told["classes"]["COVID-19"]
     assert covid["sensitivity"]["ci"] == pytest.approx(proportion_confint(52, 52, method="wilson"))
-    assert covid["f1"] == {"value": 1.0, "ci": list(f1_interval(52, 0, 0) or ()), "method": "wilson"}
+    assert covid["f1"] == {"value": 1.0, "ci": list(f1_interval([True] * 52, range(52)) or ()), "method": "wilson"}
     assert covid["auc"] == {"value": 1.0, "ci": list(wilson(52, 52) or ()), "method": "wilson"}
-    for name in MACRO:
+    assert told["macro"]["sensitivity"]["ci"] == told["accuracy"]["ci"]
+    for name in ("f1", "auc"):
         estimate = told["macro"][name]
         assert estimate["method"] == "wilson"
         assert estimate["ci"][0] == pytest.approx(np.mean([told["classes"][c][name]["ci"][0] for c in CLASSES]))
@@ -149,12 +193,11 @@ def test_no_image_is_no_value() -> None:
     json.dumps(told, allow_nan=False)
 
 
-def test_one_patient_alone_falls_back_to_wilson() -> None:
-    table = random_table(30, 9).assign(patient_id="p")
-    told = scored(table, resamples=200)
-    right = int((table["label"] == table["prediction"]).sum())
-    assert told["accuracy"]["method"] == "wilson"
-    assert told["accuracy"]["ci"] == pytest.approx(proportion_confint(right, 30, method="wilson"))
+def test_one_patient_alone_says_nothing_of_others() -> None:
+    told = scored(random_table(30, 9).assign(patient_id="p"), resamples=200)
+    assert told["accuracy"]["ci"] == [0.0, 1.0]
+    assert told["macro"]["f1"]["ci"] == [0.0, 1.0]
+    assert told["macro"]["auc"]["ci"][1] - told["macro"]["auc"]["ci"][0] > 0.7
 
 
 def test_points_are_the_same_without_intervals() -> None:

@@ -110,3 +110,14 @@ def test_one_patient_alone_leaves_nobody_out() -> None:
 def test_no_common_image_is_refused() -> None:
     with pytest.raises(DataError, match="no unseen image"):
         selection_report(np.ones((3, 0), bool), np.zeros(0, np.intp))
+
+
+def test_images_of_the_same_patients_leave_more_to_luck() -> None:
+    """Three copies of every image: the simulation is of a third of them, and the choice adds as much as without."""
+    right = np.random.default_rng(0).random((10, 52)) < 0.9
+    once = selection_report(right, np.arange(52))
+    copies = selection_report(np.repeat(right, 3, axis=1), np.repeat(np.arange(52), 3))
+    assert once["simulated"]["n"] == once["n"] == 52
+    assert copies["n"] == 156
+    assert copies["simulated"]["n"] == 52
+    assert copies["simulated"]["optimism"] == pytest.approx(once["simulated"]["optimism"])
