@@ -29,6 +29,9 @@ _MISCONFIGURED = "MisconfigurationException"
 
 Task = Callable[[DictConfig], Any]
 
+# Errors of jobs that the terminal has shown.
+_told: set[str] = set()
+
 _STARTED = "${now:%Y-%m-%d}/${now:%H-%M-%S}-${token:}"
 RUN_AGAIN: dict[str, Any] = {
     "defaults": [
@@ -149,9 +152,11 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
                 try:
                     after()
                 except CovidnetError as error:
-                    # Where settings could not be composed no job was started, and that is what has to be told.
+                    # Where settings could not be composed no job was started, and that is what has to be told. The last
+                    # line says the failure: a report that has nothing else to say would repeat it.
                     composed = not isinstance(failure, HydraException)
-                    if composed and (launcher == "basic" or isinstance(failure, CovidnetError)):
+                    repeated = _one_line(failure).removeprefix("error: ") in str(error)
+                    if composed and not repeated and (launcher == "basic" or isinstance(failure, CovidnetError)):
                         log.error("%s", _one_line(error))
             raise
         if after is not None:
@@ -232,10 +237,22 @@ def _guarded(task: Task, name: str) -> Task:
                 sys.exit(line)
             if not (mendable and debug):
                 # The log of a job has to tell how it ended; the traceback comes when all jobs have.
-                log.error("%s", line)
+                _tell_once(line)
             raise
 
     return run
+
+
+def _tell_once(line: str) -> None:
+    """Log an error; one that an earlier job of this sweep had too goes to the job's own log alone."""
+    if line not in _told:
+        _told.add(line)
+        log.error("%s", line)
+        return
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (line,), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def _is_of_settings(error: BaseException) -> bool:

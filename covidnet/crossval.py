@@ -151,13 +151,17 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
         runs = [run for group in groups for run in read_sweep(folder, only=group).runs]
         _open([Sweep(folder.expanduser(), folder.name, runs, [])], options["cache_dir"])
     found: dict[str, dict[str, Any]] = {}
+    failed = {}
     for group in groups:
         try:
             (found[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
         except DataError as error:
-            log.error("%s: %s", group, error)
+            failed[group] = error
     if not found:
-        raise DataError(f"{folder}: nothing to report: none of {len(groups)} groups of runs has a finished run")
+        # Each says the folder, and most the same cause.
+        raise next(iter(failed.values()))
+    if failed:
+        log.error("%s: nothing to report in %s", folder, "; ".join(failed))
     table = grid_table(found)
     make_folder(target)
     write_text(target / "grid.csv", table.to_csv(index=False, lineterminator="\n"))

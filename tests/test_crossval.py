@@ -284,6 +284,18 @@ def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(tmp_
     assert done.stderr.splitlines()[-1].startswith(f"error: {folder}: nothing to report: it holds no run folder")
 
 
+def test_jobs_that_fail_alike_say_so_once_and_each_log_has_it(tmp_path: Path) -> None:
+    words = ("-m", "fold=0,1,2", "data=folder", "data.root=nowhere", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    done = run("covidnet.train", *words, cwd=tmp_path)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if "nowhere: no such folder" in line]
+    # When it happened, and as the last word.
+    assert len(said) == 2
+    assert said[-1] == done.stderr.splitlines()[-1]
+    for fold in range(3):
+        assert (tmp_path / f"sweep/fold={fold}/train.log").read_text().count("nowhere: no such folder") == 1
+
+
 def test_the_report_says_how_it_was_asked_for_and_gives_an_area_one_interval(sweep: Path, tmp_path: Path) -> None:
     (summary,) = report_sweeps([sweep], report_dir=tmp_path, selection="paper", resamples=300, seed=4)
     assert "selection=paper resamples=300 seed=4" in (tmp_path / "report.html").read_text()

@@ -253,7 +253,7 @@ def test_the_bar_ends_whether_the_pass_ends_well_or_not(
 
     bars: list[Progress] = []
 
-    def bar(visible: bool) -> Progress:
+    def bar(visible: bool, unit: str) -> Progress:
         bars.append(
             Progress(console=Console(file=(tmp_path / "screen").open("w"), force_terminal=True), transient=True)
         )
@@ -318,3 +318,27 @@ def test_the_description_changes_with_everything_that_changes_a_feature(make: Fo
     assert f"'opencv': '{cv2.__version__}'" in str(here)
     assert here["reading"]["pillow"] == PIL.__version__
     assert here["precision"] == "float32"
+
+
+def test_where_no_bar_is_drawn_the_log_tells_how_far_the_pass_is(
+    make: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="covidnet")
+    monkeypatch.setattr("covidnet.features.extract._TELL_SECONDS", 0.0)
+    fold = make()
+    features(fold, Means(), store_at(tmp_path), batch_size=16)
+    total = len(fold.distinct_inputs)
+    said = [record.getMessage() for record in caplog.records if "images/s" in record.getMessage()]
+    # After each batch but the last one.
+    assert len(said) == -(-total // 16) - 1
+    assert said[0].startswith(f"features: 16 of {total} images, ")
+    assert said[0].endswith(" min left")
+
+
+def test_the_locked_unseen_fold_is_not_read(make: Fold, tmp_path: Path) -> None:
+    fold = make(locked=True)
+    store = store_at(tmp_path)
+    assert set(features(fold, Means(), store)) == {"train", "val", "test"}
+    unseen = fold.rows["unseen"]
+    assert len(unseen) > 0
+    assert not store.holds(input_keys(unseen, Operators())).any()

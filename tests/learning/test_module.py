@@ -332,3 +332,11 @@ def test_half_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WeightsError, match=r"half\.ckpt"):
         ClassificationModule.from_checkpoint(tmp_path / "half.ckpt")
+
+
+def test_the_bar_of_an_epoch_does_not_show_the_loggers_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    from covidnet.fold_run import _ProgressBar
+
+    shown = {"v_num": "rves", "val/loss": 0.5}
+    monkeypatch.setattr(pl.callbacks.RichProgressBar, "get_metrics", lambda *arguments: dict(shown))
+    assert _ProgressBar().get_metrics(None, None) == {"val/loss": 0.5}  # type: ignore[arg-type]
