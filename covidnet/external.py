@@ -14,7 +14,7 @@ import pandas as pd
 from covidnet.atomic import write_text
 from covidnet.data.film_table import FilmTable
 from covidnet.data.manifest import REFUSED_COLUMNS
-from covidnet.data.overlap import SAME_FILE, FilmSet, find_copies
+from covidnet.data.overlap import SAME_FILE, FilmSet, find_copies, named_copies
 from covidnet.data.training_films import SHAPING
 from covidnet.errors import DataError
 from covidnet.evaluation.calibration import calibration
@@ -39,9 +39,6 @@ from covidnet.report.words import count
 from covidnet.serving.answers import Answering
 
 log = logging.getLogger(__name__)
-
-COPY_COLUMNS = ("path", "label", "other_path", "other_label", "kind", "similarity")
-"""Columns of copies.csv."""
 
 
 class ExternalValidation:
@@ -159,16 +156,7 @@ class ExternalValidation:
         films = self.films.films.set_index("image_id").loc[self.films.thumbnails.image_id]
         here = FilmSet(films["sha256"].to_numpy(dtype=str), self.films.thumbnails.pixels)
         found = find_copies(here, progress=self.progress)
-        first, second = films.iloc[found["film"].tolist()], films.iloc[found["other"].tolist()]
-        columns = {
-            "path": first["path"].tolist(),
-            "label": first["label"].tolist(),
-            "other_path": second["path"].tolist(),
-            "other_label": second["label"].tolist(),
-            "kind": found["kind"].tolist(),
-            "similarity": found["similarity"].tolist(),
-        }
-        return pd.DataFrame(columns, columns=list(COPY_COLUMNS))
+        return named_copies(found, films)
 
     def _overlap_words(self) -> list[str]:
         words = []

@@ -131,6 +131,7 @@ class FoldSetup:
             root=study.root,
             fold=fold,
             group=s["split"]["group"],
+            split_copies=s["split"].get("copies", "bytes"),
             validation=s["split"]["validation"],
             validation_seed=s["split"]["seed"],
             fit=self.fit,

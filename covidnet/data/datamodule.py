@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from covidnet.data.augment import ORIGINAL, FixedCopies, Operators, online_augmentation
 from covidnet.data.dataset import FeatureDataset, FilmDataset, whole_batch
 from covidnet.data.sampler import EpochShuffle
-from covidnet.data.splits import Group, Validation, fold_roles
+from covidnet.data.splits import Copies, Group, Validation, fold_roles
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import SettingError
 from covidnet.labels import CLASSES
@@ -33,6 +33,7 @@ class FoldDataModule(pl.LightningDataModule):
         root: the folder that paths are relative to.
         fold: the test fold, 0..9.
         group: ``patient`` or ``image``, as the split was made.
+        split_copies: ``near``, ``bytes`` or ``off``, as the split was made.
         validation: ``inner``, ``test`` or ``none``.
         validation_seed: seed of the draw of inner validation.
         fit: makes a film square.
@@ -53,6 +54,7 @@ class FoldDataModule(pl.LightningDataModule):
         root: Path,
         fold: int,
         group: Group = "patient",
+        split_copies: Copies = "near",
         validation: Validation = "inner",
         validation_seed: int = 0,
         fit: SquareFit,
@@ -83,10 +85,12 @@ class FoldDataModule(pl.LightningDataModule):
         self.features: dict[str, torch.Tensor] = {}
         # The epoch that the training loader begins with: workers ask for films before Lightning tells it.
         self.epoch = 0
-        self.rows = self._rows(split, group, validation, validation_seed)
+        roles = fold_roles(
+            split, fold=fold, validation=validation, seed=validation_seed, group=group, copies=split_copies
+        )
+        self.rows = self._rows(split, roles)
 
-    def _rows(self, split: pd.DataFrame, group: Group, validation: Validation, seed: int) -> dict[str, pd.DataFrame]:
-        roles = fold_roles(split, fold=self.fold, validation=validation, seed=seed, group=group)
+    def _rows(self, split: pd.DataFrame, roles: pd.DataFrame) -> dict[str, pd.DataFrame]:
         rows = {part: split[roles[part].to_numpy()].assign(operator=ORIGINAL) for part in PARTS}
         if self.copies is not None:
             # Every fold holds the same number of each class, so the test fold tells the size of the nine others.

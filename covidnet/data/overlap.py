@@ -26,6 +26,12 @@ HIGHEST = 0.95
 
 SAME_FILE = "same file"
 
+COPY_COLUMNS = ("path", "label", "other_path", "other_label", "kind", "similarity")
+"""Columns of copies.csv."""
+
+METHOD = 1
+"""Is raised where `find_copies` finds other pairs than before, so that what was kept is not used any more."""
+
 # Films from which it is measured how alike those of one set are.
 _SAMPLE = 200
 
@@ -94,6 +100,28 @@ def find_copies(films: FilmSet, *, progress: bool = True) -> pd.DataFrame:
     pairs = np.sort(table[["film", "other"]].to_numpy(np.intp), axis=1)
     table = table.assign(film=pairs[:, 0], other=pairs[:, 1]).drop_duplicates(["film", "other"])
     return table.sort_values(["film", "other"], ignore_index=True)
+
+
+def named_copies(found: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of `find_copies` as they stand in copies.csv.
+
+    Args:
+        found: as `find_copies` returns them.
+        films: rows with path and label, in the order of the `FilmSet`.
+
+    Returns:
+        Columns `COPY_COLUMNS`.
+    """
+    first, second = films.iloc[found["film"].tolist()], films.iloc[found["other"].tolist()]
+    columns = {
+        "path": first["path"].tolist(),
+        "label": first["label"].tolist(),
+        "other_path": second["path"].tolist(),
+        "other_label": second["label"].tolist(),
+        "kind": found["kind"].tolist(),
+        "similarity": found["similarity"].tolist(),
+    }
+    return pd.DataFrame(columns, columns=list(COPY_COLUMNS))
 
 
 def likeness_limit(films: FilmSet) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -22,11 +22,13 @@ LEFT_OUT = -1
 
 Group = Literal["patient", "image"]
 Validation = Literal["inner", "test", "none"]
+Copies = Literal["near", "bytes", "off"]
 
 GROUPS: tuple[Group, ...] = ("patient", "image")
 VALIDATIONS: tuple[Validation, ...] = ("inner", "test", "none")
+COPIES: tuple[Copies, ...] = ("near", "bytes", "off")
 COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold")
-"""Columns that every split.csv has; `reason` may follow."""
+"""Columns that every split.csv has; `reason` and `copy_of` may follow."""
 
 # An image id is the start of the file's sha256; "-2", "-3" mark further files with the same bytes.
 _CONTENT_ID = re.compile(r"([0-9a-f]{16})(-\d+)?")
@@ -38,37 +40,42 @@ class Split:
     """Every image of a manifest with its fold, and the account of those that have none.
 
     Args:
-        table: the columns of split.csv, ``image_id,path,label,patient_id,view,source,fold,reason``, sorted by
-            image_id; fold is 0..9 (test folds), 10 (unseen) or -1 (left out), and reason, why it is left out.
+        table: the columns of split.csv, ``image_id,path,label,patient_id,view,source,fold,reason,copy_of``, sorted by
+            image_id; fold is 0..9 (test folds), 10 (unseen) or -1 (left out), and reason, why it is left out; copy_of
+            is equal for near copies of one image.
         left_out: ``image_id,path,label,patient_id,reason`` of the images in fold -1, sorted by image_id.
         per_fold: images of each class in every fold.
         notes: plain sentences for the log and the report.
+        warnings: those of the notes that ask for a decision.
     """
 
     table: pd.DataFrame
     left_out: pd.DataFrame
     per_fold: int
     notes: list[str]
+    warnings: list[str] = field(default_factory=list)
 
 
-def groups_of(manifest: pd.DataFrame, group: Group = "patient") -> pd.Series:
+def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies = "near") -> pd.Series:
     """For each image the group that no two folds may share.
 
-    Byte-identical films are always one group. With ``group="patient"`` so are the films of one patient, and what
-    follows from both: if a film of patient A is also filed under patient B, then A and B are one group. An image whose
-    patient is not known (NaN, None or blank) is joined to others by its bytes alone. Two *different* patients that
-    bear the same id are joined, and one patient under two ids is not: the guarantee is as good as the ids.
+    Copies of an image are one group. With ``group="patient"`` so are the images of one patient, and what follows from
+    both: if an image of patient A is also filed under patient B, then A and B are one group. An image whose patient is
+    not known (NaN, None or blank) is joined to others as their copy alone. Two *different* patients that bear the same
+    id are joined, and one patient under two ids is not: the guarantee is as good as the ids.
 
     Args:
         manifest: columns image_id (unique str), for ``group="patient"`` patient_id, and sha256 if it is known. Where it
             is not, as in split.csv, the image id stands in: it begins with 16 hexadecimal digits of the sha256.
+            copy_of, if it is there, is equal for near copies and unknown for all others.
         group: ``patient`` or ``image``.
+        copies: which copies are joined: ``near`` (also those of column copy_of), ``bytes`` (equal files) or ``off``.
 
     Returns:
         The smallest image id of each row's group, on the manifest's index.
 
     Raises:
-        SettingError: the group is neither.
+        SettingError: group or copies is not an allowed value.
         DataError: a column is missing, or an image id comes twice.
 
     Example:
@@ -78,11 +85,17 @@ def groups_of(manifest: pd.DataFrame, group: Group = "patient") -> pd.Series:
     """
     if group not in GROUPS:
         raise SettingError("split.group", group, GROUPS)
+    if copies not in COPIES:
+        raise SettingError("split.copies", copies, COPIES)
     _require(manifest, ["image_id"] + (["patient_id"] if group == "patient" else []))
     ids = [str(image_id) for image_id in manifest["image_id"]]
-    ties: list[list[Hashable]] = [[_content(image_id) for image_id in ids]]
-    if "sha256" in manifest:
-        ties.append([_known(digest) for digest in manifest["sha256"]])
+    ties: list[list[Hashable]] = []
+    if copies != "off":
+        ties.append([_content(image_id) for image_id in ids])
+        if "sha256" in manifest:
+            ties.append([_known(digest) for digest in manifest["sha256"]])
+    if copies == "near" and "copy_of" in manifest:
+        ties.append([_known(first) for first in manifest["copy_of"]])
     if group == "patient":
         ties.append([_known(patient) for patient in manifest["patient_id"]])
     roots = _joined(ties, len(ids))
@@ -92,7 +105,9 @@ def groups_of(manifest: pd.DataFrame, group: Group = "patient") -> pd.Series:
     return pd.Series([smallest[root] for root in roots], index=manifest.index, name="group", dtype="str")
 
 
-def balanced_folds(manifest: pd.DataFrame, *, group: Group = "patient", seed: int = 0) -> Split:
+def balanced_folds(
+    manifest: pd.DataFrame, *, group: Group = "patient", seed: int = 0, copies: Copies = "near"
+) -> Split:
     """Eleven folds with exactly the same number of images of every class, and no group in two of them.
 
     Guaranteed, or else a SplitError: every fold holds ``per_fold`` images of each class; no group of `groups_of` lies
@@ -111,15 +126,16 @@ def balanced_folds(manifest: pd.DataFrame, *, group: Group = "patient", seed: in
     trimmed.
 
     Args:
-        manifest: columns image_id, path, label, patient_id, view, source, and sha256 if it is known.
+        manifest: columns image_id, path, label, patient_id, view, source, and sha256 and copy_of if they are known.
         group: ``patient``, or ``image`` for the paper's protocol, which lets a patient's films lie in several folds.
         seed: another seed draws and places anew.
+        copies: which copies share a fold, as in `groups_of`.
 
     Returns:
         The split.
 
     Raises:
-        SettingError: the group is neither.
+        SettingError: group or copies is not an allowed value.
         DataError: a column is missing, an image id comes twice, or a label is not one of `CLASSES`.
         SplitError: a class has fewer than 11 images or fewer than 11 groups, or no balanced folds were found.
     """
@@ -127,9 +143,11 @@ def balanced_folds(manifest: pd.DataFrame, *, group: Group = "patient", seed: in
     unknown = sorted({str(label) for label in manifest["label"]} - set(CLASSES))
     if unknown:
         raise DataError(f"the manifest has the label {unknown[0]!r}; the labels are {', '.join(CLASSES)}")
-    films = manifest.assign(group=groups_of(manifest, group)).sort_values("image_id", ignore_index=True)
+    if "copy_of" not in manifest:
+        manifest = manifest.assign(copy_of=pd.Series(float("nan"), index=manifest.index, dtype=object))
+    films = manifest.assign(group=groups_of(manifest, group, copies)).sort_values("image_id", ignore_index=True)
     sizes = pd.crosstab(films["group"], films["label"]).reindex(columns=list(CLASSES), fill_value=0).sort_index()
-    _refuse_small_classes(sizes, group)
+    _refuse_small_classes(films, sizes, group, copies)
 
     names = [str(name) for name in sizes.index]
     counts: list[Counts] = [tuple(map(int, row)) for row in sizes.to_numpy()]
@@ -154,11 +172,13 @@ def balanced_folds(manifest: pd.DataFrame, *, group: Group = "patient", seed: in
         dtype="str",
     )
     left_out = films[films["fold"] == LEFT_OUT].reset_index(drop=True)
+    warnings = _too_large(films, packing.per_bin) if copies == "near" else []
     return Split(
-        table=films[[*COLUMNS, "reason"]],
+        table=films[[*COLUMNS, "reason", "copy_of"]],
         left_out=left_out[["image_id", "path", "label", "patient_id", "reason"]],
         per_fold=packing.per_bin,
-        notes=_notes(films, home, packing.per_bin, group, seed),
+        notes=[*_notes(films, home, packing.per_bin, group, seed, copies), *warnings],
+        warnings=warnings,
     )
 
 
@@ -227,7 +247,13 @@ def inner_validation(
 
 
 def fold_roles(
-    table: pd.DataFrame, *, fold: int, validation: Validation = "inner", seed: int = 0, group: Group = "patient"
+    table: pd.DataFrame,
+    *,
+    fold: int,
+    validation: Validation = "inner",
+    seed: int = 0,
+    group: Group = "patient",
+    copies: Copies = "near",
 ) -> pd.DataFrame:
     """What every image is in the run of one fold: a truth table with the columns train, val, test and unseen.
 
@@ -244,6 +270,7 @@ def fold_roles(
         validation: ``inner``, ``test`` or ``none``.
         seed: the seed of the inner validation draw.
         group: the group that the table was made with.
+        copies: which copies the table was made to keep together.
 
     Returns:
         Booleans on the table's index, with the columns ``train``, ``val``, ``test`` and ``unseen``.
@@ -267,7 +294,7 @@ def fold_roles(
     strange = [number for number in table["fold"] if number not in range(LEFT_OUT, N_FOLDS)]
     if strange:
         raise DataError(f"the split has an image in fold {strange[0]}; folds are {LEFT_OUT}..{N_FOLDS - 1}")
-    groups = groups_of(table, group)
+    groups = groups_of(table, group, copies)
     used = table["fold"] != LEFT_OUT
     split_up = _in_several(table["fold"][used], groups[used])
     if split_up:
@@ -335,7 +362,7 @@ def _joined(ties: Sequence[Sequence[Hashable]], n: int) -> list[int]:
     return [root(i) for i in range(n)]
 
 
-def _refuse_small_classes(sizes: pd.DataFrame, group: Group) -> None:
+def _refuse_small_classes(films: pd.DataFrame, sizes: pd.DataFrame, group: Group, copies: Copies) -> None:
     for label in CLASSES:
         images, groups = int(sizes[label].sum()), int((sizes[label] > 0).sum())
         if images < N_FOLDS:
@@ -344,6 +371,13 @@ def _refuse_small_classes(sizes: pd.DataFrame, group: Group) -> None:
             )
         if groups < N_FOLDS:
             owner, remedy = ("patients", "add patients") if group == "patient" else ("different films", "add films")
+            apart = groups_of(films[films["label"] == label], group, "bytes").nunique()
+            if copies == "near" and apart >= N_FOLDS:
+                raise SplitError(
+                    f"class {label}: {images} images of {apart} {owner}, but near copies join them to {groups} groups "
+                    f"and at least {N_FOLDS} are needed; look at copies.csv, and set split.copies=bytes if they are "
+                    "not copies"
+                )
             raise SplitError(
                 f"class {label}: {images} images of {groups} {owner}, at least {N_FOLDS} {owner} are needed, one for "
                 f"each fold; {remedy}" + (" or set split.group=image" if group == "patient" else "")
@@ -372,7 +406,24 @@ def _reason(label: str, key: str, home: dict[str, int], largest: int, per_fold: 
     return f"surplus: the folds are full with {per_fold * N_FOLDS} images of {label}, drawn with seed {seed}"
 
 
-def _notes(films: pd.DataFrame, home: dict[str, int], per_fold: int, group: Group, seed: int) -> list[str]:
+def _too_large(films: pd.DataFrame, per_fold: int) -> list[str]:
+    """Groups with near copies that no fold can hold whole."""
+    found = []
+    for _, rows in films[films["group"].isin(films["group"][films["copy_of"].notna()])].groupby("group"):
+        label, count = rows["label"].value_counts().index[0], int(rows["label"].value_counts().iloc[0])
+        if count > per_fold:
+            first = ", ".join(rows["path"].iloc[:3])
+            found.append(
+                f"near copies join {len(rows)} images ({first}, ...) into one group with {count} images of {label}, "
+                f"and a fold holds {per_fold}: {int((rows['fold'] == LEFT_OUT).sum())} of them are left out; look at "
+                "copies.csv, and set split.copies=bytes if they are not copies."
+            )
+    return found
+
+
+def _notes(
+    films: pd.DataFrame, home: dict[str, int], per_fold: int, group: Group, seed: int, copies: Copies
+) -> list[str]:
     total = films["label"].value_counts()
     used = films["fold"] != LEFT_OUT
     notes = [f"{N_FOLDS} folds of {per_fold} images of each class, grouped by {group}, seed {seed}."]
@@ -394,11 +445,16 @@ def _notes(films: pd.DataFrame, home: dict[str, int], per_fold: int, group: Grou
     known = patients.notna()
     if not known.all():
         notes.append(f"{int((~known).sum())} of {len(films)} images have no known patient; each counts as a patient.")
-    films = films.assign(content=groups_of(films, "image"))
-    copies = len(films) - films["content"].nunique()
-    if copies:
-        notes.append(f"{copies} images are byte-identical copies of another one; copies share a fold.")
-    torn = len(_in_several(films["label"], films["content"]))
+    same_bytes = groups_of(films, "image", "bytes")
+    identical = len(films) - same_bytes.nunique()
+    if identical:
+        together = "split.copies=off lets them lie in several folds" if copies == "off" else "copies share a fold"
+        notes.append(f"{identical} images are byte-identical copies of another one; {together}.")
+    content = groups_of(films, "image", copies) if copies == "near" else same_bytes
+    near = same_bytes.nunique() - content.nunique()
+    if near:
+        notes.append(f"{near} images are near copies of another one (copies.csv); copies share a fold.")
+    torn = len(_in_several(films["label"], content))
     if torn:
         notes.append(f"{torn} films are filed under more than one class; one of the labels is wrong.")
     spread = len(_in_several(films["fold"][used & known], patients[used & known]))

@@ -25,16 +25,26 @@ from covidnet.data.manifest_files import (
     read_manifest,
     write_manifest,
 )
+from covidnet.data.overlap import COPY_COLUMNS, METHOD, SAME_FILE, FilmSet, find_copies, named_copies
 from covidnet.data.phantom import DRAWING, write_phantoms
 from covidnet.data.sources import Source, folder_source, kaggle_source
-from covidnet.data.splits import GROUPS, balanced_folds
-from covidnet.data.thumbnails import Thumbnails
+from covidnet.data.splits import COPIES, GROUPS, balanced_folds
+from covidnet.data.thumbnails import FILE as THUMBNAILS
+from covidnet.data.thumbnails import Thumbnails, make_thumbnails, read_thumbnails
 from covidnet.errors import DataError, SettingError, SplitError
 from covidnet.labels import CLASSES
 
 log = logging.getLogger(__name__)
 
-SPLIT_COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold", "reason")
+COPIES_FILE = "copies.csv"
+"""Lies beside split.csv: pairs of images that are one."""
+
+# Pairs in two classes that are named one by one.
+_NAMED = 5
+
+_COPIES_CSV: dict[str, Any] = {"index": False, "float_format": "%.3f", "lineterminator": "\n"}
+
+SPLIT_COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold", "reason", "copy_of")
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ class Study:
         refused: files that cannot be used: path, cause, remedy.
         manifest_sha256: hash of the films' contents, labels, patients and views.
         split_sha256: hash of split.csv's bytes.
-        folder: where split.csv and left_out.csv lie, the second with what data.view leaves out too; manifest.csv,
-            refused.csv and thumbnails.npz lie above it.
+        folder: where split.csv, copies.csv and left_out.csv lie, the last with what data.view leaves out too;
+            manifest.csv, refused.csv and thumbnails.npz lie above it.
         notes: what a reader of the numbers has to know of the data, in sentences.
     """
 
@@ -155,12 +165,24 @@ def prepare_study(
             )
             write_manifest(home, manifest)
         films, notes = filter_view(manifest.films, data.get("view"))
-        notes = [*source.notes, *notes, *_notes(manifest, films, strict)]
-        return _split_study(home, manifest, films, split, notes)
+        notes = [*source.notes, *notes, *_notes(manifest, films)]
+        study = _split_study(home, manifest, films, split, notes, progress)
+    together = "" if split.get("copies") == "off" else "kept in one fold, "
+    for text in _two_classes(films, study.folder):
+        if strict:
+            raise DataError(f"{text}; remove all but the right one")
+        log.warning("%s; %sremove all but the right one", text, together)
+        study.notes.append(text)
+    return study
 
 
 def _split_study(
-    home: Path, manifest: Manifest, films: pd.DataFrame, split: Mapping[str, Any], notes: list[str]
+    home: Path,
+    manifest: Manifest,
+    films: pd.DataFrame,
+    split: Mapping[str, Any],
+    notes: list[str],
+    progress: bool,
 ) -> Study:
     data_hash = manifest_hash(films)
     # The manifest's paths may differ where its contents do not, so they are part of the name, not of the draw.
@@ -169,12 +191,24 @@ def _split_study(
     other = manifest.films[~manifest.films["image_id"].isin(films["image_id"])]
     if len(other):
         settings["other_views"] = _sha256("\n".join(other["path"]))
+    # The settings of an older run have no copies, and its split has no such entry: equal files were kept together.
+    copies = split.get("copies", "bytes")
+    if copies not in COPIES:
+        raise SettingError("split.copies", copies, COPIES)
+    if copies != "bytes":
+        settings["copies"] = f"near {METHOD}" if copies == "near" else copies
     folder = home / f"split-{digest(settings)}"
     file, record = folder / "split.csv", folder / "split.json"
     if not record.exists():
         folder.mkdir(exist_ok=True)
+        if copies == "near":
+            pairs = _kept_copies(home, manifest, progress)
+            films = films.assign(copy_of=films["image_id"].map(_first_copies(pairs)))
+            write_text(folder / COPIES_FILE, _pairs_within(pairs, films).to_csv(**_COPIES_CSV))
         # A split.csv without its record is what a stopped process left behind: it is written anew.
-        made = balanced_folds(films, group=split["group"], seed=split["seed"])
+        made = balanced_folds(films, group=split["group"], seed=split["seed"], copies=copies)
+        for text in made.warnings:
+            log.warning("%s", text)
         text = made.table[list(SPLIT_COLUMNS)].to_csv(index=False, lineterminator="\n")
         write_text(file, text)
         left_out = pd.concat([other.assign(reason="view: " + other["view"].astype(str)), made.left_out], join="inner")
@@ -190,7 +224,7 @@ def _split_study(
     return Study(
         name=manifest.name,
         root=manifest.root,
-        films=films,
+        films=films.drop(columns="copy_of", errors="ignore"),
         split=table,
         refused=manifest.refused,
         manifest_sha256=data_hash,
@@ -201,11 +235,11 @@ def _split_study(
 
 
 def read_split(file: str | Path) -> pd.DataFrame:
-    """The table of a split.csv, unknown cells as NaN and fold as int; without reason where it was written without."""
+    """The table of a split.csv, unknown cells as NaN and fold as int; without reason and copy_of where it has none."""
     table = read_csv(file, [c for c in SPLIT_COLUMNS if c != "fold"])
-    absent = [c for c in SPLIT_COLUMNS[:-1] if c not in table]
+    absent = [c for c in SPLIT_COLUMNS[:-2] if c not in table]
     if absent:
-        raise SplitError(f"{file}: has no column {', '.join(absent)}; expected {','.join(SPLIT_COLUMNS[:-1])}")
+        raise SplitError(f"{file}: has no column {', '.join(absent)}; expected {','.join(SPLIT_COLUMNS[:-2])}")
     return table
 
 
@@ -233,10 +267,9 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _notes(manifest: Manifest, films: pd.DataFrame, strict: bool) -> list[str]:
-    notes = []
+def _notes(manifest: Manifest, films: pd.DataFrame) -> list[str]:
     counts = ", ".join(f"{name} {int((films['label'] == name).sum())}" for name in CLASSES)
-    notes.append(f"{len(films)} films ({counts})")
+    notes = [f"{len(films)} films ({counts})"]
     if len(manifest.refused):
         notes.append(f"{len(manifest.refused)} files were refused (refused.csv)")
     flagged = films[films["flags"].notna()]
@@ -248,14 +281,64 @@ def _notes(manifest: Manifest, films: pd.DataFrame, strict: bool) -> list[str]:
             f"{', '.join(sorted(flagged['path'])[:3])}; manifest.csv has all in the column flags, data.ignore leaves "
             "files out"
         )
-    for _, paths, classes in duplicates(films):
-        if len(classes) > 1:
-            text = f"one film in two classes: {' and '.join(paths)}"
-            if strict:
-                raise DataError(f"{text}; remove all but the right one")
-            log.warning("%s; kept in one fold, remove all but the right one", text)
-            notes.append(text)
     return notes
+
+
+def _two_classes(films: pd.DataFrame, folder: Path) -> list[str]:
+    """Images that are filed under two classes: equal files, and the near copies of copies.csv."""
+    found = [
+        f"one film in two classes: {' and '.join(paths)}" for _, paths, classes in duplicates(films) if len(classes) > 1
+    ]
+    if (folder / COPIES_FILE).exists():
+        pairs = read_csv(folder / COPIES_FILE, [c for c in COPY_COLUMNS if c != "similarity"])
+        apart = pairs[(pairs["label"] != pairs["other_label"]) & (pairs["kind"] != SAME_FILE)]
+        for row in apart.sort_values("similarity", ascending=False).head(_NAMED).itertuples():
+            sides = f"{row.path} ({row.label}) and {row.other_path} ({row.other_label})"
+            found.append(f"one film in two classes ({row.kind}): {sides}")
+        if len(apart) > _NAMED:
+            found.append(f"{len(apart) - _NAMED} more pairs are in two classes: {folder / COPIES_FILE}")
+    return found
+
+
+def _kept_copies(home: Path, manifest: Manifest, progress: bool) -> pd.DataFrame:
+    """Pairs of images of a manifest that are one, by image id; looked for once, whatever is split how."""
+    films = manifest.films
+    # An image id is the hash of the file, so that the same ids have the same pairs.
+    file = home / f"copies-{digest({'method': METHOD, 'films': sorted(films['image_id'])})}.csv"
+    if not file.exists():
+        small = manifest.thumbnails or read_thumbnails(home / THUMBNAILS, films)
+        if small is None:
+            small = make_thumbnails(films, manifest.root, progress=progress)
+        hashes = films.set_index("image_id")["sha256"].reindex(small.image_id)
+        found = find_copies(FilmSet(hashes.to_numpy(dtype=str), small.pixels), progress=progress)
+        ids = pd.Series(small.image_id, dtype=object)
+        found = found.assign(film=ids[found["film"]].tolist(), other=ids[found["other"]].tolist())
+        if len(small.image_id) < len(films):
+            return found  # Images that changed since were not compared: they are looked for again next time.
+        write_text(file, found.to_csv(**_COPIES_CSV))
+    return read_csv(file, ["film", "other", "kind"])
+
+
+def _first_copies(pairs: pd.DataFrame) -> dict[str, str]:
+    """For each image that has a copy the smallest id of all that are one with it."""
+    first: dict[str, str] = {}
+
+    def root(image_id: str) -> str:
+        while first.setdefault(image_id, image_id) != image_id:
+            image_id = first[image_id]
+        return image_id
+
+    for film, other in zip(pairs["film"], pairs["other"], strict=True):
+        one, two = sorted((root(film), root(other)))
+        first[two] = one
+    return {image_id: root(image_id) for image_id in first}
+
+
+def _pairs_within(pairs: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
+    """The rows of copies.csv where both images are among those that are split."""
+    at = pd.Series(range(len(films)), index=films["image_id"])
+    here = pairs[pairs["film"].isin(at.index) & pairs["other"].isin(at.index)]
+    return named_copies(here.assign(film=at[here["film"]].tolist(), other=at[here["other"]].tolist()), films)
 
 
 __all__ = ["SPLIT_COLUMNS", "Study", "find_source", "prepare_study", "read_split"]

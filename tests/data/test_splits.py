@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from covidnet.data.splits import (
     LEFT_OUT,
     N_FOLDS,
     UNSEEN_FOLD,
+    Group,
     Split,
     balanced_folds,
     fold_roles,
@@ -101,7 +103,8 @@ def reference_groups(manifest: pd.DataFrame, group: str) -> np.ndarray:
 
 def assert_promises(split: Split, manifest: pd.DataFrame, group: str) -> None:
     table = split.table
-    assert list(table.columns) == ["image_id", "path", "label", "patient_id", "view", "source", "fold", "reason"]
+    columns = ["image_id", "path", "label", "patient_id", "view", "source", "fold", "reason", "copy_of"]
+    assert list(table.columns) == columns
     assert table["image_id"].tolist() == sorted(manifest["image_id"])
     assert table.set_index("image_id")["label"].to_dict() == manifest.set_index("image_id")["label"].to_dict()
     used = table[table["fold"] != LEFT_OUT]
@@ -185,6 +188,62 @@ def test_groups_join_through_a_copied_film() -> None:
     )
     assert groups_of(manifest, "patient").nunique() == 2
     assert groups_of(manifest, "image").nunique() == 4
+
+
+def near(manifest: pd.DataFrame, *together: list[int]) -> pd.DataFrame:
+    """Rows that are near copies of one image, by number."""
+    first = pd.Series(float("nan"), index=manifest.index, dtype=object)
+    for rows in together:
+        first.iloc[rows] = min(manifest["image_id"].iloc[rows])
+    return manifest.assign(copy_of=first)
+
+
+def test_near_copies_are_joined_as_asked() -> None:
+    films = near(manifest_of([("P", "Normal", 0), ("Q", "Normal", 1), ("R", "Normal", 1), ("S", "Normal", 3)]), [0, 1])
+    for group in ("patient", "image"):
+        groups = {copies: groups_of(films, group, copies).nunique() for copies in ("near", "bytes", "off")}
+        assert groups == {"near": 2, "bytes": 3, "off": 4}
+    with pytest.raises(SettingError, match=r"split\.copies=all: allowed is near, bytes, off"):
+        groups_of(films, "patient", "all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("group", ["patient", "image"])
+def test_near_copies_share_a_fold_and_a_side_of_inner_validation(group: Group, tmp_path: Path) -> None:
+    films = films_of([p for c in range(3) for p in one_class([1] * 44, c)])
+    films = near(films, *([n, n + 44] for n in range(20)), *([n + 44, n + 88] for n in range(30, 40)))
+    split = balanced_folds(films, group=group)
+    split.table.to_csv(tmp_path / "split.csv", index=False)
+    table = pd.read_csv(tmp_path / "split.csv")
+    used = table[table["fold"] >= 0]
+    assert used.groupby("copy_of")["fold"].nunique().max() == 1
+    role = fold_roles(table, fold=3, group=group).loc[used.index].idxmax(axis=1)
+    assert role.groupby(used["copy_of"]).nunique().max() == 1
+    assert "30 images are near copies of another one" in " ".join(split.notes)
+
+
+def test_copies_that_chain_into_a_group_larger_than_a_fold_are_named() -> None:
+    films = near(films_of([p for c in range(3) for p in one_class([1] * 44, c)]), list(range(20)))
+    split = balanced_folds(films)
+    [told] = split.warnings
+    assert told in split.notes
+    assert re.search(r"join 20 images \(\S+, \S+, \S+, \.\.\.\) into one group with 20 images of COVID-19", told)
+    assert told.endswith("look at copies.csv, and set split.copies=bytes if they are not copies.")
+    assert not balanced_folds(films, copies="bytes").warnings
+
+
+def test_copies_that_leave_too_few_groups_are_refused_with_the_remedy() -> None:
+    films = near(films_of([p for c in range(3) for p in one_class([1] * 44, c)]), list(range(40)))
+    with pytest.raises(SplitError, match=r"class COVID-19: 44 images of 44 patients, but .* join them to 5 groups"):
+        balanced_folds(films)
+    assert balanced_folds(films, copies="bytes").per_fold == 4
+
+
+def test_equal_bytes_may_lie_apart_where_copies_are_off() -> None:
+    films = manifest_of([(f"{c}{n}", label, n // 4) for c, label in enumerate(CLASSES) for n in range(44)])
+    split = balanced_folds(films, copies="off")
+    assert split.per_fold == 4
+    assert fold_roles(split.table, fold=0, copies="off")["test"].sum() == 12
+    assert any("split.copies=off" in note for note in split.notes)
 
 
 @pytest.mark.parametrize("unknown", [None, float("nan"), "", "  ", pd.NA])

@@ -6,10 +6,12 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +22,7 @@ from covidnet.errors import DataError, SettingError, SplitError
 from covidnet.labels import CLASSES
 
 FOLDERS = {"COVID-19": "COVID19", "Normal": "NORMAL", "Pneumonia": "PNEUMONIA"}
-SPLIT = {"group": "patient", "seed": 0}
+SPLIT = {"group": "patient", "seed": 0, "copies": "near"}
 
 
 def draw(path: Path, seed: int) -> None:
@@ -142,7 +144,7 @@ def test_moved_files_are_found_again_by_prepare_in_the_same_folds(tmp_path: Path
     assert "NORMAL/moved.png" in set(after.split["path"])
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"group": "image"}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"group": "image"}, {"copies": "bytes"}, {"copies": "off"}])
 def test_another_split_setting_has_a_split_of_its_own(root: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     first = prepare(settings(root), tmp_path)
     second = prepare(settings(root), tmp_path, split={**SPLIT, **change})
@@ -164,8 +166,8 @@ def test_names_that_are_no_utf8_go_through(tmp_path: Path) -> None:
 
 def edited(text: str) -> str:
     lines = text.splitlines(keepends=True)
-    head, fold, reason = lines[1].rstrip("\n").rsplit(",", 2)
-    lines[1] = f"{head},{(int(fold) + 1) % 10},{reason}\n"
+    head, fold, *rest = lines[1].rsplit(",", 3)
+    lines[1] = ",".join([head, str((int(fold) + 1) % 10), *rest])
     return "".join(lines)
 
 
@@ -318,6 +320,127 @@ def test_copies_within_a_class_lie_in_one_fold_and_are_no_error(
     # A fold holds two of each class: the group is trimmed, and what is left of it is together.
     assert len(set(copies["fold"]) - {-1}) == 1
     assert not caplog.records
+
+
+# Near copies
+
+CHANGED = {
+    "near-duplicate": lambda film: film.resize((90, 90)),
+    "mirrored": lambda film: film.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "cropped": lambda film: film.crop((10, 4, 120, 116)),
+}
+
+
+def radiographs(root: Path, per_class: int = 22) -> Path:
+    """Smooth pictures, as unlike as those of different people, each of a patient of its own."""
+    rows = ["filename,patient_id"]
+    for c, folder in enumerate(FOLDERS.values()):
+        for n in range(per_class):
+            noise = np.random.default_rng(1000 * c + n).normal(size=(128, 128))
+            smooth = sum(cv2.GaussianBlur(noise, (0, 0), s) * s for s in (3.0, 6.0, 12.0))
+            path = root / folder / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(cv2.normalize(smooth, None, 20, 235, cv2.NORM_MINMAX).astype(np.uint8)).save(path)
+            rows.append(f"{folder}/{n}.png,{folder}-{n}")
+    (root / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """66 films; three have a changed copy under another patient, the mirrored one in another class."""
+    root = radiographs(tmp_path_factory.mktemp("copied"))
+    lines = []
+    for n, (kind, change) in enumerate(CHANGED.items()):
+        copy = f"{'PNEUMONIA' if kind == 'mirrored' else 'NORMAL'}/{kind}.jpg"
+        change(Image.open(root / f"NORMAL/{n}.png")).save(root / copy, quality=70)
+        lines.append(f"{copy},another-{n}\n")
+    with (root / "metadata.csv").open("a") as stream:
+        stream.writelines(lines)
+    return root
+
+
+@pytest.mark.parametrize("group", ["patient", "image"])
+def test_near_copies_share_a_fold_and_are_named(
+    copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, group: str
+) -> None:
+    study = prepare(settings(copied), tmp_path, split={**SPLIT, "group": group})
+    pairs = pd.read_csv(study.folder / "copies.csv")
+    assert set(pairs["kind"]) == set(CHANGED)
+    fold_of = study.split.set_index("path")["fold"]
+    for row in pairs.itertuples():
+        assert {Path(row.path).stem, Path(row.other_path).stem} == {str(list(CHANGED).index(row.kind)), row.kind}
+        folds = {fold_of[row.path], fold_of[row.other_path]} - {-1}
+        assert len(folds) <= 1
+    assert study.split["copy_of"].notna().sum() == 6
+    assert study.split["copy_of"].nunique() == 3
+    words = "one film in two classes (mirrored): "
+    assert [words in note for note in study.notes].count(True) == 1
+    assert words in caplog.text
+    assert "3 images are near copies of another one" in " ".join(study.notes)
+    with pytest.raises(DataError, match=r"one film in two classes \(mirrored\): .*; remove all but the right one"):
+        prepare(settings(copied), tmp_path, split={**SPLIT, "group": group}, strict=True)
+
+
+def test_copies_in_a_view_that_is_left_out_still_join_what_they_are_copies_of(copied: Path, tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    shutil.copytree(copied, root)
+    film = Image.open(root / "NORMAL/1.png")
+    film.resize((100, 100)).save(root / "NORMAL/again.png")
+    # The two copies are of the film of another view.
+    with (root / "metadata.csv").open("a") as stream:
+        stream.write("NORMAL/again.png,someone\n")
+    rows = pd.read_csv(root / "metadata.csv").assign(view="PA")
+    rows.loc[rows["filename"] == "NORMAL/1.png", "view"] = "L"
+    rows.to_csv(root / "metadata.csv", index=False)
+    study = prepare(settings(root, view="PA"), tmp_path / "c")
+    both = study.split.set_index("path")["copy_of"][["NORMAL/again.png", "PNEUMONIA/mirrored.jpg"]]
+    assert both.notna().all()
+    assert both.iloc[0] == both.iloc[1]
+    assert "NORMAL/1.png" not in (study.folder / "copies.csv").read_text()
+
+
+@pytest.mark.parametrize("copies", ["bytes", "off"])
+def test_near_copies_are_not_looked_for_unless_asked(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: str
+) -> None:
+    monkeypatch.setattr("covidnet.data.study.find_copies", lambda *a, **k: pytest.fail("copies were looked for"))
+    study = prepare(settings(copied), tmp_path, split={**SPLIT, "copies": copies}, strict=True)
+    assert study.split["copy_of"].isna().all()
+
+
+def test_copies_are_looked_for_once_for_all_splits(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(settings(copied), tmp_path)
+    monkeypatch.setattr("covidnet.data.study.find_copies", lambda *a, **k: pytest.fail("copies were looked for again"))
+    again = prepare(settings(copied), tmp_path, split={**SPLIT, "seed": 1}, rescan=True)
+    assert again.split_file != first.split_file
+    assert again.split.set_index("path")["copy_of"].equals(first.split.set_index("path")["copy_of"])
+
+
+def test_settings_of_an_older_run_have_the_split_of_equal_bytes(copied: Path, tmp_path: Path) -> None:
+    older = prepare(settings(copied), tmp_path, split={"group": "patient", "seed": 0})
+    assert older.split_sha256 == prepare(settings(copied), tmp_path, split={**SPLIT, "copies": "bytes"}).split_sha256
+
+
+def test_a_split_from_before_is_read_without_its_later_columns(root: Path, tmp_path: Path) -> None:
+    file = prepare(settings(root), tmp_path).split_file
+    older = tmp_path / "split.csv"
+    pd.read_csv(file).drop(columns=["reason", "copy_of"]).to_csv(older, index=False)
+    assert read_split(older)["fold"].tolist() == read_split(file)["fold"].tolist()
+
+
+def test_copies_set_to_something_else_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"split\.copies=all: allowed is near, bytes, off"):
+        prepare(settings(root), tmp_path, split={**SPLIT, "copies": "all"})
+
+
+def test_drawn_films_of_different_patients_are_no_copies(tmp_path: Path) -> None:
+    study = prepare(phantoms(images_per_class=33, film_size=96), tmp_path)
+    patients = study.films.set_index("image_id")["patient_id"]
+    joined = study.split[study.split["copy_of"].notna()]
+    assert (patients[joined["image_id"]].to_numpy() == patients[joined["copy_of"]].to_numpy()).all()
 
 
 def _id(path: Path) -> str:
