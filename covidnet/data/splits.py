@@ -172,7 +172,7 @@ def balanced_folds(
         dtype="str",
     )
     left_out = films[films["fold"] == LEFT_OUT].reset_index(drop=True)
-    warnings = _too_large(films, packing.per_bin) if copies == "near" else []
+    warnings = _too_large(films, packing.per_bin, group) if copies == "near" else []
     return Split(
         table=films[[*COLUMNS, "reason", "copy_of"]],
         left_out=left_out[["image_id", "path", "label", "patient_id", "reason"]],
@@ -406,10 +406,11 @@ def _reason(label: str, key: str, home: dict[str, int], largest: int, per_fold: 
     return f"surplus: the folds are full with {per_fold * N_FOLDS} images of {label}, drawn with seed {seed}"
 
 
-def _too_large(films: pd.DataFrame, per_fold: int) -> list[str]:
-    """Groups with near copies that no fold can hold whole."""
+def _too_large(films: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
+    """Groups that near copies join and no fold can hold whole."""
     found = []
-    for _, rows in films[films["group"].isin(films["group"][films["copy_of"].notna()])].groupby("group"):
+    apart = groups_of(films, group, "bytes").groupby(films["group"]).nunique()
+    for _, rows in films[films["group"].isin(apart.index[apart > 1])].groupby("group"):
         label, count = rows["label"].value_counts().index[0], int(rows["label"].value_counts().iloc[0])
         if count > per_fold:
             first = ", ".join(rows["path"].iloc[:3])
