@@ -514,9 +514,10 @@ def test_images_that_prediction_would_refuse_are_counted_and_named(tmp_path: Pat
     for path in root.glob("*/[1-9]*.png"):
         smooth[0, 0] += 1
         Image.fromarray(smooth + np.uint8(len(path.stem) + ord(path.parent.name[0]))).save(path)
-    data = settings(root)
-    assert prepare(data, tmp_path / "c").films["flags"].isna().all()
-    study = prepare(data, tmp_path / "c", rules=fixed_rules)
+    # They are drawn alike.
+    data, apart = settings(root), {**SPLIT, "copies": "bytes"}
+    assert prepare(data, tmp_path / "c", split=apart).films["flags"].isna().all()
+    study = prepare(data, tmp_path / "c", rules=fixed_rules, split=apart)
     flags = study.films.set_index("path")["flags"].dropna()
     assert flags["NORMAL/0.png"] == "lateral;noise"
     assert (flags["COVID19/0.png"], flags["PNEUMONIA/0.png"]) == ("noise", "noise")
@@ -524,10 +525,10 @@ def test_images_that_prediction_would_refuse_are_counted_and_named(tmp_path: Pat
     assert any(
         note.startswith("3 images are used that prediction would refuse") and words in note for note in study.notes
     )
-    again = prepare(data, tmp_path / "c", rules=fixed_rules)
+    again = prepare(data, tmp_path / "c", rules=fixed_rules, split=apart)
     assert again.films.equals(study.films)
     assert again.notes == study.notes
-    frontal = prepare({**data, "view": "frontal"}, tmp_path / "c", rules=fixed_rules)
+    frontal = prepare({**data, "view": "frontal"}, tmp_path / "c", rules=fixed_rules, split=apart)
     assert any(note.startswith("2 images are used that prediction would refuse (noise 2)") for note in frontal.notes)
 
 
