@@ -150,6 +150,8 @@ def prepare_study(
     """
     if split["group"] not in GROUPS:
         raise SettingError("split.group", split["group"], GROUPS)
+    if split.get("copies", "bytes") not in COPIES:
+        raise SettingError("split.copies", split["copies"], COPIES)
     source = find_source(data, cache_dir, progress=progress)
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
     # Jobs of one sweep start together: the first one writes, the others read.
@@ -193,8 +195,6 @@ def _split_study(
         settings["other_views"] = _sha256("\n".join(other["path"]))
     # The settings of an older run have no copies, and its split has no such entry: equal files were kept together.
     copies = split.get("copies", "bytes")
-    if copies not in COPIES:
-        raise SettingError("split.copies", copies, COPIES)
     if copies != "bytes":
         settings["copies"] = f"near {METHOD}" if copies == "near" else copies
     folder = home / f"split-{digest(settings)}"
