@@ -58,6 +58,7 @@ def main(cfg: DictConfig) -> None:
         seed=cfg.seed,
         unseen=cfg.unseen,
         cache_dir=cfg.cache_dir,
+        paper=cfg.paper,
     )
 
 
@@ -72,6 +73,7 @@ def report_sweeps(
     seed: int = 0,
     unseen: str | None = None,
     cache_dir: str | Path | None = None,
+    paper: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Write a report of the first sweep, with the others beside it and compared with it.
 
@@ -85,6 +87,7 @@ def report_sweeps(
         seed: of everything that is drawn.
         unseen: ``open`` scores the models on an unseen fold that was locked.
         cache_dir: where that is recorded; needed with ``open`` alone.
+        paper: whether the paper's numbers stand beside ours; None for the paper's own data (kaggle) alone.
 
     Returns:
         The summaries, in the order of the folders; of a single sweep over more than the folds one for each group of
@@ -95,6 +98,8 @@ def report_sweeps(
         DataError: a sweep cannot be reported, or two of them are not of the same split.
         WriteError: the report cannot be written.
     """
+    if paper is not None and not isinstance(paper, bool):
+        raise SettingError("paper", paper, "true, false or null")
     from rich.console import Console
 
     from covidnet.report.html import write_report
@@ -115,6 +120,8 @@ def report_sweeps(
         unseen=unseen,
         cache_dir=cache_dir,
     )
+    for summary in summaries:
+        summary["paper"] = summary["asked"]["paper"] = paper
     comparisons = _comparisons(sweeps)
     target = report_dir or folders[0].expanduser() / REPORT
     check_links(target, None if report_dir else folders[0].expanduser())

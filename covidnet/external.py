@@ -27,6 +27,7 @@ from covidnet.evaluation.sparse import (
     curves_without_sparse,
     sparse_words,
     split_without_sparse,
+    why_absent,
     without_sparse,
 )
 from covidnet.external_predictions import ExternalPredictions, predict_external
@@ -35,7 +36,7 @@ from covidnet.known_films import KnownFilms
 from covidnet.labels import CLASSES
 from covidnet.provenance import environment, file_sha256
 from covidnet.report.external import write_external_report
-from covidnet.report.words import count
+from covidnet.report.words import count, rate_of
 from covidnet.serving.answers import Answering
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ class ExternalValidation:
                 ),
             },
             "study": study_numbers(self.known.folders, facts.temperatures, **numbers),
-            "notes": self._notes(answering, headline, predicted.warned),
+            "notes": self._notes(answering, headline, predicted),
             "looked": [*self._overlap_words(), *self._copy_words()],
             "bootstrap": numbers,
             "versions": made["versions"],
@@ -286,9 +287,10 @@ class ExternalValidation:
                     "films": int((films["label"] == label).sum()),
                     "refused": int((gate["label"] == label).sum()),
                     "predicted": int((predicted.table["label"] == label).sum()),
-                    "training": int(
-                        (predicted.table["label"][predicted.table["image_id"].isin(self._seen)] == label).sum()
-                    ),
+                    # Where none could be looked for, their number is not 0 but unknown.
+                    "training": None
+                    if self.known.how == "no"
+                    else int((predicted.table["label"][predicted.table["image_id"].isin(self._seen)] == label).sum()),
                 }
                 for label in CLASSES
             },
@@ -300,16 +302,27 @@ class ExternalValidation:
             "how": self.known.how,
             "problem": self.known.problem or None,
             "known": len(self.known.films.image_id) + len(self.known.files),
-            "seen": int(seen.sum()),
-            "seen_predicted": int(table["image_id"].isin(self._seen).sum()),
+            "seen": None if self.known.how == "no" else int(seen.sum()),
+            "seen_predicted": None if self.known.how == "no" else int(table["image_id"].isin(self._seen).sum()),
             "study": int((~seen).sum()),
             "kinds": {str(k): int(n) for k, n in self.overlap["kind"][seen].value_counts().items()},
             "listed": self.overlap[seen].head(20).to_dict("records"),
         }
 
-    def _notes(self, answering: Answering, headline: pd.DataFrame, warned: frozenset[str]) -> list[str]:
-        notes = [*self._overlap_words(), *self._copy_words(), *sparse_words(headline)]
-        notes += [*_warned_words(headline, warned), *answering.model.facts.notes()]
+    def _notes(self, answering: Answering, headline: pd.DataFrame, predicted: ExternalPredictions) -> list[str]:
+        cover = self._coverage(predicted)
+        absent = {
+            label: why_absent(
+                label,
+                films=numbers["films"],
+                refused=numbers["refused"],
+                training=numbers["training"] or 0,
+                unreadable=cover["unreadable"],
+            )
+            for label, numbers in cover["classes"].items()
+        }
+        notes = [*self._overlap_words(), *self._copy_words(), *sparse_words(headline, absent)]
+        notes += [*_warned_words(headline, predicted.warned), *answering.model.facts.notes()]
         if not len(headline):
             notes.insert(0, "Every film that was predicted is a training film: there is no external number.")
         if self.films.synthetic and not answering.model.facts.synthetic:
@@ -353,8 +366,8 @@ def _warned_words(headline: pd.DataFrame, warned: frozenset[str]) -> list[str]:
     rest = headline[~odd]
     if not len(rest):
         return [f"{text}: the model does not know films such as these."]
-    right = float((rest["label"] == rest["prediction"]).mean())
-    return [f"{text}; of the {len(rest)} others {right:.1%} are called their right class."]
+    right = int((rest["label"] == rest["prediction"]).sum())
+    return [f"{text}; of the {count(len(rest), 'other')} the prediction is right for {rate_of(right, len(rest))}."]
 
 
 def _if_any(table: pd.DataFrame | None, work: Callable[[pd.DataFrame], dict[str, Any]]) -> dict[str, Any] | None:

@@ -356,7 +356,7 @@ def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
             "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease."
         )
     if model.get("weights") == "random" and model.get("freeze"):
-        notes.append("The backbone is frozen with random weights; the paper's has ImageNet weights.")
+        notes.append("The backbone is frozen with random weights: what it sees in an image is a matter of chance.")
     if data["validation"] == "test":
         notes.append(
             "split.validation=test: each test fold chose the checkpoint that it then scored; "

@@ -283,15 +283,15 @@ def title(
 
     Example:
         >>> title("Normal", np.array([0.1, 0.7, 0.2]))
-        'true Normal\ncalled Normal 70%'
+        'true Normal\npredicted Normal (70%)'
         >>> title(None, np.array([0.1, 0.7, 0.2]), np.zeros((2, 2)))
-        'called Normal 70%\nno place stands out'
+        'predicted Normal (70%)\nno place stands out'
     """
     called = int(probabilities.argmax())
     first = f"true {label}\n" if label else ""
-    # All blue: without a word it looks like a map with little heat.
+    # The bare film: without a word it looks like a map with little heat.
     last = "\nno place stands out" if heat is not None and heat.min() == heat.max() else ""
-    return f"{first}called {CLASSES[called]} {probabilities[called]:.0%}{last}"
+    return f"{first}predicted {CLASSES[called]} ({probabilities[called]:.0%}){last}"
 
 
 def grey(image: Tensor, normalise: Normalise) -> npt.NDArray[np.uint8]:

@@ -37,17 +37,20 @@ def class_sizes(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def sparse_words(table: pd.DataFrame) -> list[str]:
+def sparse_words(table: pd.DataFrame, absent: Mapping[str, str] | None = None) -> list[str]:
     """What is said of classes that are absent or too few, one sentence each.
 
     Args:
         table: a checked predictions table.
+        absent: for classes without any image in the table why there is none, as a clause; see `why_absent`.
     """
     words = []
     for label, size in class_sizes(table).items():
         if not size["films"]:
+            why = (absent or {}).get(label) or f"no image of {label} is there"
             words.append(
-                f"No film of {label} is there: it has no sensitivity, F1 or AUC, and there is no mean over the classes."
+                f"{why[:1].upper()}{why[1:]}: {label} has no sensitivity, F1 or AUC, and there is no mean over the "
+                "classes."
             )
         elif not size["enough"]:
             films, patients = size["films"], size["patients"]
@@ -57,6 +60,37 @@ def sparse_words(table: pd.DataFrame) -> list[str]:
                 f"{FEWEST_PATIENTS} patients on one is given)."
             )
     return words
+
+
+def why_absent(label: str, *, films: int, refused: int, training: int, unreadable: int) -> str:
+    """Why no image of a class counts: absent, refused and left out are different things.
+
+    Args:
+        label: the class.
+        films: of the class in the set, that can be read.
+        refused: of them, by the input gate.
+        training: of the others, those that are training images and are left out.
+        unreadable: files of the set, of any class, that cannot be read.
+
+    Example:
+        >>> why_absent("Normal", films=0, refused=0, training=0, unreadable=0)
+        'no image of Normal is in this set'
+        >>> why_absent("Normal", films=7, refused=7, training=0, unreadable=0)
+        'all 7 images of Normal were refused by the input gate'
+        >>> why_absent("Normal", films=7, refused=3, training=4, unreadable=0)
+        'of 7 images of Normal 3 were refused by the input gate and 4 are training images and left out'
+    """
+    if not films:
+        more = f", of which {unreadable} file{'' if unreadable == 1 else 's'} could not be read" if unreadable else ""
+        return f"no {'readable ' if unreadable else ''}image of {label} is in this set{more}"
+    if refused >= films:
+        return f"all {films} images of {label} were refused by the input gate"
+    if training >= films:
+        return f"all {films} images of {label} are training images of the model and left out"
+    return (
+        f"of {films} images of {label} {refused} were refused by the input gate and {training} are training images and "
+        "left out"
+    )
 
 
 def without_sparse(scores: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:

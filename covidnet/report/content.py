@@ -17,7 +17,7 @@ from covidnet.report.sections_method import again, data, intervals, method, trai
 from covidnet.report.sections_paper import beside_the_paper, comparisons, overview, what_does_not_add_up
 from covidnet.report.sections_results import abstract, results
 from covidnet.report.sections_unseen import selection, unseen_fold
-from covidnet.report.words import CARD_PAGE, CARD_PLAIN, FOLDS, count, sweep_name
+from covidnet.report.words import CARD_PAGE, CARD_PLAIN, FOLDS, beside_paper, count, sweep_name
 
 
 def report_document(
@@ -45,22 +45,24 @@ def report_document(
         unseen_fold(summary),
         selection(summary),
         explanations(summary),
-        beside_the_paper(summaries),
+        beside_the_paper(summaries) if beside_paper(summary) else None,
         comparisons(compared) if compared else None,
         calibration(summary),
         training(summary),
         data(summary),
         method(summary),
         again(summaries),
-        what_does_not_add_up(),
+        what_does_not_add_up() if beside_paper(summary) else None,
         intervals(),
     ]
     folds = len(summary.get("folds") or [])
     what = "Ten-fold cross-validation" if folds == FOLDS else f"Cross-validation, {folds} of {FOLDS} folds"
     subtitle = (
         f"Data: {at(summary, 'data', 'name') or 'unnamed'}; {count(at(summary, 'pooled', 'n'), 'film')} in the test "
-        f"folds. Beside each number stands that of {PAPER.authors}, {PAPER.title}."
+        "folds."
     )
+    if beside_paper(summary):
+        subtitle += f" Beside each number stands that of {PAPER.authors}, {PAPER.title}."
     read = with_pictures(sections, summary.get("folder"))
     return Document(f"{what}: {sweep_name(summary)}", subtitle, numbered(read))
 

@@ -194,6 +194,21 @@ class Table:
     notes: Sequence[str] = ()
 
 
+def without_paper(table: Table) -> Table:
+    """A table of ours and the paper's numbers without the paper's: its columns, its label and its notes.
+
+    Args:
+        table: whose columns are named ``ours`` and ``paper`` under a group each.
+    """
+    kept = [at for at, column in enumerate(table.columns) if column.name != "paper"]
+    columns = [table.columns[at] for at in kept]
+    return Table(
+        table.caption,
+        [Column(column.group) if column.name == "ours" else column for column in columns],
+        [[row[at] for at in kept] for row in table.rows],
+    )
+
+
 @dataclass(frozen=True)
 class Figure:
     """A drawing.

@@ -13,7 +13,7 @@ from covidnet.report.html import json_text, page_of
 from covidnet.report.markdown import markdown_of
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.sections_method import facts_table
-from covidnet.report.words import count
+from covidnet.report.words import TRAINED_ON, count
 
 
 def external_document(summary: Summary) -> Document:
@@ -69,7 +69,7 @@ def _method(summary: Summary) -> Section:
         ("Weights that it started from", model.get("weights")),
         ("Test folds of its models", ", ".join(str(fold) for fold in model.get("folds") or [])),
         ("Temperatures", ", ".join(temperatures)),
-        ("Trained on", at(model, "training", "name")),
+        ("Trained on", TRAINED_ON.get(str(at(model, "training", "name")), at(model, "training", "name"))),
         ("Input", f"{model.get('image_size')} pixels, fit={model.get('fit')}"),
         ("Input gate", model.get("gate")),
         ("Data set", data.get("name")),

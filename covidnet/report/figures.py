@@ -16,7 +16,7 @@ from covidnet.report.reliability_plot import reliability_axes
 from covidnet.report.sanity_plot import sanity_axes
 from covidnet.report.selection_plot import selection_axes
 from covidnet.report.training_plot import training_axes
-from covidnet.report.words import MEASURES
+from covidnet.report.words import MEASURES, beside_paper
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def folds_figure(summary: Summary) -> Figure | None:
         [at(fold, "test", "accuracy") for fold in folds],
         [at(fold, "unseen", "accuracy") for fold in folds],
         at(summary, "unseen", "ensemble", "accuracy", "value"),
-        ACCURACY,
+        ACCURACY if beside_paper(summary) else None,
         figure.add_subplot(grid[0, 0]),
     )
     # Room for the legend below the lowest dot.
@@ -85,7 +85,7 @@ def folds_figure(summary: Summary) -> Figure | None:
         (("sensitivity", "Sensitivity"), ("specificity", "Specificity"), ("f1", "F1"))
     ):
         values = {name: [at(fold, "test", "classes", name, metric) for fold in folds] for name in CLASSES}
-        published = {name: TABLE5[name][metric] for name in CLASSES}
+        published = {name: TABLE5[name][metric] for name in CLASSES} if beside_paper(summary) else None
         place = grid[(index + 1) // 2, (index + 1) % 2]
         fold_class_axes(values, published, figure.add_subplot(place), f"{title}, test folds")
     return figure

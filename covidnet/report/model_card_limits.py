@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from covidnet.evaluation.sparse import FEWEST_FILMS
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.tables import percent
+from covidnet.report.words import count
 
 # So much above the commonest class's share counts as telling.
 _TELLING = 0.05
@@ -50,7 +52,9 @@ def _confounded(told: Mapping[str, Any] | None, name: str, learned: str) -> str:
     share, base, n = (at(told, key) for key in ("share", "base", "n"))
     if share is None or base is None:
         return f"How far the {name} of a film tells its class: not available. The model may have learned {learned}."
-    of = f" ({n} films whose {name} is known)"
+    of = f" ({count(n, 'film')} whose {name} is known)"
+    if n is not None and n < FEWEST_FILMS:
+        return f"How far the {name} of a film tells its class: too few films whose {name} is known ({n}) to say."
     if len(at(told, "counts") or {}) == 1:
         return f"All films have one {name}{of}; what the model does on films of another {name} is not available."
     found = (

@@ -9,7 +9,7 @@ from typing import Any
 from covidnet.labels import CLASSES
 from covidnet.report.document import Bullets
 from covidnet.report.paper_tables import Summary, at
-from covidnet.report.words import FOLDS, count, model_name
+from covidnet.report.words import FOLDS, count, model_name, rate_of
 
 UNKNOWN = "not available"
 """What stands for everything that is not known."""
@@ -151,8 +151,8 @@ def gate(summary: Summary) -> Facts:
         ("Meant to refuse, with the reason", _REFUSES),
         ("Cannot tell", "a mirrored film, and what looks like a frontal film but is of another disease or of a child"),
         (
-            "Real films that it refused although they were held out",
-            None if n is None or refused is None or not n else f"{refused} of {n} ({100 * refused / n:.1f}%)",
+            "Held-out films of the same data that it refused",
+            None if n is None or refused is None or not n else rate_of(refused, n),
         ),
     ]
 

@@ -10,7 +10,7 @@ from covidnet.report.document import Block, Bullets, Cell, Column, Paragraph, Ta
 from covidnet.report.model_card_lines import UNKNOWN, Facts
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.sections_calibration import SCORES, change_words, parts, temperature_words
-from covidnet.report.words import points, told
+from covidnet.report.words import points, told_of
 
 # With fewer resamples the ends of an interval move visibly from seed to seed.
 _ROUGH = 1000
@@ -30,12 +30,12 @@ def numbers(summary: Summary) -> Table:
     if chosen.get("rule") == "paper":
         title += ", a selection score"
     names = [name for name, _ in parts(summary)]
-    told_of = dict(zip(names, (summary.get("pooled"), unseen.get("ensemble"))[: len(names)], strict=True))
+    shown_of = dict(zip(names, (summary.get("pooled"), unseen.get("ensemble"))[: len(names)], strict=True))
     if not alone and len(names) > 1:
-        told_of[title] = unseen.get("selected")
+        shown_of[title] = unseen.get("selected")
 
     def row(title: str, shown: Callable[[Any], Value], *keys: str) -> list[Cell]:
-        return [title, *(_known(shown(at(scores, *keys))) for scores in told_of.values())]
+        return [title, *(_known(shown(at(scores, *keys))) for scores in shown_of.values())]
 
     rows = [row("Films", Value, "n"), row("Patients", Value, "patients"), row("Accuracy", rate, "accuracy")]
     for name in CLASSES:
@@ -50,7 +50,7 @@ def numbers(summary: Summary) -> Table:
     ]
     return Table(
         "What the models do on films that they were not trained on. Rates in percent, AUC as a fraction.",
-        [Column(""), *(Column(title) for title in told_of)],
+        [Column(""), *(Column(title) for title in shown_of)],
         rows,
         "Table 1",
         notes,
@@ -112,7 +112,10 @@ def selection(summary: Summary) -> Facts:
             else f"{points(cost)} by split halves of the films, {points(simulated)} for equally good models in a "
             "simulation; a number chosen in that way is too high by about as much",
         ),
-        ("Highest accuracy of one model on the unseen fold", None if best is None else f"{told(best)}, not a result"),
+        (
+            "Highest accuracy of one model on the unseen fold",
+            None if best is None else f"{told_of(best, chosen.get('n'))}, not a result",
+        ),
     ]
 
 

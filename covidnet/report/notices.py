@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from covidnet.report.document import Notice
 from covidnet.report.paper_tables import Summary, at
-from covidnet.report.words import FOLDS, sweep_name
+from covidnet.report.words import FOLDS, beside_paper, sweep_name
 
 
 def warnings_of(summary: Summary) -> list[str]:
@@ -39,7 +39,8 @@ def warnings_of(summary: Summary) -> list[str]:
         (
             at(summary, "model", "weights") == "random",
             "random weights",
-            "The network started from random weights; the paper's from ImageNet weights.",
+            "The network started from random weights"
+            + ("; the paper's from ImageNet weights." if beside_paper(summary) else "."),
         ),
         (
             at(summary, "data", "validation") == "test",

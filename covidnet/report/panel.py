@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 
-OPACITY = 0.4
-"""How much of an overlay is the heat map; the rest is the film."""
+COLOURS = "inferno"
+"""The colour map of influence, here and on the page: perceptually uniform, so that equal steps look equal."""
+
+OPACITY = 0.6
+"""How much of an overlay is the heat map where it is hottest; a place without influence is the bare film."""
 
 OUTLINED = "white outline: lesion, known"
 """What stands beside the colour bar where an outline is drawn."""
@@ -41,34 +44,35 @@ _TITLE_LINES = 2
 _BAR_WIDTH, _BAR_HEIGHT, _BAR_SPACE = 2.4, 0.12, 0.5
 # Beside a word on outlines the bar of a narrow sheet is shorter: as long as the words below it are.
 _BAR_SHORT, _BAR_GAP = 2.1, 0.15
-# Points. The rim is dark, so that the line shows on bright lungs and on red alike.
+# Points. The rim is dark, so that the line shows on bright lungs and on yellow alike.
 _LINE, _RIM = 0.8, 1.8
 # Films hardly pack: the strongest compression takes three times as long for a few per cent.
 _PACKING = {"compress_level": 3}
 
 
 def overlay(film: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """Blend a heat map over its film in the paper's colours: red has most influence, blue least.
+    """Blend a heat map over its film: bright yellow has most influence, and where there is none the film is bare.
 
     Args:
         film: (H, W) uint8 grey levels.
         heat: (H, W) influence, 0..1.
 
     Returns:
-        (H, W, 3) uint8: `OPACITY` of the jet colour of the map, the rest the film.
+        (H, W, 3) uint8: of the colour in `COLOURS` `OPACITY` times the influence, the rest the film.
 
     Raises:
         DataError: the film is no 2-D uint8 array, or the map has another shape or values outside 0..1.
 
     Example:
-        >>> overlay(np.zeros((1, 2), np.uint8), np.array([[0.0, 1.0]])).tolist()
-        [[[0, 0, 51], [51, 0, 0]]]
+        >>> overlay(np.full((1, 2), 100, np.uint8), np.array([[0.0, 1.0]])).tolist()
+        [[[100, 100, 100], [191, 193, 139]]]
     """
     from matplotlib import colormaps
 
     _check(film, heat, "film")
-    colours = colormaps["jet"](np.asarray(heat, dtype=np.float64))[..., :3] * 255.0
-    blend = (1.0 - OPACITY) * film[..., None].astype(np.float64) + OPACITY * colours
+    colours = colormaps[COLOURS](np.asarray(heat, dtype=np.float64))[..., :3] * 255.0
+    shares = OPACITY * np.asarray(heat, dtype=np.float64)[..., None]
+    blend = (1.0 - shares) * film[..., None].astype(np.float64) + shares * colours
     return np.rint(blend).astype(np.uint8)
 
 
@@ -266,7 +270,9 @@ def _draw_border(axes: Axes, border: npt.NDArray[np.float64] | None) -> None:
 
 def _draw_bar(figure: Figure, place: tuple[float, float, float, float]) -> None:
     axes = figure.add_axes(place, label="colour bar")
-    axes.imshow(np.linspace(0.0, 1.0, 256)[None, :], cmap="jet", aspect="auto", extent=(0.0, 1.0, 0.0, 1.0))
+    # As an overlay on middle grey shows it.
+    bar = overlay(np.full((1, 256), 110, np.uint8), np.linspace(0.0, 1.0, 256)[None, :])
+    axes.imshow(bar, aspect="auto", extent=(0.0, 1.0, 0.0, 1.0))
     axes.set_yticks([])
     axes.set_xticks([0.0, 1.0], ["least influence", "most influence"], fontsize=_TITLE_POINTS)
     axes.tick_params(length=0, pad=3)

@@ -52,7 +52,7 @@ def calibration(summary: Summary) -> Section:
             Figure(
                 "Reliability: how often predictions of a given confidence are right, with 95% intervals over "
                 f"the number of films in each bin{' before the temperature' if both else ''}. On the dotted line "
-                "confidence is accuracy; above it the models are too modest, below it too sure."
+                "confidence is accuracy; above it the models are under-confident, below it over-confident."
                 + (" Filled: as predicted. Hollow: after the temperature." if both else ""),
                 "Reliability diagrams. " + " ".join(_spoken(told, title, key) for title, key in _with_after(summary)),
                 drawing,
@@ -119,7 +119,7 @@ def temperature_words(summary: Summary) -> list[str]:
     )
     words = [
         f"Each model's probabilities are divided by a temperature on the scale of logits, fitted on {where} by "
-        "maximum likelihood (Guo et al. 2017). Above 1 it makes a model less sure, below 1 surer. "
+        "maximum likelihood (Guo et al. 2017). Above 1 it lowers the confidence of a model, below 1 it raises it. "
         f"{spread}. It never changes what a single model predicts."
     ]
     if len(known) < len(fitted):

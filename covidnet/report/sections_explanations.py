@@ -81,9 +81,9 @@ def _panels(found: Mapping[str, Any]) -> list[Block]:
         whose = "one model" if fold is None else f"the model of fold {fold}"
         text = (
             f"The panels show {whose} on films of the {fold_of(found)}, which it never saw in training: each film "
-            f"beside its heat map ({method}{called}). Red places have most influence, blue ones least; each map is "
-            "stretched by itself, so two maps cannot be compared in strength. A white outline, where there is one, is "
-            "a known lesion."
+            f"beside its heat map ({method}{called}). Bright yellow places have most influence, bare ones none; each "
+            "map is stretched by itself, so two maps cannot be compared in strength. A white outline, where there is "
+            "one, is a known lesion."
         )
     else:
         text = f"No panels were drawn; explain.per_class=5 draws them. The maps that were measured are of {method}."

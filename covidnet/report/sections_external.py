@@ -25,7 +25,7 @@ from covidnet.report.drawing import WIDTH, new_figure, styled
 from covidnet.report.paper_tables import ALL, Summary, at
 from covidnet.report.reliability_plot import reliability_axes
 from covidnet.report.sections_results import curve_blocks
-from covidnet.report.words import count, told
+from covidnet.report.words import count, told_of
 
 _COVID = CLASSES[0]
 _METRICS = (("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("F1", "f1"), ("AUC", "auc"))
@@ -47,15 +47,18 @@ def abstract(summary: Summary) -> Paragraph:
     seen = at(summary, "overlap", "seen_predicted") or 0
     if seen:
         text += f"The headline is without {count(seen, 'film')} that shaped the model in training. "
+    n, support = scores.get("n"), at(covid, "support")
+    others = None if n is None or support is None else n - support
     text += (
-        f"Of the {count(scores.get('n'), 'film')} of {count(scores.get('patients'), 'patient')} that count, "
-        f"{told(at(scores, 'accuracy'))} were called their right class (in brackets, here and below: 95% intervals). "
-        f"For COVID-19 the sensitivity is {told(at(covid, 'sensitivity'))} and the specificity "
-        f"{told(at(covid, 'specificity'))}."
+        f"The prediction is right for {told_of(at(scores, 'accuracy'), n)} that count, of "
+        f"{count(scores.get('patients'), 'patient')} (in brackets, here and below: 95% intervals). For COVID-19 the "
+        f"sensitivity is {told_of(at(covid, 'sensitivity'), support)} and the specificity "
+        f"{told_of(at(covid, 'specificity'), others)} of the other classes."
     )
     unseen = at(summary, "study", "unseen", "scores", "accuracy")
     if unseen is not None:
-        text += f" On the unseen fold of its own study the model is right in {told(unseen)}."
+        of = told_of(unseen, at(summary, "study", "unseen", "scores", "n"))
+        text += f" On the unseen fold of its own study the model is right for {of}."
     return Paragraph(text)
 
 
@@ -79,11 +82,13 @@ def films(summary: Summary) -> Section:
     columns = [Column("Class"), Column("Films"), Column("Refused"), Column("Predicted"), Column("Predicted, %"),
                Column("Training films"), Column("In the headline")]  # fmt: skip
     rows: list[list[Cell]] = []
-    totals = dict.fromkeys(("films", "refused", "predicted", "training"), 0)
+    totals: dict[str, int | None] = dict.fromkeys(("films", "refused", "predicted", "training"), 0)
     for label in CLASSES:
         numbers = at(cover, "classes", label) or {}
         rows.append([label, *_cover_row(numbers)])
-        totals = {key: value + (numbers.get(key) or 0) for key, value in totals.items()}
+        # A number that is not known makes its sum unknown.
+        totals = {key: None if value is None or numbers.get(key) is None else value + numbers[key]
+                  for key, value in totals.items()}  # fmt: skip
     rows.append([ALL, *_cover_row(totals)])
     patients = count(data.get("patients"), "known patient")
     if data.get("unknown_patients"):
@@ -99,7 +104,13 @@ def films(summary: Summary) -> Section:
         )
     blocks: list[Block] = [
         Paragraph(text),
-        Table("Films of each class. Refused: by the input gate, or changed while they were read.", columns, rows),
+        Table(
+            "Films of each class. Refused: by the input gate, or changed while they were read."
+            + (" The input gate was off: nothing was looked for." if at(summary, "model", "gate") == "off" else "")
+            + _how_looked(summary),
+            columns,
+            rows,
+        ),
     ]
     causes = cover.get("causes") or {}
     if causes:
@@ -243,7 +254,8 @@ def calibration(summary: Summary) -> Section | None:
     caption = (
         "Reliability on the external films: how often predictions of a given confidence are right, with 95% intervals "
         "over the number of films in each bin. On the dotted line confidence is accuracy; above it the model "
-        "is too modest, below it too sure." + (" Filled: before the temperature. Hollow: after it." if before else "")
+        "is under-confident, below it over-confident."
+        + (" Filled: before the temperature. Hollow: after it." if before else "")
     )
     return Section(
         "Calibration",
@@ -288,12 +300,21 @@ def intervals() -> Section:
 
 
 def _cover_row(numbers: Mapping[str, Any]) -> list[Cell]:
-    there, predicted, training = (numbers.get(key) or 0 for key in ("films", "predicted", "training"))
-    share = rate(predicted / there if there else None)
+    there, predicted, training = (numbers.get(key) for key in ("films", "predicted", "training"))
+    share = rate(predicted / there if there and predicted is not None else None)
+    headline = None if predicted is None else predicted - (training or 0)
     return [
-        Value(there), Value(numbers.get("refused") or 0), Value(predicted), share, Value(training),
-        Value(predicted - training),
+        Value(there), Value(numbers.get("refused")), Value(predicted), share,
+        "not known" if training is None else Value(training), Value(headline),
     ]  # fmt: skip
+
+
+def _how_looked(summary: Summary) -> str:
+    """What a reader of the column of training films must know: they were not looked for, or by their bytes alone."""
+    how = at(summary, "overlap", "how")
+    if how == "no":
+        return " Training films could not be looked for: all that were predicted are in the headline."
+    return " Training films: of some models the same files alone were looked for." if how == "files" else ""
 
 
 def _looked(found: Mapping[str, Any]) -> str:

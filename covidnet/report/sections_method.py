@@ -19,12 +19,13 @@ from covidnet.report.document import (
     Section,
     Table,
     Value,
+    without_paper,
 )
 from covidnet.report.figures import training_figure
 from covidnet.report.paper_tables import PARTS, Summary, at, films
 from covidnet.report.published import TABLE4
 from covidnet.report.tables import UNDEFINED
-from covidnet.report.words import count
+from covidnet.report.words import beside_paper, count
 
 
 def training(summary: Summary) -> Section | None:
@@ -80,6 +81,8 @@ def data(summary: Summary) -> Section:
             "all of one size, our test films are those of all folds together.",
         ],
     )
+    if not beside_paper(summary):
+        table = without_paper(table)
     described = summary.get("data") or {}
     facts = [
         ("Data set", described.get("name")),

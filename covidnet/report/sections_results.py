@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from covidnet.evaluation.sparse import FEWEST_FILMS
 from covidnet.labels import CLASSES
-from covidnet.report.document import Block, Cell, Column, Figure, Paragraph, Section, Table, Value, area, printed, rate
+from covidnet.report.document import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Paragraph,
+    Section,
+    Table,
+    Value,
+    area,
+    printed,
+    rate,
+    without_paper,
+)
 from covidnet.report.figures import confusion_figure, curves_figure, folds_figure
 from covidnet.report.paper_tables import ALL, Summary, at
 from covidnet.report.published import ACCURACY, TABLE5, TABLE6
 from covidnet.report.tables import percent
-from covidnet.report.words import FOLDS, count, is_locked, model_name, points, told
+from covidnet.report.words import FOLDS, beside_paper, count, is_locked, model_name, points, told, told_of
 
 _COVID = CLASSES[0]
 _METRICS = (("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("F1", "f1"))
@@ -43,38 +57,45 @@ def abstract(summary: Summary) -> Paragraph:
         else "by the model that did not see it in training"
     )
     covid = at(pooled, "classes", _COVID)
+    against, of_covid = "", ""
+    if beside_paper(summary):
+        against = f", against {percent(ACCURACY)} in the paper"
+        of_covid = " (paper: " + ", ".join(percent(TABLE5[_COVID][key]) for key in ("sensitivity", "specificity")) + ")"
     text = (
         f"{network} was trained and tested in {whole} on {data}. Each of the {count(at(pooled, 'n'), 'film')} of the "
         f"test folds was predicted once, {unseen_by}; {told(at(pooled, 'accuracy'))} "
-        f"of these predictions are right (in brackets, here and below: 95% intervals), against {percent(ACCURACY)} "
-        f"in the paper. For COVID-19 the sensitivity is {told(at(covid, 'sensitivity'))} and the specificity "
-        f"{told(at(covid, 'specificity'))} (paper: {percent(TABLE5[_COVID]['sensitivity'])}, "
-        f"{percent(TABLE5[_COVID]['specificity'])}). "
+        f"of these predictions are right (in brackets, here and below: 95% intervals){against}. For COVID-19 the "
+        f"sensitivity is {told(at(covid, 'sensitivity'))} and the specificity {told(at(covid, 'specificity'))}"
+        f"{of_covid}. "
     )
-    films = count(at(unseen, "ensemble", "n") or selection.get("n"), "film")
     if is_locked(summary):
         return Paragraph(f"{text}The unseen fold is locked: no model was scored on it.")
-    text += f"On the unseen fold ({films}) " + _selected_words(unseen, selection)
+    n = at(unseen, "ensemble", "n") or selection.get("n")
+    text += f"On the unseen fold ({count(n, 'image')}) " + _selected_words(unseen, selection, n)
     text += (
-        "; the mean of all models' probabilities (the ensemble) is right in "
-        f"{told(at(unseen, 'ensemble', 'accuracy'))}; the single models are right in "
-        f"{told(at(unseen, 'mean', 'accuracy'))} on average, with a standard deviation of "
-        f"{points(at(unseen, 'sd', 'accuracy'))}."
+        "; the mean of all models' probabilities (the ensemble) is right for "
+        f"{told_of(at(unseen, 'ensemble', 'accuracy'), n)}"
     )
+    if n is None or n >= FEWEST_FILMS:
+        text += (
+            f"; the single models are right for {told(at(unseen, 'mean', 'accuracy'))} on average, with a standard "
+            f"deviation of {points(at(unseen, 'sd', 'accuracy'))}"
+        )
+    text += "."
     if selection.get("label"):
         text += f" How that model was chosen: {selection['label']}."
     return Paragraph(text)
 
 
-def _selected_words(unseen: Mapping[str, Any], selection: Mapping[str, Any]) -> str:
+def _selected_words(unseen: Mapping[str, Any], selection: Mapping[str, Any], n: int | None) -> str:
     if selection.get("fold") is None:
         return "no single model was selected"
-    accuracy = told(at(unseen, "selected", "accuracy"))
+    accuracy = told_of(at(unseen, "selected", "accuracy"), n)
     if selection.get("rule") == "paper":
         return (
             f"the model of fold {selection['fold']} scores {accuracy}, which is a selection score: these films chose it"
         )
-    return f"the selected model, that of fold {selection['fold']}, is right in {accuracy}"
+    return f"the selected model, that of fold {selection['fold']}, is right for {accuracy}"
 
 
 def results(summary: Summary) -> Section:
@@ -102,8 +123,10 @@ def results(summary: Summary) -> Section:
         blocks.append(
             Figure(
                 "Fold by fold. Each dot is one model, from left to right in the order of the folds; the solid line is "
-                "their mean, the dashed line the paper's value"
-                f"{', the diamond the ensemble' if not is_locked(summary) else ''}. The axes do not start at 0.",
+                "their mean"
+                + (", the dashed line the paper's value" if beside_paper(summary) else "")
+                + (", the diamond the ensemble" if not is_locked(summary) else "")
+                + ". The axes do not start at 0.",
                 f"Dot plots of {count(len(summary['per_fold']), 'model')}: {_spread(summary, 'test')} on the test "
                 f"folds{beside}.",
                 drawing,
@@ -134,17 +157,18 @@ def _table5(summary: Summary) -> Table:
     for name in CLASSES:
         row += [Value(at(pooled, "classes", name, "support")), ""]
     rows.append([*row, Value(at(pooled, "n")), ""])
-    return Table(
+    table = Table(
         "Each class against the other two, on the pooled predictions of the test folds. Percent, AUC as a fraction; "
-        "95% intervals in brackets.",
+        "95% intervals in brackets. All classes: the mean of the three, and the accuracy over all films.",
         columns,
         rows,
         "Table 5 (paper)",
         [
-            "All classes: the mean of the three, and the accuracy over all films. The paper's means are those of "
-            "its Table 6, its accuracy is that of its section 4; it gives no interval and no AUC."
+            "The paper's means are those of its Table 6, its accuracy is that of its section 4; it gives no interval "
+            "and no AUC."
         ],
     )
+    return table if beside_paper(summary) else without_paper(table)
 
 
 _CONFUSIONS = (("pooled test folds", ("pooled",)), ("unseen fold, ensemble", ("unseen", "ensemble")))

@@ -29,6 +29,14 @@ EXPLAINERS = {
 """How heat maps of the setting ``explain.method`` are made, as it is written."""
 
 
+TRAINED_ON = {
+    "folder": "images from a folder (data=folder)",
+    "phantom": "synthetic images (phantoms)",
+    "kaggle": "the Kaggle images of the paper",
+}
+"""What a model was trained on, by the name of the data group."""
+
+
 MEASURES = {
     "touch": "Touches a lesion",
     "pointing": "Pointing game",
@@ -52,6 +60,63 @@ def told(estimate: Any) -> str:
     if isinstance(estimate, dict):
         return percent(estimate.get("value"), estimate.get("ci"))
     return percent(estimate)
+
+
+def beside_paper(summary: Summary) -> bool:
+    """Whether the paper's numbers stand beside a sweep's: for the paper's own data, or where that was asked for.
+
+    Args:
+        summary: of a sweep; ``paper`` is what was asked for, None where nothing was.
+
+    Example:
+        >>> beside_paper({"data": {"name": "folder"}}), beside_paper({"data": {"name": "folder"}, "paper": True})
+        (False, True)
+    """
+    asked = summary.get("paper")
+    return asked if isinstance(asked, bool) else at(summary, "data", "name") == "kaggle"
+
+
+def rate_of(right: int, n: int) -> str:
+    """A count with its rate, and without one where there are too few for it.
+
+    Args:
+        right: how many of them.
+        n: of how many.
+
+    Example:
+        >>> rate_of(90, 100), rate_of(6, 9)
+        ('90 of 100 (90.0%)', '6 of 9 (too few for a rate)')
+    """
+    return f"{right:,} of {n:,} ({'too few for a rate' if _too_few(n) else percent(right / n)})"
+
+
+def told_of(estimate: Any, n: int | None, thing: str = "image") -> str:
+    """A rate with its interval and its n; where there are too few things for a rate, how many of them instead.
+
+    Args:
+        estimate: ``{"value", "ci", ...}``, a fraction, or None.
+        n: of how many things; None where that is not known.
+        thing: in the singular.
+
+    Example:
+        >>> told_of({"value": 0.946, "ci": [0.934, 0.956]}, 1560)
+        '94.6% [93.4, 95.6] of 1,560 images'
+        >>> told_of({"value": 2 / 3, "ci": [0.35, 0.88]}, 9), told_of(None, 0)
+        ('6 of 9 images (too few for a rate)', 'no image')
+    """
+    value = estimate.get("value") if isinstance(estimate, dict) else estimate
+    if n == 0:
+        return f"no {thing}"
+    if n is None or not _too_few(n) or value is None:
+        return f"{told(estimate)} of {count(n, thing)}"
+    return f"{round(value * n)} of {count(n, thing)} (too few for a rate)"
+
+
+def _too_few(n: int) -> bool:
+    # Imported here: a command that has only to print its settings would wait for pandas.
+    from covidnet.evaluation.sparse import FEWEST_FILMS
+
+    return n < FEWEST_FILMS
 
 
 def points(difference: float | None) -> str:

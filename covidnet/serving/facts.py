@@ -10,6 +10,7 @@ from typing import Any
 
 from covidnet.data.transforms import FITS, MAX_SIDE
 from covidnet.errors import DataError
+from covidnet.report.words import TRAINED_ON
 
 FORMAT = 1
 """Of a checkpoint's serving record; raised where an older release could not read it."""
@@ -103,6 +104,12 @@ class ModelFacts:
         if self.members == 1:
             return f"{self.network}, fold {known[0]}" if known else self.network
         return f"{self.network}, {self.members} models" + (f" (folds {', '.join(known)})" if known else "")
+
+    @property
+    def trained_on(self) -> str | None:
+        """What it was trained on, for people; None where its checkpoint does not tell."""
+        name = self.training.get("name")
+        return None if name is None else TRAINED_ON.get(str(name), str(name))
 
     def notes(self) -> list[str]:
         """What a reader of a prediction has to know of the model, in sentences."""

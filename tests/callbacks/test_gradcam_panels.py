@@ -141,7 +141,7 @@ def test_titles_tell_the_true_class_and_what_the_network_says(
             with torch.no_grad():
                 probabilities = module.eval()(dataset[place[image_id]]["image"][None]).softmax(1)[0]
             called = int(probabilities.argmax())
-            assert text == f"true {label}\ncalled {CLASSES[called]} {100 * float(probabilities[called]):.0f}%"
+            assert text == f"true {label}\npredicted {CLASSES[called]} ({100 * float(probabilities[called]):.0f}%)"
 
 
 def test_the_draw_depends_on_the_seed_alone(
@@ -200,7 +200,7 @@ def test_probabilities_that_are_known_are_shown_and_the_network_is_not_asked(
 ) -> None:
     known = {image_id: np.array([0.125, 0.25, 0.625]) for image_id in films[1]["image_id"]}
     GradCamPanels(2).draw(module, *films, tmp_path, seed=0, caption="", probabilities=known)
-    assert {title.splitlines()[1] for figure in drawn for title in figure["titles"]} == {"called Pneumonia 62%"}
+    assert {title.splitlines()[1] for figure in drawn for title in figure["titles"]} == {"predicted Pneumonia (62%)"}
 
 
 def test_the_worst_errors_are_those_most_sure_of_another_class() -> None:
@@ -355,8 +355,8 @@ def test_maps_with_nan_have_a_line_of_their_own(
 
 def test_a_title_says_so_where_no_place_stands_out() -> None:
     given = np.array([0.1, 0.7, 0.2])
-    assert title("Normal", given, np.zeros((3, 3))) == "true Normal\ncalled Normal 70%\nno place stands out"
-    assert title("Normal", given, np.eye(3)) == title("Normal", given) == "true Normal\ncalled Normal 70%"
+    assert title("Normal", given, np.zeros((3, 3))) == "true Normal\npredicted Normal (70%)\nno place stands out"
+    assert title("Normal", given, np.eye(3)) == title("Normal", given) == "true Normal\npredicted Normal (70%)"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -101,7 +101,9 @@ def test_a_class_that_is_absent_has_no_number_of_its_own() -> None:
     assert covid["specificity"]["ci"] is not None
     assert all(estimate["value"] is None for estimate in found["macro"].values())
     assert found["accuracy"]["ci"] is not None
-    assert "No film of COVID-19 is there" in sparse_words(table)[0]
+    assert "No image of COVID-19 is there: COVID-19 has no sensitivity" in sparse_words(table)[0]
+    (said, *_) = sparse_words(table, {"COVID-19": "all 7 images of COVID-19 were refused"})
+    assert said.startswith("All 7 images of COVID-19 were refused: COVID-19 has no")
     json.dumps(found, allow_nan=False)
 
 

@@ -235,6 +235,7 @@ def build_summary(seed: int = 0, folds: int = 10, skill: float = 2.5, per_fold: 
 
     summary = {
         "name": "densenet121, fixed copies",
+        "paper": True,
         "folder": "multirun/2026-05-04/10-11-12",
         "folds": list(range(folds)),
         "problems": [],

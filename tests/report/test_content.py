@@ -7,6 +7,7 @@ import pytest
 from covidnet.labels import CLASSES
 from covidnet.report.content import report_document
 from covidnet.report.document import Document, Figure, Notice, Paragraph, Section, Table, Value
+from covidnet.report.markdown import markdown_of
 from covidnet.report.sections_method import command
 
 Summary = dict[str, Any]
@@ -176,7 +177,7 @@ def test_what_is_missing_leaves_out_its_section_alone(summary: Summary) -> None:
 )
 def test_a_summary_without_numbers_is_still_a_report(hollow: Summary, none_everywhere: Summary) -> None:
     for summary in (hollow, none_everywhere):
-        document = report_document(summary)
+        document = report_document({**summary, "paper": True})
         # Without a value no number of ours is shown.
         table = _tables(document)["Table 5 (paper)"]
         assert all(cell.value is None for row in table.rows for cell in row[1::2] if isinstance(cell, Value))
@@ -222,3 +223,16 @@ def test_words_of_a_whole_report_hold_no_none(summary: Summary) -> None:
             if isinstance(block, Table):
                 assert "None" not in str([cell for row in block.rows for cell in row if isinstance(cell, str)])
                 assert all(len(row) == len(block.columns) for row in block.rows)
+
+
+def test_a_report_of_own_data_leads_with_its_own_numbers(summary: Summary) -> None:
+    """The paper's stand beside those of its own data, or where that was asked for."""
+    own = {**summary, "paper": None, "data": {**summary["data"], "name": "folder"}}
+    text = markdown_of(report_document(own))
+    for words in ("in the paper", "the paper's value", "Table 5 (paper)", "does not add up", "Ragab"):
+        assert words not in text
+        assert words in markdown_of(report_document({**own, "data": {**own["data"], "name": "kaggle"}}))
+    (table,) = [b for s in report_document(own).sections for b in s.blocks
+                if isinstance(b, Table) and b.caption.startswith("Each class against")]  # fmt: skip
+    assert [column.name for column in table.columns] == ["", *CLASSES, "All classes"]
+    assert all(len(row) == 5 for row in table.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -19,8 +20,10 @@ from covidnet.evaluation.ranking import class_curves
 from covidnet.evaluation.scores import scored
 from covidnet.evaluation.sparse import class_sizes, curves_without_sparse, sparse_words, without_sparse
 from covidnet.labels import CLASSES
+from covidnet.report.document import Table, Value
 from covidnet.report.external import external_document, write_external_report
 from covidnet.report.markdown import markdown_of
+from covidnet.report.sections_external import abstract, films
 
 HOSTILE = "<script>alert(1)</script>|`a` & 'q' ${x} %s {0}"
 
@@ -123,7 +126,7 @@ def test_the_difference_to_the_study_is_external_less_the_studys(summary: dict[s
 @pytest.mark.parametrize("counts", [(0, 30, 30), (0, 40, 0), (0, 0, 0), (1, 1, 1)])
 def test_absent_classes_and_no_films_at_all_are_no_error(counts: tuple[int, int, int], tmp_path: Path) -> None:
     write_external_report(summary_of(counts), tmp_path)
-    assert "No film of COVID-19 is there" in text_of(tmp_path) or counts == (1, 1, 1)
+    assert "No image of COVID-19 is there" in text_of(tmp_path) or counts == (1, 1, 1)
 
 
 def test_what_is_not_known_is_left_out(summary: dict[str, Any]) -> None:
@@ -157,3 +160,26 @@ def test_a_number_that_json_cannot_hold_writes_nothing(summary: dict[str, Any], 
     with pytest.raises(DataError, match="summary"):
         write_external_report({**summary, "seconds": {"look": float("nan")}}, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_training_films_that_were_not_looked_for_are_not_none(summary: dict[str, Any]) -> None:
+    """A 0 would say that the set was searched and holds none."""
+    blind = copy.deepcopy(summary)
+    blind["overlap"] |= {"how": "no", "problem": "They could not be looked for.", "seen": None, "seen_predicted": None}
+    for numbers in blind["coverage"]["classes"].values():
+        numbers["training"] = None
+    (table,) = [b for b in films(blind).blocks if isinstance(b, Table) and b.caption.startswith("Films of each class")]
+    assert "Training films could not be looked for" in table.caption
+    for row, numbers in zip(table.rows, blind["coverage"]["classes"].values(), strict=False):
+        assert row[5] == "not known"
+        assert isinstance(row[6], Value)
+        assert row[6].value == numbers["predicted"]
+    assert table.rows[-1][5] == "not known"
+    assert "The headline is without" not in abstract(blind).text
+
+
+def test_a_rate_of_few_images_is_a_count(summary: dict[str, Any]) -> None:
+    few = copy.deepcopy(summary)
+    few["external"] |= {"n": 9, "accuracy": {"value": 2 / 3, "ci": [0.0, 1.0], "method": "bootstrap"}}
+    assert "The prediction is right for 6 of 9 images (too few for a rate) that count" in abstract(few).text
+    assert f"of {summary['external']['n']} images that count" in abstract(summary).text

@@ -41,7 +41,7 @@ def test_what_is_not_known_is_said_so(none_everywhere: Summary) -> None:
         told = dict(line.split(": ", 1) for line in lines if ": " in line)
         for name in ("Architecture", "Parameters", "Patients", "Films of Normal in the folds", "Files refused",
                      "Films of each class in a fold", "Hash of the split (SHA-256)", "Date of training", "Versions",
-                     "Seed", "Real films that it refused although they were held out", "Rule"):  # fmt: skip
+                     "Seed", "Held-out films of the same data that it refused", "Rule"):  # fmt: skip
             assert told[name] == "not available"
         cells = re.findall(r"^\| (?:Films|Accuracy|.*: (?:F1|AUC)) \|(.*)\|$", text, re.MULTILINE)
         assert cells

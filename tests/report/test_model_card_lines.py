@@ -54,7 +54,7 @@ def test_the_gate_claims_nothing_of_mirrored_films(summary: Summary) -> None:
     assert "mirrored" in told["Cannot tell"]
     assert "mirrored" not in told["Meant to refuse, with the reason"]
     summary["card"]["gate"] = {"n": 141, "refused": 4}
-    assert dict(gate(summary))["Real films that it refused although they were held out"] == "4 of 141 (2.8%)"
+    assert dict(gate(summary))["Held-out films of the same data that it refused"] == "4 of 141 (2.8%)"
 
 
 def test_no_decision_about_a_patient_is_an_intended_use() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from covidnet.atomic import WriteError
 from covidnet.errors import DataError
-from covidnet.report.panel import OUTLINED, film_panels, overlay, save_figure
+from covidnet.report.panel import OPACITY, OUTLINED, film_panels, overlay, save_figure
 
 KIT = Path(__file__).parents[2].parent / "shared/data/cxr-kit"
 
@@ -43,14 +43,19 @@ def _boxes(figure: Figure) -> list[Any]:
     return [*texts, *axes]
 
 
-def test_red_is_most_and_blue_least_and_the_middle_green() -> None:
-    most, middle, least = overlay(_film(1, 3), np.array([[1.0, 0.5, 0.0]]))[0].astype(int)
-    assert most[0] > most[1]
+def test_the_colours_are_those_of_the_page_and_no_influence_is_the_bare_film() -> None:
+    from covidnet.serving.web.pictures import HEAT_COLOURS
+
+    film = np.zeros((1, 3), np.uint8)
+    most, middle, least = overlay(film, np.array([[1.0, 0.5, 0.0]]))[0].astype(float)
+    np.testing.assert_allclose(most / OPACITY, HEAT_COLOURS[255], atol=2)
+    np.testing.assert_allclose(middle / (OPACITY / 2), HEAT_COLOURS[128], atol=4)
+    assert not least.any()
+    # Bright yellow: more influence is lighter all the way.
     assert most[0] > most[2]
-    assert middle[1] > middle[0]
-    assert middle[1] > middle[2]
-    assert least[2] > least[0]
-    assert least[2] > least[1]
+    assert most[1] > most[2]
+    lightness = overlay(np.full((1, 256), 60, np.uint8), np.linspace(0, 1, 256)[None])[0] @ (0.299, 0.587, 0.114)
+    assert lightness[-1] == lightness.max() > lightness[0]
 
 
 def test_the_film_stays_visible_below_the_map() -> None:
@@ -154,7 +159,8 @@ def test_the_caption_is_whole_and_the_colours_are_explained() -> None:
     bar = figure.axes[-1]
     assert [label.get_text() for label in bar.get_xticklabels()] == ["least influence", "most influence"]
     colours = bar.images[0].to_rgba(bar.images[0].get_array())
-    assert colours[0, 0, 2] > colours[0, 0, 0]
+    # From the bare film to bright yellow.
+    assert colours[0, 0, 2] == colours[0, 0, 0]
     assert colours[0, -1, 0] > colours[0, -1, 2]
 
 

@@ -85,6 +85,7 @@ class Model(BaseModel):
     title: str
     classes: list[ClassFacts]
     facts: dict[str, Any]
+    trained_on: str | None = Field(description="the training images, in words; null where the checkpoint does not tell")
     notes: list[str] = Field(description="what has to be known when a prediction is read")
     calibrated: bool
     explains: bool = Field(description="whether heat maps can be had")

@@ -81,6 +81,7 @@ def create_app(
         "title": model.facts.title,
         "classes": [{"name": name, "colour": COLOURS[name]} for name in CLASSES],
         "facts": model.facts.plain(),
+        "trained_on": model.facts.trained_on,
         "notes": [*model.facts.notes(), *notes, *(model.facts.map_notes() if model.explains else [])],
         "calibrated": model.facts.calibrated,
         "explains": model.explains,

@@ -24,18 +24,18 @@ function sentence(text) {
 
 // The model
 
-function modelRows(facts) {
+function modelRows(facts, trainedOn) {
   const data = facts.training || {};
   const rows = [["Network", facts.network], ["Weights", `${facts.weights}${facts.frozen ? ", frozen" : ""}`]];
   const folds = (facts.folds || []).filter((fold) => fold !== null);
   rows.push(["Models", folds.length ? `${facts.folds.length} (test fold ${folds.join(", ")})` : `${facts.folds.length}`]);
-  rows.push(["Trained on", data.name ? `${data.name}${data.films ? `, ${filmsOf(data.films)}` : ""}` : "not available"]);
+  rows.push(["Trained on", trainedOn ? `${trainedOn}${data.films ? `, ${filmsOf(data.films)}` : ""}` : "not available"]);
   rows.push(["Input", `${facts.image_size} × ${facts.image_size} pixels`]);
   return rows;
 }
 
 function filmsOf(films) {
-  if (typeof films === "number") return `${films} films`;
+  if (typeof films === "number") return `${films} ${films === 1 ? "image" : "images"}`;
   return Object.entries(films).map(([name, number]) => `${number} ${name}`).join(", ");
 }
 
@@ -48,7 +48,7 @@ async function showModel() {
   at("title").textContent = model.title;
   at("allowed").textContent =
     `One frontal film: JPEG, PNG, TIFF, BMP or DICOM, up to ${limits.max_megabytes} MB and ${limits.max_megapixels} megapixels.`;
-  at("model").replaceChildren(...modelRows(model.facts).flatMap(([name, text]) => [make("dt", name), make("dd", text)]));
+  at("model").replaceChildren(...modelRows(model.facts, model.trained_on).flatMap(([name, text]) => [make("dt", name), make("dd", text)]));
   at("notes").replaceChildren(...model.notes.map((text) => make("li", text)));
   at("card-text").replaceChildren(...cardParts(model.card || model.notes.join("\n\n") || "not available"));
 }
@@ -181,7 +181,7 @@ function showAnswer(answer) {
   showBars(answer);
   at("calibration").textContent = answer.calibrated
     ? "Calibrated probabilities (temperature scaling)."
-    : "Not calibrated: as a rule such numbers are too sure.";
+    : "Not calibrated: as a rule such probabilities are over-confident.";
   const { count, agreement } = answer.members;
   at("members").textContent =
     count > 1 ? `${Math.round(agreement * count)} of ${count} models say ${answer.prediction}.` : "";
