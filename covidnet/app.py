@@ -123,6 +123,8 @@ def _card(checkpoint: str, model: ServedModel) -> str:
     """The model card of the folder that a checkpoint lies in; what the model says of itself where there is none."""
     from covidnet.serving.web.card import facts_card
 
+    if model.card:
+        return model.card
     try:
         from covidnet.crossval import card_of
 

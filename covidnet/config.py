@@ -227,7 +227,7 @@ def _guarded(task: Task, name: str) -> Task:
         except BrokenPipeError:
             raise
         except Exception as error:
-            mendable = isinstance(error, (CovidnetError, OSError)) or _is_of_settings(error)
+            mendable = isinstance(error, (CovidnetError, OSError)) or _is_of_settings(error) or _lacks_library(error)
             line, debug = _one_line(error), bool(cfg.get("debug"))
             if launcher != "basic":
                 # The log of the job is the last place that sees the traceback, and not every error can be sent home.
@@ -255,6 +255,11 @@ def _tell_once(line: str) -> None:
             handler.handle(record)
 
 
+def _lacks_library(error: BaseException) -> bool:
+    """Whether a library of another project is not installed, as on a machine without PyTorch."""
+    return isinstance(error, ModuleNotFoundError) and (error.name or "covidnet").partition(".")[0] != "covidnet"
+
+
 def _is_of_settings(error: BaseException) -> bool:
     """Whether Hydra or Lightning say that settings are wrong or do not go together."""
     return type(error).__module__.partition(".")[0] in ("hydra", "omegaconf") or type(error).__name__ == _MISCONFIGURED
@@ -267,6 +272,11 @@ def _one_line(error: BaseException) -> str:
         # What the system refuses is the user's to mend: a full disk, a folder that is not theirs.
         remedy = "give a folder that can be written: cache_dir=DIR, hydra.run.dir=DIR"
         text = f"{error.filename or 'the system'}: {error.strerror or error} (errno {error.errno}); {remedy}"
+    elif _lacks_library(error):
+        text = (
+            f"{getattr(error, 'name', error)}: not installed; this command needs PyTorch and what comes with it: "
+            "pip install covidnet with its dependencies. What runs without PyTorch is in docs/install.md"
+        )
     elif (cause := error.__cause__ or error) and type(cause).__name__ == _MISCONFIGURED:
         text = f"trainer: {cause}"
     elif _is_of_settings(error):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.arguments import quoted
-from covidnet.checkpoint_path import find_models
+from covidnet.checkpoint_path import ONNX, find_models
 from covidnet.config import launch
 from covidnet.errors import DataError, SettingError
 from covidnet.names import shown
@@ -54,13 +54,15 @@ def main(cfg: DictConfig) -> None:
 
     check_earlier(out, ("summary.json", "predictions.csv", "report.html"), overwrite=cfg.overwrite)
     from covidnet.external import ExternalValidation
-    from covidnet.fold_run import quieten
     from covidnet.known_films import known_films
     from covidnet.serving.answers import Answering
     from covidnet.serving.model import open_model
     from covidnet.serving.stream import Share
 
-    quieten()
+    if models[0].suffix != ONNX:
+        from covidnet.fold_run import quieten
+
+        quieten()
     share = Share.of_cores()
     # The model needs no data: what is wrong with it is reported before an image is read or drawn.
     answering = Answering(open_model(checkpoint, cfg.engine, share.threads), cfg.gate)

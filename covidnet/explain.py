@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidnet.arguments import quoted
-from covidnet.checkpoint_path import find_checkpoint
+from covidnet.checkpoint_path import ONNX, find_checkpoint
 from covidnet.config import launch
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.labels import CLASSES, label_of
@@ -59,12 +59,14 @@ def main(cfg: DictConfig) -> None:
     annotations = Annotations(root, masks=cfg.masks, boxes=cfg.boxes, films=paths)
     check_out(given["input"], out, root, paths, annotations.folders.values())
     from covidnet.film_explanations import FilmExplanations
-    from covidnet.fold_run import quieten
-    from covidnet.learning.module import ClassificationModule
+    from covidnet.serving.model import open_model
 
-    quieten()
+    if checkpoint.suffix != ONNX:
+        from covidnet.fold_run import quieten
+
+        quieten()
     explained = FilmExplanations(
-        ClassificationModule.from_checkpoint(checkpoint),
+        open_model(checkpoint),
         root,
         paths,
         out,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from covidnet.arguments import quoted
 from covidnet.checkpoint_path import EXPORTED, ONNX, find_models
 from covidnet.config import launch
-from covidnet.errors import DataError, ImageRefusedError, SettingError, WeightsError
+from covidnet.errors import CovidnetError, DataError, ImageRefusedError, SettingError, WeightsError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> None:
 
     model = TorchModel.open(files, Path(given))
     squares, where = _films(model, files, cfg)
-    content = exported(model)
+    content = exported(model, _card(given, model))
     difference = _difference(model, OnnxModel(out, content=content), squares)
     if not difference <= TOLERANCE:
         raise WeightsError(
@@ -81,6 +81,17 @@ def main(cfg: DictConfig) -> None:
     told.append(f"Use it: python -m covidnet.predict checkpoint='{out}' input=FILE_OR_FOLDER")
     for line in [*told, NOTICE]:
         console.print(line, markup=False, emoji=False)
+
+
+def _card(given: str, model: TorchModel) -> str:
+    """The card of the run or sweep, with its scores; what the checkpoint says where its folder is not there."""
+    from covidnet.crossval import card_of
+    from covidnet.serving.web.card import facts_card
+
+    try:
+        return card_of(given)
+    except CovidnetError:
+        return facts_card(model.facts)
 
 
 def _target(given: str, out: str | None) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,29 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
 from covidnet.atomic import make_folder, write_text
-from covidnet.callbacks.gradcam_panels import EmptyMaps
 from covidnet.data.annotations import Annotations
 from covidnet.data.images import read_image
 from covidnet.data.inputs import pictures_of
 from covidnet.data.manifest import REFUSED_COLUMNS, refused_row, relative_to, unreadable
-from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.evaluation.explanations import verdicts
 from covidnet.evaluation.localisation import localisation_summary, localisation_table
 from covidnet.evaluation.predictions import PROBABILITIES
-from covidnet.evaluation.temperature import tempered
 from covidnet.film_picture import draw_film
 from covidnet.labels import CLASSES
-from covidnet.learning.module import ClassificationModule
-from covidnet.models.saliency import METHODS
 from covidnet.names import listed, shown
 from covidnet.progress import progress_bar
 from covidnet.report.words import EXPLAINERS, MEASURES, count
 from covidnet.report.words import told as rate
-from covidnet.serving.torch_model import TorchModel
+from covidnet.serving.model import NO_MAPS, ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -48,23 +41,23 @@ class FilmExplanations:
     """Explain films one batch after the other; memory does not grow with their number where no lesions are known.
 
     Args:
-        module: the model, in eval mode.
+        model: that draws heat maps.
         root: the folder that `paths` are relative to.
         paths: posix paths of films.
         out: where everything goes.
-        method: of `covidnet.models.saliency.METHODS`.
+        method: of the setting ``explain.method``.
         target: the class whose evidence is drawn; None for the predicted one.
         annotations: known lesions and lungs of the films; None where there are none.
         reading: keyword arguments of `read_image`.
         progress: whether a progress bar is drawn.
 
     Raises:
-        SettingError: there is no such method or class.
+        SettingError: there is no such method or class, or the model draws no such maps.
     """
 
     def __init__(
         self,
-        module: ClassificationModule,
+        model: ServedModel,
         root: Path,
         paths: Sequence[str],
         out: Path,
@@ -75,12 +68,14 @@ class FilmExplanations:
         reading: dict[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
-        if method not in METHODS:
-            raise SettingError("explain.method", method, METHODS)
+        if method not in EXPLAINERS:
+            raise SettingError("explain.method", method, EXPLAINERS)
+        if not model.explains:
+            raise SettingError("checkpoint", model.source, "a model that draws heat maps", NO_MAPS)
         if target is not None and target not in CLASSES:
             raise SettingError("target", target, CLASSES)
-        self.module = module.eval()
-        self.facts = TorchModel([module], root).facts
+        self.model = model
+        self.facts = model.facts
         """What the checkpoint tells of the model, and how its maps did in the tests of its run."""
         self.root = root
         self.paths = list(paths)
@@ -93,11 +88,9 @@ class FilmExplanations:
         self.notes: list[str] = []
         self.unfit: list[str] = []
         self.undrawn = 0
-        preprocessing, spec = module.hparams["preprocessing"], module.classifier.spec
-        self.fit = SquareFit(preprocessing["image_size"], preprocessing["fit"])
-        self.normalise = Normalise(tuple(spec.mean), tuple(spec.std))
+        self.fit = model.fit
         self._pictures = pictures_of(self.paths)
-        self._empty = EmptyMaps(f"{method} maps")
+        self._empty: list[str] = []
         self._known: list[tuple[Heat, Any, Any, str, str]] = []
 
     def run(self) -> list[ImageRefusedError]:
@@ -118,7 +111,12 @@ class FilmExplanations:
             for batch in self._batches(refused):
                 rows += self._explain(batch)
                 bar.update(task, completed=len(rows) + len(refused))
-        self._empty.tell()
+        if self._empty:
+            listed_first = ", ".join(self._empty[:3]) + (", ..." if len(self._empty) > 3 else "")
+            log.warning(
+                "%s maps: %d of %d maps are constant, no place stands out: %s",
+                self.method, len(self._empty), len(rows), listed_first,
+            )  # fmt: skip
         # Written anew each time: a table of an earlier call would stand beside other pictures.
         (self.out / "refused.csv").unlink(missing_ok=True)
         if refused:
@@ -151,18 +149,14 @@ class FilmExplanations:
             yield batch
 
     def _explain(self, batch: list[tuple[str, Film]]) -> list[dict[str, Any]]:
-        squares = [self.normalise(self.fit(film)) for _, film in batch]
-        images = torch.from_numpy(np.stack(squares)).to(self.module.device, memory_format=torch.channels_last)
-        classifier = self.module.classifier
-        with torch.no_grad():
-            maps = classifier.backbone.feature_maps(images)
-            logits = classifier.classify(classifier.backbone.pool(maps))
+        squares = np.stack([self.fit(film) for _, film in batch])
         # As `covidnet.predict` gives them.
-        temperature = self.module.serving.get("temperature") or 1.0
-        probabilities = tempered(logits.double().softmax(1).cpu().numpy(), temperature)
+        outputs = self.model.outputs(squares, maps=True)
+        probabilities = outputs.probabilities
         called = probabilities.argmax(1)
         target = [int(one) for one in called] if self.target is None else [CLASSES.index(self.target)] * len(batch)
-        heats = self._empty.counted([path for path, _ in batch], classifier, images, target, self.method, maps)
+        heats = self.model.heat(squares, outputs, target, self.method)
+        self._empty += [path for (path, _), heat in zip(batch, heats, strict=True) if not heat.any()]
         rows = []
         for (path, film), given, explained, heat in zip(batch, probabilities, target, heats, strict=True):
             picture = self._pictures[path]
@@ -213,9 +207,8 @@ class FilmExplanations:
             return {}, {}
 
     def _weights(self) -> str:
-        model = self.module.hparams["model"]
-        text = f"Backbone weights: {os.path.basename(str(model['weights']))}."  # noqa: PTH119 - may be no path
-        if model["weights"] == "random" and model.get("freeze", True):
+        text = f"Backbone weights: {self.facts.weights}."
+        if self.facts.random_weights:
             text += " With random weights a map says little of any disease."
         return text
 

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from covidnet.atomic import make_folder
-from covidnet.callbacks.gradcam_panels import title
 from covidnet.data.transforms import SquareFit
 from covidnet.names import shown
-from covidnet.report.panel import DPI, MOST_HEIGHT, film_panels, save_figure
+from covidnet.report.panel import DPI, MOST_HEIGHT, film_panels, save_figure, title
 
 # Width of a film in a picture, in inches; one that is far wider than high stands above its map, as wide as both.
 _CELL = 4.0

@@ -22,6 +22,7 @@ from covidnet.names import inert, listed, shown
 from covidnet.progress import progress_bar
 from covidnet.report.words import count
 from covidnet.serving.answers import Answering, FilmAnswer
+from covidnet.serving.model import NO_MAPS
 from covidnet.serving.stream import answered
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class FilmPredictions:
         progress: bool = True,
     ) -> None:
         if panels and not answering.model.explains:
-            raise SettingError("panels", True, "false", "an exported model draws no heat maps; give its checkpoint")
+            raise SettingError("panels", True, "false", NO_MAPS)
         self.answering = answering
         self.root = root
         self.paths = paths

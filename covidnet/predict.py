@@ -49,6 +49,7 @@ def main(cfg: DictConfig) -> None:
     check_earlier(out, ("predictions.csv", "refused.csv"), overwrite=cfg.overwrite)
     root, paths = find_films(given["input"])
     check_out(given["input"], out, root, paths)
+    from covidnet.atomic import write_text
     from covidnet.film_predictions import FilmPredictions
     from covidnet.serving.answers import Answering
     from covidnet.serving.model import open_model
@@ -70,6 +71,8 @@ def main(cfg: DictConfig) -> None:
         progress=cfg.progress,
     )
     predictions.run()
+    if predictions.answering.model.card:
+        write_text(out / "model_card.md", predictions.answering.model.card)
     _tell(predictions)
     if predictions.undrawn:
         raise DataError(

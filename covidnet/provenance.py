@@ -26,9 +26,17 @@ def file_sha256(file: Path) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and command line; git_revision is None outside a git checkout of the package."""
-    import torch
+    """Versions, machine and command line; git_revision is None outside a git checkout of the package.
 
+    threads and gpu are PyTorch's, and None where it is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        # An exported model is evaluated on machines without it.
+        threads, gpu = None, None
+    else:
+        threads, gpu = torch.get_num_threads(), torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -36,8 +44,8 @@ def environment() -> dict[str, Any]:
         "git_revision": _git_revision(),
         "cores": available_cores(),
         # Sums of a network that is trained whole depend on it.
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "threads": threads,
+        "gpu": gpu,
         "command": sys.argv,
     }
 

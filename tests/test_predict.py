@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,27 +297,92 @@ def test_an_exported_model_predicts_the_same(sweep: Path, exported: Path, films:
     assert list(ours["path"]) == list(theirs["path"])
     np.testing.assert_allclose(ours[list(PROBABILITIES)], theirs[list(PROBABILITIES)], atol=1e-4)
     assert list(ours["prediction"]) == list(theirs["prediction"])
-    with pytest.raises(SettingError, match="draws no heat maps"):
-        predict(f"checkpoint='{exported}'", f"input='{films}'", f"out='{tmp_path}/x'", "panels=true")
 
 
-def test_an_exported_model_needs_no_pytorch(exported: Path, films: Path, tmp_path: Path) -> None:
-    # As on a machine where none of these is installed.
-    blocked = ("torch", "torchvision", "pytorch_lightning", "lightning_fabric", "sklearn", "scipy", "wandb",
-               "albumentations", "matplotlib", "torchmetrics", "pytorch_grad_cam", "onnx", "joblib")  # fmt: skip
+LIGHT = PROJECT / "requirements-light.txt"
+
+
+def without_torch(command: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command on a machine that has what `LIGHT` lists, and none of the other dependencies."""
+
+    def project(line: str) -> str:
+        return re.split(r"[<>=\[; ]", line.strip())[0].lower().replace("_", "-")
+
+    light = {project(line) for line in LIGHT.read_text().splitlines() if line.strip() and not line.startswith("#")}
+    required = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
+    # These come with others; they are named, since what is not there must not be found by chance.
+    absent = {project(line) for line in required} - light | {"lightning-fabric", "albucore", "onnx", "onnxscript"}
+    assert {"torch", "torchvision", "pytorch-lightning", "albumentations", "safetensors"} <= absent
+    # scikit-learn itself needs it.
+    modules = {name.replace("-", "_") for name in absent - {"joblib"}} | {"pytorch_grad_cam"}
     code = (
         "import sys, runpy\n"
-        f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
-        "runpy.run_module('covidnet.predict', run_name='__main__')"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {modules!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        f"runpy.run_module('covidnet.{command}', run_name='__main__')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, f"checkpoint={exported}", f"input={films}",
-         f"out={tmp_path / 'out'}", "engine=onnx"],
-        cwd=PROJECT, capture_output=True, text=True,
+    return subprocess.run([sys.executable, "-c", code, *words], cwd=PROJECT, capture_output=True, text=True)
+
+
+def test_without_pytorch_an_exported_model_predicts_and_draws(exported: Path, films: Path, tmp_path: Path) -> None:
+    given = (f"checkpoint={exported}", f"input={films}", f"out={tmp_path / 'out'}", "engine=onnx", "panels=true")
+    done = without_torch("predict", *given)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out/predictions.csv")
+    assert len(table) >= COUNT - 1
+    assert all((tmp_path / "out" / picture).is_file() for picture in table["picture"])
+    assert "Research use only; not a medical device." in done.stdout
+    assert "sensitivity" in (tmp_path / "out/model_card.md").read_text().lower()
+    given = (f"checkpoint={exported}", f"input={films}/film (0).png", f"out={tmp_path / 'maps'}")
+    done = without_torch("explain", *given)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "maps/explanations.csv")) == 1
+
+
+def test_without_pytorch_there_are_external_validation_and_crossval(
+    sweep: Path, exported: Path, tmp_path: Path
+) -> None:
+    for n in range(6):
+        place = tmp_path / "set" / CLASSES[n % 3] / f"{n}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_film(CLASSES[n % 3], 5000 + n, 0, size=96).image).save(place)
+    done = without_torch(
+        "evaluate", f"checkpoint={exported}", "data=folder", f"data.root={tmp_path / 'set'}",
+        f"out={tmp_path / 'report'}", "resamples=100",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(tmp_path / "out/predictions.csv")) >= COUNT - 1
-    assert "Research use only; not a medical device." in done.stdout
+    assert len(pd.read_csv(tmp_path / "report/predictions.csv")) == 6
+    done = without_torch("crossval", f"sweep_dir={sweep}", f"report_dir={tmp_path / 'sweep'}", "resamples=100")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sweep/report.html").is_file()
+
+
+def test_without_pytorch_other_commands_end_in_one_line(sweep: Path) -> None:
+    for name, words in (("train", ["fold=0"]), ("export", [f"checkpoint={sweep}"])):
+        done = without_torch(name, *words)
+        assert done.returncode == 1
+        assert "needs PyTorch" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_heat_maps_of_an_exported_model_are_those_of_its_checkpoints(sweep: Path, exported: Path, films: Path) -> None:
+    ours, theirs = open_model(sweep), open_model(exported)
+    assert theirs.explains
+    paths = sorted(films.glob("film*.png"))[:4]
+    squares = np.stack([ours.fit(read_image(path)) for path in paths])
+    spread = []
+    for target in range(3):
+        maps = [
+            model.heat(squares, model.outputs(squares, maps=True), [target] * len(paths)) for model in (ours, theirs)
+        ]
+        spread.append(maps[0].std())
+        np.testing.assert_allclose(maps[1], maps[0], atol=2e-3)
+    assert max(spread) > 0.05
+    with pytest.raises(SettingError, match=r"explain.method=gradient: allowed is gradcam, cam"):
+        theirs.heat(squares, theirs.outputs(squares, maps=True), [0] * len(paths), "gradient")
 
 
 def test_memory_does_not_grow_with_the_number_of_files(

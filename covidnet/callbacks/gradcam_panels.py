@@ -25,7 +25,7 @@ from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
 from covidnet.models.saliency import METHODS, MapWarning, saliency
 from covidnet.names import shown
-from covidnet.report.panel import film_panels, save_figure
+from covidnet.report.panel import film_panels, save_figure, title
 
 log = logging.getLogger(__name__)
 
@@ -269,29 +269,6 @@ def log_pictures(loggers: Iterable[Logger], pictures: Mapping[str, Path], step: 
                 logger.experiment.add_image(name, pixels, step, dataformats="HWC")
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.flush()
-
-
-def title(
-    label: str | None, probabilities: npt.NDArray[np.floating], heat: npt.NDArray[np.floating] | None = None
-) -> str:
-    r"""What stands above a film: its class where that is known, what it was called, and whether its map shows nothing.
-
-    Args:
-        label: the true class, or None.
-        probabilities: (3,).
-        heat: its map (H, W), 0..1; None where nothing is to be said of it.
-
-    Example:
-        >>> title("Normal", np.array([0.1, 0.7, 0.2]))
-        'true Normal\npredicted Normal (70%)'
-        >>> title(None, np.array([0.1, 0.7, 0.2]), np.zeros((2, 2)))
-        'predicted Normal (70%)\nno place stands out'
-    """
-    called = int(probabilities.argmax())
-    first = f"true {label}\n" if label else ""
-    # The bare film: without a word it looks like a map with little heat.
-    last = "\nno place stands out" if heat is not None and heat.min() == heat.max() else ""
-    return f"{first}predicted {CLASSES[called]} ({probabilities[called]:.0%}){last}"
 
 
 def grey(image: Tensor, normalise: Normalise) -> npt.NDArray[np.uint8]:

@@ -80,7 +80,7 @@ def saliency(
     """
     if method not in METHODS:
         raise SettingError("explain.method", method, METHODS)
-    if method == "cam" and _linear_weights(classifier.head) is None:
+    if method == "cam" and linear_weights(classifier.head) is None:
         others = [name for name in METHODS if name != "cam"]
         raise SettingError("explain.method", method, ", ".join(others), "this head is not linear")
     count, _, height, width = images.shape
@@ -143,7 +143,7 @@ class _Tail(nn.Module):
         return functional_call(self.held[0].head, self.head_state, (features,))
 
     def linear_weights(self) -> np.ndarray | None:
-        weights = _linear_weights(self.held[0].head)
+        weights = linear_weights(self.held[0].head)
         return None if weights is None else weights.detach().cpu().numpy()
 
 
@@ -162,7 +162,7 @@ def _plain_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _linear_weights(head: nn.Module) -> Tensor | None:
+def linear_weights(head: nn.Module) -> Tensor | None:
     """What the logits change with each feature, (classes, D); None where that depends on the features."""
     if isinstance(head, nn.Linear):
         return head.weight.to(_wide(head.weight.dtype))

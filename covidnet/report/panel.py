@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from covidnet.atomic import write_bytes
 from covidnet.errors import DataError
+from covidnet.labels import CLASSES
 from covidnet.names import shown
 
 if TYPE_CHECKING:
@@ -208,6 +209,29 @@ def film_panels(
         parse_math=False,
     )
     return figure
+
+
+def title(
+    label: str | None, probabilities: npt.NDArray[np.floating], heat: npt.NDArray[np.floating] | None = None
+) -> str:
+    r"""What stands above a film: its class where that is known, what it was called, and whether its map shows nothing.
+
+    Args:
+        label: the true class, or None.
+        probabilities: (3,).
+        heat: its map (H, W), 0..1; None where nothing is to be said of it.
+
+    Example:
+        >>> title("Normal", np.array([0.1, 0.7, 0.2]))
+        'true Normal\npredicted Normal (70%)'
+        >>> title(None, np.array([0.1, 0.7, 0.2]), np.zeros((2, 2)))
+        'predicted Normal (70%)\nno place stands out'
+    """
+    called = int(probabilities.argmax())
+    first = f"true {label}\n" if label else ""
+    # The bare film: without a word it looks like a map with little heat.
+    last = "\nno place stands out" if heat is not None and heat.min() == heat.max() else ""
+    return f"{first}predicted {CLASSES[called]} ({probabilities[called]:.0%}){last}"
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from covidnet import __version__
 from covidnet.labels import CLASSES
+from covidnet.models.backbones import Backbone
 from covidnet.models.onnx_graph import onnx_graph
+from covidnet.models.saliency import linear_weights
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.model import example_square
-from covidnet.serving.onnx_model import FORMAT, INPUT, NO_HASH, OUTPUTS, SHA256, content_sha256
+from covidnet.serving.onnx_model import EVIDENCE, FORMAT, INPUT, NO_HASH, OUTPUTS, SHA256, content_sha256
 from covidnet.serving.torch_model import TorchModel
 
 TOLERANCE = 1e-4
@@ -41,6 +44,7 @@ class _Graph(nn.Module):
     mean: Tensor
     std: Tensor
     temperatures: Tensor
+    weights: Tensor
 
     def __init__(self, model: TorchModel) -> None:
         super().__init__()
@@ -52,41 +56,62 @@ class _Graph(nn.Module):
         self.register_buffer("std", torch.tensor(facts.std).view(1, -1, 1, 1))
         temperatures = [1.0 if temperature is None else temperature for temperature in facts.temperatures]
         self.register_buffer("temperatures", torch.tensor(temperatures, dtype=torch.float32))
+        weights = [linear_weights(head) for head in self.heads]
+        # The evidence of a linear head for a class is a weighted sum of the pooled maps (CAM), without any gradient.
+        self.explains = all(one is not None for one in weights)
+        if self.explains:
+            stacked = torch.stack([one.detach().float() for one in weights if one is not None])
+            self.register_buffer("weights", stacked.mean(0, keepdim=True) if self.shared else stacked)
 
-    def forward(self, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, squares: Tensor) -> tuple[Tensor, ...]:
         images = (squares.unsqueeze(1).float() / 255.0 - self.mean) / self.std
-        pooled = [backbone(images) for backbone in self.backbones]
+        backbones = [cast("Backbone", backbone) for backbone in self.backbones]
+        maps = [backbone.feature_maps(images) for backbone in backbones]
+        pooled = [backbone.pool(found) for backbone, found in zip(backbones, maps, strict=True)]
         members = [
             (head(pooled[0 if self.shared else number]) / self.temperatures[number]).softmax(1)
             for number, head in enumerate(self.heads)
         ]
         stacked = torch.stack(members, 1)
-        return stacked.mean(1), stacked, pooled[0]
+        evidence = (
+            [torch.stack([torch.einsum("nkhw,ck->nchw", m, w) for m, w in zip(maps, self.weights, strict=True)], 1)]
+            if self.explains
+            else []
+        )
+        return (stacked.mean(1), stacked, pooled[0], *evidence)
 
 
-def exported(model: TorchModel) -> bytes:
+def exported(model: TorchModel, card: str = "") -> bytes:
     """The content of a file for ONNX Runtime.
 
-    Its input is ``squares`` (N, S, S), 8-bit grey; its outputs are ``probabilities`` (N, 3), ``members`` (N, M, 3) and
-    ``features`` (N, D). Its metadata hold, as JSON under ``covidnet``, what was done to films before, the classes, the
-    temperatures, the facts of `ModelFacts`, and the input gate.
+    Its input is ``squares`` (N, S, S), 8-bit grey; its outputs are ``probabilities`` (N, 3), ``members`` (N, M, 3),
+    ``features`` (N, D), and for linear heads ``evidence`` (N, K, 3, h, w) for each class: of all models where they
+    share a backbone (K = 1), else of each. Its metadata hold, as JSON under ``covidnet``, what was done to films
+    before, the classes, the temperatures, the facts of `ModelFacts`, and the input gate; under ``card`` the model card.
+
+    Args:
+        model: to be exported.
+        card: its model card in Markdown.
 
     Raises:
         SettingError: a library that exports is not installed.
     """
     side = model.facts.image_size
     example = torch.randint(0, 256, (2, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    content = onnx_graph(_Graph(model).eval(), example, [INPUT], OUTPUTS, ("format", "onnx"))
+    network = _Graph(model).eval()
+    outputs = [*OUTPUTS, *([EVIDENCE] if network.explains else [])]
+    content = onnx_graph(network, example, [INPUT], outputs, ("format", "onnx"))
     import onnx
 
     graph = onnx.load_from_string(content)
     graph.producer_name, graph.producer_version = "covidnet", __version__
     graph.doc_string = f"{model.facts.title}. {NOTICE}"
     for name, value in {
-        "covidnet": json.dumps(description(model)),
+        "covidnet": json.dumps(description(model, outputs)),
         "preprocessing": " ".join(preprocessing(model)),
         "classes": ", ".join(CLASSES),
         "notice": NOTICE,
+        "card": card,
     }.items():
         graph.metadata_props.add(key=name, value=value)
     graph.metadata_props.add(key=SHA256, value=NO_HASH)
@@ -94,13 +119,13 @@ def exported(model: TorchModel) -> bytes:
     return content.replace(NO_HASH.encode(), content_sha256(content, NO_HASH).encode())
 
 
-def description(model: TorchModel) -> dict[str, Any]:
-    """What the file holds beside its graph."""
+def description(model: TorchModel, outputs: Sequence[str] = OUTPUTS) -> dict[str, Any]:
+    """What the file holds beside its graph, whose outputs have these names."""
     return {
         "format": FORMAT,
         "classes": list(CLASSES),
         "input": {"name": INPUT, "shape": ["N", model.facts.image_size, model.facts.image_size], "type": "uint8"},
-        "outputs": list(OUTPUTS),
+        "outputs": list(outputs),
         "preprocessing": preprocessing(model),
         "facts": model.facts.plain(),
         "gate": _packed(model.gate.arrays()) if model.gated else None,

@@ -21,6 +21,11 @@ from covidnet.serving.facts import ModelFacts
 ENGINES = ("auto", "torch", "onnx")
 """The setting ``engine``."""
 
+NO_MAPS = (
+    "this exported model draws no heat maps, because its head is not linear or an older release wrote it; give its "
+    "checkpoint, or export it again"
+)
+
 Squares = npt.NDArray[np.uint8]
 
 
@@ -74,6 +79,9 @@ class ServedModel(ABC):
 
     explains = False
     """Whether `heat` works."""
+
+    card = ""
+    """The model card in Markdown, where the file of the model holds one."""
 
     def __init__(
         self,
@@ -136,18 +144,24 @@ class ServedModel(ABC):
             maps: whether `heat` will be asked for.
         """
 
-    def heat(self, squares: Squares, outputs: Outputs, target: Sequence[int]) -> npt.NDArray[np.float32]:
+    def heat(
+        self, squares: Squares, outputs: Outputs, target: Sequence[int], method: str = "gradcam"
+    ) -> npt.NDArray[np.float32]:
         """Where the evidence for a class lies, on the square; ``fit.back`` lays it on the film.
 
         Args:
             squares: as in `outputs`.
             outputs: of the same squares, with maps.
             target: for each film the class, 0..2.
+            method: of the setting ``explain.method``.
 
         Returns:
             (N, S, S), 0..1; all 0 where no place has evidence.
+
+        Raises:
+            SettingError: the model draws no heat maps, or none by this method.
         """
-        raise SettingError("engine", "onnx", "torch", "an exported model draws no heat maps; give its checkpoint")
+        raise SettingError("engine", "onnx", "torch", NO_MAPS)
 
 
 def _listed(values: npt.NDArray[np.float64]) -> str:

@@ -8,9 +8,12 @@ import io
 import json
 import logging
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 from covidnet.errors import SettingError, WeightsError
 from covidnet.labels import CLASSES
@@ -37,6 +40,12 @@ _MAX_GATE_BYTES = 64_000_000
 INPUT = "squares"
 OUTPUTS = ("probabilities", "members", "features")
 
+LINEAR = ("gradcam", "cam")
+"""Methods of heat maps that need no gradient where the head is linear; there they are the same."""
+
+EVIDENCE = "evidence"
+"""The output that heat maps are made of; absent where a head is not linear, and in files of before."""
+
 
 class OnnxModel(ServedModel):
     """A file that ``python -m covidnet.export`` wrote.
@@ -61,7 +70,8 @@ class OnnxModel(ServedModel):
         try:
             found = content if content is not None else file.read_bytes()
             self.session = onnx_session(found, threads or available_cores())
-            told = json.loads(self.session.get_modelmeta().custom_metadata_map["covidnet"])
+            held = self.session.get_modelmeta().custom_metadata_map
+            told = json.loads(held["covidnet"])
         except Exception as error:  # the engine raises a different type for every way of being wrong
             cause = " ".join([type(error).__name__ + ":", *str(error).split()])
             raise WeightsError(
@@ -72,7 +82,7 @@ class OnnxModel(ServedModel):
                 raise WeightsError(f"{file}: was exported by a newer covidnet; update covidnet, or export it again")
             if told.get("classes") != list(CLASSES):
                 raise WeightsError(f"{file}: its classes are {told.get('classes')}, not {', '.join(CLASSES)}")
-            digest = self.session.get_modelmeta().custom_metadata_map.get(SHA256)
+            digest = held.get(SHA256)
             if digest is None:
                 log.warning("%s: has no hash, so that not all damage is noticed; export it again to have one", file)
             elif digest != content_sha256(found, digest):
@@ -87,12 +97,33 @@ class OnnxModel(ServedModel):
         except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
             cause = " ".join(str(error).split())[:160]
             raise WeightsError(f"{file}: damaged ({cause}); copy it again, or export it again") from None
+        self.card = held.get("card", "")
+
+    @property
+    def explains(self) -> bool:  # type: ignore[override]  # of this file, not of the class
+        """Whether the file holds what `heat` needs."""
+        return any(output.name == EVIDENCE for output in self.session.get_outputs())
 
     def outputs(self, squares: Squares, maps: bool = False) -> Outputs:
-        """Predict, see `ServedModel.outputs`; there are no maps."""
-        probabilities, members, features = self.session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(squares)})
-        outputs = Outputs(probabilities.astype(np.float64), members.astype(np.float64), features)
+        """Predict, see `ServedModel.outputs`."""
+        names = [*OUTPUTS, *([EVIDENCE] if maps and self.explains else [])]
+        probabilities, members, features, *more = self.session.run(names, {INPUT: np.ascontiguousarray(squares)})
+        maps_found = more[0] if more else None
+        outputs = Outputs(probabilities.astype(np.float64), members.astype(np.float64), features, maps_found)
         return self.checked(outputs, len(squares))
+
+    def heat(
+        self, squares: Squares, outputs: Outputs, target: Sequence[int], method: str = "gradcam"
+    ) -> npt.NDArray[np.float32]:
+        """CAM (Zhou et al. 2016), which is Grad-CAM for a linear head; the same maps as PyTorch's."""
+        if outputs.maps is None:
+            return super().heat(squares, outputs, target, method)
+        if method not in LINEAR:
+            raise SettingError("explain.method", method, LINEAR, "the others need gradients; give the checkpoint")
+        side = self.facts.image_size
+        chosen = outputs.maps[np.arange(len(target)), :, list(target)]
+        heats = [[_stretched(_stretched(np.maximum(one, 0)), side) for one in member] for member in chosen]
+        return np.stack([_stretched(np.mean(member, axis=0, dtype=np.float32)) for member in heats])
 
 
 def content_sha256(content: bytes, digest: str) -> str:
@@ -103,6 +134,13 @@ def content_sha256(content: bytes, digest: str) -> str:
         digest: the hexadecimal digits that stand in it now.
     """
     return hashlib.sha256(content.replace(digest.encode(), NO_HASH.encode(), 1)).hexdigest()
+
+
+def _stretched(heat: npt.NDArray[np.float32], side: int | None = None) -> npt.NDArray[np.float32]:
+    """A map from 0 to 1, enlarged linearly before where a side is given; all 0 where it is constant."""
+    large = heat if side is None else cv2.resize(heat, (side, side))
+    low, high = large.min(), large.max()
+    return np.asarray((large - low) / (high - low) if high > low else np.zeros_like(large), np.float32)
 
 
 def _gate(packed: str) -> InputGate:

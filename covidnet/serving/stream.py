@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from covidnet.data.images import Film
 from covidnet.data.manifest import unreadable
-from covidnet.errors import ImageRefusedError
+from covidnet.errors import ImageRefusedError, WeightsError
 from covidnet.progress import available_cores
 from covidnet.serving.answers import Answering, FilmAnswer
 
@@ -93,6 +93,9 @@ def answered(
             answers = iter(
                 answering.answer([film for _, film in films], names=[name(item) for item, _ in films], heat=heat)
             )
+        except WeightsError:
+            # The model is damaged, whatever the film.
+            raise
         except Exception as error:
             if len(films) == 1:
                 answers = iter([unreadable(name(films[0][0]), error)])

@@ -129,15 +129,17 @@ class TorchModel(ServedModel):
         outputs = Outputs(members.mean(axis=1), members, features, (images, found) if maps else None)
         return self.checked(outputs, len(squares))
 
-    def heat(self, squares: Squares, outputs: Outputs, target: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Grad-CAM of the mean logit of models that share a backbone, else the mean of their maps."""
+    def heat(
+        self, squares: Squares, outputs: Outputs, target: Sequence[int], method: str = "gradcam"
+    ) -> npt.NDArray[np.float32]:
+        """The map of the mean logit of models that share a backbone, else the mean of their maps."""
         self._take_threads()
         images, maps = outputs.maps
         with _ONE_AT_A_TIME, warnings.catch_warnings():
             # A map without evidence is empty, and shows as much.
             warnings.simplefilter("ignore", MapWarning)
             heats = [
-                saliency(classifier, images, list(target), "gradcam", known)
+                saliency(classifier, images, list(target), method, known)
                 for classifier, known in zip(self._explained, maps, strict=True)
             ]
         mean = np.mean(heats, axis=0, dtype=np.float32)

@@ -59,6 +59,8 @@ def test_models_with_backbones_of_their_own_are_exported_together(
     np.testing.assert_allclose(found.outputs(squares).members, expected, atol=1e-4)
     assert np.abs(expected[:, 0] - expected[:, 1]).max() > 1e-3
     assert found.fit == model.fit == SquareFit(64, "pad")
+    heats = [one.heat(squares, one.outputs(squares, maps=True), [1] * len(squares)) for one in (model, found)]
+    np.testing.assert_allclose(heats[1], heats[0], atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["monte_carlo", "anomaly"])
@@ -71,6 +73,11 @@ def test_other_heads_are_exported_too(kind: str, small: Path, squares: np.ndarra
     found = OnnxModel(tmp_path / "model.onnx")
     np.testing.assert_allclose(found.outputs(squares).members, model.outputs(squares).members, atol=1e-4)
     assert found.facts == model.facts
+    # Where draws are averaged the evidence is no weighted sum of maps.
+    assert found.explains == (kind == "anomaly")
+    if not found.explains:
+        with pytest.raises(SettingError, match="its head is not linear"):
+            found.heat(squares, found.outputs(squares, maps=True), [0] * len(squares))
 
 
 def test_the_file_says_how_films_are_prepared(sweep: Path, file: Path) -> None:
@@ -86,7 +93,7 @@ def test_the_file_says_how_films_are_prepared(sweep: Path, file: Path) -> None:
     (entry,) = graph.graph.input
     assert entry.name == "squares"
     assert entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert [output.name for output in graph.graph.output] == ["probabilities", "members", "features"]
+    assert [output.name for output in graph.graph.output] == ["probabilities", "members", "features", "evidence"]
 
 
 def test_facts_fit_and_gate_travel_with_the_file(sweep: Path, file: Path) -> None:
@@ -118,8 +125,6 @@ def test_what_is_no_exported_model_is_refused_in_one_line(sweep: Path, file: Pat
         open_model(file, "torch")
 
 
-def test_an_exported_model_draws_no_heat_maps(file: Path, squares: np.ndarray) -> None:
-    model = open_model(file)
-    assert not model.explains
-    with pytest.raises(SettingError, match="give its checkpoint"):
-        model.heat(squares, model.outputs(squares), [0] * len(squares))
+def test_a_card_goes_with_the_file(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(exported(open_model(sweep), "# Model card\n\nü | 98%\n"))
+    assert open_model(tmp_path / "model.onnx").card == "# Model card\n\nü | 98%\n"
