@@ -118,6 +118,17 @@ class Sweep:
         return all(len(run.rows("unseen")) for run in self.runs)
 
     @property
+    def images(self) -> pd.DataFrame:
+        """image_id, patient_id and fold of every image in a fold: of split.csv, or else of the predictions."""
+        columns = ["image_id", "patient_id", "fold"]
+        if (split := self.runs[0].split) is not None:
+            return split.loc[split["fold"] >= 0, columns].reset_index(drop=True)
+        unseen = [run.rows("unseen").assign(fold=UNSEEN_FOLD) for run in self.runs]
+        return pd.concat([*(run.rows("test") for run in self.runs), *unseen])[columns].drop_duplicates(
+            ["image_id", "fold"], ignore_index=True
+        )
+
+    @property
     def openings(self) -> list[str]:
         """When the unseen fold was opened, where it was locked; the first time first."""
         found: set[str] = set()
@@ -175,7 +186,10 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
     if missing:
         folds = ", ".join(str(fold) for fold in missing)
         home = folder.parent if runs[0].folder == folder else folder
-        again = f"python -m covidnet.train fold={missing[0]} \"hydra.run.dir='{home}/fold={missing[0]}'\""
+        # A job of a grid has more settings than the fold in its name, and its report reads those names alone.
+        parts = [part for part in runs[0].folder.name.split(",") if "=" in part and not part.startswith("fold=")]
+        job = [f"fold={missing[0]}", *parts]
+        again = f"python -m covidnet.train {' '.join(job)} \"hydra.run.dir='{home}/{','.join(job)}'\""
         problems.append(
             f"{'fold' if len(missing) == 1 else 'folds'} {folds}: no finished run, so the numbers cover "
             f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'them'} with the sweep's other "
@@ -357,7 +371,7 @@ def _foreign(run: Run, split: pd.DataFrame) -> str | None:
     # Validation is a part of the training folds, or the test fold itself; it chooses checkpoint and model.
     may_be = {"test": test, "unseen": unseen, "val": (split["fold"] >= 0) & ~unseen}
     names = {"test": f"fold {run.fold}", "unseen": f"fold {UNSEEN_FOLD}", "val": "folds 0 to 9"}
-    labels = dict(zip(split["image_id"], split["label"], strict=True))
+    labels, patients = (dict(zip(split["image_id"], split[name], strict=True)) for name in ("label", "patient_id"))
     for part, allowed in may_be.items():
         rows = run.rows(part)
         if foreign := sorted(set(rows["image_id"]) - set(split.loc[allowed, "image_id"])):
@@ -366,6 +380,12 @@ def _foreign(run: Run, split: pd.DataFrame) -> str | None:
         changed = rows.loc[rows["label"] != rows["image_id"].map(labels), "image_id"]
         if len(changed):
             return f"{len(changed)} images of the {part} split have another label in split.csv, such as {min(changed)}"
+        known = rows["image_id"].map(patients)
+        changed = rows.loc[(rows["patient_id"] != known) & (rows["patient_id"].notna() | known.notna()), "image_id"]
+        if len(changed):
+            return (
+                f"{len(changed)} images of the {part} split have another patient in split.csv, such as {min(changed)}"
+            )
     return None
 
 

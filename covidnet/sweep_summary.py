@@ -73,7 +73,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         "folder": str(sweep.folder),
         "folds": sweep.folds,
         "problems": sweep.problems,
-        "notes": _notes(runs, data, rule) + use["notes"] + verdicts(explained or {}),
+        "notes": _notes(runs, data, rule) + _shared_notes(sweep.images) + use["notes"] + verdicts(explained or {}),
         "data": data,
         "model": _model(first),
         "augment": first.settings.get("augment") or {},
@@ -374,17 +374,31 @@ def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
         )
     if data["refused"]:
         notes.append(f"{data['refused']} files were refused; the run folders' refused.csv names them.")
-    if data["unknown_patients"]:
-        notes.append(
-            f"The patient of {data['unknown_patients']} of {data['images']} films is unknown; "
-            "each counts as a patient of its own."
-        )
     if data["view"] not in (None, "frontal"):
         notes.append(
             f"data.view={data['view']}: films of other known views were left out; films of unknown view were kept."
         )
     if any((run.settings.get("trainer") or {}).get("fast_dev_run") for run in runs):
         notes.append("trainer.fast_dev_run: a batch of each split and no checkpoint; the numbers mean nothing.")
+    return notes
+
+
+def _shared_notes(images: pd.DataFrame) -> list[str]:
+    """What lies in several folds, whatever the settings say, and how many patients nobody knows."""
+    notes = []
+    for column, unit in (("image_id", "image"), ("patient_id", "patient")):
+        folds = images.groupby(column)["fold"].nunique()
+        if several := int((folds > 1).sum()):
+            of = count(len(folds), f"known {unit}" if unit == "patient" else unit)
+            notes.append(
+                f"{several} of {of} {'lies' if several == 1 else 'lie'} in more than one fold, so in training and "
+                "test at once; the numbers are optimistic."
+            )
+    if unknown := int(images["patient_id"].isna().sum()):
+        notes.append(
+            f"The patient of {unknown} of {count(len(images), 'image')} is unknown; each of these images counts as a "
+            "patient of its own. If some are of one patient, the folds leak and the intervals are too narrow."
+        )
     return notes
 
 

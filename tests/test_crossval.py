@@ -148,6 +148,38 @@ def test_what_can_be_reported_is_and_what_cannot_is_named(tmp_path: Path) -> Non
     assert "out of films" in (folder / "report/report.html").read_text()
 
 
+@pytest.mark.parametrize("with_split", [True, False])
+def test_patients_and_images_in_several_folds_are_counted_whatever_the_settings_say(
+    tmp_path: Path, with_split: bool
+) -> None:
+    split = split_table()
+    split.loc[split["fold"] > 7, "patient_id"] = "everywhere"
+    split.loc[split["fold"] == 0, "patient_id"] = np.nan
+    folder = write_sweep(tmp_path / "sweep", split=split)
+    if not with_split:
+        for file in folder.glob("*/split.csv"):
+            file.unlink()
+    (told,) = summaries_of([folder], resamples=100)[1]
+    known = split["patient_id"].nunique()
+    assert any(
+        note.startswith(f"1 of {known} known patients lies in more than one fold, so in training and test")
+        for note in told["notes"]
+    )
+    assert any(note.startswith("The patient of 18 of 198 images is unknown; each") for note in told["notes"])
+
+
+def test_an_image_of_test_and_unseen_is_in_two_folds(tmp_path: Path) -> None:
+    def twice(table: pd.DataFrame) -> pd.DataFrame:
+        test, unseen = (table.index[table["split"] == part][0] for part in ("test", "unseen"))
+        table.loc[unseen, "image_id"] = table.loc[test, "image_id"]
+        return table
+
+    folder = write_run(tmp_path / "fold=0", split_table(), 0, change=twice)
+    (folder / "split.csv").unlink()
+    (told,) = summaries_of([folder], resamples=100)[1]
+    assert any(note.startswith("1 of 35 images lies in more than one fold") for note in told["notes"])
+
+
 def test_a_report_is_written_through_no_link(tmp_path: Path) -> None:
     sweep, other = write_sweep(tmp_path / "sweep", folds=range(2)), tmp_path / "other"
     other.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -230,3 +231,21 @@ def test_the_remedy_for_a_missing_fold_is_a_command_that_hydra_reads(tmp_path: P
     assert words[:4] == ["python", "-m", "covidnet.train", "fold=9"]
     parsed = OverridesParser.create().parse_overrides(words[3:])
     assert str(parsed[1].value()) == f"{tmp_path / 'my sweep'}/fold=9"
+
+
+def test_the_remedy_for_a_fold_of_a_grid_makes_a_job_of_that_grid(tmp_path: Path) -> None:
+    folder, split = tmp_path / "sweep", split_table()
+    for seed in (0, 1):
+        write_run(folder / f"fold=0,seed={seed}", split, 0, settings={"seed": seed})
+    problem = only(read_sweep(folder, only="seed=1").problems)
+    assert "covidnet.train fold=1 seed=1 " in problem
+    assert f"{folder}/fold=1,seed=1'" in problem
+
+
+def test_patients_that_are_not_those_of_the_split_are_noticed(tmp_path: Path) -> None:
+    def forget(table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(patient_id=np.nan)
+
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+    write_run(folder / "fold=9", split, 9, change=forget)
+    assert "18 images of the test split have another patient in split.csv" in read_sweep(folder).problems[0]

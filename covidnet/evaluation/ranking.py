@@ -189,9 +189,10 @@ def area_estimate(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.
     """An area under a ROC curve with its 95% interval, the patient as the unit.
 
     The interval is `area_interval` with DeLong's variance. Where there is none, as with perfect separation, it is
-    Wilson's on as many trials as there are patients with positive or with negative images, whichever are fewer: that
-    many pairs share no patient, and the area is the share of pairs in the right order. Where that is no whole number of
-    pairs the lower end is that of the next lower one, the upper that of the next higher one: wide rather than narrow.
+    Wilson's on as many trials as there can be pairs of a positive and a negative image that share no patient: the
+    patients with positive or with negative images, whichever are fewer, but at most half of all patients. The area is
+    the share of pairs in the right order. Where that is no whole number of pairs the lower end is that of the next
+    lower one, the upper that of the next higher one: wide rather than narrow. All images of one patient have (0, 1).
 
     Args:
         scores: (n,) the higher, the likelier positive.
@@ -209,7 +210,10 @@ def area_estimate(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.
     found = None if parts is None else area_interval(value, *parts.error([1.0]))
     if found is not None:
         return {"value": value, "ci": list(found), "method": "delong"}
-    pairs = min(len(np.unique(of[truth])), len(np.unique(of[~truth])))
+    pairs = min(len(np.unique(of[truth])), len(np.unique(of[~truth])), len(np.unique(of)) // 2)
+    if not pairs:
+        # One patient has all images: nothing tells how others would be ranked.
+        return {"value": value, "ci": [0.0, 1.0], "method": "wilson"}
     # Rounded outwards: an area just below 1 is not taken for 1, and the interval holds its own area.
     lower = wilson(int(np.floor(value * pairs + 1e-9)), pairs)
     upper = wilson(int(np.ceil(value * pairs - 1e-9)), pairs)

@@ -136,6 +136,10 @@ def test_perfect_separation_falls_back_to_wilson_on_pairs_of_different_patients(
     assert alone == {"value": 1.0, "ci": list(wilson(10, 10) or ()), "method": "wilson"}
     pairs = area_estimate(positive * 1.0, positive, np.arange(40) // 2)
     assert pairs["ci"] == list(wilson(5, 5) or ())
+    both = area_estimate(positive * 1.0, positive, np.arange(40) % 10)
+    assert both["ci"] == list(wilson(5, 5) or ())
+    one = area_estimate(positive * 1.0, positive, np.zeros(40))
+    assert one == {"value": 1.0, "ci": [0.0, 1.0], "method": "wilson"}
     assert area_estimate([], [], []) == {"value": None, "ci": None, "method": None}
 
 
