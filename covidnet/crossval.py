@@ -106,8 +106,9 @@ def report_sweeps(
     from covidnet.report.tables import BRACKETS, flat_scores, metrics_table
     from covidnet.sweep import REPORT, groups_of
 
+    target = report_dir or folders[0].expanduser() / REPORT
+    check_links(target, None if report_dir else folders[0].expanduser())
     if len(folders) == 1 and not only and len(groups := groups_of(folders[0].expanduser())) > 1:
-        target = report_dir or folders[0].expanduser() / REPORT
         options = {"selection": selection, "resamples": resamples, "seed": seed, "unseen": unseen}
         return _report_grid(folders[0], groups, target, cache_dir=cache_dir, **options)
     sweeps, summaries = summaries_of(
@@ -123,8 +124,6 @@ def report_sweeps(
     for summary in summaries:
         summary["paper"] = summary["asked"]["paper"] = paper
     comparisons = _comparisons(sweeps)
-    target = report_dir or folders[0].expanduser() / REPORT
-    check_links(target, None if report_dir else folders[0].expanduser())
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
-from covidnet.errors import SettingError
+from covidnet.errors import CovidnetError
 from covidnet.launchers import check_sweep
-from covidnet.trust import read_yaml
+from covidnet.names import shown
+from covidnet.trust import check_links, read_yaml
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,11 +23,16 @@ _ended: list[tuple[Path, str | None]] = []
 
 
 class SweepReport(Callback):
-    """Remember the folder of a sweep, so that its report can be written when it has ended.
+    """Check folders before Hydra writes to them; remember a sweep's, so that its report is written when it has ended.
 
     Hydra tells callbacks of a sweep's end only where no job failed, and swallows what they raise. So
     `report_ended_sweeps` does the work, when Hydra is done. Of the processes of a sweep only the first calls either.
     """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a run folder with links that lead out of it: Hydra writes its log and ``.hydra/`` before the run."""
+        if config.hydra.job.name == "train":
+            _refuse_links(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what no job could do, say where the jobs run, and remember the sweep folder of a training sweep."""
@@ -35,14 +41,22 @@ class SweepReport(Callback):
             return
         try:
             check_sweep(hydra, config, list(hydra.overrides.task))
-        except SettingError as error:
+        except CovidnetError as error:
             # Hydra would make a warning of any other exception.
             raise SystemExit(f"error: {error}") from None
+        _refuse_links(hydra.sweep.dir)
         folder = Path(hydra.sweep.dir).absolute()
         launcher = hydra.runtime.choices["hydra/launcher"]
         if launcher.startswith("submitit"):
             sys.stderr.write(f"{launcher}: what the jobs print is in {folder / '.submitit'}\n")
         _ended.append((folder, config.monitor if hydra.runtime.choices["hydra/sweeper"] == "optuna" else None))
+
+
+def _refuse_links(folder: str) -> None:
+    try:
+        check_links(Path(folder))
+    except CovidnetError as error:
+        raise SystemExit(f"error: {shown(error)}") from None
 
 
 def report_ended_sweeps() -> None:

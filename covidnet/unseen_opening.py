@@ -27,6 +27,7 @@ from covidnet.learning.module import ClassificationModule
 from covidnet.provenance import file_sha256
 from covidnet.report.words import count
 from covidnet.sweep import OPENINGS, UNSEEN, Run, Sweep
+from covidnet.trust import check_links
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
         Whether there was anything to open; False where the runs scored the fold themselves.
 
     Raises:
-        DataError: the data are not there any more, or their split is another one.
+        DataError: the data are not there any more, their split is another one, or a link leads out of the sweep folder.
         WeightsError: a run has no checkpoint.
         WriteError: a folder cannot be written.
     """
@@ -55,6 +56,8 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
     if not locked:
         log.warning("unseen=open: nothing to open in %s, whose runs scored the unseen fold themselves", sweep.folder)
         return False
+    # Predictions are written into the run folders, one of which may be a link.
+    check_links(sweep.folder)
     quieten()
     with FileLock(sweep.folder / f".{OPENINGS}.lock"):
         before = sweep.openings

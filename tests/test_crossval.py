@@ -195,6 +195,17 @@ def test_a_report_is_written_through_no_link(tmp_path: Path) -> None:
     assert [(file.name, file.read_text()) for file in other.iterdir()] == [("report.md", "thesis")]
 
 
+def test_nor_is_that_of_a_grid(tmp_path: Path) -> None:
+    grid, other, split = tmp_path / "grid", tmp_path / "other", split_table()
+    other.mkdir()
+    for model in ("a", "b"):
+        write_run(grid / f"fold=0,model={model}", split, 0, settings={"model": {"name": model}})
+    (grid / "report").symlink_to(other)
+    with pytest.raises(DataError, match=r"report: a link that leads out"):
+        report_sweeps([grid], **QUICK)
+    assert not list(other.iterdir())
+
+
 def test_two_sweeps_are_compared_and_other_splits_refused(sweep: Path, tmp_path: Path) -> None:
     other = write_sweep(tmp_path / "other", seed=1, skill=0.3, settings={"model": {"name": "cnn"}})
     foreign = write_sweep(tmp_path / "foreign", split=split_table(seed=4))

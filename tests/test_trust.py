@@ -247,3 +247,28 @@ def test_links_that_lead_out_of_a_folder_are_named(tmp_path: Path) -> None:
     (run / "report").symlink_to(other)
     with pytest.raises(DataError, match="report: a link"):
         check_links(tmp_path / "itself")
+
+
+@pytest.mark.parametrize(
+    ("words", "link"),
+    [
+        (["hydra.run.dir={}"], "train.log"),
+        (["hydra.run.dir={}"], ".hydra/config.yaml"),
+        (["-m", "fold=0,1", "hydra.sweep.dir={}"], "multirun.yaml"),
+        (["-m", "fold=0,1", "hydra.sweep.dir={}"], "fold=0"),
+    ],
+)
+def test_hydra_writes_through_no_link_in_a_folder_either(words: list[str], link: str, tmp_path: Path) -> None:
+    """Its log, its ``.hydra/`` and ``multirun.yaml`` are written before a run begins."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    entry = tmp_path / "given" / link
+    entry.parent.mkdir(parents=True)
+    entry.symlink_to(other if link == "fold=0" else other / "thesis.tex")
+    done = command("covidnet.train", *(word.format(tmp_path / "given") for word in words), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {entry}: a link that leads out")
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+    assert (other / "thesis.tex").read_text() == "mine"

@@ -13,7 +13,7 @@ import pytest
 from covidnet.config import compose
 from covidnet.crossval import card_of, report_sweeps, summaries_of
 from covidnet.data.unseen_ledger import UnseenLedger
-from covidnet.errors import SettingError, WeightsError
+from covidnet.errors import DataError, SettingError, WeightsError
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.external_study import study_numbers
 from covidnet.fold_setup import FoldSetup
@@ -90,6 +90,15 @@ def test_the_report_says_it_and_no_longer_that_it_was_looked_at_once(tmp_path: P
 
 
 # Locked
+
+
+def test_a_locked_fold_is_not_opened_through_a_link(locked: Path, tmp_path: Path) -> None:
+    (locked / "fold=3").rename(tmp_path / "elsewhere")
+    (locked / "fold=3").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"fold=3: a link that leads out"):
+        report_sweeps([locked], unseen="open", cache_dir=tmp_path / "cache", **FEW)
+    assert not (tmp_path / "elsewhere/unseen.csv").exists()
+    assert not (locked / "unseen.json").exists()
 
 
 def test_a_locked_sweep_is_reported_without_the_unseen_fold(locked: Path) -> None:

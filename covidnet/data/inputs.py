@@ -78,7 +78,7 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
 
     Raises:
         SettingError: `out` is the folder that was given or lies in it, or in a folder of masks; or a picture would
-            replace a film.
+            replace a film, or be written through a link in `out`.
     """
     target = out.expanduser().resolve()
     folder = root if Path(given).expanduser().is_dir() or "**" in given else None
@@ -92,6 +92,10 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
     films |= {(root / path).resolve() for path in paths}
     for picture in pictures_of(paths).values():
         place = target / picture
+        if place.parent.resolve() != place.parent:
+            raise SettingError(
+                "out", out, "a folder without links", f"{place.parent} is reached through a link; remove the link"
+            )
         if {place.parent.resolve() / place.name, place.resolve()} & films:
             raise SettingError("out", out, "a folder without the films", f"{place} would be replaced by its picture")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,3 +110,15 @@ def test_what_a_folder_or_a_pattern_passes_over_is_counted_by_kind(
         f"{home}: 5 {others} 2 .gif, 1 .txt, 1 .xyz, 1 .nii",
         f"{home}/sub: 2 {others} 1 .gif, 1 .nii",
     ]
+
+
+def test_no_picture_is_written_through_a_link_in_the_folder_of_results(home: Path, tmp_path_factory: Any) -> None:
+    out, other = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("other")
+    root, paths = find_films(str(home))
+    (out / "sub").symlink_to(other)
+    with pytest.raises(SettingError, match=r"sub is reached through a link; remove the link"):
+        check_out(str(home), out, root, paths)
+    itself = other / "itself"
+    (out / "sub").unlink()
+    itself.symlink_to(out)
+    check_out(str(home), itself, root, paths)
