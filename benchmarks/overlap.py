@@ -1,4 +1,4 @@
-"""How many planted copies of real films are found again, and how many films of different patients are taken for one.
+"""How many planted copies of real films are found, how many films of different patients are taken for one, how long.
 
 python benchmarks/overlap.py [FOLDER]
 
@@ -19,10 +19,14 @@ from PIL import Image
 
 from covidnet.data.images import read_image
 from covidnet.data.overlap import FilmSet, find_copies, find_overlap, likeness_limit
+from covidnet.data.phantom import draw_film
 from covidnet.data.sources import folder_source
-from covidnet.data.thumbnails import SIDE, thumbnail
+from covidnet.data.thumbnails import thumbnail
+from covidnet.labels import CLASSES
 
 KIT = Path(__file__).parents[2] / "shared/data/cxr-kit"
+
+GROWTH = (1000, 2000, 4000, 8000)
 
 Film = np.ndarray
 rng = np.random.default_rng(0)
@@ -126,11 +130,21 @@ def main() -> None:
     for row in table[~same].itertuples():
         print(f"  {row.similarity:.3f} {row.kind}: {paths[row.film]} and {paths[row.other]}")
 
-    queries, references = np.resize(known.pixels, (1500, SIDE, SIDE)), np.resize(known.pixels, (1000, SIDE, SIDE))
+    print("\ncopies within one set                  seconds  of the processor, per 1,000  pairs found")
+    timed("the films above", known)
+    drawn = np.stack([thumbnail(draw_film(CLASSES[n % 3], n, 0, size=96).image) for n in range(max(GROWTH))])
+    for count in GROWTH:
+        # Each of another patient, so that every pair is a wrong one.
+        timed("phantoms", FilmSet(names("phantom", count), drawn[:count]))
+
+
+def timed(name: str, films: FilmSet) -> None:
     start, work = time.perf_counter(), time.process_time()
-    find_overlap(FilmSet(names("a", 1500), queries), FilmSet(names("b", 1000), references), progress=False)
+    pairs = len(find_copies(films, progress=False))
     wall, own = time.perf_counter() - start, time.process_time() - work
-    print(f"\n1,500 x 1,000 films: {wall:.1f} s, {own:.1f} s of the processor")
+    print(
+        f"{len(films):6,d} {name:30s} {wall:8.1f} {own:16.1f} {1000 * own / len(films):11.2f} {pairs:12d}", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Level:
         Args:
             small: (..., side, side).
         """
-        mean, spread = _gaussian(self.side, self.sigma), _gaussian(self.side, 1.5 * self.sigma)
+        mean, spread = gaussian(self.side, self.sigma), gaussian(self.side, 1.5 * self.sigma)
         small = small - mean @ small @ mean.T
         small /= np.sqrt(np.maximum(spread @ (small * small) @ spread.T, 0.0)) + np.float32(_NOISE)
         small -= small.mean((-2, -1), keepdims=True)
@@ -105,12 +105,23 @@ def coarse_windows(pixels: Pixels) -> Floats:
     """
     axis, side = _axis_windows(), COARSE.side
     starts, lengths = np.array(axis).T
-    matrices = window_matrices(starts, lengths, side).reshape(-1, SIDE)
+    rows = window_matrices(starts, lengths, side)
+    mean, spread = gaussian(side, COARSE.sigma), gaussian(side, 1.5 * COARSE.sigma)
+    plain, blurred = rows.reshape(-1, SIDE), (mean @ rows).reshape(-1, SIDE)
     found = np.empty((len(pixels), len(axis) ** 2, side * side), np.float32)
     for start in range(0, len(pixels), 32):
-        some = matrices @ pixels[start : start + 32].astype(np.float32) @ matrices.T
-        cells = some.reshape(-1, len(axis), side, len(axis), side).swapaxes(2, 3)
-        found[start : start + 32] = COARSE.normalised(cells).reshape(-1, len(axis) ** 2, side * side)
+        some = pixels[start : start + 32].astype(np.float32)
+        # As in Level.normalised, but for all windows of an image at once.
+        detail = plain @ some @ plain.T
+        detail -= blurred @ some @ blurred.T
+        shape = (len(some), len(axis), side, len(axis) * side)
+        power = (spread @ (detail * detail).reshape(shape)).reshape(-1, side) @ spread.T
+        cells = detail.reshape(len(some), len(axis), side, len(axis), side)
+        cells /= np.sqrt(np.maximum(power, 0.0)).reshape(cells.shape) + np.float32(_NOISE)
+        small = np.ascontiguousarray(cells.swapaxes(2, 3)).reshape(len(some), -1, side * side)
+        small -= small.mean(-1, keepdims=True)
+        small /= np.maximum(np.sqrt(np.einsum("bwp,bwp->bw", small, small)), np.float32(_NOTHING))[..., None]
+        found[start : start + 32] = small
     return found
 
 
@@ -215,7 +226,7 @@ def _whole(side: int) -> Floats:
 
 
 @lru_cache
-def _gaussian(side: int, sigma: float) -> Floats:
+def gaussian(side: int, sigma: float) -> Floats:
     """(side, side): a Gaussian blur of one axis, mirrored at the ends."""
     place = np.arange(side)
     weights = np.zeros((side, side))

@@ -1,17 +1,21 @@
-"""Films that are windows of other films, whatever was done to them: a coarse look at all, a fine one at the best."""
+"""Films that are windows of other films, whatever was done to them: an index, then a coarse and a fine look."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from covidnet.data.alignment import COARSE, FINE, MIDDLE, WHOLE, coarse_windows, refine, windows
+from covidnet.data.landmarks import Ints, LandmarkIndex
 from covidnet.data.thumbnails import Pixels
+from covidnet.progress import available_cores
 
 NEAR_DUPLICATE = "near-duplicate"
 
@@ -20,72 +24,65 @@ COLUMNS = ("film", "other", "kind", "similarity")
 # Films that are compared at the finer levels, for each film that is looked for.
 _CANDIDATES = 6
 
+# Pairs whose windows are compared, for each film that is looked for: those that share most places.
+_LIKELY = 24
+
+# A turned film is found as a whole, and shares most of its places.
+_LIKELY_TURNED, _SHARED_TURNED = 3, 8
+
+# What is so far below the limit in its best window does not reach it.
+_ROUGH = 0.17
+
 # What is so far below the limit at the middle level does not reach it at the fine one.
 _PROMISING = 0.07
 
-# Films at a time: of the larger and of the smaller table, so that memory does not grow with their number.
-_REFERENCES, _QUERIES = 256, 128
+# Films, others and pairs at a time, so that memory does not grow with their number.
+_FILMS, _OTHERS, _PAIRS = 512, 64, 128
 
 
 @dataclass(frozen=True)
 class Guise:
-    """What was done to a film before it was cropped."""
+    """What was done to a film before it was cropped: mirrored first, then turned."""
 
     mirrored: bool = False
     turns: int = 0
 
-    def undone(self, pixels: Pixels) -> Pixels:
-        """(N, 64, 64) as they were before: what comes last is undone first."""
-        upright = np.rot90(pixels, -self.turns, axes=(1, 2))
-        return np.ascontiguousarray(upright[:, :, ::-1] if self.mirrored else upright)
 
+UPRIGHT = (0,)
+"""Turns by 90 degrees that are tried, mirrored and not."""
 
-UPRIGHT = (Guise(), Guise(mirrored=True))
-TURNED = tuple(Guise(mirrored, turns) for turns in (1, 2, 3) for mirrored in (False, True))
+TURNED = (1, 2, 3)
 
 
 def search(
     films: Pixels,
     others: Pixels,
-    guises: tuple[Guise, ...],
+    index: LandmarkIndex,
+    turns: tuple[int, ...],
     limit: float,
     *,
     itself: npt.NDArray[np.intp] | None = None,
     tick: Callable[[int], None] = lambda count: None,
-    whole: bool = False,
 ) -> pd.DataFrame:
-    """Every film that is found as a window of another.
+    """Every film that is found as a window of another, or turned as the whole of another.
 
     Args:
         films: (N, 64, 64).
         others: (M, 64, 64).
-        guises: that are tried.
+        index: of the others.
+        turns: that are tried: `UPRIGHT` or `TURNED`.
         limit: of the similarity.
         itself: (N,) which of the others a film is, so that it is not compared with itself.
-        tick: is told how many of the others were looked at.
-        whole: the first guess is the whole film, not a window of it.
+        tick: is told how many of the films were looked at.
     """
-    upright = [guise.undone(films) for guise in guises]
-    found = _candidates(upright, others, itself, tick, whole)
-    film, place = np.nonzero(found.score > -np.inf)
-    other, guise, inverted = (part[film, place] for part in (found.other, found.guise, found.inverted))
-    window = windows()[found.window[film, place]]
-    score = np.empty(len(film))
-    for start in range(0, len(film), _QUERIES):
-        some = slice(start, start + _QUERIES)
-        inner = np.stack([upright[g][f] for g, f in zip(guise[some], film[some], strict=True)])
-        inner[inverted[some]] = 255 - inner[inverted[some]]
-        outer = others[other[some]]
-        score[some], window[some] = refine(inner, outer, window[some], [(COARSE, 3), (MIDDLE, 3)])
-        good = np.flatnonzero(score[some] >= limit - _PROMISING)
-        at = start + good
-        score[some] = -1.0
-        score[at], window[at] = refine(inner[good], outer[good], window[at], [(FINE, 4)])
-    rows = [
-        (film[n], other[n], _kind(guises[guise[n]], bool(inverted[n]), window[n]), min(float(score[n]), 1.0))
-        for n in np.flatnonzero(score >= limit)
-    ]
-    return table_of(rows)
+    # Many small products: threads of the library for each of them would only wait for one another.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
+        tables = []
+        for turn in turns:
+            upright = np.ascontiguousarray(np.rot90(films, -turn, axes=(1, 2)))
+            pairs = _likely(upright, index, turn, itself, pool, tick)
+            tables.append(_compared(upright, others, pairs, limit, pool))
+    return pd.concat(tables, ignore_index=True)
 
 
 def table_of(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
@@ -99,72 +96,98 @@ def table_of(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Best:
-    """The most promising of the others for each film: (N, candidates) each; the score is -inf where there is none."""
+class _Pairs:
+    """Pairs that are compared: numbers of film and other, whether the film is mirrored, and how often it is turned."""
 
-    score: npt.NDArray[np.float32]
-    other: npt.NDArray[np.intp]
-    guise: npt.NDArray[np.intp]
-    inverted: npt.NDArray[np.bool_]
-    window: npt.NDArray[np.intp]
-
-    @classmethod
-    def empty(cls, count: int) -> _Best:
-        shape = (count, _CANDIDATES)
-        numbers = [np.zeros(shape, np.intp) for _ in range(3)]
-        return cls(np.full(shape, -np.inf, np.float32), numbers[0], numbers[1], np.zeros(shape, np.bool_), numbers[2])
-
-    def take(self, some: slice, first: int, products: npt.NDArray[np.float32]) -> None:
-        """Put better ones in the place of worse ones.
-
-        Args:
-            some: the films.
-            first: number of the first of the others that are compared here.
-            products: (guises, films, others, windows) correlations; those of inverted films are negative.
-        """
-        both = np.stack([products.max(3), -products.min(3)])
-        per_other = both.reshape(-1, *both.shape[2:]).max(0)
-        joined = np.concatenate([self.score[some], per_other], 1)
-        chosen = np.argpartition(-joined, _CANDIDATES - 1, axis=1)[:, :_CANDIDATES]
-        for row, places in enumerate(chosen):
-            at = some.start + row
-            fresh = places[places >= _CANDIDATES] - _CANDIDATES
-            if not len(fresh):
-                continue
-            free = np.setdiff1d(np.arange(_CANDIDATES), places)
-            sign, guise = np.divmod(both[:, :, row, fresh].reshape(-1, len(fresh)).argmax(0), both.shape[1])
-            self.score[at, free], self.other[at, free] = per_other[row, fresh], first + fresh
-            self.guise[at, free], self.inverted[at, free] = guise, sign == 1
-            of_windows = products[guise, row, fresh] * np.where(sign == 1, -1, 1)[:, None]
-            self.window[at, free] = of_windows.argmax(1)
+    film: Ints
+    other: Ints
+    mirrored: npt.NDArray[np.bool_]
+    turns: int
 
 
-def _candidates(
-    upright: list[Pixels],
-    others: Pixels,
-    itself: npt.NDArray[np.intp] | None,
+def _likely(
+    upright: Pixels,
+    index: LandmarkIndex,
+    turns: int,
+    itself: Ints | None,
+    pool: ThreadPoolExecutor,
     tick: Callable[[int], None],
-    whole: bool,
-) -> _Best:
-    """The films that are worth a closer look, by their windows at the coarse level."""
-    small = np.stack([COARSE.of(pixels.astype(np.float32)).reshape(len(pixels), -1) for pixels in upright])
-    count = small.shape[1]
-    best = _Best.empty(count)
-    for first in range(0, len(others), _REFERENCES):
-        chunk = others[first : first + _REFERENCES]
-        parts = COARSE.of(chunk.astype(np.float32))[:, None] if whole else coarse_windows(chunk)
-        shape = parts.shape[:2]
-        parts = parts.reshape(shape[0] * shape[1], -1)
-        for start in range(0, count, _QUERIES):
-            some = slice(start, min(start + _QUERIES, count))
-            products = (small[:, some] @ parts.T).reshape(len(small), -1, *shape)
-            if itself is not None:
-                own = itself[some] - first
-                here = np.flatnonzero((own >= 0) & (own < len(chunk)))
-                products[:, here, own[here]] = np.nan
-            best.take(some, first, products)
-        tick(len(chunk))
-    return best
+) -> _Pairs:
+    """The pairs that the index finds, by film."""
+
+    def look(start: int) -> tuple[int, tuple[Ints, Ints, Ints, Ints]]:
+        some = slice(start, start + _FILMS)
+        count = _LIKELY_TURNED if turns else _LIKELY
+        return start, index.likely(upright[some], count, None if itself is None else itself[some])
+
+    found = [np.zeros((4, 0), np.intp)]
+    for start, (film, other, mirrored, votes) in pool.map(look, range(0, len(upright), _FILMS)):
+        found.append(np.stack([film + start, other, mirrored, votes]))
+        tick(min(_FILMS, len(upright) - start))
+    film, other, mirrored, votes = np.concatenate(found, axis=1)
+    sure = votes >= (_SHARED_TURNED if turns else 1)
+    return _Pairs(film[sure], other[sure], mirrored[sure] == 1, turns)
+
+
+def _compared(upright: Pixels, others: Pixels, pairs: _Pairs, limit: float, pool: ThreadPoolExecutor) -> pd.DataFrame:
+    """The pairs that reach the limit, from their best window at the coarse level on."""
+    rough, first = _coarse(upright, others, pairs, pool)
+    order = np.lexsort((-np.abs(rough), pairs.film))
+    rank = np.arange(len(order)) - np.searchsorted(pairs.film[order], pairs.film[order])
+    kept = order[(rank < _CANDIDATES) & (np.abs(rough[order]) >= limit - _ROUGH)]
+    film, other, mirrored, inverted = pairs.film[kept], pairs.other[kept], pairs.mirrored[kept], rough[kept] < 0
+
+    def align(start: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        some = slice(start, start + _PAIRS)
+        inner, outer = upright[film[some]], others[other[some]]
+        inner[mirrored[some]] = inner[mirrored[some]][:, :, ::-1]
+        inner[inverted[some]] = 255 - inner[inverted[some]]
+        score, window = refine(inner, outer, windows()[first[kept[some]]], [(COARSE, 3), (MIDDLE, 3)])
+        good = np.flatnonzero(score >= limit - _PROMISING)
+        fine = np.full(len(inner), -1.0)
+        if len(good):
+            fine[good], window[good] = refine(inner[good], outer[good], window[good], [(FINE, 4)])
+        return fine, window
+
+    rows = []
+    for start, (score, window) in zip(
+        range(0, len(kept), _PAIRS), pool.map(align, range(0, len(kept), _PAIRS)), strict=True
+    ):
+        for n in np.flatnonzero(score >= limit):
+            guise = Guise(bool(mirrored[start + n]), pairs.turns)
+            kind = _kind(guise, bool(inverted[start + n]), window[n])
+            rows.append((film[start + n], other[start + n], kind, min(float(score[n]), 1.0)))
+    return table_of(rows)
+
+
+def _coarse(
+    upright: Pixels, others: Pixels, pairs: _Pairs, pool: ThreadPoolExecutor
+) -> tuple[npt.NDArray[np.float32], Ints]:
+    """The correlation of each pair at its best window, negative where inverted, and the number of that window."""
+    small = np.empty((2, len(upright), COARSE.side**2), np.float32)
+    for start in range(0, len(upright), _FILMS):
+        some = slice(start, start + _FILMS)
+        squares = COARSE.of(upright[some].astype(np.float32))
+        small[0, some], small[1, some] = (part.reshape(len(part), -1) for part in (squares, squares[:, :, ::-1]))
+    score, window = np.zeros(len(pairs.film), np.float32), np.zeros(len(pairs.film), np.intp)
+    order = np.argsort(pairs.other, kind="stable")
+    wanted, begins = np.unique(pairs.other[order], return_index=True)
+    ends = np.append(begins[1:], len(order))
+
+    def compare(start: int) -> None:
+        some = slice(start, start + _OTHERS)
+        chunk = others[wanted[some]]
+        # A turned film is found as a whole: the first guess is not one of its windows.
+        parts = COARSE.of(chunk.astype(np.float32)).reshape(len(chunk), 1, -1) if pairs.turns else coarse_windows(chunk)
+        for part, begin, end in zip(parts, begins[some].tolist(), ends[some].tolist(), strict=True):
+            here = order[begin:end]
+            products = small[pairs.mirrored[here].astype(np.intp), pairs.film[here]] @ part.T
+            best = np.abs(products).argmax(1)
+            score[here], window[here] = products[np.arange(len(here)), best], best
+
+    for _ in pool.map(compare, range(0, len(wanted), _OTHERS)):
+        pass
+    return score, window
 
 
 def _kind(guise: Guise, inverted: bool, window: npt.NDArray[np.float64]) -> str:

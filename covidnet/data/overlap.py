@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.data.film_search import COLUMNS, TURNED, UPRIGHT, search, table_of
+from covidnet.data.landmarks import LandmarkIndex
 from covidnet.data.thumbnails import Pixels
 from covidnet.progress import progress_bar
 
@@ -29,7 +30,7 @@ SAME_FILE = "same file"
 COPY_COLUMNS = ("path", "label", "other_path", "other_label", "kind", "similarity")
 """Columns of copies.csv."""
 
-METHOD = 1
+METHOD = 2
 """Is raised where `find_copies` finds other pairs than before, so that what was kept is not used any more."""
 
 # Films from which it is measured how alike those of one set are.
@@ -60,9 +61,9 @@ def find_overlap(films: FilmSet, others: FilmSet, *, progress: bool = True) -> p
     that together; and turned by 90, 180 or 270 degrees where it is not cropped. Films of one patient that were taken
     within a short time may be as alike as that.
 
-    Local mean and contrast are taken out of each thumbnail. All windows of all `others` are compared at 16 x 16 pixels;
-    the best six films are aligned by least squares, and the correlation at 64 x 64 pixels decides. It is compared with
-    `likeness_limit` of the others.
+    Local mean and contrast are taken out of each thumbnail. An index tells which films look the same around some
+    places (`LandmarkIndex`); of the 24 likeliest all windows are compared at 16 x 16 pixels, the best six are aligned
+    by least squares, and the correlation at 64 x 64 pixels decides. It is compared with `likeness_limit` of the others.
 
     Args:
         films: that are looked for.
@@ -74,8 +75,7 @@ def find_overlap(films: FilmSet, others: FilmSet, *, progress: bool = True) -> p
         ``near-duplicate``, or what was done, such as ``mirrored and inverted``) and ``similarity`` (0..1), sorted by
         film. ``cropped`` films show a part of the other; the other shows a part of ``uncropped`` ones.
     """
-    limit = likeness_limit(others)
-    found = [_same_files(films, others), *_searches(films, others, limit, alone=False, progress=progress)]
+    found = [_same_files(films, others), *_searches(films, others, alone=False, progress=progress)]
     table = pd.concat(found, ignore_index=True)
     # The same file is told of where there is one, and otherwise the most alike.
     table = table.sort_values("similarity", ascending=False, kind="stable").drop_duplicates("film")
@@ -93,8 +93,7 @@ def find_copies(films: FilmSet, *, progress: bool = True) -> pd.DataFrame:
         One row per pair, in the form of `find_overlap`, with ``film`` below ``other``; which of the two was changed is
         not told. Of many copies of one film not all pairs are told, but each copy is in one.
     """
-    limit = likeness_limit(films)
-    found = [_same_files(films, films, alone=True), *_searches(films, films, limit, alone=True, progress=progress)]
+    found = [_same_files(films, films, alone=True), *_searches(films, films, alone=True, progress=progress)]
     table = pd.concat(found, ignore_index=True)
     table = table.sort_values("similarity", ascending=False, kind="stable")
     pairs = np.sort(table[["film", "other"]].to_numpy(np.intp), axis=1)
@@ -136,11 +135,16 @@ def likeness_limit(films: FilmSet) -> float:
     Returns:
         `SIMILARITY` to `HIGHEST`.
     """
-    if len(films) < 2:
+    return _limit(films.pixels, LandmarkIndex(films.pixels))
+
+
+def _limit(pixels: Pixels, index: LandmarkIndex) -> float:
+    if len(pixels) < 2:
         return SIMILARITY
-    sample = np.unique(np.linspace(0, len(films) - 1, min(_SAMPLE, len(films))).round().astype(np.intp))
-    found = search(films.pixels[sample], films.pixels, UPRIGHT, -1.0, itself=sample)
-    nearest = found.groupby("film")["similarity"].max().to_numpy()
+    sample = np.unique(np.linspace(0, len(pixels) - 1, min(_SAMPLE, len(pixels))).round().astype(np.intp))
+    found = search(pixels[sample], pixels, index, UPRIGHT, -1.0, itself=sample)
+    # A film that shares no place with another is like none.
+    nearest = found.groupby("film")["similarity"].max().reindex(range(len(sample)), fill_value=0.0).to_numpy()
     median = float(np.median(nearest))
     spread = 1.4826 * float(np.median(np.abs(nearest - median)))
     return float(np.clip(median + 3.0 * spread, SIMILARITY, HIGHEST))
@@ -161,21 +165,25 @@ def _same_files(films: FilmSet, others: FilmSet, alone: bool = False) -> pd.Data
     return table_of(rows)
 
 
-def _searches(films: FilmSet, others: FilmSet, limit: float, *, alone: bool, progress: bool) -> Iterator[pd.DataFrame]:
+def _searches(films: FilmSet, others: FilmSet, *, alone: bool, progress: bool) -> Iterator[pd.DataFrame]:
     """Tables of films as parts of the others, of turned films, and of others as parts of films."""
     if not (len(films) and len(others)):
         return
     itself = np.arange(len(films)) if alone else None
+    turns = len(UPRIGHT) + len(TURNED)
     with progress_bar(progress) as bar:
-        task = bar.add_task("looking for the same films", total=2 * len(others) + (0 if alone else len(films)))
+        task = bar.add_task("looking for copies", total=turns * len(films) + (0 if alone else len(others)))
 
         def tick(count: int) -> None:
             bar.advance(task, count)
 
-        yield search(films.pixels, others.pixels, UPRIGHT, limit, itself=itself, tick=tick)
-        yield search(films.pixels, others.pixels, TURNED, limit, itself=itself, tick=tick, whole=True)
+        index = LandmarkIndex(others.pixels)
+        limit = _limit(others.pixels, index)
+        yield search(films.pixels, others.pixels, index, UPRIGHT, limit, itself=itself, tick=tick)
+        yield search(films.pixels, others.pixels, index, TURNED, limit, itself=itself, tick=tick)
         if not alone:
-            table = search(others.pixels, films.pixels, UPRIGHT, limit, tick=tick)
+            index = LandmarkIndex(films.pixels)
+            table = search(others.pixels, films.pixels, index, UPRIGHT, limit, tick=tick)
             # Where both show the whole film, the first search has found it.
             table = table[table["kind"].str.contains("cropped")].rename(columns={"film": "other", "other": "film"})
             yield table.assign(kind=table["kind"].str.replace("cropped", "uncropped"))[list(COLUMNS)]

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from covidnet.data.alignment import COARSE, coarse_windows, window_matrices, windows
 from covidnet.data.images import read_image
+from covidnet.data.landmarks import LandmarkIndex
 from covidnet.data.overlap import HIGHEST, SIMILARITY, FilmSet, find_copies, find_overlap, likeness_limit
 from covidnet.data.phantom import draw_film
 from covidnet.data.sources import folder_source
@@ -198,3 +200,42 @@ def test_real_films_are_found_and_those_of_other_patients_are_not(kit: Path) -> 
     assert (found["film"] == found["other"]).all()
     assert len(found) >= 39
     assert find_overlap(filmset(small(pixels[40:]), "new"), known, progress=False).empty
+
+
+# The index
+
+
+def test_the_index_names_the_copy_first_however_it_was_changed(films: list[np.ndarray], known: FilmSet) -> None:
+    index = LandmarkIndex(known.pixels)
+    for steps in ((saved, changed), (mirrored,), (inverted,), (cropped(0.1, 0.1, 0.15, 0.05), mirrored)):
+        image, other, turned_round, votes = index.likely(small(films[:10], *steps), 1)
+        assert image.tolist() == other.tolist() == list(range(10))
+        assert set(turned_round.tolist()) == {int(mirrored in steps)}
+        assert votes.min() > 1
+
+
+def test_an_image_is_not_told_of_itself_and_the_likeliest_come_first(known: FilmSet) -> None:
+    twice = np.concatenate([known.pixels, known.pixels[:5, :, ::-1]])
+    image, other, _, votes = LandmarkIndex(twice).likely(twice, 3, np.arange(len(twice)))
+    assert (image != other).all()
+    assert np.bincount(image, minlength=len(twice)).max() <= 3
+    first = np.searchsorted(image, np.arange(5))
+    assert other[first].tolist() == list(range(40, 45))
+    assert (np.diff(votes)[np.diff(image) == 0] <= 0).all()
+
+
+def test_the_index_finds_the_same_in_any_order_of_the_others(films: list[np.ndarray], known: FilmSet) -> None:
+    order = np.random.default_rng(3).permutation(40)
+    copies = small(films[:12], cropped(0.1, 0.0, 0.1, 0.05))
+    _, one, *_ = LandmarkIndex(known.pixels).likely(copies, 1)
+    _, two, *_ = LandmarkIndex(known.pixels[order]).likely(copies, 1)
+    assert one.tolist() == order[two].tolist()
+
+
+def test_all_windows_at_once_are_those_one_by_one(known: FilmSet) -> None:
+    some = known.pixels[:3]
+    together, each = coarse_windows(some), windows()
+    for n in (0, 1, 40, len(each) - 1):
+        rows, columns = (window_matrices(each[n : n + 1, at], each[n : n + 1, at + 1], COARSE.side) for at in (0, 2))
+        alone = COARSE.of(some.astype(np.float32), rows, columns)
+        np.testing.assert_allclose(together[:, n], alone.reshape(3, -1), atol=1e-4)
