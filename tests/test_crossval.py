@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_scor
 from covidnet.crossval import card_of, report_sweeps, summaries_of
 from covidnet.errors import DataError, SettingError
 from covidnet.labels import CLASSES
+from covidnet.report.sections_results import abstract
 from tests.commands import command as run
 from tests.sweeps import split_table, write_run, write_sweep
 
@@ -178,6 +179,17 @@ def test_an_image_of_test_and_unseen_is_in_two_folds(tmp_path: Path) -> None:
     (folder / "split.csv").unlink()
     (told,) = summaries_of([folder], resamples=100)[1]
     assert any(note.startswith("1 of 35 images lies in more than one fold") for note in told["notes"])
+
+
+def test_the_first_paragraph_says_n_and_patients_and_what_is_absent(summary: dict) -> None:
+    told = abstract(summary).text
+    assert f"of 180 predictions, on images of {summary['pooled']['patients']} patients, are right" in told
+    assert "of 60 images and the specificity is " in told
+    assert "of 120 images of the other classes" in told
+    pooled = summary["pooled"]
+    classes = pooled["classes"] | {"COVID-19": pooled["classes"]["COVID-19"] | {"support": 0, "sensitivity": None}}
+    absent = abstract(summary | {"pooled": pooled | {"classes": classes}}).text
+    assert "No image is of COVID-19, so its sensitivity is not defined; the specificity is " in absent
 
 
 def test_a_report_is_written_through_no_link(tmp_path: Path) -> None:

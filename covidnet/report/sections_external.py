@@ -25,7 +25,7 @@ from covidnet.report.drawing import WIDTH, new_figure, styled
 from covidnet.report.paper_tables import ALL, Summary, at
 from covidnet.report.reliability_plot import reliability_axes
 from covidnet.report.sections_results import curve_blocks
-from covidnet.report.words import count, told_of
+from covidnet.report.words import class_words, count, told_of
 
 _COVID = CLASSES[0]
 _METRICS = (("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("F1", "f1"), ("AUC", "auc"))
@@ -51,9 +51,8 @@ def abstract(summary: Summary) -> Paragraph:
     others = None if n is None or support is None else n - support
     text += (
         f"The prediction is right for {told_of(at(scores, 'accuracy'), n)} that count, of "
-        f"{count(scores.get('patients'), 'patient')} (in brackets, here and below: 95% intervals). For COVID-19 the "
-        f"sensitivity is {told_of(at(covid, 'sensitivity'), support)} and the specificity "
-        f"{told_of(at(covid, 'specificity'), others)} of the other classes."
+        f"{count(scores.get('patients'), 'patient')} (in brackets, here and below: 95% intervals). "
+        f"{class_words(_COVID, covid, others)}."
     )
     unseen = at(summary, "study", "unseen", "scores", "accuracy")
     if unseen is not None:

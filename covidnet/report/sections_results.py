@@ -25,7 +25,7 @@ from covidnet.report.figures import confusion_figure, curves_figure, folds_figur
 from covidnet.report.paper_tables import ALL, Summary, at
 from covidnet.report.published import ACCURACY, TABLE5, TABLE6
 from covidnet.report.tables import percent
-from covidnet.report.words import FOLDS, beside_paper, count, is_locked, model_name, points, told, told_of
+from covidnet.report.words import FOLDS, beside_paper, class_words, count, is_locked, model_name, points, told, told_of
 
 _COVID = CLASSES[0]
 _METRICS = (("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("F1", "f1"))
@@ -61,12 +61,15 @@ def abstract(summary: Summary) -> Paragraph:
     if beside_paper(summary):
         against = f", against {percent(ACCURACY)} in the paper"
         of_covid = " (paper: " + ", ".join(percent(TABLE5[_COVID][key]) for key in ("sensitivity", "specificity")) + ")"
+    n, support = at(pooled, "n"), at(covid, "support")
+    others = None if n is None or support is None else n - support
+    known = at(pooled, "patients")
+    patients = "" if known is None else f", on images of {count(known, 'patient')},"
     text = (
-        f"{network} was trained and tested in {whole} on {data}. Each of the {count(at(pooled, 'n'), 'film')} of the "
-        f"test folds was predicted once, {unseen_by}; {told(at(pooled, 'accuracy'))} "
-        f"of these predictions are right (in brackets, here and below: 95% intervals){against}. For COVID-19 the "
-        f"sensitivity is {told(at(covid, 'sensitivity'))} and the specificity {told(at(covid, 'specificity'))}"
-        f"{of_covid}. "
+        f"{network} was trained and tested in {whole} on {data}. Each image of the test folds was predicted "
+        f"once, {unseen_by}; {told_of(at(pooled, 'accuracy'), n, 'prediction')}"
+        f"{patients} are right (in brackets, here and below: 95% intervals){against}. "
+        f"{class_words(_COVID, covid, others)}{of_covid}. "
     )
     if is_locked(summary):
         return Paragraph(f"{text}The unseen fold is locked: no model was scored on it.")
@@ -126,7 +129,7 @@ def results(summary: Summary) -> Section:
                 "their mean"
                 + (", the dashed line the paper's value" if beside_paper(summary) else "")
                 + (", the diamond the ensemble" if not is_locked(summary) else "")
-                + ". The axes do not start at 0.",
+                + ". Not every axis starts at 0.",
                 f"Dot plots of {count(len(summary['per_fold']), 'model')}: {_spread(summary, 'test')} on the test "
                 f"folds{beside}.",
                 drawing,

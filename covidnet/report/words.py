@@ -112,6 +112,29 @@ def told_of(estimate: Any, n: int | None, thing: str = "image") -> str:
     return f"{round(value * n)} of {count(n, thing)} (too few for a rate)"
 
 
+def class_words(name: str, numbers: Any, others: int | None) -> str:
+    """Sensitivity and specificity of a class in a sentence, with the n of each; what is absent is said to be.
+
+    Args:
+        name: of the class.
+        numbers: ``support``, ``sensitivity`` and ``specificity`` as in a summary, or None.
+        others: images of the other classes; None where that is not known.
+
+    Example:
+        >>> numbers = {"support": 0, "sensitivity": None, "specificity": {"value": 0.98, "ci": [0.9, 1.0]}}
+        >>> class_words("COVID-19", numbers, 50)
+        'No image is of COVID-19, so its sensitivity is not defined; the specificity is 98.0% [90.0, 100] of 50 images'
+    """
+    support, sensitivity, specificity = (at(numbers, key) for key in ("support", "sensitivity", "specificity"))
+    first = f"For {name} the sensitivity is {told_of(sensitivity, support)}"
+    second = f"the specificity is {told_of(specificity, others)}"
+    if others == 0:
+        second = "no image is of another class, so the specificity is not defined"
+    if support == 0:
+        return f"No image is of {name}, so its sensitivity is not defined; {second}"
+    return f"{first}; {second}" if others == 0 else f"{first} and {second} of the other classes"
+
+
 def _too_few(n: int) -> bool:
     # Imported here: a command that has only to print its settings would wait for pandas.
     from covidnet.evaluation.sparse import FEWEST_FILMS
