@@ -65,11 +65,12 @@ def matrix_rate() -> float:
 
 
 class Bench:
-    def __init__(self, films: int, home: Path) -> None:
+    def __init__(self, films: int, home: Path, side: int) -> None:
         self.home = home
         cfg = compose(
             ["fold=3", f"data.images_per_class={films // 3 // 11 * 11}", "progress=false", "trainer.accelerator=cpu",
-             "callbacks.early_stopping=null", "callbacks.panels.per_class=0", f"cache_dir={home}"]
+             "callbacks.early_stopping=null", "callbacks.panels.per_class=0", f"cache_dir={home}",
+             f"data.image_size={side}"]
         )  # fmt: skip
         self.run = FoldRun(OmegaConf.to_container(cfg, resolve=True), home / "run")
         setup = self.run.setup
@@ -78,8 +79,10 @@ class Bench:
         self.backbone = self.module.classifier.backbone.eval()
         self.fold = setup.datamodule(self.study, self.module, 3, [])
         self.inputs = self.fold.distinct_inputs.sort_values(["sha256", "operator"], ignore_index=True).head(films)
-        self.batches = [torch.randn(16, 3, 224, 224).to(memory_format=torch.channels_last) for _ in range(films // 16)]
-        self.onnx = engine_of("onnx", self.backbone, 224, home)
+        self.batches = [
+            torch.randn(16, 3, side, side).to(memory_format=torch.channels_last) for _ in range(films // 16)
+        ]
+        self.onnx = engine_of("onnx", self.backbone, side, home)
         self.builds = 0
 
     def bare(self, engine: torch.nn.Module) -> float:
@@ -99,7 +102,8 @@ class Bench:
 
     def naive(self) -> float:
         """Images per second of training through the whole network, as usually written: NCHW, batches of 32."""
-        rows = self.fold.rows["train"].sample(96, random_state=0).reset_index(drop=True)
+        train = self.fold.rows["train"]
+        rows = train.sample(min(96, len(train)), random_state=0).reset_index(drop=True)
         loader = DataLoader(self.fold.films(rows), 32)
         optimizer = torch.optim.Adam(self.module.classifier.head.parameters())
 
@@ -112,12 +116,12 @@ class Bench:
 
         return len(rows) / seconds(epoch)
 
-    def head(self, images: int = 3210) -> float:
+    def head(self, images: int) -> float:
         """Seconds of 20 epochs of a head on as many features as the paper has training images, on one thread."""
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         checkpoints = AtomicCheckpointIO(seconds=30.0)
-        trainer = self.run._trainer(checkpoints)
+        trainer = self.run._trainer(checkpoints, seed=0)
         module = self.run.setup.module()
         train, val = _features(images), _features(141)
         took = seconds(lambda: (trainer.fit(module, train, val), checkpoints.flush()))
@@ -192,6 +196,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--films", type=int, default=256, help="inputs of every measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", type=int, default=224, help="side of the network's input in pixels")
+    parser.add_argument("--head", type=int, default=3210, help="images that a head is trained on")
+    parser.add_argument("--fills", type=int, nargs="*", default=[300, 3000], help="films of the stores of peak memory")
     parser.add_argument("--memory", type=int, help="only fill a store with so many films and print the peak memory")
     arguments = parser.parse_args()
     quieten()
@@ -201,7 +208,7 @@ def main() -> None:
         fill_small(arguments.memory)
         return
     with tempfile.TemporaryDirectory() as home:
-        bench = Bench(arguments.films, Path(home))
+        bench = Bench(arguments.films, Path(home), arguments.side)
         work: dict[str, Callable[[], float]] = {
             "matrix product": lambda: matrix_rate() / MULTIPLY_ADDS,
             "bare backbone, PyTorch": lambda: bench.bare(bench.backbone),
@@ -215,18 +222,18 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name, measure in work.items():
                 found[name].append(measure())
-            heads.append(bench.head())
+            heads.append(bench.head(arguments.head))
         rate = {name: statistics.median(values) for name, values in found.items()}
         head = statistics.median(heads)
     memory = own_peak()
-    once_more = {films: peak_memory(films) for films in (300, 3000)}
+    once_more = {films: peak_memory(films) for films in arguments.fills}
 
     print(f"{available_cores()} cores, torch {torch.__version__}, {arguments.films} inputs, {arguments.rounds} rounds")
     for name, value in rate.items():
         spread = f"{min(found[name]):.1f} to {max(found[name]):.1f}"
         print(f"{name:30} {value:7.1f} images/s   ({spread})")
     spread = f"{min(heads):.1f} to {max(heads):.1f}, one thread"
-    print(f"{'head, 3,210 images, 20 epochs':30} {head:7.1f} s          ({spread})")
+    print(f"{f'head, {arguments.head:,} images, 20 epochs':30} {head:7.1f} s          ({spread})")
     print(f"{'peak memory of this process':30} {memory:7.2f} GiB")
     for films, peak in once_more.items():
         print(f"{f'peak memory, {films:,} small films':30} {peak:7.2f} GiB")

@@ -119,7 +119,8 @@ def main() -> None:
         wrong = table[~right]
         other = (patients[wrong["film"]] != patients[wrong["other"]]).sum()
         shares = f"{len(table) / len(films):7.1%} {right.sum() / len(films):8.1%}"
-        print(f"{kind:32s} {shares} {len(wrong):12d} {other:18d}  {table[right]['kind'].mode().iat[0]}")
+        kind_found = next(iter(table[right]["kind"].mode()), "none")
+        print(f"{kind:32s} {shares} {len(wrong):12d} {other:18d}  {kind_found}")
 
     print("\nfilms of the set that are taken for one")
     table = find_copies(known, progress=False)

@@ -1,0 +1,80 @@
+"""Every benchmark runs at a tiny size: what it prints is nobody's test, but that it prints is."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from covidnet.data.phantom import draw_film
+from covidnet.labels import CLASSES
+from tests.conftest import PROJECT
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TINY = {
+    "coverage": ["--studies", "2", "--patients", "4", "--images", "1"],
+    "explain": ["--rounds", "1", "--side", "64"],
+    "features": ["--films", "33", "--rounds", "1", "--side", "32", "--head", "32", "--fills"],
+    "overlap": ["{images}"],
+    "scaling": ["--films", "200"],
+    "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3"],
+}
+"""The arguments of each script that is run here. `COMMANDS` and `SLOW` name the others."""
+
+COMMANDS = {"fold", "sweep"}
+"""They run covidnet.train with what they are given, as tests/test_train.py and tests/test_sweep.py do."""
+
+SLOW = {"gate"}
+"""It fits ten input gates, which takes minutes at any size."""
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", PROJECT / f"benchmarks/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    for n in range(12):
+        place = root / CLASSES[n % 3] / f"person{n}_virus_1.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(draw_film(CLASSES[n % 3], 7000 + n, 0, size=96).image).save(place)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(train: Callable[..., Path]) -> Path:
+    return train("fold=3", "model=cnn", "explain=off", "trainer.max_epochs=1")
+
+
+def test_every_benchmark_is_named_here() -> None:
+    there = {path.stem for path in (PROJECT / "benchmarks").glob("*.py")}
+    assert there == set(TINY) | COMMANDS | SLOW
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS | SLOW))
+def test_the_others_can_be_loaded(name: str) -> None:
+    assert callable(load(name).main)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_benchmark_runs_at_a_tiny_size(
+    name: str, images: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = TINY[name]
+    given = {"images": images, "run": request.getfixturevalue("run") if "{run}" in " ".join(words) else ""}
+    monkeypatch.setattr(sys, "argv", [name, *(word.format(**given) for word in words)])
+    load(name).main()
+    assert any(character.isdigit() for character in capsys.readouterr().out)
