@@ -43,10 +43,12 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         The content of summary.json: plain values, None where there is no value.
 
     Raises:
-        SettingError: selection or resamples is not allowed.
+        SettingError: selection, resamples or seed is not allowed.
     """
     if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 100:
         raise SettingError("resamples", resamples, "a whole number from 100 on")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SettingError("seed", seed, "a whole number from 0 on")
     runs, first = sweep.runs, sweep.runs[0]
     rule = selection or first.settings.get("selection") or "inner"
     if rule not in RULES:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -216,6 +217,12 @@ def test_nor_is_that_of_a_grid(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"report: a link that leads out"):
         report_sweeps([grid], **QUICK)
     assert not list(other.iterdir())
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x", True])
+def test_a_seed_that_is_none_is_one_line(sweep: Path, seed: Any) -> None:
+    with pytest.raises(SettingError, match=r"seed=.*: allowed is a whole number from 0 on"):
+        report_sweeps([sweep], resamples=100, seed=seed)
 
 
 def test_two_sweeps_are_compared_and_other_splits_refused(sweep: Path, tmp_path: Path) -> None:

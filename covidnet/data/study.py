@@ -204,7 +204,7 @@ def _split_study(
         if copies == "near":
             pairs = _kept_copies(home, manifest, progress)
             films = films.assign(copy_of=films["image_id"].map(_first_copies(pairs)))
-            write_text(folder / COPIES_FILE, _pairs_within(pairs, films).to_csv(**_COPIES_CSV))
+            settings["copies_sha256"] = _write_copies(folder / COPIES_FILE, _pairs_within(pairs, films))
         # A split.csv without its record is what a stopped process left behind: it is written anew.
         made = balanced_folds(films, group=split["group"], seed=split["seed"], copies=copies)
         for text in made.warnings:
@@ -216,10 +216,17 @@ def _split_study(
         write_text(folder / "left_out.csv", left_out.to_csv(index=False, lineterminator="\n"))
         told = {**settings, "split_sha256": _sha256(text), "notes": made.notes}
         write_text(record, json.dumps(told, indent=2) + "\n")
-    told = json.loads(record.read_text(encoding="utf-8"))
-    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "gone"
-    if found != told["split_sha256"]:
-        raise SplitError(f"{file}: was changed after it was written; delete {folder} to have it drawn again")
+    try:
+        told = json.loads(record.read_text(encoding="utf-8"))
+        hashes = {file: told["split_sha256"]}
+        # A record of an older release has no hash of copies.csv.
+        hashes |= {folder / COPIES_FILE: told["copies_sha256"]} if "copies_sha256" in told else {}
+        notes = [*notes, *map(str, told["notes"])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SplitError(f"{record}: damaged ({error}); delete {folder} to have it drawn again") from None
+    for written, sha256 in hashes.items():
+        if _file_sha256(written) != sha256:
+            raise SplitError(f"{written}: was changed after it was written; delete {folder} to have it drawn again")
     table = read_split(file)
     return Study(
         name=manifest.name,
@@ -228,9 +235,9 @@ def _split_study(
         split=table,
         refused=manifest.refused,
         manifest_sha256=data_hash,
-        split_sha256=found,
+        split_sha256=hashes[file],
         folder=folder,
-        notes=[*notes, *told["notes"]],
+        notes=notes,
     )
 
 
@@ -265,6 +272,17 @@ def _phantoms(data: Mapping[str, Any], cache_dir: Path, progress: bool) -> Path:
 def _sha256(text: str) -> str:
     # As write_text writes it: names of files that are no UTF-8 keep their bytes.
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _file_sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "gone"
+
+
+def _write_copies(file: Path, pairs: pd.DataFrame) -> str:
+    """Write a table of pairs; its hash."""
+    text = pairs.to_csv(**_COPIES_CSV)
+    write_text(file, text)
+    return _sha256(text)
 
 
 def _notes(manifest: Manifest, films: pd.DataFrame) -> list[str]:
@@ -305,7 +323,10 @@ def _kept_copies(home: Path, manifest: Manifest, progress: bool) -> pd.DataFrame
     films = manifest.films
     # An image id is the hash of the file, so that the same ids have the same pairs.
     file = home / f"copies-{digest({'method': METHOD, 'films': sorted(films['image_id'])})}.csv"
-    if not file.exists():
+    # Pairs that are missing would be taken for images that have no copy, and lie in training and test.
+    record = file.with_suffix(".sha256")
+    whole = record.exists() and record.read_bytes() == _file_sha256(file).encode()
+    if not whole:
         small = manifest.thumbnails or read_thumbnails(home / THUMBNAILS, films)
         if small is None:
             small = make_thumbnails(films, manifest.root, progress=progress)
@@ -315,7 +336,7 @@ def _kept_copies(home: Path, manifest: Manifest, progress: bool) -> pd.DataFrame
         found = found.assign(film=ids[found["film"]].tolist(), other=ids[found["other"]].tolist())
         if len(small.image_id) < len(films):
             return found  # Images that changed since were not compared: they are looked for again next time.
-        write_text(file, found.to_csv(**_COPIES_CSV))
+        write_text(record, _write_copies(file, found))
     return read_csv(file, ["film", "other", "kind"])
 
 

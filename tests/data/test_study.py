@@ -409,6 +409,25 @@ def test_near_copies_are_not_looked_for_unless_asked(
     assert study.split["copy_of"].isna().all()
 
 
+def test_pairs_that_were_cut_off_are_looked_for_again(copied: Path, tmp_path: Path) -> None:
+    prepare(settings(copied), tmp_path)
+    (kept,) = tmp_path.rglob("copies-*.csv")
+    whole = kept.read_text()
+    kept.write_text(whole.splitlines(keepends=True)[0])
+    study = prepare(settings(copied), tmp_path, split={**SPLIT, "seed": 1})
+    assert kept.read_text() == whole
+    assert "3 images are near copies of another one" in " ".join(study.notes)
+
+
+@pytest.mark.parametrize("name", ["split.json", "copies.csv"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\n1,2"])
+def test_a_damaged_file_beside_the_split_is_one_line(copied: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    study = prepare(settings(copied), tmp_path)
+    (study.folder / name).write_bytes(content)
+    with pytest.raises(SplitError, match=rf"{name}: .*; delete .* to have it drawn again|{name}: was changed"):
+        prepare(settings(copied), tmp_path)
+
+
 def test_copies_are_looked_for_once_for_all_splits(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
