@@ -307,14 +307,19 @@ def _two_classes(films: pd.DataFrame, folder: Path) -> list[str]:
     found = [
         f"one film in two classes: {' and '.join(paths)}" for _, paths, classes in duplicates(films) if len(classes) > 1
     ]
-    if (folder / COPIES_FILE).exists():
-        pairs = read_csv(folder / COPIES_FILE, [c for c in COPY_COLUMNS if c != "similarity"])
-        apart = pairs[(pairs["label"] != pairs["other_label"]) & (pairs["kind"] != SAME_FILE)]
-        for row in apart.sort_values("similarity", ascending=False).head(_NAMED).itertuples():
-            sides = f"{row.path} ({row.label}) and {row.other_path} ({row.other_label})"
-            found.append(f"one film in two classes ({row.kind}): {sides}")
+    file = folder / COPIES_FILE
+    if file.exists():
+        try:
+            pairs = read_csv(file, [c for c in COPY_COLUMNS if c != "similarity"])
+            apart = pairs[(pairs["label"] != pairs["other_label"]) & (pairs["kind"] != SAME_FILE)]
+            for row in apart.sort_values("similarity", ascending=False).head(_NAMED).itertuples():
+                sides = f"{row.path} ({row.label}) and {row.other_path} ({row.other_label})"
+                found.append(f"one film in two classes ({row.kind}): {sides}")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            # The hash is not there to be compared: an older release wrote it.
+            raise SplitError(f"{file}: damaged ({error}); delete {folder} to have it drawn again") from None
         if len(apart) > _NAMED:
-            found.append(f"{len(apart) - _NAMED} more pairs are in two classes: {folder / COPIES_FILE}")
+            found.append(f"{len(apart) - _NAMED} more pairs are in two classes: {file}")
     return found
 
 

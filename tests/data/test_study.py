@@ -428,6 +428,19 @@ def test_a_damaged_file_beside_the_split_is_one_line(copied: Path, tmp_path: Pat
         prepare(settings(copied), tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\n1,2", b'path,label\n"x'])
+def test_damaged_copies_of_an_older_record_are_one_line(copied: Path, tmp_path: Path, content: bytes) -> None:
+    study = prepare(settings(copied), tmp_path)
+    record = study.folder / "split.json"
+    told = json.loads(record.read_text())
+    del told["copies_sha256"]
+    record.write_text(json.dumps(told))
+    prepare(settings(copied), tmp_path)
+    (study.folder / "copies.csv").write_bytes(content)
+    with pytest.raises(SplitError, match=r"copies\.csv: damaged \(.*; delete .* to have it drawn again"):
+        prepare(settings(copied), tmp_path)
+
+
 def test_copies_are_looked_for_once_for_all_splits(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
