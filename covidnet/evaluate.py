@@ -11,7 +11,7 @@ from covidnet.arguments import quoted
 from covidnet.checkpoint_path import ONNX, find_models
 from covidnet.config import launch
 from covidnet.errors import DataError, SettingError
-from covidnet.names import shown
+from covidnet.names import counted, shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -85,7 +85,7 @@ def main(cfg: DictConfig) -> None:
     _tell(summary, out, answering.notes())
     refused = summary["coverage"]["unreadable"] + summary["coverage"]["refused"]
     if refused and cfg.strict:
-        raise DataError(f"strict=true: {refused} files were refused; see {out / 'refused.csv'}")
+        raise DataError(f"strict=true: {counted(refused, 'file was', 'files were')} refused; see {out / 'refused.csv'}")
 
 
 def _check_out(out: Path, root: Path) -> None:

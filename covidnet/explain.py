@@ -13,9 +13,8 @@ from covidnet.checkpoint_path import ONNX, find_checkpoint
 from covidnet.config import launch
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.labels import CLASSES, label_of
-from covidnet.names import shown
+from covidnet.names import counted, shown
 from covidnet.report.words import EXPLAINERS
-from covidnet.report.words import count as counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -85,7 +84,10 @@ def main(cfg: DictConfig) -> None:
             f"table is whole: {explained.out / 'explanations.csv'}"
         )
     if refused and cfg.strict:
-        raise DataError(f"strict=true: {len(refused)} files were refused; see {explained.out / 'refused.csv'}")
+        raise DataError(
+            f"strict=true: {counted(len(refused), 'file was', 'files were')} refused; see "
+            f"{explained.out / 'refused.csv'}"
+        )
     if explained.unfit and cfg.strict:
         raise DataError(
             f"strict=true: masks or boxes of {counted(len(explained.unfit), 'film')} cannot be used, the first: "

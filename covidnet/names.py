@@ -1,4 +1,4 @@
-"""Names of files in terminals, logs and tables: a name may hold any byte but a slash, and terminals obey some."""
+"""Names and counts as people read them. A name may hold any byte but a slash, and terminals obey some."""
 
 from __future__ import annotations
 
@@ -71,3 +71,18 @@ def _escaped(character: str) -> str:
     code = ord(character)
     # What Python makes of a byte that is not UTF-8 (PEP 383).
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """How many of something, in the number that its noun and verb need.
+
+    Args:
+        number: how many.
+        one: of a single one, such as ``image`` or ``file was``.
+        several: of none or several; `one` with an s if empty.
+
+    Example:
+        >>> counted(1, "image"), counted(1560, "image"), counted(2, "file was", "files were")
+        ('1 image', '1,560 images', '2 files were')
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.config import launch
 from covidnet.errors import DataError
-from covidnet.names import shown
+from covidnet.names import counted, shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,11 +46,11 @@ def main(cfg: DictConfig) -> None:
     told = [*study.notes, f"manifest: {study.folder.parent / 'manifest.csv'}", f"split:    {study.split_file}"]
     told.append(f"left out: {study.folder / 'left_out.csv'}")
     if len(study.refused):
-        told.append(f"refused:  {refused} ({len(study.refused)} files)")
+        told.append(f"refused:  {refused} ({counted(len(study.refused), 'file')})")
     for line in told:
         console.print(shown(line), markup=False, emoji=False)
     if len(study.refused) and settings["strict"]:
-        raise DataError(f"{len(study.refused)} files were refused (strict=true); see {refused}")
+        raise DataError(f"{counted(len(study.refused), 'file was', 'files were')} refused (strict=true); see {refused}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from covidnet.data.study import Study
 from covidnet.errors import ImageRefusedError
 from covidnet.evaluation.metrics import run_metrics
 from covidnet.evaluation.predictions import read_predictions
+from covidnet.names import counted
 from covidnet.provenance import environment
 from covidnet.report.tables import print_run_summary
 from covidnet.report.words import count
@@ -134,7 +135,7 @@ class RunFolder:
                 "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease."
             )
         if s["model"]["weights"] == "random" and s["model"]["freeze"]:
-            notes.append("The frozen backbone's weights are random; published ones are model.weights=imagenet.")
+            notes.append("The frozen backbone's weights are random; model.weights=imagenet takes published ones.")
         if s["split"]["validation"] == "test":
             notes.append("split.validation=test: the test fold chose the checkpoint; its numbers are optimistic.")
         if s["split"]["group"] == "image":
@@ -143,10 +144,13 @@ class RunFolder:
             notes.append("trainer.fast_dev_run: a batch of each split and no checkpoint; the numbers mean nothing.")
         if self.refused:
             notes.append(
-                f"{len(self.refused)} films changed since prepare and are left out: folds are no longer of one size."
+                f"{counted(len(self.refused), 'image')} changed since prepare and left out: folds are no longer of one "
+                "size."
             )
         if self.refused_count:
-            notes.append(f"{self.refused_count} files were refused: {self.path / 'refused.csv'}")
+            notes.append(
+                f"{counted(self.refused_count, 'file was', 'files were')} refused: {self.path / 'refused.csv'}"
+            )
         locked = unseen["setting"] == "locked"
         if locked:
             notes.append(

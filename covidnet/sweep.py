@@ -18,6 +18,7 @@ from covidnet.data.splits import COLUMNS, UNSEEN_FOLD
 from covidnet.errors import CovidnetError, DataError
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.labels import CLASSES
+from covidnet.names import counted
 from covidnet.trust import read_yaml
 
 log = logging.getLogger(__name__)
@@ -352,7 +353,7 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
             wanted = set(split.loc[split["fold"] == fold, "image_id"])
             if absent := sorted(wanted - set(run.rows(part)["image_id"])):
                 problems.append(
-                    f"{_label(run.folder)}: {len(absent)} images of its {part} split have no prediction, "
+                    f"{_label(run.folder)}: {counted(len(absent), 'image')} of its {part} split without a prediction, "
                     f"such as {absent[0]}"
                 )
     for run in kept:
@@ -379,12 +380,16 @@ def _foreign(run: Run, split: pd.DataFrame) -> str | None:
             return f"{count} predictions of the {part} split are of images outside {names[part]}, such as {foreign[0]}"
         changed = rows.loc[rows["label"] != rows["image_id"].map(labels), "image_id"]
         if len(changed):
-            return f"{len(changed)} images of the {part} split have another label in split.csv, such as {min(changed)}"
+            return (
+                f"{counted(len(changed), 'image')} of the {part} split with another label in split.csv, such as "
+                f"{min(changed)}"
+            )
         known = rows["image_id"].map(patients)
         changed = rows.loc[(rows["patient_id"] != known) & (rows["patient_id"].notna() | known.notna()), "image_id"]
         if len(changed):
             return (
-                f"{len(changed)} images of the {part} split have another patient in split.csv, such as {min(changed)}"
+                f"{counted(len(changed), 'image')} of the {part} split with another patient in split.csv, such as "
+                f"{min(changed)}"
             )
     return None
 

@@ -20,6 +20,7 @@ from covidnet.evaluation.selection import RULES, choose, selection_report
 from covidnet.labels import CLASSES
 from covidnet.learning.monitor import direction
 from covidnet.model_card_facts import card_facts
+from covidnet.names import counted
 from covidnet.provenance import file_sha256
 from covidnet.report.words import count
 from covidnet.sweep import Run, Sweep
@@ -375,7 +376,9 @@ def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
             "selection=paper: the unseen fold chose the model that it then scores; that number is a selection score."
         )
     if data["refused"]:
-        notes.append(f"{data['refused']} files were refused; the run folders' refused.csv names them.")
+        notes.append(
+            f"{counted(data['refused'], 'file was', 'files were')} refused; see refused.csv in the run folders."
+        )
     if data["view"] not in (None, "frontal"):
         notes.append(
             f"data.view={data['view']}: films of other known views were left out; films of unknown view were kept."

@@ -264,7 +264,7 @@ def test_help_says_what_masks_are_relative_to() -> None:
 
 
 def test_nothing_but_refused_files_is_an_error(run: Path, films: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="all 1 files were refused"):
+    with pytest.raises(DataError, match="no file is left, 1 refused"):
         explain(f"checkpoint={run}", f"input={films}/sub0/broken.jpg", f"out={tmp_path}")
     assert len(pd.read_csv(tmp_path / "refused.csv")) == 1
 

@@ -98,7 +98,7 @@ def test_images_without_a_prediction_are_counted(tmp_path: Path) -> None:
     write_run(
         folder / "fold=9", split, 9, change=lambda t: t[t["image_id"] != t.query("split == 'test'")["image_id"].min()]
     )
-    assert "fold=9: 1 images of its test split have no prediction" in only(read_sweep(folder).problems)
+    assert "fold=9: 1 image of its test split without a prediction" in only(read_sweep(folder).problems)
 
 
 def test_a_class_without_predictions_is_named_and_the_rest_reported(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_label_that_is_not_that_of_the_split_is_noticed(tmp_path: Path) -> Non
 
     write_run(folder / "fold=9", split, 9, change=relabel)
     problems = read_sweep(folder).problems
-    assert problems[0].startswith("fold=9: left out: 1 images of the test split have another label in split.csv")
+    assert problems[0].startswith("fold=9: left out: 1 image of the test split with another label in split.csv")
 
 
 def test_validation_films_of_the_unseen_fold_are_noticed(tmp_path: Path) -> None:
@@ -248,4 +248,4 @@ def test_patients_that_are_not_those_of_the_split_are_noticed(tmp_path: Path) ->
 
     folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
     write_run(folder / "fold=9", split, 9, change=forget)
-    assert "18 images of the test split have another patient in split.csv" in read_sweep(folder).problems[0]
+    assert "18 images of the test split with another patient in split.csv" in read_sweep(folder).problems[0]

@@ -152,7 +152,7 @@ def scan(
             else:
                 facts[path] = found
     if not facts:
-        raise DataError(f"{source.root}: all {len(refused)} files were refused, the first for: {refused[0][1]}")
+        raise DataError(f"{source.root}: no file is left, {len(refused)} refused, the first for: {refused[0][1]}")
     films = _films(source.files, facts, headers, flags)
     table = pd.DataFrame(sorted(refused), columns=list(REFUSED_COLUMNS))
     return Manifest(source.name, source.root, films, table, collect(films, small))

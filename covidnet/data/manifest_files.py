@@ -20,7 +20,7 @@ from covidnet.data.sources import Source
 from covidnet.data.thumbnails import FILE as THUMBNAILS
 from covidnet.data.thumbnails import Thumbnails, make_thumbnails, read_thumbnails, write_thumbnails
 from covidnet.errors import DataError
-from covidnet.names import listed, shown
+from covidnet.names import counted, listed, shown
 
 log = logging.getLogger(__name__)
 
@@ -205,11 +205,14 @@ def filter_view(films: pd.DataFrame, view: str | None) -> tuple[pd.DataFrame, li
         raise DataError(f"data.view={view}: no film has this view; known are {', '.join(sorted(known.unique()))}")
     if frontal:
         such = ", ".join(films["path"][dropped[:3]])
-        note = f"{len(dropped)} lateral images are left out, such as {such}; data.view=null keeps them"
+        note = (
+            f"{counted(len(dropped), 'lateral image is', 'lateral images are')} left out, such as {such}; "
+            "data.view=null keeps them"
+        )
         return films.drop(index=dropped).reset_index(drop=True), [note] if len(dropped) else []
-    note = f"view {view}: {int(wanted.sum())} films kept, {len(dropped)} of other views left out"
+    note = f"view {view}: {counted(int(wanted.sum()), 'image')} kept, {len(dropped)} of other views left out"
     if unknown:
-        note += f"; the view of {unknown} films is unknown, they are kept"
+        note += f"; {unknown} of unknown view kept"
         log.warning("data.view=%s: the view of %d films is unknown; they are kept", view, unknown)
     return films.drop(index=dropped).reset_index(drop=True), [note]
 

@@ -18,6 +18,7 @@ import pandas as pd
 from covidnet.data.images import SUFFIXES
 from covidnet.errors import DataError
 from covidnet.labels import label_of
+from covidnet.names import counted
 
 log = logging.getLogger(__name__)
 
@@ -292,7 +293,7 @@ def _check_lost(
         held = {told[n] for n, path in enumerate(found) if path is not None}
         if gone := Counter(told[n] for n in lost if told[n] and told[n] not in held):
             name, count = gone.most_common(1)[0]
-            cause = f"none of the {count} rows of {name} matches an image"
+            cause = f"none of the {counted(count, 'row')} of {name} matches an image"
             lost = [n for n in lost if told[n] == name]
     if cause:
         listed = ", ".join(rows["filename"].iloc[n].strip() or "an empty cell" for n in lost[:3])

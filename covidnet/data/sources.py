@@ -17,6 +17,7 @@ from covidnet.data.images import is_image_file
 from covidnet.data.metadata import Metadata, read_metadata
 from covidnet.errors import DataError, SettingError
 from covidnet.labels import CLASSES, key_of, label_of
+from covidnet.names import counted
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def folder_source(
     if not rows:
         raise DataError(f"{root}: no images are left; data.ignore leaves out all {len(paths)}")
     files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
-    notes = [f"data.ignore: {count} images of {one} are left out" for one, count in ignored.items()]
+    notes = [f"data.ignore: {counted(count, 'image')} of {one} left out" for one, count in ignored.items()]
     return Source(name, root, files.sort_values("path", ignore_index=True), metadata.missing, tuple(notes))
 
 
@@ -157,9 +158,12 @@ def _without_class(paths: list[str], metadata: Metadata) -> str:
     causes = []
     if loose:
         names = [path for path in paths if "/" not in path]
-        causes.append(f"{loose} images have no class: {', '.join(names[:3])}" + (", ..." if loose > 3 else ""))
+        causes.append(
+            f"{counted(loose, 'image has', 'images have')} no class: {', '.join(names[:3])}"
+            + (", ..." if loose > 3 else "")
+        )
     if folders:
-        listed = ", ".join(f"{folder}/ ({count} images)" for folder, count in sorted(folders.items())[:5])
+        listed = ", ".join(f"{folder}/ ({counted(count, 'image')})" for folder, count in sorted(folders.items())[:5])
         causes.append(f"not the name of a class: {listed}")
     if metadata.columns:
         causes.append(

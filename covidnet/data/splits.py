@@ -12,6 +12,7 @@ import pandas as pd
 from covidnet.data.packing import Counts, Packing, draw, pack, shuffled
 from covidnet.errors import DataError, SettingError, SplitError
 from covidnet.labels import CLASSES
+from covidnet.names import counted
 
 N_FOLDS = 11
 """Folds of a split: ten test folds and the unseen one."""
@@ -433,7 +434,7 @@ def _notes(
         if len(out):
             trimmed = int(out["group"].isin(list(home)).sum())
             notes.append(
-                f"{label}: {len(out)} of {total[label]} images are left out"
+                f"{label}: {len(out)} of {counted(total[label], 'image')} left out"
                 + (f", {trimmed} of them to trim groups that do not fit as a whole." if trimmed else ".")
             )
     smallest = min(CLASSES, key=lambda label: total[label])
@@ -445,20 +446,33 @@ def _notes(
     patients = films["patient_id"].map(_known)
     known = patients.notna()
     if not known.all():
-        notes.append(f"{int((~known).sum())} of {len(films)} images have no known patient; each counts as a patient.")
+        notes.append(
+            f"Unknown patient: {int((~known).sum())} of {counted(len(films), 'image')}; each counts as a patient."
+        )
     same_bytes = groups_of(films, "image", "bytes")
     identical = len(films) - same_bytes.nunique()
     if identical:
         together = "split.copies=off lets them lie in several folds" if copies == "off" else "copies share a fold"
-        notes.append(f"{identical} images are byte-identical copies of another one; {together}.")
+        notes.append(
+            f"{counted(identical, 'image is a byte-identical copy', 'images are byte-identical copies')} of another "
+            f"one; {together}."
+        )
     content = groups_of(films, "image", copies) if copies == "near" else same_bytes
     near = same_bytes.nunique() - content.nunique()
     if near:
-        notes.append(f"{near} images are near copies of another one (copies.csv); copies share a fold.")
+        notes.append(
+            f"{counted(near, 'image is a near copy', 'images are near copies')} of another one (copies.csv); copies "
+            "share a fold."
+        )
     torn = len(_in_several(films["label"], content))
     if torn:
-        notes.append(f"{torn} films are filed under more than one class; one of the labels is wrong.")
+        notes.append(
+            f"{counted(torn, 'image is', 'images are')} filed under more than one class; one of the labels is wrong."
+        )
     spread = len(_in_several(films["fold"][used & known], patients[used & known]))
     if spread:
-        notes.append(f"{spread} patients have films in more than one fold, as split.group={group} allows.")
+        notes.append(
+            f"{counted(spread, 'patient has', 'patients have')} images in more than one fold, as split.group={group} "
+            "allows."
+        )
     return notes

@@ -33,6 +33,7 @@ from covidnet.data.thumbnails import FILE as THUMBNAILS
 from covidnet.data.thumbnails import Thumbnails, make_thumbnails, read_thumbnails
 from covidnet.errors import DataError, SettingError, SplitError
 from covidnet.labels import CLASSES
+from covidnet.names import counted
 
 log = logging.getLogger(__name__)
 
@@ -287,14 +288,14 @@ def _write_copies(file: Path, pairs: pd.DataFrame) -> str:
 
 def _notes(manifest: Manifest, films: pd.DataFrame) -> list[str]:
     counts = ", ".join(f"{name} {int((films['label'] == name).sum())}" for name in CLASSES)
-    notes = [f"{len(films)} films ({counts})"]
+    notes = [f"{counted(len(films), 'image')} ({counts})"]
     if len(manifest.refused):
-        notes.append(f"{len(manifest.refused)} files were refused (refused.csv)")
+        notes.append(f"{counted(len(manifest.refused), 'file was', 'files were')} refused (refused.csv)")
     flagged = films[films["flags"].notna()]
     if len(flagged):
         codes = Counter(code for flags in flagged["flags"] for code in flags.split(";"))
         notes.append(
-            f"{len(flagged)} images are used that prediction would refuse "
+            f"{counted(len(flagged), 'image is', 'images are')} used that prediction would refuse "
             f"({', '.join(f'{code} {count}' for code, count in sorted(codes.items()))}), such as "
             f"{', '.join(sorted(flagged['path'])[:3])}; manifest.csv has all in the column flags, data.ignore leaves "
             "files out"

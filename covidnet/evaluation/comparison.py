@@ -17,6 +17,7 @@ from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.ranking import area_parts
 from covidnet.labels import CLASSES
+from covidnet.names import counted
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -252,7 +253,8 @@ def compare_tables(
         apart = sorted(one.index[differ])
     if apart:
         raise DataError(
-            f"{name_a} and {name_b}: {len(apart)} images are not in the same fold of both, or not with the same label, "
+            f"{name_a} and {name_b}: {counted(len(apart), 'image is', 'images are')} not in the same fold of "
+            "both, or not with the same label, "
             f"such as {apart[0]}; different splits cannot be compared"
         )
     right_a, right_b = (t["prediction"] == t["label"] for t in (one, other))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from covidnet.names import counted
 from covidnet.report.paper_tables import Summary, at
 from covidnet.report.tables import UNDEFINED, percent
 
@@ -168,8 +169,9 @@ def count(number: int | None, thing: str = "") -> str:
         >>> count(1560, "film"), count(1, "film"), count(None, "film")
         ('1,560 films', '1 film', '– films')
     """
-    shown = UNDEFINED if number is None else f"{number:,}"
-    return f"{shown} {thing}{'' if number == 1 else 's'}".strip() if thing else shown
+    if number is None:
+        return f"{UNDEFINED} {thing}s" if thing else UNDEFINED
+    return counted(number, thing) if thing else f"{number:,}"
 
 
 def probability(p: float | None) -> str:

@@ -111,6 +111,6 @@ def test_a_study_and_an_evaluation_share_one_reading(tmp_path: Path, monkeypatch
 
 def test_an_unknown_class_folder_is_refused(root: Path, tmp_path: Path) -> None:
     draw(root / "TB/a.png", 70)
-    with pytest.raises(DataError, match=r"TB/ \(1 images\); allowed are .*data\.labels"):
+    with pytest.raises(DataError, match=r"TB/ \(1 image\); allowed are .*data\.labels"):
         read(root, tmp_path / "cache")
     assert len(read(root, tmp_path / "cache", labels={"TB": "Pneumonia"}).films) == 5

@@ -145,7 +145,7 @@ def test_five_percent_may_be_gone_but_no_class_as_a_whole(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"6 of 101 rows match no single image, such as gone0\.png, gone1\.png, gone2"):
         read(tmp_path, "filename,label\n" + "\n".join([*rows, "gone5.png,Normal"]), *names)
     rows[-1] = "gone4.png,COVID"
-    with pytest.raises(DataError, match=r"none of the 1 rows of COVID-19 matches an image, such as gone4\.png"):
+    with pytest.raises(DataError, match=r"none of the 1 row of COVID-19 matches an image, such as gone4\.png"):
         read(tmp_path, "filename,label\n" + "\n".join(rows), *names)
 
 

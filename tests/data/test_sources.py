@@ -185,7 +185,7 @@ def test_files_without_a_class_are_named_with_the_columns_of_the_table(tmp_path:
     for words in ("3 images have no class: a.dcm, b.dcm, stray.dcm", "columns filename, finding", "diagnosis"):
         assert words in text
     (tmp_path / "metadata.csv").write_text("filename,diagnosis\na.dcm,COVID\nb.dcm,Normal\n")
-    with pytest.raises(DataError, match=r"1 images have no class: stray\.dcm; .*data\.ignore='\[stray\.dcm\]'"):
+    with pytest.raises(DataError, match=r"1 image has no class: stray\.dcm; .*data\.ignore='\[stray\.dcm\]'"):
         folder_source(tmp_path)
     files = folder_source(tmp_path, ignore=["stray.dcm"]).files
     assert dict(zip(files["path"], files["label"], strict=True)) == {"a.dcm": "COVID-19", "b.dcm": "Normal"}

@@ -401,9 +401,9 @@ def test_notes_count_unknown_patients_copies_and_films_in_two_classes() -> None:
     ]
     split = balanced_folds(manifest_of([*films, ("P", "Normal", 0), ("P", "Pneumonia", 205)]))
     text = " ".join(split.notes)
-    assert "66 of 68 images have no known patient" in text
+    assert "Unknown patient: 66 of 68 images" in text
     assert "2 images are byte-identical copies" in text
-    assert "1 films are filed under more than one class" in text
+    assert "1 image is filed under more than one class" in text
 
 
 def test_grouping_by_image_says_how_many_patients_it_spreads() -> None:

@@ -259,7 +259,7 @@ def test_refused_files_are_remembered_and_not_read_again(tmp_path: Path, caplog:
     for study in (first, second):
         assert study.refused["path"].tolist() == [r"NORMAL/broken\xff\n.png"]
         assert study.refused[["cause", "remedy"]].map(bool).all(axis=None)
-        assert any("1 files were refused" in note for note in study.notes)
+        assert any("1 file was refused" in note for note in study.notes)
     assert pd.read_csv(first.folder.parent / "refused.csv").columns.tolist() == ["path", "cause", "remedy"]
 
 
@@ -288,7 +288,7 @@ def test_class_that_falls_below_the_minimum_by_refused_files_is_refused(tmp_path
 def test_notes_count_the_classes_and_the_unknown_patients(root: Path, tmp_path: Path) -> None:
     notes = prepare(settings(root), tmp_path).notes
     assert any("36 films (COVID-19 12, Normal 12, Pneumonia 12)" in note for note in notes)
-    assert sum("36 of 36 images have no known patient" in note for note in notes) == 1
+    assert sum("Unknown patient: 36 of 36 images" in note for note in notes) == 1
 
 
 def test_film_in_two_classes_is_named_with_both_paths_and_lies_in_one_fold(
@@ -495,7 +495,7 @@ def test_view_filter_keeps_the_view_and_the_unknown_and_counts_them(
     kept = set(study.films["path"])
     assert kept == {row["path"] for row in _all(root)} - {path for path, view in views.items() if view in ("AP", "L")}
     assert set(study.split["path"]) == kept
-    assert any("view PA: 9 films kept, 9 of other views left out; the view of 27 films" in n for n in study.notes)
+    assert any("view PA: 9 images kept, 9 of other views left out; 27 of unknown view kept" in n for n in study.notes)
     assert "the view of 27 films is unknown" in caplog.text
     assert len(prepare(settings(root), tmp_path / "c").films) == 45
 
@@ -601,7 +601,7 @@ def test_a_class_that_is_left_out_is_counted_and_has_a_manifest_of_its_own(tmp_p
         prepare(settings(root), tmp_path / "c")
     for name in ("Lung_Opacity", ["Lung_Opacity"]):
         study = prepare(settings(root, ignore=name), tmp_path / "c")
-        assert study.notes[0] == "data.ignore: 1 images of Lung_Opacity are left out"
+        assert study.notes[0] == "data.ignore: 1 image of Lung_Opacity left out"
         assert study.split_sha256 == whole.split_sha256
         assert study.folder.parent != whole.folder.parent
 

@@ -201,7 +201,7 @@ def test_other_splits_are_refused() -> None:
         with pytest.raises(DataError, match="different splits cannot be compared") as caught:
             compare_tables(a, other, name_a="one", name_b="two")
         assert str(image) in str(caught.value)
-        assert "1 images" in str(caught.value)
+        assert "1 image is" in str(caught.value)
     foreign = pooled(1).assign(image_id=lambda t: "x" + t["image_id"])
     with pytest.raises(DataError, match="360 images"):
         compare_tables(a, foreign, name_a="one", name_b="two")

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from covidnet.data.images import decode_film
 from covidnet.errors import ImageRefusedError
+from covidnet.names import counted
 from covidnet.serving.web.answer_json import answer_json
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.pictures import preview_of
@@ -80,7 +81,7 @@ class Reception:
             WebError: as many films as may wait do so.
         """
         if len(self._visits) >= self._limits.queue:
-            raise busy(f"{len(self._visits)} films wait already")
+            raise busy(f"{counted(len(self._visits), 'image is', 'images are')} waiting already")
 
     async def answer(self, data: bytes, heat: bool, gone: Callable[[], Awaitable[object]]) -> dict[str, Any]:
         """The answer on one file.

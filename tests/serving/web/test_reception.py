@@ -48,7 +48,7 @@ def test_more_films_than_may_wait_are_sent_away() -> None:
     async def work(reception: Reception) -> list[Any]:
         waiting = [asyncio.create_task(reception.answer(film_png(), False, stays)) for _ in range(3)]
         await asyncio.sleep(0.1)
-        with pytest.raises(WebError, match="3 films wait already") as caught:
+        with pytest.raises(WebError, match="3 images are waiting already") as caught:
             await reception.answer(film_png(), False, stays)
         assert (caught.value.status, caught.value.code) == (503, "busy")
         answering.open.set()
@@ -68,7 +68,7 @@ def test_an_answer_that_takes_too_long_is_given_up_and_keeps_its_place_while_it_
             await reception.answer(film_png(), False, stays)
         assert caught.value.status == 503
         assert "Retry-After" in caught.value.headers
-        with pytest.raises(WebError, match="1 films wait already"):
+        with pytest.raises(WebError, match="1 image is waiting already"):
             reception.check_room()
         answering.open.set()
         end = time.monotonic() + 5
