@@ -156,7 +156,7 @@ def test_a_class_folder_is_left_out_by_name_and_counted(tmp_path: Path, ignore: 
     source = folder_source(tmp_path, ignore=ignore)
     assert source.files["path"].tolist() == ["Normal/images/a.png"]
     name = ignore if isinstance(ignore, str) else ignore[0]
-    assert source.notes == (f"data.ignore: 2 images of {name} are left out",)
+    assert source.notes == (f"data.ignore: 2 images of {name} left out",)
 
 
 def test_a_label_of_the_table_and_a_file_are_left_out_by_name(tmp_path: Path) -> None:

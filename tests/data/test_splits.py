@@ -411,7 +411,7 @@ def test_grouping_by_image_says_how_many_patients_it_spreads() -> None:
     split = balanced_folds(manifest, group="image")
     spread = split.table.groupby("patient_id")["fold"].nunique()
     assert any(
-        note.startswith(f"{(spread > 1).sum()} patients have films in more than one fold") for note in split.notes
+        note.startswith(f"{(spread > 1).sum()} patients have images in more than one fold") for note in split.notes
     )
 
 
