@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATHS = ("checkpoint",)
+PATHS = ("checkpoint", "only")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
@@ -42,8 +42,9 @@ def main(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     given = "" if OmegaConf.is_missing(cfg, "checkpoint") or cfg.checkpoint is None else str(cfg.checkpoint)
+    only = "" if cfg.only is None else str(cfg.only)
     # What can be said without the network is said before its libraries are loaded.
-    find_models(given, onnx=cfg.engine == "onnx")
+    find_models(given, onnx=cfg.engine == "onnx", only=only)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CovidnetError(f'the web application needs {", ".join(missing)}: pip install "covidnet[app]"')
@@ -62,15 +63,15 @@ def main(cfg: DictConfig) -> None:
         from covidnet.serving.web.server import create_app
         from covidnet.serving.web.warm import warm_up
 
-        log.info("loading %s", given)
+        log.info("loading %s", f"{given} only={only}" if only else given)
         share = Share.of_cores()
-        model = open_model(given, cfg.engine, share.threads)
+        model = open_model(given, cfg.engine, share.threads, only)
         answering = Answering(model, cfg.gate)
         app = create_app(
             model,
             answering,
             limits,
-            card=_card(given, model),
+            card=_card(given, only, model),
             hosts=allowed_hosts(host, [str(name) for name in cfg.hosts]),
             notes=answering.gate_notes(),
             workers=share.passes,
@@ -119,7 +120,7 @@ def _address(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _card(checkpoint: str, model: ServedModel) -> str:
+def _card(checkpoint: str, only: str, model: ServedModel) -> str:
     """The model card of the folder that a checkpoint lies in; what the model says of itself where there is none."""
     from covidnet.serving.web.card import facts_card
 
@@ -128,7 +129,7 @@ def _card(checkpoint: str, model: ServedModel) -> str:
     try:
         from covidnet.crossval import card_of
 
-        return card_of(checkpoint)
+        return card_of(checkpoint, only)
     except (CovidnetError, ImportError):
         # An exported model stands alone, perhaps where little more than its engine is installed.
         return facts_card(model.facts)

@@ -100,16 +100,22 @@ def report_sweeps(
     """
     if paper is not None and not isinstance(paper, bool):
         raise SettingError("paper", paper, "true, false or null")
+    if unseen not in (None, "open"):
+        raise SettingError("unseen", unseen, "open, or null")
     from rich.console import Console
 
     from covidnet.report.html import write_report
     from covidnet.report.tables import BRACKETS, flat_scores, metrics_table
-    from covidnet.sweep import REPORT, groups_of
+    from covidnet.sweep import REPORT, chosen_group, groups_of
 
     target = report_dir or folders[0].expanduser() / REPORT
     check_links(target, None if report_dir else folders[0].expanduser())
-    if len(folders) == 1 and not only and len(groups := groups_of(folders[0].expanduser())) > 1:
-        options = {"selection": selection, "resamples": resamples, "seed": seed, "unseen": unseen}
+    groups = groups_of(folders[0].expanduser(), *only) if len(folders) == 1 and len(only) < 2 else []
+    if len(folders) == len(only) == 1 and report_dir is None and folders[0].expanduser().is_dir():
+        # Where the report of the whole grid has it too.
+        target /= chosen_group(folders[0].expanduser(), only[0]) or ""
+    if len(groups) > 1:
+        options = {"selection": selection, "resamples": resamples, "seed": seed, "unseen": unseen, "paper": paper}
         return _report_grid(folders[0], groups, target, cache_dir=cache_dir, **options)
     sweeps, summaries = summaries_of(
         folders,
@@ -152,22 +158,24 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
     from covidnet.report.words import count
     from covidnet.sweep import Sweep, read_sweep
 
-    if options.pop("unseen") == "open":
-        # Once for all groups: they are opened together.
-        runs = [run for group in groups for run in read_sweep(folder, only=group).runs]
-        _open([Sweep(folder.expanduser(), folder.name, runs, [])], options["cache_dir"])
-    found: dict[str, dict[str, Any]] = {}
-    failed = {}
+    finished, failed = {}, {}
     for group in groups:
         try:
-            (found[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
+            finished[group] = read_sweep(folder, only=group)
         except DataError as error:
             failed[group] = error
-    if not found:
+    if not finished:
         # Each says the folder, and most the same cause.
         raise next(iter(failed.values()))
-    if failed:
-        log.error("%s: nothing to report in %s", folder, "; ".join(failed))
+    for group, cause in failed.items():
+        log.error("%s: left out: %s", group, cause)
+    if options.pop("unseen") == "open":
+        # Once for all groups: they are opened together.
+        runs = [run for sweep in finished.values() for run in sweep.runs]
+        _open([Sweep(folder.expanduser(), folder.name, runs, [])], options["cache_dir"])
+    found: dict[str, dict[str, Any]] = {}
+    for group in finished:
+        (found[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
     table = grid_table(found)
     make_folder(target)
     write_text(target / "grid.csv", table.to_csv(index=False, lineterminator="\n"))
@@ -245,31 +253,34 @@ def _open(sweeps: Sequence[Sweep], cache_dir: str | Path | None) -> list[bool]:
     return [open_unseen(sweep, Path(cache_dir).expanduser().resolve()) for sweep in sweeps]
 
 
-def card_of(folder: str | Path) -> str:
+def card_of(folder: str | Path, only: str = "") -> str:
     """The model card of a sweep or of a single run, quickly.
 
     Args:
         folder: a sweep folder, a run folder, or the checkpoint of a run.
+        only: of a sweep folder the runs with this in their names.
 
     Returns:
-        Markdown: ``report/model_card.md`` of the folder where it is there, else a card made from its saved
-        predictions, with fewer resamples of the bootstrap than a report has; it says how many.
+        Markdown: ``report/model_card.md`` of the folder (in ``report/GROUP/`` of a group) where it is there, else a
+        card made from its saved predictions, with fewer resamples of the bootstrap than a report has; it says how many.
 
     Raises:
+        SettingError: `only` fits no run folder.
         DataError: there is no such folder, or no run in it.
     """
     from covidnet.report.model_card import model_card
     from covidnet.report.words import CARD_PLAIN
-    from covidnet.sweep import REPORT, read_sweep
+    from covidnet.sweep import REPORT, chosen_group, read_sweep
     from covidnet.sweep_summary import summarise
 
     path = Path(folder).expanduser()
     if path.is_file():
         path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    written = path / REPORT / CARD_PLAIN
-    if written.is_file():
+    group = chosen_group(path, only) if only and path.is_dir() else ""
+    written = path / REPORT / (group or "") / CARD_PLAIN
+    if group is not None and written.is_file():
         return written.read_text(encoding="utf-8", errors="replace")
-    return model_card(summarise(read_sweep(path), resamples=_QUICK))
+    return model_card(summarise(read_sweep(path, only=only), resamples=_QUICK))
 
 
 def _comparisons(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:

@@ -16,10 +16,10 @@ from covidnet.names import counted, shown
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-PATHS = ("checkpoint", "out", "data.root")
+PATHS = ("checkpoint", "only", "out", "data.root")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
-_ASKED = ("checkpoint", "gate", "engine", "resamples", "seed")
+_ASKED = ("checkpoint", "only", "gate", "engine", "resamples", "seed")
 
 
 def main(cfg: DictConfig) -> None:
@@ -39,13 +39,14 @@ def main(cfg: DictConfig) -> None:
     from covidnet.serving.answers import GATES
 
     checkpoint = "" if OmegaConf.is_missing(cfg, "checkpoint") else str(cfg.checkpoint)
+    only = "" if cfg.only is None else str(cfg.only)
     if cfg.gate not in GATES:
         raise SettingError("gate", cfg.gate, GATES)
     for name, least in (("resamples", 100), ("seed", 0)):
         if isinstance(cfg[name], bool) or not isinstance(cfg[name], int) or cfg[name] < least:
             raise SettingError(name, cfg[name], f"a whole number from {least} on")
     # What can be said without the network is said before its libraries are loaded.
-    models = find_models(checkpoint, onnx=cfg.engine == "onnx")
+    models = find_models(checkpoint, onnx=cfg.engine == "onnx", only=only)
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     out = Path(settings["out"]).expanduser()
     from covidnet.data.film_table import read_film_table
@@ -65,7 +66,7 @@ def main(cfg: DictConfig) -> None:
         quieten()
     share = Share.of_cores()
     # The model needs no data: what is wrong with it is reported before an image is read or drawn.
-    answering = Answering(open_model(checkpoint, cfg.engine, share.threads), cfg.gate)
+    answering = Answering(open_model(checkpoint, cfg.engine, share.threads, only), cfg.gate)
     films = read_film_table(
         settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), rules=fixed_rules, progress=cfg.progress
     )

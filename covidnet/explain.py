@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATHS = ("checkpoint", "input", "out", "masks", "boxes")
+PATHS = ("checkpoint", "only", "input", "out", "masks", "boxes")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
 
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("target", cfg.target, CLASSES)
     if cfg.explain.method not in EXPLAINERS:
         raise SettingError("explain.method", cfg.explain.method, EXPLAINERS)
-    checkpoint = find_checkpoint(given["checkpoint"])
+    checkpoint = find_checkpoint(given["checkpoint"], "" if cfg.only is None else str(cfg.only))
     # What can be said without the network is said before its libraries are loaded.
     from covidnet.data.inputs import check_earlier, check_out, find_films
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covidnet.arguments import quoted
-from covidnet.checkpoint_path import EXPORTED, ONNX, find_models
+from covidnet.checkpoint_path import ONNX, exported_name, find_models
 from covidnet.config import launch
 from covidnet.errors import CovidnetError, DataError, ImageRefusedError, SettingError, WeightsError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATHS = ("checkpoint", "out", "check")
+PATHS = ("checkpoint", "only", "out", "check")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
 FORMATS = ("onnx",)
@@ -42,14 +42,15 @@ def main(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     given = "" if OmegaConf.is_missing(cfg, "checkpoint") else str(cfg.checkpoint)
+    only = "" if cfg.only is None else str(cfg.only)
     if cfg.format not in FORMATS:
         raise SettingError("format", cfg.format, FORMATS)
     if isinstance(cfg.films, bool) or not isinstance(cfg.films, int) or cfg.films < 1:
         raise SettingError("films", cfg.films, "a whole number from 1 on")
-    files = find_models(given)
+    files = find_models(given, only=only)
     if files[0].suffix == ONNX:
         raise SettingError("checkpoint", given, "a best.ckpt, a run folder or a sweep folder", "it is exported already")
-    out = _target(given, cfg.out)
+    out = _target(given, cfg.out, only)
     if out.exists() and not cfg.overwrite:
         raise SettingError("out", out, "a file that is not there yet", "give another one, or overwrite=true")
     from rich.console import Console
@@ -63,7 +64,7 @@ def main(cfg: DictConfig) -> None:
 
     model = TorchModel.open(files, Path(given))
     squares, where = _films(model, files, cfg)
-    content = exported(model, _card(given, model))
+    content = exported(model, _card(given, only, model))
     difference = _difference(model, OnnxModel(out, content=content), squares)
     if not difference <= TOLERANCE:
         raise WeightsError(
@@ -83,24 +84,24 @@ def main(cfg: DictConfig) -> None:
         console.print(line, markup=False, emoji=False)
 
 
-def _card(given: str, model: TorchModel) -> str:
+def _card(given: str, only: str, model: TorchModel) -> str:
     """The card of the run or sweep, with its scores; what the checkpoint says where its folder is not there."""
     from covidnet.crossval import card_of
     from covidnet.serving.web.card import facts_card
 
     try:
-        return card_of(given)
+        return card_of(given, only)
     except CovidnetError:
         return facts_card(model.facts)
 
 
-def _target(given: str, out: str | None) -> Path:
+def _target(given: str, out: str | None, only: str = "") -> Path:
     path = Path(given).expanduser()
     if out is None:
-        return path / EXPORTED if path.is_dir() else path.with_suffix(ONNX)
+        return path / exported_name(only) if path.is_dir() else path.with_suffix(ONNX)
     target = Path(out).expanduser()
     if target.is_dir() or not target.suffix or str(out).endswith(("/", os.sep)):
-        return target / EXPORTED
+        return target / exported_name(only)
     if target.suffix != ONNX:
         raise SettingError("out", out, f"a folder, or a file that ends in {ONNX}", "end a folder's name in /")
     return target

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covidnet.checkpoint_path import ONNX
+from covidnet.checkpoint_path import ONNX, choose_runs
 from covidnet.data.film_table import FilmTable
 from covidnet.data.overlap import SAME_FILE, FilmSet, find_overlap
 from covidnet.data.splits import UNSEEN_FOLD
 from covidnet.data.study import read_split
 from covidnet.data.thumbnails import SIDE
 from covidnet.data.training_films import FILE, PARTS, SHAPING, TrainingFilms, read_training_films
-from covidnet.errors import CovidnetError
+from covidnet.errors import CovidnetError, SettingError
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +140,20 @@ def _run_folders(models: Sequence[Path]) -> list[Path]:
         home = model.resolve().parent
         if model.suffix == ONNX:
             runs = sorted(file.parents[1] for file in home.glob("fold=*/checkpoints/best.ckpt"))
-            folders += runs or [home]
+            folders += _exported_runs(runs, model) or [home]
         else:
             folders.append(home.parent if home.name == "checkpoints" else home)
     known = any((folder / name).exists() for folder in folders for name in (FILE, "predictions.csv"))
     return folders if known else []
+
+
+def _exported_runs(runs: list[Path], model: Path) -> list[Path]:
+    """Those of a sweep that an exported model is made of: ``model-seed=1.onnx`` has some of them."""
+    try:
+        return choose_runs(runs, model.stem.partition("-")[2] if model.stem.startswith("model-") else "", "")
+    except SettingError:
+        # A name of the user's own: to look among the films of all runs misses none.
+        return runs
 
 
 def _together(found: Sequence[TrainingFilms]) -> TrainingFilms:

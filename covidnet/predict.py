@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from covidnet.film_predictions import FilmPredictions
 
-PATHS = ("checkpoint", "input", "out")
+PATHS = ("checkpoint", "only", "input", "out")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
 
@@ -37,12 +37,13 @@ def main(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     given = {name: "" if OmegaConf.is_missing(cfg, name) else str(cfg[name]) for name in ("checkpoint", "input")}
+    only = "" if cfg.only is None else str(cfg.only)
     from covidnet.serving.answers import GATES
 
     if cfg.gate not in GATES:
         raise SettingError("gate", cfg.gate, GATES)
     # What can be said without the network is said before its libraries are loaded.
-    find_models(given["checkpoint"], onnx=cfg.engine == "onnx")
+    find_models(given["checkpoint"], onnx=cfg.engine == "onnx", only=only)
     from covidnet.data.inputs import check_earlier, check_out, find_films
 
     out = Path(cfg.out).expanduser()
@@ -56,7 +57,7 @@ def main(cfg: DictConfig) -> None:
     from covidnet.serving.stream import Share
 
     share = Share.of_cores()
-    answering = Answering(open_model(given["checkpoint"], cfg.engine, share.threads), cfg.gate)
+    answering = Answering(open_model(given["checkpoint"], cfg.engine, share.threads, only), cfg.gate)
     # Before the predictions: where every file is refused, it says why.
     _print([*answering.notes(), *(answering.model.facts.map_notes() if cfg.panels else [])])
     predictions = FilmPredictions(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from covidnet.checkpoint_path import choose_runs, group_names
 from covidnet.data.splits import COLUMNS, UNSEEN_FOLD
 from covidnet.errors import CovidnetError, DataError
 from covidnet.evaluation.predictions import read_predictions
@@ -101,12 +102,14 @@ class Sweep:
         name: what to call it.
         runs: one finished run per fold, in the order of the folds; at least one.
         problems: one line for each fold that is missing or odd, and each run that is left out.
+        only: what the run folders were chosen by; empty where all were read.
     """
 
     folder: Path
     name: str
     runs: list[Run]
     problems: list[str]
+    only: str = ""
 
     @property
     def folds(self) -> list[int]:
@@ -154,6 +157,7 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
         The runs that can be reported together, and a line for everything that cannot.
 
     Raises:
+        SettingError: `only` fits no run folder.
         DataError: there is no such folder, or no run in it can be reported.
     """
     folder = Path(folder).expanduser()
@@ -196,32 +200,54 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
             f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'them'} with the sweep's other "
             f"settings, such as {again}"
         )
-    return Sweep(folder, name or folder.resolve().name, runs, problems)
+    return Sweep(folder, name or folder.resolve().name, runs, problems, only or "")
 
 
 def _run_folders(folder: Path, only: str) -> list[Path]:
     """Folders that a run was started in: the folder itself, or those below it, by their names."""
     if _is_run(folder):
-        return [folder]
+        return choose_runs([folder], only, str(folder))
     below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != REPORT and _is_run(path))
-    # seed=1 means a part of the name, so not seed=10, where names have such parts.
-    exact = [path for path in below if set(only.split(",")) <= set(path.name.split(","))]
-    return exact or [path for path in below if only in path.name]
+    return choose_runs(below, only, str(folder))
 
 
-def groups_of(folder: Path) -> list[str]:
+def groups_of(folder: Path, only: str = "") -> list[str]:
     """What the run folders of a sweep over more than the folds have in their names beside the fold.
 
     Args:
         folder: a sweep folder.
+        only: of the run folders that this means; see `covidnet.checkpoint_path.choose_runs`.
 
     Returns:
         Such as ``["seed=0", "seed=1"]``; empty where the sweep varies the fold alone.
+
+    Raises:
+        SettingError: `only` fits no run folder.
     """
     if not folder.is_dir():
         return []
-    names = [path.name.partition(",") for path in _run_folders(folder, "")]
-    return sorted({rest for fold, _, rest in names if rest and fold.startswith("fold=")})
+    return [name for name in group_names(_run_folders(folder, only)) if name]
+
+
+def chosen_group(folder: Path, only: str) -> str | None:
+    """The group that ``only=`` means as a whole, whose report lies in a folder of that name; None for a part of one.
+
+    Args:
+        folder: a sweep folder.
+        only: as in `groups_of`.
+
+    Returns:
+        Such as ``seed=1``; empty where every run folder is meant.
+
+    Raises:
+        SettingError: `only` fits no run folder.
+    """
+    chosen = _run_folders(folder, only)
+    if chosen == _run_folders(folder, ""):
+        return ""
+    groups = group_names(chosen)
+    whole = len(groups) == 1 and groups[0] and chosen == _run_folders(folder, groups[0])
+    return groups[0] if whole else None
 
 
 def _is_run(path: Path) -> bool:

@@ -107,7 +107,11 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         "card": card_facts(runs),
         "training_curves": [curve for run in runs if (curve := _training_curve(run))],
         "bootstrap": numbers,
-        "asked": {"selection": selection, **{k: v for k, v in numbers.items() if v != DEFAULTS[k]}},
+        "asked": {
+            "only": sweep.only or None,
+            "selection": selection,
+            **{k: v for k, v in numbers.items() if v != DEFAULTS[k]},
+        },
         "versions": first.environment.get("versions") or {},
         "git_revision": first.environment.get("git_revision"),
         "hashes": {

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from covidnet.checkpoint_path import find_checkpoint, find_models
+from covidnet.checkpoint_path import choose_runs, exported_name, find_checkpoint, find_models
 from covidnet.errors import SettingError, WeightsError
+from covidnet.known_films import known_films
 
 
 def checkpoint(folder: Path) -> Path:
@@ -53,8 +54,90 @@ def test_models_of_a_sweep_come_by_their_folds(tmp_path: Path) -> None:
 def test_a_sweep_over_more_than_folds_is_no_ensemble(tmp_path: Path) -> None:
     for seed in (0, 1):
         checkpoint(tmp_path / f"fold=3,seed={seed}/checkpoints")
-    with pytest.raises(WeightsError, match=r"several runs of fold 3; give one of its runs, such as .*fold=3,seed=0"):
+    remedy = "2 settings, which are never pooled; choose one: only=seed=0, only=seed=1$"
+    with pytest.raises(WeightsError, match=remedy):
         find_models(tmp_path)
+    # Not one of them has a fold twice.
+    checkpoint(tmp_path / "others/fold=0,model=cnn/checkpoints")
+    checkpoint(tmp_path / "others/fold=1,model=resnet8/checkpoints")
+    with pytest.raises(WeightsError, match=r"choose one: only=model=cnn, only=model=resnet8$"):
+        find_models(tmp_path / "others")
+    checkpoint(tmp_path / "others/fold=2/checkpoints")
+    with pytest.raises(WeightsError, match=r"3 settings, .*; or give one of its runs$"):
+        find_models(tmp_path / "others")
+    checkpoint(tmp_path / "copied/fold=0/checkpoints")
+    checkpoint(tmp_path / "copied/fold=0-again/checkpoints")
+    with pytest.raises(WeightsError, match=r"several runs of fold 0; give one of its runs, such as .*fold=0"):
+        find_models(tmp_path / "copied")
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    for model in ("cnn", "densenet121"):
+        for seed in (1, 10):
+            for fold in (0, 1):
+                checkpoint(tmp_path / f"fold={fold},model={model},seed={seed}/checkpoints")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("only", "runs"),
+    [
+        ("model=cnn,seed=1", ["fold=0,model=cnn,seed=1", "fold=1,model=cnn,seed=1"]),
+        ("seed=1,model=cnn", ["fold=0,model=cnn,seed=1", "fold=1,model=cnn,seed=1"]),
+        ("fold=1,model=cnn,seed=10", ["fold=1,model=cnn,seed=10"]),
+        ("densenet121,seed=10", ["fold=0,model=densenet121,seed=10", "fold=1,model=densenet121,seed=10"]),
+    ],
+)
+def test_only_chooses_the_runs_of_one_group(grid: Path, only: str, runs: list[str]) -> None:
+    assert find_models(grid, only=only) == [grid / run / "checkpoints/best.ckpt" for run in runs]
+    # A report chooses by the same rule.
+    assert [path.name for path in choose_runs(sorted(grid.iterdir()), only, "")] == runs
+
+
+def test_what_only_leaves_open_or_does_not_find_is_told_with_the_groups(grid: Path) -> None:
+    groups = "model=cnn,seed=1; model=cnn,seed=10; model=densenet121,seed=1; model=densenet121,seed=10"
+    for missing in ("seed=2", "model=dense", "fold=3"):
+        for find in (find_models, find_checkpoint):
+            with pytest.raises(SettingError, match=rf"^only={missing}: allowed is a part of .*; there are {groups}$"):
+                find(grid, only=missing)
+    with pytest.raises(WeightsError, match=r"only=seed=1 means runs of 2 settings.* only=model=cnn,seed=1, only="):
+        find_models(grid, only="seed=1")
+    with pytest.raises(WeightsError, match=r"means 2 runs, and one is needed; say only=fold=0,model=cnn,seed=1$"):
+        find_checkpoint(grid, only="model=cnn,seed=1")
+    assert find_checkpoint(grid, only="fold=1,model=cnn,seed=1").parents[1].name == "fold=1,model=cnn,seed=1"
+    run = grid / "fold=0,model=cnn,seed=1"
+    for given in (run, run / "checkpoints/best.ckpt"):
+        for find in (find_models, find_checkpoint):
+            with pytest.raises(SettingError, match=r"^only=seed=1: allowed is null; .* is one model"):
+                find(given, only="seed=1")
+
+
+def test_a_value_is_meant_whole_where_no_seed_is_named_so(tmp_path: Path) -> None:
+    for rate in ("1e-3", "10"):
+        checkpoint(tmp_path / f"fold=0,optim.lr={rate}/checkpoints")
+    with pytest.raises(SettingError, match=r"there are optim\.lr=10; optim\.lr=1e-3"):
+        find_models(tmp_path, only="lr=1")
+    assert find_models(tmp_path, only="lr=10") == [tmp_path / "fold=0,optim.lr=10/checkpoints/best.ckpt"]
+
+
+def test_a_trial_of_a_search_is_chosen_by_its_name(tmp_path: Path) -> None:
+    files = [checkpoint(tmp_path / f"trial={n}/checkpoints") for n in (1, 10)]
+    with pytest.raises(WeightsError, match=r"without a fold in their names; choose one: only=trial=1, only=trial=10"):
+        find_models(tmp_path)
+    assert find_models(tmp_path, only="trial=1") == files[:1]
+
+
+def test_an_exported_group_has_a_name_of_its_own(grid: Path) -> None:
+    with pytest.raises(WeightsError, match=r"covidnet\.export checkpoint='.*' only=model=cnn,seed=1 writes one"):
+        find_models(grid, onnx=True, only="model=cnn,seed=1")
+    file = grid / exported_name("model=cnn,seed=1")
+    file.write_bytes(b"")
+    assert find_models(grid, onnx=True, only="model=cnn,seed=1") == [file] == [grid / "model-model=cnn,seed=1.onnx"]
+    assert {run.name for run in known_films([file]).folders} == set()
+    for run in grid.glob("fold=*"):
+        (run / "predictions.csv").write_text("")
+    assert {run.name for run in known_films([file]).folders} == {f"fold={n},model=cnn,seed=1" for n in (0, 1)}
 
 
 def test_an_exported_model_is_found_in_its_folder(tmp_path: Path) -> None:

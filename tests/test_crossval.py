@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -310,19 +311,29 @@ def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "report/comparisons.json").exists()
 
 
-def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(tmp_path: Path) -> None:
-    folder, split = tmp_path / "sweep", split_table()
-    for model, skill in (("a", 3.0), ("b", 0.0)):
-        for seed in (0, 1) if model == "a" else (0,):
-            for fold in range(2):
-                settings = {"seed": seed, "model": {"name": model}}
-                write_run(
-                    folder / f"fold={fold},model={model},seed={seed}", split, fold,
-                    seed=seed, skill=skill, settings=settings,
-                )  # fmt: skip
-    done = command(f"sweep_dir={folder}", "resamples=100", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of model a, one of b, and a group of which no run has finished; reported by the command."""
+    folder, split = tmp_path_factory.mktemp("grid") / "sweep", split_table()
+    for group, skill in (("model=a,seed=0", 3.0), ("model=a,seed=1", 3.0), ("model=b,seed=0", 0.0)):
+        model, seed = group[6], int(group[-1])
+        for fold in range(2):
+            settings = {"seed": seed, "model": {"name": model}}
+            write_run(folder / f"fold={fold},{group}", split, fold, seed=seed, skill=skill, settings=settings)
+    stopped = folder / "fold=0,model=b,seed=1"
+    stopped.mkdir()
+    (stopped / "train.log").write_text("2026-01-01 10:00:00,0 ERROR covidnet.config: error: out of films\n")
+    return folder
+
+
+def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid: Path, tmp_path: Path) -> None:
+    done = command(f"sweep_dir={grid}", "resamples=100", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    table = pd.read_csv(folder / "report/grid.csv").query("metric == 'accuracy'").set_index("method")
+    # A group without a finished run is named, and stops no other.
+    (line,) = [line for line in done.stderr.splitlines() if "model=b,seed=1" in line]
+    assert "model=b,seed=1: left out: " in line
+    assert "the run did not finish: out of films" in line
+    table = pd.read_csv(grid / "report/grid.csv").query("metric == 'accuracy'").set_index("method")
     assert list(table.index) == ["model=a", "model=b"]
     assert dict(table["n"]) == {"model=a": 2, "model=b": 1}
     assert set(table["folds"]) == {2}
@@ -330,20 +341,43 @@ def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(tmp_
         values = []
         for seed in seeds:
             group = f"model={model},seed={seed}"
-            told = json.loads((folder / f"report/{group}/summary.json").read_text())
+            told = json.loads((grid / f"report/{group}/summary.json").read_text())
             assert told["problems"][0].startswith("folds 2, 3")
-            rows = pd.concat([pd.read_csv(folder / f"fold={n},{group}/predictions.csv") for n in (0, 1)])
+            rows = pd.concat([pd.read_csv(grid / f"fold={n},{group}/predictions.csv") for n in (0, 1)])
             rows = rows[rows["split"] == "test"]
             values.append((rows["label"] == rows["prediction"]).mean())
         row = table.loc[f"model={model}"]
         assert [row[f"seed={seed}"] for seed in seeds] == pytest.approx(values)
         assert row["mean"] == pytest.approx(np.mean(values))
         assert row["sd"] == pytest.approx(np.std(values, ddof=1) if len(values) > 1 else np.nan, nan_ok=True)
-    assert "model=a & accuracy &" in (folder / "report/grid.tex").read_text()
+    assert "model=a & accuracy &" in (grid / "report/grid.tex").read_text()
+    # Its command writes it again, in its place.
+    written = {name: (grid / f"report/model=a,seed=1/{name}").read_bytes() for name in ("report.md", "summary.json")}
+    (said,) = [line for line in written["report.md"].decode().splitlines() if "covidnet.crossval sweep_dir" in line]
+    assert said.endswith(" only=model=a,seed=1 resamples=100")
+    shutil.rmtree(grid / "report")
+    done = command(*shlex.split(said)[3:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {name: (grid / f"report/model=a,seed=1/{name}").read_bytes() for name in written} == written
+    assert [path.name for path in (grid / "report").iterdir()] == ["model=a,seed=1"]
     # As --help writes it, without quotes.
-    done = command(f"sweep_dir={folder}", "only=model=b,seed=1", cwd=tmp_path)
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[-1].startswith(f"error: {folder}: nothing to report: it holds no run folder")
+    done = command(f"sweep_dir={grid}", "only=model=c,seed=1", cwd=tmp_path)
+    groups = "model=a,seed=0; model=a,seed=1; model=b,seed=0; model=b,seed=1"
+    assert done.stderr.splitlines() == [
+        f"error: only=model=c,seed=1: allowed is a part of a run folder's name in {grid}; there are {groups}"
+    ]
+
+
+def test_a_part_of_a_grid_is_reported_by_its_groups(grid: Path, tmp_path: Path) -> None:
+    summaries = report_sweeps([grid], only=["seed=0"], report_dir=tmp_path, resamples=100)
+    assert [summary["model"]["name"] for summary in summaries] == ["a", "b"]
+    assert {path.name for path in tmp_path.iterdir()} == {"model=a,seed=0", "model=b,seed=0", "grid.csv", "grid.tex"}
+    with pytest.raises(SettingError, match="unseen=closed: allowed is open"):
+        report_sweeps([grid], unseen="closed")
+    # The card of a part of a group is not the group's.
+    one, whole = (card_of(grid, only) for only in ("fold=0,model=a,seed=0", "model=a,seed=0"))
+    assert "the model of fold 0" in one
+    assert one != whole
 
 
 def test_jobs_that_fail_alike_say_so_once_and_each_log_has_it(tmp_path: Path) -> None:

@@ -140,7 +140,13 @@ def again(summaries: Sequence[Summary]) -> Section:
             Paragraph(
                 "Every number comes from the predictions.csv of each run; neither the films nor a GPU is needed."
             ),
-            Code(command([str(s.get("folder") or "DIR") for s in summaries]) + _asked(summaries[0])),
+            Code(
+                command(
+                    [str(s.get("folder") or "DIR") for s in summaries],
+                    [str((s.get("asked") or {}).get("only") or "") for s in summaries],
+                )
+                + _asked(summaries[0])
+            ),
         ],
     )
 
@@ -148,30 +154,40 @@ def again(summaries: Sequence[Summary]) -> Section:
 def _asked(summary: Summary) -> str:
     """What the report was asked for beside its folders, as further settings."""
     asked = summary.get("asked") or {}
-    return "".join(f" {name}={value}" for name, value in asked.items() if value is not None)
+    return "".join(f" {name}={value}" for name, value in asked.items() if value is not None and name != "only")
 
 
-def command(folders: Sequence[str]) -> str:
+def command(folders: Sequence[str], only: Sequence[str] = ()) -> str:
     r"""The command line that reports sweeps again, quoted for a POSIX shell and for Hydra.
 
     Args:
         folders: sweep folders, the reported one first.
+        only: what their run folders were chosen by, one text for each, empty for all; or none.
 
     Example:
         >>> command(["multirun/a"])
         'python -m covidnet.crossval sweep_dir=multirun/a'
         >>> command(["my sweeps", "b"])
         'python -m covidnet.crossval "sweep_dir=[\'my sweeps\',b]"'
+        >>> command(["a"], ["model=cnn,seed=1"])
+        'python -m covidnet.crossval sweep_dir=a only=model=cnn,seed=1'
     """
-    quoted = [_for_hydra(folder) for folder in folders]
-    value = quoted[0] if len(quoted) == 1 else f"[{','.join(quoted)}]"
-    argument = f"sweep_dir={value}"
+    words = [_argument("sweep_dir", folders)]
+    if any(only):
+        # One text with a second equals sign needs no quotes of Hydra's on this command line, a list does.
+        plain = len(only) == 1 and re.fullmatch(r"[A-Za-z0-9/._=,-]+", only[0])
+        words.append(f"only={only[0]}" if plain else _argument("only", only))
+    return " ".join(["python -m covidnet.crossval", *words])
+
+
+def _argument(name: str, values: Sequence[str]) -> str:
+    quoted = [_for_hydra(value) for value in values]
+    argument = f"{name}={quoted[0] if len(quoted) == 1 else '[' + ','.join(quoted) + ']'}"
     if shlex.quote(argument) == argument:
-        return f"python -m covidnet.crossval {argument}"
+        return argument
     # Double quotes read better around Hydra's single ones, where nothing in between means something to the shell.
     plain = not set(argument) & set('"$`\\!')
-    quoted_argument = f'"{argument}"' if plain else shlex.quote(argument)
-    return f"python -m covidnet.crossval {quoted_argument}"
+    return f'"{argument}"' if plain else shlex.quote(argument)
 
 
 def _for_hydra(text: str) -> str:

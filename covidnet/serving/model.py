@@ -168,7 +168,7 @@ def _listed(values: npt.NDArray[np.float64]) -> str:
     return str(np.round(values, 4).tolist())
 
 
-def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None = None) -> ServedModel:
+def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None = None, only: str = "") -> ServedModel:
     """Open a model for predictions.
 
     Args:
@@ -178,15 +178,16 @@ def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None
             is made for.
         threads: that one call may take; all cores if None. Calls from several threads at once, with one each, answer
             more films per second than one call after the other that takes all.
+        only: of a sweep folder the runs with this in their names.
 
     Raises:
-        SettingError: there is no such engine, or it does not go with the file.
+        SettingError: there is no such engine, or it does not go with the file, or `only` fits no run.
         WeightsError: there is no checkpoint, it is none of ours or damaged, or the models of a sweep do not go
             together.
     """
     if engine not in ENGINES:
         raise SettingError("engine", engine, ENGINES)
-    files = find_models(checkpoint, onnx=engine == "onnx")
+    files = find_models(checkpoint, onnx=engine == "onnx", only=only)
     if files[0].suffix == ONNX:
         if engine == "torch":
             raise SettingError("engine", engine, "onnx, auto", f"{files[0].name} was exported for ONNX Runtime")

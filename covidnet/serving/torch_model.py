@@ -39,7 +39,7 @@ class TorchModel(ServedModel):
         threads: that one call may take; as many as PyTorch is set to if None.
 
     Raises:
-        WeightsError: the models do not take the same input.
+        WeightsError: the models do not take the same input, or are of different settings.
     """
 
     explains = True
@@ -51,6 +51,10 @@ class TorchModel(ServedModel):
         for module in modules[1:]:
             if module.hparams["preprocessing"] != preprocessing or module.classifier.spec != spec:
                 raise WeightsError(f"checkpoint={source}: its models take inputs of different sizes; give one of them")
+            if (differs := _difference(module.hparams["model"], first.hparams["model"])) is not None:
+                raise WeightsError(
+                    f"checkpoint={source}: its models differ in model.{differs} and are never pooled; give one of them"
+                )
         facts = ModelFacts(
             network=first.hparams["model"]["name"],
             weights=weights_name(first.hparams["model"]["weights"]),
@@ -190,3 +194,9 @@ def _check_record(record: Mapping[str, Any], file: Path) -> None:
 def _gate(record: Mapping[str, Any]) -> InputGate | None:
     arrays = record.get("gate")
     return InputGate.from_arrays({name: value.numpy() for name, value in arrays.items()}) if arrays else None
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first setting of the network that differs; the weights it started from may lie in another place."""
+    names = sorted({*one, *other} - {"weights"})
+    return next((name for name in names if one.get(name) != other.get(name)), None)
