@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,44 +165,92 @@ def test_without_a_checkpoint_nothing_is_opened(locked: Path, cache: Path) -> No
     assert not (locked / "unseen.json").exists()
 
 
-def test_a_locked_run_leaves_the_fold_alone_and_opening_it_gives_what_it_would_have_predicted(
-    train: Train, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    scored = train("fold=2", "explain=off")
-    ledger = UnseenLedger(Path(json.loads((scored / "environment.json").read_text())["unseen"]["ledger"]))
-    before = ledger.names("run")
-    assert before
-    run = train("fold=2", "unseen=locked", "explain.sanity_films=0")
-    # Nothing of it was looked at.
-    assert ledger.names("run") == before
-    whole, table = (read_predictions(folder / "predictions.csv") for folder in (scored, run))
+# A network that learns pixels needs no feature store, and its few weights no time.
+SMALL = ("fold=2", "model=resnet8", "data.images_per_class=22", "trainer.max_epochs=1")
+
+
+@pytest.fixture(scope="module")
+def scored_run(train: Train) -> Path:
+    return train(*SMALL, "explain=off")
+
+
+@pytest.fixture(scope="module")
+def locked_run(train: Train, scored_run: Path) -> Path:
+    return train(*SMALL, "unseen=locked", "explain.sanity_films=0")
+
+
+def ledger_of(run: Path) -> UnseenLedger:
+    return UnseenLedger(Path(json.loads((run / "environment.json").read_text())["unseen"]["ledger"]))
+
+
+def test_a_locked_run_leaves_the_fold_alone(scored_run: Path, locked_run: Path) -> None:
+    own = json.loads((scored_run / "environment.json").read_text())["unseen"]["run_id"]
+    other = json.loads((locked_run / "environment.json").read_text())["unseen"].get("run_id")
+    names = ledger_of(scored_run).names("run") or set()
+    assert own in names
+    assert other not in names
+    whole, table = (read_predictions(folder / "predictions.csv") for folder in (scored_run, locked_run))
     assert set(table["split"]) == {"val", "test"}
     pd.testing.assert_frame_equal(without_unseen(whole), table)
-    assert json.loads((run / "metrics.json").read_text())["splits"]["unseen"]["n"] == 0
-    assert "unseen" not in (run / "curves/metrics.csv").read_text()
-    content = json.loads((run / "explanations/explanations.json").read_text())
+    assert json.loads((locked_run / "metrics.json").read_text())["splits"]["unseen"]["n"] == 0
+    assert "unseen" not in (locked_run / "curves/metrics.csv").read_text()
+    content = json.loads((locked_run / "explanations/explanations.json").read_text())
     assert content["part"] == "test"
     assert content["panels"][:3] == [f"panels/test-{label}.png" for label in CLASSES]
-    split = pd.read_csv(run / "split.csv").set_index("image_id")["fold"]
-    assert set(split[pd.read_csv(run / "explanations/localisation.csv")["image_id"]]) == {2}
+    split = pd.read_csv(locked_run / "split.csv").set_index("image_id")["fold"]
+    assert set(split[pd.read_csv(locked_run / "explanations/localisation.csv")["image_id"]]) == {2}
+
+
+def test_opening_a_locked_fold_gives_what_the_run_would_have_predicted(
+    scored_run: Path, locked_run: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run, ledger = shutil.copytree(locked_run, tmp_path / "run"), ledger_of(scored_run)
+    before = len(ledger.names("run") or ())
+    opened = {"unseen": "open", "cache_dir": cache, **FEW}
 
     # Opened once: the same predictions, one run more in the ledger.
-    _, (summary,) = summaries_of([run], unseen="open", cache_dir=cache, **FEW)
+    _, (summary,) = summaries_of([run], **opened)
+    whole = read_predictions(scored_run / "predictions.csv")
     unseen = whole[whole["split"] == "unseen"].reset_index(drop=True)
     pd.testing.assert_frame_equal(read_predictions(run / "unseen.csv"), unseen)
     assert set(read_predictions(run / "predictions.csv")["split"]) == {"val", "test"}
-    assert len(ledger.names("run") or ()) == len(before) + 1
+    assert len(ledger.names("run") or ()) == before + 1
     assert len(ledger.names("opening") or ()) == 1
     assert summary["unseen"]["ensemble"]["n"] == len(unseen)
     assert any("has been opened once" in note for note in summary["notes"])
 
     # Opened twice: said, counted, and not scored again.
-    _, (summary,) = summaries_of([run], unseen="open", cache_dir=cache, **FEW)
+    _, (summary,) = summaries_of([run], **opened)
     assert "the unseen fold was opened before" in caplog.text
     assert any("has been opened 2 times" in note for note in summary["notes"])
-    assert len(ledger.names("run") or ()) == len(before) + 1
+    assert len(ledger.names("run") or ()) == before + 1
     # The sweep folder's record may go; the ledger has it too.
     (run / "unseen.json").unlink()
     _, (summary,) = summaries_of([run], **FEW)
     assert any("has been opened 2 times" in note for note in summary["notes"])
+
+
+def test_opening_a_grid_opens_its_finished_groups_together_and_names_the_others(
+    locked_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other tests are of what it writes.
+    monkeypatch.setattr("covidnet.report.html.write_report", lambda *args, **kwargs: None)
+    grid, cache = tmp_path / "grid", tmp_path / "cache"
+    shutil.copytree(locked_run, grid / "fold=2,seed=0")
+    shutil.copytree(locked_run, grid / "fold=2,seed=2")
+    (grid / "fold=2,seed=1").mkdir()
+    (grid / "fold=2,seed=1/train.log").write_text("")
+    summaries = report_sweeps([grid], unseen="open", cache_dir=cache, **FEW)
+    assert [summary["asked"]["only"] for summary in summaries] == ["seed=0", "seed=2"]
+    assert all(summary["unseen"]["ensemble"]["n"] for summary in summaries)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith("seed=1: left out: ")
+    # They were opened at one time.
+    assert len(json.loads((grid / "unseen.json").read_text())["openings"]) == 1
+    # What nothing has finished in is one line, and nothing is opened.
+    for folder in grid.glob("fold=*"):
+        (folder / "predictions.csv").unlink(missing_ok=True)
+    with pytest.raises(DataError, match="nothing to report"):
+        report_sweeps([grid], unseen="open", cache_dir=cache, **FEW)
+    assert len(json.loads((grid / "unseen.json").read_text())["openings"]) == 1
