@@ -89,7 +89,7 @@ def find_checkpoint(given: str | Path, only: str = "") -> Path:
         raise WeightsError(
             f"checkpoint={given}: only={only} means {len(chosen)} runs, and one is needed; say only={chosen[0].name}"
         )
-    raise WeightsError(f"checkpoint={given}: it is a sweep; give one of its runs, such as {chosen[0]}")
+    raise WeightsError(f"checkpoint={given}: it is a sweep; give one of its runs, such as only={chosen[0].name}")
 
 
 def find_models(given: str | Path, *, onnx: bool = False, only: str = "") -> list[Path]:

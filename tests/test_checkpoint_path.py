@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from covidnet.arguments import quoted
 from covidnet.checkpoint_path import choose_runs, exported_name, find_checkpoint, find_models
+from covidnet.config import compose
 from covidnet.errors import SettingError, WeightsError
 from covidnet.known_films import known_films
 
@@ -33,7 +36,7 @@ def test_nothing_and_what_is_not_there_are_told(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="give a run folder"):
         find_checkpoint(tmp_path)
     checkpoint(tmp_path / "fold=2/checkpoints")
-    with pytest.raises(WeightsError, match=r"it is a sweep; give one of its runs, such as .*fold=2"):
+    with pytest.raises(WeightsError, match=r"it is a sweep; give one of its runs, such as only=fold=2$"):
         find_checkpoint(tmp_path)
 
 
@@ -111,6 +114,19 @@ def test_what_only_leaves_open_or_does_not_find_is_told_with_the_groups(grid: Pa
         for find in (find_models, find_checkpoint):
             with pytest.raises(SettingError, match=r"^only=seed=1: allowed is null; .* is one model"):
                 find(given, only="seed=1")
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate", "app", "export", "explain"])
+def test_every_command_takes_only_without_quotes_and_pools_no_grid(grid: Path, name: str) -> None:
+    module = importlib.import_module(f"covidnet.{name}")
+    words = [f"checkpoint={grid}", *(["input=films"] if name in ("predict", "explain") else [])]
+    with pytest.raises(SettingError, match=r"^only=model=cnn,seed=2: allowed is .*; there are model=cnn,seed=1; "):
+        module.main(compose(quoted([*words, "only=model=cnn,seed=2"], module.PATHS), name))
+    remedy = (
+        "only=fold=0,model=cnn,seed=1$" if name == "explain" else "never pooled; choose one: only=model=cnn,seed=1, "
+    )
+    with pytest.raises(WeightsError, match=remedy):
+        module.main(compose(quoted(words, module.PATHS), name))
 
 
 def test_a_value_is_meant_whole_where_no_seed_is_named_so(tmp_path: Path) -> None:

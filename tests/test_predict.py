@@ -72,8 +72,12 @@ def predict(*settings: str) -> None:
     main(compose(["progress=false", *settings], "predict"))
 
 
-def test_every_film_has_a_row_with_the_models_probabilities(sweep: Path, films: Path, tmp_path: Path) -> None:
-    predict(f"checkpoint='{sweep}/fold=1'", f"input='{films}'", f"out='{tmp_path}'", "gate=off")
+@pytest.mark.parametrize("given", [("checkpoint='{}/fold=1'",), ("checkpoint='{}'", "only='fold=1'")])
+def test_every_film_has_a_row_with_the_models_probabilities(
+    sweep: Path, films: Path, tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    words = [word.format(sweep) for word in given]
+    predict(*words, f"input='{films}'", f"out='{tmp_path}'", "gate=off")
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert list(table.columns) == ["path", *PROBABILITIES, "prediction", "quality"]
     assert len(table) == COUNT + 1
