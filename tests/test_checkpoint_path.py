@@ -122,9 +122,7 @@ def test_every_command_takes_only_without_quotes_and_pools_no_grid(grid: Path, n
     words = [f"checkpoint={grid}", *(["input=films"] if name in ("predict", "explain") else [])]
     with pytest.raises(SettingError, match=r"^only=model=cnn,seed=2: allowed is .*; there are model=cnn,seed=1; "):
         module.main(compose(quoted([*words, "only=model=cnn,seed=2"], module.PATHS), name))
-    remedy = (
-        "only=fold=0,model=cnn,seed=1$" if name == "explain" else "never pooled; choose one: only=model=cnn,seed=1, "
-    )
+    remedy = "only=fold=0,model=cnn,seed=1$" if name == "explain" else "never pooled; choose one: only=model=cnn,seed=1"
     with pytest.raises(WeightsError, match=remedy):
         module.main(compose(quoted(words, module.PATHS), name))
 
