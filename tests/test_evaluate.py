@@ -288,9 +288,9 @@ def test_films_that_the_gate_would_refuse_count_all_the_same_and_are_told_of(
     assert summary["coverage"]["warned"] == len(table) - len(passed) > 0
     seen = set(pd.read_csv(tmp_path / "default/overlap.csv")["image_id"])
     rest = passed[~passed["image_id"].isin(seen)]
-    right = (rest["label"] == rest["prediction"]).sum()
+    n, right = len(rest), (rest["label"] == rest["prediction"]).sum()
     (told,) = [note for note in summary["notes"] if "unlike the training films" in note]
-    assert f"of the {len(rest)} others the prediction is right for {right} of {len(rest)} ({right / len(rest):.1%})" in told
+    assert f"of the {n} others the prediction is right for {right} of {n} ({right / n:.1%})" in told
 
 
 def test_one_film_in_two_classes_is_named(sweep: Path, films: Path, tmp_path: Path) -> None:
