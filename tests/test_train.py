@@ -15,10 +15,12 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
+from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
 from covidnet.errors import CovidnetError
+from covidnet.evaluation.intervals import design_effect
 from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 from covidnet.sweep import read_sweep
@@ -54,7 +56,7 @@ def test_the_run_folder_holds_what_the_contract_names(run: Path) -> None:
         "p_covid19", "p_normal", "p_pneumonia", "prediction",
     ]  # fmt: skip
     assert list(pd.read_csv(run / "split.csv")) == [
-        "image_id", "path", "label", "patient_id", "view", "source", "fold",
+        "image_id", "path", "label", "patient_id", "view", "source", "fold", "reason", "copy_of",
     ]  # fmt: skip
     assert {"fold", "seed", "splits", "seconds", "data"} <= set(metrics(run))
     assert {"features", "fit", "total"} <= set(metrics(run)["seconds"])
@@ -81,9 +83,16 @@ def test_every_number_recomputes_from_predictions(run: Path, split: str) -> None
         assert numbers["sensitivity"] == pytest.approx(sensitivity[n], abs=1e-6)
         assert numbers["specificity"] == pytest.approx(specificity, abs=1e-6)
         assert numbers["f1"] == pytest.approx(f1[n], abs=1e-6)
-        hits, support = int(((truth == label) & (called == label)).sum()), int((truth == label).sum())
-        assert numbers["support"] == support
-        assert numbers["sensitivity_ci"] == pytest.approx(proportion_confint(hits, support, method="wilson"), abs=1e-6)
+        rows = table[truth == label]
+        right, patients = rows["prediction"] == label, rows["patient_id"].nunique()
+        assert numbers["support"] == len(rows)
+        # The images that they count for, with Student's t where a patient has several.
+        n = len(rows) / design_effect(right, rows["patient_id"].astype(str))
+        if patients < len(rows):
+            n *= (stats.norm.ppf(0.975) / stats.t.ppf(0.975, patients - 1)) ** 2
+        assert numbers["sensitivity_ci"] == pytest.approx(
+            proportion_confint(right.mean() * n, n, method="wilson"), abs=1e-6
+        )
 
 
 def test_no_patient_is_in_two_parts_and_classes_are_balanced(run: Path) -> None:

@@ -287,7 +287,7 @@ def test_class_that_falls_below_the_minimum_by_refused_files_is_refused(tmp_path
 
 def test_notes_count_the_classes_and_the_unknown_patients(root: Path, tmp_path: Path) -> None:
     notes = prepare(settings(root), tmp_path).notes
-    assert any("36 films (COVID-19 12, Normal 12, Pneumonia 12)" in note for note in notes)
+    assert any("36 images (COVID-19 12, Normal 12, Pneumonia 12)" in note for note in notes)
     assert sum("Unknown patient: 36 of 36 images" in note for note in notes) == 1
 
 
