@@ -16,7 +16,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from covidnet.errors import CovidnetError, SettingError
-from covidnet.known_settings import KnownSettings
+from covidnet.known_settings import NO_OPTION, KnownSettings
 from covidnet.launchers import broken_launcher, check_search, prepare_launch, settle, swept, use_our_presets
 from covidnet.learning.monitor import search_direction
 from covidnet.names import shown
@@ -147,6 +147,8 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
         try:
             command()
         except Exception as failure:
+            if str(failure).startswith(NO_OPTION):
+                raise HydraException(str(failure)) from None
             # Hydra tells its callbacks of the end of a sweep only where no job failed.
             if after is not None:
                 try:

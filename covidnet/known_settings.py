@@ -1,4 +1,4 @@
-"""Which settings a command reads: any other is refused by name, also where Hydra's ``+`` has added it."""
+"""Which settings a command reads, and of what kind: others are refused by name, as are deleted ones that it needs."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ _UNUSED = {
         "training alone reads it",
     ),
 }
+# Numbers that need not be whole, whatever the default is.
+_FRACTIONS = ("max_megapixels", "min_side", "max_megabytes", "rate", "upload_seconds", "answer_seconds")
+_ABOVE_ZERO = ("max_megapixels", "min_side")
+# What settings are read without, and which take null or a text too; what is said of a fold is more than its kind.
+_OPTIONAL = ("data.view", "data.ignore", "trust", "split.copies")
+_ALSO: dict[str, tuple[type, ...]] = {
+    "data.view": (type(None),),
+    "data.ignore": (type(None),),
+    "trust": (type(None), str),
+    "fold": (object,),
+}
+NO_OPTION = "Config group override"
+"""So begins what Hydra says, as an error of Python, of an option that is no text, such as ``logger=null``."""
 _REFUSED = re.compile(r"Could not (?:override|delete from config\.) '(?P<name>[^']+)'")
 
 Tree = dict[str, Any]
@@ -64,6 +77,8 @@ class KnownSettings:
         self._options = {group: sorted(file.stem for file in (folder / group).glob("*.yaml")) for group in groups}
         # A run's own config.yaml has no groups: empty settings of older versions are let pass.
         self._foreign = settings is not None and not set(groups) <= set(choices)
+        # Such a config.yaml may be of a version that had fewer settings. Commands without a split never run one.
+        self._whole = bool(set(groups) & set(choices)) or "split" not in groups
         self.chosen: dict[str, str] = {}
         self.tree: Tree = {}
         words = []
@@ -93,7 +108,9 @@ class KnownSettings:
         return known
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse a setting that nothing reads; the arguments of targets are left to `check_arguments`.
+        """Refuse a setting that nothing reads, that is of another kind than its default, or that was deleted.
+
+        The arguments of targets are left to `check_arguments`, and what a default of null may become to who reads it.
 
         Args:
             settings: the composed configuration, not resolved.
@@ -104,11 +121,27 @@ class KnownSettings:
         for name, value in _unknown(settings, self.tree):
             if not (self._foreign and value in (None, [])):
                 raise self.refusal(name, value)
+        for name, default in _defaults(self.tree):
+            self._check_kind(name, default, settings)
         for name, why in _UNUSED.get(self.command, {}).items():
             group, _, key = name.partition(".")
             given, default = (tree.get(group, {}).get(key) for tree in (settings, self.tree))
             if given != default:
                 raise UnknownSettingError(name, given, f"covidnet.{self.command} does not use it", why)
+
+    def _check_kind(self, name: str, default: object, settings: Mapping[str, Any]) -> None:
+        parent, _, key = name.rpartition(".")
+        group = name.partition(".")[0]
+        if parent and group in self._options and group not in self.chosen:
+            return  # An option that is none of ours.
+        node = _at(settings, parent) if parent else settings
+        if not isinstance(node, Mapping):
+            return
+        if key not in node:
+            if default is not None and self._whole and name not in _OPTIONAL:
+                raise CovidnetError(f"{name}: is needed and must not be deleted; leave out ~{name}")
+        elif not (self._foreign and node[key] is None) and (what := _must_be(name, default, node[key])):
+            raise CovidnetError(f"{name}={_written(node[key])}: must be {what}")
 
     def refusal(self, name: str, value: object) -> CovidnetError:
         """What to say of a setting that there is not.
@@ -119,6 +152,9 @@ class KnownSettings:
         """
         if isinstance(value, Mapping):
             value = ""
+        if value == "" and name in _names(self.tree):
+            # Hydra finds no value in a setting that is null.
+            return CovidnetError(f"{name}: is null and cannot be deleted; leave out ~{name}")
         group, _, key = name.partition(".")
         others = [option for option in self._options.get(group, ()) if key and self._has(group, option, key)]
         if others and self.chosen.get(group) not in (None, *others):
@@ -147,6 +183,10 @@ class KnownSettings:
             group, _, option = error.missing_cfg_file.rpartition("/")
             near = difflib.get_close_matches(option, error.options, 1)
             return SettingError(group, option, sorted(error.options), f"did you mean {near[0]}?" if near else "")
+        if str(error).startswith(NO_OPTION):
+            for group, _, option in (word.lstrip("+").partition("=") for word in arguments):
+                if group in self._options and option not in self._options[group]:
+                    return SettingError(group, option, self._options[group])
         if found := _REFUSED.match(str(error)):
             given = [word.partition("=") for word in arguments if word.lstrip("+~").partition("=")[0] == found["name"]]
             return self.refusal(found["name"], given[-1][2].strip("'\"") if given else "")
@@ -222,6 +262,43 @@ def _unknown(settings: Mapping[str, Any], known: Mapping[str, Any], path: str = 
                 yield from _unknown(value, known[key], f"{name}.")
             elif key not in _OPEN or value is not None:
                 yield name, value
+
+
+def _defaults(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings and groups with their values, groups first; without what a target takes and what is free."""
+    for key, value in tree.items():
+        yield f"{path}{key}", value
+        if isinstance(value, Mapping) and "_target_" not in value and f"{path}{key}" not in _OPEN:
+            yield from _defaults(value, f"{path}{key}.")
+
+
+def _must_be(name: str, default: object, value: object) -> str:
+    """What a setting must be, where its value is of another kind than its default; else empty."""
+    later = isinstance(value, str) and ("${" in value or value == "???")
+    if default is None or default == "???" or isinstance(default, Mapping) or later:
+        return ""
+    leaf = name.rpartition(".")[2]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if leaf in _ABOVE_ZERO:
+        return "" if isinstance(value, int | float) and number and value > 0 else "a number above 0"
+    if isinstance(default, bool):
+        fits, what = isinstance(value, bool), "true or false"
+    elif isinstance(default, int) and leaf not in _FRACTIONS:
+        fits, what = number and isinstance(value, int), "a whole number"
+    elif isinstance(default, int | float):
+        fits, what = number, "a number"
+    elif isinstance(default, str):
+        fits, what = isinstance(value, str), "text"
+    else:
+        fits, what = isinstance(value, list), "a list, such as [A,B]"
+    return "" if fits or isinstance(value, _ALSO.get(name, ())) else what
+
+
+def _written(value: object) -> str:
+    """A value as it is on a command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:

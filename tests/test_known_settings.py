@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import hydra
@@ -23,7 +24,7 @@ def said(command: str, *words: str) -> str:
     try:
         with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
             composed = hydra.compose(command, list(words), return_hydra_config=True)
-    except HydraException as error:
+    except (HydraException, ValueError) as error:
         return str(KnownSettings.of_arguments(config_dir(), command, words).explained(error, words))
     settings: Any = OmegaConf.to_container(composed, resolve=False)
     choices = settings.pop("hydra")["runtime"]["choices"]
@@ -111,6 +112,91 @@ def test_hydra_s_refusals_are_a_line_with_the_nearest_name(command: str, words: 
 )  # fmt: skip
 def test_a_setting_that_the_choice_does_not_use_is_refused(command: str, words: str, answer: str) -> None:
     assert said(command, *words.split()).startswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "answer"),
+    [
+        ("predict", "overwrite=[a]", "overwrite=[a]: must be true or false"),
+        ("predict", "overwrite=x", "overwrite=x: must be true or false"),
+        ("export", "overwrite=1", "overwrite=1: must be true or false"),
+        ("explain", "strict=null", "strict=null: must be true or false"),
+        ("predict", "min_side=-1", "min_side=-1: must be a number above 0"),
+        ("app", "max_megapixels=x", "max_megapixels=x: must be a number above 0"),
+        ("explain", "min_side=true", "min_side=true: must be a number above 0"),
+        ("evaluate", "data.min_side=0", "data.min_side=0: must be a number above 0"),
+        ("config", "seed=1.5", "seed=1.5: must be a whole number"),
+        ("config", "seed=true", "seed=true: must be a whole number"),
+        ("config", "optim.lr=high", "optim.lr=high: must be a number"),
+        ("config", "optim.lr=[0.1,null]", "optim.lr=[0.1,null]: must be a number"),
+        ("app", "rate=x", "rate=x: must be a number"),
+        ("config", "cache_dir=null", "cache_dir=null: must be text"),
+        ("config", "cache_dir=[a]", "cache_dir=[a]: must be text"),
+        ("prepare", "split.group=null", "split.group=null: must be text"),
+        ("config", "data.faults=copies", "data.faults=copies: must be a list, such as [A,B]"),
+        ("app", "hosts=null", "hosts=null: must be a list, such as [A,B]"),
+        ("config", "~seed", "seed: is needed and must not be deleted; leave out ~seed"),
+        ("config", "~optim.lr", "optim.lr: is needed and must not be deleted; leave out ~optim.lr"),
+        ("config", "~callbacks", "callbacks: is needed and must not be deleted; leave out ~callbacks"),
+        ("config", "~logger", "logger: is needed and must not be deleted; leave out ~logger"),
+        ("config", "~resume", "resume: is null and cannot be deleted; leave out ~resume"),
+        ("config", "logger=null", "logger=null: allowed is csv, many, none, tensorboard, wandb"),
+        ("explain", "~explain", "explain: is needed and must not be deleted; leave out ~explain"),
+        ("evaluate", "~data", "data: is needed and must not be deleted; leave out ~data"),
+        ("crossval", "~resamples", "resamples: is needed and must not be deleted; leave out ~resamples"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_another_kind_or_deleted_is_refused(command: str, words: str, answer: str) -> None:
+    assert said(command, *words.split()) == answer
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("config", "data.view=null trust=pandas model.weights=w.pt data.num_workers=2 seed=${fold} optim.lr=1"),
+        ("config", "~data.view ~split.copies ~trust ~trainer.deterministic ~experiment"),
+        ("config", "trainer=ddp trainer.devices=[0,1] trainer.max_epochs=x hydra.run.dir=x fold=${seed}"),
+        ("config", "data=folder data.ignore=null trust=null data.root=x data.min_side=20.5 data.max_megapixels=0.5"),
+        ("crossval", "sweep_dir=[a,b] names=[a,b] only=a unseen=open"),
+        ("app", "rate=0.5 upload_seconds=1.5 checkpoint=[a,b]"),
+        ("explain", "explain=off target=Normal"),
+    ],
+)  # fmt: skip
+def test_what_fits_is_taken(command: str, words: str) -> None:
+    assert said(command, *words.split()) == ""
+
+
+def choices() -> list[str]:
+    """Command lines with each option of each group in one of them; experiments, which choose options, alone."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(config_dir().glob("*/*.yaml")):
+        found.setdefault(file.parent.name, []).append(f"{file.parent.name}={file.stem}")
+    alone = found.pop("experiment")
+    del found["reading"], found["wandb"]  # The first is included by others, the second is of `wandb sweep`.
+    return [" ".join(filter(None, words)) for words in itertools.zip_longest(*found.values())] + alone
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_our_own_files_are_taken(command: str) -> None:
+    assert said(command) == ""
+
+
+@pytest.mark.parametrize("words", choices())
+def test_every_option_is_taken(words: str) -> None:
+    assert said("config", *words.split()) == ""
+
+
+@pytest.mark.parametrize("words", ["experiment=paper", "model=bayesian_cnn augment=none features=off logger=wandb"])
+def test_the_config_of_a_run_is_taken_also_one_of_an_older_version(words: str) -> None:
+    settings: Any = OmegaConf.to_container(compose(words.split()), resolve=True)
+    KnownSettings(config_dir(), "config", {}, settings).check(settings)
+    # As a version wrote it that had fewer settings.
+    del settings["unseen"], settings["features"]["engine"]
+    settings["selection"] = None
+    KnownSettings(config_dir(), "config", {}, settings).check(settings)
+    settings["strict"] = "x"
+    with pytest.raises(CovidnetError, match=r"^strict=x: must be true or false"):
+        KnownSettings(config_dir(), "config", {}, settings).check(settings)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
