@@ -159,6 +159,11 @@ def test_it_runs_inside_the_folder_of_the_films_and_does_not_take_its_own_pictur
     assert all(sorted(table["path"]) == sorted(path.name for path in here.glob("*.png")) for table in tables)
     with pytest.raises(SettingError, match="a folder outside of"):
         predict(f"checkpoint='{sweep}/fold=0'", "input=.", "out=results")
+    monkeypatch.chdir(tmp_path)
+    for given in ("here", "'here/**/*.png'"):
+        predict(f"checkpoint='{sweep}/fold=0'", f"input={given}", "out=elsewhere", "gate=off", "overwrite=true")
+        table = pd.read_csv("elsewhere/predictions.csv")
+        assert sorted(table["path"]) == sorted(path.name for path in here.glob("*.png"))
 
 
 def test_identifiers_of_dicom_files_join_results_with_an_archive(sweep: Path, films: Path, tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ _TABLES = {"metadata.csv", "boxes.csv", "phantoms.json"}
 _WRITTEN = ("outputs", "multirun")
 """Folders of the working directory that commands write into where they are not told another place."""
 
+_RESULTS = re.compile(r"predict|explain|evaluate|\d{4}-\d\d-\d\d")
+"""What commands name the folders that they make in there."""
+
 _PATIENT_PATTERNS = (
     # NIH ChestX-ray: 00001280_004.png is the fifth study of patient 1280.
     (re.compile(r"^(\d{8})_\d{3}$"), "nih-{}"),
@@ -191,7 +194,7 @@ def image_files(root: Path, *, tell: bool = True) -> list[str]:
     """The images below a folder, at any depth; folders of annotations and hidden ones are passed over.
 
     So are ``outputs`` and ``multirun`` of the working directory, where commands put their own pictures, unless `root`
-    lies in there.
+    lies in there, and those that commands have written below `root` from another working directory.
 
     Args:
         root: the folder.
@@ -213,11 +216,20 @@ def image_files(root: Path, *, tell: bool = True) -> list[str]:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _ANNOTATIONS)
+        for written in [path for path in map(Path(place).joinpath, folders) if _is_written(path)]:
+            folders.remove(written.name)
+            if tell:
+                log.info("%s: results of an earlier call; passed over", written)
         for path in map(Path(place).joinpath, names):
             (found if is_image_file(path) else others).append(path.relative_to(root).as_posix())
     if tell:
         tell_others(root, others)
     return sorted(found)
+
+
+def _is_written(folder: Path) -> bool:
+    """Whether a command made this folder for its results, in whichever working directory."""
+    return folder.name in _WRITTEN and any(map(_RESULTS.fullmatch, next(os.walk(folder), ("", [], []))[1]))
 
 
 def tell_others(root: Path, others: Iterable[str]) -> None:
@@ -235,7 +247,7 @@ def tell_others(root: Path, others: Iterable[str]) -> None:
     if kinds:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
         more = "" if len(kinds) <= 12 else f", and {len(kinds) - 12} other kinds"
-        log.info("%s: %d files are passed over: %s%s", root, kinds.total(), listed, more)
+        log.info("%s: %s passed over: %s%s", root, counted(kinds.total(), "file is", "files are"), listed, more)
 
 
 def kaggle_source(
