@@ -280,7 +280,9 @@ def _one_line(error: BaseException) -> str:
             "pip install covidnet with its dependencies. What runs without PyTorch is in docs/install.md"
         )
     elif (cause := error.__cause__ or error) and type(cause).__name__ == _MISCONFIGURED:
-        text = f"trainer: {cause}"
+        lacking = any(word in str(cause).lower() for word in ("gpu", "cuda"))
+        remedy = "; trainer=default takes a GPU if there is one, else the CPU" if lacking else ""
+        text = f"trainer: {str(cause).rstrip('!.')}{remedy}"
     elif _is_of_settings(error):
         text = f"{error} ({error.__cause__})" if error.__cause__ is not None else str(error)
     else:

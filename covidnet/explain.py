@@ -96,7 +96,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def _tell(explained: Any, count: int, refused: list[ImageRefusedError]) -> None:
-    lines = [*explained.notes, *(f"In the training run: {line}" for line in explained.facts.map_notes())]
+    lines = [*explained.notes, *explained.facts.map_notes()]
     if explained.unfit:
         lines.append(f"masks or boxes of {counted(len(explained.unfit), 'film')} cannot be used, see the log above")
     if refused:

@@ -46,6 +46,7 @@ _ALSO: dict[str, tuple[type, ...]] = {
 }
 NO_OPTION = "Config group override"
 """So begins what Hydra says, as an error of Python, of an option that is no text, such as ``logger=null``."""
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '(?P<name>[^'=]+)=(?P<value>[^']*)'")
 _REFUSED = re.compile(r"Could not (?:override|delete from config\.) '(?P<name>[^']+)'")
 
 Tree = dict[str, Any]
@@ -177,7 +178,7 @@ class KnownSettings:
             error: what Hydra raised.
             arguments: the command line without the command.
         """
-        from hydra.errors import MissingConfigException
+        from hydra.errors import MissingConfigException, OverrideParseException
 
         if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
             group, _, option = error.missing_cfg_file.rpartition("/")
@@ -187,6 +188,17 @@ class KnownSettings:
             for group, _, option in (word.lstrip("+").partition("=") for word in arguments):
                 if group in self._options and option not in self._options[group]:
                     return SettingError(group, option, self._options[group])
+        if found := _AMBIGUOUS.match(str(error)):
+            remedy = f"a sweep over them needs -m, a list is {found['name']}=[{found['value']}]"
+            return SettingError(found["name"], found["value"], "one value", remedy)
+        if isinstance(error, OverrideParseException):
+            name, equals, value = error.override.partition("=")
+            if not equals:
+                return CovidnetError(f"{name}: not a setting; write NAME=VALUE, --help lists the settings")
+            plain = name.lstrip("+~")
+            if plain in {*_names(self.tree), *self._options} or plain.startswith("hydra."):
+                return SettingError(name, value, "a value that Hydra can read", f"quote it: \"{name}='{value}'\"")
+            return self.refusal(plain, value)
         if found := _REFUSED.match(str(error)):
             given = [word.partition("=") for word in arguments if word.lstrip("+~").partition("=")[0] == found["name"]]
             return self.refusal(found["name"], given[-1][2].strip("'\"") if given else "")

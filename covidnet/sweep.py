@@ -194,11 +194,12 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
         # A job of a grid has more settings than the fold in its name, and its report reads those names alone.
         parts = [part for part in runs[0].folder.name.split(",") if "=" in part and not part.startswith("fold=")]
         job = [f"fold={missing[0]}", *parts]
-        again = f"python -m covidnet.train {' '.join(job)} \"hydra.run.dir='{home}/{','.join(job)}'\""
+        place = f"--config-dir '{runs[0].folder}' --config-name config"
+        again = f"python -m covidnet.train {place} {job[0]} \"hydra.run.dir='{home}/{','.join(job)}'\""
         problems.append(
             f"{'fold' if len(missing) == 1 else 'folds'} {folds}: no finished run, so the numbers cover "
-            f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'them'} with the sweep's other "
-            f"settings, such as {again}"
+            f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'each'} with the sweep's "
+            f"settings: {again}"
         )
     return Sweep(folder, name or folder.resolve().name, runs, problems, only or "")
 

@@ -216,3 +216,16 @@ def test_the_settings_of_a_run_are_taken_as_they_are_and_checked_too() -> None:
     settings["loss"] = "focal"
     with pytest.raises(CovidnetError, match=r"^loss=focal: no such setting"):
         KnownSettings(config_dir(), "config", {}, settings).check(settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("foldd=a=b", "foldd=a=b: no such setting; did you mean fold?"),
+        ("cache_dir=a=b", "quote it: \"cache_dir='a=b'\""),
+        ("fold=1,2", "a sweep over them needs -m, a list is fold=[1,2]"),
+        ("bogus", "bogus: not a setting; write NAME=VALUE"),
+    ],
+)
+def test_what_hydra_cannot_read_is_explained_in_our_words(words: str, answer: str) -> None:
+    assert answer in said("config", words)

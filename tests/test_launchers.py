@@ -323,7 +323,7 @@ def test_a_graphics_card_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
     assert len(errors) == 1
-    assert errors[0].startswith("error: trainer: No supported gpu backend found")
+    assert errors[0].startswith("error: trainer: No supported gpu backend found; trainer=default ")
 
 
 def test_jobs_started_at_once_share_one_split_and_one_store(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def test_a_missing_fold_is_named_with_the_command_that_runs_it(tmp_path: Path) -
     problem = only(sweep.problems)
     assert "fold 7: no finished run" in problem
     assert "9 of 10 folds" in problem
-    assert "fold=7" in problem
+    run = tmp_path / "sweep/fold=0"
+    assert f"python -m covidnet.train --config-dir '{run}' --config-name config fold=7 " in problem
 
 
 def test_a_crashed_run_is_named_with_its_last_error(tmp_path: Path) -> None:
