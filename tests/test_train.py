@@ -336,14 +336,15 @@ def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_
     assert done.returncode == 0, done.stderr
     folders = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
     assert folders == {"report", *(f"fold={fold},augment={mode}" for fold in (0, 1) for mode in ("none", "fixed"))}
-    summary = json.loads((tmp_path / "sweep/report/summary.json").read_text())
-    assert summary["folds"] == [0, 1]
-    # Runs of two settings are not pooled: one setting is reported, the other named.
+    # Runs of two settings are not pooled: each has a report, and the grid a table of both.
     assert len({(tmp_path / "sweep" / f / "split.csv").read_bytes() for f in folders - {"report"}}) == 1
-    assert any("left out: other settings" in problem and "augment.mode" in problem for problem in summary["problems"])
-    counts = summary["data"]["classes"]["Normal"]
-    assert counts["test"] == counts["unseen"] == 3
-    assert counts["train"] + counts["val"] == 27
+    assert (tmp_path / "sweep/report/grid.csv").is_file()
+    for mode in ("none", "fixed"):
+        summary = json.loads((tmp_path / f"sweep/report/augment={mode}/summary.json").read_text())
+        assert summary["folds"] == [0, 1]
+        counts = summary["data"]["classes"]["Normal"]
+        assert counts["test"] == counts["unseen"] == 3
+        assert counts["train"] + counts["val"] == 27
 
 
 @pytest.mark.parametrize("layout", ["folder", "kaggle"])
