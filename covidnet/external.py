@@ -334,7 +334,7 @@ class ExternalValidation:
                 f"The patient of {unknown} of {count(len(self.films.films), 'film')} is unknown; each counts as a "
                 "patient of its own, and intervals may be too narrow."
             )
-        return [*notes, *(f"{note[:1].upper()}{note[1:]}." for note in self.films.notes)]
+        return [*notes, *(f"{note}." for note in self.films.notes)]
 
     def _metrics(self, table: pd.DataFrame, summary: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, in the form of a run's."""

@@ -125,7 +125,7 @@ class Answering:
         """Flags that do not call a real film faulty because it is unlike a phantom."""
         if not self.model.facts.synthetic:
             return list(flags)
-        return [replace(flag, text=_unlike_phantoms(flag.text)) if flag.learned else flag for flag in flags]
+        return [replace(flag, text=_unlike_phantoms(flag.text, self.gate)) if flag.learned else flag for flag in flags]
 
     def _refusal(self, name: str, flags: Sequence[Flag]) -> ImageRefusedError | None:
         """What is wrong with the film, where that is enough to refuse it."""
@@ -136,12 +136,15 @@ class Answering:
         return ImageRefusedError(name, cause, remedy or "give a frontal chest radiograph, or use gate=warn")
 
 
-def _unlike_phantoms(text: str) -> str:
+def _unlike_phantoms(text: str, gate: str) -> str:
     """A flag's text where the training films were phantoms.
 
     Example:
-        >>> _unlike_phantoms("looks like a lateral view; use the frontal film")
+        >>> _unlike_phantoms("looks like a lateral view; use the frontal film", "refuse")
         'unlike the phantoms that the model was trained on (looks like a lateral view); use gate=warn to predict it'
+        >>> _unlike_phantoms("looks like a lateral view; use the frontal film", "warn")
+        'unlike the phantoms that the model was trained on (looks like a lateral view)'
     """
     cause = text.partition("; ")[0]
-    return f"unlike the phantoms that the model was trained on ({cause}); use gate=warn to predict it"
+    remedy = "; use gate=warn to predict it" if gate == "refuse" else ""
+    return f"unlike the phantoms that the model was trained on ({cause}){remedy}"
