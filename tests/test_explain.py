@@ -144,7 +144,7 @@ def test_a_pattern_and_a_second_call_into_the_same_folder(run: Path, films: Path
 
 
 def test_strict_refuses_after_the_work(run: Path, films: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"strict=true: 1 files? were refused"):
+    with pytest.raises(DataError, match=r"strict=true: 1 file was refused"):
         explain(f"checkpoint={run}", f"input={films}", f"out={tmp_path}", "strict=true")
     assert len(pd.read_csv(tmp_path / "explanations.csv")) == 10
 

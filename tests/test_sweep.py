@@ -229,8 +229,9 @@ def test_the_remedy_for_a_missing_fold_is_a_command_that_hydra_reads(tmp_path: P
 
     problem = only(read_sweep(write_sweep(tmp_path / "my sweep", range(9))).problems)
     words = shlex.split(problem[problem.index("python -m") :])
-    assert words[:4] == ["python", "-m", "covidnet.train", "fold=9"]
-    parsed = OverridesParser.create().parse_overrides(words[3:])
+    home = f"{tmp_path / 'my sweep'}/fold=0"
+    assert words[:8] == [*["python", "-m", "covidnet.train", "--config-dir"], home, "--config-name", "config", "fold=9"]
+    parsed = OverridesParser.create().parse_overrides(words[7:])
     assert str(parsed[1].value()) == f"{tmp_path / 'my sweep'}/fold=9"
 
 
@@ -239,7 +240,8 @@ def test_the_remedy_for_a_fold_of_a_grid_makes_a_job_of_that_grid(tmp_path: Path
     for seed in (0, 1):
         write_run(folder / f"fold=0,seed={seed}", split, 0, settings={"seed": seed})
     problem = only(read_sweep(folder, only="seed=1").problems)
-    assert "covidnet.train fold=1 seed=1 " in problem
+    # The seed is that of the run whose settings are repeated.
+    assert f"--config-dir '{folder}/fold=0,seed=1' --config-name config fold=1 " in problem
     assert f"{folder}/fold=1,seed=1'" in problem
 
 
