@@ -40,7 +40,7 @@ _ABOVE_ZERO = ("max_megapixels", "min_side")
 _OPTIONAL = ("data.view", "data.ignore", "trust", "split.copies")
 _ALSO: dict[str, tuple[type, ...]] = {
     "data.view": (type(None),),
-    "data.ignore": (type(None),),
+    "data.ignore": (type(None), str),
     "trust": (type(None), str),
     "fold": (object,),
 }

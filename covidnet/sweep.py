@@ -199,7 +199,7 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
         problems.append(
             f"{'fold' if len(missing) == 1 else 'folds'} {folds}: no finished run, so the numbers cover "
             f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'each'} with the sweep's "
-            f"settings: {again}"
+            f"settings, from the folder that it was started in: {again}"
         )
     return Sweep(folder, name or folder.resolve().name, runs, problems, only or "")
 

@@ -55,7 +55,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
     if rule not in RULES:
         raise SettingError("selection", rule, RULES)
     if rule == "paper" and not sweep.has_unseen:
-        remedy = "the unseen fold is locked; python -m covidnet.crossval sweep_dir=DIR unseen=open opens it"
+        remedy = f"the unseen fold is locked; python -m covidnet.crossval sweep_dir={sweep.folder} unseen=open opens it"
         raise SettingError("selection", rule, "inner", remedy)
     pooled, ensemble = pooled_predictions(runs), ensemble_predictions(runs) if sweep.has_unseen else None
     numbers = {"resamples": resamples, "seed": seed}
@@ -212,18 +212,18 @@ def unseen_use(sweep: Sweep) -> dict[str, Any]:
         "runs": known or None,
         "exact": exact,
         "words": words,
-        "notes": _opening_notes(sorted(times), bool(here), known) if locked else [],
+        "notes": _opening_notes(sweep.folder, sorted(times), bool(here), known) if locked else [],
     }
 
 
-def _opening_notes(times: Sequence[str], scored_here: bool, known: int) -> list[str]:
+def _opening_notes(folder: Path, times: Sequence[str], scored_here: bool, known: int) -> list[str]:
     if not scored_here:
         others = (
             f"the cache counts {count(known, 'other run')} that did" if known else "whether others did is not known"
         )
         return [
             f"unseen=locked: no run of this sweep has scored the unseen fold ({others}); "
-            "python -m covidnet.crossval sweep_dir=DIR unseen=open scores it."
+            f"python -m covidnet.crossval sweep_dir={folder} unseen=open scores it."
         ]
     if not times:
         return ["The unseen fold was locked and has been opened; when, and how often, is not known."]
