@@ -156,7 +156,7 @@ def test_a_setting_of_another_kind_or_deleted_is_refused(command: str, words: st
         ("config", "data.view=null trust=pandas model.weights=w.pt data.num_workers=2 seed=${fold} optim.lr=1"),
         ("config", "~data.view ~split.copies ~trust ~trainer.deterministic ~experiment"),
         ("config", "trainer=ddp trainer.devices=[0,1] trainer.max_epochs=x hydra.run.dir=x fold=${seed}"),
-        ("config", "data=folder data.ignore=Lung_Opacity trust=null data.root=x data.min_side=20.5 data.max_megapixels=0.5"),
+        ("config", "data=folder data.ignore=TB trust=null data.root=x data.min_side=20.5 data.max_megapixels=0.5"),
         ("config", "data=folder data.ignore=null data.root=x"),
         ("crossval", "sweep_dir=[a,b] names=[a,b] only=a unseen=open"),
         ("app", "rate=0.5 upload_seconds=1.5 checkpoint=[a,b]"),
