@@ -161,10 +161,12 @@ class KnownSettings:
         if others and self.chosen.get(group) not in (None, *others):
             do = " and ".join(f"{group}={option}" for option in others) + (" do" if len(others) > 1 else " does")
             return UnknownSettingError(name, value, f"{group}={self.chosen[group]} does not use it", do)
-        if key and isinstance(node := _at(self.tree, name.rpartition(".")[0]), Mapping) and "_target_" in node:
-            return UnknownSettingError(
-                name, value, "no such setting", f"if {node['_target_']} takes it, say +{name}={value}"
-            )
+        home, _, leaf = name.rpartition(".")
+        if key and isinstance(node := _at(self.tree, home), Mapping) and "_target_" in node:
+            near = difflib.get_close_matches(leaf, list(node), 1, 0.8)
+            add = f"if {node['_target_']} takes it, say +{name}={value}"
+            remedy = f"did you mean {home}.{near[0]}?" if near else add
+            return UnknownSettingError(name, value, "no such setting", remedy)
         if nearest := _nearest(name, [*_names(self.tree), *self._options, *_names(self._hydra, "hydra.")]):
             return UnknownSettingError(name, value, "no such setting", f"did you mean {nearest}?")
         siblings = self.tree.get(group)

@@ -81,6 +81,7 @@ def test_what_is_read_is_taken(words: str) -> None:
         ("predict", "inputs=films", "inputs=films: no such setting; did you mean input?"),
         ("config", "lr=3", "lr=3: no such setting; did you mean optim.lr?"),
         ("config", "modle=cnn", "modle=cnn: no such setting; did you mean model?"),
+        ("config", "trainer.max_epoch=1", "trainer.max_epoch=1: no such setting; did you mean trainer.max_epochs?"),
         ("config", "data.bacth_size=3", "data.bacth_size=3: no such setting; did you mean data.batch_size?"),
         ("config", "trainer.precision=16", "trainer.precision=16: no such setting; if pytorch_lightning.Trainer takes "
                                            "it, say +trainer.precision=16"),
