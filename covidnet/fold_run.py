@@ -127,8 +127,12 @@ class FoldRun:
             self.resumption.begin(files.record(before))
             files.write_settings()
         datamodule = setup.datamodule(study, module, s["fold"], changed)
-        sizes = ", ".join(f"{part} {len(rows)}" for part, rows in datamodule.rows.items())
-        log.info("fold %d: %s images", s["fold"], sizes)
+        sizes = []
+        for part, rows in datamodule.rows.items():
+            images = rows["image_id"].nunique()
+            copies = f" ({len(rows)} with augmented copies)" if len(rows) > images else ""
+            sizes.append(f"{part} {images}{copies}")
+        log.info("fold %d: images of %s", s["fold"], ", ".join(sizes))
         with self._timed("features"):
             from_store = self._features(datamodule, module)
         # A linear head is so small that two threads wait for each other longer than they work.

@@ -116,8 +116,9 @@ def _what_else(data: bytes) -> tuple[str, str]:
         return "not an image: a Git LFS pointer", "fetch the file itself: git lfs pull"
     head = data[:512]
     if not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head):
-        kind = "HTML" if re.search(rb"<(!doctype|html|head|body)", head, re.IGNORECASE) else "text"
-        return f"not an image: {kind}", "download it again, and look at what the server answered"
+        if re.search(rb"<(!doctype|html|head|body)", head, re.IGNORECASE):
+            return "not an image: HTML", "download it again, and look at what the server answered"
+        return "not an image: text", "remove it, or restore the image under this name"
     return f"not an image: none of {SUPPORTED}", AGAIN
 
 
