@@ -13,6 +13,7 @@ import pandas as pd
 from covidnet.atomic import write_text
 from covidnet.evaluation.localisation import MIN_PATIENTS, localisation_summary
 from covidnet.evaluation.sanity import sanity_summary
+from covidnet.names import counted
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ def _named(measures: Sequence[str]) -> str:
 
 
 def _images(n: int | None) -> str:
-    return "an unknown number of images" if n is None else f"{n:,} image{'' if n == 1 else 's'}"
+    return "an unknown number of images" if n is None else counted(n, "image")
 
 
 def _percent(fraction: float | None) -> str:

@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from covidnet.errors import DataError, SettingError
 
@@ -65,8 +66,8 @@ def proportion_interval(
     Images of one patient tend to be right or wrong together, so n images say less than n patients would. This is
     Wilson's interval on the effective sample size n / `design_effect`, with the quantile of Student's t at
     patients - 1 degrees of freedom in place of the normal one, because the design effect is estimated. Where every
-    patient has one image it is `wilson`. In simulations it covers 94 to 98% (benchmarks/coverage.py); with very few
-    patients it is wide rather than narrow.
+    patient has one image it is `wilson`. benchmarks/README.md has its coverage in simulations; with very few patients
+    it is wide rather than narrow.
 
     Args:
         hits: (n,) bool, whether it happened on each image.
@@ -105,9 +106,6 @@ def proportion_interval(
         return wilson(int(right.sum()), n, confidence)
     if len(sizes) == 1:
         return 0.0, 1.0
-    # Imported here: the page and the command line read this module without scipy.
-    from scipy.special import stdtrit
-
     quantile = float(stdtrit(len(sizes) - 1, (1.0 + confidence) / 2.0))
     return _score(float(right.sum() / n), n / _design_effect(right, sizes), quantile)
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.labels import CLASSES
+from covidnet.names import counted
 
 FEWEST_FILMS = 10
 """Fewer films than that get no interval: with nine all right, Wilson's reaches from 70% to 100%."""
@@ -55,9 +56,8 @@ def sparse_words(table: pd.DataFrame, absent: Mapping[str, str] | None = None) -
         elif not size["enough"]:
             films, patients = size["films"], size["patients"]
             words.append(
-                f"{label} has {films} film{'' if films == 1 else 's'} of {patients} patient"
-                f"{'' if patients == 1 else 's'}: too few for an interval (from {FEWEST_FILMS} films and "
-                f"{FEWEST_PATIENTS} patients on one is given)."
+                f"{label} has {counted(films, 'film')} of {counted(patients, 'patient')}: too few for an "
+                f"interval (from {FEWEST_FILMS} films and {FEWEST_PATIENTS} patients on one is given)."
             )
     return words
 
