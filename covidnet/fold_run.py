@@ -33,7 +33,6 @@ from covidnet.errors import DataError, SettingError
 from covidnet.evaluation.explanations import FOLDER, map_notes, verdicts, write_explanations
 from covidnet.evaluation.selection import RULES
 from covidnet.explanations import Explanations, check_settings
-from covidnet.features.extract import fold_features
 from covidnet.fold_setup import FoldSetup
 from covidnet.known_settings import check_arguments
 from covidnet.learning.checkpoints import AtomicCheckpointIO
@@ -226,20 +225,9 @@ class FoldRun:
 
     def _features(self, datamodule: FoldDataModule, module: ClassificationModule) -> bool:
         """Whether the fold's features were taken from the store, which they are wherever that is exact."""
-        s, setup = self.settings, self.setup
-        if reason := setup.why_no_features(module):
+        if reason := self.setup.take_features(datamodule, module):
             log.info("images go through the whole network in every epoch: %s", reason)
             return False
-        store = setup.store(module, datamodule)
-        features = fold_features(
-            datamodule,
-            lambda: setup.engine(module, store),
-            store,
-            batch_size=s["features"]["batch_size"],
-            progress=self.progress,
-            trainer=s["trainer"],
-        )
-        datamodule.use_features(features)
         return True
 
     def _trainer(self, checkpoints: AtomicCheckpointIO, seed: int) -> pl.Trainer:

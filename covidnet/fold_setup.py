@@ -22,7 +22,7 @@ from covidnet.data.study import Study, prepare_study
 from covidnet.data.transforms import Normalise, SquareFit
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.features.engines import ENGINES, check_engine, engine_of
-from covidnet.features.extract import store_description
+from covidnet.features.extract import fold_features, store_description
 from covidnet.features.maps import MapStore, map_shape
 from covidnet.features.store import FeatureStore
 from covidnet.learning.module import ClassificationModule
@@ -161,6 +161,26 @@ class FoldSetup:
             "trainer.fast_dev_run looks at one batch alone": bool(s["trainer"]["fast_dev_run"]),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
+
+    def take_features(self, datamodule: FoldDataModule, module: ClassificationModule) -> str | None:
+        """Let a datamodule serve the store's features, computed first where they are not there.
+
+        Returns:
+            None; why it goes on serving images where features would not be exact.
+        """
+        if reason := self.why_no_features(module):
+            return reason
+        store = self.store(module, datamodule)
+        features = fold_features(
+            datamodule,
+            lambda: self.engine(module, store),
+            store,
+            batch_size=self.settings["features"]["batch_size"],
+            progress=self.progress,
+            trainer=self.settings["trainer"],
+        )
+        datamodule.use_features(features)
+        return None
 
     def store(self, module: ClassificationModule, datamodule: FoldDataModule) -> FeatureStore:
         """The store that fits the data's transforms and the backbone."""

@@ -20,7 +20,6 @@ from covidnet.callbacks.prediction_writer import PredictionWriter
 from covidnet.data.unseen_ledger import UnseenLedger
 from covidnet.errors import DataError, WeightsError
 from covidnet.evaluation.predictions import write_predictions
-from covidnet.features.extract import fold_features
 from covidnet.fold_run import quieten
 from covidnet.fold_setup import FoldSetup
 from covidnet.learning.module import ClassificationModule
@@ -105,17 +104,7 @@ def _predicted(run: Run, cache_dir: Path) -> pd.DataFrame:
     datamodule = setup.datamodule(study, module, run.fold, setup.changed_films(study))
     # The unseen fold alone is read.
     datamodule.rows = {part: rows if part == "unseen" else rows.head(0) for part, rows in datamodule.rows.items()}
-    if setup.why_no_features(module) is None:
-        store = setup.store(module, datamodule)
-        features = fold_features(
-            datamodule,
-            lambda: setup.engine(module, store),
-            store,
-            batch_size=settings["features"]["batch_size"],
-            progress=setup.progress,
-            trainer=settings["trainer"],
-        )
-        datamodule.use_features(features)
+    setup.take_features(datamodule, module)
     writer = PredictionWriter(stages=("unseen",))
     trainer = pl.Trainer(
         accelerator=settings["trainer"].get("accelerator") or "auto",
