@@ -367,7 +367,7 @@ def test_two_processes_train_one_run_and_every_film_counts_once(tmp_path: Path, 
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     # The second process tells and writes nothing.
-    assert done.stdout.count("Run folder: ") == done.stderr.count("fold 0: train") == 1
+    assert done.stdout.count("Run folder: ") == done.stderr.count("fold 0: images of train") == 1
     run = tmp_path / "run"
     table, split = pd.read_csv(run / "predictions.csv"), pd.read_csv(run / "split.csv")
     for part, fold in (("test", 0), ("unseen", 10)):
