@@ -18,14 +18,20 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from covidnet.serving.model import ServedModel
+    from covidnet.serving.web.guard import Access
+    from covidnet.serving.web.limits import WebLimits
 
 log = logging.getLogger(__name__)
 
-PATHS = ("checkpoint", "only")
+PATHS = ("checkpoint", "only", "token")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
-_GRACE_SECONDS = 5
+_GRACE_SECONDS = 3
+
+# Files of the process itself: the model, the decoders' pipes, a log, libraries.
+_FILES = 32
+_BACKLOG = 64
 
 
 def main(cfg: DictConfig) -> None:
@@ -48,18 +54,20 @@ def main(cfg: DictConfig) -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CovidnetError(f'the web application needs {", ".join(missing)}: pip install "covidnet[app]"')
+    from covidnet.serving.web.guard import access_of
     from covidnet.serving.web.limits import WebLimits
 
-    names = tuple(WebLimits.__dataclass_fields__)
-    limits = WebLimits(**{name: cfg[name] for name in names})
+    limits = WebLimits(**{name: cfg[name] for name in WebLimits.__dataclass_fields__})
     host = str(cfg.host)
+    access = access_of(host, cfg.hosts, cfg.proxies, cfg.token)
+    _check_files(limits.connections)
     # Taken before the model is loaded: who finds the port in use should not have waited for that.
     listener = _listen(host, cfg.port)
     with listener:
         from covidnet.serving.answers import Answering
         from covidnet.serving.model import open_model
         from covidnet.serving.stream import Share
-        from covidnet.serving.web.guard import allowed_hosts, is_loopback
+        from covidnet.serving.web.guard import is_loopback
         from covidnet.serving.web.server import create_app
         from covidnet.serving.web.warm import warm_up
 
@@ -72,15 +80,16 @@ def main(cfg: DictConfig) -> None:
             answering,
             limits,
             card=_card(given, only, model),
-            hosts=allowed_hosts(host, [str(name) for name in cfg.hosts]),
+            access=access,
             notes=answering.gate_notes(),
             workers=share.passes,
         )
         warm_up(model)
         if not is_loopback(host):
             log.warning(
-                "warning: host=%s: whoever reaches this machine can use the server, it knows neither users nor TLS",
+                "warning: host=%s: whoever reaches this machine%s can use the server, it knows neither users nor TLS",
                 host,
+                " and has the token" if access.token else "",
             )
         log.info("%s", model.facts.title)
         for note in [
@@ -90,7 +99,7 @@ def main(cfg: DictConfig) -> None:
         ]:
             log.warning("%s", note)
         log.info("http://%s/  (Ctrl-C ends)", _address(listener))
-        _serve(app, listener, limits.connections)
+        _serve(app, listener, limits, access)
 
 
 def _listen(host: str, port: Any) -> socket.socket:
@@ -135,14 +144,38 @@ def _card(checkpoint: str, only: str, model: ServedModel) -> str:
         return facts_card(model.facts)
 
 
-def _serve(app: Any, listener: socket.socket, connections: int) -> None:
+def _check_files(connections: int) -> None:
+    """Refuse more connections than the system lets this process open files for.
+
+    Raises:
+        SettingError: naming how many there may be.
+    """
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limit.
+        return
+    from covidnet.serving.web.protocol import RESERVED
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Those that are taken from the system and not yet counted have files too.
+    needed = connections + min(connections, _BACKLOG) + RESERVED + _FILES
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        room = limit - RESERVED - _FILES
+        most = max(room // 2, room - _BACKLOG)
+        allowed = f"1..{most} with {limit} open files" if most > 0 else f"none with {limit} open files"
+        raise SettingError("connections", connections, allowed, f"or raise that limit: ulimit -n {needed}")
+
+
+def _serve(app: Any, listener: socket.socket, limits: WebLimits, access: Access) -> None:
     import uvicorn
 
     from covidnet.serving.web.protocol import FilmProtocol
 
     class Protocol(FilmProtocol):
-        connections_limit = connections
+        pass
 
+    Protocol.limits, Protocol.access = limits, access
     # The application logs its own errors, without what was uploaded; the rest are requests that Ctrl-C cuts off.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
@@ -154,8 +187,11 @@ def _serve(app: Any, listener: socket.socket, connections: int) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
-        # Addresses in headers are whatever a client writes there.
+        # The guard reads them, of the proxies that were named.
         proxy_headers=False,
+        # The protocol's size of one read is asyncio's.
+        loop="asyncio",
+        backlog=min(limits.connections, _BACKLOG),
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     try:

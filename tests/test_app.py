@@ -101,7 +101,7 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(checkpoint: Path) -> N
 )
 def test_a_setting_that_is_not_allowed_is_refused_by_its_name(checkpoint: Path, setting: str, words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        serve(f"checkpoint={checkpoint}", "port=0", setting)
+        serve(f"checkpoint={checkpoint}", "port=0", "hosts=[films.example]", setting)
 
 
 def test_a_gate_that_does_not_exist_is_refused(run: Path) -> None:
@@ -147,14 +147,46 @@ def files_in(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+def test_settings_of_who_may_ask_are_refused_in_one_line_before_the_model_is_loaded(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("short")
+    for settings, words in (
+        (("host=0.0.0.0",), "host=0.0.0.0: allowed is 127.0.0.1; .*hosts=.*token=FILE"),
+        (("host=0.0.0.0", "hosts=[films.example:80]"), "hosts=films.example:80: allowed is a name"),
+        (("hosts=http://films",), "hosts=http://films: allowed is a name"),
+        (("proxies=nginx",), "proxies=nginx: allowed is an address or network"),
+        ((f"token={tmp_path}/token",), "token=.*openssl rand"),
+        (("token=nowhere",), "token=nowhere: allowed is a file .*No such file"),
+    ):
+        with pytest.raises(SettingError, match=words) as caught:
+            serve(f"checkpoint={checkpoint}", "port=0", *settings)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("files", "most"), [(64, 12), (256, 152), (40, 0)])
+def test_more_connections_than_files_are_refused_with_both_remedies(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, files: int, most: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (files, files))
+    words = f"connections=200: allowed is {f'1..{most}' if most else 'none'} with {files} open files; .*ulimit -n 304"
+    with pytest.raises(SettingError, match=words):
+        serve(f"checkpoint={checkpoint}", "port=0", "connections=200")
+    if most:
+        app._check_files(most)
+    with pytest.raises(SettingError):
+        app._check_files(most + 1)
+
+
 @pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
 def test_a_server_that_others_reach_says_so(
     run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str, warns: bool
 ) -> None:
     served: list[socket.socket] = []
-    monkeypatch.setattr(app, "_serve", lambda app, listener, connections: served.append(listener))
+    monkeypatch.setattr(app, "_serve", lambda app, listener, limits, access: served.append(listener))
     with caplog.at_level(logging.INFO):
-        serve(f"checkpoint={run}", "port=0", f"host={host}")
+        serve(f"checkpoint={run}", "port=0", f"host={host}", "hosts=[films.example]")
     assert len(served) == 1
     assert any("neither users nor TLS" in text for text in caplog.messages) is warns
     assert any(text.startswith("http://") and "(Ctrl-C ends)" in text for text in caplog.messages)

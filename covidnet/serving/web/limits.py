@@ -20,7 +20,9 @@ class WebLimits:
         burst: predictions that a client address may ask for at once.
         queue: films that may wait for an answer at once.
         connections: open connections at once.
+        per_address: requests of one client address at once; it may hold twice as many connections.
         upload_seconds: how long one upload may take.
+        upload_rate: kB per second; an upload that falls below it is given up.
         answer_seconds: how long an answer may take once the upload is here.
 
     Raises:
@@ -34,7 +36,9 @@ class WebLimits:
     burst: int = 20
     queue: int = 16
     connections: int = 64
+    per_address: int = 8
     upload_seconds: float = 60.0
+    upload_rate: float = 16.0
     answer_seconds: float = 30.0
 
     def __post_init__(self) -> None:

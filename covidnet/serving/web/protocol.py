@@ -10,36 +10,62 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from covidnet.serving.web.guard import HEADERS
-from covidnet.serving.web.web_error import WebError, busy
+from covidnet.serving.web.guard import HEADERS, Access
+from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.rate import client_of
+from covidnet.serving.web.web_error import WebError
 
 WAIT_SECONDS = 10.0
 """How long the head of a request may take, and how long an answer may stay untaken."""
 
+RESERVED = 8
+"""Connections beyond the limit, for /health and /ready alone; a newer one takes the place of the oldest."""
+
+# Of one read, and of the lengths that chunks of one body may have beside it. Python parses them, one by one, while
+# nobody else is served: a body in chunks of one byte each is nearly nothing else.
+_READ = 1 << 14
+_FRAMING = 1 << 15
+
 
 class FilmProtocol(H11Protocol):
-    """One connection. `connections_limit` is how many there may be."""
+    """One connection. `limits` says how many there may be, and `access` whose are not counted by address."""
 
-    connections_limit = 64
+    limits = WebLimits()
+    access = Access()
+    reserved = False
+    client_key = ""
+    since = 0.0
     _silence: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
+    _framing = 0
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a request, or say no where there are too many."""
+        """Begin to wait for a request; where there are too many connections, for one that asks how the server is."""
         super().connection_made(transport)
         # asyncio does so for sockets that it makes itself. Without it the body of an answer waits 40 ms for the client
         # to confirm the head (Nagle's algorithm and delayed acknowledgements).
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self.connections) > self.connections_limit:
-            self._refuse(busy("too many connections"))
-            return
+        transport.max_size = _READ
+        self._find_place()
         self._listen()
 
     def data_received(self, data: bytes) -> None:
         """Take a piece of a request."""
         if self.transport.is_closing():
             return
+        cycle = self.cycle
+        before = len(cycle.body) if cycle else 0
         super().data_received(data)
+        if self.cycle is not cycle:
+            before, self._framing = 0, 0
+        if self.cycle and self._dripping(len(data), len(self.cycle.body) - before):
+            if self.cycle.response_started:
+                self.transport.close()
+            else:
+                self._refuse(
+                    WebError(400, "small_chunks", "the body comes in tiny chunks", "send the file in one piece")
+                )
+            return
         self._listen()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -68,6 +94,32 @@ class FilmProtocol(H11Protocol):
         else:
             self.transport.close()
 
+    def _dripping(self, size: int, gained: int) -> bool:
+        """Whether a body is mostly the lengths of its chunks; a piece of `size` bytes held `gained` bytes of it."""
+        if not self.cycle.response_complete:
+            # A fifth is what chunks of 24 bytes take.
+            self._framing = max(0, self._framing + size - gained * 5 // 4)
+        elif any(name == b"transfer-encoding" for name, _ in self.cycle.scope["headers"]):
+            # What comes after the answer is thrown away, chunk by chunk.
+            self._framing += size
+        return self._framing > _FRAMING
+
+    def _find_place(self) -> None:
+        """Count the connections, and take a reserved place where there are too many."""
+        address = self.client[0] if self.client else ""
+        self.client_key, self.since = client_of(address), self.loop.time()
+        # All connections of this server are of this class.
+        others: list[Any] = [one for one in self.connections if one is not self and not one.transport.is_closing()]
+        taken = [one for one in others if not one.reserved]
+        mine = 0 if self.access.trusts(address) else sum(one.client_key == self.client_key for one in taken)
+        self.reserved = len(taken) >= self.limits.connections or mine >= 2 * self.limits.per_address
+        if self.reserved:
+            # The guard answers nothing else where it finds this.
+            self.app_state = {**self.app_state, "reserved": True}
+            kept = sorted((one for one in others if one.reserved), key=lambda one: one.since)
+            for one in kept[: max(0, len(kept) + 1 - RESERVED)]:
+                one.transport.abort()
+
     def _listen(self) -> None:
         """Run the clock while no request is at work."""
         idle = self.cycle is None or self.cycle.response_complete
@@ -91,7 +143,7 @@ class FilmProtocol(H11Protocol):
             "Content-Length": str(len(body)),
             "Connection": "close",
         }
-        lines = [f"HTTP/1.1 {problem.status} {'Bad Request' if problem.status == 400 else 'Service Unavailable'}"]
+        lines = [f"HTTP/1.1 {problem.status} Bad Request"]
         lines += [f"{name}: {value}" for name, value in head.items()]
         self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         self.transport.close()

@@ -34,7 +34,7 @@ class RateLimit:
         """Take a token of an address, or say in how many seconds there will be one; 0.0 means taken."""
         if self.rate == 0:
             return 0.0
-        client, now = _network(address), self._clock()
+        client, now = client_of(address), self._clock()
         left, then = self._left.pop(client, (float(self.burst), now))
         left = min(float(self.burst), left + (now - then) * self.rate)
         taken = left >= 1
@@ -44,8 +44,16 @@ class RateLimit:
         return 0.0 if taken else (1 - left) / self.rate
 
 
-def _network(address: str) -> str:
-    """The address, or of IPv6 the network of 64 bits, all of whose addresses one client may have."""
+def client_of(address: str) -> str:
+    """The address, or of IPv6 the network of 64 bits, all of whose addresses one client may have.
+
+    Args:
+        address: of a client; what is none is given back as it is.
+
+    Example:
+        >>> client_of("10.0.0.7"), client_of("2001:db8::1:2")
+        ('10.0.0.7', '2001:db8::/64')
+    """
     try:
         known = ipaddress.ip_address(address)
     except ValueError:

@@ -128,8 +128,9 @@ BODY: dict[str, Any] = {
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "no file, more than one, or a form that is not understood"},
+    401: {"model": Error, "description": "the server asks for a token"},
     403: {"model": Error, "description": "a page of another site asks"},
-    408: {"model": Error, "description": "the upload takes too long"},
+    408: {"model": Error, "description": "the upload takes too long, or comes too slowly"},
     413: {"model": Error, "description": "the file is too large"},
     415: {"model": Error, "description": "the body is compressed, or a multipart body that is no form"},
     422: {"model": Error, "description": "the file is no film that can be used; the cause says why"},

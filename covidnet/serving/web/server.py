@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Protocol
@@ -20,13 +22,16 @@ from covidnet.data.transforms import SquareFit
 from covidnet.labels import CLASSES, COLOURS
 from covidnet.serving.facts import NOTICE, ModelFacts
 from covidnet.serving.web import schema
-from covidnet.serving.web.guard import Guard
+from covidnet.serving.web.guard import Access, Guard
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.rate import RateLimit
-from covidnet.serving.web.reception import Reception
+from covidnet.serving.web.reception import Reception, place_of
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError, internal
 from covidnet.serving.web.worker import Answers
+
+_LOG = logging.getLogger(__name__)
+_MINUTE = 60.0
 
 # Uploads of this many times the largest may be in memory at once.
 _UPLOADS = 8
@@ -59,7 +64,7 @@ def create_app(
     limits: WebLimits | None = None,
     *,
     card: str = "",
-    hosts: Iterable[str] = (),
+    access: Access | None = None,
     notes: Sequence[str] = (),
     workers: int = 1,
 ) -> ASGIApp:
@@ -70,7 +75,7 @@ def create_app(
         answering: answers films; called from threads of its own.
         limits: on sizes, rates and times.
         card: the model card in Markdown.
-        hosts: names that the server answers to; none allows any.
+        access: who may ask, and under which names.
         notes: what has to be known beside the notes of the model, such as how its input gate does.
         workers: threads that call `answering` at once.
     """
@@ -92,6 +97,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(_Seldom())
         app.state.reception = Reception(answering, model.fit, model.facts, limits, workers)
         yield
         app.state.reception.close()
@@ -137,7 +143,26 @@ def create_app(
             answer = await reception.answer(data, heat and model.explains, _left(request))
         return JSONResponse({**answer, "seconds": round(time.perf_counter() - start, 4)})
 
-    return Guard(app, hosts, limits.connections)
+    return Guard(app, access, limits.connections, limits.per_address)
+
+
+class _Seldom:
+    """Log what fails in the event loop itself, and the same no more than once a minute.
+
+    Without files for new connections asyncio tells so for each that it does not take, thousands of times a second.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        # Not its text, which might tell of what was uploaded; the system's own words do not.
+        why = (error.strerror if isinstance(error, OSError) else None) or (place_of(error) if error else "no error")
+        text = f"{context['message']}: {why}"
+        if loop.time() - self._told.get(text, -_MINUTE) >= _MINUTE:
+            self._told = {**self._told, text: loop.time()} if len(self._told) < 100 else {text: loop.time()}
+            _LOG.error("%s; said once a minute", text)
 
 
 def _left(request: Request) -> Any:

@@ -19,6 +19,9 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 # What the boundaries and headers of a form with one file may take beside the file.
 _FORM = 1 << 16
 
+PATIENCE_SECONDS = 5.0
+"""How far an upload may fall behind its lowest rate, so that a pause ends none."""
+
 _HOW = "send one film as the body (curl --data-binary @film.dcm), or as one part named file (curl -F file=@film.png)"
 
 
@@ -90,7 +93,8 @@ async def read_upload(
     parts: list[bytes] = []
     received = 0
     try:
-        async with asyncio.timeout(limits.upload_seconds):
+        start = asyncio.get_running_loop().time()
+        async with asyncio.timeout(min(limits.upload_seconds, PATIENCE_SECONDS)) as clock:
             async for piece in stream:
                 received += len(piece)
                 if received > room:
@@ -100,8 +104,13 @@ async def read_upload(
                     form.feed(piece)
                 else:
                     parts.append(piece)
+                enough = PATIENCE_SECONDS + received / (1000 * limits.upload_rate)
+                clock.reschedule(start + min(limits.upload_seconds, enough))
     except TimeoutError:
-        cause = f"the upload took longer than {limits.upload_seconds:g} seconds"
+        cause = (
+            f"the upload took longer than {limits.upload_seconds:g} seconds, "
+            f"or came more slowly than {limits.upload_rate:g} kB a second"
+        )
         raise WebError(408, "too_slow", cause, "send a smaller file, or use a faster connection") from None
     if form:
         parts = form.end()

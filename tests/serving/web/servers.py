@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import socket
 import threading
 import time
@@ -15,12 +16,13 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
+from covidnet.serving.web.guard import Access, access_of
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.protocol import FilmProtocol
 from covidnet.serving.web.server import create_app
 from tests.serving.web.fakes import FakeAnswering, FakeModel
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL = access_of("127.0.0.1")
 
 
 def film_png(side: int = 96, first: int = 40, seed: int = 0) -> bytes:
@@ -43,17 +45,21 @@ def client(answering: Any = None, model: Any = None, **limits: Any) -> Iterator[
 
 
 @contextmanager
-def serving(answering: Any = None, hosts: tuple[str, ...] = LOCAL, **limits: Any) -> Iterator[int]:
+def serving(answering: Any = None, access: Access = LOCAL, **limits: Any) -> Iterator[int]:
     """The port of a server at 127.0.0.1."""
     given = WebLimits(**limits)
 
     class Protocol(FilmProtocol):
-        connections_limit = given.connections
+        pass
 
-    app = create_app(FakeModel(), answering or FakeAnswering(), given, hosts=hosts)
+    Protocol.limits, Protocol.access = given, access
+    app = create_app(FakeModel(), answering or FakeAnswering(), given, access=access)
+    # As the command does; what it cuts off at its end is logged otherwise.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
-        app, http=Protocol, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2
-    )
+        app, http=Protocol, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2,
+        proxy_headers=False, loop="asyncio", backlog=64,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

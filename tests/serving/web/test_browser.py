@@ -16,9 +16,11 @@ from PIL import Image
 from covidnet.data.phantom import draw_film
 from covidnet.labels import CLASSES
 from covidnet.serving.facts import NOTICE
+from covidnet.serving.web.guard import Access
 from tests.data.test_dicom import film as dicom_film
 from tests.data.test_dicom import written
 from tests.serving.web.commands import Running, command
+from tests.serving.web.servers import film_png, serving
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -236,3 +238,22 @@ def test_a_server_that_has_gone_is_told(page: Any, films: Path) -> None:
     page.set_input_files("#file", str(films / "muster.png"))
     page.wait_for_selector("#refused:not([hidden])")
     assert page.inner_text("#refused-cause") == "The server does not answer."
+
+
+def test_the_page_asks_for_the_token_of_its_server(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "film.png").write_bytes(film_png(side=300))
+    said = ["not this one", "0123456789abcdef"]
+    with serving(access=Access(token=said[-1])) as port:
+        context = browser.new_context()
+        page = context.new_page()
+        page.on("dialog", lambda dialog: dialog.accept(said.pop(0)))
+        page.goto(f"http://127.0.0.1:{port}")
+        page.wait_for_selector("#model dd")
+        page.set_input_files("#file", tmp_path / "film.png")
+        page.wait_for_selector("#answer:not([hidden])")
+        assert not said
+        refuses = context.new_page()
+        refuses.on("dialog", lambda dialog: dialog.dismiss())
+        refuses.goto(f"http://127.0.0.1:{port}")
+        refuses.wait_for_function("document.getElementById('title').textContent === 'the server asks for a token'")
+        context.close()

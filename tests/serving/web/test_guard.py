@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from starlette.requests import ClientDisconnect
@@ -10,7 +11,8 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from covidnet.serving.web.guard import HEADERS, Guard, allowed_hosts, is_loopback
+from covidnet.errors import SettingError
+from covidnet.serving.web.guard import HEADERS, Access, Guard, access_of, is_loopback
 from tests.serving.web.servers import LOCAL
 
 
@@ -18,8 +20,9 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("hello")(scope, receive, send)
 
 
-def client(app: object = hello, hosts: tuple[str, ...] = LOCAL, **options: int) -> TestClient:
-    return TestClient(Guard(app, hosts, **options), base_url="http://127.0.0.1:8000")  # type: ignore[arg-type]
+def client(app: object = hello, access: Access = LOCAL, peer: str = "10.0.0.9", **options: int) -> TestClient:
+    guard = Guard(app, access, **options)  # type: ignore[arg-type]
+    return TestClient(guard, base_url="http://127.0.0.1:8000", client=(peer, 5000))
 
 
 def test_every_answer_has_the_headers() -> None:
@@ -43,7 +46,7 @@ def test_other_names_are_refused(host: str) -> None:
     answer = client().get("/", headers={"host": host.encode()})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "wrong_host"
-    assert client(hosts=()).get("/", headers={"host": host.encode()}).status_code == 200
+    assert client(access=Access()).get("/", headers={"host": host.encode()}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,8 @@ def test_other_names_are_refused(host: str) -> None:
         {"origin": "http://evil.example"},
         {"origin": "null"},
         {"origin": "http://127.0.0.1:9000"},
+        {"origin": "http://[::1"},
+        {"origin": ""},
         {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "cross-site"},
     ],
 )
@@ -107,25 +112,147 @@ def test_too_many_requests_at_once_are_sent_away_and_none_is_forgotten() -> None
     guard._app = asks_itself
     assert TestClient(guard).get("/").status_code == 200
     assert inner == [503]
-    assert guard._busy == 0
+    assert not guard._busy
+
+
+def test_one_address_has_its_share_of_the_requests_and_the_probes_are_always_answered() -> None:
+    inner: dict[tuple[str, str], int] = {}
+
+    async def asks_again(scope: Scope, receive: Receive, send: Send) -> None:
+        for path, peer in (("/", "10.0.0.9"), ("/", "10.0.0.8"), ("/health", "10.0.0.9"), ("/ready", "10.0.0.9")):
+
+            async def note(message: dict[str, object], at: tuple[str, str] = (path, peer)) -> None:
+                if message["type"] == "http.response.start":
+                    inner[at] = message["status"]  # type: ignore[assignment]
+
+            asked = {**scope, "path": path, "client": (peer, 1)}
+            guard._app = hello
+            await guard(asked, receive, note)  # type: ignore[arg-type]
+        await hello(scope, receive, send)
+
+    guard = Guard(asks_again, LOCAL, per_address=1)
+    asking = TestClient(guard, base_url="http://127.0.0.1:8000", client=("10.0.0.9", 5000))
+    assert asking.get("/").status_code == 200
+    assert inner == {("/", "10.0.0.9"): 503, ("/", "10.0.0.8"): 200, ("/health", "10.0.0.9"): 200,
+                     ("/ready", "10.0.0.9"): 200}  # fmt: skip
+    assert not guard._busy
+
+
+# Who may ask
+
+
+OWN = ["127.0.0.1", "localhost", "::1"]
 
 
 @pytest.mark.parametrize(
     ("host", "more", "expected"),
     [
-        ("127.0.0.1", [], list(LOCAL)),
-        ("localhost", [], list(LOCAL)),
-        ("::1", [], list(LOCAL)),
-        ("127.0.0.5", [], ["127.0.0.5", *LOCAL]),
-        ("127.0.0.1", ["films.example"], ["films.example", *LOCAL]),
-        ("0.0.0.0", [], []),
-        ("::", [], []),
-        ("192.168.1.9", [], []),
-        ("192.168.1.9", ["films.example"], ["films.example", "192.168.1.9", *LOCAL]),
+        ("127.0.0.1", [], OWN),
+        ("localhost", [], OWN),
+        ("::1", [], OWN),
+        ("127.0.0.5", [], ["127.0.0.5", *OWN]),
+        ("127.0.0.1", ["Films.example"], ["films.example", *OWN]),
+        ("127.0.0.1", "films.example", ["films.example", *OWN]),
+        ("0.0.0.0", ["films.example", "[2001:db8::1]"], ["films.example", "2001:db8::1", *OWN]),
+        ("192.168.1.9", ["films.example"], ["films.example", "192.168.1.9", *OWN]),
     ],
 )
-def test_names_follow_the_address(host: str, more: list[str], expected: list[str]) -> None:
-    assert set(allowed_hosts(host, more)) == set(expected)
+def test_names_follow_the_address(host: str, more: list[str] | str, expected: list[str]) -> None:
+    assert access_of(host, more).hosts == set(expected)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.9", "films.example", ""])
+def test_a_server_that_others_reach_needs_names_or_a_token(host: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=rf"host={host}: allowed is 127\.0\.0\.1; .*hosts=.*token=FILE"):
+        access_of(host)
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    found = access_of(host, token=tmp_path / "token")
+    assert (found.hosts, found.token) == (frozenset(), "0123456789abcdef")
+
+
+@pytest.mark.parametrize("name", ["", "*", "http://films.example", "films.example:8000", "films.example/x", "a b", "@"])
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(SettingError, match="hosts="):
+        access_of("0.0.0.0", [name])
+
+
+@pytest.mark.parametrize("proxy", ["*", "nginx", "10.0.0.0/99", "", "10.0.0.1:80"])
+def test_what_is_no_network_is_refused(proxy: str) -> None:
+    with pytest.raises(SettingError, match="proxies="):
+        access_of("127.0.0.1", proxies=[proxy])
+
+
+@pytest.mark.parametrize("text", [b"", b"short", b"0123456789 abcdef", b"\xff" * 20, b"a" * 5000, b"a" * 20 + b"\nb"])
+def test_what_is_no_token_is_refused_in_one_line_that_does_not_tell_it(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(text)
+    for path in (tmp_path / "token", tmp_path / "nowhere", tmp_path):
+        with pytest.raises(SettingError, match="token=") as caught:
+            access_of("127.0.0.1", token=path)
+        assert "\n" not in str(caught.value)
+        assert "abcdef" not in str(caught.value)
+
+
+def test_a_token_is_asked_for_everything_but_the_page_and_the_probes() -> None:
+    ask = client(access=Access(token="0123456789abcdef"))
+    good = {"authorization": "Bearer 0123456789abcdef"}
+    for path in ("/v1/model", "/v1/predict", "/openapi.json", "/nothing", "/health/"):
+        for headers in ({}, {"authorization": "Basic 0123456789abcdef"}, {"authorization": "Bearer 0123456789abcdeF"},
+                        {"authorization": "Bearer"}, {"authorization": "Bearer é".encode()}):  # fmt: skip
+            answer = ask.get(path, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "no_token")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert ask.get(path, headers=good).status_code == 200
+        assert ask.get(path, headers={"authorization": "bearer 0123456789abcdef"}).status_code == 200
+    for path in ("/", "/app.js", "/style.css", "/health", "/ready"):
+        assert ask.get(path).status_code == 200
+
+
+# Behind a proxy
+
+
+def seen(access: Access, peer: str, headers: dict[str, str]) -> tuple[int, Scope]:
+    """The status, and the request as the application gets it."""
+    scopes: list[Scope] = [{}]
+
+    async def keeps(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await hello(scope, receive, send)
+
+    status = client(keeps, access, peer).post("/", headers=headers).status_code
+    return status, scopes[-1]
+
+
+FORWARDED = {
+    "host": "127.0.0.1:8000", "x-forwarded-for": "6.6.6.6, 192.0.2.5", "x-forwarded-proto": "https",
+    "x-forwarded-host": "films.example", "origin": "https://films.example",
+}  # fmt: skip
+
+
+def test_a_named_proxy_tells_who_asks_and_under_which_name() -> None:
+    access = access_of("127.0.0.1", ["films.example"], ["10.0.0.0/8"])
+    status, scope = seen(access, "10.0.0.9", FORWARDED)
+    assert (status, scope["client"][0], scope["scheme"]) == (200, "192.0.2.5", "https")
+    assert dict(scope["headers"])[b"host"] == b"films.example"
+    assert seen(access, "10.0.0.9", {**FORWARDED, "x-forwarded-host": "evil.example"})[0] == 400
+    assert seen(access, "10.0.0.9", {**FORWARDED, "origin": "https://evil.example"})[0] == 403
+
+
+@pytest.mark.parametrize("peer", ["11.0.0.9", "2001:db8::1", "testclient"])
+def test_what_anybody_else_forwards_is_passed_over(peer: str) -> None:
+    status, scope = seen(access_of("127.0.0.1", ["films.example"], ["10.0.0.0/8"]), peer, FORWARDED)
+    assert (status, scope["client"][0], scope["scheme"]) == (200, peer, "http")
+    assert dict(scope["headers"])[b"host"] == b"127.0.0.1:8000"
+
+
+def test_the_page_behind_a_proxy_that_keeps_its_own_name_can_post_where_its_name_is_given() -> None:
+    plain = {"host": "127.0.0.1:8000", "origin": "https://films.example"}
+    named = access_of("127.0.0.1", ["films.example"])
+    assert seen(named, "127.0.0.1", plain)[0] == 200
+    assert seen(LOCAL, "127.0.0.1", plain)[0] == 403
+    assert seen(named, "127.0.0.1", {**plain, "origin": "https://other.example"})[0] == 403
+    assert seen(named, "127.0.0.1", {**plain, "sec-fetch-site": "cross-site"})[0] == 403
+    # Asked by its name, it is asked by its port too.
+    assert seen(named, "127.0.0.1", {"host": "films.example", "origin": "http://films.example:9000"})[0] == 403
 
 
 def test_loopback_is_told_from_other_addresses() -> None:

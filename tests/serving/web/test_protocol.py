@@ -5,12 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
+from contextlib import ExitStack, suppress
 
 import pytest
 
-from covidnet.serving.web import protocol
+from covidnet.serving.web import protocol, upload
+from covidnet.serving.web.guard import access_of
+from tests.conftest import PROJECT
 from tests.serving.web.fakes import FakeAnswering
 from tests.serving.web.servers import film_png, serving, talk
 
@@ -50,10 +55,12 @@ def test_too_many_connections_are_sent_away() -> None:
     with serving(connections=3) as port:
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
         time.sleep(0.2)
-        head, _, body = talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").partition(b"\r\n\r\n")
+        head, _, body = talk(port, b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n\r\n").partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503")
-        assert b"Retry-After" in head
+        assert b"retry-after" in head
+        assert b"no-store" in head
         assert json.loads(body)["error"]["code"] == "busy"
+        assert_healthy(port)
         for line in held:
             line.close()
         time.sleep(0.2)
@@ -85,10 +92,130 @@ def test_a_length_below_the_body_takes_no_more_than_it_says() -> None:
         assert found.startswith(b"HTTP/1.1 422")
 
 
-def test_an_upload_that_drips_is_given_up() -> None:
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n"
+SLOW = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\na"
+
+
+def test_an_upload_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(upload_seconds=0.3) as port:
-        assert talk(port, head, b"a", seconds=1).startswith(b"HTTP/1.1 408")
+        assert talk(port, SLOW, seconds=1).startswith(b"HTTP/1.1 408")
+    monkeypatch.setattr(upload, "PATIENCE_SECONDS", 0.3)
+    with serving(upload_rate=0.05) as port:
+        # 20 bytes a second are too few, 200 are enough.
+        assert talk(port, SLOW, *[b"a"] * 10, seconds=0.5, pause=0.05).startswith(b"HTTP/1.1 408")
+        assert talk(port, SLOW, *[b"a" * 10] * 10, seconds=0.1, pause=0.05) == b""
+
+
+def test_70_slow_uploads_of_one_address_leave_room_for_others_and_for_the_probes() -> None:
+    data = film_png()
+    with serving(per_address=3) as port:
+        with ExitStack() as held:
+            for _ in range(70):
+                line = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+                with suppress(OSError):
+                    line.sendall(SLOW)
+            for _ in range(3):
+                assert_healthy(port)
+            assert asked_from("127.0.0.2", port, "POST", "/v1/predict", data)[0] == 200
+            status, answer = asked_from("127.0.0.1", port, "POST", "/v1/predict", data)
+            assert (status, json.loads(answer)["error"]["code"]) == (503, "busy")
+        # Those that are gone leave nothing behind.
+        time.sleep(0.3)
+        assert asked_from("127.0.0.1", port, "POST", "/v1/predict", data)[0] == 200
+
+
+def test_silent_connections_do_not_take_the_reserved_places() -> None:
+    with serving(connections=2) as port, ExitStack() as held:
+        for _ in range(40):
+            held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            assert_healthy(port)
+
+
+def test_a_named_proxy_may_have_all_connections() -> None:
+    with serving(access=access_of("127.0.0.1", proxies=["127.0.0.1"]), per_address=1) as port, ExitStack() as held:
+        for _ in range(10):
+            held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        ask = {"X-Forwarded-For": "192.0.2.5"}
+        assert asked_from("127.0.0.1", port, "POST", "/v1/predict", film_png(), ask)[0] == 200
+
+
+@pytest.mark.parametrize("query", ["", "?heat=perhaps"])
+def test_a_body_in_tiny_chunks_is_refused_and_holds_up_nobody(query: str) -> None:
+    head = f"POST /v1/predict{query} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with serving(rate=0) as port:
+        start = time.monotonic()
+        talk(port, head, *[b"1\r\na\r\n" * 5000] * 400, seconds=10)
+        # The whole of it, in one read after the other, takes minutes.
+        assert time.monotonic() - start < 5
+        assert talk(port, head + b"1\r\na\r\n" * 100 + b"0\r\n\r\n", seconds=0.5).startswith(b"HTTP/1.1 4")
+        assert_healthy(port)
+
+
+def test_a_body_in_usual_chunks_is_read() -> None:
+    data = film_png(side=400)
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for size in (100, 4096, 65536):
+        cut = [data[at : at + size] for at in range(0, len(data), size)]
+        body = b"".join(f"{len(one):x}\r\n".encode() + one + b"\r\n" for one in cut) + b"0\r\n\r\n"
+        with serving() as port:
+            assert talk(port, head + body, seconds=1).startswith(b"HTTP/1.1 200")
+
+
+STARVED = """
+import resource, sys, threading, time
+sys.path.insert(0, {root!r})
+from tests.serving.web.servers import serving
+with serving(connections=500, per_address=500) as port:
+    print(port, flush=True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
+    sys.stdin.read()
+"""
+
+
+def test_a_server_without_files_for_more_connections_says_so_once_and_recovers() -> None:
+    script = STARVED.format(root=str(PROJECT), limit=64)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert server.stderr is not None
+        port = int(server.stdout.readline())
+        with ExitStack() as held:
+            for _ in range(100):
+                held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            time.sleep(2.5)
+        end = time.monotonic() + 10
+        while not healthy(port) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert_healthy(port)
+        server.stdin.close()
+        lines = server.stderr.read().splitlines()
+    assert len([line for line in lines if "Too many open files" in line]) == 1, lines
+    assert len(lines) < 5, lines
+
+
+def healthy(port: int) -> bool:
+    with suppress(OSError):
+        return asked_from("127.0.0.1", port, "GET", "/health")[0] == 200
+    return False
+
+
+def assert_healthy(port: int) -> None:
+    start = time.monotonic()
+    assert asked_from("127.0.0.1", port, "GET", "/health")[0] == 200
+    assert time.monotonic() - start < 2
+
+
+def asked_from(
+    address: str, port: int, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=10, source_address=(address, 0))
+    try:
+        line.request(method, path, body, {"Host": "127.0.0.1", **(headers or {})})
+        answer = line.getresponse()
+        return answer.status, answer.read()
+    finally:
+        line.close()
 
 
 def test_a_client_that_leaves_is_forgotten() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
+from covidnet.serving.web import upload
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError
@@ -123,6 +124,20 @@ def test_the_limit_itself_is_allowed_in_both_ways() -> None:
 def test_a_slow_upload_is_given_up() -> None:
     found = refusal(endless(), limits=WebLimits(upload_seconds=0.1), pause=0.03)
     assert (found.status, found.code) == (408, "too_slow")
+
+
+@pytest.mark.parametrize(("rate", "given_up"), [(100.0, True), (0.001, False)])
+def test_an_upload_below_the_lowest_rate_is_given_up(
+    rate: float, given_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "PATIENCE_SECONDS", 0.1)
+    limits = WebLimits(upload_rate=rate)
+    if given_up:
+        found = refusal(cut(bytes(500), 10), limits=limits, pause=0.01)
+        assert (found.status, found.code) == (408, "too_slow")
+        assert "100 kB a second" in found.cause
+    else:
+        assert read(cut(bytes(500), 10), limits=limits, pause=0.01) == bytes(500)
 
 
 @pytest.mark.parametrize(("pieces", "headers"), [([], {}), ([b""], {}), ([form(part(b""))], FORM), ([form()], FORM)])

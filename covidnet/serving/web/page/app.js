@@ -22,6 +22,18 @@ function sentence(text) {
   return /[.!?…]$/.test(whole) ? whole : `${whole}.`;
 }
 
+// Asks for the token where the server wants one; it is kept until the page is closed
+
+let token = "";
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  const answer = await fetch(path, { ...options, headers });
+  if (answer.status !== 401) return answer;
+  token = (window.prompt("This server asks for a token:") || "").trim();
+  return token ? ask(path, options) : answer;
+}
+
 // The model
 
 function modelRows(facts, trainedOn) {
@@ -40,8 +52,8 @@ function filmsOf(films) {
 }
 
 async function showModel() {
-  const answer = await fetch("v1/model");
-  if (!answer.ok) throw new Error(String(answer.status));
+  const answer = await ask("v1/model");
+  if (!answer.ok) throw new Error(answer.status === 401 ? "the server asks for a token" : String(answer.status));
   const model = await answer.json();
   for (const one of model.classes) colours.set(one.name, one.colour);
   limits = model.limits;
@@ -258,7 +270,7 @@ async function send(file) {
     }
     // The bytes alone: a form would send the file's name too.
     const headers = { "Content-Type": "application/octet-stream" };
-    const answer = await fetch("v1/predict", { method: "POST", body: file, headers, signal: mine.signal });
+    const answer = await ask("v1/predict", { method: "POST", body: file, headers, signal: mine.signal });
     const found = await answer.json();
     if (mine !== running) return;
     if (answer.ok) showAnswer(found);
@@ -311,6 +323,6 @@ function listen() {
 }
 
 listen();
-showModel().catch(() => {
-  at("title").textContent = "the server does not answer";
+showModel().catch((error) => {
+  at("title").textContent = /token/.test(error.message) ? error.message : "the server does not answer";
 });
