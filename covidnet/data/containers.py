@@ -33,6 +33,37 @@ SAVE = "save it as an 8-bit or 16-bit grey PNG"
 """The remedy for a whole file of a kind that cannot be read."""
 
 
+SCANS = 100
+"""The most scans of one JPEG; a progressive one has about 10, and each costs a pass over all pixels.
+
+libtiff sets the same limit (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
+"""
+_DIRECTORIES, _TAGS = 1000, 2**16  # of one TIFF file; those of an attacker share their bytes
+_RUNS = 2**24  # bytes, or pixels of 4 bits, of a run-length coded bitmap, which Pillow decodes in Python
+
+
+class TooManyPartsError(ValueError):
+    """A file of more parts than any image needs, met before their cost; its text is the cause of the refusal."""
+
+
+def check_parts(number: int, size: int, what: str) -> None:
+    """Refuse a file that is chopped into tiny parts: walking these takes longer than decoding an image.
+
+    Args:
+        number: parts found so far.
+        size: bytes of the whole.
+        what: the parts' name, in the plural.
+
+    Raises:
+        TooManyPartsError: more than 1,000, and on average less than 256 bytes each.
+
+    Example:
+        >>> check_parts(1000, 10, "chunks")
+    """
+    if number > 1000 + size // 256:
+        raise TooManyPartsError(f"chopped into more than {number - 1:,} {what} in {size:,} bytes")
+
+
 @dataclass
 class OpenedFilm:
     """An opened, not yet decoded image, and what its container says about its pixels."""
@@ -70,11 +101,7 @@ def open_container(data: bytes, path: str | Path, check: Callable[[int, int], No
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _open_tiff(data, path)
     if data.startswith(b"BM"):
-        image = BmpImageFile(io.BytesIO(data))
-        header, bits = struct.unpack_from("<I", data, 14)[0], struct.unpack_from("<H", data, 28)[0]
-        if (bits if header > 12 else struct.unpack_from("<H", data, 24)[0]) == 1:
-            raise one_bit(path)
-        return OpenedFilm(image)
+        return _open_bmp(data, path)
     if re.match(rb"RIFF....WEBP", data, re.DOTALL):
         return _open_webp(data, path, check)
     if is_avif(data):
@@ -103,7 +130,7 @@ def is_avif(head: bytes) -> bool:
     Args:
         head: its first bytes, with the whole first box.
     """
-    brands = head[8 : int.from_bytes(head[:4], "big")]
+    brands = head[8 : min(int.from_bytes(head[:4], "big"), 4096)]
     return head[4:8] == b"ftyp" and any(brands[n : n + 4] in (b"avif", b"avis") for n in range(0, len(brands), 4))
 
 
@@ -142,13 +169,19 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
     Raises:
         EOFError: the data end before the image does.
+        TooManyPartsError: more than `SCANS` scans, or tiny segments alone.
     """
-    at = 2
+    at, scans, number = 2, 0, 0
     while found := _MARKER.search(data, at):
         marker, start, at = data[found.end() - 1], found.start(), found.end()
         if marker == 0xD9:
             yield marker, start, at
             return
+        number += 1
+        check_parts(number, len(data), "JPEG segments")
+        scans += marker == 0xDA
+        if scans > SCANS:
+            raise TooManyPartsError(f"more than {SCANS} scans in one JPEG, about 10 are usual")
         if marker == 0x01:  # carries no length
             continue
         if marker == 0xD8:  # a further image starts before this one has ended
@@ -185,8 +218,10 @@ def _open_jpeg(data: bytes) -> OpenedFilm:
 def _open_png(data: bytes, path: str | Path) -> OpenedFilm:
     """Check every chunk, and keep those that decide pixels."""
     kept, orientation, declared, at, kind = [data[:8]], 1, None, 8, b""
-    view, packed = memoryview(data), []
+    view, packed, number = memoryview(data), [], 0
     while kind != b"IEND":
+        number += 1
+        check_parts(number, len(data), "PNG chunks")
         if at + 12 > len(data):
             raise EOFError("no IEND chunk")
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -241,6 +276,19 @@ def check_lines(film: OpenedFilm) -> None:
         raise EOFError(f"{need} bytes of pixels are missing")
 
 
+def _open_bmp(data: bytes, path: str | Path) -> OpenedFilm:
+    image = BmpImageFile(io.BytesIO(data))
+    header, bits = struct.unpack_from("<I", data, 14)[0], struct.unpack_from("<H", data, 28)[0]
+    if (bits if header > 12 else struct.unpack_from("<H", data, 24)[0]) == 1:
+        raise one_bit(path)
+    if header > 12 and data[30] in (1, 2):  # run-length coded: 8 or 4 bits
+        columns, rows = image.size
+        if len(data) > _RUNS or (data[30] == 2 and columns * rows > _RUNS):
+            cause = f"run-length coded, and more than {_RUNS / 1e6:.0f} million bytes or 4-bit pixels"
+            raise ImageRefusedError(path, cause, SAVE)
+    return OpenedFilm(image)
+
+
 def one_bit(path: str | Path) -> ImageRefusedError:
     """The refusal of a film without greys."""
     return ImageRefusedError(path, "1-bit: black and white without greys", "export the film with at least 8 bits")
@@ -255,8 +303,10 @@ def _open_webp(data: bytes, path: str | Path, check: Callable[[int, int], None])
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise EOFError(f"truncated, {len(data)} of {end} bytes")
-    at, frames, orientation = 12, 0, 1
+    at, frames, orientation, number = 12, 0, 1, 0
     while at + 8 <= end:
+        number += 1
+        check_parts(number, len(data), "WebP chunks")
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + size]
         if len(body) < size:
@@ -303,6 +353,7 @@ class _Tiff:
         self.big = data[2:4] in (b"+\0", b"\0+")
         self.pointer = 8 if self.big else 4
         self.first = self.number(self.pointer, self.pointer)
+        self.tags = 0
 
     def number(self, at: int, size: int) -> int:
         if at + size > len(self.data):
@@ -316,33 +367,40 @@ class _Tiff:
         end = start + count * size
         if end > len(self.data):
             raise EOFError("a directory lies outside the file")
+        self.tags += count
+        if self.tags > _TAGS:
+            raise TooManyPartsError(f"more than {_TAGS:,} tags in its directories")
         # EXIF blocks may stop without the pointer to a next directory.
         following = self.number(end, self.pointer) if end + self.pointer <= len(self.data) else 0
         entries = (self.data[i : i + size] for i in range(start, end, size))
         return {struct.unpack_from(self.order + "H", entry)[0]: entry for entry in entries}, following
 
-    def values(self, entry: bytes | None) -> tuple[int, ...]:
-        """The entry's whole numbers; none where the tag is absent or of another type."""
+    def number_of_values(self, entry: bytes) -> int:
+        """How many values the entry claims."""
+        return int(struct.unpack_from(self.order + ("Q" if self.big else "I"), entry, 4)[0])
+
+    def values(self, entry: bytes | None, most: int = 1) -> tuple[int, ...]:
+        """The entry's first whole numbers, at most so many; none where the tag is absent or of another type."""
         if entry is None:
             return ()
         kind = struct.unpack_from(self.order + "H", entry, 2)[0]
-        count = struct.unpack_from(self.order + ("Q" if self.big else "I"), entry, 4)[0]
+        count = self.number_of_values(entry)
         size, code = _TIFF_TYPES.get(kind, (0, ""))
-        body = entry[4 + self.pointer :]
+        at, body = 0, entry[4 + self.pointer :]
         if count * size > self.pointer:
-            at = struct.unpack(self.order + ("Q" if self.big else "I"), body)[0]
+            at, body = struct.unpack(self.order + ("Q" if self.big else "I"), body)[0], self.data
             if at + count * size > len(self.data):
                 raise EOFError("a tag's values lie outside the file")
-            body = self.data[at : at + count * size]
-        return struct.unpack_from(f"{self.order}{count}{code}", body) if code else ()
+        return struct.unpack_from(f"{self.order}{min(count, most)}{code}", body, at) if code else ()
 
 
 # Type: bytes per value, and the struct code of those that are whole numbers.
 _TIFF_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 6: (1, "b"), 8: (2, "h"), 9: (4, "i"), 13: (4, "I"), 16: (8, "Q")}
 _TIFF_TYPES |= {2: (1, ""), 5: (8, ""), 7: (1, ""), 10: (8, ""), 11: (4, ""), 12: (8, ""), 17: (8, "q"), 18: (8, "Q")}
-# Tags of one value, and of several, that decide pixels.
+# Tags of one value, and of several, that decide pixels; how many these may have. Strips and tiles: 273, 279, 324, 325.
 _TIFF_ONE = {256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323, 512, 513, 514, 515, 531}
-_TIFF_MANY = {258, 273, 279, 320, 324, 325, 338, 339, 347, 519, 520, 521, 529, 530, 532}
+_TIFF_MANY = dict.fromkeys((258, 338, 339, 519, 520, 521, 529, 530, 532), 64)
+_TIFF_MANY |= dict.fromkeys((273, 279, 320, 324, 325, 347), 2**18)
 
 
 def _exif_orientation(block: bytes) -> int:
@@ -350,7 +408,7 @@ def _exif_orientation(block: bytes) -> int:
     try:
         tiff = _Tiff(block)
         value = tiff.values(tiff.directory(tiff.first)[0].get(274))
-    except (EOFError, struct.error):
+    except (EOFError, struct.error, TooManyPartsError):
         return 1
     return value[0] if value and 1 <= value[0] <= 8 else 1
 
@@ -363,9 +421,11 @@ def _open_tiff(data: bytes, path: str | Path) -> OpenedFilm:
     at = tiff.first
     while at and at not in seen:
         seen.add(at)
+        if len(seen) > _DIRECTORIES:
+            raise TooManyPartsError(f"more than {_DIRECTORIES:,} directories")
         entries, at = tiff.directory(at)
         # Thumbnails and transparency masks are not films of their own.
-        small = (tiff.values(entries.get(254)) or (0,))[0] & 5 or tiff.values(entries.get(255)) == (2,)
+        small = (tiff.values(entries.get(254)) or (0,))[0] & 5 or tiff.values(entries.get(255), 2) == (2,)
         if not small:
             pages.append(entries)
     if not pages:
@@ -373,13 +433,24 @@ def _open_tiff(data: bytes, path: str | Path) -> OpenedFilm:
     if len(pages) > 1:
         raise _frames(path, len(pages))
     page = pages[0]
-    values = {tag: tiff.values(entry) for tag, entry in page.items() if tag in _TIFF_ONE | _TIFF_MANY | {274, 281}}
+    values = {}
+    for tag in page.keys() & (_TIFF_ONE | _TIFF_MANY.keys() | {274, 281}):
+        most = _TIFF_MANY.get(tag, 2)
+        if tag in _TIFF_MANY and (number := tiff.number_of_values(page[tag])) > most:
+            raise TooManyPartsError(f"tag {tag} claims {number:,} values, the most is {most:,}")
+        values[tag] = tiff.values(page[tag], most)
     if any(len(values[tag]) != 1 for tag in _TIFF_ONE & page.keys()):
         raise ValueError("a tag has more values than one")
     for offsets, sizes in ((273, 279), (324, 325)):
         for start, size in zip(values.get(offsets, ()), values.get(sizes, ()), strict=False):
             if start + size > len(data):
                 raise EOFError("truncated: pixels lie outside the file")
+        if values.get(259) != (1,) and sum(values.get(sizes, ())) > 4 * len(data):
+            raise TooManyPartsError("strips or tiles that share their bytes")
+    # The decoder takes memory for a whole tile.
+    columns, rows, across, down = ((values.get(tag) or (0,))[0] for tag in (256, 257, 322, 323))
+    if across * down > 4 * max(columns * rows, 2**20):
+        raise ValueError(f"tiles of {across} x {down} pixels in an image of {columns} x {rows}")
     bits = values.get(258) or (1,)
     if bits[0] == 1:
         raise one_bit(path)
@@ -403,7 +474,7 @@ def _open_tiff(data: bytes, path: str | Path) -> OpenedFilm:
 def _with_directory(tiff: _Tiff, page: dict[int, bytes]) -> bytes:
     """The file with a single new directory at its end; pixels and values stay where they are."""
     data, size = tiff.data, tiff.pointer
-    entries = [page[tag] for tag in sorted(page.keys() & (_TIFF_ONE | _TIFF_MANY))]
+    entries = [page[tag] for tag in sorted(page.keys() & (_TIFF_ONE | _TIFF_MANY.keys()))]
     pad = len(data) % 2
     first = struct.pack(tiff.order + ("Q" if tiff.big else "I"), len(data) + pad)
     count = struct.pack(tiff.order + ("Q" if tiff.big else "H"), len(entries))

@@ -22,7 +22,16 @@ import numpy as np
 from PIL import Image
 
 from covidnet.data.colour import colour_of
-from covidnet.data.containers import AGAIN, SAVE, OpenedFilm, check_lines, is_container, one_bit, open_container
+from covidnet.data.containers import (
+    AGAIN,
+    SAVE,
+    OpenedFilm,
+    TooManyPartsError,
+    check_lines,
+    is_container,
+    one_bit,
+    open_container,
+)
 from covidnet.errors import ImageRefusedError
 
 SUFFIXES: frozenset[str] = frozenset(
@@ -324,6 +333,8 @@ def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
             coloured = _colour(film.image) if colour else 0.0
     except ImageRefusedError:
         raise
+    except TooManyPartsError as error:
+        raise ImageRefusedError(path, str(error), SAVE) from error
     except MemoryError as error:
         raise ImageRefusedError(path, "does not fit in memory", "make it smaller") from error
     except Exception as error:

@@ -1,0 +1,95 @@
+"""Files made to hurt: each is refused by a cheap look before its cost, or read within bounds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.data import hostile
+
+
+class Case(NamedTuple):
+    """A maker in `hostile`, its size, and what the refusal says; nothing where the file is read."""
+
+    maker: str
+    sizes: tuple[int, ...]
+    cause: str
+
+
+CASES = [
+    Case("tiff_counts", (10_000_000,), "tag 320 claims 5,000,000 values"),
+    Case("tiff_chain", (130_000,), "more than 1,000 directories"),
+    Case("tiff_overlap", (10_000,), "more than 65,536 tags"),
+    Case("tiff_tile", (46_000,), "tiles of 46000 x 46000 pixels"),
+    Case("jpeg_scans", (5_000,), "more than 100 scans"),
+    Case("jpeg_segments", (500_000,), "JPEG segments"),
+    Case("png_chunks", (500_000,), "PNG chunks"),
+    Case("png_pixel_chunks", (500_000,), "PNG chunks"),
+    Case("png_profile", (100_000_000,), ""),
+    Case("bmp_runs", (60_000_000,), "run-length coded"),
+    Case("webp_chunks", (500_000,), "WebP chunks"),
+    Case("webp_size", (16_384,), "268 megapixels"),
+    Case("avif_brands", (60_000_000,), "not a supported format"),
+]
+SECONDS, MEGABYTES = 2, 100
+
+
+class Outcome(NamedTuple):
+    """What became of a file: its refusal or nothing, the processor's seconds and the growth of the peak of memory."""
+
+    refusal: str
+    seconds: float
+    megabytes: float
+
+
+def _peak(what: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) / 1024
+
+
+def measure(cases: list[tuple[str, list[int]]]) -> None:
+    """Read each file in this process, and print what it cost; made for a process of its own."""
+    from covidnet.data.images import decode_image
+    from covidnet.errors import ImageRefusedError
+
+    decode_image(hostile.written(hostile.film()), "warm.dcm")  # imports its libraries
+    decode_image(hostile.saved(hostile.RAMP, "PNG"), "warm.png")
+    for maker, sizes in cases:
+        data, refusal = getattr(hostile, maker)(*sizes), ""
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is held now
+        held, start = _peak("VmRSS"), time.process_time()
+        try:
+            decode_image(data, "film.dcm" if data[128:132] == b"DICM" else "film")
+        except ImageRefusedError as error:
+            refusal = str(error)
+        print(json.dumps([refusal, time.process_time() - start, _peak("VmHWM") - held]), flush=True)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Outcome]:
+    """All cases, in one process of their own."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of memory is measured on Linux alone")
+    cases = [(case.maker, case.sizes) for case in CASES]
+    code = f"import json, sys; from tests.data.test_hostile import measure; measure(json.loads({json.dumps(cases)!r}))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [Outcome(*json.loads(line)) for line in done.stdout.splitlines()]
+    return {case.maker: outcome for case, outcome in zip(CASES, found, strict=True)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.maker)
+def test_hostile_files_cost_neither_time_nor_memory(case: Case, outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes[case.maker]
+    assert bool(outcome.refusal) == bool(case.cause), outcome
+    assert case.cause in outcome.refusal
+    assert "\n" not in outcome.refusal
+    assert outcome.seconds < SECONDS
+    assert outcome.megabytes < MEGABYTES
