@@ -13,9 +13,9 @@ import pandas as pd
 
 from covidnet.atomic import make_folder, write_text
 from covidnet.data.annotations import Annotations
-from covidnet.data.images import read_image
+from covidnet.data.images import read_image, unreadable
 from covidnet.data.inputs import pictures_of
-from covidnet.data.manifest import REFUSED_COLUMNS, refused_row, relative_to, unreadable
+from covidnet.data.manifest import REFUSED_COLUMNS, refused_row, relative_to
 from covidnet.errors import DataError, ImageRefusedError, SettingError
 from covidnet.evaluation.explanations import verdicts
 from covidnet.evaluation.localisation import localisation_summary, localisation_table

@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from covidnet.atomic import WriteError, make_folder
-from covidnet.data.dicom import IDENTIFIERS, read_identifiers
-from covidnet.data.images import Film, read_film
+from covidnet.data.decoders import shared_decoders
+from covidnet.data.dicom import IDENTIFIERS
+from covidnet.data.images import Film
 from covidnet.data.inputs import pictures_of
 from covidnet.data.manifest import REFUSED_COLUMNS, refused_row
 from covidnet.errors import DataError, ImageRefusedError, SettingError
@@ -45,7 +46,7 @@ class FilmPredictions:
         panels: whether a picture of each film and its heat map is drawn.
         identifiers: whether the tables have the columns `covidnet.data.dicom.IDENTIFIERS`, by which an archive knows
             DICOM files; they identify patients.
-        reading: keyword arguments of `read_film`.
+        reading: keyword arguments of `shared_decoders`.
         passes: of the network, side by side.
         progress: whether a progress bar is drawn.
 
@@ -74,7 +75,7 @@ class FilmPredictions:
         self.out = out
         self.panels = panels
         self.identifiers = identifiers
-        self.reading = reading or {}
+        self.decoders = shared_decoders(**(reading or {}))
         self.passes = passes
         self.progress = progress
         self.predicted = 0
@@ -106,7 +107,7 @@ class FilmPredictions:
             for path, film, answer in answered(
                 self.answering,
                 self.paths,
-                lambda path: read_film(self.root / path, **self.reading),
+                lambda path: self.decoders.read(self.root / path),
                 name=lambda path: str(self.root / path),
                 heat=self.panels,
                 passes=self.passes,
@@ -135,7 +136,7 @@ class FilmPredictions:
         return row
 
     def _identifiers(self, path: str) -> list[str]:
-        return [inert(value) for value in read_identifiers(self.root / path)] if self.identifiers else []
+        return [inert(value) for value in self.decoders.identifiers(self.root / path)] if self.identifiers else []
 
     def _picture(self, path: str, film: Film, answer: FilmAnswer) -> str:
         """The cell of a film's picture; empty where it is not drawn."""

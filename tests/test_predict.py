@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from covidnet.config import compose
+from covidnet.data.decoders import Decoders
 from covidnet.data.images import read_image
 from covidnet.data.phantom import draw_film
 from covidnet.errors import CovidnetError, DataError, SettingError, WeightsError
@@ -260,16 +261,14 @@ def test_a_picture_that_cannot_be_written_costs_itself_alone(
 def test_what_no_decoder_foresaw_costs_one_film(
     sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from covidnet import film_predictions
+    read = Decoders.read
 
-    read = film_predictions.read_film
-
-    def failing(path: Path, **settings: Any) -> Any:
+    def failing(self: Decoders, path: Path) -> Any:
         if path.name == "film (12).png":
             raise RuntimeError("a fault of the decoder")
-        return read(path, **settings)
+        return read(self, path)
 
-    monkeypatch.setattr(film_predictions, "read_film", failing)
+    monkeypatch.setattr(Decoders, "read", failing)
     predict(f"checkpoint='{sweep}'", f"input='{films}/film (1*).png'", f"out='{tmp_path}'", "gate=off")
     refused = pd.read_csv(tmp_path / "refused.csv")
     assert list(refused["path"]) == ["film (12).png"]
@@ -400,24 +399,23 @@ def test_memory_does_not_grow_with_the_number_of_files(
     """However many files there are, few of them are held."""
     import weakref
 
-    from covidnet import film_predictions
-
     held: set[int] = set()
-    most, lock, read = [0], threading.Lock(), film_predictions.read_film
+    most, lock, read = [0], threading.Lock(), Decoders.read
 
-    def counted(path: Path, **settings: Any) -> Any:
-        film = read(path, **settings)
+    def counted(self: Decoders, path: Path) -> Any:
+        film = read(self, path)
         with lock:
             held.add(id(film))
             most[0] = max(most[0], len(held))
         weakref.finalize(film, held.discard, id(film))
         return film
 
-    monkeypatch.setattr(film_predictions, "read_film", counted)
+    monkeypatch.setattr(Decoders, "read", counted)
     paths = [path.name for path in films.glob("film*.png")] * 12
     FilmPredictions(Answering(open_model(sweep / "fold=0"), "off"), films, paths, tmp_path, progress=False).run()
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == len(paths) == 120
-    assert most[0] <= 40
+    # 16 are read ahead, and four batches of 8 are being put together, at work, waiting and given out.
+    assert most[0] <= 48
 
 
 def test_what_an_earlier_call_refused_is_not_left_beside_new_predictions(

@@ -62,39 +62,47 @@ def read_header(path: str | Path) -> dict[str, str | None]:
         with _QUIET:
             tags = ["PatientID", "ViewPosition"]
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            patient, view = str(header.get("PatientID") or "").strip(), _view(header)
+            patient_id, view = _patient(header), _view(header)
     except OSError as error:
         raise ImageRefusedError(path, f"cannot be read ({error.strerror or error})", "check the path") from error
     except Exception as error:
         raise ImageRefusedError(path, f"not a readable DICOM file ({error})", "copy it again") from error
-    return {"patient_id": None if patient.lower() in _NO_ID else patient, "view": view}
+    return {"patient_id": patient_id, "view": view}
 
 
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 """What an archive (PACS) knows an image by."""
 
 
-def read_identifiers(path: str | Path) -> list[str]:
+def identifiers_of(data: bytes, name: str | Path) -> list[str]:
     """What a DICOM header says of `IDENTIFIERS`, as it stands there; no pixels are read.
 
     Args:
-        path: any file.
+        data: the whole file, of any kind.
+        name: the file's name.
 
     Returns:
         One text for each; empty where it is not known, as for a file that is not DICOM or cannot be read.
     """
     try:
-        with Path(path).open("rb") as stream:
-            if not is_dicom(stream.read(132), path):
-                return [""] * len(IDENTIFIERS)
+        if not is_dicom(data, name):
+            return [""] * len(IDENTIFIERS)
         import pydicom
 
         with _QUIET:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(IDENTIFIERS), force=True)
+            tags = list(IDENTIFIERS)
+            header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=tags, force=True)
             return [str(header.get(name) or "").strip() for name in IDENTIFIERS]
+    except MemoryError:
+        raise
     except Exception:
         # What is wrong with a file is said where its pixels are read.
         return [""] * len(IDENTIFIERS)
+
+
+def _patient(header: Dataset) -> str | None:
+    patient = str(header.get("PatientID") or "").strip()
+    return None if patient.lower() in _NO_ID else patient
 
 
 def _view(header: Dataset) -> str | None:
@@ -125,12 +133,14 @@ class Shown(NamedTuple):
         grey: uint8 (H, W).
         kind: the photometric interpretation.
         view: as `read_header` gives it.
+        patient_id: as `read_header` gives it.
         colour: uint8 (H, W, 3) of a film that is stored in colour.
     """
 
     grey: np.ndarray
     kind: str
     view: str | None
+    patient_id: str | None
     colour: np.ndarray | None = None
 
 
@@ -166,7 +176,8 @@ def decode(data: bytes, limits: Limits) -> Shown:
             padding = _padding(stored, header)
             grey = _shown(_measured(stored, padding, path), header, path)
             grey = 255 - grey if kind == "MONOCHROME1" else grey
-            return Shown(grey if padding is None else np.where(padding, np.uint8(0), grey), kind, _view(header))
+            grey = grey if padding is None else np.where(padding, np.uint8(0), grey)
+            return Shown(grey, kind, _view(header), _patient(header))
         if kind == "PALETTE COLOR":
             from pydicom.pixels import apply_color_lut
 
@@ -178,7 +189,7 @@ def decode(data: bytes, limits: Limits) -> Shown:
             raise ImageRefusedError(
                 path, f"{kind or 'no photometric interpretation'} cannot be read as a film", _EXPORT
             )
-        return Shown(np.array(Image.fromarray(colour).convert("L")), kind, _view(header), colour)
+        return Shown(np.array(Image.fromarray(colour).convert("L")), kind, _view(header), _patient(header), colour)
 
 
 def _require_pydicom(path: str | Path) -> None:

@@ -8,15 +8,17 @@ change the state of the process under other threads.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
 import stat
 import textwrap
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -75,12 +77,14 @@ class Film:
         colour: the share of the picture that is coloured, 0..1, measured before it became grey; see
             `covidnet.data.colour`.
         view: ``PA``, ``AP``, ``L`` or another term of a DICOM header; None is unknown.
+        patient_id: of a DICOM header; None is unknown, as where it is a placeholder.
     """
 
     pixels: np.ndarray
     facts: ImageFacts
     colour: float = 0.0
     view: str | None = None
+    patient_id: str | None = None
 
 
 class Limits(NamedTuple):
@@ -154,10 +158,25 @@ def read_image(
         ImageRefusedError: whatever is wrong with the file.
     """
     data = film_bytes(path, max_megapixels)
-    if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
+    if sha256 is not None:
+        check_sha256(data, path, sha256)
+    return _decode(data, Limits(path, max_megapixels, min_side)).pixels
+
+
+def check_sha256(data: bytes, path: str | Path, sha256: str) -> None:
+    """Refuse a file that changed since the manifest was written.
+
+    Args:
+        data: the whole file.
+        path: the name that errors give it.
+        sha256: the hash that it had then, in hex.
+
+    Raises:
+        ImageRefusedError: it has another one.
+    """
+    if (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         cause = f"does not match the manifest's sha256 ({digest[:12]} instead of {sha256[:12]})"
         raise ImageRefusedError(path, cause, "restore the file, or prepare the data set again")
-    return _decode(data, Limits(path, max_megapixels, min_side)).pixels
 
 
 def inspect_image(path: str | Path, *, max_megapixels: float = 64.0, min_side: int = 64) -> ImageFacts:
@@ -224,7 +243,7 @@ def decode_film(data: bytes, name: str | Path, *, max_megapixels: float = 64.0, 
         ImageRefusedError: whatever is wrong with the bytes.
     """
     decoded = _decode(data, Limits(name, max_megapixels, min_side), colour=True)
-    return Film(decoded.pixels, _facts(data, decoded), decoded.colour, decoded.view)
+    return Film(decoded.pixels, _facts(data, decoded), decoded.colour, decoded.view, decoded.patient_id)
 
 
 def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = None) -> np.ndarray:
@@ -277,7 +296,21 @@ def film_bytes(path: str | Path, max_megapixels: float) -> bytes:
     Raises:
         ImageRefusedError: it cannot be read, is no plain file, or is too large.
     """
-    try:
+    with reading(path), open_film(path, max_megapixels) as file:
+        return file.read()
+
+
+def open_film(path: str | Path, max_megapixels: float) -> BinaryIO:
+    """A file of which no byte is read yet, where it is a plain file of a size that a film can have.
+
+    Args:
+        path: the file.
+        max_megapixels: more bytes than so many pixels need are refused.
+
+    Raises:
+        ImageRefusedError: it cannot be opened, is no plain file, or is too large.
+    """
+    with reading(path):
         facts = Path(path).stat()
         if stat.S_ISDIR(facts.st_mode):
             raise ImageRefusedError(path, "a folder, not an image", "give one of the files in it")
@@ -286,15 +319,40 @@ def film_bytes(path: str | Path, max_megapixels: float) -> bytes:
         if facts.st_size > 16e6 * max_megapixels + 2**26:  # 4 channels of 32 bits, and room for metadata
             cause = f"too large: {facts.st_size / 1e6:.0f} MB, more than {max_megapixels:g} megapixels need"
             raise ImageRefusedError(path, cause, "make it smaller, or raise data.max_megapixels")
-        return Path(path).read_bytes()
+        return Path(path).open("rb")
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Make a refusal of whatever the system says while a file is opened or read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ImageRefusedError: naming the file.
+    """
+    try:
+        yield
     except FileNotFoundError as error:
         raise ImageRefusedError(path, "no such file", "check the path") from error
     except PermissionError as error:
         raise ImageRefusedError(path, "permission denied", "make it readable: chmod u+r") from error
     except ImageRefusedError:
-        raise
+        raise  # a ValueError too
     except (OSError, ValueError) as error:
         raise ImageRefusedError(path, f"cannot be read ({error})", "check the disk and the path") from error
+
+
+def unreadable(path: str | Path, error: Exception) -> ImageRefusedError:
+    """What no decoder foresaw costs the one file that it happened with.
+
+    Args:
+        path: the file.
+        error: anything that reading it or looking at it raised.
+    """
+    cause = textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder="...")
+    return ImageRefusedError(path, f"cannot be used ({cause})", "look at the file, or save it again as a grey PNG")
 
 
 class _Decoded(NamedTuple):
@@ -302,6 +360,7 @@ class _Decoded(NamedTuple):
     mode: str
     view: str | None
     colour: float
+    patient_id: str | None
 
 
 def _facts(data: bytes, decoded: _Decoded) -> ImageFacts:
@@ -311,7 +370,7 @@ def _facts(data: bytes, decoded: _Decoded) -> ImageFacts:
 
 def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
     """Pixels, stored mode and, where it is asked for, colour; a damaged file becomes a refusal."""
-    path, view, coloured = limits.path, None, 0.0
+    path, view, coloured, patient_id = limits.path, None, 0.0, None
     if not data:
         raise ImageRefusedError(path, "empty file (0 bytes)", AGAIN)
     try:
@@ -320,7 +379,7 @@ def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
             from covidnet.data import dicom
 
             shown = dicom.decode(data, limits)
-            pixels, mode, view = shown.grey, shown.kind, shown.view
+            pixels, mode, view, patient_id = shown.grey, shown.kind, shown.view, shown.patient_id
             if colour and shown.colour is not None:
                 coloured = _colour(Image.fromarray(shown.colour))
         else:
@@ -345,7 +404,7 @@ def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
         raise ImageRefusedError(path, cause, f"{AGAIN}, or {SAVE}") from error
     if pixels.min() == pixels.max():
         raise ImageRefusedError(path, f"no information: every pixel is {pixels.flat[0]}", "use another film")
-    return _Decoded(np.require(pixels, requirements=("C", "W")), mode, view, coloured)
+    return _Decoded(np.require(pixels, requirements=("C", "W")), mode, view, coloured, patient_id)
 
 
 def _colour(image: Image.Image) -> float:
@@ -382,14 +441,14 @@ def _grey(film: OpenedFilm, path: str | Path) -> np.ndarray:
     if mode in ("I", "F") or mode.startswith("I;16"):
         values = np.asarray(image)
         if clear:
-            _tell("transparency", f"{path}: the transparent grey becomes black")
+            tell_once("transparency", f"{path}: the transparent grey becomes black")
             values = np.where(values == image.info["transparency"], 0, values)
         grey = to_eight_bits(values, path, film.depth)
     elif clear or mode.endswith(("A", "a")):
         grey = _on_black(film, path)
     else:
         if mode == "CMYK":
-            _tell("CMYK", f"{path}: CMYK is converted to grey")
+            tell_once("CMYK", f"{path}: CMYK is converted to grey")
         coloured = image.convert("RGB") if mode in ("P", "CMYK") else image
         grey = np.asarray(coloured if mode == "L" else coloured.convert("L"))
     if film.deep and grey.max() < 64:
@@ -405,7 +464,7 @@ def _on_black(film: OpenedFilm, path: str | Path) -> np.ndarray:
     if alpha.min() == 255:
         return luma
     kind = "palette with transparency" if film.image.mode.startswith("P") else "transparency"
-    _tell(kind, f"{path}: {kind} is laid on black")
+    tell_once(kind, f"{path}: {kind} is laid on black")
     return np.round(luma * (alpha / 255.0)).astype(np.uint8)
 
 
@@ -424,10 +483,21 @@ _told: set[str] = set()
 _told_lock = threading.Lock()
 
 
-def _tell(kind: str, message: str) -> None:
-    """Log once per kind and process."""
+def tell_once(kind: str, message: str) -> None:
+    """Log what is special about a film once per kind and process.
+
+    Args:
+        kind: such as ``transparency``.
+        message: about the first film of the kind.
+    """
     with _told_lock:
         new = kind not in _told
         _told.add(kind)
     if new:
-        _LOG.warning("%s (further files are not named)", message)
+        _LOG.warning("%s (further files are not named)", message, extra={"kind": kind, "about": message})
+
+
+def forget_told() -> None:
+    """Log of every kind again: in a process whose log is sent elsewhere."""
+    with _told_lock:
+        _told.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import textwrap
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from covidnet.data.dicom import is_lateral, read_header
-from covidnet.data.images import Film, ImageFacts, decode_film, film_bytes, is_dicom
+from covidnet.data.images import Film, ImageFacts, decode_film, film_bytes, is_dicom, unreadable
 from covidnet.data.sources import Source
 from covidnet.data.thumbnails import Pixels, Thumbnails, collect, thumbnail
 from covidnet.errors import DataError, ImageRefusedError
@@ -52,17 +51,6 @@ def relative_to(path: str | Path, root: Path) -> str:
         root: the folder.
     """
     return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else str(path)
-
-
-def unreadable(path: str | Path, error: Exception) -> ImageRefusedError:
-    """What no decoder foresaw costs the one file that it happened with.
-
-    Args:
-        path: the file.
-        error: anything that reading it or looking at it raised.
-    """
-    cause = textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder="...")
-    return ImageRefusedError(path, f"cannot be used ({cause})", "look at the file, or save it again as a grey PNG")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from covidnet.data.images import Film
-from covidnet.data.manifest import unreadable
+from covidnet.data.decoders import DecoderError
+from covidnet.data.images import Film, unreadable
 from covidnet.errors import ImageRefusedError, WeightsError
 from covidnet.progress import available_cores
 from covidnet.serving.answers import Answering, FilmAnswer
@@ -64,7 +64,8 @@ def answered(
     Args:
         answering: the model and its input gate; called from `passes` threads.
         items: what stands for a film, such as its path.
-        read: gives the film of an item; called from threads. Whatever it raises costs that film alone.
+        read: gives the film of an item; called from threads. Whatever it raises costs that film alone, but a
+            DecoderError, which is no film's fault.
         name: what a refusal calls the film of an item.
         heat: whether heat maps are drawn.
         passes: of the network, side by side.
@@ -82,6 +83,9 @@ def answered(
             return item, read(item)
         except ImageRefusedError as error:
             return item, error
+        except DecoderError:
+            # No image is to blame.
+            raise
         except Exception as error:
             return item, unreadable(name(item), error)
 

@@ -682,11 +682,11 @@ def test_permission_denied_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "film.png"
     path.write_bytes(saved(RAMP, "PNG"))
 
-    def denied(self: Path) -> bytes:
+    def denied(self: Path, mode: str) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     # Tests may run as root, who may read everything.
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(ImageRefusedError, match="permission denied"):
         read_image(path)
 
