@@ -182,8 +182,6 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         scans += marker == 0xDA
         if scans > SCANS:
             raise TooManyPartsError(f"more than {SCANS} scans in one JPEG, about 10 are usual")
-        if marker == 0x01:  # carries no length
-            continue
         if marker == 0xD8:  # a further image starts before this one has ended
             break
         at += int.from_bytes(data[at : at + 2], "big")
@@ -194,7 +192,8 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 # Inside coded data FF is followed by 00 or by a restart marker; all else that follows FF starts a segment.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# In JPEG-LS all that is below 80 may follow; markers below C0 are reserved, but for 01, which has no length.
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 
 def _open_jpeg(data: bytes) -> OpenedFilm:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import logging
 import re
-import struct
 import threading
 import warnings
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from covidnet.data.containers import jpeg_segments
-from covidnet.data.images import Limits, is_dicom, to_eight_bits
+from covidnet.data.dicom_frames import frame_size, only_frame, run_lengths
+from covidnet.data.dicom_header import Header, read_elements
+from covidnet.data.images import Limits, is_dicom, through, to_eight_bits
 from covidnet.errors import ImageRefusedError
 
 if TYPE_CHECKING:
@@ -56,13 +55,12 @@ def read_header(path: str | Path) -> dict[str, str | None]:
         ImageRefusedError: not a DICOM file, not readable, or pydicom is not installed.
     """
     _require_pydicom(path)
-    import pydicom
-
     try:
-        with _QUIET:
-            tags = ["PatientID", "ViewPosition"]
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        with _QUIET, Path(path).open("rb") as file:
+            header = read_elements(file, path, ("PatientID", "ViewPosition")).dataset
             patient_id, view = _patient(header), _view(header)
+    except ImageRefusedError:
+        raise
     except OSError as error:
         raise ImageRefusedError(path, f"cannot be read ({error.strerror or error})", "check the path") from error
     except Exception as error:
@@ -87,11 +85,8 @@ def identifiers_of(data: bytes, name: str | Path) -> list[str]:
     try:
         if not is_dicom(data, name):
             return [""] * len(IDENTIFIERS)
-        import pydicom
-
         with _QUIET:
-            tags = list(IDENTIFIERS)
-            header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=tags, force=True)
+            header = read_elements(io.BytesIO(data), name, IDENTIFIERS, force=True).dataset
             return [str(header.get(name) or "").strip() for name in IDENTIFIERS]
     except MemoryError:
         raise
@@ -168,15 +163,15 @@ def decode(data: bytes, limits: Limits) -> Shown:
     path = limits.path
     _require_pydicom(path)
     with _QUIET:
-        header = _dataset(data, limits)
+        file = _header(data, limits)
+        header = file.dataset
         _check_subject(header, path)
         kind = _term(header, "PhotometricInterpretation")
-        stored = _stored_values(header, limits)
+        encapsulated = header.file_meta.TransferSyntaxUID.is_encapsulated
+        stored = _stored_values(file, limits)
         if kind.startswith("MONOCHROME"):
-            padding = _padding(stored, header)
-            grey = _shown(_measured(stored, padding, path), header, path)
-            grey = 255 - grey if kind == "MONOCHROME1" else grey
-            grey = grey if padding is None else np.where(padding, np.uint8(0), grey)
+            padding = _padding(stored, header, encapsulated)
+            grey = _grey(stored, padding, header, path, negative=kind == "MONOCHROME1")
             return Shown(grey, kind, _view(header), _patient(header))
         if kind == "PALETTE COLOR":
             from pydicom.pixels import apply_color_lut
@@ -222,14 +217,14 @@ def _check_subject(header: Dataset, path: str | Path) -> None:
         raise ImageRefusedError(path, "not a radiograph by its header: ImageType LOCALIZER", remedy)
 
 
-def _padding(values: np.ndarray, header: Dataset) -> np.ndarray | None:
+def _padding(values: np.ndarray, header: Dataset, encapsulated: bool) -> np.ndarray | None:
     """Which pixels the header calls padding: bool (H, W), or None where it names no padding."""
     first, last = _first(header.get("PixelPaddingValue")), _first(header.get("PixelPaddingRangeLimit"))
     if first is None:
         return None
     compared = [values]
     depth = header.BitsStored, header.HighBit
-    if depth[0] < header.BitsAllocated and not header.file_meta.TransferSyntaxUID.is_encapsulated:
+    if depth[0] < header.BitsAllocated and not encapsulated:
         # Padding may use the bits above those that are stored, which pydicom takes off.
         from pydicom.pixels import pixel_array
 
@@ -264,18 +259,30 @@ def _measured(values: np.ndarray, padding: np.ndarray | None, path: str | Path) 
     return np.where(padding, measured.min(), values)
 
 
-def _dataset(data: bytes, limits: Limits) -> Dataset:
-    """The parsed file, with all that decides whether its pixels may be decoded checked."""
-    import pydicom
+_NAMES = (
+    "BitsAllocated", "BitsStored", "BodyPartExamined", "Columns", "HighBit", "ImageType", "Modality",
+    "ModalityLUTSequence", "NumberOfFrames", "PatientID", "PhotometricInterpretation", "PixelPaddingRangeLimit",
+    "PixelPaddingValue", "PixelRepresentation", "PlanarConfiguration", "RescaleIntercept", "RescaleSlope", "Rows",
+    "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "ViewPosition", "WindowCenter", "WindowWidth",
+    *(f"{name}PaletteColorLookupTable{part}" for name in ("Red", "Green", "Blue") for part in ("Data", "Descriptor")),
+)  # fmt: skip
+
+
+def _header(data: bytes, limits: Limits) -> Header:
+    """The parsed header, with all that decides whether the pixels behind it may be decoded checked."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    _check_deflated(data, limits)
     try:
-        header = pydicom.dcmread(io.BytesIO(data), force=True)
+        file = read_elements(io.BytesIO(data), limits.path, _NAMES, force=True)
+    except (ImageRefusedError, MemoryError):
+        raise
     except Exception as error:
-        raise _no_image(limits.path, "the header is truncated or damaged") from error
-    if "PixelData" not in header:
+        nested = isinstance(error, RecursionError) or isinstance(error.__context__, RecursionError)
+        cause = "its sequences are nested too deeply" if nested else "the header is truncated or damaged"
+        raise _no_image(limits.path, cause) from error
+    header = file.dataset
+    if file.pixels is None:
         modality = _term(header, "Modality")
         raise _no_image(
             limits.path, f"{modality} without pixels" if modality else "no pixels, or truncated before them"
@@ -286,35 +293,26 @@ def _dataset(data: bytes, limits: Limits) -> Dataset:
     limits.check(int(header.Columns), int(header.Rows))
     if 1 in (header.BitsAllocated, header.BitsStored):
         raise ImageRefusedError(limits.path, "1-bit: black and white without greys", "export at least 8 bits")
+    samples, bits = int(header.SamplesPerPixel), int(header.BitsAllocated)
+    if samples not in (1, 3, 4) or bits not in (8, 16, 24, 32):
+        raise ImageRefusedError(limits.path, f"{samples} samples of {bits} bits cannot be read as an image", _EXPORT)
     if not getattr(header, "file_meta", None):
         header.file_meta = FileMetaDataset()
     if "TransferSyntaxUID" not in header.file_meta:
         implicit = header.original_encoding[0]
         header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    return header
+    return file if file.data else file._replace(data=data)
 
 
-def _check_deflated(data: bytes, limits: Limits) -> None:
-    """Refuse a deflated data set that would grow beyond any film, before pydicom inflates it whole."""
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    if DeflatedExplicitVRLittleEndian.encode() not in data[:4096]:
-        return
-    # The data set starts behind the file meta information, whose length is its first element.
-    if data[132:140] != b"\x02\0\0\0UL\x04\0":
-        raise ValueError("deflated, without the length of its file meta information")
-    start = 144 + int.from_bytes(data[140:144], "little")
-    most = int(8e6 * limits.max_megapixels) + 2**24
-    if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], most)) >= most:
-        cause = f"too large: inflates to more than {most / 1e6:.0f} MB"
-        raise ImageRefusedError(limits.path, cause, "raise data.max_megapixels where the file can be trusted")
-
-
-def _stored_values(header: Dataset, limits: Limits) -> np.ndarray:
+def _stored_values(file: Header, limits: Limits) -> np.ndarray:
     """Decoded values, (H, W) or (H, W, 3), colour as RGB."""
-    from pydicom.encaps import get_frame
+    from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
+    header = file.dataset
+    columns, rows, samples = int(header.Columns), int(header.Rows), int(header.SamplesPerPixel)
+    size = int(header.BitsAllocated) // 8
     syntax = header.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated:
         try:
@@ -323,31 +321,55 @@ def _stored_values(header: Dataset, limits: Limits) -> np.ndarray:
             raise ImageRefusedError(limits.path, f"{syntax.name} cannot be decompressed", _EXPORT) from error
         if not ready:
             raise ImageRefusedError(limits.path, f"no decoder for {syntax.name} is installed", _INSTALL)
-        frame = get_frame(header.PixelData, 0, number_of_frames=1)
-        _check_codestream(frame, int(header.Columns), int(header.Rows), limits)
+        frame = _frame(file, limits)
+        if syntax == RLELossless:
+            value = run_lengths(frame, rows * columns, samples, size)
+            header.file_meta.TransferSyntaxUID, header.PlanarConfiguration = ExplicitVRLittleEndian, 1
+            if header.PhotometricInterpretation == "YBR_FULL_422":  # which native pixels would share
+                header.PhotometricInterpretation = "YBR_FULL"
+        else:
+            _check_size(frame, columns, rows, limits)
+            value = encapsulate([frame], has_bot=False)
     else:
-        samples = int(header.Rows) * int(header.Columns) * int(header.SamplesPerPixel)
+        need = rows * columns * samples
         if header.PhotometricInterpretation == "YBR_FULL_422":
-            samples = samples * 2 // 3
-        need = samples * int(header.BitsAllocated) // 8
-        if len(header.PixelData) < need:
-            raise _no_image(limits.path, f"truncated, {len(header.PixelData)} of {need} bytes of pixels")
+            need = need * 2 // 3
+        need *= size
+        value = file.value(need + need % 2)
+        if len(value) < need:
+            raise _no_image(limits.path, f"truncated, {len(value)} of {need} bytes of pixels")
+    _put_pixels(file, value)
     return pixel_array(header)
 
 
-def _check_codestream(frame: bytes, columns: int, rows: int, limits: Limits) -> None:
+def _put_pixels(file: Header, value: bytes) -> None:
+    """Give the header its pixels, written as the file has them: their order of bytes hangs on it."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    assert file.pixels is not None
+    way, _, start = file.pixels
+    tag, (implicit, little) = Tag("PixelData"), file.dataset.original_encoding
+    file.dataset[tag] = RawDataElement(tag, way, len(value), value, start, bool(implicit), bool(little))
+
+
+def _frame(file: Header, limits: Limits) -> bytes:
+    """The compressed image."""
+    assert file.pixels is not None
+    length = file.pixels[1]
+    unknown = length == 0xFFFFFFFF
+    try:
+        return only_frame(file.value(length), to_the_end=not unknown)
+    except EOFError as error:
+        raise _no_image(limits.path, str(error)) from error
+
+
+def _check_size(frame: bytes, columns: int, rows: int, limits: Limits) -> None:
     """Hold a compressed frame to the header's size and to its own end, before a decoder allocates what it claims."""
-    at = frame.find(b"\xff\x4f\xff\x51")
-    if frame.startswith(b"\xff\xd8"):
-        # Frame headers: C0 to CF without tables and arithmetic conditioning, and F7 for JPEG-LS.
-        frames = (*(marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC)), 0xF7)
-        start = next(start for marker, start, _ in jpeg_segments(frame) if marker in frames)
-        height, width = struct.unpack_from(">HH", frame, start + 5)
-    elif 0 <= at < 256:  # JPEG 2000, bare or inside its boxes
-        right, bottom, left, top = struct.unpack_from(">IIII", frame, at + 8)
-        width, height = right - left, bottom - top
-    else:
-        return
+    try:
+        width, height = frame_size(frame, (columns, rows))
+    except EOFError as error:
+        raise _no_image(limits.path, "truncated, the compressed pixels have no end marker") from error
     if (width, height) != (columns, rows):
         limits.check(width, height)
         cause = f"corrupt: {columns} x {rows} in the header, {width} x {height} in the compressed image"
@@ -373,6 +395,36 @@ def _first(value: Any) -> float | None:
         return float(value[0]) if len(value) else None
     except TypeError:
         return float(value)
+
+
+def _grey(
+    values: np.ndarray, padding: np.ndarray | None, header: Dataset, path: str | Path, *, negative: bool
+) -> np.ndarray:
+    """Stored values as uint8 of the same shape, padding black.
+
+    Up to 16 bits, each value that occurs is computed once, and a table serves the pixels: a window is arithmetic with
+    8 bytes for each of them.
+    """
+    if values.dtype.itemsize > 2:
+        grey = _shown(_measured(values, padding, path), header, path)
+        grey = 255 - grey if negative else grey
+        return grey if padding is None else np.where(padding, np.uint8(0), grey)
+    floor, top = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
+    occurs = np.zeros(top - floor + 1, bool)
+    for index, row in enumerate(values):
+        part = row if padding is None else row[~padding[index]]
+        occurs[part.astype(np.int32) - floor] = True
+    places = np.flatnonzero(occurs)
+    levels = (places + floor).astype(values.dtype)
+    if padding is not None and len(levels) < 2 and padding.any():
+        _measured(values, padding, path)
+    table = np.zeros(len(occurs), np.uint8)
+    shown = _shown(levels, header, path)
+    table[places] = 255 - shown if negative else shown
+    grey = through(table, values, floor)
+    if padding is not None:
+        grey[padding] = 0
+    return grey
 
 
 def _shown(values: np.ndarray, header: Dataset, path: str | Path) -> np.ndarray:
@@ -424,16 +476,21 @@ def _windowed(values: np.ndarray, centre: float, width: float, function: str) ->
 
 
 class _Quiet:
-    """Hold back pydicom's warnings, which it gives for many files that it reads correctly.
+    """Hold back the warnings and log records of pydicom and its decoders, which they give for many files read well.
 
-    Python 3.11 keeps warning filters for the whole process. So the first of several threads to enter changes them and
-    the last to leave restores them, and threads that read DICOM at the same time do not undo each other's state.
+    Python 3.11 keeps warning filters for the whole process, as all do the state of loggers. So the first of several
+    threads to enter changes them and the last to leave restores them, and threads that read DICOM at the same time do
+    not undo each other's state. Records of a library's inner loggers stop at its outermost one; a handler that
+    someone gave these gets them as before.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
         self._context: warnings.catch_warnings[Any] | None = None
+        self._loggers = [logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg")]
+        self._passed_on: list[bool] = []
+        self._nowhere = logging.NullHandler()
 
     def __enter__(self) -> None:
         with self._lock:
@@ -441,19 +498,20 @@ class _Quiet:
                 self._context = warnings.catch_warnings()
                 self._context.__enter__()
                 warnings.simplefilter("ignore")
-                logging.getLogger("pydicom").addFilter(_nothing)
+                self._passed_on = [logger.propagate for logger in self._loggers]
+                for logger in self._loggers:
+                    logger.propagate = False
+                    logger.addHandler(self._nowhere)  # without any handler, Python writes to stderr
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0 and self._context is not None:
-                logging.getLogger("pydicom").removeFilter(_nothing)
+                for logger, passed_on in zip(self._loggers, self._passed_on, strict=True):
+                    logger.propagate = passed_on
+                    logger.removeHandler(self._nowhere)
                 self._context.__exit__(None, None, None)
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
 
 
 _QUIET = _Quiet()

@@ -283,7 +283,26 @@ def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = N
         return np.round(values * (255.0 / top)).astype(np.uint8)
     # A table is faster than arithmetic on every pixel.
     table = np.round(np.arange(top + 1) * (255.0 / top)).astype(np.uint8)
-    return table[values.astype(np.int32) - floor]
+    return through(table, values, floor)
+
+
+def through(table: np.ndarray, values: np.ndarray, floor: int) -> np.ndarray:
+    """``table[values - floor]``, a part of the values at a time: numpy takes 8 bytes for each index.
+
+    Args:
+        table: what becomes of each value.
+        values: integers of any shape.
+        floor: the value that the table's first entry is for.
+
+    Example:
+        >>> through(np.array([9, 8, 7]), np.array([[5, 6], [7, 5]]), 5).tolist()
+        [[9, 8], [7, 9]]
+    """
+    found = np.empty(values.shape, table.dtype)
+    step = max(1, 2**18 * len(values) // max(1, values.size))
+    for start in range(0, len(values), step):
+        found[start : start + step] = table[values[start : start + step].astype(np.int32) - floor]
+    return found
 
 
 def film_bytes(path: str | Path, max_megapixels: float) -> bytes:
@@ -465,7 +484,8 @@ def _on_black(film: OpenedFilm, path: str | Path) -> np.ndarray:
         return luma
     kind = "palette with transparency" if film.image.mode.startswith("P") else "transparency"
     tell_once(kind, f"{path}: {kind} is laid on black")
-    return np.round(luma * (alpha / 255.0)).astype(np.uint8)
+    table = np.round(np.arange(256) * (np.arange(256) / 255.0)[:, np.newaxis]).astype(np.uint8)
+    return through(table.ravel(), (alpha.astype(np.uint16) << 8) | luma, 0)
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
