@@ -18,11 +18,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.comparison import delong, mcnemar_by_patient
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.metrics import class_metrics
 from covidnet.evaluation.ranking import area_estimate
-from covidnet.labels import CLASSES
 
 PATIENTS = (7, 20, 50, 100, 200)
 """Of each class."""

@@ -1,7 +1,7 @@
 """What a heat map costs beside a forward pass: python benchmarks/explain.py [--rounds 15] [--side 224]
 
-One film through DenseNet121 (random weights), and one map of it by each method, film in and picture out: forward,
-backward, overlay. Then a sheet of fifteen films as a PNG. What the explanations of a run cost is told by
+One image through DenseNet121 (random weights), and one map of it by each method, image in and picture out: forward,
+backward, overlay. Then a sheet of fifteen images as a PNG. What the explanations of a run cost is told by
 benchmarks/sweep.py (panels).
 """
 
@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from covidnet.data.phantom import draw_film
-from covidnet.data.transforms import Normalise, SquareFit
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.progress import available_cores
+from covidnet.data.loading.transforms import Normalise, SquareFit
+from covidnet.data.phantoms.phantom import draw_image
 from covidnet.models.classifier import build_classifier
 from covidnet.models.saliency import METHODS, saliency
-from covidnet.progress import available_cores
-from covidnet.report.panel import film_panels, overlay, save_figure
+from covidnet.report.plots.sheet import image_panels, overlay, save_figure
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -37,25 +37,25 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="repetitions; the median is printed")
-    parser.add_argument("--side", type=int, default=224, help="side of a film in pixels")
+    parser.add_argument("--side", type=int, default=224, help="side of an image in pixels")
     given = parser.parse_args()
     torch.manual_seed(0)
     classifier = build_classifier(standardise=True).eval()
     normalise = Normalise(tuple(classifier.spec.mean), tuple(classifier.spec.std))
     fit = SquareFit(given.side)
-    films = [fit(draw_film(CLASSES[n % 3], n, 0).image) for n in range(15)]
-    images = torch.from_numpy(np.stack([normalise(film) for film in films])).to(memory_format=torch.channels_last)
-    one = images[:1]
+    images = [fit(draw_image(CLASSES[n % 3], n, 0).image) for n in range(15)]
+    tensors = torch.from_numpy(np.stack([normalise(image) for image in images])).to(memory_format=torch.channels_last)
+    one = tensors[:1]
 
     def forward() -> None:
         with torch.no_grad():
             classifier(one)
 
     def mapped(method: str) -> None:
-        overlay(films[0], saliency(classifier, one, None, method)[0])
+        overlay(images[0], saliency(classifier, one, None, method)[0])
 
     def sheet() -> None:
-        figure = film_panels(films, list(saliency(classifier, images)), ["a title"] * len(films), columns=5)
+        figure = image_panels(images, list(saliency(classifier, tensors)), ["a title"] * len(images), columns=5)
         with tempfile.TemporaryDirectory() as folder:
             save_figure(figure, Path(folder) / "sheet.png")
 
@@ -72,12 +72,12 @@ def main() -> None:
             taken[name].append(seconds(work))
     base = statistics.median(taken["forward"])
     print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}, {given.side} pixels, medians of {given.rounds}")
-    print(f"forward pass of one film: {1000 * base:.0f} ms")
+    print(f"forward pass of one image: {1000 * base:.0f} ms")
     for name in METHODS:
         middle = statistics.median(taken[name])
         print(f"one map with overlay, {name}: {1000 * middle:.0f} ms, {middle / base:.2f} x a forward pass")
     sheet()
-    print(f"a sheet of {len(films)} films: {statistics.median(seconds(sheet) for _ in range(3)):.1f} s")
+    print(f"a sheet of {len(images)} images: {statistics.median(seconds(sheet) for _ in range(3)):.1f} s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the feature store saves: python benchmarks/features.py [--films N] [--rounds N]
+"""What the feature store saves: python benchmarks/features.py [--images N] [--rounds N]
 
 In one run, on the same phantoms: the machine's matrix-product rate and the limit that follows from it, the bare
 backbone on tensors in memory (PyTorch and ONNX Runtime), the store's build with both, the naive path that goes through
@@ -31,19 +31,20 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from covidnet.config import compose
-from covidnet.data.augment import ORIGINAL, FixedCopies
-from covidnet.data.datamodule import FoldDataModule
-from covidnet.data.dataset import FeatureDataset, FilmDataset, whole_batch
-from covidnet.data.transforms import Normalise, SquareFit
-from covidnet.features.engines import engine_of
-from covidnet.features.extract import fill_store
-from covidnet.features.store import FeatureStore
-from covidnet.fold_run import FoldRun, quieten
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.progress import available_cores
+from covidnet.base.quiet import quieten
+from covidnet.data.loading.augment import ORIGINAL, FixedCopies
+from covidnet.data.loading.datamodule import FoldDataModule
+from covidnet.data.loading.dataset import FeatureDataset, ImageDataset, whole_batch
+from covidnet.data.loading.transforms import Normalise, SquareFit
+from covidnet.feature_store.engines import engine_of
+from covidnet.feature_store.extract import fill_store
+from covidnet.feature_store.store import FeatureStore
+from covidnet.fold.run import FoldRun
+from covidnet.launch.command import compose
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.models.backbones import build_backbone
-from covidnet.progress import available_cores
 
 MULTIPLY_ADDS = 2.83e9
 """Of DenseNet121 for one image of 224 x 224 pixels (Huang et al. 2017, as counted by torchvision)."""
@@ -65,10 +66,10 @@ def matrix_rate() -> float:
 
 
 class Bench:
-    def __init__(self, films: int, home: Path, side: int) -> None:
+    def __init__(self, images: int, home: Path, side: int) -> None:
         self.home = home
         cfg = compose(
-            ["fold=3", f"data.images_per_class={films // 3 // 11 * 11}", "progress=false", "trainer.accelerator=cpu",
+            ["fold=3", f"data.images_per_class={images // 3 // 11 * 11}", "progress=false", "trainer.accelerator=cpu",
              "callbacks.early_stopping=null", "callbacks.panels.per_class=0", f"cache_dir={home}",
              f"data.image_size={side}"]
         )  # fmt: skip
@@ -78,9 +79,9 @@ class Bench:
         self.module = setup.module()
         self.backbone = self.module.classifier.backbone.eval()
         self.fold = setup.datamodule(self.study, self.module, 3, [])
-        self.inputs = self.fold.distinct_inputs.sort_values(["sha256", "operator"], ignore_index=True).head(films)
+        self.inputs = self.fold.distinct_inputs.sort_values(["sha256", "operator"], ignore_index=True).head(images)
         self.batches = [
-            torch.randn(16, 3, side, side).to(memory_format=torch.channels_last) for _ in range(films // 16)
+            torch.randn(16, 3, side, side).to(memory_format=torch.channels_last) for _ in range(images // 16)
         ]
         self.onnx = engine_of("onnx", self.backbone, side, home)
         self.builds = 0
@@ -95,7 +96,7 @@ class Bench:
         store = FeatureStore(self.home / "features", {"build": self.builds}, self.backbone.features_dim)
         took = seconds(
             lambda: fill_store(
-                self.inputs, self.fold.films, lambda: engine, store, progress=False, trainer={"accelerator": "cpu"}
+                self.inputs, self.fold.images, lambda: engine, store, progress=False, trainer={"accelerator": "cpu"}
             )
         )
         return len(self.inputs) / took
@@ -104,7 +105,7 @@ class Bench:
         """Images per second of training through the whole network, as usually written: NCHW, batches of 32."""
         train = self.fold.rows["train"]
         rows = train.sample(min(96, len(train)), random_state=0).reset_index(drop=True)
-        loader = DataLoader(self.fold.films(rows), 32)
+        loader = DataLoader(self.fold.images(rows), 32)
         optimizer = torch.optim.Adam(self.module.classifier.head.parameters())
 
         def epoch() -> None:
@@ -162,18 +163,18 @@ def own_peak() -> float:
     return int(line.split()[1]) / 2**20
 
 
-def peak_memory(films: int) -> float:
-    """Peak resident memory in GiB of a process that fills a store with so many films."""
-    command = [sys.executable, "-W", "ignore", __file__, "--memory", str(films)]
+def peak_memory(images: int) -> float:
+    """Peak resident memory in GiB of a process that fills a store with so many images."""
+    command = [sys.executable, "-W", "ignore", __file__, "--memory", str(images)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def fill_small(films: int) -> None:
+def fill_small(images: int) -> None:
     """Fill a store with noise of 64 x 64 pixels, seen at 32 x 32: what matters here is how many there are."""
     with tempfile.TemporaryDirectory() as home:
         rows, noise = [], np.random.default_rng(0)
-        for n in range(films):
+        for n in range(images):
             data = cv2.imencode(".png", noise.integers(0, 256, (64, 64), np.uint8))[1].tobytes()
             (Path(home) / f"{n}.png").write_bytes(data)
             sha256 = hashlib.sha256(data).hexdigest()
@@ -183,9 +184,9 @@ def fill_small(films: int) -> None:
         normalise = Normalise(backbone.spec.mean, backbone.spec.std)
         fill_store(
             inputs,
-            lambda some: FilmDataset(some, Path(home), fit=SquareFit(32), normalise=normalise),
+            lambda some: ImageDataset(some, Path(home), fit=SquareFit(32), normalise=normalise),
             lambda: backbone,
-            FeatureStore(Path(home) / "features", {"memory": films}, backbone.features_dim),
+            FeatureStore(Path(home) / "features", {"memory": images}, backbone.features_dim),
             progress=False,
             trainer={"accelerator": "cpu"},
         )
@@ -194,12 +195,12 @@ def fill_small(films: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--films", type=int, default=256, help="inputs of every measurement")
+    parser.add_argument("--images", type=int, default=256, help="inputs of every measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", type=int, default=224, help="side of the network's input in pixels")
     parser.add_argument("--head", type=int, default=3210, help="images that a head is trained on")
-    parser.add_argument("--fills", type=int, nargs="*", default=[300, 3000], help="films of the stores of peak memory")
-    parser.add_argument("--memory", type=int, help="only fill a store with so many films and print the peak memory")
+    parser.add_argument("--fills", type=int, nargs="*", default=[300, 3000], help="images of the stores of peak memory")
+    parser.add_argument("--memory", type=int, help="only fill a store with so many images and print the peak memory")
     arguments = parser.parse_args()
     quieten()
     warnings.filterwarnings("ignore")
@@ -208,7 +209,7 @@ def main() -> None:
         fill_small(arguments.memory)
         return
     with tempfile.TemporaryDirectory() as home:
-        bench = Bench(arguments.films, Path(home), arguments.side)
+        bench = Bench(arguments.images, Path(home), arguments.side)
         work: dict[str, Callable[[], float]] = {
             "matrix product": lambda: matrix_rate() / MULTIPLY_ADDS,
             "bare backbone, PyTorch": lambda: bench.bare(bench.backbone),
@@ -226,17 +227,17 @@ def main() -> None:
         rate = {name: statistics.median(values) for name, values in found.items()}
         head = statistics.median(heads)
     memory = own_peak()
-    once_more = {films: peak_memory(films) for films in arguments.fills}
+    once_more = {images: peak_memory(images) for images in arguments.fills}
 
-    print(f"{available_cores()} cores, torch {torch.__version__}, {arguments.films} inputs, {arguments.rounds} rounds")
+    print(f"{available_cores()} cores, torch {torch.__version__}, {arguments.images} inputs, {arguments.rounds} rounds")
     for name, value in rate.items():
         spread = f"{min(found[name]):.1f} to {max(found[name]):.1f}"
         print(f"{name:30} {value:7.1f} images/s   ({spread})")
     spread = f"{min(heads):.1f} to {max(heads):.1f}, one thread"
     print(f"{f'head, {arguments.head:,} images, 20 epochs':30} {head:7.1f} s          ({spread})")
     print(f"{'peak memory of this process':30} {memory:7.2f} GiB")
-    for films, peak in once_more.items():
-        print(f"{f'peak memory, {films:,} small films':30} {peak:7.2f} GiB")
+    for images, peak in once_more.items():
+        print(f"{f'peak memory, {images:,} small images':30} {peak:7.2f} GiB")
     best = max(("PyTorch", "ONNX Runtime"), key=lambda engine: rate[f"bare backbone, {engine}"])
     limit, bare = rate["matrix product"], rate[f"bare backbone, {best}"]
     distinct, seen = paper_inputs()

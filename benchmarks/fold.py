@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from covidnet.progress import available_cores
+from covidnet.base.progress import available_cores
 
 
 def resident(pid: int) -> int:

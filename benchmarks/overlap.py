@@ -1,4 +1,4 @@
-"""How many planted copies of real films are found, how many films of different patients are taken for one, how long.
+"""How many planted copies of real images are found, how many images of different patients are taken for one, how long.
 
 python benchmarks/overlap.py [FOLDER]
 
@@ -17,58 +17,58 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from covidnet.data.images import read_image
-from covidnet.data.overlap import FilmSet, find_copies, find_overlap, likeness_limit
-from covidnet.data.phantom import draw_film
-from covidnet.data.sources import folder_source
-from covidnet.data.thumbnails import thumbnail
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.data.collection.sources import folder_source
+from covidnet.data.phantoms.phantom import draw_image
+from covidnet.data.reading.images import read_image
+from covidnet.data.reading.thumbnails import thumbnail
+from covidnet.data.recognition.overlap import ImageSet, find_copies, find_overlap, likeness_limit
 
 KIT = Path(__file__).parents[2] / "shared/data/cxr-kit"
 
 GROWTH = (1000, 2000, 4000, 8000)
 
-Film = np.ndarray
+Radiograph = np.ndarray
 rng = np.random.default_rng(0)
 
 
-def saved(film: Film, quality: int = 50) -> Film:
+def saved(image: Radiograph, quality: int = 50) -> Radiograph:
     stream = io.BytesIO()
-    Image.fromarray(film).save(stream, "JPEG", quality=quality)
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
     return np.asarray(Image.open(stream))
 
 
-def halved(film: Film) -> Film:
-    return cv2.resize(film, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+def halved(image: Radiograph) -> Radiograph:
+    return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
 
-def mirrored(film: Film) -> Film:
-    return np.ascontiguousarray(film[:, ::-1])
+def mirrored(image: Radiograph) -> Radiograph:
+    return np.ascontiguousarray(image[:, ::-1])
 
 
-def inverted(film: Film) -> Film:
-    return 255 - film
+def inverted(image: Radiograph) -> Radiograph:
+    return 255 - image
 
 
-def changed(film: Film) -> Film:
-    """Other brightness, contrast and gamma, within what leaves a film readable."""
-    values = 255.0 * (film / 255.0) ** rng.uniform(0.7, 1.4) * rng.uniform(0.7, 1.2) + rng.uniform(-20, 20)
+def changed(image: Radiograph) -> Radiograph:
+    """Other brightness, contrast and gamma, within what leaves an image readable."""
+    values = 255.0 * (image / 255.0) ** rng.uniform(0.7, 1.4) * rng.uniform(0.7, 1.2) + rng.uniform(-20, 20)
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def cropped(share: float) -> Callable[[Film], Film]:
+def cropped(share: float) -> Callable[[Radiograph], Radiograph]:
     """A share of height and of width is off, divided between the two ends at random."""
 
-    def crop(film: Film) -> Film:
-        height, width = film.shape
+    def crop(image: Radiograph) -> Radiograph:
+        height, width = image.shape
         down, across = round(height * share), round(width * share)
         top, left = rng.integers(0, down + 1), rng.integers(0, across + 1)
-        return np.ascontiguousarray(film[top : height - (down - top), left : width - (across - left)])
+        return np.ascontiguousarray(image[top : height - (down - top), left : width - (across - left)])
 
     return crop
 
 
-PLANTED: dict[str, tuple[Callable[[Film], Film], ...]] = {
+PLANTED: dict[str, tuple[Callable[[Radiograph], Radiograph], ...]] = {
     "JPEG q50": (saved,),
     "half the size": (halved,),
     "mirrored": (mirrored,),
@@ -84,16 +84,16 @@ PLANTED: dict[str, tuple[Callable[[Film], Film], ...]] = {
     "mirrored, inverted, cropped 20%": (mirrored, inverted, cropped(0.20)),
     "brightness, cropped 20%, q50": (changed, cropped(0.20), saved),
     "all of it, half, cropped 15%": (halved, mirrored, inverted, changed, cropped(0.15), saved),
-    "turned by 90 degrees": (lambda film: np.ascontiguousarray(np.rot90(film)),),
+    "turned by 90 degrees": (lambda image: np.ascontiguousarray(np.rot90(image)),),
 }
 
 
-def planted(films: list[Film], steps: tuple[Callable[[Film], Film], ...]) -> np.ndarray:
+def planted(images: list[Radiograph], steps: tuple[Callable[[Radiograph], Radiograph], ...]) -> np.ndarray:
     small = []
-    for film in films:
+    for image in images:
         for step in steps:
-            film = step(film)
-        small.append(thumbnail(film))
+            image = step(image)
+        small.append(thumbnail(image))
     return np.stack(small)
 
 
@@ -106,45 +106,45 @@ def main() -> None:
     cv2.setNumThreads(1)
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else KIT
     source = folder_source(root)
-    films = [read_image(source.root / path) for path in source.files["path"]]
+    images = [read_image(source.root / path) for path in source.files["path"]]
     patients = source.files["patient_id"].to_numpy()
-    known = FilmSet(names("film", len(films)), np.stack([thumbnail(film) for film in films]))
+    known = ImageSet(names("image", len(images)), np.stack([thumbnail(image) for image in images]))
     limit = likeness_limit(known)
-    print(f"{len(films)} films of {len(set(patients))} patients, limit {limit:.2f}\n")
+    print(f"{len(images)} images of {len(set(patients))} patients, limit {limit:.2f}\n")
 
-    print(f"{'planted':34s} found  as it is  another film  another patient's  usual kind")
+    print(f"{'planted':34s} found  as it is  another image  another patient's  usual kind")
     for kind, steps in PLANTED.items():
-        table = find_overlap(FilmSet(names(kind, len(films)), planted(films, steps)), known, progress=False)
-        right = table["film"] == table["other"]
+        table = find_overlap(ImageSet(names(kind, len(images)), planted(images, steps)), known, progress=False)
+        right = table["image"] == table["other"]
         wrong = table[~right]
-        other = (patients[wrong["film"]] != patients[wrong["other"]]).sum()
-        shares = f"{len(table) / len(films):7.1%} {right.sum() / len(films):8.1%}"
+        other = (patients[wrong["image"]] != patients[wrong["other"]]).sum()
+        shares = f"{len(table) / len(images):7.1%} {right.sum() / len(images):8.1%}"
         kind_found = next(iter(table[right]["kind"].mode()), "none")
         print(f"{kind:32s} {shares} {len(wrong):12d} {other:18d}  {kind_found}")
 
-    print("\nfilms of the set that are taken for one")
+    print("\nimages of the set that are taken for one")
     table = find_copies(known, progress=False)
-    same = patients[table["film"]] == patients[table["other"]]
-    pairs = len(films) * (len(films) - 1) // 2
+    same = patients[table["image"]] == patients[table["other"]]
+    pairs = len(images) * (len(images) - 1) // 2
     print(f"of one patient: {same.sum()} pairs; of different patients: {(~same).sum()}, of {pairs:,} pairs in all")
     paths = source.files["path"].to_numpy()
     for row in table[~same].itertuples():
-        print(f"  {row.similarity:.3f} {row.kind}: {paths[row.film]} and {paths[row.other]}")
+        print(f"  {row.similarity:.3f} {row.kind}: {paths[row.image]} and {paths[row.other]}")
 
     print("\ncopies within one set                  seconds  of the processor, per 1,000  pairs found")
-    timed("the films above", known)
-    drawn = np.stack([thumbnail(draw_film(CLASSES[n % 3], n, 0, size=96).image) for n in range(max(GROWTH))])
+    timed("the images above", known)
+    drawn = np.stack([thumbnail(draw_image(CLASSES[n % 3], n, 0, size=96).image) for n in range(max(GROWTH))])
     for count in GROWTH:
         # Each of another patient, so that every pair is a wrong one.
-        timed("phantoms", FilmSet(names("phantom", count), drawn[:count]))
+        timed("phantoms", ImageSet(names("phantom", count), drawn[:count]))
 
 
-def timed(name: str, films: FilmSet) -> None:
+def timed(name: str, images: ImageSet) -> None:
     start, work = time.perf_counter(), time.process_time()
-    pairs = len(find_copies(films, progress=False))
+    pairs = len(find_copies(images, progress=False))
     wall, own = time.perf_counter() - start, time.process_time() - work
     print(
-        f"{len(films):6,d} {name:30s} {wall:8.1f} {own:16.1f} {1000 * own / len(films):11.2f} {pairs:12d}", flush=True
+        f"{len(images):6,d} {name:30s} {wall:8.1f} {own:16.1f} {1000 * own / len(images):11.2f} {pairs:12d}", flush=True
     )
 
 

@@ -1,9 +1,9 @@
-"""Time of one film through the API, and films per second of an exported model.
+"""Time of one image through the API, and images per second of an exported model.
 
-    python benchmarks/serving.py checkpoint=RUN|SWEEP [--onnx FILE] [--clients 4] [--requests 200] [--film FILE ...]
+    python benchmarks/serving.py checkpoint=RUN|SWEEP [--onnx FILE] [--clients 4] [--requests 200] [--image FILE ...]
 
 The command ``python -m covidnet.app`` is started as a user would; clients on this machine ask one after the other, each
-as soon as it has its answer (a closed loop), for the film with its heat map. Targets with 4 clients on 2 cores: p50
+as soon as it has its answer (a closed loop), for the image with its heat map. Targets with 4 clients on 2 cores: p50
 below 400 ms, p95 below 1 s. With --onnx, what ``python -m covidnet.predict`` does without panels, against the bare
 engine on arrays that lie ready: at least 85 % of its rate.
 """
@@ -30,21 +30,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from PIL import Image
 
-from covidnet.data.phantom import draw_film
-from covidnet.labels import CLASSES
-from covidnet.progress import available_cores
+from covidnet.base.classes import CLASSES
+from covidnet.base.progress import available_cores
+from covidnet.data.phantoms.phantom import draw_image
 
 _BATCH = 8
 
 
-def films(more: list[str]) -> dict[str, list[bytes]]:
+def images(more: list[str]) -> dict[str, list[bytes]]:
     """Uploads by kind, three of each: phantoms of usual sizes, and files that were given."""
 
     def drawn(side: int, kind: str) -> list[bytes]:
         found = []
         for n, label in enumerate(CLASSES):
             file = io.BytesIO()
-            picture = Image.fromarray(draw_film(label, n, 0, size=side).image).resize((side, side))
+            picture = Image.fromarray(draw_image(label, n, 0, size=side).image).resize((side, side))
             picture.save(file, kind, **({"quality": 90} if kind == "JPEG" else {}))
             found.append(file.getvalue())
         return found
@@ -55,7 +55,7 @@ def films(more: list[str]) -> dict[str, list[bytes]]:
         "1024 x 1024 PNG": drawn(1024, "PNG"),
         "2048 x 2048 JPEG": drawn(2048, "JPEG"),
         "2048 x 2048 DICOM, 12 bits": [
-            dicom(draw_film(label, n, 0, size=2048).image) for n, label in enumerate(CLASSES)
+            dicom(draw_image(label, n, 0, size=2048).image) for n, label in enumerate(CLASSES)
         ],
     }
     return found | {Path(name).name: [Path(name).read_bytes()] for name in more}
@@ -138,9 +138,11 @@ def closed_loop(address: str, uploads: list[bytes], clients: int, requests: int,
 def through_the_api(checkpoint: str, clients: int, requests: int, more: list[str]) -> None:
     server = Server(checkpoint)
     try:
-        kinds = films(more)
+        kinds = images(more)
         closed_loop(server.address, next(iter(kinds.values())), clients, 4 * clients)
-        print(f"{clients} clients, {requests} requests, with heat map: milliseconds p50 / p95 / most, films per second")
+        print(
+            f"{clients} clients, {requests} requests, with heat map: milliseconds p50 / p95 / most, images per second"
+        )
         for name, uploads in kinds.items():
             start = time.perf_counter()
             taken = sorted(closed_loop(server.address, uploads, clients, requests))
@@ -153,23 +155,23 @@ def through_the_api(checkpoint: str, clients: int, requests: int, more: list[str
 
 
 def exported_rates(file: str, count: int = 160, rounds: int = 5) -> list[tuple[float, float]]:
-    """Films per second of the bare engine, and of a prediction from file to table, in turn."""
-    from covidnet.film_predictions import FilmPredictions
-    from covidnet.serving.answers import Answering
-    from covidnet.serving.model import open_model
+    """Images per second of the bare engine, and of a prediction from file to table, in turn."""
+    from covidnet.serving.answers import Predictor
+    from covidnet.serving.batch import ImagePredictions
+    from covidnet.serving.open_model import open_model
     from covidnet.serving.stream import Share
 
     bare_model, share = open_model(file, "onnx"), Share.of_cores()
     model = open_model(file, "onnx", share.threads)
-    answering = Answering(model, "warn")
+    predictor = Predictor(model, "warn")
     found = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         names = [f"{n}.jpg" for n in range(count)]
-        drawn = [draw_film(CLASSES[n % 3], n, 0, size=320).image for n in range(12)]
+        drawn = [draw_image(CLASSES[n % 3], n, 0, size=320).image for n in range(12)]
         for n, name in enumerate(names):
             Image.fromarray(drawn[n % len(drawn)]).save(root / name, quality=90)
-        squares = np.stack([model.fit(film) for film in drawn])[:_BATCH]
+        squares = np.stack([model.fit(image) for image in drawn])[:_BATCH]
         bare_model.outputs(squares)
         for turn in range(rounds):
             start = time.perf_counter()
@@ -177,7 +179,7 @@ def exported_rates(file: str, count: int = 160, rounds: int = 5) -> list[tuple[f
                 bare_model.outputs(squares)
             bare = count / (time.perf_counter() - start)
             start = time.perf_counter()
-            FilmPredictions(answering, root, names, root / f"out{turn}", passes=share.passes, progress=False).run()
+            ImagePredictions(predictor, root, names, root / f"out{turn}", passes=share.passes, progress=False).run()
             found.append((bare, count / (time.perf_counter() - start)))
     return found
 
@@ -188,16 +190,16 @@ def main() -> None:
     parser.add_argument("--onnx", help="an exported model")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--film", action="append", default=[], help="a file to upload beside the phantoms")
+    parser.add_argument("--image", action="append", default=[], help="a file to upload beside the phantoms")
     given = parser.parse_args()
     print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}")
-    through_the_api(given.checkpoint.removeprefix("checkpoint="), given.clients, given.requests, given.film)
+    through_the_api(given.checkpoint.removeprefix("checkpoint="), given.clients, given.requests, given.image)
     if given.onnx:
         rates = exported_rates(given.onnx)
         bare, whole = (statistics.median(rate) for rate in zip(*rates, strict=True))
         ratios = sorted(whole / bare for bare, whole in rates)
         print(
-            f"exported model, films per second, medians of {len(rates)} rounds: bare engine {bare:.1f}, "
+            f"exported model, images per second, medians of {len(rates)} rounds: bare engine {bare:.1f}, "
             f"prediction {whole:.1f}; ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         )
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from covidnet.progress import available_cores
+from covidnet.base.progress import available_cores
 
 
 def timed(*arguments: str) -> float:

@@ -1,4 +1,4 @@
-"""``python -m covidnet.app checkpoint=RUN``: a page to upload a film, and a REST endpoint."""
+"""``python -m covidnet.app checkpoint=RUN``: a page to upload an image, and a REST endpoint."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from covidnet.arguments import quoted
-from covidnet.checkpoint_path import find_models
-from covidnet.config import launch
-from covidnet.errors import CovidnetError, SettingError
+from covidnet.base.errors import CovidnetError, SettingError
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import launch
+from covidnet.serving.checkpoint_path import find_models
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,8 +64,8 @@ def main(cfg: DictConfig) -> None:
     # Taken before the model is loaded: who finds the port in use should not have waited for that.
     listener = _listen(host, cfg.port)
     with listener:
-        from covidnet.serving.answers import Answering
-        from covidnet.serving.model import open_model
+        from covidnet.serving.answers import Predictor
+        from covidnet.serving.open_model import open_model
         from covidnet.serving.stream import Share
         from covidnet.serving.web.guard import is_loopback
         from covidnet.serving.web.server import create_app
@@ -74,14 +74,14 @@ def main(cfg: DictConfig) -> None:
         log.info("loading %s", f"{given} only={only}" if only else given)
         share = Share.of_cores()
         model = open_model(given, cfg.engine, share.threads, only)
-        answering = Answering(model, cfg.gate)
+        predictor = Predictor(model, cfg.gate)
         app = create_app(
             model,
-            answering,
+            predictor,
             limits,
             card=_card(given, only, model),
             access=access,
-            notes=answering.gate_notes(),
+            notes=predictor.gate_notes(),
             workers=share.passes,
         )
         warm_up(model)
@@ -94,7 +94,7 @@ def main(cfg: DictConfig) -> None:
         log.info("%s", model.facts.title)
         for note in [
             *model.facts.notes(),
-            *answering.gate_notes(),
+            *predictor.gate_notes(),
             *(model.facts.map_notes() if model.explains else []),
         ]:
             log.warning("%s", note)
@@ -136,7 +136,7 @@ def _card(checkpoint: str, only: str, model: ServedModel) -> str:
     if model.card:
         return model.card
     try:
-        from covidnet.crossval import card_of
+        from covidnet.sweep.reports import card_of
 
         return card_of(checkpoint, only)
     except (CovidnetError, ImportError):
@@ -170,9 +170,9 @@ def _check_files(connections: int) -> None:
 def _serve(app: Any, listener: socket.socket, limits: WebLimits, access: Access) -> None:
     import uvicorn
 
-    from covidnet.serving.web.protocol import FilmProtocol
+    from covidnet.serving.web.protocol import UploadProtocol
 
-    class Protocol(FilmProtocol):
+    class Protocol(UploadProtocol):
         pass
 
     Protocol.limits, Protocol.access = limits, access

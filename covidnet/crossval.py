@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covidnet.arguments import quoted
-from covidnet.config import launch
-from covidnet.errors import DataError, SettingError
-from covidnet.trust import check_links
+from covidnet.base.errors import SettingError
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import launch
+from covidnet.sweep.reports import report_sweeps
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from covidnet.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
 PATHS = ("sweep_dir", "report_dir", "only", "cache_dir")
 """Settings with characters that Hydra's grammar may not take, such as the second equals sign of only=seed=1."""
-
-# Of a card that somebody waits for.
-_QUICK = 500
 
 
 def main(cfg: DictConfig) -> None:
@@ -60,266 +55,6 @@ def main(cfg: DictConfig) -> None:
         cache_dir=cfg.cache_dir,
         paper=cfg.paper,
     )
-
-
-def report_sweeps(
-    folders: Sequence[Path],
-    *,
-    names: Sequence[str] = (),
-    only: Sequence[str] = (),
-    report_dir: Path | None = None,
-    selection: str | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-    unseen: str | None = None,
-    cache_dir: str | Path | None = None,
-    paper: bool | None = None,
-) -> list[dict[str, Any]]:
-    """Write a report of the first sweep, with the others beside it and compared with it.
-
-    Args:
-        folders: sweep folders; at least one.
-        names: what to call them, one for each or none.
-        only: what run folders have in their names, one for each sweep, one for all, or none.
-        report_dir: where the report goes; ``report`` in the first sweep's folder if None.
-        selection: ``inner``, ``paper``, or None for what the runs were set to.
-        resamples: of the patient-clustered bootstrap.
-        seed: of everything that is drawn.
-        unseen: ``open`` scores the models on an unseen fold that was locked.
-        cache_dir: where that is recorded; needed with ``open`` alone.
-        paper: whether the paper's numbers stand beside ours; None for the paper's own data (kaggle) alone.
-
-    Returns:
-        The summaries, in the order of the folders; of a single sweep over more than the folds one for each group of
-        its runs, whose reports lie in folders of ``report`` beside a table of methods and seeds.
-
-    Raises:
-        SettingError: names do not fit the folders, or a setting is not allowed.
-        DataError: a sweep cannot be reported, or two of them are not of the same split.
-        WriteError: the report cannot be written.
-    """
-    if paper is not None and not isinstance(paper, bool):
-        raise SettingError("paper", paper, "true, false or null")
-    if unseen not in (None, "open"):
-        raise SettingError("unseen", unseen, "open, or null")
-    from rich.console import Console
-
-    from covidnet.report.html import write_report
-    from covidnet.report.tables import BRACKETS, flat_scores, metrics_table
-    from covidnet.sweep import REPORT, chosen_group, groups_of
-
-    target = report_dir or folders[0].expanduser() / REPORT
-    check_links(target, None if report_dir else folders[0].expanduser())
-    groups = groups_of(folders[0].expanduser(), *only) if len(folders) == 1 and len(only) < 2 else []
-    if len(folders) == len(only) == 1 and report_dir is None and folders[0].expanduser().is_dir():
-        # Where the report of the whole grid has it too.
-        target /= chosen_group(folders[0].expanduser(), only[0]) or ""
-    if len(groups) > 1:
-        options = {"selection": selection, "resamples": resamples, "seed": seed, "unseen": unseen, "paper": paper}
-        return _report_grid(folders[0], groups, target, cache_dir=cache_dir, **options)
-    sweeps, summaries = summaries_of(
-        folders,
-        names=names,
-        only=only,
-        selection=selection,
-        resamples=resamples,
-        seed=seed,
-        unseen=unseen,
-        cache_dir=cache_dir,
-    )
-    for summary in summaries:
-        summary["paper"] = summary["asked"]["paper"] = paper
-    comparisons = _comparisons(sweeps)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        cause = "is a file" if isinstance(error, FileExistsError) else f"cannot be made ({error.strerror})"
-        raise DataError(f"{target}: {cause}; give another folder with report_dir=DIR") from None
-    write_report(summaries[0], target, comparisons=comparisons, others=summaries[1:])
-    console = Console(soft_wrap=True, highlight=False)
-    for summary in summaries:
-        folds = len(summary["folds"])
-        console.print(f"{summary['name']}: {folds} fold{'' if folds == 1 else 's'}", markup=False, emoji=False)
-        console.print(metrics_table(flat_scores(summary["pooled"]), "Pooled out-of-fold predictions"))
-        console.print()
-    console.print(BRACKETS)
-    for note in summaries[0]["notes"]:
-        console.print(note, markup=False, emoji=False)
-    console.print(f"Report: {target / 'report.html'}", markup=False, emoji=False)
-    return summaries
-
-
-def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: Any) -> list[dict[str, Any]]:
-    """A report of each group of a grid in a folder of its own, and one table of methods and seeds."""
-    from rich.console import Console
-
-    from covidnet.atomic import make_folder, write_text
-    from covidnet.report.grid import grid_latex, grid_table
-    from covidnet.report.words import count
-    from covidnet.sweep import Sweep, read_sweep
-
-    finished, failed = {}, {}
-    for group in groups:
-        try:
-            finished[group] = read_sweep(folder, only=group)
-        except DataError as error:
-            failed[group] = error
-    if not finished:
-        # Each says the folder, and most the same cause.
-        raise next(iter(failed.values()))
-    for group, cause in failed.items():
-        log.error("%s: left out: %s", group, cause)
-    if options.pop("unseen") == "open":
-        # Once for all groups: they are opened together.
-        runs = [run for sweep in finished.values() for run in sweep.runs]
-        _open([Sweep(folder.expanduser(), folder.name, runs, [])], options["cache_dir"])
-    found: dict[str, dict[str, Any]] = {}
-    for group in finished:
-        (found[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
-    table = grid_table(found)
-    make_folder(target)
-    write_text(target / "grid.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_text(target / "grid.tex", grid_latex(table))
-    console = Console(soft_wrap=True, highlight=False)
-    for row in table[table["metric"] == "accuracy"].to_dict("records"):
-        sd = "" if row["n"] < 2 else f", sd {100 * row['sd']:.1f} points"
-        mean = f"{100 * row['mean']:.1f}% (mean of {count(row['n'], 'seed')}{sd})"
-        console.print(f"{row['method']}: accuracy {mean}", markup=False, emoji=False)
-    console.print(f"Methods and seeds: {target / 'grid.csv'} and grid.tex", markup=False, emoji=False)
-    return list(found.values())
-
-
-def summaries_of(
-    folders: Sequence[Path],
-    *,
-    names: Sequence[str] = (),
-    only: Sequence[str] = (),
-    selection: str | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-    unseen: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> tuple[list[Sweep], list[dict[str, Any]]]:
-    """Read sweeps and compute their numbers; what is wrong with them is logged.
-
-    Args:
-        folders: as in `report_sweeps`, and so the others.
-        names: of the sweeps.
-        only: as in `report_sweeps`.
-        selection: the rule.
-        resamples: of the bootstrap.
-        seed: of everything that is drawn.
-        unseen: as in `report_sweeps`.
-        cache_dir: as in `report_sweeps`.
-
-    Returns:
-        The sweeps and their summaries.
-
-    Raises:
-        SettingError, DataError: as in `report_sweeps`.
-    """
-    from covidnet.sweep import read_sweep
-    from covidnet.sweep_summary import summarise
-
-    if not folders:
-        raise SettingError("sweep_dir", "[]", "one or more folders of sweeps")
-    if unseen not in (None, "open"):
-        raise SettingError("unseen", unseen, "open, or null")
-    if names and (len(names) != len(folders) or len(set(names)) != len(names)):
-        raise SettingError("names", list(names), f"{len(folders)} different names, one for each of sweep_dir")
-    if len(only) not in (0, 1, len(folders)):
-        raise SettingError("only", list(only), f"one text, or {len(folders)}, one for each of sweep_dir")
-    chosen = [only[0]] * len(folders) if len(only) == 1 else list(only) or [""] * len(folders)
-    studies = [(folder.expanduser().resolve(), text) for folder, text in zip(folders, chosen, strict=True)]
-    if len(set(studies)) != len(studies):
-        raise SettingError("sweep_dir", [str(f) for f in folders], "different sweeps", "one of them stands there twice")
-    called = names or _names(studies)
-    asked = list(zip(folders, called, chosen, strict=True))
-    sweeps = [read_sweep(*one) for one in asked]
-    if unseen == "open":
-        opened = _open(sweeps, cache_dir)
-        sweeps = [read_sweep(*one) if new else sweep for one, new, sweep in zip(asked, opened, sweeps, strict=True)]
-    for sweep in sweeps:
-        for problem in sweep.problems:
-            log.warning("%s: %s", sweep.name, problem)
-    return sweeps, [summarise(sweep, selection=selection, resamples=resamples, seed=seed) for sweep in sweeps]
-
-
-def _open(sweeps: Sequence[Sweep], cache_dir: str | Path | None) -> list[bool]:
-    from covidnet.unseen_opening import open_unseen
-
-    if cache_dir is None:
-        raise SettingError("cache_dir", None, "the folder that the models were trained with")
-    return [open_unseen(sweep, Path(cache_dir).expanduser().resolve()) for sweep in sweeps]
-
-
-def card_of(folder: str | Path, only: str = "") -> str:
-    """The model card of a sweep or of a single run, quickly.
-
-    Args:
-        folder: a sweep folder, a run folder, or the checkpoint of a run.
-        only: of a sweep folder the runs with this in their names.
-
-    Returns:
-        Markdown: ``report/model_card.md`` of the folder (in ``report/GROUP/`` of a group) where it is there, else a
-        card made from its saved predictions, with fewer resamples of the bootstrap than a report has; it says how many.
-
-    Raises:
-        SettingError: `only` fits no run folder.
-        DataError: there is no such folder, or no run in it.
-    """
-    from covidnet.report.model_card import model_card
-    from covidnet.report.words import CARD_PLAIN
-    from covidnet.sweep import REPORT, chosen_group, read_sweep
-    from covidnet.sweep_summary import summarise
-
-    path = Path(folder).expanduser()
-    if path.is_file():
-        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    group = chosen_group(path, only) if only and path.is_dir() else ""
-    written = path / REPORT / (group or "") / CARD_PLAIN
-    if group is not None and written.is_file():
-        return written.read_text(encoding="utf-8", errors="replace")
-    return model_card(summarise(read_sweep(path, only=only), resamples=_QUICK))
-
-
-def _comparisons(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
-    """Every pair of sweeps on their pooled predictions."""
-    from covidnet.evaluation.comparison import adjust, compare_tables
-    from covidnet.sweep_summary import pooled_predictions
-
-    pooled = [pooled_predictions(sweep.runs) for sweep in sweeps]
-    share = max(_test_share(sweep) for sweep in sweeps)
-    found = [
-        compare_tables(
-            pooled[a],
-            pooled[b],
-            name_a=sweeps[a].name,
-            name_b=sweeps[b].name,
-            common_folds=True,
-            test_share=share,
-        )
-        for a in range(len(sweeps))
-        for b in range(a + 1, len(sweeps))
-    ]
-    return adjust(found)
-
-
-def _test_share(sweep: Sweep) -> float:
-    """Test films for each training film in a fold; of ten folds nine are trained on where the runs do not say."""
-    run = sweep.runs[0]
-    counts = ((run.metrics.get("data") or {}).get("counts") or {}).get("train") or {}
-    trained_on = sum(of_class["films"] for of_class in counts.values())
-    return len(run.rows("test")) / trained_on if trained_on else 1.0 / 9.0
-
-
-def _names(studies: Sequence[tuple[Path, str]]) -> list[str]:
-    """The folders' names with what was chosen in them; where two are the same, as much of the path as is needed."""
-    for length in range(1, 8):
-        names = [" ".join(filter(None, ("/".join(path.parts[-length:]), text))) for path, text in studies]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{path} {text}".strip() for path, text in studies]
 
 
 if __name__ == "__main__":

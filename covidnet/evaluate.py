@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.arguments import quoted
-from covidnet.checkpoint_path import ONNX, find_models
-from covidnet.config import launch
-from covidnet.errors import DataError, SettingError
-from covidnet.names import counted, shown
+from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import counted, shown
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import launch
+from covidnet.serving.checkpoint_path import ONNX, find_models
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,7 +23,7 @@ _ASKED = ("checkpoint", "only", "gate", "engine", "resamples", "seed")
 
 
 def main(cfg: DictConfig) -> None:
-    """Look for training films in a data set, predict the set, and report.
+    """Look for training images in a data set, predict the set, and report.
 
     Args:
         cfg: the composed configuration ``evaluate``.
@@ -31,8 +31,8 @@ def main(cfg: DictConfig) -> None:
     Raises:
         SettingError: a setting is not allowed.
         WeightsError: there is no checkpoint, or it is none of ours.
-        DataError: the data cannot be used, or no film was predicted; or with ``strict=true``: the set holds training
-            films, they could not be looked for, a film is in two classes, or a file was refused.
+        DataError: the data cannot be used, or no image was predicted; or with ``strict=true``: the set holds training
+            images, they could not be looked for, an image is in two classes, or a file was refused.
     """
     from omegaconf import OmegaConf
 
@@ -49,33 +49,33 @@ def main(cfg: DictConfig) -> None:
     models = find_models(checkpoint, onnx=cfg.engine == "onnx", only=only)
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     out = Path(settings["out"]).expanduser()
-    from covidnet.data.film_table import read_film_table
-    from covidnet.data.inputs import check_earlier
-    from covidnet.quality import fixed_rules
+    from covidnet.data.collection.image_table import read_image_table
+    from covidnet.data.collection.inputs import check_earlier
+    from covidnet.gate import fixed_rules
 
     check_earlier(out, ("summary.json", "predictions.csv", "report.html"), overwrite=cfg.overwrite)
-    from covidnet.external import ExternalValidation
-    from covidnet.known_films import known_films
-    from covidnet.serving.answers import Answering
-    from covidnet.serving.model import open_model
+    from covidnet.external.known_images import known_images
+    from covidnet.external.validation import ExternalValidation
+    from covidnet.serving.answers import Predictor
+    from covidnet.serving.open_model import open_model
     from covidnet.serving.stream import Share
 
     if models[0].suffix != ONNX:
-        from covidnet.fold_run import quieten
+        from covidnet.base.quiet import quieten
 
         quieten()
     share = Share.of_cores()
     # The model needs no data: what is wrong with it is reported before an image is read or drawn.
-    answering = Answering(open_model(checkpoint, cfg.engine, share.threads, only), cfg.gate)
-    films = read_film_table(
+    predictor = Predictor(open_model(checkpoint, cfg.engine, share.threads, only), cfg.gate)
+    images = read_image_table(
         settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), rules=fixed_rules, progress=cfg.progress
     )
-    _check_out(out, films.root)
-    _print(answering.notes())
-    validation = ExternalValidation(films, known_films(models), out, strict=cfg.strict, progress=cfg.progress)
+    _check_out(out, images.root)
+    _print(predictor.notes())
+    validation = ExternalValidation(images, known_images(models), out, strict=cfg.strict, progress=cfg.progress)
     _print(validation.look())
     summary = validation.run(
-        answering,
+        predictor,
         models,
         reading={name: settings["data"][name] for name in ("max_megapixels", "min_side")},
         passes=share.passes,
@@ -83,19 +83,19 @@ def main(cfg: DictConfig) -> None:
         seed=cfg.seed,
         asked=_asked(settings),
     )
-    _tell(summary, out, answering.notes())
+    _tell(summary, out, predictor.notes())
     refused = summary["coverage"]["unreadable"] + summary["coverage"]["refused"]
     if refused and cfg.strict:
         raise DataError(f"strict=true: {counted(refused, 'file was', 'files were')} refused; see {out / 'refused.csv'}")
 
 
 def _check_out(out: Path, root: Path) -> None:
-    from covidnet.data.sources import own_results
+    from covidnet.data.collection.sources import own_results
 
-    # No command looks for films in its own results.
+    # No command looks for images in its own results.
     passed_over = own_results(out) is not None and own_results(root) is None
     if out.resolve().is_relative_to(root.resolve()) and not passed_over:
-        raise SettingError("out", out, f"a folder outside of {root}", "the report would lie among the films")
+        raise SettingError("out", out, f"a folder outside of {root}", "the report would lie among the images")
 
 
 def _asked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _asked(settings: dict[str, Any]) -> dict[str, Any]:
     chosen = {f"data.{name}": data[name] for name in ("root", "view") if data.get(name) is not None}
     if data.get("labels"):
         chosen["data.labels"] = "{" + ",".join(f"{name}: {label}" for name, label in data["labels"].items()) + "}"
-    drawn = ("images_per_class", "film_size", "severity", "seed") if data["name"] == "phantom" else ()
+    drawn = ("images_per_class", "phantom_size", "severity", "seed") if data["name"] == "phantom" else ()
     chosen |= {f"data.{name}": data[name] for name in drawn}
     return {"checkpoint": settings["checkpoint"], "data": data["name"], **chosen,
             **{name: settings[name] for name in _ASKED[1:]}}  # fmt: skip
@@ -121,19 +121,19 @@ def _print(lines: Sequence[str]) -> None:
 def _tell(summary: dict[str, Any], out: Path, said: Sequence[str]) -> None:
     from rich.console import Console
 
-    from covidnet.report.tables import BRACKETS, flat_scores, metrics_table
+    from covidnet.report.terminal import BRACKETS, flat_scores, metrics_table
     from covidnet.report.words import count
     from covidnet.serving.facts import NOTICE
 
     console = Console(soft_wrap=True, highlight=False)
     scores, cover = summary["external"], summary["coverage"]
     console.print()
-    console.print(metrics_table(flat_scores(scores), f"External films, {summary['model']['title']}"))
+    console.print(metrics_table(flat_scores(scores), f"External images, {summary['model']['title']}"))
     console.print()
     lines = [BRACKETS]
     if summary["external_all"] is not None:
         whole = summary["external_all"]["accuracy"]["value"]
-        lines.append(f"With the {count(summary['overlap']['seen_predicted'], 'training film')}: accuracy {whole:.1%}.")
+        lines.append(f"With the {count(summary['overlap']['seen_predicted'], 'training image')}: accuracy {whole:.1%}.")
     refused = cover["unreadable"] + cover["refused"]
     if refused:
         lines.append(f"{count(refused, 'file')} refused and not in the numbers: {out / 'refused.csv'}")

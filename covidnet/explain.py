@@ -1,4 +1,4 @@
-"""``python -m covidnet.explain checkpoint=RUN input=FILE_OR_FOLDER``: where a trained model looks, film by film."""
+"""``python -m covidnet.explain checkpoint=RUN input=FILE_OR_FOLDER``: where a trained model looks, image by image."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covidnet.arguments import quoted
-from covidnet.checkpoint_path import ONNX, find_checkpoint
-from covidnet.config import launch
-from covidnet.errors import DataError, ImageRefusedError, SettingError
-from covidnet.labels import CLASSES, label_of
-from covidnet.names import counted, shown
+from covidnet.base.classes import CLASSES, label_of
+from covidnet.base.errors import DataError, ImageRefusedError, SettingError
+from covidnet.base.names import counted, shown
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import launch
 from covidnet.report.words import EXPLAINERS
+from covidnet.serving.checkpoint_path import ONNX, find_checkpoint
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,7 +26,7 @@ PATHS = ("checkpoint", "only", "input", "out", "masks", "boxes")
 
 
 def main(cfg: DictConfig) -> None:
-    """Draw the map of every film, write explanations.csv, and where lesions are known localisation.csv.
+    """Draw the map of every image, write explanations.csv, and where lesions are known localisation.csv.
 
     Args:
         cfg: the composed configuration ``explain``.
@@ -34,8 +34,8 @@ def main(cfg: DictConfig) -> None:
     Raises:
         SettingError: a setting is not allowed.
         WeightsError: there is no checkpoint, or it is none of ours.
-        DataError: no film could be explained, or no film has one of the masks or boxes that were given; or with
-            ``strict=true`` a film could not be explained, or its mask or box not be used.
+        DataError: no image could be explained, or no image has one of the masks or boxes that were given; or with
+            ``strict=true`` an image could not be explained, or its mask or box not be used.
     """
     from omegaconf import OmegaConf
 
@@ -47,24 +47,24 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("explain.method", cfg.explain.method, EXPLAINERS)
     checkpoint = find_checkpoint(given["checkpoint"], "" if cfg.only is None else str(cfg.only))
     # What can be said without the network is said before its libraries are loaded.
-    from covidnet.data.inputs import check_earlier, check_out, find_films
+    from covidnet.data.collection.inputs import check_earlier, check_out, find_images
 
     out = Path(cfg.out).expanduser()
     check_earlier(out, ("explanations.csv", "refused.csv"), overwrite=cfg.overwrite)
-    root, paths = find_films(given["input"])
+    root, paths = find_images(given["input"])
     check_out(given["input"], out, root, paths)
-    from covidnet.data.annotations import Annotations
+    from covidnet.data.collection.annotations import Annotations
 
-    annotations = Annotations(root, masks=cfg.masks, boxes=cfg.boxes, films=paths)
+    annotations = Annotations(root, masks=cfg.masks, boxes=cfg.boxes, images=paths)
     check_out(given["input"], out, root, paths, annotations.folders.values())
-    from covidnet.film_explanations import FilmExplanations
-    from covidnet.serving.model import open_model
+    from covidnet.explaining.image_maps import ImageMaps
+    from covidnet.serving.open_model import open_model
 
     if checkpoint.suffix != ONNX:
-        from covidnet.fold_run import quieten
+        from covidnet.base.quiet import quieten
 
         quieten()
-    explained = FilmExplanations(
+    explained = ImageMaps(
         open_model(checkpoint),
         root,
         paths,
@@ -90,7 +90,7 @@ def main(cfg: DictConfig) -> None:
         )
     if explained.unfit and cfg.strict:
         raise DataError(
-            f"strict=true: masks or boxes of {counted(len(explained.unfit), 'film')} cannot be used, the first: "
+            f"strict=true: masks or boxes of {counted(len(explained.unfit), 'image')} cannot be used, the first: "
             f"{explained.unfit[0]}"
         )
 
@@ -98,10 +98,10 @@ def main(cfg: DictConfig) -> None:
 def _tell(explained: Any, count: int, refused: list[ImageRefusedError]) -> None:
     lines = [*explained.notes, *explained.facts.map_notes()]
     if explained.unfit:
-        lines.append(f"masks or boxes of {counted(len(explained.unfit), 'film')} cannot be used, see the log above")
+        lines.append(f"masks or boxes of {counted(len(explained.unfit), 'image')} cannot be used, see the log above")
     if refused:
         lines.append(f"{counted(len(refused), 'file')} refused: {explained.out / 'refused.csv'}")
-    _print([*lines, f"{counted(count - len(refused), 'film')} explained: {explained.out}"])
+    _print([*lines, f"{counted(count - len(refused), 'image')} explained: {explained.out}"])
 
 
 def _print(lines: Sequence[str]) -> None:

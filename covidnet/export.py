@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covidnet.arguments import quoted
-from covidnet.checkpoint_path import ONNX, exported_name, find_models
-from covidnet.config import launch
-from covidnet.errors import CovidnetError, DataError, ImageRefusedError, SettingError, WeightsError
+from covidnet.base.errors import CovidnetError, DataError, ImageRefusedError, SettingError, WeightsError
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import launch
+from covidnet.serving.checkpoint_path import ONNX, exported_name, find_models
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,7 +28,7 @@ FORMATS = ("onnx",)
 
 
 def main(cfg: DictConfig) -> None:
-    """Export, check the file against PyTorch on films, and write it only if the two agree.
+    """Export, check the file against PyTorch on images, and write it only if the two agree.
 
     Args:
         cfg: the composed configuration ``export``.
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     Raises:
         SettingError: a setting is not allowed, or a library is not installed.
         WeightsError: there is no checkpoint, or what was exported does not agree with it.
-        DataError: no film is there to check it on.
+        DataError: no image is there to check it on.
         WriteError: the file cannot be written.
     """
     from omegaconf import OmegaConf
@@ -45,8 +45,8 @@ def main(cfg: DictConfig) -> None:
     only = "" if cfg.only is None else str(cfg.only)
     if cfg.format not in FORMATS:
         raise SettingError("format", cfg.format, FORMATS)
-    if isinstance(cfg.films, bool) or not isinstance(cfg.films, int) or cfg.films < 1:
-        raise SettingError("films", cfg.films, "a whole number from 1 on")
+    if isinstance(cfg.images, bool) or not isinstance(cfg.images, int) or cfg.images < 1:
+        raise SettingError("images", cfg.images, "a whole number from 1 on")
     files = find_models(given, only=only)
     if files[0].suffix == ONNX:
         raise SettingError("checkpoint", given, "a best.ckpt, a run folder or a sweep folder", "it is exported already")
@@ -55,7 +55,7 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("out", out, "a file that is not there yet", "give another one, or overwrite=true")
     from rich.console import Console
 
-    from covidnet.atomic import make_folder, write_bytes
+    from covidnet.base.atomic import make_folder, write_bytes
     from covidnet.report.words import count
     from covidnet.serving.exported import TOLERANCE, exported
     from covidnet.serving.facts import NOTICE
@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> None:
     from covidnet.serving.torch_model import TorchModel
 
     model = TorchModel.open(files, Path(given))
-    squares, where = _films(model, files, cfg)
+    squares, where = _images(model, files, cfg)
     content = exported(model, _card(given, only, model))
     difference = _difference(model, OnnxModel(out, content=content), squares)
     if not difference <= TOLERANCE:
@@ -76,7 +76,7 @@ def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True, highlight=False)
     told = [*model.facts.notes()]
     told.append(
-        f"Probabilities differ from PyTorch's by {difference:.1e} at most, on {count(len(squares), 'film')} {where}"
+        f"Probabilities differ from PyTorch's by {difference:.1e} at most, on {count(len(squares), 'image')} {where}"
     )
     told.append(f"{model.facts.title}, {len(content) / 1e6:.1f} MB: {out}")
     told.append(f"Use it: python -m covidnet.predict checkpoint='{out}' input=FILE_OR_FOLDER")
@@ -86,8 +86,8 @@ def main(cfg: DictConfig) -> None:
 
 def _card(given: str, only: str, model: TorchModel) -> str:
     """The card of the run or sweep, with its scores; what the checkpoint says where its folder is not there."""
-    from covidnet.crossval import card_of
     from covidnet.serving.web.card import facts_card
+    from covidnet.sweep.reports import card_of
 
     try:
         return card_of(given, only)
@@ -107,40 +107,40 @@ def _target(given: str, out: str | None, only: str = "") -> Path:
     return target
 
 
-def _films(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list, str]:
-    """Some films as squares, and whose they are: those that were given, else those of the run's own unseen fold."""
-    from covidnet.data.images import read_image
+def _images(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list, str]:
+    """Some images as squares, and whose they are: those that were given, else those of the run's own unseen fold."""
+    from covidnet.data.reading.images import read_image
 
-    root, paths = _given_films(cfg.check) if cfg.check is not None else _unseen_films(files[0])
+    root, paths = _given_images(cfg.check) if cfg.check is not None else _unseen_images(files[0])
     where = f"of {cfg.check}" if cfg.check is not None else "of the unseen fold"
     found, first = [], ""
     # Spread over the list, which is ordered by class.
-    step = max(1, len(paths) // cfg.films)
+    step = max(1, len(paths) // cfg.images)
     for path in paths[::step]:
         try:
             found.append(model.fit(read_image(root / path)))
         except ImageRefusedError as error:
             first = first or str(error)
-        if len(found) == cfg.films:
+        if len(found) == cfg.images:
             break
     if not found:
-        cause = first or "the training films are not on this machine"
-        raise DataError(f"no film to check the exported model on ({cause}); give some with check=FOLDER")
+        cause = first or "the training images are not on this machine"
+        raise DataError(f"no image to check the exported model on ({cause}); give some with check=FOLDER")
     return found, where
 
 
-def _given_films(check: str) -> tuple[Path, list[str]]:
-    from covidnet.data.inputs import find_films
+def _given_images(check: str) -> tuple[Path, list[str]]:
+    from covidnet.data.collection.inputs import find_images
 
-    return find_films(str(check))
+    return find_images(str(check))
 
 
-def _unseen_films(checkpoint: Path) -> tuple[Path, list[str]]:
-    """The films of the unseen fold, where the run folder and the data are still there."""
+def _unseen_images(checkpoint: Path) -> tuple[Path, list[str]]:
+    """The images of the unseen fold, where the run folder and the data are still there."""
     import json
 
-    from covidnet.data.splits import UNSEEN_FOLD
-    from covidnet.data.study import read_split
+    from covidnet.data.collection.prepared import read_split
+    from covidnet.data.folds.splits import UNSEEN_FOLD
 
     run = checkpoint.parents[1] if len(checkpoint.parents) > 1 else checkpoint.parent
     try:

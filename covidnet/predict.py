@@ -1,4 +1,4 @@
-"""``python -m covidnet.predict checkpoint=RUN input=FILE_OR_FOLDER``: class probabilities of any films."""
+"""``python -m covidnet.predict checkpoint=RUN input=FILE_OR_FOLDER``: class probabilities of any images."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covidnet.arguments import quoted
-from covidnet.checkpoint_path import find_models
-from covidnet.config import launch
-from covidnet.errors import DataError, SettingError
-from covidnet.names import shown
+from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import shown
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import launch
 from covidnet.report.words import count
+from covidnet.serving.checkpoint_path import find_models
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from covidnet.film_predictions import FilmPredictions
+    from covidnet.serving.batch import ImagePredictions
 
 PATHS = ("checkpoint", "only", "input", "out")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
 
 def main(cfg: DictConfig) -> None:
-    """Predict films, one batch after the other, and write predictions.csv.
+    """Predict images, one batch after the other, and write predictions.csv.
 
     Args:
         cfg: the composed configuration ``predict``.
@@ -44,24 +44,24 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("gate", cfg.gate, GATES)
     # What can be said without the network is said before its libraries are loaded.
     find_models(given["checkpoint"], onnx=cfg.engine == "onnx", only=only)
-    from covidnet.data.inputs import check_earlier, check_out, find_films
+    from covidnet.data.collection.inputs import check_earlier, check_out, find_images
 
     out = Path(cfg.out).expanduser()
     check_earlier(out, ("predictions.csv", "refused.csv"), overwrite=cfg.overwrite)
-    root, paths = find_films(given["input"])
+    root, paths = find_images(given["input"])
     check_out(given["input"], out, root, paths)
-    from covidnet.atomic import write_text
-    from covidnet.film_predictions import FilmPredictions
-    from covidnet.serving.answers import Answering
-    from covidnet.serving.model import open_model
+    from covidnet.base.atomic import write_text
+    from covidnet.serving.answers import Predictor
+    from covidnet.serving.batch import ImagePredictions
+    from covidnet.serving.open_model import open_model
     from covidnet.serving.stream import Share
 
     share = Share.of_cores()
-    answering = Answering(open_model(given["checkpoint"], cfg.engine, share.threads, only), cfg.gate)
+    predictor = Predictor(open_model(given["checkpoint"], cfg.engine, share.threads, only), cfg.gate)
     # Before the predictions: where every file is refused, it says why.
-    _print([*answering.notes(), *(answering.model.facts.map_notes() if cfg.panels else [])])
-    predictions = FilmPredictions(
-        answering,
+    _print([*predictor.notes(), *(predictor.model.facts.map_notes() if cfg.panels else [])])
+    predictions = ImagePredictions(
+        predictor,
         root,
         paths,
         out,
@@ -72,8 +72,8 @@ def main(cfg: DictConfig) -> None:
         progress=cfg.progress,
     )
     predictions.run()
-    if predictions.answering.model.card:
-        write_text(out / "model_card.md", predictions.answering.model.card)
+    if predictions.predictor.model.card:
+        write_text(out / "model_card.md", predictions.predictor.model.card)
     _tell(predictions)
     if predictions.undrawn:
         raise DataError(
@@ -84,16 +84,16 @@ def main(cfg: DictConfig) -> None:
         raise DataError(f"strict=true: {predictions.refused} files were refused; see {out / 'refused.csv'}")
 
 
-def _tell(predictions: FilmPredictions) -> None:
+def _tell(predictions: ImagePredictions) -> None:
     from covidnet.serving.facts import NOTICE
 
-    model, out = predictions.answering.model, predictions.out
+    model, out = predictions.predictor.model, predictions.out
     told = []
     if predictions.refused:
         told.append(f"{count(predictions.refused, 'file')} refused: {out / 'refused.csv'}")
     if predictions.flagged:
-        told.append(f"{count(predictions.flagged, 'film')} predicted with a warning: see the column quality")
-    told.append(f"{count(predictions.predicted, 'film')} predicted by {model.facts.title}: {out / 'predictions.csv'}")
+        told.append(f"{count(predictions.flagged, 'image')} predicted with a warning: see the column quality")
+    told.append(f"{count(predictions.predicted, 'image')} predicted by {model.facts.title}: {out / 'predictions.csv'}")
     _print([*told, NOTICE])
 
 

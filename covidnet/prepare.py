@@ -1,4 +1,4 @@
-"""``python -m covidnet.prepare data=...``: read every film once, write the manifest and the split."""
+"""``python -m covidnet.prepare data=...``: read every image once, write the manifest and the split."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.config import launch
-from covidnet.errors import DataError
-from covidnet.names import counted, shown
+from covidnet.base.errors import DataError
+from covidnet.base.names import counted, shown
+from covidnet.launch.command import launch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,11 +28,11 @@ def main(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from covidnet.data.study import prepare_study
-    from covidnet.quality import fixed_rules
+    from covidnet.data.collection.prepared import prepare_dataset
+    from covidnet.gate import fixed_rules
 
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    study = prepare_study(
+    prepared = prepare_dataset(
         settings["data"],
         settings["split"],
         cache_dir=Path(settings["cache_dir"]).expanduser(),
@@ -42,15 +42,17 @@ def main(cfg: DictConfig) -> None:
         progress=settings["progress"],
     )
     console = Console(soft_wrap=True, highlight=False)
-    refused = study.folder.parent / "refused.csv"
-    told = [*study.notes, f"manifest: {study.folder.parent / 'manifest.csv'}", f"split:    {study.split_file}"]
-    told.append(f"left out: {study.folder / 'left_out.csv'}")
-    if len(study.refused):
-        told.append(f"refused:  {refused} ({counted(len(study.refused), 'file')})")
+    refused = prepared.folder.parent / "refused.csv"
+    told = [*prepared.notes, f"manifest: {prepared.folder.parent / 'manifest.csv'}", f"split:    {prepared.split_file}"]
+    told.append(f"left out: {prepared.folder / 'left_out.csv'}")
+    if len(prepared.refused):
+        told.append(f"refused:  {refused} ({counted(len(prepared.refused), 'file')})")
     for line in told:
         console.print(shown(line), markup=False, emoji=False)
-    if len(study.refused) and settings["strict"]:
-        raise DataError(f"{counted(len(study.refused), 'file was', 'files were')} refused (strict=true); see {refused}")
+    if len(prepared.refused) and settings["strict"]:
+        raise DataError(
+            f"{counted(len(prepared.refused), 'file was', 'files were')} refused (strict=true); see {refused}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m covidnet.train fold=3``: one fold, from films to a run folder."""
+"""``python -m covidnet.train fold=3``: one fold, from images to a run folder."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.arguments import quoted
-from covidnet.config import checked_fold, config_dir, launch
-from covidnet.errors import CovidnetError
+from covidnet.base.errors import CovidnetError
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import checked_fold, config_dir, launch
 from covidnet.learning.monitor import direction
-from covidnet.sweep_report import report_ended_sweeps
+from covidnet.sweep.ending import report_ended_sweeps
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> float | None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from covidnet.fold_run import FoldRun
+    from covidnet.fold.run import FoldRun
 
     settings, started = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
     search = started.mode == RunMode.MULTIRUN and started.runtime.choices["hydra/sweeper"] == "optuna"
@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> float | None:
 def _arguments(given: list[str]) -> list[str]:
     """The command line that ``resume=`` stands for, with paths and the config of a run as Hydra can read them."""
     if any(word.startswith("resume=") for word in given):
-        from covidnet.resume import resumed_arguments
+        from covidnet.fold.resume import resumed_arguments
 
         given = resumed_arguments(given)
     given = quoted(given, _PATHS)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # No command is among them: a module that is there already would be run a second time.
-_LOADED = ["covidnet.fold_run", "covidnet.sweep_summary", "covidnet.film_explanations", "covidnet.film_predictions"]
+_LOADED = ["covidnet.fold.run", "covidnet.sweep.summary", "covidnet.explaining.image_maps", "covidnet.serving.batch"]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_LOADED)

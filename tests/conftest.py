@@ -48,17 +48,17 @@ def kit() -> Path:
     return KIT
 
 
-# Small films and few of them: a whole run in seconds. DenseNet needs at least 32 pixels.
+# Small images and few of them: a whole run in seconds. DenseNet needs at least 32 pixels.
 QUICK = (
     "data.images_per_class=33",
     "data.image_size=64",
-    "data.film_size=96",
+    "data.phantom_size=96",
     "trainer.max_epochs=3",
     "trainer.accelerator=cpu",
     "explain.per_class=1",
     "explain.errors=1",
-    "explain.localisation_films=6",
-    "explain.sanity_films=3",
+    "explain.localisation_images=6",
+    "explain.sanity_images=3",
     "progress=false",
 )
 
@@ -76,8 +76,8 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def run(*overrides: str, defaults: Sequence[str] = QUICK) -> Path:
         from omegaconf import OmegaConf
 
-        from covidnet.config import compose
-        from covidnet.fold_run import FoldRun
+        from covidnet.fold.run import FoldRun
+        from covidnet.launch.command import compose
 
         cfg = compose([*defaults, *overrides])
         settings: Any = OmegaConf.to_container(cfg, resolve=True)

@@ -12,11 +12,11 @@ import pandas as pd
 from omegaconf import OmegaConf
 from PIL import Image
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.explanations import write_explanations
 from covidnet.evaluation.localisation import localisation_table
 from covidnet.evaluation.predictions import predictions_table, write_predictions
 from covidnet.evaluation.sanity import sanity_table
-from covidnet.labels import CLASSES
 
 SETTINGS: dict[str, Any] = {
     "fold": 0,
@@ -80,16 +80,16 @@ def write_run(
     parts = {"test": fold, "unseen": 10, "val": (fold + 1) % 10}
     tables = []
     for name, number in parts.items():
-        films = split[split["fold"] == number]
+        images = split[split["fold"] == number]
         tables.append(
             predictions_table(
-                image_id=list(films["image_id"]),
-                path=list(films["path"]),
-                patient_id=list(films["patient_id"]),
-                label=list(films["label"]),
+                image_id=list(images["image_id"]),
+                path=list(images["path"]),
+                patient_id=list(images["patient_id"]),
+                label=list(images["label"]),
                 split=name,
                 fold=fold,
-                probabilities=random_probabilities(films["label"], skill, rng),
+                probabilities=random_probabilities(images["label"], skill, rng),
             )
         )
     table = pd.concat(tables, ignore_index=True)
@@ -118,12 +118,12 @@ def write_sweep(folder: Path, folds: Iterable[int] = range(10), split: pd.DataFr
     return folder
 
 
-def explain_run(folder: Path, films: int = 12, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def explain_run(folder: Path, images: int = 12, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Random explanations of a run: maps that lean towards a known lesion, and a sanity test of two stages.
 
     Args:
         folder: the run folder.
-        films: how many, two of each patient.
+        images: how many, two of each patient.
         seed: of the maps.
 
     Returns:
@@ -132,13 +132,15 @@ def explain_run(folder: Path, films: int = 12, seed: int = 0) -> tuple[pd.DataFr
     rng = np.random.default_rng(seed)
     lesion = np.zeros((16, 16), bool)
     lesion[2:6, 3:9] = True
-    heats = 0.3 * lesion + rng.random((films, 16, 16))
+    heats = 0.3 * lesion + rng.random((images, 16, 16))
     heats /= heats.max((1, 2), keepdims=True)
-    ids = [f"film{n}" for n in range(films)]
-    lungs = [np.ones((16, 16), bool)] * films
-    labels = [CLASSES[n % 3] for n in range(films)]
-    localisation = localisation_table(heats, [lesion] * films, lungs, ids, [f"p{n // 2}" for n in range(films)], labels)
-    stages = {stage: rng.random((films, 16, 16)) for stage in ("head", "conv0")}
+    ids = [f"image{n}" for n in range(images)]
+    lungs = [np.ones((16, 16), bool)] * images
+    labels = [CLASSES[n % 3] for n in range(images)]
+    localisation = localisation_table(
+        heats, [lesion] * images, lungs, ids, [f"p{n // 2}" for n in range(images)], labels
+    )
+    stages = {stage: rng.random((images, 16, 16)) for stage in ("head", "conv0")}
     sanity = sanity_table(heats, stages, ids)
     (folder / "panels").mkdir(exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / "panels/unseen-Normal.png")

@@ -16,11 +16,11 @@ import pytest
 
 from covidnet import app
 from covidnet.app import main
-from covidnet.config import compose
-from covidnet.errors import CovidnetError, SettingError, WeightsError
+from covidnet.base.errors import CovidnetError, SettingError, WeightsError
+from covidnet.launch.command import compose
 from covidnet.serving.web.limits import WebLimits
 from tests.serving.web.commands import command
-from tests.serving.web.servers import film_png
+from tests.serving.web.servers import image_png
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(checkpoint: Path) -> N
 )
 def test_a_setting_that_is_not_allowed_is_refused_by_its_name(checkpoint: Path, setting: str, words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        serve(f"checkpoint={checkpoint}", "port=0", "hosts=[films.example]", setting)
+        serve(f"checkpoint={checkpoint}", "port=0", "hosts=[images.example]", setting)
 
 
 def test_a_gate_that_does_not_exist_is_refused(run: Path) -> None:
@@ -125,9 +125,9 @@ def test_a_server_on_this_machine_answers_says_nothing_more_and_ends_quietly(run
         line = http.client.HTTPConnection(urlsplit(server.address).netloc)
         for method, path, body in (
             ("GET", "/", None),
-            ("POST", "/v1/predict", film_png()),
+            ("POST", "/v1/predict", image_png()),
             ("POST", "/v1/predict", b"<html>"),
-            ("PUT", "/anna-muster.png", film_png()),
+            ("PUT", "/anna-muster.png", image_png()),
             ("GET", "/v1/model", None),
         ):
             line.request(method, path, body)
@@ -153,8 +153,8 @@ def test_settings_of_who_may_ask_are_refused_in_one_line_before_the_model_is_loa
     (tmp_path / "token").write_text("short")
     for settings, words in (
         (("host=0.0.0.0",), "host=0.0.0.0: allowed is 127.0.0.1; .*hosts=.*token=FILE"),
-        (("host=0.0.0.0", "hosts=[films.example:80]"), "hosts=films.example:80: allowed is a name"),
-        (("hosts=http://films",), "hosts=http://films: allowed is a name"),
+        (("host=0.0.0.0", "hosts=[images.example:80]"), "hosts=images.example:80: allowed is a name"),
+        (("hosts=http://images",), "hosts=http://images: allowed is a name"),
         (("proxies=nginx",), "proxies=nginx: allowed is an address or network"),
         ((f"token={tmp_path}/token",), "token=.*openssl rand"),
         (("token=nowhere",), "token=nowhere: allowed is a file .*No such file"),
@@ -186,7 +186,7 @@ def test_a_server_that_others_reach_says_so(
     served: list[socket.socket] = []
     monkeypatch.setattr(app, "_serve", lambda app, listener, limits, access: served.append(listener))
     with caplog.at_level(logging.INFO):
-        serve(f"checkpoint={run}", "port=0", f"host={host}", "hosts=[films.example]")
+        serve(f"checkpoint={run}", "port=0", f"host={host}", "hosts=[images.example]")
     assert len(served) == 1
     assert any("neither users nor TLS" in text for text in caplog.messages) is warns
     assert any(text.startswith("http://") and "(Ctrl-C ends)" in text for text in caplog.messages)

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from covidnet.data.phantom import draw_film
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.data.phantoms.phantom import draw_image
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -20,15 +20,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = {
     "coverage": ["--studies", "2", "--patients", "4", "--images", "1"],
     "explain": ["--rounds", "1", "--side", "64"],
-    "features": ["--films", "33", "--rounds", "1", "--side", "32", "--head", "32", "--fills"],
+    "features": ["--images", "33", "--rounds", "1", "--side", "32", "--head", "32", "--fills"],
     "overlap": ["{images}"],
-    "scaling": ["--films", "200"],
+    "scaling": ["--images", "200"],
     "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3"],
 }
 """The arguments of each script that is run here. `COMMANDS` and `SLOW` name the others."""
 
 COMMANDS = {"fold", "sweep"}
-"""They run covidnet.train with what they are given, as tests/test_train.py and tests/test_sweep.py do."""
+"""They run covidnet.train with what they are given, as tests/test_train.py and tests/sweep/test_folder.py do."""
 
 SLOW = {"gate"}
 """It fits ten input gates, which takes minutes at any size."""
@@ -49,7 +49,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n in range(12):
         place = root / CLASSES[n % 3] / f"person{n}_virus_1.png"
         place.parent.mkdir(exist_ok=True)
-        Image.fromarray(draw_film(CLASSES[n % 3], 7000 + n, 0, size=96).image).save(place)
+        Image.fromarray(draw_image(CLASSES[n % 3], 7000 + n, 0, size=96).image).save(place)
     return root
 
 

@@ -15,12 +15,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from covidnet.arguments import quoted
-from covidnet.config import compose
-from covidnet.crossval import PATHS, card_of, main, report_sweeps, summaries_of
-from covidnet.errors import DataError, SettingError
-from covidnet.labels import CLASSES
-from covidnet.report.sections_results import abstract
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError, SettingError
+from covidnet.crossval import PATHS, main
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import compose
+from covidnet.report.sweep.results import abstract
+from covidnet.sweep.reports import card_of, report_sweeps, summaries_of
 from tests.commands import command as run
 from tests.sweeps import split_table, write_run, write_sweep
 
@@ -144,13 +145,15 @@ def test_models_without_validation_are_not_selected_by_it(tmp_path: Path) -> Non
 def test_what_can_be_reported_is_and_what_cannot_is_named(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep", [0, 1, 2])
     (folder / "fold=3").mkdir()
-    (folder / "fold=3/train.log").write_text("2026-01-01 10:00:00,0 ERROR covidnet.config: error: out of films\n")
+    (folder / "fold=3/train.log").write_text(
+        "2026-01-01 10:00:00,0 ERROR covidnet.launch.command: error: out of images\n"
+    )
     done = command(f"sweep_dir={folder}", "resamples=200", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "fold=3: the run did not finish: out of films" in done.stderr
+    assert "fold=3: the run did not finish: out of images" in done.stderr
     assert "folds 3, 4, 5, 6, 7, 8, 9: no finished run" in done.stderr
     assert done.stdout.strip().splitlines()[-1] == f"Report: {folder}/report/report.html"
-    assert "out of films" in (folder / "report/report.html").read_text()
+    assert "out of images" in (folder / "report/report.html").read_text()
 
 
 @pytest.mark.parametrize("with_split", [True, False])
@@ -328,7 +331,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_run(folder / f"fold={fold},{group}", split, fold, seed=seed, skill=skill, settings=settings)
     stopped = folder / "fold=0,model=b,seed=1"
     stopped.mkdir()
-    (stopped / "train.log").write_text("2026-01-01 10:00:00,0 ERROR covidnet.config: error: out of films\n")
+    (stopped / "train.log").write_text("2026-01-01 10:00:00,0 ERROR covidnet.launch.command: error: out of images\n")
     return folder
 
 
@@ -338,7 +341,7 @@ def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid
     # A group without a finished run is named, and stops no other.
     (line,) = [line for line in done.stderr.splitlines() if "model=b,seed=1" in line]
     assert "model=b,seed=1: left out: " in line
-    assert "the run did not finish: out of films" in line
+    assert "the run did not finish: out of images" in line
     table = pd.read_csv(grid / "report/grid.csv").query("metric == 'accuracy'").set_index("method")
     assert list(table.index) == ["model=a", "model=b"]
     assert dict(table["n"]) == {"model=a": 2, "model=b": 1}

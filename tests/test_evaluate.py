@@ -1,4 +1,4 @@
-"""External validation through its command: the look for training films, the numbers, and what is refused."""
+"""External validation through its command: the look for training images, the numbers, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.config import compose
-from covidnet.data.images import read_image
-from covidnet.data.phantom import draw_film
-from covidnet.data.training_films import FILE, read_training_films
-from covidnet.errors import DataError, SettingError, WeightsError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError, SettingError, WeightsError
+from covidnet.data.phantoms.phantom import draw_image
+from covidnet.data.reading.images import read_image
+from covidnet.data.recognition.training_images import FILE, read_training_images
 from covidnet.evaluate import main
 from covidnet.evaluation.predictions import COLUMNS, PROBABILITIES, read_predictions
 from covidnet.evaluation.temperature import tempered
 from covidnet.export import main as export
-from covidnet.labels import CLASSES
-from covidnet.serving.model import open_model
+from covidnet.launch.command import compose
+from covidnet.serving.open_model import open_model
 from tests.commands import command
 from tests.conftest import PROJECT
 
 FOLDERS = {"COVID-19": "covid", "Normal": "normal", "Pneumonia": "pneumonia"}
-PHANTOMS = ("data.images_per_class=33", "data.film_size=96")
+PHANTOMS = ("data.images_per_class=33", "data.phantom_size=96")
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +51,16 @@ def put(root: Path, path: str, pixels: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="module")
-def films(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Other phantoms, four of COVID-19 alone; and a mirrored training film, a broken file, a picture in colour."""
+def images(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other phantoms, four of COVID-19 alone; and a mirrored training image, a broken file, a picture in colour."""
     root = tmp_path_factory.mktemp("external") / "hospital B"
     rows = []
     for n in range(28):
         label = CLASSES[0] if n < 4 else CLASSES[1 + n % 2]
-        path = f"{FOLDERS[label]}/film {n}.png"
-        put(root, path, draw_film(label, 7000 + n, 0, size=96).image)
+        path = f"{FOLDERS[label]}/image {n}.png"
+        put(root, path, draw_image(label, 7000 + n, 0, size=96).image)
         rows.append((path, f"p{n // 2}"))
-    known = read_training_films(sweep / "fold=0")
+    known = read_training_images(sweep / "fold=0")
     assert known is not None
     split = pd.read_csv(sweep / "fold=0/split.csv").set_index("image_id")
     image_id = known.image_id[known.part == "train"][0]
@@ -85,9 +85,9 @@ def folder(root: Path) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def done(sweep: Path, films: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def done(sweep: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("out") / "report"
-    return out, evaluate(sweep, out, *folder(films), "gate=warn")
+    return out, evaluate(sweep, out, *folder(images), "gate=warn")
 
 
 def headline(out: Path) -> pd.DataFrame:
@@ -95,10 +95,10 @@ def headline(out: Path) -> pd.DataFrame:
     return table[~table["image_id"].isin(overlap["image_id"])]
 
 
-# Training films
+# Training images
 
 
-def test_a_training_film_in_the_set_is_found_named_and_not_in_the_headline(done: tuple[Path, dict[str, Any]]) -> None:
+def test_a_training_image_in_the_set_is_found_named_and_not_in_the_headline(done: tuple[Path, dict[str, Any]]) -> None:
     out, summary = done
     overlap = pd.read_csv(out / "overlap.csv")
     assert [Path(path).name for path in overlap["path"]] == ["borrowed.png"]
@@ -108,22 +108,24 @@ def test_a_training_film_in_the_set_is_found_named_and_not_in_the_headline(done:
     assert summary["overlap"]["seen"] == 1
     assert summary["external"]["n"] == len(read_predictions(out / "predictions.csv")) - 1
     assert summary["external_all"]["n"] == summary["external"]["n"] + 1
-    assert summary["notes"][0].startswith("1 of 30 films is a training film of this model")
+    assert summary["notes"][0].startswith("1 of 30 images is a training image of this model")
 
 
-def test_strict_refuses_before_anything_is_predicted(sweep: Path, films: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"strict=true: 1 of 30 films in the set are training films of this model; see"):
-        evaluate(sweep, tmp_path / "out", *folder(films), "strict=true")
+def test_strict_refuses_before_anything_is_predicted(sweep: Path, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"strict=true: 1 of 30 images in the set are training images of this model; see"
+    ):
+        evaluate(sweep, tmp_path / "out", *folder(images), "strict=true")
     assert (tmp_path / "out/overlap.csv").exists()
     assert not (tmp_path / "out/predictions.csv").exists()
 
 
-def test_on_its_own_study_the_headline_is_of_the_films_that_no_model_was_trained_on(
+def test_on_its_own_study_the_headline_is_of_the_images_that_no_model_was_trained_on(
     sweep: Path, tmp_path: Path
 ) -> None:
     summary = evaluate(sweep, tmp_path, "data=phantom", *PHANTOMS, "gate=off")
     overlap = pd.read_csv(tmp_path / "overlap.csv")
-    # Each fold's test film was in the training part of the other model.
+    # Each fold's test image was in the training part of the other model.
     assert set(overlap["kind"]) == {"same file"}
     unseen = read_predictions(sweep / "fold=0/predictions.csv")
     unseen = unseen[unseen["split"] == "unseen"]
@@ -143,23 +145,23 @@ def _calibrated(run: Path, image_ids: pd.Series) -> np.ndarray:
     return tempered(rows[list(PROBABILITIES)], json.loads((run / "metrics.json").read_text())["temperature"]["value"])
 
 
-def test_of_a_model_from_before_it_is_said_that_its_films_are_not_known(
-    sweep: Path, films: Path, tmp_path: Path
+def test_of_a_model_from_before_it_is_said_that_its_images_are_not_known(
+    sweep: Path, images: Path, tmp_path: Path
 ) -> None:
     old = tmp_path / "old"
     shutil.copytree(sweep / "fold=0", old)
     (old / FILE).unlink()
     (old / "split.csv").unlink()
-    summary = evaluate(old, tmp_path / "out", *folder(films))
+    summary = evaluate(old, tmp_path / "out", *folder(images))
     assert summary["overlap"]["how"] == "no"
-    assert any("training films could not be looked for" in note for note in summary["notes"])
+    assert any("training images could not be looked for" in note for note in summary["notes"])
     assert "could not be looked for" in (tmp_path / "out/report.md").read_text()
     assert summary["external_all"] is None
-    with pytest.raises(DataError, match=r"strict=true: the run folder holds no training_films\.npz"):
-        evaluate(old, tmp_path / "out2", *folder(films), "strict=true")
+    with pytest.raises(DataError, match=r"strict=true: the run folder holds no training_images\.npz"):
+        evaluate(old, tmp_path / "out2", *folder(images), "strict=true")
 
 
-def test_other_phantoms_are_not_taken_for_the_training_films(sweep: Path, tmp_path: Path) -> None:
+def test_other_phantoms_are_not_taken_for_the_training_images(sweep: Path, tmp_path: Path) -> None:
     summary = evaluate(sweep, tmp_path, "data=phantom", *PHANTOMS, "data.seed=5", "gate=off")
     assert summary["overlap"]["seen"] == 0
     assert summary["external"]["n"] == 99
@@ -169,14 +171,14 @@ def test_other_phantoms_are_not_taken_for_the_training_films(sweep: Path, tmp_pa
 
 
 def test_probabilities_are_those_that_the_model_serves(
-    sweep: Path, films: Path, done: tuple[Path, dict[str, Any]]
+    sweep: Path, images: Path, done: tuple[Path, dict[str, Any]]
 ) -> None:
     table = read_predictions(done[0] / "predictions.csv")
     assert list(pd.read_csv(done[0] / "predictions.csv").columns) == list(COLUMNS)
     assert set(table["split"]) == {"external"}
     assert set(table["fold"]) == {-1}
     model = open_model(sweep)
-    squares = np.stack([model.fit(read_image(films / path)) for path in table["path"]])
+    squares = np.stack([model.fit(read_image(images / path)) for path in table["path"]])
     np.testing.assert_allclose(table[list(PROBABILITIES)], model.outputs(squares).probabilities, atol=1e-5)
 
 
@@ -203,7 +205,7 @@ def test_numbers_are_those_of_scikit_learn(done: tuple[Path, dict[str, Any]]) ->
     assert metrics["data"]["manifest_sha256"] == summary["data"]["manifest_sha256"]
 
 
-def test_a_class_of_four_films_has_no_interval_and_the_report_says_why(done: tuple[Path, dict[str, Any]]) -> None:
+def test_a_class_of_four_images_has_no_interval_and_the_report_says_why(done: tuple[Path, dict[str, Any]]) -> None:
     out, summary = done
     covid = summary["external"]["classes"]["COVID-19"]
     assert covid["support"] == 4
@@ -213,7 +215,7 @@ def test_a_class_of_four_films_has_no_interval_and_the_report_says_why(done: tup
         json.loads((out / "metrics.json").read_text())["splits"]["external"]["classes"]["COVID-19"]["sensitivity_ci"]
         is None
     )
-    assert "COVID-19 has 4 films of 2 patients: too few for an interval" in (out / "report.md").read_text()
+    assert "COVID-19 has 4 images of 2 patients: too few for an interval" in (out / "report.md").read_text()
 
 
 def test_calibration_is_told_before_and_after_the_temperature(done: tuple[Path, dict[str, Any]]) -> None:
@@ -230,12 +232,12 @@ def test_the_studys_own_numbers_stand_beside(done: tuple[Path, dict[str, Any]]) 
 
 
 def test_an_exported_model_gives_the_same_numbers(
-    sweep: Path, films: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path
+    sweep: Path, images: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     copy = tmp_path / "sweep"
     shutil.copytree(sweep, copy)
-    export(compose([f"checkpoint='{copy}'", "films=4"], "export"))
-    summary = evaluate(copy, tmp_path / "out", *folder(films), "gate=warn", "engine=onnx")
+    export(compose([f"checkpoint='{copy}'", "images=4"], "export"))
+    summary = evaluate(copy, tmp_path / "out", *folder(images), "gate=warn", "engine=onnx")
     assert summary["external"]["confusion"] == done[1]["external"]["confusion"]
     assert summary["overlap"] == done[1]["overlap"]
     assert summary["study"] == done[1]["study"]
@@ -243,12 +245,12 @@ def test_an_exported_model_gives_the_same_numbers(
     np.testing.assert_allclose(ours[list(PROBABILITIES)], theirs[list(PROBABILITIES)], atol=1e-4)
 
 
-# Films that are refused
+# Images that are refused
 
 
-def test_refused_films_are_listed_and_counted_by_class(done: tuple[Path, dict[str, Any]], sweep: Path, films: Path,
+def test_refused_images_are_listed_and_counted_by_class(done: tuple[Path, dict[str, Any]], sweep: Path, images: Path,
                                                        tmp_path: Path) -> None:  # fmt: skip
-    summary = evaluate(sweep, tmp_path, *folder(films), "gate=refuse")
+    summary = evaluate(sweep, tmp_path, *folder(images), "gate=refuse")
     refused = pd.read_csv(tmp_path / "refused.csv")
     assert list(refused.columns) == ["path", "cause", "remedy"]
     assert {"normal/broken.png", "pneumonia/holiday.png"} <= set(refused["path"])
@@ -271,17 +273,17 @@ def test_a_set_of_which_nothing_can_be_predicted_says_why(sweep: Path, tmp_path:
     rng = np.random.default_rng(0)
     for n in range(2):
         colours = np.repeat(np.repeat(rng.integers(0, 256, (4, 4, 3), np.uint8), 32, 0), 32, 1)
-        put(tmp_path / "films", f"normal/{n}.png", colours)
+        put(tmp_path / "images", f"normal/{n}.png", colours)
     with pytest.raises(DataError, match=r"not one of 2 files was predicted, the first: normal/.*not a radiograph"):
-        evaluate(sweep, tmp_path / "out", *folder(tmp_path / "films"), "gate=refuse")
+        evaluate(sweep, tmp_path / "out", *folder(tmp_path / "images"), "gate=refuse")
     assert len(pd.read_csv(tmp_path / "out/refused.csv")) == 2
 
 
-def test_films_that_the_gate_would_refuse_count_all_the_same_and_are_told_of(
-    sweep: Path, films: Path, tmp_path: Path
+def test_images_that_the_gate_would_refuse_count_all_the_same_and_are_told_of(
+    sweep: Path, images: Path, tmp_path: Path
 ) -> None:
-    summary = evaluate(sweep, tmp_path / "default", *folder(films))
-    evaluate(sweep, tmp_path / "refuse", *folder(films), "gate=refuse")
+    summary = evaluate(sweep, tmp_path / "default", *folder(images))
+    evaluate(sweep, tmp_path / "refuse", *folder(images), "gate=refuse")
     table, passed = (read_predictions(tmp_path / name / "predictions.csv") for name in ("default", "refuse"))
     assert summary["model"]["gate"] == "warn"
     assert summary["coverage"]["refused"] == 0
@@ -289,30 +291,30 @@ def test_films_that_the_gate_would_refuse_count_all_the_same_and_are_told_of(
     seen = set(pd.read_csv(tmp_path / "default/overlap.csv")["image_id"])
     rest = passed[~passed["image_id"].isin(seen)]
     n, right = len(rest), (rest["label"] == rest["prediction"]).sum()
-    (told,) = [note for note in summary["notes"] if "unlike the training films" in note]
+    (told,) = [note for note in summary["notes"] if "unlike the training images" in note]
     assert f"of the {n} others the prediction is right for {right} of {n} ({right / n:.1%})" in told
 
 
-def test_one_film_in_two_classes_is_named(sweep: Path, films: Path, tmp_path: Path) -> None:
-    here = tmp_path / "films"
-    shutil.copytree(films, here)
+def test_one_image_in_two_classes_is_named(sweep: Path, images: Path, tmp_path: Path) -> None:
+    here = tmp_path / "images"
+    shutil.copytree(images, here)
     next(here.glob("*/borrowed.png")).unlink()
     (here / "normal/broken.png").unlink()
     (here / "pneumonia/holiday.png").unlink()
-    shutil.copy(here / "normal/film 5.png" if (here / "normal/film 5.png").exists() else here / "normal/film 4.png",
+    shutil.copy(here / "normal/image 5.png" if (here / "normal/image 5.png").exists() else here / "normal/image 4.png",
                 here / "pneumonia/again.png")  # fmt: skip
     summary = evaluate(sweep, tmp_path / "out", *folder(here), "gate=off")
     copies = pd.read_csv(tmp_path / "out/copies.csv")
     assert copies["kind"].tolist() == ["same file"]
     assert {copies["label"].item(), copies["other_label"].item()} == {"Normal", "Pneumonia"}
-    assert any("One film in two classes (same file)" in note and "again.png" in note for note in summary["notes"])
-    with pytest.raises(DataError, match="strict=true: one film in two classes: "):
+    assert any("One image in two classes (same file)" in note and "again.png" in note for note in summary["notes"])
+    with pytest.raises(DataError, match="strict=true: one image in two classes: "):
         evaluate(sweep, tmp_path / "out", *folder(here), "strict=true", "overwrite=true")
 
 
-def test_strict_tells_of_refused_files_when_all_else_is_done(sweep: Path, films: Path, tmp_path: Path) -> None:
-    here = tmp_path / "films"
-    shutil.copytree(films, here)
+def test_strict_tells_of_refused_files_when_all_else_is_done(sweep: Path, images: Path, tmp_path: Path) -> None:
+    here = tmp_path / "images"
+    shutil.copytree(images, here)
     next(here.glob("*/borrowed.png")).unlink()
     with pytest.raises(DataError, match=r"strict=true: \d+ files? w(as|ere) refused; see .*refused\.csv"):
         evaluate(sweep, tmp_path / "out", *folder(here), "strict=true")
@@ -334,50 +336,50 @@ def test_strict_tells_of_refused_files_when_all_else_is_done(sweep: Path, films:
     ],
 )
 def test_settings_that_are_not_allowed(
-    sweep: Path, films: Path, tmp_path: Path, setting: str, error: type[Exception], text: str
+    sweep: Path, images: Path, tmp_path: Path, setting: str, error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text):
-        evaluate(sweep, tmp_path / "out", *folder(films), setting)
+        evaluate(sweep, tmp_path / "out", *folder(images), setting)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_earlier_report_is_not_replaced_unless_that_is_asked_for(sweep: Path, films: Path, tmp_path: Path) -> None:
+def test_an_earlier_report_is_not_replaced_unless_that_is_asked_for(sweep: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(SettingError, match=r"summary.json is there already; .* overwrite=true"):
-        evaluate(sweep, tmp_path, *folder(films))
+        evaluate(sweep, tmp_path, *folder(images))
     assert (tmp_path / "summary.json").read_text() == "{}"
 
 
-def test_the_report_does_not_go_among_the_films(
-    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_report_does_not_go_among_the_images(
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from covidnet.evaluate import _check_out
 
     monkeypatch.chdir(tmp_path)
     _check_out(Path("outputs/evaluate/now"), tmp_path)
     with pytest.raises(SettingError, match=r"out=.*a folder outside of"):
-        evaluate(sweep, films / "report", *folder(films))
+        evaluate(sweep, images / "report", *folder(images))
 
 
 def test_a_folder_that_names_no_class_is_refused_unless_it_is_mapped(sweep: Path, tmp_path: Path) -> None:
     for n in range(3):
-        put(tmp_path / "films", f"TB/{n}.png", draw_film("Pneumonia", 9000 + n, 0, size=96).image)
+        put(tmp_path / "images", f"TB/{n}.png", draw_image("Pneumonia", 9000 + n, 0, size=96).image)
     with pytest.raises(DataError, match=r"not the name of a class: TB/ \(3 images\)"):
-        evaluate(sweep, tmp_path / "out", *folder(tmp_path / "films"))
-    summary = evaluate(sweep, tmp_path / "out", *folder(tmp_path / "films"), "data.labels={TB: Pneumonia}", "gate=off")
+        evaluate(sweep, tmp_path / "out", *folder(tmp_path / "images"))
+    summary = evaluate(sweep, tmp_path / "out", *folder(tmp_path / "images"), "data.labels={TB: Pneumonia}", "gate=off")
     assert summary["external"]["classes"]["Pneumonia"]["support"] == 3
     assert summary["external"]["classes"]["Normal"]["sensitivity"]["value"] is None
     assert "data.labels={TB: Pneumonia}" in (tmp_path / "out/report.md").read_text()
 
 
-def test_the_command_runs_and_prints_what_it_found(sweep: Path, films: Path, tmp_path: Path) -> None:
-    done = command("covidnet.evaluate", f"checkpoint={sweep / 'fold=0'}", "data=folder", f"data.root={films}",
+def test_the_command_runs_and_prints_what_it_found(sweep: Path, images: Path, tmp_path: Path) -> None:
+    done = command("covidnet.evaluate", f"checkpoint={sweep / 'fold=0'}", "data=folder", f"data.root={images}",
                    f"out={tmp_path / 'a (1)'}", "resamples=100", "progress=false", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert any(line.startswith("1 of 30 films is a training film of this model") for line in lines)
-    assert "External films, densenet121, fold 0" in done.stdout
-    assert "With the 1 training film: accuracy" in done.stdout
+    assert any(line.startswith("1 of 30 images is a training image of this model") for line in lines)
+    assert "External images, densenet121, fold 0" in done.stdout
+    assert "With the 1 training image: accuracy" in done.stdout
     assert "not a medical device" in lines[-1]
     assert (tmp_path / "a (1)/report.html").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a (1)"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from covidnet.config import config_dir
+from covidnet.launch.command import config_dir
 from tests.conftest import PROJECT
 from tests.sweeps import explain_run, write_sweep
 
@@ -81,8 +81,8 @@ def test_a_figure_becomes_numbers_from_the_saved_tables(figure: str, tmp_path: P
     for measure, name in found.index:
         if name in ("model", "centre", "mean_map"):
             if measure in rows:
-                films = rows[rows["map"] == name].groupby("image_id")[measure].mean()
-                assert found.loc[(measure, name), "ours"] == pytest.approx(films.mean(), abs=1e-5)
+                images = rows[rows["map"] == name].groupby("image_id")[measure].mean()
+                assert found.loc[(measure, name), "ours"] == pytest.approx(images.mean(), abs=1e-5)
             else:
                 assert measure.startswith("similarity left when re-initialised")
     assert (found["ci_low"].dropna() <= found["ours"][found["ci_low"].notna()]).all()

@@ -1,4 +1,4 @@
-"""The command that explains any films with a trained model."""
+"""The command that explains any images with a trained model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from covidnet.config import compose
-from covidnet.data.images import read_image
-from covidnet.data.phantom import draw_film
-from covidnet.data.transforms import Normalise, SquareFit
-from covidnet.errors import CovidnetError, DataError, SettingError, WeightsError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import CovidnetError, DataError, SettingError, WeightsError
+from covidnet.data.loading.transforms import Normalise, SquareFit
+from covidnet.data.phantoms.phantom import draw_image
+from covidnet.data.reading.images import read_image
 from covidnet.explain import main
-from covidnet.labels import CLASSES
+from covidnet.launch.command import compose
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import METHODS
 from covidnet.report.words import EXPLAINERS
@@ -37,16 +37,16 @@ def run(train: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten phantoms with masks of some, a file that is none, and two films of one stem."""
-    root = tmp_path_factory.mktemp("films")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten phantoms with masks of some, a file that is none, and two images of one stem."""
+    root = tmp_path_factory.mktemp("images")
     for n in range(9):
-        film = draw_film(CLASSES[n % 3], n, 0, size=96)
-        path = root / f"sub{n % 2}" / f"film {n}.png"
-        for place, pixels in ((path, film.image), (root / "known/lesion" / path.relative_to(root), film.lesion_mask)):
+        image = draw_image(CLASSES[n % 3], n, 0, size=96)
+        path = root / f"sub{n % 2}" / f"image {n}.png"
+        for place, pixels in ((path, image.image), (root / "known/lesion" / path.relative_to(root), image.lesion_mask)):
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8) * (255 if pixels.dtype == bool else 1)).save(place)
-    Image.fromarray(draw_film("Normal", 20, 0, size=96).image).save(root / "sub0/film 0.bmp")
+    Image.fromarray(draw_image("Normal", 20, 0, size=96).image).save(root / "sub0/image 0.bmp")
     (root / "sub0/broken.jpg").write_text("<html>not found</html>")
     (root / "known").rename(root / "masks")
     return root
@@ -56,8 +56,8 @@ def explain(*settings: str) -> None:
     main(compose(["progress=false", *settings], "explain"))
 
 
-def test_every_film_gets_a_picture_and_a_row(run: Path, films: Path, tmp_path: Path) -> None:
-    explain(f"checkpoint={run}", f"input={films}", f"out={tmp_path}", "masks=null")
+def test_every_image_gets_a_picture_and_a_row(run: Path, images: Path, tmp_path: Path) -> None:
+    explain(f"checkpoint={run}", f"input={images}", f"out={tmp_path}", "masks=null")
     table = pd.read_csv(tmp_path / "explanations.csv")
     assert len(table) == 10
     assert table["path"].is_unique
@@ -72,12 +72,12 @@ def test_every_film_gets_a_picture_and_a_row(run: Path, films: Path, tmp_path: P
     assert (table["explained"] == table["prediction"]).all()
 
 
-def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(run: Path, films: Path, tmp_path: Path) -> None:
+def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(run: Path, images: Path, tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.mkdir()
     names = [b"bad\xff.png", b"two\nlines.png", b"=1+1.png", b"n" * 246 + b".png"]
     for name in names:
-        (given / os.fsdecode(name)).write_bytes((films / "sub0/film 0.png").read_bytes())
+        (given / os.fsdecode(name)).write_bytes((images / "sub0/image 0.png").read_bytes())
     (given / os.fsdecode(b"broken\xfe.png")).write_text("<html>")
     (tmp_path / "out" / os.fsdecode(names[1])).mkdir(parents=True)
     with pytest.raises(DataError, match=r"1 picture of 4 not drawn, see the log above; the table is whole"):
@@ -88,43 +88,43 @@ def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(run: Path, fil
     assert list(pd.read_csv(tmp_path / "out/refused.csv")["path"]) == [r"broken\xfe.png"]
 
 
-def test_probabilities_are_those_of_the_network(run: Path, films: Path, tmp_path: Path) -> None:
-    explain(f"checkpoint={run / 'checkpoints/best.ckpt'}", f"input={films}", f"out={tmp_path}")
+def test_probabilities_are_those_of_the_network(run: Path, images: Path, tmp_path: Path) -> None:
+    explain(f"checkpoint={run / 'checkpoints/best.ckpt'}", f"input={images}", f"out={tmp_path}")
     table = pd.read_csv(tmp_path / "explanations.csv")
     module = ClassificationModule.from_checkpoint(run / "checkpoints/best.ckpt")
     spec = module.classifier.spec
     fit, normalise = SquareFit(64), Normalise(tuple(spec.mean), tuple(spec.std))
-    images = torch.stack([torch.from_numpy(normalise(fit(read_image(films / path)))) for path in table["path"]])
+    tensors = torch.stack([torch.from_numpy(normalise(fit(read_image(images / path)))) for path in table["path"]])
     with torch.no_grad():
-        expected = (module(images) / module.serving["temperature"]).softmax(1).numpy()
+        expected = (module(tensors) / module.serving["temperature"]).softmax(1).numpy()
     np.testing.assert_allclose(table[["p_covid19", "p_normal", "p_pneumonia"]], expected, atol=1e-4)
     assert list(table["prediction"]) == [CLASSES[n] for n in expected.argmax(1)]
 
 
-def test_masks_beside_the_films_are_compared_with(
-    run: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_masks_beside_the_images_are_compared_with(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    explain(f"checkpoint={run}", f"input={films}", f"out={tmp_path}")
+    explain(f"checkpoint={run}", f"input={images}", f"out={tmp_path}")
     table = pd.read_csv(tmp_path / "localisation.csv")
     assert set(table["map"]) == {"model", "centre", "mean_map", "chance"}
     drawn = pd.read_csv(tmp_path / "explanations.csv").set_index("path")["explained"]
     assert "label" not in table
     assert list(table["explained"]) == list(drawn[table["image_id"]])
     assert table["image_id"].nunique() == 9
-    # The tenth film has the mask of its namesake, which does not fit.
-    assert "film 0.png" in caplog.text
-    assert "the film is taken for one without a mask" in caplog.text
+    # The tenth image has the mask of its namesake, which does not fit.
+    assert "image 0.png" in caplog.text
+    assert "the image is taken for one without a mask" in caplog.text
     told = capsys.readouterr().out
     assert "centre prior" in told
     assert "chance" in told
-    assert "masks or boxes of 1 film cannot be used" in told
-    assert "10 films explained" in told
+    assert "masks or boxes of 1 image cannot be used" in told
+    assert "10 images explained" in told
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_target_and_a_method_are_taken(run: Path, films: Path, tmp_path: Path, method: str) -> None:
+def test_a_target_and_a_method_are_taken(run: Path, images: Path, tmp_path: Path, method: str) -> None:
     explain(
-        f"checkpoint={run}", f"input={films}/sub1/film 1.png", f"out={tmp_path}", "target=covid19",
+        f"checkpoint={run}", f"input={images}/sub1/image 1.png", f"out={tmp_path}", "target=covid19",
         f"explain.method={method}",
     )  # fmt: skip
     table = pd.read_csv(tmp_path / "explanations.csv")
@@ -133,55 +133,62 @@ def test_a_target_and_a_method_are_taken(run: Path, films: Path, tmp_path: Path,
     assert not (tmp_path / "refused.csv").exists()
 
 
-def test_a_pattern_and_a_second_call_into_the_same_folder(run: Path, films: Path, tmp_path: Path) -> None:
-    explain(f"checkpoint={run}", f"input='{films}/sub0/*'", f"out={tmp_path}")
+def test_a_pattern_and_a_second_call_into_the_same_folder(run: Path, images: Path, tmp_path: Path) -> None:
+    explain(f"checkpoint={run}", f"input='{images}/sub0/*'", f"out={tmp_path}")
     assert (tmp_path / "refused.csv").exists()
     with pytest.raises(SettingError, match=r"explanations.csv is there already; .* overwrite=true"):
-        explain(f"checkpoint={run}", f"input='{films}/**/film 1.png'", f"out={tmp_path}")
-    explain(f"checkpoint={run}", f"input='{films}/**/film 1.png'", f"out={tmp_path}", "overwrite=true")
+        explain(f"checkpoint={run}", f"input='{images}/**/image 1.png'", f"out={tmp_path}")
+    explain(f"checkpoint={run}", f"input='{images}/**/image 1.png'", f"out={tmp_path}", "overwrite=true")
     assert len(pd.read_csv(tmp_path / "explanations.csv")) == 1
     assert not (tmp_path / "refused.csv").exists()
 
 
-def test_strict_refuses_after_the_work(run: Path, films: Path, tmp_path: Path) -> None:
+def test_strict_refuses_after_the_work(run: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"strict=true: 1 file was refused"):
-        explain(f"checkpoint={run}", f"input={films}", f"out={tmp_path}", "strict=true")
+        explain(f"checkpoint={run}", f"input={images}", f"out={tmp_path}", "strict=true")
     assert len(pd.read_csv(tmp_path / "explanations.csv")) == 10
 
 
-def test_strict_asks_for_masks_that_can_be_used(run: Path, films: Path, tmp_path: Path) -> None:
+def test_strict_asks_for_masks_that_can_be_used(run: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "known").mkdir()
-    Image.fromarray(np.zeros((60, 60), np.uint8)).save(tmp_path / "known/film 0.png")
-    settings = (f"checkpoint={run}", f"input={films / 'sub0/film 0.bmp'}", f"masks={tmp_path / 'known'}", "strict=true")
-    with pytest.raises(DataError, match=r"strict=true: masks or boxes of 1 film cannot be used, the first: .*60 x 60"):
+    Image.fromarray(np.zeros((60, 60), np.uint8)).save(tmp_path / "known/image 0.png")
+    settings = (
+        f"checkpoint={run}",
+        f"input={images / 'sub0/image 0.bmp'}",
+        f"masks={tmp_path / 'known'}",
+        "strict=true",
+    )
+    with pytest.raises(DataError, match=r"strict=true: masks or boxes of 1 image cannot be used, the first: .*60 x 60"):
         explain(*settings, f"out={tmp_path / 'out'}")
     assert len(pd.read_csv(tmp_path / "out/explanations.csv")) == 1
     explain(*settings[:3], f"out={tmp_path / 'out'}", "overwrite=true")
 
 
-@pytest.mark.parametrize("out", ["films", "films/sub0", "films/new", "films/masks/lesion"])
-def test_films_are_never_replaced_by_pictures(run: Path, films: Path, out: str) -> None:
-    before = {path: path.read_bytes() for path in films.rglob("*") if path.is_file()}
+@pytest.mark.parametrize("out", ["images", "images/sub0", "images/new", "images/masks/lesion"])
+def test_images_are_never_replaced_by_pictures(run: Path, images: Path, out: str) -> None:
+    before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
     with pytest.raises(SettingError, match=r"out=.*allowed is a folder outside of"):
-        explain(f"checkpoint={run}", f"input={films}", f"out={films.parent / out.replace('films', films.name, 1)}")
-    film = films / "sub1/film 1.png"
+        explain(f"checkpoint={run}", f"input={images}", f"out={images.parent / out.replace('images', images.name, 1)}")
+    image = images / "sub1/image 1.png"
     with pytest.raises(SettingError, match="would be replaced by its picture"):
-        explain(f"checkpoint={run}", f"input={film}", f"out={film.parent}")
-    assert {path: path.read_bytes() for path in films.rglob("*") if path.is_file()} == before
+        explain(f"checkpoint={run}", f"input={image}", f"out={image.parent}")
+    assert {path: path.read_bytes() for path in images.rglob("*") if path.is_file()} == before
 
 
-def test_masks_and_boxes_of_none_of_the_films_are_told_before_the_work(run: Path, films: Path, tmp_path: Path) -> None:
-    settings = (f"checkpoint={run}", f"input={films}/sub1", f"out={tmp_path / 'out'}")
-    with pytest.raises(DataError, match=r"no mask of any of the 4 films, such as .*lesion/film 1\.png"):
-        explain(*settings, f"masks={films / 'masks'}")
-    (tmp_path / "boxes.csv").write_text("filename,x,y,width,height\nsub1/film 1.png,1,1,9,9\n")
-    with pytest.raises(DataError, match=r"none of its 1 films lies below"):
+def test_masks_and_boxes_of_none_of_the_images_are_told_before_the_work(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    settings = (f"checkpoint={run}", f"input={images}/sub1", f"out={tmp_path / 'out'}")
+    with pytest.raises(DataError, match=r"no mask of any of the 4 images, such as .*lesion/image 1\.png"):
+        explain(*settings, f"masks={images / 'masks'}")
+    (tmp_path / "boxes.csv").write_text("filename,x,y,width,height\nsub1/image 1.png,1,1,9,9\n")
+    with pytest.raises(DataError, match=r"none of its 1 images lies below"):
         explain(*settings, f"boxes={tmp_path / 'boxes.csv'}")
     assert not (tmp_path / "out").exists()
 
 
 def test_maps_without_evidence_are_told_in_one_line_with_their_paths(
-    run: Path, films: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    run: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     from covidnet.models.backbones import Backbone
@@ -190,11 +197,11 @@ def test_maps_without_evidence_are_told_in_one_line_with_their_paths(
     # A model that sees nothing does not answer the stored example as it did.
     monkeypatch.setattr(ServedModel, "check", lambda self: None)
     real = Backbone.feature_maps
-    monkeypatch.setattr(Backbone, "feature_maps", lambda self, images: 0 * real(self, images))
-    explain(f"checkpoint={run}", f"input={films}", f"out={tmp_path}")
+    monkeypatch.setattr(Backbone, "feature_maps", lambda self, tensors: 0 * real(self, tensors))
+    explain(f"checkpoint={run}", f"input={images}", f"out={tmp_path}")
     (line,) = [record.getMessage() for record in caplog.records if "constant" in record.getMessage()]
     assert line.startswith(
-        "gradcam maps: 10 of 10 maps are constant, no place stands out: sub0/film 0.bmp, sub0/film 0.png"
+        "gradcam maps: 10 of 10 maps are constant, no place stands out: sub0/image 0.bmp, sub0/image 0.png"
     )
     assert line.endswith(", ...")
     assert "counts as a miss" in " ".join(capsys.readouterr().out.split())
@@ -214,17 +221,17 @@ def test_every_method_has_a_name() -> None:
         ([], "checkpoint="),
         (["checkpoint=RUN"], "input="),
         (["checkpoint=x/fold=3", "input=x"], "checkpoint=x/fold=3: no such file"),
-        (["checkpoint=RUN", "input=no (such) [film].png"], "no image matches"),
-        (["checkpoint=RUN", "input=FILMS", "explain.method=lime"], "explain.method=lime"),
-        (["checkpoint=RUN", "input=FILMS", "target=flu"], "target=flu"),
-        (["checkpoint=RUN", "input=FILMS", "out=FILMS/a=b"], "out="),
-        (["checkpoint=RUN", "input=FILMS", "masks=no=where"], "no=where: no such folder"),
+        (["checkpoint=RUN", "input=no (such) [image].png"], "no image matches"),
+        (["checkpoint=RUN", "input=IMAGES", "explain.method=lime"], "explain.method=lime"),
+        (["checkpoint=RUN", "input=IMAGES", "target=flu"], "target=flu"),
+        (["checkpoint=RUN", "input=IMAGES", "out=IMAGES/a=b"], "out="),
+        (["checkpoint=RUN", "input=IMAGES", "masks=no=where"], "no=where: no such folder"),
     ],
 )
 def test_wrong_arguments_are_told_without_loading_the_network(
-    words: list[str], said: str, run: Path, films: Path, tmp_path: Path
+    words: list[str], said: str, run: Path, images: Path, tmp_path: Path
 ) -> None:
-    filled = [word.replace("RUN", str(run)).replace("FILMS", str(films)) for word in words]
+    filled = [word.replace("RUN", str(run)).replace("IMAGES", str(images)) for word in words]
     code = (
         "import runpy, sys\n"
         "try:\n    runpy.run_module('covidnet.explain', run_name='__main__')\n"
@@ -242,12 +249,12 @@ def test_wrong_arguments_are_told_without_loading_the_network(
     assert time.perf_counter() - start < 10
 
 
-def test_a_run_of_a_sweep_and_odd_names_are_taken_as_they_are_typed(run: Path, films: Path, tmp_path: Path) -> None:
+def test_a_run_of_a_sweep_and_odd_names_are_taken_as_they_are_typed(run: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/fold=3").symlink_to(run)
     (tmp_path / "it's (1), ü").mkdir()
-    name = "film [2] = 'a'.png"
-    (tmp_path / "it's (1), ü" / name).write_bytes((films / "sub1/film 1.png").read_bytes())
+    name = "image [2] = 'a'.png"
+    (tmp_path / "it's (1), ü" / name).write_bytes((images / "sub1/image 1.png").read_bytes())
     done = command("covidnet.explain", "checkpoint=sweep/fold=3", f"input=it's (1), ü/{name}", "out=o=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "o=1" / name).is_file()
@@ -263,9 +270,9 @@ def test_help_says_what_masks_are_relative_to() -> None:
         assert words in told
 
 
-def test_nothing_but_refused_files_is_an_error(run: Path, films: Path, tmp_path: Path) -> None:
+def test_nothing_but_refused_files_is_an_error(run: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file is left, 1 refused"):
-        explain(f"checkpoint={run}", f"input={films}/sub0/broken.jpg", f"out={tmp_path}")
+        explain(f"checkpoint={run}", f"input={images}/sub0/broken.jpg", f"out={tmp_path}")
     assert len(pd.read_csv(tmp_path / "refused.csv")) == 1
 
 
@@ -276,16 +283,16 @@ def test_nothing_but_refused_files_is_an_error(run: Path, films: Path, tmp_path:
         (["checkpoint=RUN"], SettingError, "input="),
         (["checkpoint=nowhere.ckpt", "input=x"], WeightsError, "no such file"),
         (["checkpoint=RUN", "input=nowhere"], DataError, "no such file or folder"),
-        (["checkpoint=RUN", "input=FILM", "target=flu"], SettingError, "target=flu: allowed is COVID-19"),
-        (["checkpoint=RUN", "input=FILM", "explain.method=lime"], SettingError, "explain.method=lime"),
-        (["checkpoint=RUN", "input=FILM", "masks=nowhere"], DataError, "masks=nowhere: no such folder"),
-        (["checkpoint=FILM", "input=FILM"], WeightsError, "not a covidnet checkpoint"),
+        (["checkpoint=RUN", "input=IMAGE", "target=flu"], SettingError, "target=flu: allowed is COVID-19"),
+        (["checkpoint=RUN", "input=IMAGE", "explain.method=lime"], SettingError, "explain.method=lime"),
+        (["checkpoint=RUN", "input=IMAGE", "masks=nowhere"], DataError, "masks=nowhere: no such folder"),
+        (["checkpoint=IMAGE", "input=IMAGE"], WeightsError, "not a covidnet checkpoint"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(
-    settings: list[str], kind: type[CovidnetError], words: str, run: Path, films: Path, tmp_path: Path
+    settings: list[str], kind: type[CovidnetError], words: str, run: Path, images: Path, tmp_path: Path
 ) -> None:
-    filled = [s.replace("RUN", str(run)).replace("FILM", f"{films}/sub1/film 1.png") for s in settings]
+    filled = [s.replace("RUN", str(run)).replace("IMAGE", f"{images}/sub1/image 1.png") for s in settings]
     with pytest.raises(kind, match=words):
         explain(*filled, f"out={tmp_path}")
 
@@ -296,9 +303,9 @@ def test_a_sweep_folder_says_which_of_its_runs_could_be_meant(run: Path, tmp_pat
         explain(f"checkpoint={tmp_path}", "input=x", f"out={tmp_path}")
 
 
-def test_the_command_ends_with_0_and_says_where_the_pictures_are(run: Path, films: Path, tmp_path: Path) -> None:
+def test_the_command_ends_with_0_and_says_where_the_pictures_are(run: Path, images: Path, tmp_path: Path) -> None:
     done = command(
-        "covidnet.explain", f"checkpoint={run}", f"input={films}/sub1", f"out={tmp_path / 'o'}", cwd=tmp_path
+        "covidnet.explain", f"checkpoint={run}", f"input={images}/sub1", f"out={tmp_path / 'o'}", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(f"explained: {tmp_path / 'o'}")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidnet.config import compose
-from covidnet.errors import CovidnetError, DataError, SettingError, WeightsError
+from covidnet.base.errors import CovidnetError, DataError, SettingError, WeightsError
 from covidnet.export import main
-from covidnet.serving.model import open_model
+from covidnet.launch.command import compose
+from covidnet.serving.open_model import open_model
 from tests.conftest import PROJECT
 
 
@@ -29,23 +29,23 @@ def export(*settings: str) -> None:
     main(compose(list(settings), "export"))
 
 
-def test_the_file_lies_in_the_run_folder_and_is_checked_on_its_unseen_films(
+def test_the_file_lies_in_the_run_folder_and_is_checked_on_its_unseen_images(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export(f"checkpoint='{run}'", "films=5")
+    export(f"checkpoint='{run}'", "images=5")
     said = capsys.readouterr().out
-    assert "on 5 films of the unseen fold" in said
+    assert "on 5 images of the unseen fold" in said
     assert "Research use only; not a medical device." in said
     assert open_model(run, "onnx").source == run / "model.onnx"
     (run / "model.onnx").unlink()
 
 
-def test_it_is_checked_on_films_that_are_given(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_checked_on_images_that_are_given(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 90), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
     (tmp_path / "two.png").write_bytes(b"")
     export(f"checkpoint='{run}/checkpoints/best.ckpt'", f"check='{tmp_path}'", f"out='{tmp_path / 'new/folder'}'")
-    assert "on 1 film of" in capsys.readouterr().out
+    assert "on 1 image of" in capsys.readouterr().out
     assert (tmp_path / "new/folder/model.onnx").is_file()
 
 
@@ -54,7 +54,7 @@ def test_a_file_that_is_there_is_replaced_only_where_that_is_asked_for(run: Path
     with pytest.raises(SettingError, match=r"mine.onnx: .* overwrite=true"):
         export(f"checkpoint='{run}'", f"out='{tmp_path}/mine.onnx'")
     assert (tmp_path / "mine.onnx").read_bytes() == b"another model"
-    export(f"checkpoint='{run}'", f"out='{tmp_path}/mine.onnx'", "films=1", "overwrite=true")
+    export(f"checkpoint='{run}'", f"out='{tmp_path}/mine.onnx'", "images=1", "overwrite=true")
     assert open_model(tmp_path / "mine.onnx").source == tmp_path / "mine.onnx"
 
 
@@ -71,14 +71,14 @@ def test_a_file_that_disagrees_with_the_checkpoint_is_not_written(
 
     monkeypatch.setattr(OnnxModel, "outputs", wrong)
     with pytest.raises(WeightsError, match=r"not written, its probabilities differ from PyTorch's by 0\.0002"):
-        export(f"checkpoint='{run}'", f"out='{tmp_path}'", "films=2")
+        export(f"checkpoint='{run}'", f"out='{tmp_path}'", "images=2")
     assert not list(tmp_path.iterdir())
 
 
-def test_without_any_film_to_check_it_on_nothing_is_written(run: Path, tmp_path: Path) -> None:
+def test_without_any_image_to_check_it_on_nothing_is_written(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "best.ckpt"
     alone.write_bytes((run / "checkpoints/best.ckpt").read_bytes())
-    with pytest.raises(DataError, match=r"the training films are not on this machine\); give some with check=FOLDER"):
+    with pytest.raises(DataError, match=r"the training images are not on this machine\); give some with check=FOLDER"):
         export(f"checkpoint='{alone}'")
     assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
 
@@ -88,7 +88,7 @@ def test_without_any_film_to_check_it_on_nothing_is_written(run: Path, tmp_path:
     [
         ([], SettingError, "checkpoint"),
         (["checkpoint='{run}'", "format=tflite"], SettingError, "allowed is onnx"),
-        (["checkpoint='{run}'", "films=0"], SettingError, "from 1 on"),
+        (["checkpoint='{run}'", "images=0"], SettingError, "from 1 on"),
         (["checkpoint='{run}'", "out=model.pt"], SettingError, "ends in .onnx"),
         (["checkpoint='{run}/gone'"], WeightsError, "no such file"),
     ],
@@ -104,7 +104,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
 def test_a_library_that_is_not_installed_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(SettingError, match=r'is not installed: pip install "covidnet\[onnx\]"'):
-        export(f"checkpoint='{run}'", f"out='{tmp_path}'", "films=2")
+        export(f"checkpoint='{run}'", f"out='{tmp_path}'", "images=2")
 
 
 @pytest.mark.parametrize("name", ["export", "predict"])

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from covidnet.config import config_dir
-from covidnet.data.images import read_image
-from covidnet.data.transforms import Normalise, SquareFit
+from covidnet.data.loading.transforms import Normalise, SquareFit
+from covidnet.data.reading.images import read_image
 from covidnet.evaluation.predictions import COLUMNS, EXTRAS, read_predictions
+from covidnet.launch.command import config_dir
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.networks import MODELS, NETWORKS
 from covidnet.models.saliency import saliency
@@ -68,7 +68,7 @@ def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Cal
         np.testing.assert_allclose(extras[column], rows[column], atol=1e-3)
 
     with warnings.catch_warnings():
-        # A network after one step may find nothing in a film of 32 pixels, and says so.
+        # A network after one step may find nothing in an image of 32 pixels, and says so.
         warnings.simplefilter("ignore", RuntimeWarning)
         maps = saliency(module.classifier, images[:1])
     assert maps.shape == (1, size, size)

@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
 from tests.conftest import PROJECT, QUICK
 from tests.sweeps import write_sweep
 
@@ -84,9 +84,9 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the notebooks' own, so that it holds one study alone."""
-    return tmp_path_factory.mktemp("films")
+    return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(scope="module")
@@ -110,20 +110,20 @@ def execute(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Execute:
 
 
 @pytest.fixture(scope="module")
-def overrides(films: Path) -> list[str]:
+def overrides(images: Path) -> list[str]:
     # The notebooks explain by themselves what a run would.
     quick = [setting for setting in QUICK if not setting.startswith("explain.")]
-    return [*quick, "explain=off", f"cache_dir={films}"]
+    return [*quick, "explain=off", f"cache_dir={images}"]
 
 
 @pytest.fixture(scope="module")
 def data(execute: Execute, overrides: list[str]) -> NotebookNode:
-    return execute("01_data.ipynb", OVERRIDES=overrides, FOLD=2, FILMS=2)
+    return execute("01_data.ipynb", OVERRIDES=overrides, FOLD=2, IMAGES=2)
 
 
 @pytest.fixture(scope="module")
-def split(data: NotebookNode, films: Path) -> pd.DataFrame:
-    (file,) = films.glob("manifests/*/split-*/split.csv")
+def split(data: NotebookNode, images: Path) -> pd.DataFrame:
+    (file,) = images.glob("manifests/*/split-*/split.csv")
     return pd.read_csv(file)
 
 
@@ -134,7 +134,7 @@ def results(execute: Execute, overrides: list[str]) -> NotebookNode:
 
 @pytest.fixture(scope="module")
 def explanations(execute: Execute, overrides: list[str]) -> NotebookNode:
-    return execute("03_explanations.ipynb", OVERRIDES=overrides, FILMS=9, RESAMPLES=200)
+    return execute("03_explanations.ipynb", OVERRIDES=overrides, IMAGES=9, RESAMPLES=200)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_the_folds_that_are_shown_are_those_of_split_csv(data: NotebookNode, spl
         assert [int(count) for count in counts] == wanted
 
 
-def test_films_and_patients_of_each_class_are_counted(data: NotebookNode, split: pd.DataFrame) -> None:
+def test_images_and_patients_of_each_class_are_counted(data: NotebookNode, split: pd.DataFrame) -> None:
     header, _, *rows = rows_of(tagged(data, "counts"))
     assert header[1:3] == ["films", "patients"]
     for label, count, patients, *_ in rows:
@@ -262,14 +262,14 @@ def test_grad_cam_and_cam_are_shown_to_be_one_map(explanations: NotebookNode) ->
     assert alike["gradient"]["gradcam"] < 0.9
 
 
-def test_the_centre_prior_is_measured_on_the_films_own_masks(
-    explanations: NotebookNode, split: pd.DataFrame, films: Path
+def test_the_centre_prior_is_measured_on_the_images_own_masks(
+    explanations: NotebookNode, split: pd.DataFrame, images: Path
 ) -> None:
     header, _, *rows = rows_of(tagged(explanations, "localisation"))
     shown_shares = {row[0]: dict(zip(header[1:], map(float, row[1:]), strict=True)) for row in rows}
-    (masks,) = films.glob("phantoms/*/masks")
+    (masks,) = images.glob("phantoms/*/masks")
     unseen = split[split["fold"] == 10]
-    # All nine unseen films; a normal one has no lesion and no share.
+    # All nine unseen images; a normal one has no lesion and no share.
     for region, paths in (("lung", unseen["path"]), ("lesion", unseen["path"][unseen["label"] != "Normal"])):
         shares = []
         for path in paths:
@@ -304,7 +304,7 @@ def test_a_checkpoint_of_ones_own_is_explained_and_nothing_is_trained(
     run, *_ = sorted(kernel.glob("covidnet-sweep-*/fold=1"))
     before = set(kernel.iterdir())
     notebook = execute(
-        "03_explanations.ipynb", CHECKPOINT=str(run), OVERRIDES=overrides, FOLD=1, FILMS=3, SANITY_FILMS=3,
+        "03_explanations.ipynb", CHECKPOINT=str(run), OVERRIDES=overrides, FOLD=1, IMAGES=3, SANITY_IMAGES=3,
         METHOD="eigencam", RESAMPLES=200,
     )  # fmt: skip
     assert set(kernel.iterdir()) == before

@@ -1,4 +1,4 @@
-"""The command that predicts any films with a trained model or an ensemble."""
+"""The command that predicts any images with a trained model or an ensemble."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from covidnet.config import compose
-from covidnet.data.decoders import Decoders
-from covidnet.data.images import read_image
-from covidnet.data.phantom import draw_film
-from covidnet.errors import CovidnetError, DataError, SettingError, WeightsError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import CovidnetError, DataError, SettingError, WeightsError
+from covidnet.data.phantoms.phantom import draw_image
+from covidnet.data.reading.decoders import Decoders
+from covidnet.data.reading.images import read_image
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.export import main as export
-from covidnet.film_predictions import FilmPredictions
-from covidnet.labels import CLASSES
+from covidnet.launch.command import compose
 from covidnet.predict import main
-from covidnet.serving.answers import Answering
-from covidnet.serving.model import open_model
+from covidnet.serving.answers import Predictor
+from covidnet.serving.batch import ImagePredictions
+from covidnet.serving.open_model import open_model
 from tests.commands import command
 from tests.conftest import PROJECT
-from tests.data.test_manifest import dicom
+from tests.data.collection.test_manifest import dicom
 from tests.serving.web.test_server import BAD
 
 COUNT = 20
@@ -50,18 +50,18 @@ def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def exported(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("exported") / "model.onnx"
-    export(compose([f"checkpoint='{sweep}'", f"out='{file}'", "films=4"], "export"))
+    export(compose([f"checkpoint='{sweep}'", f"out='{file}'", "images=4"], "export"))
     return file
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms at two depths, a page of HTML, and a colour picture."""
-    root = tmp_path_factory.mktemp("films")
+    root = tmp_path_factory.mktemp("images")
     (root / "more").mkdir()
     for n in range(COUNT):
-        film = draw_film(CLASSES[n % 3], 2000 + n, 0, size=96)
-        Image.fromarray(film.image).save(root / ("more" if n % 2 else "") / f"film ({n}).png")
+        image = draw_image(CLASSES[n % 3], 2000 + n, 0, size=96)
+        Image.fromarray(image.image).save(root / ("more" if n % 2 else "") / f"image ({n}).png")
     (root / "page.jpg").write_text("<html>not found</html>")
     rng = np.random.default_rng(0)
     colours = np.repeat(np.repeat(rng.integers(0, 256, (4, 4, 3), np.uint8), 32, 0), 32, 1)
@@ -74,16 +74,16 @@ def predict(*settings: str) -> None:
 
 
 @pytest.mark.parametrize("given", [("checkpoint='{}/fold=1'",), ("checkpoint='{}'", "only='fold=1'")])
-def test_every_film_has_a_row_with_the_models_probabilities(
-    sweep: Path, films: Path, tmp_path: Path, given: tuple[str, ...]
+def test_every_image_has_a_row_with_the_models_probabilities(
+    sweep: Path, images: Path, tmp_path: Path, given: tuple[str, ...]
 ) -> None:
     words = [word.format(sweep) for word in given]
-    predict(*words, f"input='{films}'", f"out='{tmp_path}'", "gate=off")
+    predict(*words, f"input='{images}'", f"out='{tmp_path}'", "gate=off")
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert list(table.columns) == ["path", *PROBABILITIES, "prediction", "quality"]
     assert len(table) == COUNT + 1
     model = open_model(sweep / "fold=1")
-    squares = np.stack([model.fit(read_image(films / path)) for path in table["path"]])
+    squares = np.stack([model.fit(read_image(images / path)) for path in table["path"]])
     expected = model.outputs(squares).probabilities
     np.testing.assert_allclose(table[list(PROBABILITIES)], expected, atol=1e-5)
     assert list(table["prediction"]) == [CLASSES[n] for n in expected.argmax(axis=1)]
@@ -93,11 +93,11 @@ def test_every_film_has_a_row_with_the_models_probabilities(
     assert refused["remedy"].notna().all()
 
 
-def test_a_sweep_says_how_far_its_models_disagree(sweep: Path, films: Path, tmp_path: Path) -> None:
-    predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'", "gate=off")
+def test_a_sweep_says_how_far_its_models_disagree(sweep: Path, images: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{images}'", f"out='{tmp_path}'", "gate=off")
     table = pd.read_csv(tmp_path / "predictions.csv")
     models = [open_model(sweep / f"fold={fold}") for fold in (0, 1)]
-    squares = np.stack([models[0].fit(read_image(films / path)) for path in table["path"]])
+    squares = np.stack([models[0].fit(read_image(images / path)) for path in table["path"]])
     each = [model.outputs(squares).probabilities for model in models]
     np.testing.assert_allclose(table[list(PROBABILITIES)], np.mean(each, axis=0), atol=1e-5)
     np.testing.assert_allclose(table[["sd_covid19", "sd_normal", "sd_pneumonia"]], np.std(each, axis=0), atol=1e-5)
@@ -106,19 +106,19 @@ def test_a_sweep_says_how_far_its_models_disagree(sweep: Path, films: Path, tmp_
     np.testing.assert_allclose(table["agreement"], agreement, atol=1e-3)
 
 
-def test_the_gate_refuses_a_colour_picture_and_says_why(sweep: Path, films: Path, tmp_path: Path) -> None:
-    predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'")
+def test_the_gate_refuses_a_colour_picture_and_says_why(sweep: Path, images: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{images}'", f"out='{tmp_path}'")
     refused = pd.read_csv(tmp_path / "refused.csv").set_index("path")
     (holiday,) = [path for path in refused.index if path.endswith("holiday.png")]
     assert "colour" in refused.loc[holiday, "cause"]
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert not table["path"].str.endswith("holiday.png").any()
-    # At most a film in twenty of those that are what they should be.
+    # At most an image in twenty of those that are what they should be.
     assert len(table) >= COUNT - 1
 
 
-def test_a_gate_that_warns_puts_it_into_the_column_quality(sweep: Path, films: Path, tmp_path: Path) -> None:
-    predict(f"checkpoint='{sweep}'", f"input='{films / 'more'}'", f"out='{tmp_path}'", "gate=warn")
+def test_a_gate_that_warns_puts_it_into_the_column_quality(sweep: Path, images: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{images / 'more'}'", f"out='{tmp_path}'", "gate=warn")
     table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False).set_index("path")
     assert "colour" in table.loc["holiday.png", "quality"]
     assert (table.drop(index="holiday.png")["quality"] == "").mean() > 0.8
@@ -132,7 +132,7 @@ def test_every_bad_file_is_refused_by_name_and_the_others_are_predicted(sweep: P
         suffix = next((end for word, end in suffixes.items() if word in name), ".jpg")
         (given / f"{name}{suffix}").write_bytes(make())
     for n in range(4):
-        Image.fromarray(draw_film("Normal", 3000 + n, 0, size=96).image).save(given / f"film {n}.png")
+        Image.fromarray(draw_image("Normal", 3000 + n, 0, size=96).image).save(given / f"image {n}.png")
     predict(f"checkpoint='{sweep}'", f"input='{given}'", f"out='{tmp_path}/out'")
     refused = pd.read_csv(tmp_path / "out/refused.csv")
     told = {Path(path).stem: (cause, remedy) for path, cause, remedy in refused.itertuples(index=False)}
@@ -143,15 +143,15 @@ def test_every_bad_file_is_refused_by_name_and_the_others_are_predicted(sweep: P
         assert remedy, name
     table = pd.read_csv(tmp_path / "out/predictions.csv")
     assert len(table) + len(refused) == len(BAD) + 4
-    assert table["path"].str.startswith("film").all()
+    assert table["path"].str.startswith("image").all()
     assert len(table) >= 3
 
 
-def test_it_runs_inside_the_folder_of_the_films_and_does_not_take_its_own_pictures_for_films(
-    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_runs_inside_the_folder_of_the_images_and_does_not_take_its_own_pictures_for_images(
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
-    shutil.copytree(films / "more", here)
+    shutil.copytree(images / "more", here)
     monkeypatch.chdir(here)
     for given in ("'**/*.png'", "."):
         predict(f"checkpoint='{sweep}/fold=0'", f"input={given}", "panels=true", "gate=off")
@@ -167,15 +167,15 @@ def test_it_runs_inside_the_folder_of_the_films_and_does_not_take_its_own_pictur
         assert sorted(table["path"]) == sorted(path.name for path in here.glob("*.png"))
 
 
-def test_identifiers_of_dicom_files_join_results_with_an_archive(sweep: Path, films: Path, tmp_path: Path) -> None:
+def test_identifiers_of_dicom_files_join_results_with_an_archive(sweep: Path, images: Path, tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.mkdir()
-    pixels = draw_film("Normal", 1, 0, size=96).image
+    pixels = draw_image("Normal", 1, 0, size=96).image
     tags = {"Rows": 96, "Columns": 96, "PixelData": pixels.tobytes(), "StudyInstanceUID": "1.2.3"}
     (given / "a.dcm").write_bytes(dicom(**tags, PatientID="p 7", SOPInstanceUID="1.2.3.4"))
     (given / "b.dcm").write_bytes(dicom(**tags, PatientID="=1+1", SOPInstanceUID="1.2.3.5"))
     (given / "cut.dcm").write_bytes(dicom(**tags, PatientID="008", SOPInstanceUID="1.2.3.6")[:-4000])
-    shutil.copy(films / "film (0).png", given / "c.png")
+    shutil.copy(images / "image (0).png", given / "c.png")
     settings = (f"checkpoint='{sweep}/fold=0'", f"input='{given}'", "gate=off")
     predict(*settings, f"out='{tmp_path}/named'", "identifiers=true")
     table = pd.read_csv(tmp_path / "named/predictions.csv", dtype=str, keep_default_na=False)
@@ -192,14 +192,14 @@ def test_identifiers_of_dicom_files_join_results_with_an_archive(sweep: Path, fi
         assert not {"PatientID", "SOPInstanceUID"} & set(pd.read_csv(tmp_path / "anonymous" / name).columns)
 
 
-def test_strict_makes_a_refused_file_an_error_after_all_the_work(sweep: Path, films: Path, tmp_path: Path) -> None:
+def test_strict_makes_a_refused_file_an_error_after_all_the_work(sweep: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"strict=true: .* files were refused; see .*refused.csv"):
-        predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'", "strict=true", "gate=off")
+        predict(f"checkpoint='{sweep}'", f"input='{images}'", f"out='{tmp_path}'", "strict=true", "gate=off")
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == COUNT + 1
 
 
-def test_panels_are_drawn_beside_the_table(sweep: Path, films: Path, tmp_path: Path) -> None:
-    predict(f"checkpoint='{sweep}'", f"input='{films}/film (1*).png'", f"out='{tmp_path}'", "panels=true", "gate=off")
+def test_panels_are_drawn_beside_the_table(sweep: Path, images: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{images}/image (1*).png'", f"out='{tmp_path}'", "panels=true", "gate=off")
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert len(table) == 5
     for picture in table["picture"]:
@@ -215,7 +215,7 @@ def odd_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("odd names")
     for n, name in enumerate(NAMES):
         plain = root / "plain.png"
-        Image.fromarray(draw_film(CLASSES[n % 3], 4000 + n, 0, size=96).image).save(plain)
+        Image.fromarray(draw_image(CLASSES[n % 3], 4000 + n, 0, size=96).image).save(plain)
         plain.rename(root / os.fsdecode(name))
     (root / os.fsdecode(b"broken\xfe\n.png")).write_text("<html>")
     return root
@@ -235,72 +235,72 @@ def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(
 
 
 def test_a_picture_that_cannot_be_written_costs_itself_alone(
-    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from covidnet import film_picture
-    from covidnet.atomic import WriteError
+    from covidnet.base.atomic import WriteError
+    from covidnet.report.plots import panel as image_picture
 
-    save = film_picture.save_figure
+    save = image_picture.save_figure
 
     def full(figure: Any, path: Path) -> None:
-        if path.name == "film (10).png":
+        if path.name == "image (10).png":
             raise WriteError(path, errno.ENOSPC, "No space left on device")
         save(figure, path)
 
-    monkeypatch.setattr(film_picture, "save_figure", full)
+    monkeypatch.setattr(image_picture, "save_figure", full)
     with pytest.raises(DataError, match=r"1 picture of 5 not drawn, see the log above; the table is whole"):
         predict(
-            f"checkpoint='{sweep}'", f"input='{films}/film (1*).png'", f"out='{tmp_path}'", "panels=true", "gate=off"
+            f"checkpoint='{sweep}'", f"input='{images}/image (1*).png'", f"out='{tmp_path}'", "panels=true", "gate=off"
         )
     table = pd.read_csv(tmp_path / "predictions.csv", index_col="path")
     assert len(table) == 5
-    assert list(table.index[table["picture"].isna()]) == ["film (10).png"]
-    assert "film (10).png: its picture is not drawn" in caplog.text
+    assert list(table.index[table["picture"].isna()]) == ["image (10).png"]
+    assert "image (10).png: its picture is not drawn" in caplog.text
 
 
-def test_what_no_decoder_foresaw_costs_one_film(
-    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_no_decoder_foresaw_costs_one_image(
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = Decoders.read
 
     def failing(self: Decoders, path: Path) -> Any:
-        if path.name == "film (12).png":
+        if path.name == "image (12).png":
             raise RuntimeError("a fault of the decoder")
         return read(self, path)
 
     monkeypatch.setattr(Decoders, "read", failing)
-    predict(f"checkpoint='{sweep}'", f"input='{films}/film (1*).png'", f"out='{tmp_path}'", "gate=off")
+    predict(f"checkpoint='{sweep}'", f"input='{images}/image (1*).png'", f"out='{tmp_path}'", "gate=off")
     refused = pd.read_csv(tmp_path / "refused.csv")
-    assert list(refused["path"]) == ["film (12).png"]
+    assert list(refused["path"]) == ["image (12).png"]
     assert "RuntimeError: a fault of the decoder" in refused["cause"].item()
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 4
 
 
 def test_rows_that_are_ready_are_kept_when_the_work_ends_early(
-    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = FilmPredictions._row
+    row = ImagePredictions._row
 
-    def stopped(self: FilmPredictions, path: str, *given: Any) -> list[str]:
+    def stopped(self: ImagePredictions, path: str, *given: Any) -> list[str]:
         if self.predicted == 3:
             raise KeyboardInterrupt
         return row(self, path, *given)
 
-    paths = [path.name for path in sorted(films.glob("film*.png"))]
-    answering = Answering(open_model(sweep / "fold=0"), "off")
-    monkeypatch.setattr(FilmPredictions, "_row", stopped)
+    paths = [path.name for path in sorted(images.glob("image*.png"))]
+    predictor = Predictor(open_model(sweep / "fold=0"), "off")
+    monkeypatch.setattr(ImagePredictions, "_row", stopped)
     with pytest.raises(KeyboardInterrupt):
-        FilmPredictions(answering, films, paths, tmp_path, progress=False).run()
+        ImagePredictions(predictor, images, paths, tmp_path, progress=False).run()
     assert list(pd.read_csv(tmp_path / "predictions.partial.csv")["path"]) == paths[:3]
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.partial.csv"]
     monkeypatch.undo()
-    FilmPredictions(answering, films, paths, tmp_path, progress=False).run()
+    ImagePredictions(predictor, images, paths, tmp_path, progress=False).run()
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
-def test_an_exported_model_predicts_the_same(sweep: Path, exported: Path, films: Path, tmp_path: Path) -> None:
-    predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}/torch'")
-    predict(f"checkpoint='{exported}'", f"input='{films}'", f"out='{tmp_path}/onnx'")
+def test_an_exported_model_predicts_the_same(sweep: Path, exported: Path, images: Path, tmp_path: Path) -> None:
+    predict(f"checkpoint='{sweep}'", f"input='{images}'", f"out='{tmp_path}/torch'")
+    predict(f"checkpoint='{exported}'", f"input='{images}'", f"out='{tmp_path}/onnx'")
     ours, theirs = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("torch", "onnx"))
     assert list(ours["path"]) == list(theirs["path"])
     np.testing.assert_allclose(ours[list(PROBABILITIES)], theirs[list(PROBABILITIES)], atol=1e-4)
@@ -335,8 +335,8 @@ def without_torch(command: str, *words: str) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, "-c", code, *words], cwd=PROJECT, capture_output=True, text=True)
 
 
-def test_without_pytorch_an_exported_model_predicts_and_draws(exported: Path, films: Path, tmp_path: Path) -> None:
-    given = (f"checkpoint={exported}", f"input={films}", f"out={tmp_path / 'out'}", "engine=onnx", "panels=true")
+def test_without_pytorch_an_exported_model_predicts_and_draws(exported: Path, images: Path, tmp_path: Path) -> None:
+    given = (f"checkpoint={exported}", f"input={images}", f"out={tmp_path / 'out'}", "engine=onnx", "panels=true")
     done = without_torch("predict", *given)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "out/predictions.csv")
@@ -344,7 +344,7 @@ def test_without_pytorch_an_exported_model_predicts_and_draws(exported: Path, fi
     assert all((tmp_path / "out" / picture).is_file() for picture in table["picture"])
     assert "Research use only; not a medical device." in done.stdout
     assert "sensitivity" in (tmp_path / "out/model_card.md").read_text().lower()
-    given = (f"checkpoint={exported}", f"input={films}/film (0).png", f"out={tmp_path / 'maps'}")
+    given = (f"checkpoint={exported}", f"input={images}/image (0).png", f"out={tmp_path / 'maps'}")
     done = without_torch("explain", *given)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "maps/explanations.csv")) == 1
@@ -356,7 +356,7 @@ def test_without_pytorch_there_are_external_validation_and_crossval(
     for n in range(6):
         place = tmp_path / "set" / CLASSES[n % 3] / f"{n}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_film(CLASSES[n % 3], 5000 + n, 0, size=96).image).save(place)
+        Image.fromarray(draw_image(CLASSES[n % 3], 5000 + n, 0, size=96).image).save(place)
     done = without_torch(
         "evaluate", f"checkpoint={exported}", "data=folder", f"data.root={tmp_path / 'set'}",
         f"out={tmp_path / 'report'}", "resamples=100",
@@ -376,10 +376,10 @@ def test_without_pytorch_other_commands_end_in_one_line(sweep: Path) -> None:
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_heat_maps_of_an_exported_model_are_those_of_its_checkpoints(sweep: Path, exported: Path, films: Path) -> None:
+def test_heat_maps_of_an_exported_model_are_those_of_its_checkpoints(sweep: Path, exported: Path, images: Path) -> None:
     ours, theirs = open_model(sweep), open_model(exported)
     assert theirs.explains
-    paths = sorted(films.glob("film*.png"))[:4]
+    paths = sorted(images.glob("image*.png"))[:4]
     squares = np.stack([ours.fit(read_image(path)) for path in paths])
     spread = []
     for target in range(3):
@@ -394,7 +394,7 @@ def test_heat_maps_of_an_exported_model_are_those_of_its_checkpoints(sweep: Path
 
 
 def test_memory_does_not_grow_with_the_number_of_files(
-    sweep: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many files there are, few of them are held."""
     import weakref
@@ -403,27 +403,27 @@ def test_memory_does_not_grow_with_the_number_of_files(
     most, lock, read = [0], threading.Lock(), Decoders.read
 
     def counted(self: Decoders, path: Path) -> Any:
-        film = read(self, path)
+        image = read(self, path)
         with lock:
-            held.add(id(film))
+            held.add(id(image))
             most[0] = max(most[0], len(held))
-        weakref.finalize(film, held.discard, id(film))
-        return film
+        weakref.finalize(image, held.discard, id(image))
+        return image
 
     monkeypatch.setattr(Decoders, "read", counted)
-    paths = [path.name for path in films.glob("film*.png")] * 12
-    FilmPredictions(Answering(open_model(sweep / "fold=0"), "off"), films, paths, tmp_path, progress=False).run()
+    paths = [path.name for path in images.glob("image*.png")] * 12
+    ImagePredictions(Predictor(open_model(sweep / "fold=0"), "off"), images, paths, tmp_path, progress=False).run()
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == len(paths) == 120
     # 16 are read ahead, and four batches of 8 are being put together, at work, waiting and given out.
     assert most[0] <= 48
 
 
 def test_what_an_earlier_call_refused_is_not_left_beside_new_predictions(
-    sweep: Path, films: Path, tmp_path: Path
+    sweep: Path, images: Path, tmp_path: Path
 ) -> None:
-    predict(f"checkpoint='{sweep}'", f"input='{films}'", f"out='{tmp_path}'", "gate=off")
+    predict(f"checkpoint='{sweep}'", f"input='{images}'", f"out='{tmp_path}'", "gate=off")
     before = (tmp_path / "predictions.csv").read_bytes()
-    again = (f"checkpoint='{sweep}'", f"input='{films}/more/film (1).png'", f"out='{tmp_path}'", "gate=off")
+    again = (f"checkpoint='{sweep}'", f"input='{images}/more/image (1).png'", f"out='{tmp_path}'", "gate=off")
     with pytest.raises(SettingError, match=r"out=.*: predictions.csv is there already|.* overwrite=true"):
         predict(*again)
     assert (tmp_path / "predictions.csv").read_bytes() == before
@@ -432,9 +432,9 @@ def test_what_an_earlier_call_refused_is_not_left_beside_new_predictions(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv"]
 
 
-def test_nothing_but_refused_files_is_an_error_and_lists_them(sweep: Path, films: Path, tmp_path: Path) -> None:
+def test_nothing_but_refused_files_is_an_error_and_lists_them(sweep: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 file refused, none is left; the first: not an image: HTML; download it"):
-        predict(f"checkpoint='{sweep}'", f"input='{films}/page.jpg'", f"out='{tmp_path}'")
+        predict(f"checkpoint='{sweep}'", f"input='{images}/page.jpg'", f"out='{tmp_path}'")
     assert len(pd.read_csv(tmp_path / "refused.csv")) == 1
     assert not (tmp_path / "predictions.csv").exists()
 
@@ -443,30 +443,30 @@ def test_nothing_but_refused_files_is_an_error_and_lists_them(sweep: Path, films
     ("settings", "kind", "text"),
     [
         (["checkpoint='{sweep}'"], SettingError, "input"),
-        (["input='{films}'"], SettingError, "make demo"),
-        (["checkpoint='{films}'", "input='{films}'"], WeightsError, "holds no checkpoint"),
-        (["checkpoint='{films}/page.jpg'", "input='{films}'"], WeightsError, "not a covidnet checkpoint"),
-        (["checkpoint='{sweep}'", "input='{films}/gone'"], DataError, "no such file"),
-        (["checkpoint='{sweep}'", "input='{films}'", "gate=open"], SettingError, "refuse, warn, off"),
-        (["checkpoint='{sweep}'", "input='{films}'", "engine=tpu"], SettingError, "auto, torch, onnx"),
-        (["checkpoint='{sweep}'", "input='{films}'", "engine=onnx"], WeightsError, "covidnet.export"),
-        (["checkpoint='{sweep}'", "input='{films}'", "out='{films}/out'"], SettingError, "a folder outside of"),
+        (["input='{images}'"], SettingError, "make demo"),
+        (["checkpoint='{images}'", "input='{images}'"], WeightsError, "holds no checkpoint"),
+        (["checkpoint='{images}/page.jpg'", "input='{images}'"], WeightsError, "not a covidnet checkpoint"),
+        (["checkpoint='{sweep}'", "input='{images}/gone'"], DataError, "no such file"),
+        (["checkpoint='{sweep}'", "input='{images}'", "gate=open"], SettingError, "refuse, warn, off"),
+        (["checkpoint='{sweep}'", "input='{images}'", "engine=tpu"], SettingError, "auto, torch, onnx"),
+        (["checkpoint='{sweep}'", "input='{images}'", "engine=onnx"], WeightsError, "covidnet.export"),
+        (["checkpoint='{sweep}'", "input='{images}'", "out='{images}/out'"], SettingError, "a folder outside of"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_line(
-    sweep: Path, films: Path, tmp_path: Path, settings: list[str], kind: type[CovidnetError], text: str
+    sweep: Path, images: Path, tmp_path: Path, settings: list[str], kind: type[CovidnetError], text: str
 ) -> None:
-    given = [f"out='{tmp_path}'", *(word.format(sweep=sweep, films=films) for word in settings)]
+    given = [f"out='{tmp_path}'", *(word.format(sweep=sweep, images=images) for word in settings)]
     with pytest.raises(kind, match=text) as told:
         predict(*given)
     assert "\n" not in str(told.value)
 
 
-def test_the_command_takes_paths_with_brackets_and_equals_signs(sweep: Path, films: Path, tmp_path: Path) -> None:
+def test_the_command_takes_paths_with_brackets_and_equals_signs(sweep: Path, images: Path, tmp_path: Path) -> None:
     done = command(
         "covidnet.predict",
         f"checkpoint={sweep}/fold=0",
-        f"input={films}/film (0).png",
+        f"input={images}/image (0).png",
         f"out={tmp_path}/o (1)",
         "gate=off",
         cwd=PROJECT,

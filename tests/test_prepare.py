@@ -10,14 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from covidnet.data.phantom import write_phantoms
+from covidnet.data.phantoms.phantom import write_phantoms
 from tests.commands import command
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Films of which three cannot be used."""
-    root = tmp_path_factory.mktemp("films") / "set"
+    """Images of which three cannot be used."""
+    root = tmp_path_factory.mktemp("images") / "set"
     write_phantoms(root, images_per_class=22, size=96)
     good = sorted(root.glob("NORMAL/*.png"))[0]
     (root / "NORMAL/empty.png").write_bytes(b"")
@@ -38,13 +38,13 @@ def told(stdout: str, name: str) -> Path:
 
 
 def test_names_of_any_bytes_are_prepared_and_shown_escaped(folder: Path, tmp_path: Path) -> None:
-    films = tmp_path / "films"
-    shutil.copytree(folder, films)
-    good = sorted(films.glob("NORMAL/*.png"))[1]
-    good.rename(films / "NORMAL" / os.fsdecode(b"bad\xff\n.png"))
-    (films / "NORMAL/page.jpg").rename(films / "NORMAL" / os.fsdecode(b"\x1b[31mpage\xff\n.jpg"))
+    images = tmp_path / "images"
+    shutil.copytree(folder, images)
+    good = sorted(images.glob("NORMAL/*.png"))[1]
+    good.rename(images / "NORMAL" / os.fsdecode(b"bad\xff\n.png"))
+    (images / "NORMAL/page.jpg").rename(images / "NORMAL" / os.fsdecode(b"\x1b[31mpage\xff\n.jpg"))
     for more in ([], ["strict=false"]):
-        done = prepare(films, tmp_path, *more)
+        done = prepare(images, tmp_path, *more)
         assert done.returncode == 0, done.stderr
         assert "\x1b" not in done.stdout + done.stderr
         assert r"\x1b[31mpage\xff\n.jpg: not an image" in done.stderr
@@ -79,7 +79,7 @@ def test_a_relative_root_means_relative_to_where_the_command_was_started(folder:
 
 def test_an_unknown_class_folder_is_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "set/TB").mkdir(parents=True)
-    (tmp_path / "set/TB/film.png").write_bytes(sorted(folder.glob("NORMAL/*.png"))[1].read_bytes())
+    (tmp_path / "set/TB/image.png").write_bytes(sorted(folder.glob("NORMAL/*.png"))[1].read_bytes())
     done = prepare(tmp_path / "set", tmp_path)
     assert done.returncode != 0
     assert "TB" in done.stderr

@@ -19,12 +19,12 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.errors import CovidnetError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import CovidnetError
 from covidnet.evaluation.intervals import design_effect
-from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
-from covidnet.sweep import read_sweep
-from covidnet.sweep_summary import _training_curve
+from covidnet.sweep.folder import read_sweep
+from covidnet.sweep.summary import _training_curve
 from tests.commands import command
 
 Train = Callable[..., Path]
@@ -133,8 +133,8 @@ def test_the_backbone_hash_is_recorded_before_and_after(run: Path) -> None:
 
 
 def test_the_best_checkpoint_predicts_from_files_without_the_store(run: Path, cache: Path) -> None:
-    from covidnet.data.images import read_image
-    from covidnet.data.transforms import Normalise, SquareFit
+    from covidnet.data.loading.transforms import Normalise, SquareFit
+    from covidnet.data.reading.images import read_image
 
     module = ClassificationModule.from_checkpoint(run / "checkpoints/best.ckpt")
     spec = module.classifier.spec
@@ -257,18 +257,18 @@ def test_validation_on_the_test_fold_is_said_to_be_optimistic(train: Train, caps
     assert "optimistic" in capsys.readouterr().out
 
 
-def test_a_film_that_changed_since_prepare_is_refused_and_the_run_goes_on(
+def test_a_image_that_changed_since_prepare_is_refused_and_the_run_goes_on(
     train: Train, quick: Quick, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
 
-    from covidnet.data.phantom import write_phantoms
-    from covidnet.errors import DataError
+    from covidnet.base.errors import DataError
+    from covidnet.data.phantoms.phantom import write_phantoms
 
-    root = tmp_path / "films"
+    root = tmp_path / "images"
     write_phantoms(root, images_per_class=33, size=96)
     arguments = ("data=folder", f"data.root={root}", "trainer.max_epochs=1", "fold=2")
-    shorter = [o for o in quick if not o.startswith(("data.images_per_class", "data.film_size"))]
+    shorter = [o for o in quick if not o.startswith(("data.images_per_class", "data.phantom_size"))]
     first = train(*shorter, *arguments, defaults=())
     victim = predictions(first).query("split == 'test'")["path"].iloc[0]
     other = predictions(first).query("split == 'unseen'")["path"].iloc[0]
@@ -365,12 +365,12 @@ def test_real_radiographs_train_in_both_layouts(train: Train, kit: Path, layout:
 def test_store_and_image_path_agree_on_real_radiographs(train: Train, kit: Path, tmp_path: Path) -> None:
     # A few patients of each class: the image path goes through the network in every epoch.
     table = pd.read_csv(kit / "metadata.csv", dtype=str)
-    for label, films in table.groupby("label"):
-        (tmp_path / "films" / str(label)).mkdir(parents=True)
-        for n, name in enumerate(films.drop_duplicates("patient_id")["filename"].head(22)):
-            (tmp_path / "films" / str(label) / f"{n}.jpg").write_bytes((kit / name).read_bytes())
+    for label, images in table.groupby("label"):
+        (tmp_path / "images" / str(label)).mkdir(parents=True)
+        for n, name in enumerate(images.drop_duplicates("patient_id")["filename"].head(22)):
+            (tmp_path / "images" / str(label) / f"{n}.jpg").write_bytes((kit / name).read_bytes())
     arguments = (
-        "data=folder", f"data.root={tmp_path / 'films'}", "data.image_size=64", "data.num_workers=0", "fold=5",
+        "data=folder", f"data.root={tmp_path / 'images'}", "data.image_size=64", "data.num_workers=0", "fold=5",
         "trainer.max_epochs=2", "trainer.accelerator=cpu", "explain=off", "progress=false",
     )  # fmt: skip
     kept, plain = (predictions(train(*arguments, f"features={way}", defaults=())) for way in ("auto", "off"))

@@ -21,7 +21,7 @@ def test_the_wheel_runs_from_an_empty_directory(tmp_path: Path, quick: tuple[str
     subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True, cwd=tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = subprocess.run(
-        [sys.executable, "-c", "import covidnet.config as c; print(c.config_dir())"],
+        [sys.executable, "-c", "import covidnet.launch.command as c; print(c.config_dir())"],
         cwd=empty, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.strip() == str(site / "covidnet/conf")

@@ -9,12 +9,12 @@ from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassF1Score, MulticlassRecall, MulticlassSpecificity
 
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
 from covidnet.learning.module import STAGES_OF_TEST
 
 
 class ClassMetrics(pl.Callback):
-    """Log ``test/COVID-19/sensitivity`` and its kin for val, test and unseen, from all films of a split together."""
+    """Log ``test/COVID-19/sensitivity`` and its kin for val, test and unseen, from all images of a split together."""
 
     def __init__(self) -> None:
         self.metrics = nn.ModuleDict({stage: _collection() for stage in ("val", *STAGES_OF_TEST)})

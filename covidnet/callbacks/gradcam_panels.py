@@ -16,16 +16,16 @@ import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from covidnet.atomic import WriteError, make_folder
-from covidnet.data.dataset import FilmDataset
-from covidnet.data.transforms import Normalise
-from covidnet.errors import CovidnetError, SettingError
-from covidnet.labels import CLASSES
+from covidnet.base.atomic import WriteError, make_folder
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import CovidnetError, SettingError
+from covidnet.base.names import shown
+from covidnet.data.loading.dataset import ImageDataset
+from covidnet.data.loading.transforms import Normalise
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
 from covidnet.models.saliency import METHODS, MapWarning, saliency
-from covidnet.names import shown
-from covidnet.report.panel import film_panels, save_figure, title
+from covidnet.report.plots.sheet import image_panels, save_figure, title
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,13 @@ Mask = npt.NDArray[np.bool_]
 
 
 class GradCamPanels(pl.Callback):
-    """Write ``panels/unseen-COVID-19.png`` and its kin from a seeded draw of films, and ``panels/errors.png``.
+    """Write ``panels/unseen-COVID-19.png`` and its kin from a seeded draw of images, and ``panels/errors.png``.
 
     The panels are drawn by `draw`, after the test loop: inside it Lightning's inference mode forbids the gradients.
 
     Args:
-        per_class: films per class; 0 draws none.
-        errors: films that were called wrongly, those with the least probability for their true class; 0 draws none.
+        per_class: images per class; 0 draws none.
+        errors: images that were called wrongly, those with the least probability for their true class; 0 draws none.
         method: of `covidnet.models.saliency.METHODS`.
 
     Raises:
@@ -61,7 +61,7 @@ class GradCamPanels(pl.Callback):
     def draw(
         self,
         module: ClassificationModule,
-        films: FilmDataset,
+        images: ImageDataset,
         rows: pd.DataFrame,
         folder: Path,
         *,
@@ -76,16 +76,16 @@ class GradCamPanels(pl.Callback):
 
         Args:
             module: the chosen model.
-            films: the dataset of `rows`.
-            rows: films with image_id, path and label.
+            images: the dataset of `rows`.
+            rows: images with image_id, path and label.
             folder: where the PNG files go.
-            seed: of the draw of films.
-            caption: what a reader must know: the weights, whether the films are synthetic.
-            probabilities: what the model gave films, by image_id, where that is known already; the network is asked
+            seed: of the draw of images.
+            caption: what a reader must know: the weights, whether the images are synthetic.
+            probabilities: what the model gave images, by image_id, where that is known already; the network is asked
                 where it is not. Errors are looked for among these.
-            maps: gives the backbone's maps of some films where they are known already; the network is asked if None.
-            outline: gives the known lesion of a film (H, W), or None.
-            part: of the split that the films are of; it begins the files' names.
+            maps: gives the backbone's maps of some images where they are known already; the network is asked if None.
+            outline: gives the known lesion of an image (H, W), or None.
+            part: of the split that the images are of; it begins the files' names.
 
         Returns:
             The files written.
@@ -97,17 +97,17 @@ class GradCamPanels(pl.Callback):
         written = []
         empty = EmptyMaps("panels")
         for name, drawn in figures:
-            batch, chosen = _readable(films, drawn, name)
+            batch, chosen = _readable(images, drawn, name)
             if not chosen:
                 continue
-            images = torch.stack([item["image"] for item in batch]).to(module.device)
+            tensors = torch.stack([item["image"] for item in batch]).to(module.device)
             given = [known.get(item["image_id"]) for item in batch]
             if any(one is None for one in given):
                 with torch.no_grad():
-                    given = list(module.eval()(images).softmax(1).cpu().numpy())
+                    given = list(module.eval()(tensors).softmax(1).cpu().numpy())
             known_maps = maps(chosen).to(module.device) if maps else None
             ids = [item["image_id"] for item in batch]
-            heats = empty.counted(ids, module.classifier, images, None, self.method, known_maps)
+            heats = empty.counted(ids, module.classifier, tensors, None, self.method, known_maps)
             titles = [
                 title(rows["label"].iloc[i], p, heat)
                 for i, p, heat in zip(chosen, given, heats, strict=True)
@@ -115,8 +115,8 @@ class GradCamPanels(pl.Callback):
             ]
             if name == "errors":
                 titles = [f"{t}\n{shown(Path(rows['path'].iloc[i]).name)}" for i, t in zip(chosen, titles, strict=True)]
-            figure = film_panels(
-                [grey(item["image"], films.normalise) for item in batch],
+            figure = image_panels(
+                [grey(item["image"], images.normalise) for item in batch],
                 list(heats),
                 titles,
                 columns=len(batch),
@@ -136,28 +136,28 @@ class GradCamPanels(pl.Callback):
         return written
 
 
-def _readable(films: FilmDataset, chosen: Sequence[int], sheet: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """The films of a sheet that can still be read, and their places; a film that cannot costs itself alone."""
+def _readable(images: ImageDataset, chosen: Sequence[int], sheet: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """The images of a sheet that can still be read, and their places; an image that cannot costs itself alone."""
     batch, places = [], []
     for index in chosen:
         try:
-            batch.append(films[index])
+            batch.append(images[index])
             places.append(index)
         except (CovidnetError, OSError) as error:
-            log.warning("panel %s is drawn without a film: %s", sheet, error)
+            log.warning("panel %s is drawn without an image: %s", sheet, error)
     return batch, places
 
 
 def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[str, list[int]]]:
-    """Some films of each class; a smaller draw is the beginning of a larger one.
+    """Some images of each class; a smaller draw is the beginning of a larger one.
 
     Args:
-        labels: of the films, in their order.
+        labels: of the images, in their order.
         per_class: how many of each class, or all where there are fewer.
         seed: of the draw.
 
     Returns:
-        For each class that has films its name and their places.
+        For each class that has images its name and their places.
 
     Example:
         >>> [(label, len(places)) for label, places in seeded_draw(["Normal", "COVID-19", "Normal"], 1, seed=0)]
@@ -174,11 +174,11 @@ def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[
 
 
 def worst_errors(rows: pd.DataFrame, probabilities: Mapping[str, npt.NDArray[np.floating]], count: int) -> list[int]:
-    """The places of films that were called wrongly, the one with the least probability for its true class first.
+    """The places of images that were called wrongly, the one with the least probability for its true class first.
 
     Args:
-        rows: films with image_id and label.
-        probabilities: (3,) by image_id; films without any are passed over.
+        rows: images with image_id and label.
+        probabilities: (3,) by image_id; images without any are passed over.
         count: how many at most.
     """
     found = []
@@ -213,7 +213,7 @@ class EmptyMaps:
         """The maps of `covidnet.models.saliency.saliency`; other warnings than of empty maps go to the log at once.
 
         Args:
-            names: of the films, as they are to be found: an image id or a path.
+            names: of the images, as they are to be found: an image id or a path.
             classifier: the network.
             images: (N, C, H, W).
             target: classes, or None for the predicted ones.
@@ -235,16 +235,16 @@ class EmptyMaps:
         return found
 
     def tell(self) -> tuple[int, int]:
-        """One line for constant maps, and one for those that held NaN, with the names of at most three films.
+        """One line for constant maps, and one for those that held NaN, with the names of at most three images.
 
         Returns:
             How many maps are constant, those that held NaN among them, and of how many.
         """
         for broken, names in self._empty.items():
             if names:
-                films = list(dict.fromkeys(names))
+                images = list(dict.fromkeys(names))
                 what = "held NaN and were set to 0" if broken else "are constant, no place stands out"
-                listed = ", ".join(films[:3]) + (", ..." if len(films) > 3 else "")
+                listed = ", ".join(images[:3]) + (", ..." if len(images) > 3 else "")
                 log.warning("%s: %d of %d maps %s: %s", self.part, len(names), self._maps, what, listed)
         return sum(len(names) for names in self._empty.values()), self._maps
 
@@ -272,7 +272,7 @@ def log_pictures(loggers: Iterable[Logger], pictures: Mapping[str, Path], step: 
 
 
 def grey(image: Tensor, normalise: Normalise) -> npt.NDArray[np.uint8]:
-    """A film as the network saw it, (H, W): every channel of the input is the same film on another scale.
+    """An image as the network saw it, (H, W): every channel of the input is the same image on another scale.
 
     Args:
         image: (C, H, W), normalised.

@@ -69,26 +69,26 @@ class PredictionWriter(pl.Callback):
         """The predictions table.
 
         Args:
-            rows: for each split its films: image_id, path, patient_id, label.
+            rows: for each split its images: image_id, path, patient_id, label.
             fold: the test fold of the run.
 
         Returns:
-            A row for every film that was predicted, in the columns of predictions.csv.
+            A row for every image that was predicted, in the columns of predictions.csv.
         """
         parts = []
         for stage, found in self.collected.items():
-            films = rows[stage][rows[stage]["image_id"].isin(found)]
+            images = rows[stage][rows[stage]["image_id"].isin(found)]
             parts.append(
                 predictions_table(
-                    image_id=list(films["image_id"]),
-                    path=list(films["path"]),
-                    patient_id=list(films["patient_id"]),
-                    label=list(films["label"]),
+                    image_id=list(images["image_id"]),
+                    path=list(images["path"]),
+                    patient_id=list(images["patient_id"]),
+                    label=list(images["label"]),
                     split=stage,
                     fold=fold,
-                    probabilities=np.array([found[image_id] for image_id in films["image_id"]]),
+                    probabilities=np.array([found[image_id] for image_id in images["image_id"]]),
                     extras={
-                        name: np.array([values[image_id] for image_id in films["image_id"]])
+                        name: np.array([values[image_id] for image_id in images["image_id"]])
                         for name, values in self.extras.get(stage, {}).items()
                     },
                 )

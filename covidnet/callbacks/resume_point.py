@@ -9,8 +9,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from covidnet.base.errors import WeightsError
 from covidnet.callbacks.curves import curves_so_far
-from covidnet.errors import WeightsError
 
 NAME = "resume.ckpt"
 """The checkpoint of the last epoch's start, in a run's ``checkpoints/``; gone when the run is finished."""

@@ -1,4 +1,4 @@
-"""The bootstrap over patients: intervals that know that films of one patient resemble each other."""
+"""The bootstrap over patients: intervals that know that images of one patient resemble each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 
 # Of the resamples so many must have a value for the interval to mean something.
 _DEFINED = 0.9

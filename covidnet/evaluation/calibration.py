@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.errors import SettingError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.predictions import PROBABILITIES
-from covidnet.labels import CLASSES
 
 BINS = 15
 """Bins of confidence, of equal width, as in Guo et al. 2017."""
@@ -87,11 +87,11 @@ def brier_score(table: pd.DataFrame) -> float | None:
 
     Source: Brier 1950, https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
     """
-    return float(film_brier(table).mean()) if len(table) else None
+    return float(image_brier(table).mean()) if len(table) else None
 
 
-def film_brier(table: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """The Brier score of each film, (n,), see `brier_score`.
+def image_brier(table: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """The Brier score of each image, (n,), see `brier_score`.
 
     Args:
         table: a checked predictions table.

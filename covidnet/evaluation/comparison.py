@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import signal, stats
 
-from covidnet.errors import DataError, SettingError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.ranking import area_parts
-from covidnet.labels import CLASSES
-from covidnet.names import counted
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from covidnet.atomic import write_text
+from covidnet.base.atomic import write_text
+from covidnet.base.names import counted
 from covidnet.evaluation.localisation import MIN_PATIENTS, localisation_summary
 from covidnet.evaluation.sanity import sanity_summary
-from covidnet.names import counted
 
 log = logging.getLogger(__name__)
 

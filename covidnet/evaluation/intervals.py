@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from covidnet.errors import DataError, SettingError
+from covidnet.base.errors import DataError, SettingError
 
 PSEUDO_PATIENTS = 0.25
 """Weight of one patient with every image right and of one with every image wrong, added to the estimate of the

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.errors import DataError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
-from covidnet.labels import CLASSES
 
 MEASURES: tuple[str, ...] = ("touch", "pointing", "iou", "lesion_share", "lung_share")
 """The measures of a map, in the order of the table's columns."""
 
 MAPS: tuple[str, ...] = ("model", "centre", "mean_map", "chance")
-"""Whose map a row of the table measures: the model's, or one of the three baselines that know nothing of the film."""
+"""Whose map a row of the table measures: the model's, or one of the three baselines that know nothing of the image."""
 
 MIN_PATIENTS = 5
 """With fewer patients there is no verdict: the bootstrap of so few is too narrow."""
@@ -120,10 +120,10 @@ def heat_share(heat: Heat, mask: Mask) -> float:
 
 
 def centre_prior(shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A map that knows nothing but where the middle of a film is.
+    """A map that knows nothing but where the middle of an image is.
 
     An isotropic Gaussian with a standard deviation of a quarter of the shorter side. The choice is ours: it covers
-    most of both lungs of a film that is taken as usual.
+    most of both lungs of an image that is taken as usual.
 
     Args:
         shape: (H, W) of the map.
@@ -151,11 +151,11 @@ def localisation_table(
     patient_id: Sequence[str | float | None],
     label: Sequence[str],
 ) -> pd.DataFrame:
-    """The measures of one model's maps and of three baselines on the same films.
+    """The measures of one model's maps and of three baselines on the same images.
 
     The baseline ``centre`` is `centre_prior`. The baseline ``mean_map`` is the mean of the model's maps of all other
-    films: it knows where this model likes to look, but has not seen this film. Maps that are constant have no part in
-    it. The baseline ``chance`` is any place of the film, each as likely as the other: its hottest place and its share
+    images: it knows where this model likes to look, but has not seen this image. Maps that are constant have no part in
+    it. The baseline ``chance`` is any place of the image, each as likely as the other: its hottest place and its share
     of the heat lie in a region as often as the region's share of the map's area says.
 
     A map without evidence in any place (constant, or not finite) counts as a miss: where a lesion is known its touch,
@@ -163,18 +163,18 @@ def localisation_table(
 
     Args:
         heats: (N, H, W), 0..1, the model's maps.
-        lesions: for each film where its lesions are, (H, W); None where that is unknown, all False where it has none.
+        lesions: for each image where its lesions are, (H, W); None where that is unknown, all False where it has none.
         lungs: the same for its lungs.
-        image_id: for each film its id.
-        patient_id: for each film its patient; None or NaN where unknown.
-        label: for each film its class.
+        image_id: for each image its id.
+        patient_id: for each image its patient; None or NaN where unknown.
+        label: for each image its class.
 
     Returns:
-        Four rows per film: image_id, patient_id, label, map (of `MAPS`), constant (whether this map says nothing), and
+        Four rows per image: image_id, patient_id, label, map (of `MAPS`), constant (whether this map says nothing), and
         the `MEASURES`: ``touch`` (whether the hot part of the map has any pixel of a lesion, which is what is asked of
         maps by eye), ``pointing``, ``iou`` and ``lesion_share`` against the lesions, ``lung_share`` against the lungs.
         NaN where a measure is not defined: no mask, an empty mask, ``lung_share`` of a constant map, ``touch`` and
-        ``iou`` of chance, and ``mean_map`` of an only film.
+        ``iou`` of chance, and ``mean_map`` of an only image.
 
     Raises:
         DataError: the arguments differ in length, or a mask and its map in shape.
@@ -184,24 +184,24 @@ def localisation_table(
     for name, values in given.items():
         if len(values) != len(heats):
             raise DataError(f"{name}: {len(values)} values for {len(heats)} maps; give one for each map")
-    films = list(zip(image_id, patient_id, label, strict=True))
+    images = list(zip(image_id, patient_id, label, strict=True))
     means = _mean_maps(heats, image_id)
     rows: list[tuple[Any, ...]] = []
     for at, heat in enumerate(heats):
         for name, shown in zip(MAPS, (heat, centre_prior(heat.shape), means[at]), strict=False):
             silent = shown is not None and not _varies(shown)
-            rows.append((*films[at], name, silent, *_measured(shown, lesions[at], lungs[at])))
-        rows.append((*films[at], "chance", False, *_by_chance(lesions[at], lungs[at])))
+            rows.append((*images[at], name, silent, *_measured(shown, lesions[at], lungs[at])))
+        rows.append((*images[at], "chance", False, *_by_chance(lesions[at], lungs[at])))
     table = pd.DataFrame(rows, columns=["image_id", "patient_id", "label", "map", "constant", *MEASURES])
     return table.astype({"constant": bool} | dict.fromkeys(MEASURES, np.float64))
 
 
 def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Whether a model's maps lie on the lesions more than maps that have not seen the film.
+    """Whether a model's maps lie on the lesions more than maps that have not seen the image.
 
     An image that is in the table several times, as in the joined tables of several models, is averaged first. Maps are
     compared on the same image: the first row of the model with the first row of a baseline, and so on. All numbers of
-    a measure are over the same films: those on which the model and every baseline that has the measure at all have it.
+    a measure are over the same images: those on which the model and every baseline that has the measure at all have it.
     A map without evidence in any place counts as a miss, see `localisation_table`. Intervals are 95% bootstrap
     intervals over patients.
 
@@ -211,18 +211,18 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
         seed: of the bootstrap.
 
     Returns:
-        ``n`` (films with a lesion), ``films`` (all), ``patients`` (of the n films), ``maps`` (of the model, of films
-        with any mask), ``constant`` (those of them that say nothing), ``constant_by_class`` (the same for each class),
-        and for each of the `MEASURES` in ``measures`` the number ``n`` of its films, and for ``model``, ``centre``,
-        ``mean_map``, ``chance``, ``difference`` (model - centre), ``difference_mean_map`` (model - mean_map) and
-        ``difference_chance`` (model - chance) the ``value``, its ``ci``, its ``n`` and the ``method``; None where there
-        is none. ``not_better`` lists those of pointing, iou and lesion_share whose difference to the centre prior or,
-        where chance has the measure, to chance has no interval wholly above 0; ``not_better_than_mean_map`` those whose
-        difference to the mean map has none. A difference that is the same in all resamples is its own interval.
-        ``better_than_centre`` is True if ``not_better`` is empty, that is where the maps are better than the centre
-        prior and chance by all three, and None without a verdict: fewer than `MIN_PATIENTS` patients have a lesion.
-        ``lungs`` has the same for lung_share: ``n``, ``patients`` (with known lungs and a map that is not constant),
-        ``not_better``, ``not_better_than_mean_map`` and ``better_than_centre``.
+        ``n`` (images with a lesion), ``images`` (all), ``patients`` (of the n images), ``maps`` (of the model, of
+        images with any mask), ``constant`` (those of them that say nothing), ``constant_by_class`` (the same for each
+        class), and for each of the `MEASURES` in ``measures`` the number ``n`` of its images, and for ``model``,
+        ``centre``, ``mean_map``, ``chance``, ``difference`` (model - centre), ``difference_mean_map`` (model -
+        mean_map) and ``difference_chance`` (model - chance) the ``value``, its ``ci``, its ``n`` and the ``method``;
+        None where there is none. ``not_better`` lists those of pointing, iou and lesion_share whose difference to the
+        centre prior or, where chance has the measure, to chance has no interval wholly above 0;
+        ``not_better_than_mean_map`` those whose difference to the mean map has none. A difference that is the same in
+        all resamples is its own interval. ``better_than_centre`` is True if ``not_better`` is empty, that is where the
+        maps are better than the centre prior and chance by all three, and None without a verdict: fewer than
+        `MIN_PATIENTS` patients have a lesion. ``lungs`` has the same for lung_share: ``n``, ``patients`` (with known
+        lungs and a map that is not constant), ``not_better``, ``not_better_than_mean_map`` and ``better_than_centre``.
     """
     images = table[["image_id", "patient_id"]].drop_duplicates("image_id", ignore_index=True)
     # Rows of one image and map are numbered: tables of several models hold each image once per model.
@@ -235,7 +235,7 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
     # A table that was written before it counted misses has nothing there.
     missed = silent.to_numpy()[:, None] & centre[list(_OF_LESIONS)].notna()
     of["model"] = of["model"].assign(**of["model"][list(_OF_LESIONS)].mask(missed, 0.0))
-    of = _over_the_same_films(of)
+    of = _over_the_same_images(of)
     # Subtracted before they are averaged: each map is compared with the baselines of its own row.
     of |= {name: of["model"] - of[baseline] for name, baseline in _DIFFERENCES.items()}
     means = {
@@ -323,7 +323,7 @@ def _varies(heat: Heat) -> bool:
     return bool(np.isfinite(low) and np.isfinite(high) and low < high)
 
 
-def _over_the_same_films(of: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def _over_the_same_images(of: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The values of each map, each measure NaN where any map that has it at all lacks it."""
     there = pd.DataFrame(True, index=of["model"].index, columns=list(MEASURES))
     for part in of.values():
@@ -346,7 +346,7 @@ def _by_class(silent: pd.Series[bool], label: pd.Series[str]) -> dict[str, int]:
 
 
 def _mean_maps(heats: Heat, image_id: Sequence[str]) -> list[npt.NDArray[np.float32] | None]:
-    """For each film the mean of the maps of the other films, None where there is none.
+    """For each image the mean of the maps of the other images, None where there is none.
 
     Where all of these are constant, so is their mean.
     """

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.errors import DataError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.intervals import f1_interval, proportion_interval
 from covidnet.evaluation.predictions import PROBABILITIES, SPLITS, validate_predictions
-from covidnet.labels import CLASSES
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -130,11 +130,11 @@ def cross_entropy(probabilities: npt.ArrayLike, truth: Sequence[str]) -> float |
     scores = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(CLASSES))
     if len(scores) != len(truth):
         raise DataError(f"truth: {len(truth)} classes for {len(scores)} rows of probabilities; give one for each")
-    return float(film_losses(scores, truth).mean()) if len(scores) else None
+    return float(image_losses(scores, truth).mean()) if len(scores) else None
 
 
-def film_losses(probabilities: npt.ArrayLike, truth: Sequence[str]) -> npt.NDArray[np.float64]:
-    """The loss of each film, (n,), see `cross_entropy`.
+def image_losses(probabilities: npt.ArrayLike, truth: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The loss of each image, (n,), see `cross_entropy`.
 
     Args:
         probabilities: (n, 3), in the order of `CLASSES`.

@@ -10,20 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.atomic import write_text
-from covidnet.errors import DataError
-from covidnet.labels import CLASSES, SLUGS
+from covidnet.base.atomic import write_text
+from covidnet.base.classes import CLASSES, SLUGS
+from covidnet.base.errors import DataError
 
 SPLITS: tuple[str, ...] = ("val", "test", "unseen")
 """The splits of a run, in the order of the file."""
 
 EXTERNAL = "external"
-"""The split of films of another data set; their fold is -1. No run has it."""
+"""The split of images of another data set; their fold is -1. No run has it."""
 
 _ALL = (*SPLITS, EXTERNAL)
 
 PROBABILITIES: tuple[str, ...] = tuple(f"p_{slug}" for slug in SLUGS)
-"""The probability columns, in the order of `covidnet.labels.CLASSES`."""
+"""The probability columns, in the order of `covidnet.base.classes.CLASSES`."""
 
 COLUMNS: tuple[str, ...] = (
     "image_id",
@@ -61,7 +61,7 @@ def predictions_table(
         image_id: one id per image.
         path: one path per image.
         patient_id: one per image; None or NaN where the patient is not known.
-        label: the true classes, names of `covidnet.labels.CLASSES`.
+        label: the true classes, names of `covidnet.base.classes.CLASSES`.
         split: one of `SPLITS` or `EXTERNAL` for all images, or one per image.
         fold: the fold for all images, or one per image; -1..10.
         probabilities: (n, 3), in the order of `CLASSES`, each row summing to 1. Kept as float32.

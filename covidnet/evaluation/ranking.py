@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.intervals import wilson
 from covidnet.evaluation.predictions import PROBABILITIES
-from covidnet.labels import CLASSES
 
 GRID: npt.NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
 """Where curves and bands are given: false positive rates of a ROC curve, recalls of a precision-recall curve."""

@@ -10,20 +10,20 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import rankdata
 
-from covidnet.errors import DataError, SettingError
+from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 
 PAIRS = "pairs"
-"""The stage that is none: the trained maps of two films, which is how alike maps are that explain different things."""
+"""The stage that is none: the trained maps of two images, which is how alike maps are that explain different things."""
 
 MEASURES: tuple[str, ...] = ("ssim", "rank")
 """Structural similarity, and Spearman's rank correlation over pixels."""
 
-MIN_FILMS = 5
-"""With fewer films the verdict is unclear: the bootstrap of so few is too narrow."""
+MIN_IMAGES = 5
+"""With fewer images the verdict is unclear: the bootstrap of so few is too narrow."""
 
 ALIKE = 0.9
-"""Where the trained maps of two films are more alike than this on average, nothing is left to lose."""
+"""Where the trained maps of two images are more alike than this on average, nothing is left to lose."""
 
 _LIMIT = 0.5  # of the retained similarity, between a map that depends on the weights and one that does not
 _WINDOW = 11  # pixels, the side of Wang et al.'s Gaussian window
@@ -40,8 +40,8 @@ def sanity_table(
 ) -> pd.DataFrame:
     """How like a network's maps are to its maps after its weights were re-initialised, from the head down.
 
-    The stage ``pairs`` is what to compare with: for each film the mean similarity of its trained map with the trained
-    maps of all other films. Its time grows with the square of the number of films. Maps are compared as they are,
+    The stage ``pairs`` is what to compare with: for each image the mean similarity of its trained map with the trained
+    maps of all other images. Its time grows with the square of the number of images. Maps are compared as they are,
     without a sign to take away.
 
     A constant map has no rank correlation, and by SSIM it resembles every map that is mostly 0. Where the trained map
@@ -50,13 +50,13 @@ def sanity_table(
 
     Args:
         trained: (N, H, W), 0..1, maps of the trained network; H and W are at least 11.
-        randomised: for each stage the maps of the same films, (N, H, W), with all weights down to that stage drawn
+        randomised: for each stage the maps of the same images, (N, H, W), with all weights down to that stage drawn
             anew; from the head to the first layer. Several draws of one stage are (draws, N, H, W).
-        image_id: for each film its id.
-        patient_id: for each film its patient, None or NaN where unknown; None if all are unknown.
+        image_id: for each image its id.
+        patient_id: for each image its patient, None or NaN where unknown; None if all are unknown.
 
     Returns:
-        For each stage (and each of its draws), and for ``pairs``, a row per film: image_id, patient_id, stage, ssim
+        For each stage (and each of its draws), and for ``pairs``, a row per image: image_id, patient_id, stage, ssim
         (-1..1, 1 for equal maps), rank (-1..1, 1 for the same order of pixels).
 
     Raises:
@@ -68,7 +68,7 @@ def sanity_table(
     """
     trained, ids = np.asarray(trained), np.array(list(image_id), object)
     if trained.ndim != 3 or len(ids) != len(trained):
-        raise DataError(f"trained: maps of shape {trained.shape} for {len(ids)} films; give (films, H, W)")
+        raise DataError(f"trained: maps of shape {trained.shape} for {len(ids)} images; give (images, H, W)")
     if len(trained) and min(trained.shape[1:]) < _WINDOW:
         raise DataError(f"trained: maps of {trained.shape[1:]} pixels; each side needs {_WINDOW}")
     if PAIRS in randomised:
@@ -96,24 +96,24 @@ def sanity_summary(
 ) -> dict[str, Any]:
     """Whether maps change as the weights are re-initialised, down to the first layer.
 
-    A film that is in the table several times, as with several draws of a stage or in the joined tables of several
+    An image that is in the table several times, as with several draws of a stage or in the joined tables of several
     models, is averaged first. Intervals are 95% bootstrap intervals over patients.
 
     Args:
-        table: as `sanity_table` makes it, or several of them joined; without the column patient_id every film is of
+        table: as `sanity_table` makes it, or several of them joined; without the column patient_id every image is of
             another patient.
         stages: from the head to the first layer; None for the order of the table.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Returns:
-        ``n`` films; ``stages``: for each its name ``stage`` and ``ssim`` and ``rank``; ``pairs`` with the same two;
-        ``retained``: (last stage - pairs) / (1 - pairs), 0 where maps are as unlike as those of two films, 1 where
-        they are what they were. Each is ``value``, ``ci``, ``n`` (films with a value) and ``method``; None where there
+        ``n`` images; ``stages``: for each its name ``stage`` and ``ssim`` and ``rank``; ``pairs`` with the same two;
+        ``retained``: (last stage - pairs) / (1 - pairs), 0 where maps are as unlike as those of two images, 1 where
+        they are what they were. Each is ``value``, ``ci``, ``n`` (images with a value) and ``method``; None where there
         is none, as with what is retained of maps whose pairs are more alike than `ALIKE`. ``verdict``: ``does not
         depend`` where what is retained lies wholly above a half in ssim or rank, ``depends`` where it lies wholly below
         in both, else ``unclear``. A number that is the same in all resamples is its own interval. With fewer than
-        `MIN_FILMS` films it is unclear. ``reason``: why it is unclear, in a few words; None where it is clear.
+        `MIN_IMAGES` images it is unclear. ``reason``: why it is unclear, in a few words; None where it is clear.
 
     Raises:
         DataError: the table holds no stage, or not one that is asked for.
@@ -125,17 +125,17 @@ def sanity_summary(
         raise DataError(
             f"stages: {', '.join(absent) or 'none'} not in the table, which holds {', '.join(held) or 'none'}"
         )
-    films = list(dict.fromkeys(table["image_id"]))
+    images = list(dict.fromkeys(table["image_id"]))
     means = table.groupby(["stage", "image_id"])[list(MEASURES)].mean()
     values = {
-        stage: {m: means.loc[stage][m].reindex(films).to_numpy(np.float64) for m in MEASURES}
+        stage: {m: means.loc[stage][m].reindex(images).to_numpy(np.float64) for m in MEASURES}
         for stage in [*order, PAIRS]
     }
     of = table.assign(patient_id=table.get("patient_id")).drop_duplicates("image_id")
     codes = cluster_codes(of)
     units = len(np.unique(codes))
     weights = cluster_weights(codes, resamples, seed)
-    once = np.ones((1, len(films)), np.int32)
+    once = np.ones((1, len(images)), np.int32)
 
     def mean(drawn: npt.NDArray[np.int32], stage: str, measure: str) -> npt.NDArray[np.float64]:
         numbers = values[stage][measure]
@@ -149,7 +149,7 @@ def sanity_summary(
             return np.full_like(last, np.nan)
         return (last - pairs) / np.where(1.0 - pairs > 1e-9, 1.0 - pairs, np.nan)
 
-    # Where all films have nearly one map there is nothing to lose.
+    # Where all images have nearly one map there is nothing to lose.
     alike = {m: bool(mean(once, PAIRS, m)[0] > ALIKE) for m in MEASURES}
 
     def count(*names: str, measure: str) -> int:
@@ -167,7 +167,7 @@ def sanity_summary(
     }
     verdict = _verdict(list(kept.values()))
     return {
-        "n": len(films),
+        "n": len(images),
         "stages": [{"stage": stage, **of_stage(stage)} for stage in order],
         "pairs": of_stage(PAIRS),
         "retained": kept,
@@ -188,16 +188,16 @@ def _estimate(value: float, resampled: npt.NDArray[np.float64], n: int, units: i
 
 
 def _verdict(retained: Sequence[dict[str, Any]]) -> str:
-    ends = [one["ci"] or [one["value"]] * 2 for one in retained if one["value"] is not None and one["n"] >= MIN_FILMS]
+    ends = [one["ci"] or [one["value"]] * 2 for one in retained if one["value"] is not None and one["n"] >= MIN_IMAGES]
     if any(low > _LIMIT for low, _ in ends):
         return "does not depend"
     return "depends" if len(ends) == len(retained) and all(high < _LIMIT for _, high in ends) else "unclear"
 
 
 def _reason(retained: Sequence[dict[str, Any]], alike: bool) -> str:
-    if any(one["n"] < MIN_FILMS for one in retained):
-        return "too few films"
-    return "the maps of two films are nearly the same" if alike else "maps change by about half"
+    if any(one["n"] < MIN_IMAGES for one in retained):
+        return "too few images"
+    return "the maps of two images are nearly the same" if alike else "maps change by about half"
 
 
 def _rows(ids: npt.NDArray[np.object_], stage: str, ssim: Maps, rank: Maps) -> pd.DataFrame:
@@ -206,8 +206,8 @@ def _rows(ids: npt.NDArray[np.object_], stage: str, ssim: Maps, rank: Maps) -> p
 
 def _ranks(maps: Maps) -> npt.NDArray[np.float64]:
     """The ranks of each map's pixels, centred and of length 1: the product of two is Spearman's correlation."""
-    films, height, width = maps.shape
-    ranks = np.asarray(rankdata(maps.reshape(films, height * width), axis=1), np.float64)
+    images, height, width = maps.shape
+    ranks = np.asarray(rankdata(maps.reshape(images, height * width), axis=1), np.float64)
     ranks -= ranks.mean(axis=1, keepdims=True)
     length = np.linalg.norm(ranks, axis=1, keepdims=True)
     return ranks / np.where(length > 0, length, np.nan)
@@ -237,7 +237,7 @@ def _blur(heat: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _pairs(windowed: Sequence[_Windowed], ranks: Maps, ids: npt.NDArray[np.object_]) -> tuple[Maps, Maps]:
-    """For each film the mean ssim and rank correlation of its map with those of the other films."""
+    """For each image the mean ssim and rank correlation of its map with those of the other images."""
     rank = ranks @ ranks.T
     ssim = np.full_like(rank, np.nan)
     for i, j in np.argwhere(np.triu(np.isfinite(rank), 1)):

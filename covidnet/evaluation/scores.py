@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.calibration import brier_score, expected_calibration_error
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.metrics import class_metrics, class_rates, confusion, cross_entropy
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.ranking import area_estimate, area_interval, area_parts, roc_auc
-from covidnet.labels import CLASSES
 
 Estimate = dict[str, Any]
 Interval = Sequence[float] | None

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from covidnet.errors import DataError, SettingError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.intervals import design_effect
-from covidnet.labels import CLASSES
 
 RULES = ("inner", "paper")
 """inner: by each model's validation images. paper: by the unseen fold, on which the chosen model is then reported."""
@@ -71,16 +71,16 @@ def choose(candidates: Sequence[Mapping[str, Any]], rule: str = "inner") -> int:
 def best_of(p: float, n: int, models: int) -> npt.NDArray[np.float64]:
     """The distribution of the best of several models that are equally good and err independently.
 
-    The best of m models has at most k of n films right if all have: its distribution function is that of one model
+    The best of m models has at most k of n images right if all have: its distribution function is that of one model
     to the power m.
 
     Args:
         p: the accuracy of each, 0..1.
-        n: films, at least 1.
+        n: images, at least 1.
         models: how many, at least 1. With 1 it is the distribution of a single model.
 
     Returns:
-        (n + 1,) probabilities of 0, 1, .. n films right.
+        (n + 1,) probabilities of 0, 1, .. n images right.
 
     Raises:
         DataError: an argument is out of its range.

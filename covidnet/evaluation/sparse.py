@@ -1,4 +1,4 @@
-"""Classes of which there are too few films for an interval: their intervals are taken back, and it is said why."""
+"""Classes of which there are too few images for an interval: their intervals are taken back, and it is said why."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 import pandas as pd
 
+from covidnet.base.classes import CLASSES
+from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import cluster_codes
-from covidnet.labels import CLASSES
-from covidnet.names import counted
 
-FEWEST_FILMS = 10
-"""Fewer films than that get no interval: with nine all right, Wilson's reaches from 70% to 100%."""
+FEWEST_IMAGES = 10
+"""Fewer images than that get no interval: with nine all right, Wilson's reaches from 70% to 100%."""
 
 FEWEST_PATIENTS = 5
-"""Films of fewer patients get none either: a bootstrap of four patients has 35 different draws, of which 34 leave a
+"""Images of fewer patients get none either: a bootstrap of four patients has 35 different draws, of which 34 leave a
 patient out."""
 
 
 def class_sizes(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """How many films and patients each class has, and whether that is enough for an interval.
+    """How many images and patients each class has, and whether that is enough for an interval.
 
     Args:
         table: a checked predictions table.
 
     Returns:
-        For each class ``films``, ``patients`` (an unknown one counts as one of its own) and ``enough``; for the key
+        For each class ``images``, ``patients`` (an unknown one counts as one of its own) and ``enough``; for the key
         ``others`` in it the same of all other classes together.
     """
     codes = cluster_codes(table)
@@ -54,50 +54,52 @@ def sparse_words(table: pd.DataFrame, absent: Mapping[str, str] | None = None) -
                 "classes."
             )
         elif not size["enough"]:
-            films, patients = size["films"], size["patients"]
+            images, patients = size["films"], size["patients"]
             words.append(
-                f"{label} has {counted(films, 'film')} of {counted(patients, 'patient')}: too few for an "
-                f"interval (from {FEWEST_FILMS} films and {FEWEST_PATIENTS} patients on one is given)."
+                f"{label} has {counted(images, 'image')} of {counted(patients, 'patient')}: too few for an "
+                f"interval (from {FEWEST_IMAGES} images and {FEWEST_PATIENTS} patients on one is given)."
             )
     return words
 
 
-def why_absent(label: str, *, films: int, refused: int, training: int, unreadable: int) -> str:
+def why_absent(label: str, *, images: int, refused: int, training: int, unreadable: int) -> str:
     """Why no image of a class counts: absent, refused and left out are different things.
 
     Args:
         label: the class.
-        films: of the class in the set, that can be read.
+        images: of the class in the set, that can be read.
         refused: of them, by the input gate.
         training: of the others, those that are training images and are left out.
         unreadable: files of the set, of any class, that cannot be read.
 
     Example:
-        >>> why_absent("Normal", films=0, refused=0, training=0, unreadable=0)
+        >>> why_absent("Normal", images=0, refused=0, training=0, unreadable=0)
         'no image of Normal is in this set'
-        >>> why_absent("Normal", films=7, refused=7, training=0, unreadable=0)
+        >>> why_absent("Normal", images=7, refused=7, training=0, unreadable=0)
         'all 7 images of Normal were refused by the input gate'
-        >>> why_absent("Normal", films=7, refused=3, training=4, unreadable=0)
+        >>> why_absent("Normal", images=7, refused=3, training=4, unreadable=0)
         'of 7 images of Normal 3 were refused by the input gate and 4 are training images and left out'
     """
-    if not films:
+    if not images:
         more = f", of which {unreadable} file{'' if unreadable == 1 else 's'} could not be read" if unreadable else ""
         return f"no {'readable ' if unreadable else ''}image of {label} is in this set{more}"
-    if refused >= films:
-        return f"all {films} images of {label} were refused by the input gate"
-    if training >= films:
-        return f"all {films} images of {label} are training images of the model and left out"
+    if refused >= images:
+        return f"all {images} images of {label} were refused by the input gate"
+    if training >= images:
+        return f"all {images} images of {label} are training images of the model and left out"
     return (
-        f"of {films} images of {label} {refused} were refused by the input gate and {training} are training images and "
+        f"of {images} images of {label} {refused} were refused by the input gate and {training} are training images "
+        f"and "
         "left out"
     )
 
 
 def without_sparse(scores: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
-    """Scores without the intervals that too few films would make up.
+    """Scores without the intervals that too few images would make up.
 
-    Sensitivity and F1 are of the films of a class, specificity of all others, AUC of both, accuracy of all films, and a
-    mean over the classes of each class. F1 of a class that is absent goes as a whole: it would be 0 by one false call.
+    Sensitivity and F1 are of the images of a class, specificity of all others, AUC of both, accuracy of all images,
+    and a mean over the classes of each class. F1 of a class that is absent goes as a whole: it would be 0 by one false
+    call.
 
     Args:
         scores: of `covidnet.evaluation.scores.scored`.
@@ -152,7 +154,7 @@ def split_without_sparse(metrics: Mapping[str, Any], table: pd.DataFrame) -> dic
 
 
 def curves_without_sparse(curves: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
-    """Curves without the bands that too few films would make up.
+    """Curves without the bands that too few images would make up.
 
     Args:
         curves: of `covidnet.evaluation.ranking.class_curves`.
@@ -169,11 +171,11 @@ def curves_without_sparse(curves: Mapping[str, Any], table: pd.DataFrame) -> dic
 
 
 def _size(codes: Any) -> dict[str, Any]:
-    films, patients = len(codes), len(set(codes.tolist()))
+    images, patients = len(codes), len(set(codes.tolist()))
     return {
-        "films": films,
+        "films": images,
         "patients": patients,
-        "enough": films >= FEWEST_FILMS and patients >= FEWEST_PATIENTS,
+        "enough": images >= FEWEST_IMAGES and patients >= FEWEST_PATIENTS,
     }
 
 

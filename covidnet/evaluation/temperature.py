@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on validation films, that makes probabilities mean what they say."""
+"""Temperature scaling: one number, fitted on validation images, that makes probabilities mean what they say."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.errors import SettingError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 from covidnet.evaluation.predictions import PROBABILITIES
-from covidnet.labels import CLASSES
 
 BOUNDS = (0.05, 100.0)
 """The temperatures that are tried: beyond them probabilities are 0 and 1, or all the same."""
@@ -47,16 +47,16 @@ def tempered(probabilities: npt.ArrayLike, temperature: float) -> npt.NDArray[np
 
 
 def fit_temperature(table: pd.DataFrame) -> float | None:
-    """The temperature under which the true classes of some films are most likely.
+    """The temperature under which the true classes of some images are most likely.
 
-    Where all films are right that would be 0, and every probability 1: more than n films can show. So the temperature
+    Where all images are right that would be 0, and every probability 1: more than n images can show. So the temperature
     is never so low that the mean confidence passes (n + 1) / (n + 2), Laplace's rule of succession.
 
     Args:
-        table: a checked predictions table of films that the model was not trained on.
+        table: a checked predictions table of images that the model was not trained on.
 
     Returns:
-        T within `BOUNDS`; None for no films.
+        T within `BOUNDS`; None for no images.
 
     Source: Guo et al. 2017, On calibration of modern neural networks, https://proceedings.mlr.press/v70/guo17a.html.
     The bound on the confidence is ours.

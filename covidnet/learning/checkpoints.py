@@ -17,9 +17,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from covidnet.atomic import WriteError, make_folder, write_bytes
-from covidnet.errors import WeightsError
-from covidnet.trust import archive_damage
+from covidnet.base.atomic import WriteError, make_folder, write_bytes
+from covidnet.base.errors import WeightsError
+from covidnet.base.trust import archive_damage
 
 # What predictions depend on; a checkpoint also holds the state of the training.
 _HASHED = ("state_dict", "hyper_parameters", "serving")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from covidnet.errors import SettingError, WeightsError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError, WeightsError
 from covidnet.learning.checkpoints import DamagedCheckpointError, read_checkpoint
 from covidnet.learning.losses import deviation_loss
 from covidnet.learning.monitor import direction
@@ -37,11 +37,11 @@ class ClassificationModule(pl.LightningModule):
     Args:
         model: arguments of `build_classifier`.
         optim: lr, weight_decay, plateau_factor, plateau_patience; see `check_optim`.
-        preprocessing: how a film becomes the input; kept in the checkpoint for those who predict with it.
+        preprocessing: how an image becomes the input; kept in the checkpoint for those who predict with it.
         monitor: the logged value that the plateau scheduler watches.
 
     Raises:
-        SettingError: a setting of `model` or `optim` is not allowed, or the network cannot take films of that size.
+        SettingError: a setting of `model` or `optim` is not allowed, or the network cannot take images of that size.
         WeightsError: the weights cannot be had, or do not fit.
     """
 
@@ -95,11 +95,11 @@ class ClassificationModule(pl.LightningModule):
         return self.classifier(images)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step on training films."""
+        """One step on training images."""
         return self._step(batch, "train")["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """One step on validation films."""
+        """One step on validation images."""
         return self._step(batch, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
@@ -141,9 +141,9 @@ class ClassificationModule(pl.LightningModule):
         sums = self._sums.pop(stage, [])
         if not sums:
             return
-        loss, right, films = torch.stack(sums).sum(0)
+        loss, right, images = torch.stack(sums).sum(0)
         self.log_dict(
-            {f"{stage}/loss": loss / films, f"{stage}/accuracy": right / films},
+            {f"{stage}/loss": loss / images, f"{stage}/accuracy": right / images},
             prog_bar=stage in ("train", "val"),
             sync_dist=self.trainer.world_size > 1,
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from covidnet.errors import SettingError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 
 _DIRECTIONS: dict[str, Literal["min", "max"]] = {
     "train/loss": "min",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from covidnet.errors import SettingError, WeightsError
+from covidnet.base.errors import SettingError, WeightsError
 from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC, InputSpec
 from covidnet.models.networks import NETWORKS, TIMM, network_of
 from covidnet.models.weights import State, chest_state, fit_state, imagenet_state, load_state, timm_state

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from covidnet.errors import SettingError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 from covidnet.models.backbones import Backbone, InputSpec, build_backbone
 from covidnet.models.heads import LinearHead, build_head
 from covidnet.models.networks import MODELS, NETWORKS
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
         return self.head.extras(features) if isinstance(self.head, LinearHead) else {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, classes), in the order of `covidnet.labels.CLASSES`."""
+        """Images (N, C, H, W) to logits (N, classes), in the order of `covidnet.base.classes.CLASSES`."""
         return self.classify(self.features(images))
 
 

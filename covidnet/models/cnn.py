@@ -13,7 +13,7 @@ def cnn_features() -> nn.Sequential:
 
     Source: Luiz et al., the column CNN of Table 7. They say of it that it is "a CNN-based model", no more: the number
     of layers, their widths and all else is ours, chosen so that ten folds can be trained without a graphics card (49
-    million multiply-adds for a film of 224 pixels).
+    million multiply-adds for an image of 224 pixels).
     """
     layers: list[nn.Module] = []
     before = 1

@@ -66,8 +66,8 @@ class CovidNetCxr(nn.Module):
     is ours: the widths inside a block, which differ from block to block there (one pair of shares here, chosen so that
     the network has the 11.75 million weights that the article counts), where normalisation and ReLU stand, and which
     blocks a long-range connection joins (all of one stage). The fully connected layers of the original are the linear
-    head on pooled maps here, as for every other network. The original was pre-trained on ImageNet and sees films of 480
-    pixels.
+    head on pooled maps here, as for every other network. The original was pre-trained on ImageNet and sees images of
+    480 pixels.
     """
 
     def __init__(self) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from covidnet.errors import SettingError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 
 # The smallest normal float32: the logarithm of a probability of 0 would be infinite.
 _LEAST = 1.2e-38
@@ -49,7 +49,7 @@ class LinearHead(nn.Module):
         """Feature vectors (N, D) as the linear layer sees them, before dropout."""
         if self.norm is None:
             return features
-        # The last batch of an epoch may be a single film, which has no standard deviation.
+        # The last batch of an epoch may be a single image, which has no standard deviation.
         alone = self.training and len(features) == 1
         norm = self.norm
         return batch_norm(features, norm.running_mean, norm.running_var) if alone else norm(features)

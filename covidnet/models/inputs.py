@@ -1,4 +1,4 @@
-"""How an 8-bit grey film becomes the input of a network."""
+"""How an 8-bit grey image becomes the input of a network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How an 8-bit grey film becomes the input of a network.
+    """How an 8-bit grey image becomes the input of a network.
 
     The grey values are scaled to 0..1, repeated over the channels, then ``(value - mean) / std``.
 
@@ -34,4 +34,4 @@ CHEST_SPEC = InputSpec(1, (0.5,), (0.5 / 1024,), 224)
 """What torchxrayvision's weights expect: one channel, black at -1024 and white at 1024."""
 
 GREY_SPEC = InputSpec(1, (0.5,), (0.25,), 224)
-"""What networks that are trained from scratch get: a film has one channel."""
+"""What networks that are trained from scratch get: an image has one channel."""

@@ -11,7 +11,7 @@ import torchvision.models as published
 from torch import Tensor, nn
 from torchvision.models.inception import Inception3
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.models.cnn import cnn_features
 from covidnet.models.covidnet_cxr import CovidNetCxr
 from covidnet.models.inputs import GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, InputSpec
@@ -67,7 +67,7 @@ def _levelled(features: nn.Module) -> nn.Module:
     """Draw the convolutions anew so that values keep their size from layer to layer (He et al. 2015, 1502.01852).
 
     A frozen network with random weights has batch normalisation that has seen nothing. Under the libraries' own draws
-    the features of the Inception family are then of size 10^10 (torchvision), or differ by 10^-5 between films (timm).
+    the features of the Inception family are then of size 10^10 (torchvision), or differ by 10^-5 between images (timm).
     """
     for layer in features.modules():
         if isinstance(layer, nn.Conv2d):

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 
 
 def onnx_graph(
     network: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str], setting: tuple[str, str]
 ) -> bytes:
-    """Export a network that takes one tensor; the number of films in a batch stays open.
+    """Export a network that takes one tensor; the number of images in a batch stays open.
 
     Args:
         network: in eval mode.
-        example: an input of at least two films.
+        example: an input of at least two images.
         inputs: the name of the input.
         outputs: the names of the outputs, in their order.
         setting: name and value of what asked for it, for the error.

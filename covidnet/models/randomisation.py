@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.models.backbones import Backbone
 from covidnet.models.classifier import Classifier
 from covidnet.models.networks import NETWORKS
@@ -71,7 +71,7 @@ def randomised(classifier: Classifier, stage: str, seed: int = 0) -> Classifier:
     return made.eval()
 
 
-def beheaded(classifier: Classifier, seed: int = 0) -> Classifier:
+def with_random_head(classifier: Classifier, seed: int = 0) -> Classifier:
     """The same backbone, not a copy of it, below the head that `randomised` draws: for those who have its maps already.
 
     Args:

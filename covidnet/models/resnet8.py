@@ -41,7 +41,7 @@ def resnet8_features() -> nn.Sequential:
     Source: Karakanis and Leontidis 2021, https://doi.org/10.1016/j.compbiomed.2020.104181, as the paper's Table 3 cites
     it; their abstract calls it a baseline. The layers are not told there, so this is the CIFAR design of He et al. 2016
     (https://doi.org/10.1109/CVPR.2016.90) with one block per stage; the first convolution has stride 2, which is ours,
-    because films are seven times as wide as CIFAR's images.
+    because images are seven times as wide as CIFAR's images.
     """
     stem = [nn.Conv2d(1, WIDTHS[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU()]
     blocks = [

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.models.classifier import Classifier
 from covidnet.models.heads import LinearHead
 
@@ -90,7 +90,7 @@ def saliency(
         raise SettingError("maps", tuple(maps.shape), f"those of the {count} images")
     if count == 0:
         return np.zeros((0, height, width), dtype=np.float32)
-    # A walk over all layers costs as much as the maps of a few films: most callers' networks are in eval mode already.
+    # A walk over all layers costs as much as the maps of a few images: most callers' networks are in eval mode already.
     training = [module for module in classifier.modules() if module.training]
     device = next(classifier.parameters()).device
     try:

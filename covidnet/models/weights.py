@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import DenseNet121_Weights
 
-from covidnet.errors import WeightsError
+from covidnet.base.errors import WeightsError
 
 State = dict[str, Tensor]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from covidnet.names import counted
-from covidnet.report.paper_tables import Summary, at
-from covidnet.report.tables import UNDEFINED, percent
+from covidnet.base.names import counted
+from covidnet.report.summary import Summary, at
+from covidnet.report.terminal import UNDEFINED, percent
 
 FOLDS = 10
 """The test folds of a whole cross-validation."""
@@ -48,14 +48,14 @@ MEASURES = {
 """Measures of where heat maps lie, as they are written, in the order in which they are shown."""
 
 
-def told(estimate: Any) -> str:
+def estimate_text(estimate: Any) -> str:
     """A rate with its interval: 94.6% [93.4, 95.6].
 
     Args:
         estimate: ``{"value", "ci", ...}``, a fraction, or None.
 
     Example:
-        >>> told({"value": 0.946, "ci": [0.934, 0.956]}), told(0.5), told(None)
+        >>> estimate_text({"value": 0.946, "ci": [0.934, 0.956]}), estimate_text(0.5), estimate_text(None)
         ('94.6% [93.4, 95.6]', '50.0%', '–')
     """
     if isinstance(estimate, dict):
@@ -91,7 +91,7 @@ def rate_of(right: int, n: int) -> str:
     return f"{right:,} of {n:,} ({'too few for a rate' if _too_few(n) else percent(right / n)})"
 
 
-def told_of(estimate: Any, n: int | None, thing: str = "image") -> str:
+def estimate_of(estimate: Any, n: int | None, thing: str = "image") -> str:
     """A rate with its interval and its n; where there are too few things for a rate, how many of them instead.
 
     Args:
@@ -100,16 +100,16 @@ def told_of(estimate: Any, n: int | None, thing: str = "image") -> str:
         thing: in the singular.
 
     Example:
-        >>> told_of({"value": 0.946, "ci": [0.934, 0.956]}, 1560)
+        >>> estimate_of({"value": 0.946, "ci": [0.934, 0.956]}, 1560)
         '94.6% [93.4, 95.6] of 1,560 images'
-        >>> told_of({"value": 2 / 3, "ci": [0.35, 0.88]}, 9), told_of(None, 0)
+        >>> estimate_of({"value": 2 / 3, "ci": [0.35, 0.88]}, 9), estimate_of(None, 0)
         ('6 of 9 images (too few for a rate)', 'no image')
     """
     value = estimate.get("value") if isinstance(estimate, dict) else estimate
     if n == 0:
         return f"no {thing}"
     if n is None or not _too_few(n) or value is None:
-        return f"{told(estimate)} of {count(n, thing)}"
+        return f"{estimate_text(estimate)} of {count(n, thing)}"
     return f"{round(value * n)} of {count(n, thing)} (too few for a rate)"
 
 
@@ -127,8 +127,8 @@ def class_words(name: str, numbers: Any, others: int | None) -> str:
         'No image is of COVID-19, so its sensitivity is not defined; the specificity is 98.0% [90.0, 100] of 50 images'
     """
     support, sensitivity, specificity = (at(numbers, key) for key in ("support", "sensitivity", "specificity"))
-    first = f"For {name} the sensitivity is {told_of(sensitivity, support)}"
-    second = f"the specificity is {told_of(specificity, others)}"
+    first = f"For {name} the sensitivity is {estimate_of(sensitivity, support)}"
+    second = f"the specificity is {estimate_of(specificity, others)}"
     if others == 0:
         second = "no image is of another class, so the specificity is not defined"
     if support == 0:
@@ -138,9 +138,9 @@ def class_words(name: str, numbers: Any, others: int | None) -> str:
 
 def _too_few(n: int) -> bool:
     # Imported here: a command that has only to print its settings would wait for pandas.
-    from covidnet.evaluation.sparse import FEWEST_FILMS
+    from covidnet.evaluation.sparse import FEWEST_IMAGES
 
-    return n < FEWEST_FILMS
+    return n < FEWEST_IMAGES
 
 
 def points(difference: float | None) -> str:
@@ -159,15 +159,15 @@ def points(difference: float | None) -> str:
 
 
 def count(number: int | None, thing: str = "") -> str:
-    """A whole number of things: 1,560 films.
+    """A whole number of things: 1,560 images.
 
     Args:
         number: how many, or None.
         thing: in the singular; its plural has an s.
 
     Example:
-        >>> count(1560, "film"), count(1, "film"), count(None, "film")
-        ('1,560 films', '1 film', '– films')
+        >>> count(1560, "image"), count(1, "image"), count(None, "image")
+        ('1,560 images', '1 image', '– images')
     """
     if number is None:
         return f"{UNDEFINED} {thing}s" if thing else UNDEFINED

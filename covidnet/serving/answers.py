@@ -1,4 +1,4 @@
-"""From films to answers: the input gate, the network, and what is said of each film."""
+"""From images to answers: the input gate, the network, and what is said of each image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from covidnet.data.images import Film
-from covidnet.errors import ImageRefusedError, SettingError
-from covidnet.labels import CLASSES
-from covidnet.quality.flags import Flag
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import ImageRefusedError, SettingError
+from covidnet.data.reading.images import Radiograph
+from covidnet.gate.flags import Flag
 from covidnet.serving.model import ServedModel
 
 GATES = ("refuse", "warn", "off")
-"""The setting ``gate``: whether a film that is not like a training film is refused, or predicted with a warning."""
+"""The setting ``gate``: whether an image that is not like a training image is refused, or predicted with a warning."""
 
 _OF_PHANTOMS = {
     "refuse": "The input gate was fitted on phantoms: it may refuse real radiographs that nothing is wrong with. "
@@ -25,8 +25,8 @@ _OF_PHANTOMS = {
 
 
 @dataclass(frozen=True)
-class FilmAnswer:
-    """What is said of one film.
+class ImageAnswer:
+    """What is said of one image.
 
     Args:
         probabilities: (3,), calibrated, in the order of `CLASSES`.
@@ -56,8 +56,8 @@ class FilmAnswer:
         return np.asarray(self.members.std(axis=0), np.float64)
 
 
-class Answering:
-    """Answer for films, in batches.
+class Predictor:
+    """Answer for images, in batches.
 
     Args:
         model: what predicts.
@@ -74,23 +74,23 @@ class Answering:
         self.gate = gate
 
     def answer(
-        self, films: Sequence[Film], *, names: Sequence[str] = (), heat: bool = False
-    ) -> list[FilmAnswer | ImageRefusedError]:
-        """One answer or refusal for each film, in their order.
+        self, images: Sequence[Radiograph], *, names: Sequence[str] = (), heat: bool = False
+    ) -> list[ImageAnswer | ImageRefusedError]:
+        """One answer or refusal for each image, in their order.
 
         Args:
-            films: any number; 8 to 16 at a time are best on a CPU.
-            names: of the films, for refusals; "film" where none are given.
+            images: any number; 8 to 16 at a time are best on a CPU.
+            names: of the images, for refusals; "image" where none are given.
             heat: whether a heat map of the predicted class is drawn.
         """
-        called = list(names) or ["film"] * len(films)
-        found: list[FilmAnswer | ImageRefusedError | None] = [None] * len(films)
-        flags = [self._look(film) for film in films]
+        called = list(names) or ["image"] * len(images)
+        found: list[ImageAnswer | ImageRefusedError | None] = [None] * len(images)
+        flags = [self._look(image) for image in images]
         for place, known in enumerate(flags):
             found[place] = self._refusal(called[place], known)
         left = [place for place, refusal in enumerate(found) if refusal is None]
         if left:
-            squares = np.stack([self.model.fit(films[place].pixels) for place in left])
+            squares = np.stack([self.model.fit(images[place].pixels) for place in left])
             outputs = self.model.outputs(squares, maps=heat)
             target = [int(one) for one in outputs.probabilities.argmax(axis=1)]
             heats = self.model.heat(squares, outputs, target) if heat else [None] * len(left)
@@ -98,7 +98,7 @@ class Answering:
             for row, place in enumerate(left):
                 flags[place] = flags[place] + compared[row]
                 refusal = self._refusal(called[place], compared[row])
-                found[place] = refusal or FilmAnswer(
+                found[place] = refusal or ImageAnswer(
                     outputs.probabilities[row], outputs.members[row], flags[place], heats[row]
                 )
         return [one for one in found if one is not None]
@@ -113,22 +113,22 @@ class Answering:
             return []
         if self.model.gated:
             return [_OF_PHANTOMS[self.gate]] if self.model.facts.synthetic else []
-        return ["The checkpoint holds no model of its training films: the input gate has its rules alone."]
+        return ["The checkpoint holds no model of its training images: the input gate has its rules alone."]
 
-    def _look(self, film: Film) -> list[Flag]:
-        return [] if self.gate == "off" else self._honest(self.model.gate.look(film))
+    def _look(self, image: Radiograph) -> list[Flag]:
+        return [] if self.gate == "off" else self._honest(self.model.gate.look(image))
 
     def _compare(self, features: npt.NDArray[np.float32]) -> list[list[Flag]]:
         return [self._honest(flags) for flags in self.model.gate.compare(features)]
 
     def _honest(self, flags: Sequence[Flag]) -> list[Flag]:
-        """Flags that do not call a real film faulty because it is unlike a phantom."""
+        """Flags that do not call a real image faulty because it is unlike a phantom."""
         if not self.model.facts.synthetic:
             return list(flags)
         return [replace(flag, text=_unlike_phantoms(flag.text, self.gate)) if flag.learned else flag for flag in flags]
 
     def _refusal(self, name: str, flags: Sequence[Flag]) -> ImageRefusedError | None:
-        """What is wrong with the film, where that is enough to refuse it."""
+        """What is wrong with the image, where that is enough to refuse it."""
         grave = [flag for flag in flags if flag.refuses]
         if self.gate != "refuse" or not grave:
             return None
@@ -137,12 +137,12 @@ class Answering:
 
 
 def _unlike_phantoms(text: str, gate: str) -> str:
-    """A flag's text where the training films were phantoms.
+    """A flag's text where the training images were phantoms.
 
     Example:
-        >>> _unlike_phantoms("looks like a lateral view; use the frontal film", "refuse")
+        >>> _unlike_phantoms("looks like a lateral view; use the frontal image", "refuse")
         'unlike the phantoms that the model was trained on (looks like a lateral view); use gate=warn to predict it'
-        >>> _unlike_phantoms("looks like a lateral view; use the frontal film", "warn")
+        >>> _unlike_phantoms("looks like a lateral view; use the frontal image", "warn")
         'unlike the phantoms that the model was trained on (looks like a lateral view)'
     """
     cause = text.partition("; ")[0]

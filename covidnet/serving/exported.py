@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from covidnet import __version__
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
 from covidnet.models.backbones import Backbone
 from covidnet.models.onnx_graph import onnx_graph
 from covidnet.models.saliency import linear_weights
@@ -32,14 +32,14 @@ READING = (
     "MONOCHROME1 is inverted, so that bone is bright."
 )
 FITS = {
-    "squash": "The film is resized to {side} x {side} pixels whatever its aspect ratio",
-    "crop": "The central square of the film is resized to {side} x {side} pixels",
-    "pad": "The film is centred on a black square, which is resized to {side} x {side} pixels",
+    "squash": "The image is resized to {side} x {side} pixels whatever its aspect ratio",
+    "crop": "The central square of the image is resized to {side} x {side} pixels",
+    "pad": "The image is centred on a black square, which is resized to {side} x {side} pixels",
 }
 
 
 class _Graph(nn.Module):
-    """Everything between a square film and its probabilities."""
+    """Everything between a square image and its probabilities."""
 
     mean: Tensor
     std: Tensor
@@ -86,7 +86,7 @@ def exported(model: TorchModel, card: str = "") -> bytes:
 
     Its input is ``squares`` (N, S, S), 8-bit grey; its outputs are ``probabilities`` (N, 3), ``members`` (N, M, 3),
     ``features`` (N, D), and for linear heads ``evidence`` (N, K, 3, h, w) for each class: of all models where they
-    share a backbone (K = 1), else of each. Its metadata hold, as JSON under ``covidnet``, what was done to films
+    share a backbone (K = 1), else of each. Its metadata hold, as JSON under ``covidnet``, what was done to images
     before, the classes, the temperatures, the facts of `ModelFacts`, and the input gate; under ``card`` the model card.
 
     Args:
@@ -135,7 +135,7 @@ def description(model: TorchModel, outputs: Sequence[str] = OUTPUTS) -> dict[str
 
 
 def preprocessing(model: TorchModel) -> list[str]:
-    """What has to be done to a film before the graph takes it, in sentences."""
+    """What has to be done to an image before the graph takes it, in sentences."""
     facts = model.facts
     return [
         READING,

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from covidnet.data.transforms import FITS, MAX_SIDE
-from covidnet.errors import DataError
+from covidnet.base.errors import DataError
+from covidnet.data.loading.transforms import FITS, MAX_SIDE
 from covidnet.report.words import TRAINED_ON
 
 FORMAT = 1
@@ -28,12 +28,12 @@ class ModelFacts:
         weights: what the backbone started from: ``random``, ``imagenet``, ``chest``, or a file's name.
         frozen: whether the head alone was trained.
         image_size: side of the network's input in pixels.
-        fit: how a film becomes square: ``squash``, ``crop`` or ``pad``.
+        fit: how an image becomes square: ``squash``, ``crop`` or ``pad``.
         mean: of each channel, subtracted from grey values of 0..1.
         std: of each channel, what they are divided by then.
         folds: the test fold of each model; None where its checkpoint does not tell.
         temperatures: of each model; None where none was fitted.
-        training: what the models were trained on: name, films, manifest_sha256, split_sha256, group, validation; empty
+        training: what the models were trained on: name, images, manifest_sha256, split_sha256, group, validation; empty
             where a checkpoint does not tell.
         versions: of the libraries that trained them.
         maps: what has to be said of their heat maps, in sentences; None where the checkpoint does not tell of a test.
@@ -89,7 +89,7 @@ class ModelFacts:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the training films were phantoms."""
+        """Whether the training images were phantoms."""
         return self.training.get("name") == "phantom"
 
     @property

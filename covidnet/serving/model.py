@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from covidnet.checkpoint_path import ONNX, find_models
-from covidnet.data.transforms import SquareFit
-from covidnet.errors import SettingError, WeightsError
-from covidnet.labels import CLASSES
-from covidnet.quality.gate import InputGate
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError, WeightsError
+from covidnet.data.loading.transforms import SquareFit
+from covidnet.gate.gate import InputGate
 from covidnet.serving.facts import ModelFacts
-
-ENGINES = ("auto", "torch", "onnx")
-"""The setting ``engine``."""
 
 NO_MAPS = (
     "this exported model draws no heat maps, because its head is not linear or an older release wrote it; give its "
@@ -31,10 +27,10 @@ Squares = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of a batch of N films.
+    """What a model says of a batch of N images.
 
     Args:
-        probabilities: (N, 3), calibrated, in the order of `covidnet.labels.CLASSES`; the mean over the members.
+        probabilities: (N, 3), calibrated, in the order of `covidnet.base.classes.CLASSES`; the mean over the members.
         members: (N, M, 3), calibrated: of each of M models that predict together.
         features: (N, D): the pooled features of the first model's backbone.
         maps: what `ServedModel.heat` goes on with, where it was asked for.
@@ -68,7 +64,7 @@ def example_square(side: int) -> Squares:
 
 
 class ServedModel(ABC):
-    """One model or an ensemble, from square films to calibrated probabilities.
+    """One model or an ensemble, from square images to calibrated probabilities.
 
     Args:
         facts: what is known of it.
@@ -92,14 +88,14 @@ class ServedModel(ABC):
     ) -> None:
         self.facts = facts
         self.fit = SquareFit(facts.image_size, facts.fit)
-        # Another network is no fault of the film: rules need no model.
+        # Another network is no fault of the image: rules need no model.
         self.gate = gate or InputGate.rules()
         self.gated = gate is not None
         self.source = source
         self.example = example
 
     def check(self) -> None:
-        """Check the answer to `example_square` before any film is answered.
+        """Check the answer to `example_square` before any image is answered.
 
         Raises:
             WeightsError: it is no answer, or another one than was stored with the model.
@@ -118,7 +114,7 @@ class ServedModel(ABC):
             )
 
     def checked(self, outputs: Outputs, count: int) -> Outputs:
-        """The outputs of as many films, if they are probabilities and finite features.
+        """The outputs of as many images, if they are probabilities and finite features.
 
         Raises:
             WeightsError: they are not: the model is damaged.
@@ -140,19 +136,19 @@ class ServedModel(ABC):
         """Predict.
 
         Args:
-            squares: (N, S, S) 8-bit grey, as `fit` makes them of films.
+            squares: (N, S, S) 8-bit grey, as `fit` makes them of images.
             maps: whether `heat` will be asked for.
         """
 
     def heat(
         self, squares: Squares, outputs: Outputs, target: Sequence[int], method: str = "gradcam"
     ) -> npt.NDArray[np.float32]:
-        """Where the evidence for a class lies, on the square; ``fit.back`` lays it on the film.
+        """Where the evidence for a class lies, on the square; ``fit.back`` lays it on the image.
 
         Args:
             squares: as in `outputs`.
             outputs: of the same squares, with maps.
-            target: for each film the class, 0..2.
+            target: for each image the class, 0..2.
             method: of the setting ``explain.method``.
 
         Returns:
@@ -166,37 +162,3 @@ class ServedModel(ABC):
 
 def _listed(values: npt.NDArray[np.float64]) -> str:
     return str(np.round(values, 4).tolist())
-
-
-def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None = None, only: str = "") -> ServedModel:
-    """Open a model for predictions.
-
-    Args:
-        checkpoint: a best.ckpt, a run folder, a sweep folder (whose models then predict together), or a file that
-            ``python -m covidnet.export`` wrote.
-        engine: ``torch``, ``onnx`` (an exported file, or the ``model.onnx`` of the folder), or ``auto``: what the file
-            is made for.
-        threads: that one call may take; all cores if None. Calls from several threads at once, with one each, answer
-            more films per second than one call after the other that takes all.
-        only: of a sweep folder the runs with this in their names.
-
-    Raises:
-        SettingError: there is no such engine, or it does not go with the file, or `only` fits no run.
-        WeightsError: there is no checkpoint, it is none of ours or damaged, or the models of a sweep do not go
-            together.
-    """
-    if engine not in ENGINES:
-        raise SettingError("engine", engine, ENGINES)
-    files = find_models(checkpoint, onnx=engine == "onnx", only=only)
-    if files[0].suffix == ONNX:
-        if engine == "torch":
-            raise SettingError("engine", engine, "onnx, auto", f"{files[0].name} was exported for ONNX Runtime")
-        # Each engine is loaded where it is used: one of them may not be installed.
-        from covidnet.serving.onnx_model import OnnxModel
-
-        found = OnnxModel(files[0], threads)
-        found.check()
-        return found
-    from covidnet.serving.torch_model import TorchModel
-
-    return TorchModel.open(files, Path(checkpoint), threads)

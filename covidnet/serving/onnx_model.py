@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from covidnet.errors import SettingError, WeightsError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError, WeightsError
+from covidnet.base.progress import available_cores
+from covidnet.base.trust import archive_damage
+from covidnet.gate.gate import InputGate
 from covidnet.models.onnx_session import onnx_session
-from covidnet.progress import available_cores
-from covidnet.quality.gate import InputGate
 from covidnet.serving.facts import ModelFacts
 from covidnet.serving.model import Outputs, ServedModel, Squares
-from covidnet.trust import archive_damage
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from covidnet import __version__
+from covidnet.gate.gate import InputGate
 from covidnet.learning.checkpoints import content_sha256, read_checkpoint, write_checkpoint
 from covidnet.learning.module import ClassificationModule
-from covidnet.quality.gate import InputGate
 from covidnet.serving.facts import FORMAT
 from covidnet.serving.model import example_square
 from covidnet.serving.torch_model import TorchModel
@@ -30,8 +30,8 @@ def serving_record(
 
     Args:
         fold: the test fold of the model.
-        temperature: fitted on its validation films; None where it has none.
-        gate: fitted on its training films; None where it was not.
+        temperature: fitted on its validation images; None where it has none.
+        gate: fitted on its training images; None where it was not.
         training: what the model was trained on, as `covidnet.serving.facts.ModelFacts` takes it.
         maps: what `covidnet.evaluation.explanations.map_notes` says of its heat maps; None where they were not tested.
     """

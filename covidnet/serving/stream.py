@@ -1,4 +1,4 @@
-"""Any number of films through a model: read ahead of it, answered side by side, and given back in their order."""
+"""Any number of images through a model: read ahead of it, answered side by side, and given back in their order."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from covidnet.data.decoders import DecoderError
-from covidnet.data.images import Film, unreadable
-from covidnet.errors import ImageRefusedError, WeightsError
-from covidnet.progress import available_cores
-from covidnet.serving.answers import Answering, FilmAnswer
+from covidnet.base.errors import ImageRefusedError, WeightsError
+from covidnet.base.progress import available_cores
+from covidnet.data.reading.decoders import DecoderError
+from covidnet.data.reading.images import Radiograph, unreadable
+from covidnet.serving.answers import ImageAnswer, Predictor
 
 BATCH = 8
-"""Films per pass of the network; 8 to 16 is best on a CPU."""
+"""Images per pass of the network; 8 to 16 is best on a CPU."""
 
 _MOST_PASSES = 4
 _READERS = 2
@@ -51,34 +51,34 @@ class Share(NamedTuple):
 
 
 def answered(
-    answering: Answering,
+    predictor: Predictor,
     items: Iterable[Item],
-    read: Callable[[Item], Film],
+    read: Callable[[Item], Radiograph],
     *,
     name: Callable[[Item], str],
     heat: bool = False,
     passes: int = 1,
-) -> Iterator[tuple[Item, Film | None, FilmAnswer | ImageRefusedError]]:
-    """Answer for films, a few of which are in memory at once.
+) -> Iterator[tuple[Item, Radiograph | None, ImageAnswer | ImageRefusedError]]:
+    """Answer for images, a few of which are in memory at once.
 
     Args:
-        answering: the model and its input gate; called from `passes` threads.
-        items: what stands for a film, such as its path.
-        read: gives the film of an item; called from threads. Whatever it raises costs that film alone, but a
-            DecoderError, which is no film's fault.
-        name: what a refusal calls the film of an item.
+        predictor: the model and its input gate; called from `passes` threads.
+        items: what stands for an image, such as its path.
+        read: gives the image of an item; called from threads. Whatever it raises costs that image alone, but a
+            DecoderError, which is no image's fault.
+        name: what a refusal calls the image of an item.
         heat: whether heat maps are drawn.
         passes: of the network, side by side.
 
     Yields:
-        The items in their order, each with its film and its answer, or with None and its refusal where it cannot be
+        The items in their order, each with its image and its answer, or with None and its refusal where it cannot be
         read, or no answer can be given for it.
 
     Raises:
-        Exception: what the model raises for every film of a batch.
+        Exception: what the model raises for every image of a batch.
     """
 
-    def reading(item: Item) -> tuple[Item, Film | ImageRefusedError]:
+    def reading(item: Item) -> tuple[Item, Radiograph | ImageRefusedError]:
         try:
             return item, read(item)
         except ImageRefusedError as error:
@@ -90,31 +90,31 @@ def answered(
             return item, unreadable(name(item), error)
 
     def answer(
-        batch: list[tuple[Item, Film | ImageRefusedError]],
-    ) -> list[tuple[Item, Film | None, FilmAnswer | ImageRefusedError]]:
-        films = [(item, film) for item, film in batch if isinstance(film, Film)]
+        batch: list[tuple[Item, Radiograph | ImageRefusedError]],
+    ) -> list[tuple[Item, Radiograph | None, ImageAnswer | ImageRefusedError]]:
+        images = [(item, image) for item, image in batch if isinstance(image, Radiograph)]
         try:
             answers = iter(
-                answering.answer([film for _, film in films], names=[name(item) for item, _ in films], heat=heat)
+                predictor.answer([image for _, image in images], names=[name(item) for item, _ in images], heat=heat)
             )
         except WeightsError:
-            # The model is damaged, whatever the film.
+            # The model is damaged, whatever the image.
             raise
         except Exception as error:
-            if len(films) == 1:
-                answers = iter([unreadable(name(films[0][0]), error)])
+            if len(images) == 1:
+                answers = iter([unreadable(name(images[0][0]), error)])
             else:
-                # One film must not cost the others of its batch.
-                alone = [answer([pair])[0][2] for pair in films]
+                # One image must not cost the others of its batch.
+                alone = [answer([pair])[0][2] for pair in images]
                 if all(isinstance(one, ImageRefusedError) for one in alone):
-                    # Not a film but the model is at fault.
+                    # Not an image but the model is at fault.
                     raise
                 answers = iter(alone)
-        return [(i, film, next(answers)) if isinstance(film, Film) else (i, None, film) for i, film in batch]
+        return [(i, image, next(answers)) if isinstance(image, Radiograph) else (i, None, image) for i, image in batch]
 
     with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(passes) as network:
-        films = _ahead(readers, reading, iter(items), 2 * BATCH)
-        batches = iter(lambda: list(islice(films, BATCH)), [])
+        images = _ahead(readers, reading, iter(items), 2 * BATCH)
+        batches = iter(lambda: list(islice(images, BATCH)), [])
         # One batch waits for each that is at work, so that the network waits for nobody.
         for batch in _ahead(network, answer, batches, passes + 1):
             yield from batch

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from covidnet.data.transforms import Normalise
-from covidnet.errors import WeightsError
+from covidnet.base.errors import WeightsError
+from covidnet.data.loading.transforms import Normalise
 from covidnet.evaluation.temperature import tempered
+from covidnet.gate.gate import InputGate
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
 from covidnet.models.saliency import MapWarning, saliency
-from covidnet.quality.gate import InputGate
 from covidnet.serving.facts import FORMAT, ModelFacts, maps_of_members, of_members, weights_name
 from covidnet.serving.model import Outputs, ServedModel, Squares
 

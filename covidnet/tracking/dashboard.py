@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from covidnet.errors import CovidnetError, SettingError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import CovidnetError, SettingError
 from covidnet.tracking.wandb_server import REMEDY, decide
 
 SPLITS = ("val", "test", "unseen")

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.predictions import SPLITS
-from covidnet.labels import CLASSES
-from covidnet.report.confusion_plot import confusion_axes
+from covidnet.report.plots.confusion import confusion_axes
 from covidnet.tracking.wandb_logger import FoldLogger
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from covidnet.report.paper_tables import table4, table5, table6, table7
+from covidnet.base.trust import read_yaml
+from covidnet.report.paper.tables import table4, table5, table6, table7
 from covidnet.tracking.fold_log import wandb_table
 from covidnet.tracking.wandb_logger import FoldLogger, wandb_logger
-from covidnet.trust import read_yaml
 
 log = logging.getLogger(__name__)
 

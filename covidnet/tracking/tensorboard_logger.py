@@ -7,7 +7,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 
 
 def tensorboard_logger(save_dir: str | Path, version: str = "tensorboard", **options: Any) -> TensorBoardLogger:

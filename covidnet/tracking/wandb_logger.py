@@ -17,8 +17,8 @@ from typing import Any
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from covidnet.atomic import write_text
-from covidnet.errors import SettingError
+from covidnet.base.atomic import write_text
+from covidnet.base.errors import SettingError
 from covidnet.tracking.wandb_server import REMEDY, Decision, decide, refused
 
 log = logging.getLogger(__name__)

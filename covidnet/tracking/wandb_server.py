@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 
 MODES = ("online", "offline", "disabled")
 """What `mode` may be; None decides by itself."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from covidnet.experiment_table import make_table
-from covidnet.report.figure_tables import figure4
+from covidnet.report.paper.figure_tables import figure4
+from covidnet.sweep.experiment_table import make_table
 
 if __name__ == "__main__":
     make_table(lambda summaries: pd.concat([figure4(summary) for summary in summaries], ignore_index=True), __doc__)

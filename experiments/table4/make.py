@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from covidnet.experiment_table import make_table
-from covidnet.report.paper_tables import table4
+from covidnet.report.paper.tables import table4
+from covidnet.sweep.experiment_table import make_table
 
 if __name__ == "__main__":
     make_table(lambda summaries: table4(summaries[0]), __doc__)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Table 4, the films of each class and part: bash experiments/table4/run.sh [NAME=VALUE ...]
-# Without settings: the paper's films from Kaggle and ImageNet weights. Without a network:
+# Table 4, the images of each class and part: bash experiments/table4/run.sh [NAME=VALUE ...]
+# Without settings: the paper's images from Kaggle and ImageNet weights. Without a network:
 #   DATA="phantoms, 572 per class" bash experiments/table4/run.sh data=phantom data.view=null model.weights=random
 set -euo pipefail
 out=${OUT:-outputs/experiments/table4}

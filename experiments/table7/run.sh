@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Table 7, COVID-19 by several approaches: bash experiments/table7/run.sh [NAME=VALUE ...]
-# Without settings: the paper's films from Kaggle and ImageNet weights. Without a network:
+# Without settings: the paper's images from Kaggle and ImageNet weights. Without a network:
 #   DATA="phantoms, 572 per class" bash experiments/table7/run.sh data=phantom data.view=null model.weights=random
 set -euo pipefail
 out=${OUT:-outputs/experiments/table7}

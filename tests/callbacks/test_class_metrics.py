@@ -15,9 +15,9 @@ from pytorch_lightning.loggers import CSVLogger
 from sklearn.metrics import f1_score, recall_score
 from torch.utils.data import DataLoader
 
+from covidnet.base.classes import CLASSES
 from covidnet.callbacks.class_metrics import ClassMetrics
-from covidnet.data.dataset import FeatureDataset, whole_batch
-from covidnet.labels import CLASSES
+from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.learning.module import ClassificationModule
 
 pytestmark = [

@@ -14,10 +14,10 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from torch.utils.data import DataLoader
 
+from covidnet.base.classes import CLASSES
 from covidnet.callbacks.prediction_writer import PredictionWriter
-from covidnet.data.dataset import FeatureDataset, whole_batch
+from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.evaluation.predictions import read_predictions
-from covidnet.labels import CLASSES
 from covidnet.learning.module import ClassificationModule
 
 pytestmark = [
@@ -39,7 +39,7 @@ def rows_of(part: str, count: int = 9) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "image_id": [f"{part}-{n}" for n in range(count)],
-            "path": [f"films/{part}-{n}.png" for n in range(count)],
+            "path": [f"images/{part}-{n}.png" for n in range(count)],
             "patient_id": [np.nan if n == 2 else f"patient {n}" for n in range(count)],
             "label": [CLASSES[n * 2 % 3] for n in range(count)],
         }
@@ -76,7 +76,7 @@ def expected(module: ClassificationModule, part: str) -> np.ndarray:
     return softmax(features_of(part).numpy() @ linear.weight.detach().numpy().T + linear.bias.detach().numpy(), axis=1)
 
 
-def test_the_file_holds_the_probabilities_of_every_film_of_the_three_splits(tmp_path: Path) -> None:
+def test_the_file_holds_the_probabilities_of_every_image_of_the_three_splits(tmp_path: Path) -> None:
     writer, module = PredictionWriter(), module_of()
     trainer = trainer_of(writer)
     trainer.validate(module, loader("val"), verbose=False)
@@ -115,7 +115,7 @@ def test_the_predictions_are_those_of_the_model_that_was_asked_last() -> None:
         np.testing.assert_allclose(table[table["split"] == part][PROBABILITIES], expected(other, part), atol=1e-6)
 
 
-def test_films_that_another_model_was_asked_about_are_forgotten() -> None:
+def test_images_that_another_model_was_asked_about_are_forgotten() -> None:
     writer, rows = PredictionWriter(), rows_of("test", 4)
     trainer_of(writer).test(module_of(0), [loader("test"), loader("unseen")], verbose=False)
     fewer = DataLoader(FeatureDataset(features_of("test")[:4], rows), 4, collate_fn=whole_batch)
@@ -123,7 +123,7 @@ def test_films_that_another_model_was_asked_about_are_forgotten() -> None:
     assert writer.table(ROWS, fold=0)["image_id"].tolist() == rows["image_id"].tolist()
 
 
-def test_what_a_head_says_beside_the_classes_is_written_for_its_own_film(tmp_path: Path) -> None:
+def test_what_a_head_says_beside_the_classes_is_written_for_its_own_image(tmp_path: Path) -> None:
     torch.manual_seed(0)
     optim = {"lr": 1e-3, "weight_decay": 0.0, "plateau_factor": 0.5, "plateau_patience": 2}
     module = ClassificationModule({"name": "bayesian_cnn", "dropout": 0.5, "samples": 20}, optim, {}, "val/loss")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.predictions import predictions_table
-from covidnet.labels import CLASSES
 
 
 def random_table(

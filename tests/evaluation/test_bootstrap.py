@@ -8,12 +8,12 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 from tests.evaluation.tables import random_table
 
 
-def test_a_film_of_an_unknown_patient_is_a_patient_of_its_own() -> None:
+def test_a_image_of_an_unknown_patient_is_a_patient_of_its_own() -> None:
     rows = pd.DataFrame({"image_id": ["p", "b", "c", "d"], "patient_id": [np.nan, "p", "p", np.nan]})
     assert cluster_codes(rows).tolist() == [0, 1, 1, 2]
 
@@ -40,7 +40,7 @@ def test_its_spread_is_the_cluster_robust_standard_error() -> None:
     assert spread > 1.2 * float(plain.bse[0])
 
 
-def test_with_one_film_each_it_is_the_plain_bootstrap() -> None:
+def test_with_one_image_each_it_is_the_plain_bootstrap() -> None:
     right = np.random.default_rng(0).random(400) < 0.8
     weights = cluster_weights(np.arange(400), 8000, seed=0)
     spread = (weights @ right / weights.sum(1)).std()

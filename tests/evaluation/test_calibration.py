@@ -8,11 +8,11 @@ import torch
 from sklearn.metrics import brier_score_loss
 from torchmetrics.classification import MulticlassCalibrationError
 
-from covidnet.errors import SettingError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 from covidnet.evaluation.calibration import brier_score, calibration, expected_calibration_error, reliability
 from covidnet.evaluation.intervals import wilson
 from covidnet.evaluation.predictions import predictions_table
-from covidnet.labels import CLASSES
 from tests.evaluation.tables import random_table
 
 COLUMNS = ["p_covid19", "p_normal", "p_pneumonia"]
@@ -37,7 +37,7 @@ def test_the_brier_score_is_that_of_scikit_learn(seed: int) -> None:
     assert brier_score(table) == pytest.approx(expected, abs=1e-6)
 
 
-def test_four_films_by_hand() -> None:
+def test_four_images_by_hand() -> None:
     table = predictions_table(
         image_id=list("abcd"), path=list("abcd"), patient_id=list("abcd"),
         label=["Normal", "Normal", "COVID-19", "Normal"], split="test", fold=0,
@@ -53,7 +53,7 @@ def test_four_films_by_hand() -> None:
     assert expected_calibration_error(table, 5) == pytest.approx((3 * (0.75 - 2 / 3) + 0.5) / 4)
 
 
-def test_no_film_has_no_error_and_bins_have_no_values() -> None:
+def test_no_image_has_no_error_and_bins_have_no_values() -> None:
     told = calibration(random_table(10).iloc[:0])
     assert told["ece"] is told["brier"] is None
     assert all(one["n"] == 0 and one["accuracy"] is None and one["ci"] is None for one in told["bins"])

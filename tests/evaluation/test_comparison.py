@@ -11,7 +11,8 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from covidnet.errors import DataError, SettingError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.comparison import (
     adjust,
     compare_tables,
@@ -21,7 +22,6 @@ from covidnet.evaluation.comparison import (
     mcnemar_by_patient,
     mcnemar_exact,
 )
-from covidnet.labels import CLASSES
 from tests.evaluation.tables import random_table
 
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.errors import DataError, SettingError
+from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.intervals import design_effect, f1_interval, proportion_interval, wilson
 
 ACCURATE = np.array([[0.32, 0.005, 0.0083], [0.005, 0.31, 0.0183], [0.0083, 0.0183, 0.3067]])

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import t
 from sklearn.metrics import jaccard_score
 
-from covidnet.errors import DataError
+from covidnet.base.errors import DataError
 from covidnet.evaluation.localisation import (
     MEASURES,
     centre_prior,
@@ -34,7 +34,7 @@ def smooth(count: int, seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 
 
 def discs(count: int, seed: int, radius: float = 5.0) -> list[np.ndarray]:
-    """A round lesion per film, anywhere."""
+    """A round lesion per image, anywhere."""
     rng = np.random.default_rng(seed)
     rows, columns = np.indices(SHAPE)
     places = zip(rng.uniform(0, SHAPE[0], count), rng.uniform(0, SHAPE[1], count), strict=True)
@@ -142,7 +142,7 @@ def test_centre_prior_is_a_gaussian_of_a_quarter_of_the_shorter_side(shape: tupl
 # The table
 
 
-def test_a_film_has_a_row_for_its_map_and_for_each_baseline() -> None:
+def test_a_image_has_a_row_for_its_map_and_for_each_baseline() -> None:
     heats, lesions, lungs = smooth(3, 0), discs(3, 1), discs(3, 2, 12.0)
     rows = table(heats, lesions, lungs, patient_id=["p", None, "p"])
     assert list(rows.columns) == ["image_id", "patient_id", "label", "map", "constant", *MEASURES]
@@ -159,7 +159,7 @@ def test_a_film_has_a_row_for_its_map_and_for_each_baseline() -> None:
         assert row["label"] == "COVID-19"
 
 
-def test_the_mean_map_has_not_seen_the_film() -> None:
+def test_the_mean_map_has_not_seen_the_image() -> None:
     lesions = discs(4, 5)
     others = [np.mean([m for j, m in enumerate(lesions) if j != at], axis=0) for at in range(4)]
     rows = table(np.array(lesions, np.float32), lesions)
@@ -177,7 +177,7 @@ def test_the_mean_of_one_other_map_is_that_map_with_all_its_ties() -> None:
     assert rows[(rows["map"] == "mean_map") & (rows["image_id"] == "i0")]["pointing"].item() == 0.5
 
 
-def test_an_image_that_is_there_twice_is_no_other_film() -> None:
+def test_an_image_that_is_there_twice_is_no_other_image() -> None:
     rows = table(smooth(2, 0), discs(2, 1), image_id=["a", "a"])
     assert rows.loc[rows["map"] == "mean_map", list(MEASURES)].isna().all(axis=None)
 
@@ -237,13 +237,13 @@ def test_maps_that_are_the_lesions_are_better_than_both_priors() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_difference_that_is_the_same_in_all_films_is_its_own_interval() -> None:
+def test_a_difference_that_is_the_same_in_all_images_is_its_own_interval() -> None:
     corner = np.zeros(SHAPE, bool)
     corner[:5, :5] = True
     found = localisation_summary(table(np.array([corner] * 6, np.float32), [corner] * 6), 100)
     assert found["measures"]["pointing"]["difference"] == {"value": 1.0, "ci": None, "n": 6, "method": "bootstrap"}
     assert found["better_than_centre"] is True
-    # The other films' maps are this very map.
+    # The other images' maps are this very map.
     assert found["not_better_than_mean_map"] == ["pointing", "iou", "lesion_share"]
 
 
@@ -270,7 +270,7 @@ def test_with_few_patients_there_is_no_verdict() -> None:
         assert found["better_than_centre"] is expected
 
 
-def test_values_are_means_over_films_and_differences_are_paired() -> None:
+def test_values_are_means_over_images_and_differences_are_paired() -> None:
     lesions, heats = discs(12, 9), smooth(12, 10)
     heats[[2, 5]] = 0
     rows = table(heats, lesions, discs(12, 33, 14.0))
@@ -287,8 +287,8 @@ def test_values_are_means_over_films_and_differences_are_paired() -> None:
     assert found["difference_chance"]["value"] == pytest.approx((model - chance).mean())
 
 
-def test_all_numbers_of_a_measure_are_over_the_same_films() -> None:
-    """A constant map has no heat in the lungs: its film is left out for the baselines too."""
+def test_all_numbers_of_a_measure_are_over_the_same_images() -> None:
+    """A constant map has no heat in the lungs: its image is left out for the baselines too."""
     lungs, heats = discs(12, 33, 14.0), smooth(12, 10)
     heats[[2, 5]] = 0
     found = localisation_summary(table(heats, [None] * 12, lungs), 200)["measures"]["lung_share"]
@@ -301,7 +301,7 @@ def test_all_numbers_of_a_measure_are_over_the_same_films() -> None:
     assert found["difference"]["value"] == pytest.approx(apart)
 
 
-def test_constant_maps_are_counted_by_class_among_films_with_a_mask() -> None:
+def test_constant_maps_are_counted_by_class_among_images_with_a_mask() -> None:
     lesions, heats = [*discs(7, 9), None], smooth(8, 10)
     heats[[0, 1, 5, 7]] = 0
     rows = localisation_table(
@@ -342,7 +342,7 @@ def test_maps_that_beat_the_centre_but_not_chance_are_not_better() -> None:
     assert found["better_than_centre"] is False
 
 
-def test_intervals_grow_where_films_of_a_patient_are_alike() -> None:
+def test_intervals_grow_where_images_of_a_patient_are_alike() -> None:
     lesions, heats = discs(40, 11), smooth(40, 12)
     heats, lesions = np.repeat(heats[:10], 4, axis=0), [lesions[k // 4] for k in range(40)]
     widths = []
@@ -351,7 +351,7 @@ def test_intervals_grow_where_films_of_a_patient_are_alike() -> None:
             "model"
         ]["ci"]
         widths.append(high - low)
-    # Four copies of each film say as much as one: the standard error doubles, and Student's t of 10 patients is wider.
+    # Four copies of each image say as much as one: the standard error doubles, and Student's t of 10 patients is wider.
     assert widths[1] / widths[0] == pytest.approx(2.0 * t.ppf(0.975, 9) / t.ppf(0.975, 39), rel=0.15)
 
 
@@ -382,7 +382,7 @@ def test_a_constant_map_of_one_model_leaves_out_its_own_baselines_alone() -> Non
     assert found["constant"] == 1
 
 
-def test_films_without_a_lesion_tell_of_lungs_alone() -> None:
+def test_images_without_a_lesion_tell_of_lungs_alone() -> None:
     empty = [np.zeros(SHAPE, bool)] * 8
     found = localisation_summary(table(smooth(8, 19), empty, discs(8, 20, 14.0)), 100)
     assert (found["n"], found["films"], found["patients"]) == (0, 8, 0)
@@ -403,7 +403,7 @@ def test_maps_that_are_all_constant_are_not_better() -> None:
     assert found["measures"]["iou"]["mean_map"]["value"] == 0
 
 
-def test_no_film_is_no_finding() -> None:
+def test_no_image_is_no_finding() -> None:
     found = localisation_summary(table(smooth(1, 0)[:0], []), 100)
     assert (found["films"], found["better_than_centre"]) == (0, None)
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.errors import DataError
+from covidnet.base.errors import DataError
 from covidnet.evaluation.metrics import class_metrics, confusion, cross_entropy, run_metrics, split_metrics
 from covidnet.evaluation.predictions import predictions_table
 

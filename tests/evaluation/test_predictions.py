@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidnet.atomic import WriteError
-from covidnet.errors import DataError
+from covidnet.base.atomic import WriteError
+from covidnet.base.errors import DataError
 from covidnet.evaluation.predictions import (
     COLUMNS,
     predictions_table,

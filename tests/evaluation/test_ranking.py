@@ -7,6 +7,7 @@ import pytest
 from scipy.special import logit
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.intervals import wilson
 from covidnet.evaluation.ranking import (
@@ -20,7 +21,6 @@ from covidnet.evaluation.ranking import (
     roc_auc,
     roc_points,
 )
-from covidnet.labels import CLASSES
 from tests.evaluation.tables import random_table
 
 
@@ -105,8 +105,8 @@ def test_class_curves_lie_on_scikit_learns_and_in_their_bands() -> None:
     assert len(GRID) == len(found["Normal"]["roc"]["fpr"])
 
 
-def test_the_bands_are_those_of_resampled_films() -> None:
-    """Films written out as often as they were drawn; some resamples lack the film of the highest score."""
+def test_the_bands_are_those_of_resampled_images() -> None:
+    """Images written out as often as they were drawn; some resamples lack the image of the highest score."""
     table = random_table(150, 1)
     weights = cluster_weights(cluster_codes(table), 100, 0)
     found = class_curves(table, weights)["Normal"]

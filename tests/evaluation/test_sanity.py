@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from covidnet.errors import DataError, SettingError
+from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.sanity import sanity_summary, sanity_table
 
 STAGES = ("head", "block2", "block1", "stem")
@@ -30,9 +30,9 @@ def smooth(count: int, seed: int, side: int = 48) -> np.ndarray:
     return stretched(gaussian_filter(np.random.default_rng(seed).normal(size=(count, side, side)), (0, 5, 5)))
 
 
-def edges(films: np.ndarray) -> np.ndarray:
-    """What a film looks like to an edge detector, whatever network it was shown to."""
-    found = [np.hypot(cv2.Sobel(f, cv2.CV_32F, 1, 0), cv2.Sobel(f, cv2.CV_32F, 0, 1)) for f in films]
+def edges(images: np.ndarray) -> np.ndarray:
+    """What an image looks like to an edge detector, whatever network it was shown to."""
+    found = [np.hypot(cv2.Sobel(f, cv2.CV_32F, 1, 0), cv2.Sobel(f, cv2.CV_32F, 0, 1)) for f in images]
     return stretched(np.array(found))
 
 
@@ -85,7 +85,7 @@ def test_rank_asks_for_the_order_of_pixels_alone() -> None:
     assert of_stage(rows, "upside down", "rank") == pytest.approx(-1, abs=1e-3)
 
 
-def test_pairs_are_the_mean_over_the_other_films() -> None:
+def test_pairs_are_the_mean_over_the_other_images() -> None:
     maps = smooth(4, 5)
     rows = sanity_table(maps, {"head": maps}, names(4))
     assert list(rows["stage"]) == ["head"] * 4 + ["pairs"] * 4
@@ -132,7 +132,7 @@ def test_draws_of_a_stage_are_rows_of_their_own_and_averaged_in_the_summary() ->
         sanity_table(trained, {"stem": draws[:, :4]}, names(6))
 
 
-def test_one_film_has_no_pairs() -> None:
+def test_one_image_has_no_pairs() -> None:
     rows = sanity_table(smooth(1, 8), {"head": smooth(1, 9)}, ["a"])
     assert rows.loc[rows["stage"] == "pairs", ["ssim", "rank"]].isna().all(axis=None)
     found = sanity_summary(rows, resamples=50)
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused() -> None:
     maps = smooth(3, 0)
     with pytest.raises(DataError, match=r"head: maps of shape \(2, 48, 48\) beside trained ones of \(3, 48, 48\)"):
         sanity_table(maps, {"head": maps[:2]}, names(3))
-    with pytest.raises(DataError, match="for 2 films"):
+    with pytest.raises(DataError, match="for 2 images"):
         sanity_table(maps, {"head": maps}, names(2))
     with pytest.raises(DataError, match="each side needs 11"):
         sanity_table(maps[:, :10], {"head": maps[:, :10]}, names(3))
@@ -214,28 +214,28 @@ def test_neither_side_of_a_half_is_unclear() -> None:
     assert (found["verdict"], found["reason"]) == ("unclear", "maps change by about half")
 
 
-def test_few_films_are_unclear() -> None:
+def test_few_images_are_unclear() -> None:
     trained = smooth(5, 19)
     enough, few = summary_of(trained, [trained] * 4), summary_of(trained[:4], [trained[:4]] * 4)
     assert (enough["verdict"], enough["reason"]) == ("does not depend", None)
-    assert (few["verdict"], few["reason"]) == ("unclear", "too few films")
+    assert (few["verdict"], few["reason"]) == ("unclear", "too few images")
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.05])
-def test_films_that_have_nearly_one_map_have_nothing_to_lose(apart: float) -> None:
+def test_images_that_have_nearly_one_map_have_nothing_to_lose(apart: float) -> None:
     trained = stretched(np.repeat(smooth(1, 20), 6, axis=0) + apart * smooth(6, 21))
     found = summary_of(trained, [trained] * 4)
     for measure in ("ssim", "rank"):
         assert found["pairs"][measure]["value"] > 0.9
         assert found["retained"][measure]["value"] is None
         assert found["retained"][measure]["ci"] is None
-    assert (found["verdict"], found["reason"]) == ("unclear", "the maps of two films are nearly the same")
+    assert (found["verdict"], found["reason"]) == ("unclear", "the maps of two images are nearly the same")
 
 
 # The summary
 
 
-def test_retained_is_the_definition_from_means_over_films() -> None:
+def test_retained_is_the_definition_from_means_over_images() -> None:
     trained = smooth(9, 21)
     rows = sanity_table(trained, {"head": smooth(9, 22), "stem": stretched(trained + smooth(9, 23))}, names(9))
     found = sanity_summary(rows, resamples=4000, seed=3)
@@ -267,7 +267,7 @@ def test_stages_come_in_their_order() -> None:
         sanity_summary(rows[rows["stage"] == "pairs"])
 
 
-def test_the_same_film_from_several_models_counts_once() -> None:
+def test_the_same_image_from_several_models_counts_once() -> None:
     first, second = (
         sanity_table(smooth(6, s), {"head": smooth(6, s + 1)}, names(6)) for s in (50, 60)
     )  # fmt: skip

@@ -18,13 +18,13 @@ from sklearn.metrics import (
 )
 from statsmodels.stats.proportion import proportion_confint
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.intervals import f1_interval, wilson
 from covidnet.evaluation.metrics import split_metrics
 from covidnet.evaluation.predictions import predictions_table
 from covidnet.evaluation.ranking import roc_auc
 from covidnet.evaluation.scores import MACRO, point_scores, scored
-from covidnet.labels import CLASSES
 from tests.evaluation.tables import random_table
 
 COLUMNS = ["p_covid19", "p_normal", "p_pneumonia"]
@@ -139,9 +139,9 @@ def test_the_numbers_of_a_run_and_of_a_sweep_have_the_same_intervals() -> None:
             assert told["classes"][label][name]["ci"] == run["classes"][label][f"{name}_ci"]
 
 
-def test_films_of_one_patient_widen_the_interval() -> None:
+def test_images_of_one_patient_widen_the_interval() -> None:
     alone = random_table(300, 7)
-    # Every film three times, as three films of the patient that it was of.
+    # Every image three times, as three images of the patient that it was of.
     again = pd.concat([alone.assign(image_id=alone["image_id"] + x) for x in "abc"], ignore_index=True)
     ends = [scored(t, resamples=1000)["accuracy"]["ci"] for t in (alone, again)]
     widths = [high - low for low, high in ends]

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from covidnet.errors import DataError, SettingError
+from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.selection import (
     choose,
     expected_best,
@@ -74,7 +74,7 @@ def test_simulation_agrees_with_the_exact_value(accuracy: float) -> None:
 
 
 def test_the_best_of_ten_coins_is_above_chance_and_the_report_says_why() -> None:
-    """Models that guess, on 156 films of three classes: the best looks better than chance, and is not."""
+    """Models that guess, on 156 images of three classes: the best looks better than chance, and is not."""
     bests, optimisms = [], []
     for seed in range(150):
         right = np.random.default_rng(seed).random((10, 156)) < 1 / 3
@@ -89,7 +89,7 @@ def test_the_best_of_ten_coins_is_above_chance_and_the_report_says_why() -> None
     # What the report expects of the best of ten guessers is what they show, and it lies well above chance.
     assert np.mean(bests) == pytest.approx(told["chance"]["expected_best"], abs=0.01)
     assert np.mean(bests) > 1 / 3 + 0.04
-    # Films that had no say in the choice show that nothing was there.
+    # Images that had no say in the choice show that nothing was there.
     assert np.mean(bests) - np.mean(optimisms) == pytest.approx(1 / 3, abs=0.01)
     assert np.mean(optimisms) > 0.03
 

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.metrics import split_metrics
 from covidnet.evaluation.predictions import EXTERNAL, predictions_table
 from covidnet.evaluation.ranking import class_curves
 from covidnet.evaluation.scores import scored
 from covidnet.evaluation.sparse import (
-    FEWEST_FILMS,
+    FEWEST_IMAGES,
     FEWEST_PATIENTS,
     class_sizes,
     curves_without_sparse,
@@ -22,11 +23,10 @@ from covidnet.evaluation.sparse import (
     split_without_sparse,
     without_sparse,
 )
-from covidnet.labels import CLASSES
 
 
 def external(counts: tuple[int, int, int], per_patient: int = 1, seed: int = 0) -> pd.DataFrame:
-    """Films of each class, each patient with some of them, and predictions that lean towards the truth."""
+    """Images of each class, each patient with some of them, and predictions that lean towards the truth."""
     rng = np.random.default_rng(seed)
     labels = [label for label, n in zip(CLASSES, counts, strict=True) for _ in range(n)]
     logits = rng.normal(size=(len(labels), 3)) + 1.5 * np.eye(3)[[CLASSES.index(label) for label in labels]]
@@ -50,7 +50,7 @@ def told(table: pd.DataFrame) -> dict:
 
 
 def test_enough_of_every_class_changes_nothing() -> None:
-    table = external((FEWEST_FILMS, 30, 30))
+    table = external((FEWEST_IMAGES, 30, 30))
     assert told(table) == scored(table, resamples=200)
     assert sparse_words(table) == []
     plain = split_metrics(table)
@@ -59,10 +59,10 @@ def test_enough_of_every_class_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "per_patient"),
-    [((FEWEST_FILMS - 1, 30, 30), 1), ((40, 30, 30), 12)],
-    ids=["few films", "few patients"],
+    [((FEWEST_IMAGES - 1, 30, 30), 1), ((40, 30, 30), 12)],
+    ids=["few images", "few patients"],
 )
-def test_few_films_or_patients_keep_their_numbers_and_lose_their_intervals(
+def test_few_images_or_patients_keep_their_numbers_and_lose_their_intervals(
     counts: tuple[int, int, int], per_patient: int
 ) -> None:
     table = external(counts, per_patient)
@@ -75,14 +75,14 @@ def test_few_films_or_patients_keep_their_numbers_and_lose_their_intervals(
         assert after["classes"]["COVID-19"][name]["ci"] is None
         assert after["classes"]["COVID-19"][name]["method"] is None
         assert after["classes"]["Normal"][name] == before["classes"]["Normal"][name]
-    # Of the films of other classes there are enough.
+    # Of the images of other classes there are enough.
     assert after["classes"]["COVID-19"]["specificity"] == before["classes"]["COVID-19"]["specificity"]
     assert after["accuracy"] == before["accuracy"]
     assert after["macro"]["f1"]["value"] == before["macro"]["f1"]["value"]
     assert after["macro"]["f1"]["ci"] is None
     assert before["classes"]["COVID-19"]["sensitivity"]["ci"] is not None  # the original is not changed
     [words] = sparse_words(table)
-    assert words.startswith(f"COVID-19 has {counts[0]} films of ")
+    assert words.startswith(f"COVID-19 has {counts[0]} images of ")
     split = split_without_sparse(split_metrics(table), table)
     assert split["classes"]["COVID-19"]["sensitivity_ci"] is None
     assert split["classes"]["COVID-19"]["specificity_ci"] is not None
@@ -125,15 +125,15 @@ def test_few_others_take_the_interval_of_specificity_and_of_the_area() -> None:
     assert normal["sensitivity"]["ci"] is not None
 
 
-def test_hardly_any_film_at_all_has_no_interval_anywhere() -> None:
+def test_hardly_any_image_at_all_has_no_interval_anywhere() -> None:
     table = external((1, 2, 1))
     text = json.dumps(told(table))
     assert '"ci": [' not in text
     assert split_without_sparse(split_metrics(table), table)["accuracy_ci"] is None
-    assert "COVID-19 has 1 film of 1 patient:" in sparse_words(table)[0]
+    assert "COVID-19 has 1 image of 1 patient:" in sparse_words(table)[0]
 
 
-def test_no_film_is_no_error() -> None:
+def test_no_image_is_no_error() -> None:
     table = external((0, 0, 0))
     found = told(table)
     assert found["n"] == 0
@@ -141,7 +141,7 @@ def test_no_film_is_no_error() -> None:
     assert len(sparse_words(table)) == 3
 
 
-def test_curves_of_few_films_have_no_band() -> None:
+def test_curves_of_few_images_have_no_band() -> None:
     table = external((5, 30, 30))
     curves = class_curves(table, cluster_weights(cluster_codes(table), 100))
     found = curves_without_sparse(curves, table)

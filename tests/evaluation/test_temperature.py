@@ -6,10 +6,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from covidnet.errors import SettingError
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
 from covidnet.evaluation.temperature import BOUNDS, fit_temperature, tempered
-from covidnet.labels import CLASSES
 
 
 def table_of(logits: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def test_the_prediction_stays():
         assert (tempered(scores, temperature).argmax(1) == scores.argmax(1)).all()
 
 
-def test_films_that_are_all_right_do_not_make_certainty():
+def test_images_that_are_all_right_do_not_make_certainty():
     n = 30
     truth = np.arange(n) % 3
     logits = 4.0 * np.eye(3)[truth] + np.random.default_rng(4).normal(size=(n, 3)) * 0.1
@@ -98,7 +98,7 @@ def test_a_model_that_knows_nothing_becomes_even():
     assert losses[1] == pytest.approx(np.log(3), abs=0.02)
 
 
-def test_no_films_have_no_temperature():
+def test_no_images_have_no_temperature():
     logits, truth = draw(3, 1.0, seed=6)
     assert fit_temperature(table_of(logits, truth).iloc[:0]) is None
 

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from covidnet.atomic import WriteError
+from covidnet.base.atomic import WriteError
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 
 pytestmark = [
@@ -26,7 +26,7 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("covidnet.atomic.os.fsync", full)
+    monkeypatch.setattr("covidnet.base.atomic.os.fsync", full)
 
 
 def test_what_is_saved_is_loaded_and_the_folder_is_made(tmp_path: Path) -> None:

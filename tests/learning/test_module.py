@@ -20,9 +20,9 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 from torch.utils.data import DataLoader
 
-from covidnet.data.dataset import FeatureDataset, whole_batch
-from covidnet.errors import SettingError, WeightsError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError, WeightsError
+from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
 
@@ -90,8 +90,8 @@ def by_hand(module: ClassificationModule, count: int, seed: int) -> tuple[float,
     return log_loss(labels, probabilities), accuracy_score(labels, probabilities.argmax(1))
 
 
-def test_losses_and_accuracies_have_their_names_and_are_means_over_films(tmp_path: Path) -> None:
-    # A learning rate of zero: the model that was logged is the model that is there. Ten films in batches of four: a
+def test_losses_and_accuracies_have_their_names_and_are_means_over_images(tmp_path: Path) -> None:
+    # A learning rate of zero: the model that was logged is the model that is there. Ten images in batches of four: a
     # mean over batches would differ.
     module = module_of(lr=0.0)
     trainer = trainer_of(tmp_path, max_epochs=1)
@@ -159,7 +159,7 @@ def test_the_anomaly_score_adds_its_share_to_the_loss(weight: float) -> None:
             module_of(name="anomaly_resnet", anomaly_weight=wrong)
 
 
-def test_films_too_small_for_a_network_are_refused_and_the_smallest_go_through() -> None:
+def test_images_too_small_for_a_network_are_refused_and_the_smallest_go_through() -> None:
     for name, least in (("inception_v3", 75), ("densenet121", 32), ("cnn", 16)):
         model = {"name": name, "freeze": name != "cnn"}
         with pytest.raises(SettingError, match=rf"data\.image_size={least - 1}: allowed is {least} and more"):
@@ -335,7 +335,7 @@ def test_half_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_the_bar_of_an_epoch_does_not_show_the_loggers_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    from covidnet.fold_run import _ProgressBar
+    from covidnet.fold.run import _ProgressBar
 
     shown = {"v_num": "rves", "val/loss": 0.5}
     monkeypatch.setattr(pl.callbacks.RichProgressBar, "get_metrics", lambda *arguments: dict(shown))

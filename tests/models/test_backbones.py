@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import densenet121
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.models.backbones import CHEST_SPEC, IMAGENET_SPEC, Backbone, build_backbone
 from covidnet.models.weights import hash_state
 

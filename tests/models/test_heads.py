@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 from torch import nn
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.models.heads import AnomalyHead, LinearHead, MonteCarloHead
 
 
@@ -60,7 +60,7 @@ def test_a_trained_standardised_head_is_one_affine_map() -> None:
     torch.testing.assert_close(head(0.3 * a + 0.7 * b), 0.3 * head(a) + 0.7 * head(b))
 
 
-def test_a_batch_of_one_film_can_be_trained_on() -> None:
+def test_a_batch_of_one_image_can_be_trained_on() -> None:
     head = LinearHead(5, standardise=True)
     before = head.norm.running_mean.clone()
     assert torch.isfinite(head(torch.randn(1, 5))).all()

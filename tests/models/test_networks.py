@@ -11,7 +11,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from covidnet.errors import SettingError, WeightsError
+from covidnet.base.errors import SettingError, WeightsError
 from covidnet.models.backbones import build_backbone
 from covidnet.models.classifier import build_classifier
 from covidnet.models.covidnet_cxr import STAGES, CovidNetCxr, PepxBlock
@@ -189,7 +189,7 @@ def test_covidnet_has_as_many_weights_as_its_article_counts() -> None:
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2"])
-def test_random_weights_of_the_inception_family_tell_films_apart(name: str) -> None:
+def test_random_weights_of_the_inception_family_tell_images_apart(name: str) -> None:
     if name == "inception_resnet_v2":
         pytest.importorskip("timm")
     backbone = build_backbone(name).eval()

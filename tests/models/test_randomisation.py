@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.models.backbones import Backbone
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead, LinearHead
 from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC
-from covidnet.models.randomisation import beheaded, randomised, stages
+from covidnet.models.randomisation import randomised, stages, with_random_head
 
 DENSENET = "head denseblock4 transition3 denseblock3 transition2 denseblock2 transition1 denseblock1 conv0"
 STAGES = {
@@ -253,7 +253,7 @@ def test_weights_that_nothing_is_known_to_draw_are_refused_and_not_left() -> Non
 def test_beheaded_is_the_same_backbone_below_the_head_of_every_stage() -> None:
     classifier = build_classifier("cnn", freeze=False, standardise=True).eval()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    made = beheaded(classifier, 3)
+    made = with_random_head(classifier, 3)
     assert made.backbone is classifier.backbone
     assert not made.training
     for stage in stages(classifier):

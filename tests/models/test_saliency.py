@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.models.backbones import Backbone
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead, LinearHead, MonteCarloHead
@@ -79,7 +79,7 @@ SQUARE = (slice(8, 16), slice(44, 52))
 
 @pytest.fixture(scope="module")
 def detector() -> tuple[Classifier, Tensor]:
-    """A detector of brightness (class 1) and darkness (class 0), and a wide film with one bright square."""
+    """A detector of brightness (class 1) and darkness (class 0), and a wide image with one bright square."""
     convolution = nn.Conv2d(1, 2, 4, stride=4)
     head = LinearHead(2, 3)
     with torch.no_grad():
@@ -88,10 +88,10 @@ def detector() -> tuple[Classifier, Tensor]:
         convolution.bias.copy_(torch.tensor([-0.5, 0.5]))
         head.linear.weight.copy_(torch.tensor([[-0.5, 1.0], [2.0, -0.5], [0.1, 0.1]]))
         head.linear.bias.zero_()
-    film = torch.zeros(1, 1, 32, 64)
-    film[0, 0][SQUARE] = 1.0
+    image = torch.zeros(1, 1, 32, 64)
+    image[0, 0][SQUARE] = 1.0
     backbone = Backbone(nn.Sequential(OrderedDict(conv=convolution)), 2, GREY_SPEC, "random", "tiny")
-    return Classifier(backbone, head).eval(), film
+    return Classifier(backbone, head).eval(), image
 
 
 def hooks(classifier: Classifier) -> int:
@@ -128,9 +128,9 @@ def test_gradcam_equals_gradients_by_hand_for_a_head_that_is_not_linear(classifi
 def test_each_map_has_its_maximum_in_the_square_that_is_detected(
     method: str, detector: tuple[Classifier, Tensor]
 ) -> None:
-    classifier, film = detector
-    (heat,) = saliency(classifier, film, [1], method)
-    assert heat.shape == film.shape[2:]
+    classifier, image = detector
+    (heat,) = saliency(classifier, image, [1], method)
+    assert heat.shape == image.shape[2:]
     inside = np.zeros(heat.shape, dtype=bool)
     inside[SQUARE] = True
     assert heat[inside].max() == pytest.approx(1.0)
@@ -141,8 +141,8 @@ def test_each_map_has_its_maximum_in_the_square_that_is_detected(
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "cam", "gradient"])
 def test_another_class_has_its_maximum_elsewhere(method: str, detector: tuple[Classifier, Tensor]) -> None:
-    classifier, film = detector
-    (heat,) = saliency(classifier, film, [0], method)
+    classifier, image = detector
+    (heat,) = saliency(classifier, image, [0], method)
     middle = heat[10:14, 46:50]
     assert middle.max() < 0.6
     assert heat[:, :32].min() > 0.9

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import densenet121
 
-from covidnet.errors import WeightsError
+from covidnet.base.errors import WeightsError
 from covidnet.models import weights
 from covidnet.models.backbones import build_backbone
 from covidnet.models.weights import chest_state, fit_state, hash_state, imagenet_state, load_state

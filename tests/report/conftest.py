@@ -86,14 +86,14 @@ def _tempered(scores: Array, temperature: float) -> Array:
 def _calibrations(
     truth: Array, test: list[Array], unseen: list[Array], temperatures: list[float], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The entry ``calibration`` of a summary; intervals are of five resamples of films."""
+    """The entry ``calibration`` of a summary; intervals are of five resamples of images."""
     soft = [[_tempered(s, t) for s, t in zip(part, temperatures, strict=True)] for part in (test, unseen)]
     pairs = {
         "pooled": (np.tile(truth, len(test)), np.concatenate(test), np.concatenate(soft[0])),
         "ensemble_unseen": (truth, np.mean(unseen, axis=0), np.mean(soft[1], axis=0)),
     }
 
-    def films(true: Array, scores: Array) -> dict[str, Array]:
+    def images(true: Array, scores: Array) -> dict[str, Array]:
         brier = ((scores - np.eye(3)[true]) ** 2).sum(1)
         return {"brier": brier, "loss": -np.log(scores[np.arange(len(true)), true])}
 
@@ -106,7 +106,7 @@ def _calibrations(
             **_calibration(true, scores),
             "loss": float(sk.log_loss(true, scores, labels=[0, 1, 2])),
             "accuracy": float(sk.accuracy_score(true, scores.argmax(1))),
-            "ci": {name: ends(values) for name, values in films(true, scores).items()},
+            "ci": {name: ends(values) for name, values in images(true, scores).items()},
         }
 
     found: dict[str, Any] = {
@@ -114,7 +114,7 @@ def _calibrations(
         "change": {},
     }
     for name, (true, before, after) in pairs.items():
-        old, new = films(true, before), films(true, after)
+        old, new = images(true, before), images(true, after)
         found[name], found[f"{name}_calibrated"] = told(true, before), told(true, after)
         found["change"][name] = {
             "ece": found[f"{name}_calibrated"]["ece"] - found[name]["ece"],
@@ -470,7 +470,7 @@ def one_fold() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def page() -> str:
     """The page of the summary, the other sweep and their comparison; drawn once, for tests that only read it."""
-    from covidnet.report.html import report_html
+    from covidnet.report.write import report_html
 
     return report_html(_built(), [COMPARISON], [_other()])
 

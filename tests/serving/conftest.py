@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidnet.data.phantom import draw_film
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.data.phantoms.phantom import draw_image
 
-FILMS = 50
+IMAGES = 50
 
 
 @pytest.fixture(scope="session")
@@ -26,19 +26,19 @@ def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fifty phantoms like those that the models were trained on, of other patients."""
-    root = tmp_path_factory.mktemp("films")
-    for n in range(FILMS):
-        film = draw_film(CLASSES[n % 3], 1000 + n, 0, size=96)
-        Image.fromarray(film.image).save(root / f"film-{n:02d}.png")
+    root = tmp_path_factory.mktemp("images")
+    for n in range(IMAGES):
+        image = draw_image(CLASSES[n % 3], 1000 + n, 0, size=96)
+        Image.fromarray(image.image).save(root / f"image-{n:02d}.png")
     return root
 
 
 @pytest.fixture(scope="session")
-def squares(films: Path) -> np.ndarray:
+def squares(images: Path) -> np.ndarray:
     """Six of them, (6, 64, 64), as the models take them."""
-    from covidnet.data.images import read_image
-    from covidnet.data.transforms import SquareFit
+    from covidnet.data.loading.transforms import SquareFit
+    from covidnet.data.reading.images import read_image
 
-    return np.stack([SquareFit(64)(read_image(path)) for path in sorted(films.iterdir())[:6]])
+    return np.stack([SquareFit(64)(read_image(path)) for path in sorted(images.iterdir())[:6]])

@@ -16,16 +16,17 @@ import onnx
 import pytest
 import torch
 
-from covidnet.data.thumbnails import read_arrays, write_arrays
-from covidnet.errors import CovidnetError, WeightsError
+from covidnet.base.errors import CovidnetError, WeightsError
+from covidnet.base.trust import archive_damage
+from covidnet.data.reading.thumbnails import read_arrays, write_arrays
+from covidnet.gate.gate import InputGate
 from covidnet.learning.checkpoints import content_sha256, read_checkpoint
 from covidnet.learning.module import ClassificationModule
-from covidnet.quality.gate import InputGate
 from covidnet.serving.exported import exported
-from covidnet.serving.model import Outputs, ServedModel, open_model
+from covidnet.serving.model import Outputs, ServedModel
 from covidnet.serving.onnx_model import SHA256, _gate
+from covidnet.serving.open_model import open_model
 from covidnet.serving.record import add_record, serving_record
-from covidnet.trust import archive_damage
 
 Content = dict[str, Any]
 
@@ -265,7 +266,7 @@ def bomb(size: int) -> bytes:
 def test_archives_that_unpack_to_more_than_they_are_are_not_unpacked(
     checkpoint: Path, tmp_path: Path, caplog: Any
 ) -> None:
-    file = tmp_path / "training_films.npz"
+    file = tmp_path / "training_images.npz"
     write_arrays(file, pixels=np.zeros(1000, np.uint8))
     assert archive_damage(file) is None
     file.write_bytes(bomb(5_000_000))
@@ -276,5 +277,5 @@ def test_archives_that_unpack_to_more_than_they_are_are_not_unpacked(
     with zipfile.ZipFile(checkpoint) as whole, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
         for entry in whole.namelist():
             packed.writestr(entry, whole.read(entry) + bytes(1_000_000))
-    with pytest.raises(WeightsError, match=r"training_films\.npz: damaged \(it would unpack to"):
+    with pytest.raises(WeightsError, match=r"training_images\.npz: damaged \(it would unpack to"):
         ClassificationModule.from_checkpoint(file)

@@ -11,14 +11,14 @@ import onnx
 import pytest
 import torch
 
-from covidnet.data.transforms import SquareFit
-from covidnet.errors import SettingError, WeightsError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError, WeightsError
+from covidnet.data.loading.transforms import SquareFit
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.heads import build_head
 from covidnet.serving.exported import exported
-from covidnet.serving.model import open_model
 from covidnet.serving.onnx_model import OnnxModel
+from covidnet.serving.open_model import open_model
 from covidnet.serving.torch_model import TorchModel
 
 
@@ -80,7 +80,7 @@ def test_other_heads_are_exported_too(kind: str, small: Path, squares: np.ndarra
             found.heat(squares, found.outputs(squares, maps=True), [0] * len(squares))
 
 
-def test_the_file_says_how_films_are_prepared(sweep: Path, file: Path) -> None:
+def test_the_file_says_how_images_are_prepared(sweep: Path, file: Path) -> None:
     graph = onnx.load(file)
     told = {entry.key: entry.value for entry in graph.metadata_props}
     content = json.loads(told["covidnet"])

@@ -1,4 +1,4 @@
-"""One film has one answer: from a checkpoint, from the exported file, on the command line and over the network."""
+"""One image has one answer: from a checkpoint, from the exported file, on the command line and over the network."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from covidnet.config import compose
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.export import main as export
-from covidnet.labels import CLASSES
+from covidnet.launch.command import compose
 from covidnet.predict import main as predict
-from covidnet.serving.answers import Answering
-from covidnet.serving.model import open_model
+from covidnet.serving.answers import Predictor
+from covidnet.serving.open_model import open_model
 from covidnet.serving.record import add_record
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.server import create_app
-from tests.serving.conftest import FILMS
+from tests.serving.conftest import IMAGES
 
 
 @pytest.fixture(scope="module")
 def certain(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sweep with low temperatures: models of few small films know so little that their answers are all alike."""
+    """The sweep with low temperatures: models of few small images know so little that their answers are all alike."""
     copy = tmp_path_factory.mktemp("certain") / "sweep"
     shutil.copytree(sweep, copy)
     for fold, temperature in ((0, 0.2), (1, 0.3)):
@@ -37,31 +37,31 @@ def certain(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def over_the_network(checkpoint: Path, paths: list[Path]) -> np.ndarray:
     model = open_model(checkpoint)
-    app = create_app(model, Answering(model, "warn"), WebLimits(rate=0))
+    app = create_app(model, Predictor(model, "warn"), WebLimits(rate=0))
     with TestClient(app) as client:
         answers = [client.post("/v1/predict", content=path.read_bytes()).json() for path in paths]
     return np.array([[answer["probabilities"][label] for label in CLASSES] for answer in answers])
 
 
-def on_the_command_line(checkpoint: Path, films: Path, out: Path) -> np.ndarray:
-    given = [f"checkpoint='{checkpoint}'", f"input='{films}'", f"out='{out}'", "gate=warn", "progress=false"]
+def on_the_command_line(checkpoint: Path, images: Path, out: Path) -> np.ndarray:
+    given = [f"checkpoint='{checkpoint}'", f"input='{images}'", f"out='{out}'", "gate=warn", "progress=false"]
     predict(compose(given, "predict"))
     table = pd.read_csv(out / "predictions.csv")
-    assert list(table["path"]) == sorted(path.name for path in films.iterdir())
+    assert list(table["path"]) == sorted(path.name for path in images.iterdir())
     return table[list(PROBABILITIES)].to_numpy()
 
 
 @pytest.fixture(scope="module")
 def exported(certain: Path) -> Path:
-    export(compose([f"checkpoint='{certain}'", "films=8"], "export"))
+    export(compose([f"checkpoint='{certain}'", "images=8"], "export"))
     return certain / "model.onnx"
 
 
-def check(sweep: Path, exported: Path, films: Path, tmp_path: Path) -> None:
-    paths = sorted(films.iterdir())
+def check(sweep: Path, exported: Path, images: Path, tmp_path: Path) -> None:
+    paths = sorted(images.iterdir())
     found = {
-        "torch": on_the_command_line(sweep, films, tmp_path / "torch"),
-        "onnx": on_the_command_line(exported, films, tmp_path / "onnx"),
+        "torch": on_the_command_line(sweep, images, tmp_path / "torch"),
+        "onnx": on_the_command_line(exported, images, tmp_path / "onnx"),
         "rest": over_the_network(sweep, paths),
         "rest, onnx": over_the_network(exported, paths),
     }
@@ -69,24 +69,24 @@ def check(sweep: Path, exported: Path, films: Path, tmp_path: Path) -> None:
         assert probabilities.shape == (len(paths), len(CLASSES)), name
         np.testing.assert_allclose(probabilities, found["torch"], atol=1e-4, err_msg=name)
         assert (probabilities.argmax(axis=1) == found["torch"].argmax(axis=1)).all(), name
-    # Films differ, and so do their answers.
+    # Images differ, and so do their answers.
     assert found["torch"].std(axis=0).min() > 0.03
 
 
 def test_fifty_phantoms_have_the_same_answers_everywhere(
-    certain: Path, exported: Path, films: Path, tmp_path: Path
+    certain: Path, exported: Path, images: Path, tmp_path: Path
 ) -> None:
-    assert len(list(films.iterdir())) == FILMS
-    check(certain, exported, films, tmp_path)
+    assert len(list(images.iterdir())) == IMAGES
+    check(certain, exported, images, tmp_path)
 
 
-def test_fifty_real_films_have_the_same_answers_everywhere(
+def test_fifty_real_images_have_the_same_answers_everywhere(
     certain: Path, exported: Path, kit: Path, tmp_path: Path
 ) -> None:
-    films = tmp_path / "films"
-    films.mkdir()
-    chosen = sorted((kit / "Data/test").rglob("*.jpg"))[:: 232 // FILMS][:FILMS]
-    assert len(chosen) == FILMS
+    images = tmp_path / "images"
+    images.mkdir()
+    chosen = sorted((kit / "Data/test").rglob("*.jpg"))[:: 232 // IMAGES][:IMAGES]
+    assert len(chosen) == IMAGES
     for n, path in enumerate(chosen):
-        (films / f"{n:02d}.jpg").symlink_to(path)
-    check(certain, exported, films, tmp_path)
+        (images / f"{n:02d}.jpg").symlink_to(path)
+    check(certain, exported, images, tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from covidnet.atomic import WriteError
+from covidnet.base.atomic import WriteError
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.evaluation.temperature import fit_temperature
 from covidnet.learning.module import ClassificationModule

@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from covidnet.errors import SettingError, WeightsError
+from covidnet.base.errors import SettingError, WeightsError
 from covidnet.learning.module import ClassificationModule
-from covidnet.serving.model import open_model
+from covidnet.serving.open_model import open_model
 from covidnet.serving.torch_model import TorchModel
 
 

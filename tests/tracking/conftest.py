@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from covidnet.base.classes import CLASSES
 from covidnet.evaluation.metrics import run_metrics
 from covidnet.evaluation.predictions import predictions_table
-from covidnet.labels import CLASSES
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def _forget() -> None:
 
 @pytest.fixture
 def predictions() -> pd.DataFrame:
-    """A fold's predictions: 12 films of each split, some of them called wrongly."""
+    """A fold's predictions: 12 images of each split, some of them called wrongly."""
     random = np.random.default_rng(0)
     tables = []
     for split in ("val", "test", "unseen"):
@@ -53,7 +53,7 @@ def predictions() -> pd.DataFrame:
         tables.append(
             predictions_table(
                 image_id=[f"{split}{at}" for at in range(12)],
-                path=[f"films/{split}{at}.png" for at in range(12)],
+                path=[f"images/{split}{at}.png" for at in range(12)],
                 patient_id=[None if at % 4 == 0 else f"p{at}" for at in range(12)],
                 label=labels,
                 split=split,
@@ -85,7 +85,7 @@ def settings() -> dict[str, Any]:
     """Settings of a run, with W&B alone."""
     from omegaconf import OmegaConf
 
-    from covidnet.config import compose
+    from covidnet.launch.command import compose
 
     found: Any = OmegaConf.to_container(compose(["fold=3", "logger=wandb"]), resolve=True)
     del found["logger"]["csv"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from covidnet.errors import SettingError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 from covidnet.tracking.dashboard import main
 
 pytest.importorskip("wandb_workspaces")
@@ -17,7 +17,7 @@ pytest.importorskip("wandb_workspaces")
 
 @pytest.fixture
 def built(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    main(["entity=me", "project=films", "--dry-run"])
+    main(["entity=me", "project=images", "--dry-run"])
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     return told
 
@@ -30,7 +30,7 @@ def sections(built: dict[str, Any]) -> dict[str, str]:
 
 
 def test_it_has_sections_for_folds_classes_and_panels(built: dict[str, Any]) -> None:
-    assert (built["entity"], built["project"]) == ("me", "films")
+    assert (built["entity"], built["project"]) == ("me", "images")
     assert {"Folds", "Classes", "Panels"} <= set(sections(built))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
 from tests.tracking.fakes import RunFile, run_files
 
 CONTRACT = {
@@ -31,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, quick: tuple[str, ...]) -> 
     """The run folder."""
     from omegaconf import OmegaConf
 
-    from covidnet.config import compose
-    from covidnet.fold_run import FoldRun
+    from covidnet.fold.run import FoldRun
+    from covidnet.launch.command import compose
 
     home = tmp_path_factory.mktemp("wandb")
     folder = tmp_path_factory.mktemp("sweep") / "fold=3"
@@ -114,8 +114,8 @@ def test_a_run_that_fails_is_marked_as_failed(
 ) -> None:
     from omegaconf import OmegaConf
 
-    from covidnet.config import compose
-    from covidnet.fold_run import FoldRun
+    from covidnet.fold.run import FoldRun
+    from covidnet.launch.command import compose
 
     def fail(*_: object) -> None:
         raise RuntimeError("no test today")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from covidnet.config import compose, config_dir
-from covidnet.crossval import report_sweeps
+from covidnet.launch.command import compose, config_dir
+from covidnet.sweep.reports import report_sweeps
 from covidnet.tracking.sweep_run import log_sweep, pooled_values
 from tests.sweeps import write_sweep
 from tests.tracking.fakes import run_files
@@ -35,12 +35,12 @@ def log_to_wandb(folder: Path, **settings: Any) -> None:
 
 def test_a_sweep_has_one_summary_run_with_tables_numbers_and_report(sweep: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = sweep
-    log_to_wandb(folder, project="films", tags=["pilot"])
+    log_to_wandb(folder, project="images", tags=["pilot"])
     assert log_sweep(summary, folder)
 
     (file,) = run_files(folder)
     run = file.run
-    assert (run.project, run.run_group, run.display_name, run.job_type) == ("films", "strict", "summary", "summary")
+    assert (run.project, run.run_group, run.display_name, run.job_type) == ("images", "strict", "summary", "summary")
     assert "pilot" in run.tags
     for number in (4, 5, 6, 7):
         (row,) = [row for row in file.history if f"tables/table{number}" in row]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.tracking.fold_log import final_values, log_fold
 from covidnet.tracking.loggers import finish, make_loggers
 from covidnet.tracking.tensorboard_logger import tensorboard_logger
@@ -54,7 +54,7 @@ def test_where_it_is_not_installed_the_package_is_named(tmp_path: Path, monkeypa
 def test_every_choice_of_loggers_can_be_made(tmp_path: Path, choice: str, kinds: list[str]) -> None:
     from omegaconf import OmegaConf
 
-    from covidnet.config import compose
+    from covidnet.launch.command import compose
 
     settings: Any = OmegaConf.to_container(compose([f"logger={choice}"]), resolve=True)
     loggers = make_loggers(settings, tmp_path / "fold=0")

@@ -17,8 +17,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from covidnet.errors import SettingError
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
 from covidnet.tracking.fold_log import final_values, log_fold
 from covidnet.tracking.loggers import finish, make_loggers
 from covidnet.tracking.wandb_logger import tags_of, wandb_logger
@@ -148,7 +148,7 @@ def test_no_patient_and_no_path_leaves_this_machine(
     (file,) = run_files(tmp_path)
     sent = b"".join(path.read_bytes() for path in (file.folder / "files").rglob("*.json"))
     assert b"test5" in sent
-    assert b"films/" not in sent
+    assert b"images/" not in sent
     assert b'"p5"' not in sent
 
 

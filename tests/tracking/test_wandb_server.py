@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.tracking.wandb_server import decide
 from tests.tracking.fakes import KEY, black_hole, wandb_server
 

@@ -1,4 +1,4 @@
-"""An answer on one film as the REST endpoint gives it."""
+"""An answer on one image as the REST endpoint gives it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.web.pictures import heat_url, jpeg_url
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from covidnet.data.images import ImageFacts
-    from covidnet.data.transforms import SquareFit
-    from covidnet.serving.answers import FilmAnswer
+    from covidnet.data.loading.transforms import SquareFit
+    from covidnet.data.reading.images import ImageFacts
+    from covidnet.serving.answers import ImageAnswer
     from covidnet.serving.facts import ModelFacts
 
 
 def answer_json(
-    answer: FilmAnswer, facts: ImageFacts, preview: npt.NDArray[np.uint8], fit: SquareFit, model: ModelFacts
+    answer: ImageAnswer, facts: ImageFacts, preview: npt.NDArray[np.uint8], fit: SquareFit, model: ModelFacts
 ) -> dict[str, Any]:
-    """Everything that is said of a film but for the seconds it took.
+    """Everything that is said of an image but for the seconds it took.
 
     Args:
         answer: of the model.
         facts: of the file.
-        preview: (h, w) uint8, the film as it is shown.
-        fit: how the film became the network's square.
+        preview: (h, w) uint8, the image as it is shown.
+        fit: how the image became the network's square.
         model: what is known of the model; what has to be known when its predictions and maps are read comes with them.
 
     Returns:
@@ -55,7 +55,7 @@ def answer_json(
             "standard_deviation": _by_class(answer.spread) if several else None,
         },
         "quality": [{"code": flag.code, "text": flag.text} for flag in answer.flags],
-        "film": {"width": facts.width, "height": facts.height, "mode": facts.mode},
+        "image": {"width": facts.width, "height": facts.height, "mode": facts.mode},
         "preview": jpeg_url(preview),
         "heat": heat,
         "notes": model.notes(),

@@ -33,4 +33,4 @@ def facts_card(facts: ModelFacts) -> str:
     return "\n".join([*lines, "", "Scores: not available; they are in the report of the sweep."]) + "\n"
 
 
-_TRAINING = ("name", "films", "group", "validation", "manifest_sha256", "split_sha256")
+_TRAINING = ("name", "images", "group", "validation", "manifest_sha256", "split_sha256")

@@ -17,10 +17,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.serving.web.rate import client_of
-from covidnet.serving.web.reception import place_of
-from covidnet.serving.web.web_error import WebError, busy, internal
+from covidnet.serving.web.web_error import WebError, busy, internal, place_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,8 +93,8 @@ def access_of(
             its names nor a token are given.
 
     Example:
-        >>> sorted(access_of("127.0.0.1").hosts), sorted(access_of("0.0.0.0", ["films.example"]).names)
-        (['127.0.0.1', '::1', 'localhost'], ['films.example'])
+        >>> sorted(access_of("127.0.0.1").hosts), sorted(access_of("0.0.0.0", ["images.example"]).names)
+        (['127.0.0.1', '::1', 'localhost'], ['images.example'])
     """
     names = frozenset(_checked_name(name) for name in _listed(hosts))
     secret = "" if token is None else _read_token(Path(token))
@@ -226,7 +225,7 @@ def _checked_name(name: object) -> str:
         ipaddress.ip_address(found)
     except ValueError:
         if not _NAME.fullmatch(found):
-            allowed = "a name or address as the browser shows it, without scheme and port, such as films.example"
+            allowed = "a name or address as the browser shows it, without scheme and port, such as images.example"
             raise SettingError("hosts", name, allowed) from None
     return found
 

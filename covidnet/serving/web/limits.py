@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,11 @@ class WebLimits:
 
     Args:
         max_megabytes: size of one upload, in millions of bytes.
-        max_megapixels: size of one film, checked before it is decoded.
-        min_side: a film's shorter side, in pixels.
+        max_megapixels: size of one image, checked before it is decoded.
+        min_side: an image's shorter side, in pixels.
         rate: predictions per second and client address in the long run; 0 sets no limit.
         burst: predictions that a client address may ask for at once.
-        queue: films that may wait for an answer at once.
+        queue: images that may wait for an answer at once.
         connections: open connections at once.
         per_address: requests of one client address at once; it may hold twice as many connections.
         upload_seconds: how long one upload may take.

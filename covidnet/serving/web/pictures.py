@@ -1,4 +1,4 @@
-"""The film and its heat map as a browser shows them, made in memory."""
+"""The image and its heat map as a browser shows them, made in memory."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import numpy.typing as npt
 from PIL import Image
 
 if TYPE_CHECKING:
-    from covidnet.data.transforms import SquareFit
+    from covidnet.data.loading.transforms import SquareFit
 
 LONGEST = 768
-"""Pixels of a preview's longer side, at most; a smaller film is not enlarged."""
+"""Pixels of a preview's longer side, at most; a smaller image is not enlarged."""
 
 _BLUE_FIRST = np.asarray(cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO))
 HEAT_COLOURS: npt.NDArray[np.uint8] = np.ascontiguousarray(_BLUE_FIRST.reshape(256, 3)[:, ::-1])
 """The colour of influence 0..255: Inferno, whose lightness grows all the way, also for colour-blind readers."""
 
-# Opacity follows influence, so that a place without any shows the bare film.
+# Opacity follows influence, so that a place without any shows the bare image.
 _ALPHA = bytes(range(256))
 
 
-def preview_of(film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The film with at most `LONGEST` pixels on its longer side.
+def preview_of(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The image with at most `LONGEST` pixels on its longer side.
 
     Args:
-        film: (H, W) uint8 grey.
+        image: (H, W) uint8 grey.
     """
-    height, width = film.shape
+    height, width = image.shape
     shrink = LONGEST / max(height, width)
     if shrink >= 1:
-        return film
+        return image
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    return np.asarray(cv2.resize(film, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def jpeg_url(film: npt.NDArray[np.uint8]) -> str:
+def jpeg_url(image: npt.NDArray[np.uint8]) -> str:
     """A grey picture (H, W) uint8 as a data URL."""
-    _, packed = cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     return "data:image/jpeg;base64," + base64.b64encode(packed.tobytes()).decode("ascii")
 
 
@@ -50,7 +50,7 @@ def heat_url(heat: npt.NDArray[np.floating], fit: SquareFit, shape: tuple[int, i
 
     Args:
         heat: (S, S) influence, 0..1, on the network's square.
-        fit: how the film became that square.
+        fit: how the image became that square.
         shape: (H, W) of the picture that the map will lie on.
     """
     laid = fit.back(np.asarray(heat, np.float32), shape)

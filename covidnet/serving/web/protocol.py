@@ -27,7 +27,7 @@ _READ = 1 << 14
 _FRAMING = 1 << 15
 
 
-class FilmProtocol(H11Protocol):
+class UploadProtocol(H11Protocol):
     """One connection. `limits` says how many there may be, and `access` whose are not counted by address."""
 
     limits = WebLimits()

@@ -1,4 +1,4 @@
-"""The way of one film through the server: read, answered, drawn, within a time and with a limit on those who wait."""
+"""The way of one image through the server: read, answered, drawn, within a time and with a limit on those who wait."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from covidnet.data.images import decode_film
-from covidnet.errors import ImageRefusedError
-from covidnet.names import counted
+from covidnet.base.errors import ImageRefusedError
+from covidnet.base.names import counted
+from covidnet.data.reading.images import decode_radiograph
 from covidnet.serving.web.answer_json import answer_json
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.pictures import preview_of
-from covidnet.serving.web.web_error import WebError, busy, internal
+from covidnet.serving.web.web_error import WebError, busy, internal, place_of
 from covidnet.serving.web.worker import Answers, LeftError, Worker
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from covidnet.data.images import Film
-    from covidnet.data.transforms import SquareFit
+    from covidnet.data.loading.transforms import SquareFit
+    from covidnet.data.reading.images import Radiograph
     from covidnet.serving.facts import ModelFacts
 
 _LOG = logging.getLogger(__name__)
@@ -48,12 +48,12 @@ class _Visit:
     asked: Future[Any] | None = None
 
 
-class Reception:
+class RequestHandler:
     """Takes uploads and gives answers.
 
     Args:
         answering: the model and its input gate.
-        fit: how a film becomes the network's square.
+        fit: how an image becomes the network's square.
         facts: of the model.
         limits: of the server.
         workers: threads that call `answering` at once.
@@ -78,7 +78,7 @@ class Reception:
         """Say no before an upload is taken in.
 
         Raises:
-            WebError: as many films as may wait do so.
+            WebError: as many images as may wait do so.
         """
         if len(self._visits) >= self._limits.queue:
             raise busy(f"{counted(len(self._visits), 'image is', 'images are')} waiting already")
@@ -123,12 +123,12 @@ class Reception:
 
     async def _work(self, visit: _Visit) -> dict[str, Any]:
         try:
-            film, preview = await self._read(visit, self._decode)
-            visit.asked = self._worker.submit(film, visit.heat)
+            image, preview = await self._read(visit, self._decode)
+            visit.asked = self._worker.submit(image, visit.heat)
             answer = await asyncio.wrap_future(visit.asked)
             if isinstance(answer, ImageRefusedError):
-                raise _refused("unsuitable_film", answer)
-            draw = functools.partial(answer_json, answer, film.facts, preview, self._fit, self._facts)
+                raise _refused("unsuitable_image", answer)
+            draw = functools.partial(answer_json, answer, image.facts, preview, self._fit, self._facts)
             return await self._read(visit, lambda _: draw())
         except ImageRefusedError as error:
             raise _refused("unreadable_file", error) from None
@@ -138,7 +138,7 @@ class Reception:
             raise busy("the server is closing") from None
         except Exception as error:
             # Neither the text nor the traceback: they might tell of what was uploaded.
-            _LOG.error("internal error on a film: %s", place_of(error))
+            _LOG.error("internal error on an image: %s", place_of(error))
             raise internal() from None
 
     async def _read(self, visit: _Visit, work: Callable[[_Visit], _T]) -> _T:
@@ -149,12 +149,14 @@ class Reception:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, checked)
 
-    def _decode(self, visit: _Visit) -> tuple[Film, npt.NDArray[np.uint8]]:
+    def _decode(self, visit: _Visit) -> tuple[Radiograph, npt.NDArray[np.uint8]]:
         data, visit.data = visit.data, b""
         # A data set without DICOM's preamble is known by a name alone; no other format begins like this.
         name = "upload.dcm" if data[:2] in (b"\x08\0", b"\x02\0") else "upload"
-        film = decode_film(data, name, max_megapixels=self._limits.max_megapixels, min_side=self._limits.min_side)
-        return film, preview_of(film.pixels)
+        image = decode_radiograph(
+            data, name, max_megapixels=self._limits.max_megapixels, min_side=self._limits.min_side
+        )
+        return image, preview_of(image.pixels)
 
 
 def _refused(code: str, error: ImageRefusedError) -> WebError:
@@ -163,12 +165,3 @@ def _refused(code: str, error: ImageRefusedError) -> WebError:
     for setting, here in _SETTINGS.items():
         remedy = remedy.replace(setting, here)
     return WebError(422, code, error.cause, remedy)
-
-
-def place_of(error: BaseException) -> str:
-    """The type of an error and where it arose, without its text."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f" in {trace.tb_frame.f_globals.get('__name__')}, line {trace.tb_lineno}" if trace is not None else ""
-    return f"{type(error).__name__}{where}"

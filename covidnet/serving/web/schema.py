@@ -26,8 +26,8 @@ class Quality(BaseModel):
     text: str = Field(description="what is doubtful, and what to do about it")
 
 
-class FilmFacts(BaseModel):
-    """The film as it was decoded."""
+class UploadFacts(BaseModel):
+    """The image as it was decoded."""
 
     width: int
     height: int
@@ -49,14 +49,14 @@ class Heat(BaseModel):
 
 
 class Answer(BaseModel):
-    """What is said of one film."""
+    """What is said of one image."""
 
     prediction: str
     probabilities: ByClass = Field(description="0..1 for each class; they sum to 1")
     calibrated: bool = Field(description="whether a temperature was fitted and applied")
     members: Members
     quality: list[Quality]
-    film: FilmFacts
+    image: UploadFacts
     preview: str = Field(description="grey JPEG of at most 768 pixels a side, as a data URL")
     heat: Heat | None = Field(description="null with heat=false, and where the engine draws no maps")
     notes: list[str] = Field(description="what has to be known of the model, such as that it was trained on phantoms")
@@ -120,7 +120,7 @@ _FORM = {"type": "object", "properties": {"file": _FILE}, "required": ["file"]}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One film: JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM. The type is told by the content.",
+        "description": "One image: JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM. The type is told by the content.",
         "content": {"application/octet-stream": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}},
     }
 }
@@ -133,9 +133,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     408: {"model": Error, "description": "the upload takes too long, or comes too slowly"},
     413: {"model": Error, "description": "the file is too large"},
     415: {"model": Error, "description": "the body is compressed, or a multipart body that is no form"},
-    422: {"model": Error, "description": "the file is no film that can be used; the cause says why"},
+    422: {"model": Error, "description": "the file is no image that can be used; the cause says why"},
     429: {"model": Error, "description": "too many requests of one address; Retry-After says how long to wait"},
     500: {"model": Error, "description": "the server failed"},
-    503: {"model": Error, "description": "too many films wait, or no answer in time; see Retry-After"},
+    503: {"model": Error, "description": "too many images wait, or no answer in time; see Retry-After"},
 }
 """What else /v1/predict answers."""

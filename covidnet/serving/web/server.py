@@ -18,16 +18,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from covidnet import __version__
-from covidnet.data.transforms import SquareFit
-from covidnet.labels import CLASSES, COLOURS
+from covidnet.base.classes import CLASSES, COLOURS
+from covidnet.data.loading.transforms import SquareFit
 from covidnet.serving.facts import NOTICE, ModelFacts
 from covidnet.serving.web import schema
 from covidnet.serving.web.guard import Access, Guard
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.rate import RateLimit
-from covidnet.serving.web.reception import Reception, place_of
+from covidnet.serving.web.reception import RequestHandler
 from covidnet.serving.web.upload import Memory, read_upload
-from covidnet.serving.web.web_error import WebError, internal
+from covidnet.serving.web.web_error import WebError, internal, place_of
 from covidnet.serving.web.worker import Answers
 
 _LOG = logging.getLogger(__name__)
@@ -44,13 +44,13 @@ _PAGES = {
 
 _DESCRIPTION = """Class probabilities of one chest radiograph, and where the evidence lies.
 
-`curl --data-binary @film.dcm http://127.0.0.1:8000/v1/predict` or `curl -F file=@film.png …`
+`curl --data-binary @image.dcm http://127.0.0.1:8000/v1/predict` or `curl -F file=@image.png …`
 
 Uploads stay in memory and are forgotten with the answer. Every error is JSON with a code, the cause and the remedy.
 """
 
 
-class Shown(Protocol):
+class DisplayedModel(Protocol):
     """What the page tells of a model; a `covidnet.serving.model.ServedModel` has it."""
 
     facts: ModelFacts
@@ -59,7 +59,7 @@ class Shown(Protocol):
 
 
 def create_app(
-    model: Shown,
+    model: DisplayedModel,
     answering: Answers,
     limits: WebLimits | None = None,
     *,
@@ -72,7 +72,7 @@ def create_app(
 
     Args:
         model: what is told of the model.
-        answering: answers films; called from threads of its own.
+        answering: answers images; called from threads of its own.
         limits: on sizes, rates and times.
         card: the model card in Markdown.
         access: who may ask, and under which names.
@@ -98,7 +98,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_exception_handler(_Seldom())
-        app.state.reception = Reception(answering, model.fit, model.facts, limits, workers)
+        app.state.reception = RequestHandler(answering, model.fit, model.facts, limits, workers)
         yield
         app.state.reception.close()
 
@@ -130,12 +130,12 @@ def create_app(
     async def predict(
         request: Request, heat: bool = Query(True, description="false leaves the heat map out")
     ) -> Response:
-        """Class probabilities of one film, and where the evidence lies."""
+        """Class probabilities of one image, and where the evidence lies."""
         client = request.client.host if request.client else ""
         if wait := rate.wait(client):
-            cause = f"more than {limits.rate:g} films per second from one address"
+            cause = f"more than {limits.rate:g} images per second from one address"
             raise WebError(429, "too_many", cause, "wait as long as Retry-After says", retry=wait)
-        reception: Reception = request.app.state.reception
+        reception: RequestHandler = request.app.state.reception
         reception.check_room()
         with memory.share() as share:
             data = await read_upload(request.stream(), request.headers, limits, share)

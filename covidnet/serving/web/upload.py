@@ -22,7 +22,7 @@ _FORM = 1 << 16
 PATIENCE_SECONDS = 5.0
 """How far an upload may fall behind its lowest rate, so that a pause ends none."""
 
-_HOW = "send one film as the body (curl --data-binary @film.dcm), or as one part named file (curl -F file=@film.png)"
+_HOW = "send one image as the body (curl --data-binary @image.dcm), or as one part named file (curl -F file=@image.png)"
 
 
 class Memory:
@@ -124,7 +124,7 @@ async def read_upload(
 
 def _too_large(limits: WebLimits) -> WebError:
     cause = f"the file is larger than {limits.max_megabytes:g} MB"
-    return WebError(413, "too_large", cause, "send one film, not an archive or a series, or export it smaller")
+    return WebError(413, "too_large", cause, "send one image, not an archive or a series, or export it smaller")
 
 
 def _form_of(content_type: str) -> _Form | None:
@@ -181,7 +181,7 @@ class _Form:
         self._number += 1
         if self._number > 1:
             raise WebError(
-                400, "several_files", "more than one part", "send one film at a time, as one part named file"
+                400, "several_files", "more than one part", "send one image at a time, as one part named file"
             )
 
     def _header(self) -> None:

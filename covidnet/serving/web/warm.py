@@ -1,4 +1,4 @@
-"""The first film of a fresh process would wait for libraries to plan their work."""
+"""The first image of a fresh process would wait for libraries to plan their work."""
 
 from __future__ import annotations
 

@@ -56,3 +56,12 @@ def busy(cause: str) -> WebError:
 def internal() -> WebError:
     """Something that should not happen did: 500, without a word on what it was."""
     return WebError(500, "internal", "the server failed on this request", "try again, and tell who runs the server")
+
+
+def place_of(error: BaseException) -> str:
+    """The type of an error and where it arose, without its text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" in {trace.tb_frame.f_globals.get('__name__')}, line {trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__}{where}"

@@ -1,4 +1,4 @@
-"""The threads that run the network, one for each core; films that wait together are shared out and go together."""
+"""The threads that run the network, one for each core; images that wait together are shared out and go together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from covidnet.errors import ImageRefusedError
+from covidnet.base.errors import ImageRefusedError
 
 if TYPE_CHECKING:
-    from covidnet.data.images import Film
-    from covidnet.serving.answers import FilmAnswer
+    from covidnet.data.reading.images import Radiograph
+    from covidnet.serving.answers import ImageAnswer
 
 BATCH = 4
-"""Films per pass of the network, at most: more would let the first of them wait for little gain."""
+"""Images per pass of the network, at most: more would let the first of them wait for little gain."""
 
 
 class LeftError(Exception):
@@ -24,49 +24,49 @@ class LeftError(Exception):
 
 
 class Answers(Protocol):
-    """What the worker needs of `covidnet.serving.answers.Answering`."""
+    """What the worker needs of `covidnet.serving.answers.Predictor`."""
 
-    def answer(self, films: Sequence[Film], *, heat: bool = False) -> Sequence[FilmAnswer | ImageRefusedError]:
-        """One answer or refusal for each film."""
+    def answer(self, images: Sequence[Radiograph], *, heat: bool = False) -> Sequence[ImageAnswer | ImageRefusedError]:
+        """One answer or refusal for each image."""
 
 
 @dataclass(eq=False)
 class _Task:
-    film: Film
+    image: Radiograph
     heat: bool
-    future: Future[FilmAnswer | ImageRefusedError] = field(default_factory=Future)
+    future: Future[ImageAnswer | ImageRefusedError] = field(default_factory=Future)
 
 
 class Worker:
-    """Answers films one batch after the other, until it is closed.
+    """Answers images one batch after the other, until it is closed.
 
     Two passes of the network side by side, on a core each, take less time than one after the other on both.
 
     Args:
-        answering: called from this worker's threads alone.
+        predictor: called from this worker's threads alone.
         count: of these threads.
     """
 
-    def __init__(self, answering: Answers, count: int = 1) -> None:
-        self._answering = answering
+    def __init__(self, predictor: Answers, count: int = 1) -> None:
+        self._answering = predictor
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._run, name=f"network-{n}", daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, film: Film, heat: bool) -> Future[FilmAnswer | ImageRefusedError]:
-        """Have a film answered. A future that is cancelled in time costs nothing.
+    def submit(self, image: Radiograph, heat: bool) -> Future[ImageAnswer | ImageRefusedError]:
+        """Have an image answered. A future that is cancelled in time costs nothing.
 
         Args:
-            film: as `decode_film` gives it.
+            image: as `decode_radiograph` gives it.
             heat: whether a heat map is wanted.
         """
-        task = _Task(film, heat)
+        task = _Task(image, heat)
         self._tasks.put(task)
         return task.future
 
     def close(self) -> None:
-        """End after the batch at work; films that still wait get a `LeftError`."""
+        """End after the batch at work; images that still wait get a `LeftError`."""
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads:
@@ -89,7 +89,7 @@ class Worker:
                     self._answer(chosen, heat)
 
     def _next(self) -> _Task | None:
-        """A film that waits; None where there is none, or the end is next."""
+        """An image that waits; None where there is none, or the end is next."""
         try:
             task = self._tasks.get_nowait()
         except queue.Empty:
@@ -101,7 +101,7 @@ class Worker:
 
     def _answer(self, tasks: list[_Task], heat: bool) -> None:
         try:
-            answers = self._answering.answer([task.film for task in tasks], heat=heat)
+            answers = self._answering.answer([task.image for task in tasks], heat=heat)
             for task, answer in zip(tasks, answers, strict=True):
                 task.future.set_result(answer)
         except Exception as error:

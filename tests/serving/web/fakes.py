@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from covidnet.data.images import Film
-from covidnet.data.transforms import SquareFit
-from covidnet.errors import ImageRefusedError
-from covidnet.quality.flags import Flag
-from covidnet.serving.answers import FilmAnswer
+from covidnet.base.errors import ImageRefusedError
+from covidnet.data.loading.transforms import SquareFit
+from covidnet.data.reading.images import Radiograph
+from covidnet.gate.flags import Flag
+from covidnet.serving.answers import ImageAnswer
 from covidnet.serving.facts import ModelFacts
 
 FACTS = ModelFacts(
@@ -27,7 +27,7 @@ FACTS = ModelFacts(
     std=(0.25,),
     folds=(0, 1, 2),
     temperatures=(1.5, 1.2, 1.1),
-    training={"name": "phantom", "films": 99, "group": "patient", "validation": "inner"},
+    training={"name": "phantom", "images": 99, "group": "patient", "validation": "inner"},
 )
 
 
@@ -42,13 +42,13 @@ class FakeModel:
 
 @dataclass
 class FakeAnswering:
-    """Says of each film what was planned, and keeps count.
+    """Says of each image what was planned, and keeps count.
 
     Args:
         seconds: that each batch takes.
-        flags: of every film.
-        refusal: cause and remedy for every film; None refuses nothing.
-        error: raised for a film whose first pixel is 13.
+        flags: of every image.
+        refusal: cause and remedy for every image; None refuses nothing.
+        error: raised for an image whose first pixel is 13.
         members: how many models there are.
     """
 
@@ -64,20 +64,20 @@ class FakeAnswering:
     def __post_init__(self) -> None:
         self.open.set()
 
-    def answer(self, films: Sequence[Film], **options: Any) -> list[FilmAnswer | ImageRefusedError]:
+    def answer(self, images: Sequence[Radiograph], **options: Any) -> list[ImageAnswer | ImageRefusedError]:
         self.threads.add(threading.get_ident())
-        self.batches.append(len(films))
+        self.batches.append(len(images))
         self.open.wait(20)
         time.sleep(self.seconds)
-        if self.error is not None and any(film.pixels[0, 0] == 13 for film in films):
+        if self.error is not None and any(image.pixels[0, 0] == 13 for image in images):
             raise self.error
-        return [self._one(film, bool(options.get("heat"))) for film in films]
+        return [self._one(image, bool(options.get("heat"))) for image in images]
 
-    def _one(self, film: Film, heat: bool) -> FilmAnswer | ImageRefusedError:
+    def _one(self, image: Radiograph, heat: bool) -> ImageAnswer | ImageRefusedError:
         if self.refusal is not None:
-            return ImageRefusedError("film", *self.refusal)
-        first = 0.2 + 0.6 * float(film.pixels.mean()) / 255
+            return ImageRefusedError("image", *self.refusal)
+        first = 0.2 + 0.6 * float(image.pixels.mean()) / 255
         members = np.array([[first, 0.9 - first, 0.1]]) + np.linspace(-0.1, 0.1, self.members)[:, None] * [[1, -1, 0]]
         ramp = np.linspace(0, 1, 32, dtype=np.float32)
         picture = np.broadcast_to(ramp, (32, 32)).copy() if heat else None
-        return FilmAnswer(members.mean(axis=0), members, list(self.flags), picture)
+        return ImageAnswer(members.mean(axis=0), members, list(self.flags), picture)

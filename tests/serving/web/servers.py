@@ -18,14 +18,14 @@ from starlette.testclient import TestClient
 
 from covidnet.serving.web.guard import Access, access_of
 from covidnet.serving.web.limits import WebLimits
-from covidnet.serving.web.protocol import FilmProtocol
+from covidnet.serving.web.protocol import UploadProtocol
 from covidnet.serving.web.server import create_app
 from tests.serving.web.fakes import FakeAnswering, FakeModel
 
 LOCAL = access_of("127.0.0.1")
 
 
-def film_png(side: int = 96, first: int = 40, seed: int = 0) -> bytes:
+def image_png(side: int = 96, first: int = 40, seed: int = 0) -> bytes:
     """Noise as a PNG; `first` is its first pixel."""
     values = np.random.default_rng(seed).integers(20, 230, (side, side), dtype=np.uint8)
     values[0, 0] = first
@@ -49,7 +49,7 @@ def serving(answering: Any = None, access: Access = LOCAL, **limits: Any) -> Ite
     """The port of a server at 127.0.0.1."""
     given = WebLimits(**limits)
 
-    class Protocol(FilmProtocol):
+    class Protocol(UploadProtocol):
         pass
 
     Protocol.limits, Protocol.access = given, access

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from covidnet.data.images import ImageFacts
-from covidnet.data.transforms import SquareFit
-from covidnet.labels import CLASSES
-from covidnet.quality.flags import Flag
-from covidnet.serving.answers import FilmAnswer
+from covidnet.base.classes import CLASSES
+from covidnet.data.loading.transforms import SquareFit
+from covidnet.data.reading.images import ImageFacts
+from covidnet.gate.flags import Flag
+from covidnet.serving.answers import ImageAnswer
 from covidnet.serving.web.answer_json import answer_json
 from covidnet.serving.web.schema import Answer
 from tests.serving.web.fakes import FACTS as MODEL
@@ -21,7 +21,7 @@ MEMBERS = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.3, 0.6, 0.1]])
 
 
 def found(members: np.ndarray = MEMBERS, heat: np.ndarray | None = None, flags: tuple[Flag, ...] = ()) -> dict:
-    answer = FilmAnswer(members.mean(axis=0), members, list(flags), heat)
+    answer = ImageAnswer(members.mean(axis=0), members, list(flags), heat)
     return answer_json(answer, FACTS, np.full((20, 30), 9, np.uint8), SquareFit(16), MODEL)
 
 
@@ -33,7 +33,7 @@ def test_numbers_are_those_of_the_answer_in_the_order_of_the_classes() -> None:
     assert said["members"]["count"] == 3
     assert said["members"]["agreement"] == pytest.approx(2 / 3)
     assert said["members"]["standard_deviation"]["Normal"] == pytest.approx(np.std([0.2, 0.3, 0.6]), abs=1e-6)
-    assert said["film"] == {"width": 300, "height": 200, "mode": "MONOCHROME1"}
+    assert said["image"] == {"width": 300, "height": 200, "mode": "MONOCHROME1"}
 
 
 def test_one_model_has_no_agreement() -> None:

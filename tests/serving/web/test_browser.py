@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidnet.data.phantom import draw_film
-from covidnet.labels import CLASSES
+from covidnet.base.classes import CLASSES
+from covidnet.data.phantoms.phantom import draw_image
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.web.guard import Access
-from tests.data.test_dicom import film as dicom_film
-from tests.data.test_dicom import written
+from tests.data.reading.test_dicom import image as dicom_image
+from tests.data.reading.test_dicom import written
 from tests.serving.web.commands import Running, command
-from tests.serving.web.servers import film_png, serving
+from tests.serving.web.servers import image_png, serving
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A phantom as a PNG, the same as a DICOM of 12 bits, and a file that is none."""
-    folder = tmp_path_factory.mktemp("films")
-    pixels = draw_film("COVID-19", 5, 0, size=128).image
+    folder = tmp_path_factory.mktemp("images")
+    pixels = draw_image("COVID-19", 5, 0, size=128).image
     Image.fromarray(pixels).save(folder / "muster.png")
     deep = np.round(pixels.astype(float) / 255 * 4095).astype(np.uint16)
-    (folder / "muster.dcm").write_bytes(written(dicom_film(deep, 12, PatientName="Muster^Anna", ViewPosition="PA")))
+    (folder / "muster.dcm").write_bytes(written(dicom_image(deep, 12, PatientName="Muster^Anna", ViewPosition="PA")))
     (folder / "page.jpg").write_text("<!DOCTYPE html><html>sign in</html>")
     return folder
 
@@ -88,7 +88,7 @@ def upload(page: Any, path: Path) -> None:
 
 
 def drawn(page: Any) -> np.ndarray:
-    picture = page.locator("#film").screenshot()
+    picture = page.locator("#image").screenshot()
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
 
 
@@ -97,8 +97,8 @@ def shares(page: Any) -> list[float]:
     return [float(number.split("%")[0]) for number in numbers]
 
 
-def test_a_phantom_is_uploaded_and_its_result_and_overlay_are_read(page: Any, films: Path) -> None:
-    upload(page, films / "muster.png")
+def test_a_phantom_is_uploaded_and_its_result_and_overlay_are_read(page: Any, images: Path) -> None:
+    upload(page, images / "muster.png")
     assert page.inner_text("#prediction") in CLASSES
     assert page.locator("#bars .name").all_inner_texts() == list(CLASSES)
     assert sum(shares(page)) == pytest.approx(100, abs=0.2)
@@ -108,19 +108,19 @@ def test_a_phantom_is_uploaded_and_its_result_and_overlay_are_read(page: Any, fi
     assert "128" in page.inner_text("#facts")
     assert page.get_attribute("#preview", "src").startswith("data:image/jpeg")
     assert page.get_attribute("#heat", "src").startswith("data:image/png")
-    sizes = page.eval_on_selector_all("#film img", "all => all.map(one => [one.naturalWidth, one.naturalHeight])")
+    sizes = page.eval_on_selector_all("#image img", "all => all.map(one => [one.naturalWidth, one.naturalHeight])")
     assert sizes[0] == sizes[1]
 
 
-def test_the_opacity_slider_and_the_switch_change_what_is_seen(page: Any, films: Path) -> None:
-    upload(page, films / "muster.png")
+def test_the_opacity_slider_and_the_switch_change_what_is_seen(page: Any, images: Path) -> None:
+    upload(page, images / "muster.png")
     seen = {}
     for value in ("0", "50", "100"):
         page.fill("#opacity", value)
         assert page.inner_text("#percent") == f"{value} %"
         assert float(page.eval_on_selector("#heat", "one => getComputedStyle(one).opacity")) == float(value) / 100
         seen[value] = drawn(page)
-    # A bare film is grey; the map brings colour, the more the higher the slider.
+    # A bare image is grey; the map brings colour, the more the higher the slider.
     colour = {value: float(np.ptp(picture, axis=2).mean()) for value, picture in seen.items()}
     assert colour["0"] < 0.5
     assert colour["0"] < colour["50"] < colour["100"]
@@ -131,28 +131,28 @@ def test_the_opacity_slider_and_the_switch_change_what_is_seen(page: Any, films:
     assert np.abs(drawn(page) - seen["100"]).mean() < 0.5
 
 
-def test_a_dicom_gets_the_answer_of_its_png(page: Any, films: Path) -> None:
-    upload(page, films / "muster.png")
+def test_a_dicom_gets_the_answer_of_its_png(page: Any, images: Path) -> None:
+    upload(page, images / "muster.png")
     first = shares(page)
-    upload(page, films / "muster.dcm")
+    upload(page, images / "muster.dcm")
     page.wait_for_function("document.getElementById('facts').textContent.includes('MONOCHROME2')")
     assert shares(page) == pytest.approx(first, abs=1)
     assert "Muster" not in page.content()
 
 
-def test_a_refused_file_is_a_sentence_with_a_remedy_and_the_old_result_is_gone(page: Any, films: Path) -> None:
-    upload(page, films / "muster.png")
-    page.set_input_files("#file", str(films / "page.jpg"))
+def test_a_refused_file_is_a_sentence_with_a_remedy_and_the_old_result_is_gone(page: Any, images: Path) -> None:
+    upload(page, images / "muster.png")
+    page.set_input_files("#file", str(images / "page.jpg"))
     page.wait_for_selector("#refused:not([hidden])")
     assert page.inner_text("#refused-cause") == "Not an image: HTML."
     assert page.inner_text("#refused-remedy").endswith(".")
-    for name in ("#answer", "#film", "#tools"):
+    for name in ("#answer", "#image", "#tools"):
         assert not page.is_visible(name)
-    upload(page, films / "muster.png")
+    upload(page, images / "muster.png")
     assert not page.is_visible("#refused")
 
 
-def test_a_film_is_dropped_on_the_page_and_two_are_too_many(page: Any, films: Path) -> None:
+def test_a_image_is_dropped_on_the_page_and_two_are_too_many(page: Any, images: Path) -> None:
     drop = """([data, count]) => {
         const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
         const carried = new DataTransfer();
@@ -160,31 +160,31 @@ def test_a_film_is_dropped_on_the_page_and_two_are_too_many(page: Any, films: Pa
         document.getElementById("stage").dispatchEvent(
             new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true }));
     }"""
-    data = base64.b64encode((films / "muster.png").read_bytes()).decode()
+    data = base64.b64encode((images / "muster.png").read_bytes()).decode()
     page.evaluate(drop, [data, 2])
     assert page.inner_text("#refused-cause") == "2 files at once."
     page.evaluate(drop, [data, 1])
     page.wait_for_selector("#answer:not([hidden])")
 
 
-def test_a_doubtful_film_is_told_before_its_numbers_and_no_text_becomes_html(page: Any, films: Path) -> None:
+def test_a_doubtful_image_is_told_before_its_numbers_and_no_text_becomes_html(page: Any, images: Path) -> None:
     evil = "<img src=x onerror=\"document.title='run'\">"
 
     def doubt(route: Any) -> None:
         answer = route.fetch()
-        said = {**answer.json(), "quality": [{"code": "dark", "text": f"too dark {evil}; use another film"}]}
+        said = {**answer.json(), "quality": [{"code": "dark", "text": f"too dark {evil}; use another image"}]}
         route.fulfill(response=answer, json=said)
 
     page.route("**/v1/predict", doubt)
-    upload(page, films / "muster.png")
-    assert page.locator("#quality li").all_inner_texts() == [f"Too dark {evil}; use another film."]
+    upload(page, images / "muster.png")
+    assert page.locator("#quality li").all_inner_texts() == [f"Too dark {evil}; use another image."]
     tops = [page.locator(name).bounding_box()["y"] for name in ("#quality", "#prediction")]
     assert tops[0] < tops[1]
     assert page.title() != "run"
 
 
 @pytest.mark.parametrize("kind", ["none", "empty"])
-def test_a_film_without_a_map_has_nothing_to_slide(page: Any, films: Path, kind: str) -> None:
+def test_a_image_without_a_map_has_nothing_to_slide(page: Any, images: Path, kind: str) -> None:
     def bare(route: Any) -> None:
         answer = route.fetch()
         said = answer.json()
@@ -192,7 +192,7 @@ def test_a_film_without_a_map_has_nothing_to_slide(page: Any, films: Path, kind:
         route.fulfill(response=answer, json=said)
 
     page.route("**/v1/predict", bare)
-    upload(page, films / "muster.png")
+    upload(page, images / "muster.png")
     for name in ("#heat", "#opacity", "#shown"):
         assert not page.is_visible(name)
     assert page.is_visible("#another")
@@ -210,8 +210,8 @@ def test_the_notice_stays_and_the_card_opens_by_keyboard(page: Any) -> None:
     assert not page.is_visible("#card-text")
 
 
-def test_everything_has_a_name_and_is_reached_by_keyboard(page: Any, films: Path) -> None:
-    upload(page, films / "muster.png")
+def test_everything_has_a_name_and_is_reached_by_keyboard(page: Any, images: Path) -> None:
+    upload(page, images / "muster.png")
     reached = []
     for _ in range(8):
         page.keyboard.press("Tab")
@@ -226,22 +226,22 @@ def test_everything_has_a_name_and_is_reached_by_keyboard(page: Any, films: Path
 
 
 @pytest.mark.parametrize("width", [1280, 768, 420, 320])
-def test_nothing_is_wider_than_the_window(page: Any, films: Path, width: int) -> None:
+def test_nothing_is_wider_than_the_window(page: Any, images: Path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
-    upload(page, films / "muster.png")
+    upload(page, images / "muster.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.is_visible("#notice")
 
 
-def test_a_server_that_has_gone_is_told(page: Any, films: Path) -> None:
+def test_a_server_that_has_gone_is_told(page: Any, images: Path) -> None:
     page.route("**/v1/predict", lambda route: route.abort())
-    page.set_input_files("#file", str(films / "muster.png"))
+    page.set_input_files("#file", str(images / "muster.png"))
     page.wait_for_selector("#refused:not([hidden])")
     assert page.inner_text("#refused-cause") == "The server does not answer."
 
 
 def test_the_page_asks_for_the_token_of_its_server(browser: Any, tmp_path: Path) -> None:
-    (tmp_path / "film.png").write_bytes(film_png(side=300))
+    (tmp_path / "image.png").write_bytes(image_png(side=300))
     said = ["not this one", "0123456789abcdef"]
     with serving(access=Access(token=said[-1])) as port:
         context = browser.new_context()
@@ -249,7 +249,7 @@ def test_the_page_asks_for_the_token_of_its_server(browser: Any, tmp_path: Path)
         page.on("dialog", lambda dialog: dialog.accept(said.pop(0)))
         page.goto(f"http://127.0.0.1:{port}")
         page.wait_for_selector("#model dd")
-        page.set_input_files("#file", tmp_path / "film.png")
+        page.set_input_files("#file", tmp_path / "image.png")
         page.wait_for_selector("#answer:not([hidden])")
         assert not said
         refuses = context.new_page()

@@ -12,7 +12,7 @@ def test_what_is_known_is_told_and_the_rest_is_not_available() -> None:
     card = facts_card(FACTS)
     assert card.startswith("# Model card: densenet121, 3 models (folds 0, 1, 2)\n\nResearch use only")
     assert "| Temperatures | 1.500, 1.200, 1.100 |" in card
-    assert "| Training: films | 99 |" in card
+    assert "| Training: images | 99 |" in card
     assert "| Training: manifest sha256 | not available |" in card
     assert "Scores: not available" in card
 

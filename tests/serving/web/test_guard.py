@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.serving.web.guard import HEADERS, Access, Guard, access_of, is_loopback
 from tests.serving.web.servers import LOCAL
 
@@ -151,17 +151,17 @@ OWN = ["127.0.0.1", "localhost", "::1"]
         ("localhost", [], OWN),
         ("::1", [], OWN),
         ("127.0.0.5", [], ["127.0.0.5", *OWN]),
-        ("127.0.0.1", ["Films.example"], ["films.example", *OWN]),
-        ("127.0.0.1", "films.example", ["films.example", *OWN]),
-        ("0.0.0.0", ["films.example", "[2001:db8::1]"], ["films.example", "2001:db8::1", *OWN]),
-        ("192.168.1.9", ["films.example"], ["films.example", "192.168.1.9", *OWN]),
+        ("127.0.0.1", ["Images.example"], ["images.example", *OWN]),
+        ("127.0.0.1", "images.example", ["images.example", *OWN]),
+        ("0.0.0.0", ["images.example", "[2001:db8::1]"], ["images.example", "2001:db8::1", *OWN]),
+        ("192.168.1.9", ["images.example"], ["images.example", "192.168.1.9", *OWN]),
     ],
 )
 def test_names_follow_the_address(host: str, more: list[str] | str, expected: list[str]) -> None:
     assert access_of(host, more).hosts == set(expected)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.9", "films.example", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.9", "images.example", ""])
 def test_a_server_that_others_reach_needs_names_or_a_token(host: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=rf"host={host}: allowed is 127\.0\.0\.1; .*hosts=.*token=FILE"):
         access_of(host)
@@ -170,7 +170,9 @@ def test_a_server_that_others_reach_needs_names_or_a_token(host: str, tmp_path: 
     assert (found.hosts, found.token) == (frozenset(), "0123456789abcdef")
 
 
-@pytest.mark.parametrize("name", ["", "*", "http://films.example", "films.example:8000", "films.example/x", "a b", "@"])
+@pytest.mark.parametrize(
+    "name", ["", "*", "http://images.example", "images.example:8000", "images.example/x", "a b", "@"]
+)
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(SettingError, match="hosts="):
         access_of("0.0.0.0", [name])
@@ -224,37 +226,37 @@ def seen(access: Access, peer: str, headers: dict[str, str]) -> tuple[int, Scope
 
 FORWARDED = {
     "host": "127.0.0.1:8000", "x-forwarded-for": "6.6.6.6, 192.0.2.5", "x-forwarded-proto": "https",
-    "x-forwarded-host": "films.example", "origin": "https://films.example",
+    "x-forwarded-host": "images.example", "origin": "https://images.example",
 }  # fmt: skip
 
 
 def test_a_named_proxy_tells_who_asks_and_under_which_name() -> None:
-    access = access_of("127.0.0.1", ["films.example"], ["10.0.0.0/8"])
+    access = access_of("127.0.0.1", ["images.example"], ["10.0.0.0/8"])
     status, scope = seen(access, "10.0.0.9", FORWARDED)
     assert (status, scope["client"][0], scope["scheme"]) == (200, "192.0.2.5", "https")
-    assert dict(scope["headers"])[b"host"] == b"films.example"
+    assert dict(scope["headers"])[b"host"] == b"images.example"
     assert seen(access, "10.0.0.9", {**FORWARDED, "x-forwarded-host": "evil.example"})[0] == 400
     assert seen(access, "10.0.0.9", {**FORWARDED, "origin": "https://evil.example"})[0] == 403
 
 
 @pytest.mark.parametrize("peer", ["11.0.0.9", "2001:db8::1", "testclient"])
 def test_what_anybody_else_forwards_is_passed_over(peer: str) -> None:
-    status, scope = seen(access_of("127.0.0.1", ["films.example"], ["10.0.0.0/8"]), peer, FORWARDED)
+    status, scope = seen(access_of("127.0.0.1", ["images.example"], ["10.0.0.0/8"]), peer, FORWARDED)
     assert (status, scope["client"][0], scope["scheme"]) == (200, peer, "http")
     assert dict(scope["headers"])[b"host"] == b"127.0.0.1:8000"
 
 
 def test_the_page_behind_a_proxy_that_keeps_its_own_name_can_post_where_its_name_is_given() -> None:
-    plain = {"host": "127.0.0.1:8000", "origin": "https://films.example"}
-    named = access_of("127.0.0.1", ["films.example"])
+    plain = {"host": "127.0.0.1:8000", "origin": "https://images.example"}
+    named = access_of("127.0.0.1", ["images.example"])
     assert seen(named, "127.0.0.1", plain)[0] == 200
     assert seen(LOCAL, "127.0.0.1", plain)[0] == 403
     assert seen(named, "127.0.0.1", {**plain, "origin": "https://other.example"})[0] == 403
     assert seen(named, "127.0.0.1", {**plain, "sec-fetch-site": "cross-site"})[0] == 403
     # Asked by its name, it is asked by its port too.
-    assert seen(named, "127.0.0.1", {"host": "films.example", "origin": "http://films.example:9000"})[0] == 403
+    assert seen(named, "127.0.0.1", {"host": "images.example", "origin": "http://images.example:9000"})[0] == 403
 
 
 def test_loopback_is_told_from_other_addresses() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LocalHost"]))
-    assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.1", "films.example", ""]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.1", "images.example", ""]))

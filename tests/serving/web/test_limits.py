@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from covidnet.errors import SettingError
+from covidnet.base.errors import SettingError
 from covidnet.serving.web.limits import WebLimits
 
 

@@ -12,7 +12,7 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from covidnet.data.transforms import SquareFit
+from covidnet.data.loading.transforms import SquareFit
 from covidnet.serving.web.pictures import HEAT_COLOURS, LONGEST, heat_url, jpeg_url, preview_of
 
 
@@ -31,11 +31,11 @@ def test_a_preview_shrinks_and_never_enlarges(shape: tuple[int, int], expected: 
     assert max(expected) <= LONGEST
 
 
-def test_a_preview_is_a_grey_jpeg_close_to_the_film() -> None:
-    film = np.add.outer(np.arange(100), np.arange(120)).astype(np.uint8)
-    picture = opened(jpeg_url(film), "jpeg")
+def test_a_preview_is_a_grey_jpeg_close_to_the_image() -> None:
+    image = np.add.outer(np.arange(100), np.arange(120)).astype(np.uint8)
+    picture = opened(jpeg_url(image), "jpeg")
     assert picture.mode == "L"
-    assert np.abs(np.asarray(picture).astype(int) - film).mean() < 2
+    assert np.abs(np.asarray(picture).astype(int) - image).mean() < 2
 
 
 def test_colours_are_those_of_inferno_and_grow_lighter_all_the_way() -> None:

@@ -17,7 +17,7 @@ from covidnet.serving.web import protocol, upload
 from covidnet.serving.web.guard import access_of
 from tests.conftest import PROJECT
 from tests.serving.web.fakes import FakeAnswering
-from tests.serving.web.servers import film_png, serving, talk
+from tests.serving.web.servers import image_png, serving, talk
 
 
 def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_a_length_that_is_too_much_is_refused_before_the_body() -> None:
 
 
 def test_a_length_below_the_body_takes_no_more_than_it_says() -> None:
-    data = film_png()
+    data = image_png()
     head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data) // 2}\r\n\r\n".encode()
     with serving() as port:
         found = talk(port, head + data, seconds=1)
@@ -106,7 +106,7 @@ def test_an_upload_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_70_slow_uploads_of_one_address_leave_room_for_others_and_for_the_probes() -> None:
-    data = film_png()
+    data = image_png()
     with serving(per_address=3) as port:
         with ExitStack() as held:
             for _ in range(70):
@@ -135,7 +135,7 @@ def test_a_named_proxy_may_have_all_connections() -> None:
         for _ in range(10):
             held.enter_context(socket.create_connection(("127.0.0.1", port)))
         ask = {"X-Forwarded-For": "192.0.2.5"}
-        assert asked_from("127.0.0.1", port, "POST", "/v1/predict", film_png(), ask)[0] == 200
+        assert asked_from("127.0.0.1", port, "POST", "/v1/predict", image_png(), ask)[0] == 200
 
 
 @pytest.mark.parametrize("query", ["", "?heat=perhaps"])
@@ -151,7 +151,7 @@ def test_a_body_in_tiny_chunks_is_refused_and_holds_up_nobody(query: str) -> Non
 
 
 def test_a_body_in_usual_chunks_is_read() -> None:
-    data = film_png(side=400)
+    data = image_png(side=400)
     head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     for size in (100, 4096, 65536):
         cut = [data[at : at + size] for at in range(0, len(data), size)]
@@ -220,7 +220,7 @@ def asked_from(
 
 def test_a_client_that_leaves_is_forgotten() -> None:
     answering = FakeAnswering()
-    data = film_png()
+    data = image_png()
     head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     with serving(answering, queue=2) as port:
         for _ in range(10):
@@ -235,14 +235,14 @@ def test_a_client_that_leaves_is_forgotten() -> None:
         line.close()
 
 
-def test_several_films_go_over_one_connection_and_from_several_clients() -> None:
+def test_several_images_go_over_one_connection_and_from_several_clients() -> None:
     answering = FakeAnswering(seconds=0.01)
     statuses: list[int] = []
 
     def ask(port: int, seed: int) -> None:
         line = http.client.HTTPConnection("127.0.0.1", port)
         for number in range(5):
-            line.request("POST", "/v1/predict", film_png(seed=10 * seed + number))
+            line.request("POST", "/v1/predict", image_png(seed=10 * seed + number))
             answer = line.getresponse()
             answer.read()
             statuses.append(answer.status)

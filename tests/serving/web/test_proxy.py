@@ -19,7 +19,7 @@ import pytest
 
 from covidnet.serving.web.guard import access_of
 from tests.conftest import PROJECT
-from tests.serving.web.servers import film_png, serving
+from tests.serving.web.servers import image_png, serving
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 OPENSSL = shutil.which("openssl")
@@ -52,15 +52,15 @@ def documented(folder: Path, port: int, behind: int) -> str:
     text = found[1]
     subprocess.run(
         [OPENSSL, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", "/CN=films.example", "-keyout", folder / "key", "-out", folder / "pem"],
+         "-subj", "/CN=images.example", "-keyout", folder / "key", "-out", folder / "pem"],
         check=True, capture_output=True,
     )  # fmt: skip
     (folder / "users").write_text("anna:{PLAIN}secret\n")
     for setting, value in (
         ("listen 443", f"listen 127.0.0.1:{port}"),
-        ("/etc/ssl/films.example.pem", f"{folder}/pem"),
-        ("/etc/ssl/films.example.key", f"{folder}/key"),
-        ("/etc/nginx/films.users", f"{folder}/users"),
+        ("/etc/ssl/images.example.pem", f"{folder}/pem"),
+        ("/etc/ssl/images.example.key", f"{folder}/key"),
+        ("/etc/nginx/images.users", f"{folder}/users"),
         ("http://127.0.0.1:8000", f"http://127.0.0.1:{behind}"),
     ):
         assert text.count(setting) == 1, setting
@@ -98,7 +98,7 @@ def post(line: http.client.HTTPConnection, host: str, **more: str) -> int:
     scheme = "https" if isinstance(line, http.client.HTTPSConnection) else "http"
     headers = {"Host": host, "Origin": f"{scheme}://{host}", "Sec-Fetch-Site": "same-origin", **more}
     try:
-        line.request("POST", "/v1/predict", film_png(side=300), headers)
+        line.request("POST", "/v1/predict", image_png(side=300), headers)
         answer = line.getresponse()
         answer.read()
         return answer.status
@@ -114,9 +114,9 @@ def test_the_documented_proxy_lets_the_page_post_and_tells_its_users_apart(tmp_p
 
     def asked(address: str, **headers: str) -> int:
         line = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=trusting, source_address=(address, 0))
-        return post(line, f"films.example:{port}", **headers)
+        return post(line, f"images.example:{port}", **headers)
 
-    access = access_of("127.0.0.1", ["films.example"], ["127.0.0.1"])
+    access = access_of("127.0.0.1", ["images.example"], ["127.0.0.1"])
     with (
         serving(access=access, rate=0.01, burst=1) as behind,
         nginx(tmp_path, port, documented(tmp_path, port, behind)),
@@ -134,10 +134,10 @@ def test_the_documented_proxy_lets_the_page_post_and_tells_its_users_apart(tmp_p
 def test_a_proxy_as_it_comes_lets_the_page_post_where_its_name_is_given(tmp_path: Path) -> None:
     port = free_port()
     with (
-        serving(access=access_of("127.0.0.1", ["films.example"])) as behind,
+        serving(access=access_of("127.0.0.1", ["images.example"])) as behind,
         nginx(tmp_path, port, PLAIN.format(port=port, behind=behind)),
     ):
         line = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        assert post(line, "films.example") == 200
-        assert post(line, "films.example", Origin="http://evil.example") == 403
-        assert post(line, "films.example", **{"Sec-Fetch-Site": "cross-site"}) == 403
+        assert post(line, "images.example") == 200
+        assert post(line, "images.example", Origin="http://evil.example") == 403
+        assert post(line, "images.example", **{"Sec-Fetch-Site": "cross-site"}) == 403

@@ -22,19 +22,30 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from covidnet.data.phantom import draw_film
-from covidnet.labels import CLASSES, COLOURS
-from covidnet.quality.flags import Flag
-from covidnet.quality.gate import InputGate
-from covidnet.serving.answers import Answering
+from covidnet.base.classes import CLASSES, COLOURS
+from covidnet.data.phantoms.phantom import draw_image
+from covidnet.gate.flags import Flag
+from covidnet.gate.gate import InputGate
+from covidnet.serving.answers import Predictor
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.model import Outputs, ServedModel
 from covidnet.serving.web.guard import HEADERS
-from tests.data.test_dicom import film as dicom_film
-from tests.data.test_dicom import written
-from tests.data.test_images import COLOUR, GRADIENT12, RAMP, chunk, mutated, orientation, png, png16, saved, tiff
+from tests.data.reading.test_dicom import image as dicom_image
+from tests.data.reading.test_dicom import written
+from tests.data.reading.test_images import (
+    COLOUR,
+    GRADIENT12,
+    RAMP,
+    chunk,
+    mutated,
+    orientation,
+    png,
+    png16,
+    saved,
+    tiff,
+)
 from tests.serving.web.fakes import FACTS, FakeAnswering, FakeModel
-from tests.serving.web.servers import client, film_png
+from tests.serving.web.servers import client, image_png
 
 
 class MeanModel(ServedModel):
@@ -46,31 +57,32 @@ class MeanModel(ServedModel):
         return Outputs(members[:, 0], members, np.zeros((len(squares), 4), np.float32))
 
 
-def gated(gate: str = "refuse") -> Answering:
-    return Answering(MeanModel(FACTS, InputGate.rules(), Path("none")), gate)
+def gated(gate: str = "refuse") -> Predictor:
+    return Predictor(MeanModel(FACTS, InputGate.rules(), Path("none")), gate)
 
 
 # What is answered
 
 
-def test_a_film_is_answered_with_all_that_is_promised() -> None:
-    with client(FakeAnswering(flags=[Flag("dark", "too dark; use another film", False)])) as ask:
-        said = ask.post("/v1/predict", content=film_png()).json()
+def test_a_image_is_answered_with_all_that_is_promised() -> None:
+    with client(FakeAnswering(flags=[Flag("dark", "too dark; use another image", False)])) as ask:
+        said = ask.post("/v1/predict", content=image_png()).json()
     assert set(said) == {
-        "prediction", "probabilities", "calibrated", "members", "quality", "film", "preview", "heat", "notes", "notice",
+        "prediction", "probabilities", "calibrated", "members", "quality", "image", "preview", "heat", "notes",
+        "notice",
         "seconds",
     }  # fmt: skip
     assert list(said["probabilities"]) == list(CLASSES)
     assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert said["calibrated"] is True
-    assert said["quality"] == [{"code": "dark", "text": "too dark; use another film"}]
+    assert said["quality"] == [{"code": "dark", "text": "too dark; use another image"}]
     assert said["notice"] == NOTICE == "Research use only; not a medical device."
     assert said["heat"]["image"].startswith("data:image/png;base64,")
     assert 0 < said["seconds"] < 5
 
 
 def test_a_body_and_a_form_get_the_same_answer() -> None:
-    data = film_png()
+    data = image_png()
     with client() as ask:
         answers = [
             ask.post("/v1/predict", content=data),
@@ -88,12 +100,12 @@ def test_a_body_and_a_form_get_the_same_answer() -> None:
 )
 def test_the_map_can_be_left_out(query: str, drawn: bool) -> None:
     with client() as ask:
-        assert (ask.post(f"/v1/predict{query}", content=film_png()).json()["heat"] is not None) is drawn
+        assert (ask.post(f"/v1/predict{query}", content=image_png()).json()["heat"] is not None) is drawn
 
 
 def test_an_engine_without_maps_answers_without() -> None:
     with client(model=FakeModel(explains=False)) as ask:
-        assert ask.post("/v1/predict", content=film_png()).json()["heat"] is None
+        assert ask.post("/v1/predict", content=image_png()).json()["heat"] is None
         assert ask.get("/v1/model").json()["explains"] is False
 
 
@@ -113,7 +125,7 @@ def test_the_server_says_that_it_is_up() -> None:
         assert ask.get("/health").json() == {"status": "ok"}
 
 
-def test_the_description_names_the_ways_to_send_a_film_and_every_error() -> None:
+def test_the_description_names_the_ways_to_send_a_image_and_every_error() -> None:
     with client() as ask:
         told = ask.get("/openapi.json").json()
     assert set(told["paths"]) == {"/v1/predict", "/v1/model", "/health"}
@@ -158,12 +170,12 @@ def test_every_error_is_json_with_the_headers(method: str, path: str, status: in
         assert answer.headers["allow"]
 
 
-def test_a_film_that_the_gate_refuses_is_a_422_with_its_words() -> None:
+def test_a_image_that_the_gate_refuses_is_a_422_with_its_words() -> None:
     with client(FakeAnswering(refusal=("looks like a photograph", "give a radiograph, or use gate=warn"))) as ask:
-        answer = ask.post("/v1/predict", content=film_png())
+        answer = ask.post("/v1/predict", content=image_png())
     assert answer.status_code == 422
     assert answer.json()["error"] == {
-        "code": "unsuitable_film",
+        "code": "unsuitable_image",
         "cause": "looks like a photograph",
         "remedy": "give a radiograph, or start the server with gate=warn",
     }
@@ -171,7 +183,7 @@ def test_a_film_that_the_gate_refuses_is_a_422_with_its_words() -> None:
 
 def test_one_address_that_asks_too_often_is_told_when_to_come_back() -> None:
     with client(rate=0.5, burst=2) as ask:
-        answers = [ask.post("/v1/predict", content=film_png()) for _ in range(3)]
+        answers = [ask.post("/v1/predict", content=image_png()) for _ in range(3)]
         assert ask.get("/health").status_code == 200
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert 1 <= int(answers[2].headers["retry-after"]) <= 2
@@ -179,14 +191,14 @@ def test_one_address_that_asks_too_often_is_told_when_to_come_back() -> None:
 
 def test_an_answer_that_takes_too_long_is_a_503() -> None:
     with client(FakeAnswering(seconds=0.5), answer_seconds=0.1) as ask:
-        answer = ask.post("/v1/predict", content=film_png())
+        answer = ask.post("/v1/predict", content=image_png())
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
 
 
 def test_the_limit_on_pixels_names_the_setting_of_the_server() -> None:
     with client(max_megapixels=0.005) as ask:
-        said = ask.post("/v1/predict", content=film_png()).json()["error"]
+        said = ask.post("/v1/predict", content=image_png()).json()["error"]
     assert "megapixels, the limit is 0.005" in said["cause"]
     assert "data." not in said["remedy"]
     assert "max_megapixels of the server" in said["remedy"]
@@ -225,14 +237,14 @@ def photograph() -> bytes:
 
 
 def dicom_frames() -> bytes:
-    return written(dicom_film(np.stack([RAMP] * 3), Rows=80, Columns=96, SamplesPerPixel=1, NumberOfFrames=3,
+    return written(dicom_image(np.stack([RAMP] * 3), Rows=80, Columns=96, SamplesPerPixel=1, NumberOfFrames=3,
                               PhotometricInterpretation="MONOCHROME2"))  # fmt: skip
 
 
 BAD: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "empty file": (lambda: b"", 400, "empty"),
     "HTML named jpg": (lambda: b"<!DOCTYPE html><html>404</html>", 422, "HTML"),
-    "text named jpg": (lambda: b"no film\n", 422, "text"),
+    "text named jpg": (lambda: b"no image\n", 422, "text"),
     "JPEG cut in half": (lambda: (data := saved(RAMP, "JPEG"))[: len(data) // 2], 422, "truncated"),
     "JPEG without end marker": (lambda: saved(RAMP, "JPEG")[:-2], 422, "truncated"),
     "PNG with a bad CRC": (bad_crc, 422, "CRC"),
@@ -246,7 +258,7 @@ BAD: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "1 x 1 pixel": (lambda: saved(Image.new("L", (1, 1)), "PNG"), 422, "too small"),
     "under 64 pixels": (lambda: saved(Image.new("L", (63, 200)), "PNG"), 422, "too small"),
     "constant": (lambda: saved(np.full((80, 96), 77, np.uint8), "PNG"), 422, "no information"),
-    "DICOM truncated": (lambda: written(dicom_film(RAMP))[:-3000], 422, ""),
+    "DICOM truncated": (lambda: written(dicom_image(RAMP))[:-3000], 422, ""),
     "DICOM without pixels": (lambda: no_pixels("CR"), 422, "no image"),
     "RTPLAN": (lambda: no_pixels("RTPLAN"), 422, "no image"),
     "colour photograph": (photograph, 422, "colour"),
@@ -259,8 +271,8 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "12 bits in 16": lambda: png16(GRADIENT12),
     "EXIF orientation 6": lambda: saved(RAMP, "JPEG", exif=orientation(6)),
     "CMYK JPEG": lambda: saved(Image.fromarray(RAMP).convert("CMYK"), "JPEG"),
-    "MONOCHROME1": lambda: written(dicom_film(RAMP, PhotometricInterpretation="MONOCHROME1")),
-    "DICOM without preamble": lambda: written(dicom_film(RAMP))[132:],
+    "MONOCHROME1": lambda: written(dicom_image(RAMP, PhotometricInterpretation="MONOCHROME1")),
+    "DICOM without preamble": lambda: written(dicom_image(RAMP))[132:],
     "float TIFF": lambda: saved(Image.fromarray(RAMP.astype(np.float32) / 255), "TIFF"),
 }
 
@@ -286,7 +298,7 @@ def test_what_only_looks_bad_is_read() -> None:
 
 
 def draw_png() -> bytes:
-    return saved(draw_film("Normal", 1, 0, size=256).image, "PNG")
+    return saved(draw_image("Normal", 1, 0, size=256).image, "PNG")
 
 
 # What is kept
@@ -320,7 +332,7 @@ def test_neither_a_file_nor_its_name_is_kept(
     sys.addaudithook(hook)
     try:
         with caplog.at_level(logging.DEBUG), client(gated("warn"), rate=0) as ask:
-            for data in (big, film_png(), b"<html>", big[:-9]):
+            for data in (big, image_png(), b"<html>", big[:-9]):
                 for answer in (
                     ask.post("/v1/predict", content=data),
                     ask.post("/v1/predict", files={"file": ("anna-muster.png", data)}),
@@ -348,7 +360,7 @@ def test_200_damaged_files_leave_no_failure_and_no_file(
         saved(COLOUR, "TIFF", compression="tiff_lzw"),
         tiff(RAMP.tobytes(), 96, 80, {258: (3, 8), 262: (3, 0)}),
         saved(COLOUR, "BMP"),
-        written(dicom_film(GRADIENT12, 12, WindowCenter=2000, WindowWidth=3000)),
+        written(dicom_image(GRADIENT12, 12, WindowCenter=2000, WindowWidth=3000)),
         draw_png(),
         b"",
     ]
@@ -359,7 +371,7 @@ def test_200_damaged_files_leave_no_failure_and_no_file(
             data = mutated(seed, rng) if seed else rng.randbytes(rng.choice([1, 3, 40, 5000]))
             form = number % 3 == 0
             answer = (
-                ask.post("/v1/predict", files={"file": ("film", data)}) if form
+                ask.post("/v1/predict", files={"file": ("image", data)}) if form
                 else ask.post("/v1/predict", content=data)
             )  # fmt: skip
             statuses.append(answer.status_code)
@@ -373,7 +385,7 @@ def test_200_damaged_files_leave_no_failure_and_no_file(
 
 def test_100_damaged_forms_leave_no_failure() -> None:
     rng = random.Random(11)
-    data = film_png()
+    data = image_png()
     good = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + data + b"\r\n--cut--\r\n"
     headers = {"content-type": "multipart/form-data; boundary=cut"}
     statuses = set()
@@ -414,7 +426,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_writes_no_html() -> None:
 
 def test_the_answer_is_json_that_a_browser_does_not_guess_at() -> None:
     with client() as ask:
-        answer = ask.post("/v1/predict", content=film_png())
+        answer = ask.post("/v1/predict", content=image_png())
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-content-type-options"] == "nosniff"
     json.loads(answer.text)

@@ -176,7 +176,7 @@ def test_other_multipart_bodies_are_refused() -> None:
 
 def test_two_files_and_other_fields_are_refused() -> None:
     assert refusal([form(part(b"a"), part(b"b"))], FORM).code == "several_files"
-    assert refusal([form(part(b"a", name="film"))], FORM).code == "wrong_part"
+    assert refusal([form(part(b"a", name="image"))], FORM).code == "wrong_part"
     assert refusal([form(part(b"a"), part(b"x", name="heat"))], FORM).code == "several_files"
     assert refusal([b"--cut\r\nX: y\r\n\r\nabc\r\n--cut--\r\n"], FORM).code == "wrong_part"
 

@@ -1,4 +1,4 @@
-"""What is done before the first film comes."""
+"""What is done before the first image comes."""
 
 from __future__ import annotations
 

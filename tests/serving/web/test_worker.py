@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covidnet.data.images import Film, ImageFacts
+from covidnet.data.reading.images import ImageFacts, Radiograph
 from covidnet.serving.web.worker import BATCH, LeftError, Worker
 from tests.serving.web.fakes import FakeAnswering
 
 
-def film(first: int = 0) -> Film:
+def image(first: int = 0) -> Radiograph:
     pixels = np.full((64, 64), 50, np.uint8)
     pixels[0, 0] = first
-    return Film(pixels, ImageFacts("0" * 64, 64, 64, "L", 9), 0.0, None)
+    return Radiograph(pixels, ImageFacts("0" * 64, 64, 64, "L", 9), 0.0, None)
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def wait_for(batches: list[int], count: int) -> None:
         time.sleep(0.005)
 
 
-def test_films_that_wait_together_go_together_and_in_order(worker: Worker, answering: FakeAnswering) -> None:
+def test_images_that_wait_together_go_together_and_in_order(worker: Worker, answering: FakeAnswering) -> None:
     answering.open.clear()
-    futures: list[Any] = [worker.submit(film(1), heat=True)]
+    futures: list[Any] = [worker.submit(image(1), heat=True)]
     wait_for(answering.batches, 1)
-    futures += [worker.submit(film(n), heat=True) for n in range(6)]
+    futures += [worker.submit(image(n), heat=True) for n in range(6)]
     answering.open.set()
     assert len([future.result(5) for future in futures]) == 7
     assert answering.batches == [1, BATCH, 2]
@@ -57,9 +57,9 @@ def test_several_threads_share_those_who_wait(answering: FakeAnswering) -> None:
     answering.open.clear()
     futures: list[Any] = []
     for count in (1, 2):
-        futures.append(worker.submit(film(count), heat=True))
+        futures.append(worker.submit(image(count), heat=True))
         wait_for(answering.batches, count)
-    futures += [worker.submit(film(n), heat=True) for n in range(4)]
+    futures += [worker.submit(image(n), heat=True) for n in range(4)]
     answering.open.set()
     assert len([future.result(5) for future in futures]) == 6
     worker.close()
@@ -71,47 +71,47 @@ def test_several_threads_share_those_who_wait(answering: FakeAnswering) -> None:
 
 def test_heat_maps_are_made_for_those_who_asked(worker: Worker, answering: FakeAnswering) -> None:
     answering.open.clear()
-    first = worker.submit(film(), heat=True)
+    first = worker.submit(image(), heat=True)
     wait_for(answering.batches, 1)
-    with_map, without = worker.submit(film(), heat=True), worker.submit(film(), heat=False)
+    with_map, without = worker.submit(image(), heat=True), worker.submit(image(), heat=False)
     answering.open.set()
     assert first.result(5).heat is not None  # type: ignore[union-attr]
     assert with_map.result(5).heat is not None  # type: ignore[union-attr]
     assert without.result(5).heat is None  # type: ignore[union-attr]
 
 
-def test_a_film_that_breaks_the_network_breaks_no_other(worker: Worker, answering: FakeAnswering) -> None:
+def test_a_image_that_breaks_the_network_breaks_no_other(worker: Worker, answering: FakeAnswering) -> None:
     answering.error = RuntimeError("boom")
     answering.open.clear()
-    futures = [worker.submit(film(), heat=True)]
+    futures = [worker.submit(image(), heat=True)]
     wait_for(answering.batches, 1)
-    futures += [worker.submit(film(first), heat=True) for first in (1, 13, 2)]
+    futures += [worker.submit(image(first), heat=True) for first in (1, 13, 2)]
     answering.open.set()
     assert [type(future.exception(5)) for future in futures] == [type(None), type(None), RuntimeError, type(None)]
-    assert worker.submit(film(), heat=True).result(5)
+    assert worker.submit(image(), heat=True).result(5)
 
 
-def test_a_cancelled_film_is_passed_over(worker: Worker, answering: FakeAnswering) -> None:
+def test_a_cancelled_image_is_passed_over(worker: Worker, answering: FakeAnswering) -> None:
     answering.open.clear()
-    first = worker.submit(film(), heat=True)
+    first = worker.submit(image(), heat=True)
     wait_for(answering.batches, 1)
-    second = worker.submit(film(), heat=True)
+    second = worker.submit(image(), heat=True)
     assert second.cancel()
     answering.open.set()
     assert first.result(5)
-    assert worker.submit(film(), heat=True).result(5)
+    assert worker.submit(image(), heat=True).result(5)
     assert sum(answering.batches) == 2
 
 
 def test_closing_tells_those_who_wait(answering: FakeAnswering) -> None:
     worker = Worker(answering)
     answering.open.clear()
-    worker.submit(film(), heat=True)
+    worker.submit(image(), heat=True)
     wait_for(answering.batches, 1)
     closing = threading.Thread(target=worker.close)
     closing.start()
     time.sleep(0.05)
-    late = worker.submit(film(), heat=True)
+    late = worker.submit(image(), heat=True)
     answering.open.set()
     closing.join(5)
     assert isinstance(late.exception(5), LeftError)

@@ -41,14 +41,14 @@ function modelRows(facts, trainedOn) {
   const rows = [["Network", facts.network], ["Weights", `${facts.weights}${facts.frozen ? ", frozen" : ""}`]];
   const folds = (facts.folds || []).filter((fold) => fold !== null);
   rows.push(["Models", folds.length ? `${facts.folds.length} (test fold ${folds.join(", ")})` : `${facts.folds.length}`]);
-  rows.push(["Trained on", trainedOn ? `${trainedOn}${data.films ? `, ${filmsOf(data.films)}` : ""}` : "not available"]);
+  rows.push(["Trained on", trainedOn ? `${trainedOn}${data.images ? `, ${imagesOf(data.images)}` : ""}` : "not available"]);
   rows.push(["Input", `${facts.image_size} × ${facts.image_size} pixels`]);
   return rows;
 }
 
-function filmsOf(films) {
-  if (typeof films === "number") return `${films} ${films === 1 ? "image" : "images"}`;
-  return Object.entries(films).map(([name, number]) => `${number} ${name}`).join(", ");
+function imagesOf(images) {
+  if (typeof images === "number") return `${images} ${images === 1 ? "image" : "images"}`;
+  return Object.entries(images).map(([name, number]) => `${number} ${name}`).join(", ");
 }
 
 async function showModel() {
@@ -59,7 +59,7 @@ async function showModel() {
   limits = model.limits;
   at("title").textContent = model.title;
   at("allowed").textContent =
-    `One frontal film: JPEG, PNG, TIFF, BMP or DICOM, up to ${limits.max_megabytes} MB and ${limits.max_megapixels} megapixels.`;
+    `One frontal image: JPEG, PNG, TIFF, BMP or DICOM, up to ${limits.max_megabytes} MB and ${limits.max_megapixels} megapixels.`;
   at("model").replaceChildren(...modelRows(model.facts, model.trained_on).flatMap(([name, text]) => [make("dt", name), make("dd", text)]));
   at("notes").replaceChildren(...model.notes.map((text) => make("li", text)));
   at("card-text").replaceChildren(...cardParts(model.card || model.notes.join("\n\n") || "not available"));
@@ -151,10 +151,10 @@ function cardParts(markdown) {
   return parts;
 }
 
-// One film
+// One image
 
 function clear() {
-  for (const id of ["film", "heat", "tools", "refused", "answer", "busy"]) at(id).hidden = true;
+  for (const id of ["image", "heat", "tools", "refused", "answer", "busy"]) at(id).hidden = true;
   for (const id of ["preview", "heat"]) at(id).removeAttribute("src");
   for (const id of ["shown", "opacity"]) at(id).disabled = true;
   at("caption").textContent = "";
@@ -188,7 +188,7 @@ function showBars(answer) {
 
 function showAnswer(answer) {
   at("preview").src = answer.preview;
-  for (const id of ["film", "tools"]) at(id).hidden = false;
+  for (const id of ["image", "tools"]) at(id).hidden = false;
   at("prediction").textContent = answer.prediction;
   showBars(answer);
   at("calibration").textContent = answer.calibrated
@@ -201,10 +201,10 @@ function showAnswer(answer) {
     count > 1 ? "±: standard deviation of the models, in percentage points." : "One model alone: there is no disagreement to show.";
   at("quality").replaceChildren(...answer.quality.map((flag) => make("li", sentence(flag.text))));
   at("no-warning").hidden = answer.quality.length > 0;
-  // A doubtful film is told before its numbers are read.
+  // A doubtful image is told before its numbers are read.
   at("answer").classList.toggle("doubtful", answer.quality.length > 0);
-  const film = answer.film;
-  at("facts").textContent = `${film.width} × ${film.height} pixels, stored as ${film.mode}; answered in ${answer.seconds.toFixed(2)} s.`;
+  const image = answer.image;
+  at("facts").textContent = `${image.width} × ${image.height} pixels, stored as ${image.mode}; answered in ${answer.seconds.toFixed(2)} s.`;
   showHeat(answer);
   at("answer").hidden = false;
 }
@@ -217,7 +217,7 @@ function showHeat(answer) {
     return;
   }
   if (heat.empty) {
-    at("caption").textContent = `Heat map: no place of the film speaks for ${heat.class}.`;
+    at("caption").textContent = `Heat map: no place of the image speaks for ${heat.class}.`;
     return;
   }
   at("heat").src = heat.image;
@@ -248,10 +248,10 @@ function showRefusal(error, title) {
 const REFUSED = "This file was refused";
 const TITLES = {
   408: "The upload took too long",
-  429: "Too many films at once",
+  429: "Too many images at once",
   500: "The server failed",
   503: "The server is busy",
-  unsuitable_film: "This film was refused",
+  unsuitable_image: "This image was refused",
 };
 
 async function send(file) {
@@ -265,7 +265,7 @@ async function send(file) {
   try {
     if (limits && file.size > 1e6 * limits.max_megabytes) {
       const cause = `the file has ${(file.size / 1e6).toFixed(0)} MB, and ${limits.max_megabytes} MB are allowed`;
-      showRefusal({ cause, remedy: "send one film, not an archive or a series, or export it smaller" }, REFUSED);
+      showRefusal({ cause, remedy: "send one image, not an archive or a series, or export it smaller" }, REFUSED);
       return;
     }
     // The bytes alone: a form would send the file's name too.
@@ -291,7 +291,7 @@ function sendOne(files) {
     running = null;
     clear();
     at("waiting").hidden = true;
-    showRefusal({ cause: `${files.length} files at once`, remedy: "give one film at a time" }, "One film at a time");
+    showRefusal({ cause: `${files.length} files at once`, remedy: "give one image at a time" }, "One image at a time");
   }
 }
 

@@ -1,0 +1,1 @@
+"""What every room may use: errors, names, classes, whole files, progress, provenance, trust."""

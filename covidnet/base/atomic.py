@@ -1,0 +1,109 @@
+"""Write a file whole or not at all: a full disk or a stopped process never leaves half a file under its name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from covidnet.base.errors import CovidnetError
+
+
+class WriteError(CovidnetError, OSError):
+    """A file cannot be written; what stood under its name before is still whole.
+
+    Args:
+        path: the file.
+        number: the system's error number, such as ``errno.ENOSPC``; 0 where it gave none.
+        cause: the system's words for it.
+    """
+
+    def __init__(self, path: str | Path, number: int, cause: str) -> None:
+        name = errno.errorcode.get(number, "no code")
+        remedy = "check that the folder exists and can be written"
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space there"
+        elif number == errno.ELOOP:
+            remedy = "remove the link, or name the file itself"
+        super().__init__(
+            f"{path}: not written, {cause} (errno {number}, {name}); {remedy} and run again; "
+            "a file that was there before is unchanged"
+        )
+        self.path = str(path)
+        self.errno = number
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
+        # Exceptions cross process borders by their constructor's arguments, not by their text.
+        return type(self), (self.path, self.errno or 0, self.cause)
+
+
+def make_folder(folder: Path, file: str | Path | None = None) -> None:
+    """Make a folder, and those above it, where it is not there.
+
+    Args:
+        folder: the folder.
+        file: what is to be written into it, for the error; the folder itself if None.
+
+    Raises:
+        WriteError: the system refused.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(file or folder, error.errno or 0, error.strerror or str(error)) from error
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replace a file's content in one step that other processes see as a whole.
+
+    The bytes go to a new file in the same folder, are flushed to the disk, and take the name with one rename.
+
+    Args:
+        path: the file, no symbolic link: who made one in a folder would choose which file elsewhere is replaced. Its
+            folder must exist.
+        data: the whole content.
+
+    Raises:
+        WriteError: the system refused (disk full, no permission, no such folder), or the path is a link; the old file
+            is unchanged.
+    """
+    try:
+        target = Path(path)
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link")
+        # Not tempfile: its files are readable by the owner alone, and run folders are shared. A short name of its own
+        # fits where a long file name with a suffix would not.
+        temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise WriteError(path, error.errno or 0, error.strerror or str(error)) from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    r"""Replace a text file's content in one step; UTF-8, line ends as given.
+
+    Args:
+        path: the file. Its folder must exist.
+        text: the whole content, with ``\n`` line ends. Names of files that are no UTF-8 keep their bytes.
+
+    Raises:
+        WriteError: the system refused; the old file is unchanged.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "metrics.json"
+        >>> write_text(file, "{}\n")
+        >>> file.read_bytes()
+        b'{}\n'
+    """
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))

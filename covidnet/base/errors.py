@@ -1,0 +1,78 @@
+"""Errors that the user can mend: each is one line that names the thing, the cause and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from covidnet.base.names import shown
+
+
+class CovidnetError(Exception):
+    """An error the user can mend. Entry points print its text alone, without a traceback."""
+
+
+class SettingError(CovidnetError, ValueError):
+    """A setting has a value that is not allowed.
+
+    Args:
+        name: the setting as it is written on the command line, such as ``fold``.
+        value: the value received.
+        allowed: the allowed values, in words or as a list.
+        remedy: what to do, where the allowed values do not say it already.
+    """
+
+    def __init__(self, name: str, value: object, allowed: str | Iterable[object], remedy: str = "") -> None:
+        listed = allowed if isinstance(allowed, str) else ", ".join(str(item) for item in allowed)
+        super().__init__(f"{name}={value}: allowed is {listed}" + (f"; {remedy}" if remedy else ""))
+
+
+class UnknownSettingError(CovidnetError, ValueError):
+    """Nothing reads a setting.
+
+    Args:
+        name: the setting as it was written.
+        value: the value received; an empty text where it was to be deleted.
+        cause: why nothing reads it.
+        remedy: the name that was meant, or where the names are found.
+    """
+
+    def __init__(self, name: str, value: object, cause: str, remedy: str) -> None:
+        given = name if value == "" else f"{name}={value}"
+        super().__init__(f"{given}: {cause}; {remedy}")
+
+
+class DataError(CovidnetError, ValueError):
+    """A data set cannot be used as it is."""
+
+
+class SplitError(DataError):
+    """No folds can be made that keep the promises of the split."""
+
+
+class ImageRefusedError(CovidnetError, ValueError):
+    """One file cannot be used as a radiograph; the other files are still processed.
+
+    Args:
+        path: the file.
+        cause: what is wrong with it, such as ``truncated``.
+        remedy: what the user can do about it.
+    """
+
+    def __init__(self, path: str | Path, cause: str, remedy: str) -> None:
+        self.path = str(path)
+        self.cause = cause
+        self.remedy = remedy
+        super().__init__(shown(f"{path}: {cause}; {remedy}"))
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        # Exceptions cross process borders by their constructor's arguments, not by their text.
+        return type(self), (self.path, self.cause, self.remedy)
+
+
+class WeightsError(CovidnetError, RuntimeError):
+    """Weights cannot be had, or do not fit the network."""
+
+
+class StoreError(CovidnetError, RuntimeError):
+    """The feature store is damaged or cannot be written."""

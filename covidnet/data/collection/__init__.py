@@ -1,0 +1,1 @@
+"""Folders and tables become a manifest and a prepared data set."""

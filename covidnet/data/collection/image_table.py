@@ -1,0 +1,109 @@
+"""Images that are looked at as they are, without folds: any number of each class, none included."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from covidnet.data.collection.manifest import Manifest, Rules, manifest_hash, scan
+from covidnet.data.collection.manifest_files import (
+    filter_view,
+    kept_thumbnails,
+    manifest_home,
+    read_current_manifest,
+    write_manifest,
+)
+from covidnet.data.collection.prepared import find_source
+from covidnet.data.reading.thumbnails import Thumbnails
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """A data set without a split.
+
+    Attributes:
+        name: phantom, kaggle or folder.
+        root: the folder that paths are relative to.
+        images: the manifest's rows after the view filter (columns of `covidnet.data.collection.manifest.COLUMNS`).
+        refused: files that cannot be used: path, cause, remedy.
+        manifest_sha256: hash of the images' contents, labels, patients and views.
+        thumbnails: of `images`, in their order; an image that changed while it was read has none.
+        notes: what a reader of the numbers has to know of the data, in sentences.
+    """
+
+    name: str
+    root: Path
+    images: pd.DataFrame
+    refused: pd.DataFrame
+    manifest_sha256: str
+    thumbnails: Thumbnails
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the images are phantoms."""
+        return self.name == "phantom"
+
+
+def read_image_table(
+    data: Mapping[str, Any], *, cache_dir: Path, rules: Rules | None = None, progress: bool = True
+) -> ImageTable:
+    """The images of a data set: from the cache where they are as they were, read now otherwise.
+
+    Args:
+        data: the group ``data`` of the configuration.
+        cache_dir: where manifests are kept. One that is there and does not fit any more is left as it is: a study may
+            be built on it.
+        rules: as in `covidnet.data.collection.manifest.scan`.
+        progress: whether progress bars are drawn.
+
+    Raises:
+        DataError: where the data cannot be used, in one line.
+    """
+    source = find_source(data, cache_dir, progress=progress)
+    home = manifest_home(data, source, cache_dir, flagged=rules is not None)
+    with FileLock(home / ".lock"):
+        manifest = read_current_manifest(home, source)
+        kept = manifest is not None
+        if manifest is None:
+            manifest = scan(
+                source,
+                max_megapixels=data["max_megapixels"],
+                min_side=data["min_side"],
+                rules=rules,
+                progress=progress,
+            )
+            if not (home / "manifest.csv").exists():
+                write_manifest(home, manifest)
+            else:
+                log.info("%s: changed since its manifest was made; its images were read again", source.root)
+    images, notes = filter_view(manifest.images, data.get("view"))
+    small = kept_thumbnails(home, source.root, progress=progress) if kept else _of(manifest)
+    return ImageTable(
+        name=manifest.name,
+        root=manifest.root,
+        images=images,
+        refused=manifest.refused,
+        manifest_sha256=manifest_hash(images),
+        thumbnails=_only(small, images),
+        notes=[*source.notes, *notes],
+    )
+
+
+def _of(manifest: Manifest) -> Thumbnails:
+    assert manifest.thumbnails is not None  # a scan makes them
+    return manifest.thumbnails
+
+
+def _only(small: Thumbnails, images: pd.DataFrame) -> Thumbnails:
+    place = {image_id: n for n, image_id in enumerate(small.image_id)}
+    chosen = [place[image_id] for image_id in images["image_id"] if image_id in place]
+    return Thumbnails([small.image_id[n] for n in chosen], small.pixels[chosen], small.aspects[chosen])

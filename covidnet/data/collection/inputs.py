@@ -1,0 +1,133 @@
+"""The images that a command is given on its line: a file, a folder, or a pattern."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from covidnet.base.errors import DataError, SettingError
+from covidnet.data.collection.sources import image_files, own_results, tell_others
+from covidnet.data.reading.images import is_image_file
+
+
+def find_images(given: str) -> tuple[Path, list[str]]:
+    """The image files that an input means.
+
+    A file is taken whatever its name; in a folder (at any depth) and behind a pattern those that look like images are.
+    Folders named ``masks`` or ``boxes`` and hidden ones are passed over.
+
+    Args:
+        given: a file, a folder, or a pattern such as ``images/**/*.dcm``.
+
+    Returns:
+        A folder, and the files' posix paths relative to it, sorted.
+
+    Raises:
+        SettingError: nothing was given.
+        DataError: there is no such file, or no image among them.
+    """
+    if not given.strip():
+        # input=$DIR with DIR unset: the empty path would mean the current folder.
+        raise SettingError("input", given, "a file, a folder or a pattern of images", "say input=FILE_OR_FOLDER")
+    path = Path(given).expanduser()
+    if path.is_file():
+        return path.parent.resolve(), [path.name]
+    if path.is_dir():
+        found = image_files(path.resolve())
+        if not found:
+            raise DataError(f"input={given}: no image in this folder; give the folder that holds the images")
+        return path.resolve(), found
+    root, names = _pattern(path)
+    if not names:
+        cause = "no image matches this pattern" if glob.has_magic(given) else "no such file or folder"
+        raise DataError(f"input={given}: {cause}; give a file, a folder, or a pattern in quotes")
+    return root, names
+
+
+def pictures_of(paths: Sequence[str]) -> dict[str, Path]:
+    """The picture of each image, relative to the folder where the pictures go.
+
+    Args:
+        paths: of images; two of them may differ in their suffix alone.
+
+    Returns:
+        For each image a path of its own.
+
+    Example:
+        >>> [path.as_posix() for path in pictures_of(["a/1.dcm", "a/2.png", "a/2.bmp"]).values()]
+        ['a/1.png', 'a/2.png.png', 'a/2.bmp.png']
+    """
+    plain = {path: Path(path).with_suffix(".png") for path in paths}
+    names = Counter(plain.values())
+    return {path: name if names[name] == 1 else Path(f"{path}.png") for path, name in plain.items()}
+
+
+def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated: Iterable[Path] = ()) -> None:
+    """Refuse a folder for pictures in which one of them could replace an image, or pass for one in the next call.
+
+    ``outputs`` of the working directory is fine also where it lies among the images: no call looks for images in there.
+
+    Args:
+        given: the input, as in `find_images`.
+        out: where the pictures go.
+        root: the folder that `paths` are relative to.
+        paths: of the images.
+        annotated: folders of masks.
+
+    Raises:
+        SettingError: `out` is the folder that was given or lies in it, or in a folder of masks; or a picture would
+            replace an image, or be written through a link in `out`.
+    """
+    target = out.expanduser().resolve()
+    folder = root if Path(given).expanduser().is_dir() or "**" in given else None
+    for kept in (folder, *annotated):
+        passed_over = own_results(target) is not None and kept is not None and own_results(kept) is None
+        if kept is not None and target.is_relative_to(kept.resolve()) and not passed_over:
+            raise SettingError(
+                "out", out, f"a folder outside of {kept}", "pictures would lie among the images and masks"
+            )
+    images = {(root / path).parent.resolve() / Path(path).name for path in paths}
+    images |= {(root / path).resolve() for path in paths}
+    for picture in pictures_of(paths).values():
+        place = target / picture
+        if place.parent.resolve() != place.parent:
+            raise SettingError(
+                "out", out, "a folder without links", f"{place.parent} is reached through a link; remove the link"
+            )
+        if {place.parent.resolve() / place.name, place.resolve()} & images:
+            raise SettingError("out", out, "a folder without the images", f"{place} would be replaced by its picture")
+
+
+def check_earlier(out: Path, results: Iterable[str], *, overwrite: bool) -> None:
+    """Refuse to replace what an earlier call wrote.
+
+    Args:
+        out: the folder that results go to.
+        results: names of files that a call leaves there.
+        overwrite: whether they may be replaced.
+
+    Raises:
+        SettingError: one of them is there, and `overwrite` is not set.
+    """
+    for name in results:
+        if not overwrite and (out / name).exists():
+            remedy = f"{name} is there already; give another folder, or overwrite=true"
+            raise SettingError("out", out, "a folder without earlier results", remedy)
+
+
+def _pattern(path: Path) -> tuple[Path, list[str]]:
+    # The part before the first wild card is the folder that all that match lie in.
+    plain = [n for n, part in enumerate(path.parts) if glob.has_magic(part)]
+    if not plain:
+        return path, []
+    root = Path(*path.parts[: plain[0]]).resolve()
+    if not root.is_dir():
+        return root, []
+    pattern = "/".join(path.parts[plain[0] :])
+    matched = {name.replace("\\", "/") for name in glob.glob(pattern, root_dir=root, recursive=True)}  # noqa: PTH207
+    images = set(image_files(root, tell=False))
+    rest = map(root.joinpath, matched - images)
+    tell_others(root, (path.name for path in rest if path.is_file() and not is_image_file(path)))
+    return root, sorted(matched & images)

@@ -1,0 +1,211 @@
+"""The manifest: one row per image, with everything later steps may ask about it. Unknown is NaN, never 0 or ""."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from covidnet.base.errors import DataError, ImageRefusedError
+from covidnet.base.names import listed, shown
+from covidnet.base.progress import available_cores, progress_bar
+from covidnet.data.collection.sources import Source
+from covidnet.data.reading.dicom import is_dicom, is_lateral, read_header
+from covidnet.data.reading.images import ImageFacts, Radiograph, decode_radiograph, image_bytes, unreadable
+from covidnet.data.reading.thumbnails import Pixels, Thumbnails, collect, thumbnail
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "image_id", "path", "label", "patient_id", "view", "source", "sha256", "width", "height", "mode", "bytes", "flags",
+)  # fmt: skip
+"""Columns of manifest.csv. image_id: the first 16 digits of sha256; later copies of the same file end in -2, -3. flags:
+codes of `covidnet.gate.flags.CODES`, with semicolons between, of what prediction would refuse the image for."""
+
+Rules = Callable[[Radiograph], Iterable[str]]
+"""Codes of what is wrong with an image, such as `covidnet.gate.fixed_rules`."""
+
+REFUSED_COLUMNS = ("path", "cause", "remedy")
+
+
+def refused_row(path: str, error: ImageRefusedError) -> tuple[str, str, str]:
+    """The row of refused.csv for a file, columns `REFUSED_COLUMNS`.
+
+    Args:
+        path: relative to the folder of the images; escaped as `covidnet.base.names.shown` does, for people read it.
+        error: what is wrong with it.
+    """
+    return listed(shown(path)), shown(error.cause), shown(error.remedy)
+
+
+def relative_to(path: str | Path, root: Path) -> str:
+    """The posix path of an image relative to the folder of the images; as it is where it lies elsewhere.
+
+    Args:
+        path: the file.
+        root: the folder.
+    """
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else str(path)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images that can be used, and the files that cannot.
+
+    Attributes:
+        name: the data set's name.
+        root: the folder that `images.path` is relative to.
+        images: one row per image, columns `COLUMNS`, sorted by image_id.
+        refused: one row per refused file, columns `REFUSED_COLUMNS`.
+        thumbnails: of the images, where they were read just now.
+    """
+
+    name: str
+    root: Path
+    images: pd.DataFrame
+    refused: pd.DataFrame
+    thumbnails: Thumbnails | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the data set says: file contents, labels, patients and views, in no order of files."""
+        return manifest_hash(self.images)
+
+
+def manifest_hash(images: pd.DataFrame) -> str:
+    """Hash of a manifest's contents, independent of paths and of the order of rows (hexadecimal)."""
+    columns = ["sha256", "label", "patient_id", "view"]
+    lines = sorted("\t".join(map(str, row)) for row in images[columns].astype(object).fillna("").to_numpy())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def scan(
+    source: Source, *, max_megapixels: float, min_side: int, rules: Rules | None = None, progress: bool = True
+) -> Manifest:
+    """Read every file of a source once, in parallel: hash, size, mode, thumbnail; refuse what is no usable image.
+
+    Args:
+        source: the files.
+        max_megapixels: larger images are refused before they are decoded.
+        min_side: images with a shorter side (pixels) are refused.
+        rules: what prediction would refuse an image for; None leaves the column flags unknown.
+        progress: whether a progress bar is drawn.
+
+    Raises:
+        DataError: where not one file can be used.
+    """
+    facts: dict[str, ImageFacts] = {}
+    headers: dict[str, dict[str, str | None]] = {}
+    small: dict[str, Pixels] = {}
+    flags: dict[str, str] = {}
+    views = dict(zip(source.files["path"], source.files["view"], strict=True))
+    refused = []
+    for path in source.missing:
+        cause, remedy = "listed in metadata.csv, which matches no image here", "restore the file or drop its row"
+        absent = ImageRefusedError(source.root / path, cause, remedy)
+        refused.append(refused_row(path, absent))
+        log.warning("refused: %s", absent)
+
+    def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
+        try:
+            file = source.root / path
+            data = image_bytes(file, max_megapixels)
+            image = decode_radiograph(data, file, max_megapixels=max_megapixels, min_side=min_side)
+            # By its bytes, as it was decoded: a DICOM file named .png knows its patient too.
+            if is_dicom(data, file):
+                headers[path] = read_header(file)
+            small[path] = thumbnail(image.pixels)
+            if rules is not None:
+                view = views[path] if isinstance(views[path], str) else image.view
+                view = "L" if view is not None and is_lateral(view) else view
+                flags[path] = ";".join(rules(replace(image, view=view)))
+            return path, image.facts
+        except ImageRefusedError as error:
+            return path, error
+        except Exception as error:
+            return path, unreadable(source.root / path, error)
+
+    with ThreadPoolExecutor(available_cores()) as pool, progress_bar(progress) as bar:
+        for path, found in bar.track(
+            pool.map(look, source.files["path"]), len(source.files), description="reading images"
+        ):
+            if isinstance(found, ImageRefusedError):
+                refused.append(refused_row(path, found))
+                log.warning("refused: %s", found)
+            else:
+                facts[path] = found
+    if not facts:
+        raise DataError(f"{source.root}: no file is left, {len(refused)} refused, the first for: {refused[0][1]}")
+    images = _images(source.files, facts, headers, flags)
+    table = pd.DataFrame(sorted(refused), columns=list(REFUSED_COLUMNS))
+    return Manifest(source.name, source.root, images, table, collect(images, small))
+
+
+def _images(
+    files: pd.DataFrame,
+    facts: dict[str, ImageFacts],
+    headers: dict[str, dict[str, str | None]],
+    flags: dict[str, str],
+) -> pd.DataFrame:
+    images = files[files["path"].isin(facts)].astype(object).copy()
+    for column in ("sha256", "width", "height", "mode", "bytes"):
+        images[column] = [getattr(facts[path], column) for path in images["path"]]
+    for column in ("patient_id", "view"):
+        told = images["path"].map(lambda path, column=column: headers.get(path, {}).get(column))
+        images[column] = images[column].where(images[column].notna(), told)
+    images["flags"] = [flags.get(path) or None for path in images["path"]]
+    images["image_id"] = _image_ids(images)
+    images = images[list(COLUMNS)].sort_values("image_id", ignore_index=True)
+    # The same types as a manifest that is read from its file.
+    images = images.where(images.notna(), float("nan")).astype(object)
+    return images.astype(dict.fromkeys(("width", "height", "bytes"), "int64"))
+
+
+def _image_ids(images: pd.DataFrame) -> list[str]:
+    # By content, so that an id survives renaming and moving; copies are numbered in the order of their paths.
+    rank = images.sort_values("path").groupby("sha256").cumcount().reindex(images.index)
+    return [sha[:16] + (f"-{n + 1}" if n else "") for sha, n in zip(images["sha256"], rank, strict=True)]
+
+
+def check_files(images: pd.DataFrame, root: Path, *, progress: bool = True) -> list[ImageRefusedError]:
+    """The images whose file is gone or no longer has the manifest's sha256, each as the error that names it.
+
+    Args:
+        images: rows with path and sha256.
+        root: the folder that path is relative to.
+        progress: whether a progress bar is drawn.
+    """
+
+    def look(row: tuple[str, str]) -> ImageRefusedError | None:
+        path, sha256 = root / row[0], row[1]
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            return ImageRefusedError(path, f"cannot be read ({error.strerror})", "restore it or run prepare again")
+        if found == sha256:
+            return None
+        return ImageRefusedError(
+            path, "does not match the manifest's sha256 (changed since prepare)", "restore it or run prepare again"
+        )
+
+    rows = list(zip(images["path"], images["sha256"], strict=True))
+    with ThreadPoolExecutor(available_cores()) as pool, progress_bar(progress) as bar:
+        found: Iterable[ImageRefusedError | None] = bar.track(
+            pool.map(look, rows), len(rows), description="checking images"
+        )
+        return [error for error in found if error is not None]
+
+
+def duplicates(images: pd.DataFrame) -> list[tuple[str, list[str], list[str]]]:
+    """Byte-identical images: sha256, their paths, and the classes they lie in, for every image that is there twice."""
+    found = []
+    for sha256, rows in images.groupby("sha256"):
+        if len(rows) > 1:
+            found.append((str(sha256), sorted(rows["path"]), sorted(set(rows["label"]))))
+    return found

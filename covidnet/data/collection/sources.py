@@ -1,0 +1,319 @@
+"""Where the images of a data set lie and what is known of each: file layouts are known here and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from covidnet.base.classes import CLASSES, key_of, label_of
+from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import counted
+from covidnet.data.collection.metadata import Metadata, read_metadata
+from covidnet.data.reading.images import is_image_file
+
+log = logging.getLogger(__name__)
+
+# Folders beside the images that hold annotations of them, not images.
+_ANNOTATIONS = {"masks", "boxes"}
+# Files beside the images that are read for what they say.
+_TABLES = {"metadata.csv", "boxes.csv", "phantoms.json"}
+
+_WRITTEN = ("outputs", "multirun")
+"""Folders of the working directory that commands write into where they are not told another place."""
+
+_RESULTS = re.compile(r"predict|explain|evaluate|\d{4}-\d\d-\d\d")
+"""What commands name the folders that they make in there."""
+
+_PATIENT_PATTERNS = (
+    # NIH ChestX-ray: 00001280_004.png is the fifth study of patient 1280.
+    (re.compile(r"^(\d{8})_\d{3}$"), "nih-{}"),
+    # Kermany et al.'s children: person1_virus_6.jpeg, person1_bacteria_2.jpeg.
+    (re.compile(r"^person(\d+)_(?:virus|bacteria)_\d+$", re.IGNORECASE), "person-{}"),
+    # ... and their normal images: IM-0115-0001.jpeg, NORMAL2-IM-0927-0001.jpeg.
+    (re.compile(r"^(?:NORMAL2-)?(IM-\d{4})-\d{4}(?:-\d{4})?$", re.IGNORECASE), "{}"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of a data set before any of them was read.
+
+    Attributes:
+        name: phantom, kaggle or folder.
+        root: the folder that `files.path` is relative to.
+        files: one row per file: path (posix, relative to root), label, patient_id, view, source; unknown is NaN.
+        missing: paths that metadata.csv lists and that match no image.
+        notes: what a reader of the numbers has to know of the choice of files, in sentences.
+    """
+
+    name: str
+    root: Path
+    files: pd.DataFrame
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def patient_from_name(path: str | Path) -> str | None:
+    """The patient that a file name tells, or None where it tells none.
+
+    Example:
+        >>> patient_from_name("NORMAL/00001280_004.png"), patient_from_name("person1_virus_6.jpeg")
+        ('nih-00001280', 'person-1')
+        >>> patient_from_name("COVID19(3).jpg") is None
+        True
+    """
+    stem = Path(path).stem
+    for pattern, form in _PATIENT_PATTERNS:
+        if match := pattern.match(stem):
+            return form.format(match.group(1))
+    return None
+
+
+def folder_source(
+    root: str | Path,
+    *,
+    name: str = "folder",
+    labels: Mapping[str, str] | None = None,
+    ignore: str | Sequence[str] | None = None,
+) -> Source:
+    """Find the images of a folder of class folders, at any depth, with what metadata.csv says of them.
+
+    The class of an image is the label in metadata.csv, else the nearest folder above it that names a class.
+    metadata.csv (see `covidnet.data.collection.metadata`) is sought in `root` and above it. Folders named ``masks`` or
+    ``boxes`` and hidden ones are passed over.
+
+    Args:
+        root: the folder.
+        name: the data set's name in reports.
+        labels: more folder names and the class they mean (``data.labels``).
+        ignore: folders, labels and files to leave out (``data.ignore``).
+
+    Raises:
+        DataError: where the folder is absent, holds no image, or has images of no class; or metadata.csv cannot be
+            used.
+        SettingError: `ignore` names what is not there.
+    """
+    root = Path(root).expanduser().resolve()
+    if not root.is_dir():
+        cause = "is a file" if root.exists() else "no such folder"
+        raise DataError(f"data.root={root}: {cause}; give the folder that holds the class folders")
+    labels = _checked_labels(labels)
+    paths = image_files(root)
+    if not paths:
+        raise DataError(f"{root}: no images found; expected class folders named like {', '.join(CLASSES)}")
+    metadata = read_metadata(root, paths, labels)
+    ignored = dict.fromkeys([ignore] if isinstance(ignore, str) else map(str, ignore or ()), 0)
+    rows, unlabelled, contradicted = [], [], []
+    for path in paths:
+        known = metadata.cells.get(path, {})
+        if (one := _ignored(path, known, ignored)) is not None:
+            ignored[one] += 1
+            continue
+        told, filed = _label_from_metadata(known, path, labels), _label_from_folders(path, labels)
+        label = told or filed
+        if told and filed and told != filed:
+            contradicted.append(f"{path} ({told})")
+        if label is None:
+            unlabelled.append(path)
+            continue
+        patient = known.get("patient_id") or patient_from_name(path)
+        rows.append((path, label, patient, known.get("view"), known.get("source")))
+    for one, count in ignored.items():
+        if not count:
+            raise SettingError("data.ignore", one, "the name of a folder, a label or a file of the data set")
+    if unlabelled:
+        raise DataError(f"{root}: {_without_class(unlabelled, metadata)}")
+    if contradicted:
+        log.warning(
+            "metadata.csv: the label of %d files is not that of their folder and is taken: %s",
+            len(contradicted),
+            ", ".join(contradicted[:3]) + (", ..." if len(contradicted) > 3 else ""),
+        )
+    if not rows:
+        raise DataError(f"{root}: no images are left; data.ignore leaves out all {len(paths)}")
+    files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
+    notes = [f"data.ignore: {counted(count, 'image')} of {one} left out" for one, count in ignored.items()]
+    return Source(name, root, files.sort_values("path", ignore_index=True), metadata.missing, tuple(notes))
+
+
+def _ignored(path: str, known: Mapping[str, str], ignored: Iterable[str]) -> str | None:
+    """Which of the names in data.ignore an image has: its own, that of a folder above it, or its label."""
+    place = Path(path)
+    names = {key_of(part) for part in (*place.parent.parts, known.get("label", ""))} - {""}
+    for one in ignored:
+        if key_of(one) in names or one.casefold() in (place.name.casefold(), path.casefold()):
+            return one
+    return None
+
+
+def _without_class(paths: list[str], metadata: Metadata) -> str:
+    """Cause and remedy for images of which neither a folder nor the table tells a class."""
+    folders = Counter(Path(path).parent.as_posix() for path in paths)
+    loose = folders.pop(".", 0)
+    causes = []
+    if loose:
+        names = [path for path in paths if "/" not in path]
+        causes.append(
+            f"{counted(loose, 'image has', 'images have')} no class: {', '.join(names[:3])}"
+            + (", ..." if loose > 3 else "")
+        )
+    if folders:
+        listed = ", ".join(f"{folder}/ ({counted(count, 'image')})" for folder, count in sorted(folders.items())[:5])
+        causes.append(f"not the name of a class: {listed}")
+    if metadata.columns:
+        causes.append(
+            f"metadata.csv, with the columns {', '.join(metadata.columns[:12])}, has no label for {paths[0]} (in a "
+            "column label, diagnosis, class or category)"
+        )
+    example = paths[0] if loose else Path(paths[0]).parent.name
+    return (
+        f"{'; '.join(causes)}; allowed are {', '.join(CLASSES)} and their usual spellings: map a name with "
+        f"data.labels='{{NAME: Pneumonia}}', or leave images out with data.ignore='[{example}]'"
+    )
+
+
+def own_results(folder: Path) -> Path | None:
+    """The ``outputs`` or ``multirun`` of the working directory that a folder is or lies in; None where it does not.
+
+    Args:
+        folder: any path.
+    """
+    real = folder.resolve()
+    return next((place for name in _WRITTEN if real.is_relative_to(place := Path.cwd().resolve() / name)), None)
+
+
+def image_files(root: Path, *, tell: bool = True) -> list[str]:
+    """The images below a folder, at any depth; folders of annotations and hidden ones are passed over.
+
+    So are ``outputs`` and ``multirun`` of the working directory, where commands put their own pictures, unless `root`
+    lies in there, and those that commands have written below `root` from another working directory.
+
+    Args:
+        root: the folder.
+        tell: whether other files are counted in the log.
+
+    Returns:
+        Posix paths relative to it, sorted.
+    """
+    found: list[str] = []
+    others: list[str] = []
+    seen: set[str] = set()
+    if own_results(root) is None:
+        seen |= {os.path.realpath(name) for name in _WRITTEN}
+    # Class folders are often links to where the images lie; a folder that is met again is a circle or a second link.
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _ANNOTATIONS)
+        for written in [path for path in map(Path(place).joinpath, folders) if _is_written(path)]:
+            folders.remove(written.name)
+            if tell:
+                log.info("%s: results of an earlier call; passed over", written)
+        for path in map(Path(place).joinpath, names):
+            (found if is_image_file(path) else others).append(path.relative_to(root).as_posix())
+    if tell:
+        tell_others(root, others)
+    return sorted(found)
+
+
+def _is_written(folder: Path) -> bool:
+    """Whether a command made this folder for its results, in whichever working directory."""
+    return folder.name in _WRITTEN and any(map(_RESULTS.fullmatch, next(os.walk(folder), ("", [], []))[1]))
+
+
+def tell_others(root: Path, others: Iterable[str]) -> None:
+    """Count files that are taken for no images in one line of the log, by kind.
+
+    Args:
+        root: the folder that was searched.
+        others: their paths; tables beside the images are not counted.
+    """
+    kinds = Counter(
+        "hidden" if name.startswith(".") else Path(name).suffix.lower() or "without a suffix"
+        for name in sorted(Path(path).name for path in others)
+        if name not in _TABLES
+    )
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
+        more = "" if len(kinds) <= 12 else f", and {len(kinds) - 12} other kinds"
+        log.info("%s: %s passed over: %s%s", root, counted(kinds.total(), "file is", "files are"), listed, more)
+
+
+def kaggle_source(
+    root: str | Path | None,
+    *,
+    handle: str,
+    name: str = "kaggle",
+    labels: Mapping[str, str] | None = None,
+    ignore: str | Sequence[str] | None = None,
+) -> Source:
+    """The paper's set from disk, or downloaded with kagglehub; the class folders of train/ and test/ are pooled.
+
+    Args:
+        root: a copy on disk, or None to download.
+        handle: owner/name of the set at Kaggle.
+        name: the data set's name in reports.
+        labels: as in `folder_source`.
+        ignore: as in `folder_source`.
+
+    Raises:
+        DataError: where it is neither on disk nor to be had, in one line that says how to get it.
+    """
+    if root is None:
+        root = _download(handle)
+    return folder_source(root, name=name, labels=labels, ignore=ignore)
+
+
+def _download(handle: str) -> Path:
+    remedy = f"download {handle} elsewhere and give the copy with data.root=DIR"
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise DataError(
+            f'data=kaggle: kagglehub is not installed; pip install "covidnet[kaggle]", or {remedy}'
+        ) from error
+    try:
+        return Path(kagglehub.dataset_download(handle))
+    except Exception as error:  # kagglehub raises its own, requests' and the operating system's errors alike
+        reason = textwrap.shorten(str(error), 160, placeholder="...")
+        raise DataError(f"data=kaggle: the download failed ({type(error).__name__}: {reason}); {remedy}") from None
+
+
+def _label_from_metadata(known: Mapping[str, str], path: str, labels: Mapping[str, str] | None) -> str | None:
+    if "label" not in known:
+        return None
+    label = label_of(known["label"], labels)
+    if label is None:
+        raise DataError(
+            f"metadata.csv: {path} has the label {known['label']!r}; allowed are {', '.join(CLASSES)} and their usual "
+            f"spellings: map it with data.labels='{{NAME: Pneumonia}}', or leave it out with "
+            f"data.ignore='[{known['label']}]'"
+        )
+    return label
+
+
+def _label_from_folders(path: str, labels: Mapping[str, str] | None) -> str | None:
+    for folder in reversed(Path(path).parent.parts):
+        if label := label_of(folder, labels):
+            return label
+    return None
+
+
+def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    # YAML reads a folder name such as 1 as a number.
+    checked = {str(name): str(target) for name, target in (labels or {}).items()}
+    for name, target in checked.items():
+        if label_of(target) is None:
+            raise DataError(f"data.labels: {name} is mapped to {target!r}; allowed are {', '.join(CLASSES)}")
+    return checked

@@ -1,0 +1,1 @@
+"""Balanced, patient-grouped folds, and who has scored the unseen one."""

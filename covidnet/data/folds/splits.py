@@ -1,0 +1,478 @@
+"""Folds: pure functions from a manifest to a fold column, and from that column to the parts of one run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError, SettingError, SplitError
+from covidnet.base.names import counted
+from covidnet.data.folds.packing import Counts, Packing, draw, pack, shuffled
+
+N_FOLDS = 11
+"""Folds of a split: ten test folds and the unseen one."""
+UNSEEN_FOLD = 10
+"""The fold that no run trains on, validates on or is tested on."""
+LEFT_OUT = -1
+"""The fold number of images that the balanced draw leaves out."""
+
+Group = Literal["patient", "image"]
+Validation = Literal["inner", "test", "none"]
+Copies = Literal["near", "bytes", "off"]
+
+GROUPS: tuple[Group, ...] = ("patient", "image")
+VALIDATIONS: tuple[Validation, ...] = ("inner", "test", "none")
+COPIES: tuple[Copies, ...] = ("near", "bytes", "off")
+COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold")
+"""Columns that every split.csv has; `reason` and `copy_of` may follow."""
+
+# An image id is the start of the file's sha256; "-2", "-3" mark further files with the same bytes.
+_CONTENT_ID = re.compile(r"([0-9a-f]{16})(-\d+)?")
+_INNER_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """Every image of a manifest with its fold, and the account of those that have none.
+
+    Args:
+        table: the columns of split.csv, ``image_id,path,label,patient_id,view,source,fold,reason,copy_of``, sorted by
+            image_id; fold is 0..9 (test folds), 10 (unseen) or -1 (left out), and reason, why it is left out; copy_of
+            is equal for near copies of one image.
+        left_out: ``image_id,path,label,patient_id,reason`` of the images in fold -1, sorted by image_id.
+        per_fold: images of each class in every fold.
+        notes: plain sentences for the log and the report.
+        warnings: those of the notes that ask for a decision.
+    """
+
+    table: pd.DataFrame
+    left_out: pd.DataFrame
+    per_fold: int
+    notes: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+
+def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies = "near") -> pd.Series:
+    """For each image the group that no two folds may share.
+
+    Copies of an image are one group. With ``group="patient"`` so are the images of one patient, and what follows from
+    both: if an image of patient A is also filed under patient B, then A and B are one group. An image whose patient is
+    not known (NaN, None or blank) is joined to others as their copy alone. Two *different* patients that bear the same
+    id are joined, and one patient under two ids is not: the guarantee is as good as the ids.
+
+    Args:
+        manifest: columns image_id (unique str), for ``group="patient"`` patient_id, and sha256 if it is known. Where it
+            is not, as in split.csv, the image id stands in: it begins with 16 hexadecimal digits of the sha256.
+            copy_of, if it is there, is equal for near copies and unknown for all others.
+        group: ``patient`` or ``image``.
+        copies: which copies are joined: ``near`` (also those of column copy_of), ``bytes`` (equal files) or ``off``.
+
+    Returns:
+        The smallest image id of each row's group, on the manifest's index.
+
+    Raises:
+        SettingError: group or copies is not an allowed value.
+        DataError: a column is missing, or an image id comes twice.
+
+    Example:
+        >>> images = pd.DataFrame({"image_id": ["a", "b", "c"], "patient_id": ["p1", None, "p1"]})
+        >>> groups_of(images, "patient").tolist()
+        ['a', 'b', 'a']
+    """
+    if group not in GROUPS:
+        raise SettingError("split.group", group, GROUPS)
+    if copies not in COPIES:
+        raise SettingError("split.copies", copies, COPIES)
+    _require(manifest, ["image_id"] + (["patient_id"] if group == "patient" else []))
+    ids = [str(image_id) for image_id in manifest["image_id"]]
+    ties: list[list[Hashable]] = []
+    if copies != "off":
+        ties.append([_content(image_id) for image_id in ids])
+        if "sha256" in manifest:
+            ties.append([_known(digest) for digest in manifest["sha256"]])
+    if copies == "near" and "copy_of" in manifest:
+        ties.append([_known(first) for first in manifest["copy_of"]])
+    if group == "patient":
+        ties.append([_known(patient) for patient in manifest["patient_id"]])
+    roots = _joined(ties, len(ids))
+    smallest: dict[int, str] = {}
+    for root, image_id in zip(roots, ids, strict=True):
+        smallest[root] = min(smallest.get(root, image_id), image_id)
+    return pd.Series([smallest[root] for root in roots], index=manifest.index, name="group", dtype="str")
+
+
+def balanced_folds(
+    manifest: pd.DataFrame, *, group: Group = "patient", seed: int = 0, copies: Copies = "near"
+) -> Split:
+    """Eleven folds with exactly the same number of images of every class, and no group in two of them.
+
+    Guaranteed, or else a SplitError: every fold holds ``per_fold`` images of each class; no group of `groups_of` lies
+    in two folds; every image that is left out has a reason. The folds hang on the image ids, the labels, the groups
+    and the seed: not on the order of the rows, the paths or any random state.
+
+    ``per_fold`` is the smallest class divided by 11, rounded down, whenever the groups allow it. The surplus is left
+    out by a random draw of whole groups. Only where whole groups cannot fill every fold are groups trimmed: what
+    remains of one is in a single fold, its other images are left out. Only where trimming cannot fill every fold is
+    ``per_fold`` lowered, to the largest number that the search finds. It is a heuristic: it can trim or lower where a
+    perfect packing exists, most likely if most groups span classes or there are hardly more groups than folds.
+
+    The draw is uniform over the groups of a class, but for three things. The last few groups drawn are those that make
+    the sum exact, so small groups fit there more often. A group that spans classes is drawn with its scarcest class,
+    and brings its other images along. A group with more images of a class than a fold holds is drawn only to be
+    trimmed.
+
+    Args:
+        manifest: columns image_id, path, label, patient_id, view, source, and sha256 and copy_of if they are known.
+        group: ``patient``, or ``image`` for the paper's protocol, which lets a patient's images lie in several folds.
+        seed: another seed draws and places anew.
+        copies: which copies share a fold, as in `groups_of`.
+
+    Returns:
+        The split.
+
+    Raises:
+        SettingError: group or copies is not an allowed value.
+        DataError: a column is missing, an image id comes twice, or a label is not one of `CLASSES`.
+        SplitError: a class has fewer than 11 images or fewer than 11 groups, or no balanced folds were found.
+    """
+    _require(manifest, COLUMNS[:-1])
+    unknown = sorted({str(label) for label in manifest["label"]} - set(CLASSES))
+    if unknown:
+        raise DataError(f"the manifest has the label {unknown[0]!r}; the labels are {', '.join(CLASSES)}")
+    if "copy_of" not in manifest:
+        manifest = manifest.assign(copy_of=pd.Series(float("nan"), index=manifest.index, dtype=object))
+    images = manifest.assign(group=groups_of(manifest, group, copies)).sort_values("image_id", ignore_index=True)
+    sizes = pd.crosstab(images["group"], images["label"]).reindex(columns=list(CLASSES), fill_value=0).sort_index()
+    _refuse_small_classes(images, sizes, group, copies)
+
+    names = [str(name) for name in sizes.index]
+    counts: list[Counts] = [tuple(map(int, row)) for row in sizes.to_numpy()]
+    packing = pack(counts, names, bins=N_FOLDS, seed=seed)
+    if packing is None:
+        raise SplitError(
+            f"no {N_FOLDS} folds with an equal number of {', '.join(CLASSES)} could be made: too many groups span "
+            "classes; add patients with images of one class only"
+        )
+    # The packing fills its bins in turn; numbering them at random keeps the unseen fold from being a special one.
+    numbers = shuffled([str(fold) for fold in range(N_FOLDS)], seed, "fold")
+    images["fold"] = _fold_column(images, dict(zip(names, range(len(names)), strict=True)), packing, numbers, seed)
+
+    used = images[images["fold"] != LEFT_OUT]
+    home = dict(zip(used["group"], used["fold"], strict=True))
+    largest = sizes.max(axis=1).to_dict()
+    images["reason"] = pd.Series(
+        [
+            _reason(label, key, home, largest[key], packing.per_bin, seed) if fold == LEFT_OUT else None
+            for label, key, fold in zip(images["label"], images["group"], images["fold"], strict=True)
+        ],
+        dtype="str",
+    )
+    left_out = images[images["fold"] == LEFT_OUT].reset_index(drop=True)
+    warnings = _too_large(images, packing.per_bin, group) if copies == "near" else []
+    return Split(
+        table=images[[*COLUMNS, "reason", "copy_of"]],
+        left_out=left_out[["image_id", "path", "label", "patient_id", "reason"]],
+        per_fold=packing.per_bin,
+        notes=[*_notes(images, home, packing.per_bin, group, seed, copies), *warnings],
+        warnings=warnings,
+    )
+
+
+def inner_validation(
+    table: pd.DataFrame, *, fold: int, seed: int, groups: pd.Series, share: float = 0.1
+) -> frozenset[str]:
+    """Ids of a patient-grouped tenth of the training part of one fold: the images that choose when to stop.
+
+    Guaranteed: no image of the test fold, the unseen fold or fold -1; no group of which a part stays in training; at
+    least one image of each class, and not all of them. Not guaranteed: the size. The classes have equal counts, as
+    near to the share as whole groups allow, between half and one and a half times it; where no equal counts are found
+    they differ as little as was found. Test folds draw independently of each other.
+
+    Args:
+        table: columns image_id, label and fold.
+        fold: the test fold, 0..9; the training part is the other nine.
+        seed: another seed draws anew.
+        groups: the group of each row, on the table's index, from `groups_of`.
+        share: the part of each class's training images to take, between 0 and 1.
+
+    Returns:
+        The image ids.
+
+    Raises:
+        SettingError: the fold is not one of 0..9, or the share not between 0 and 1.
+        SplitError: some class cannot give a group and keep another.
+    """
+    fold = _test_fold(fold)
+    if not 0 < share < 1:
+        raise SettingError("share", share, "a number between 0 and 1")
+    _require(table, ["image_id", "label", "fold"])
+    training = table["fold"].between(0, N_FOLDS - 1) & ~table["fold"].isin([fold, UNSEEN_FOLD])
+    images = table.loc[training, ["image_id", "label"]].assign(group=groups)
+    sizes = pd.crosstab(images["group"], images["label"]).reindex(columns=list(CLASSES), fill_value=0).sort_index()
+    names = [str(name) for name in sizes.index]
+    counts: list[Counts] = [tuple(map(int, row)) for row in sizes.to_numpy()]
+    totals = [int(n) for n in sizes.sum()]
+    for label, column in zip(CLASSES, zip(*counts, strict=True) if counts else [()] * len(CLASSES), strict=True):
+        if sum(n > 0 for n in column) < 2:
+            raise SplitError(
+                f"class {label}: the training part of fold {fold} has {sum(n > 0 for n in column)} groups, at least 2 "
+                "are needed to set some aside; add patients, or set split.validation=none"
+            )
+
+    goal = max(1, round(share * min(totals)))
+    least = max(min(n for n in column if n) for column in zip(*counts, strict=True))
+    best: tuple[tuple[int, int], list[int]] | None = None
+    for target in sorted(range(max(1, goal // 2), max(goal * 3 // 2, least) + 1), key=lambda n: (abs(n - goal), n)):
+        for attempt in range(_INNER_ATTEMPTS):
+            taken = draw(counts, [target] * len(CLASSES), shuffled(names, seed, "inner", fold, attempt))
+            got = [sum(column) for column in zip(*(counts[g] for g in taken), strict=True)] or [0] * len(CLASSES)
+            if min(got) == 0 or any(n == total for n, total in zip(got, totals, strict=True)):
+                continue
+            cost = (max(got) - min(got), sum(abs(n - goal) for n in got))
+            if best is None or cost < best[0]:
+                best = cost, taken
+        if best is not None and best[0][0] == 0:
+            break
+    if best is None:
+        raise SplitError(
+            f"fold {fold}: no whole groups can be set aside from every class for validation; add patients, or set "
+            "split.validation=none"
+        )
+    chosen = {names[g] for g in best[1]}
+    return frozenset(str(image_id) for image_id in images.loc[images["group"].isin(chosen), "image_id"])
+
+
+def fold_roles(
+    table: pd.DataFrame,
+    *,
+    fold: int,
+    validation: Validation = "inner",
+    seed: int = 0,
+    group: Group = "patient",
+    copies: Copies = "near",
+) -> pd.DataFrame:
+    """What every image is in the run of one fold: a truth table with the columns train, val, test and unseen.
+
+    It needs nothing but split.csv. Test is the fold itself, unseen is fold 10, and images of fold -1 have no role.
+
+    - ``validation="inner"``: val is `inner_validation`, taken out of train. The four columns are disjoint, by group.
+    - ``validation="test"``: val equals test, which is why the roles are four columns and not one. The test fold then
+      chooses the model that it measures: an optimistic number.
+    - ``validation="none"``: val is empty.
+
+    Args:
+        table: a split's table, or split.csv read with pandas.
+        fold: the test fold, 0..9.
+        validation: ``inner``, ``test`` or ``none``.
+        seed: the seed of the inner validation draw.
+        group: the group that the table was made with.
+        copies: which copies the table was made to keep together.
+
+    Returns:
+        Booleans on the table's index, with the columns ``train``, ``val``, ``test`` and ``unseen``.
+
+    Raises:
+        SettingError: the fold, the validation or the group is not an allowed one.
+        DataError: a column is missing, an image id comes twice, or a fold is not one of -1..10.
+        SplitError: a group lies in two folds: the table was edited, or made with another group.
+
+    Example:
+        >>> ids = [f"image{n}" for n in range(33)]
+        >>> folds = [n // 3 for n in range(33)]
+        >>> table = pd.DataFrame({"image_id": ids, "patient_id": ids, "label": CLASSES * 11, "fold": folds})
+        >>> fold_roles(table, fold=3).sum().to_dict()
+        {'train': 24, 'val': 3, 'test': 3, 'unseen': 3}
+    """
+    fold = _test_fold(fold)
+    if validation not in VALIDATIONS:
+        raise SettingError("split.validation", validation, VALIDATIONS)
+    _require(table, ["image_id", "label", "fold"])
+    strange = [number for number in table["fold"] if number not in range(LEFT_OUT, N_FOLDS)]
+    if strange:
+        raise DataError(f"the split has an image in fold {strange[0]}; folds are {LEFT_OUT}..{N_FOLDS - 1}")
+    groups = groups_of(table, group, copies)
+    used = table["fold"] != LEFT_OUT
+    split_up = _in_several(table["fold"][used], groups[used])
+    if split_up:
+        inside = table[used & (groups == split_up[0])].sort_values("image_id")
+        raise SplitError(
+            f"images {', '.join(inside['image_id'][:4])} are one group (split.group={group}) but lie in folds "
+            f"{', '.join(map(str, sorted(set(inside['fold']))))}; make split.csv anew"
+        )
+    test = table["fold"] == fold
+    unseen = table["fold"] == UNSEEN_FOLD
+    val = pd.Series(False, index=table.index)
+    if validation == "inner":
+        val = table["image_id"].isin(inner_validation(table, fold=fold, seed=seed, groups=groups))
+    elif validation == "test":
+        val = test
+    return pd.DataFrame({"train": used & ~test & ~unseen & ~val, "val": val, "test": test, "unseen": unseen})
+
+
+def _require(table: pd.DataFrame, columns: Iterable[str]) -> None:
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise DataError(f"the table has no column {', '.join(missing)}; its columns are {', '.join(map(str, table))}")
+    twice = table["image_id"][table["image_id"].duplicated()]
+    if len(twice):
+        raise DataError(f"the image id {twice.iloc[0]} comes twice; every row needs its own")
+
+
+def _test_fold(fold: int) -> int:
+    # bool is an int to Python, and numpy's integers are not: the comparison takes the second and not the first.
+    if isinstance(fold, bool) or fold not in range(UNSEEN_FOLD):
+        raise SettingError("fold", fold, f"0..{UNSEEN_FOLD - 1}")
+    return int(fold)
+
+
+def _known(value: object) -> str | None:
+    # NaN is the one value that differs from itself; pandas' own NA has no truth value at all.
+    return None if value is None or value is pd.NA or value != value else str(value).strip() or None
+
+
+def _in_several(values: pd.Series, keys: pd.Series) -> list[str]:
+    """The keys that come with more than one value."""
+    pairs = pd.DataFrame({"key": keys, "value": values}).drop_duplicates()
+    return sorted(pairs["key"][pairs["key"].duplicated()].unique())
+
+
+def _content(image_id: str) -> str | None:
+    found = _CONTENT_ID.fullmatch(image_id)
+    return found[1] if found else None
+
+
+def _joined(ties: Sequence[Sequence[Hashable]], n: int) -> list[int]:
+    """For each of n rows the root of its set: rows with an equal value in one of the ties are in one set."""
+    parent = list(range(n))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for values in ties:
+        first: dict[Hashable, int] = {}
+        for i, value in enumerate(values):
+            if value is not None:
+                parent[root(i)] = root(first.setdefault(value, i))
+    return [root(i) for i in range(n)]
+
+
+def _refuse_small_classes(images: pd.DataFrame, sizes: pd.DataFrame, group: Group, copies: Copies) -> None:
+    for label in CLASSES:
+        number, groups = int(sizes[label].sum()), int((sizes[label] > 0).sum())
+        if number < N_FOLDS:
+            raise SplitError(
+                f"class {label}: {number} images, at least {N_FOLDS} are needed, one for each fold; add images"
+            )
+        if groups < N_FOLDS:
+            owner, remedy = ("patients", "add patients") if group == "patient" else ("different images", "add images")
+            apart = groups_of(images[images["label"] == label], group, "bytes").nunique()
+            if copies == "near" and apart >= N_FOLDS:
+                raise SplitError(
+                    f"class {label}: {number} images of {apart} {owner}, but near copies join them to {groups} groups "
+                    f"and at least {N_FOLDS} are needed; look at copies.csv, and set split.copies=bytes if they are "
+                    "not copies"
+                )
+            raise SplitError(
+                f"class {label}: {number} images of {groups} {owner}, at least {N_FOLDS} {owner} are needed, one for "
+                f"each fold; {remedy}" + (" or set split.group=image" if group == "patient" else "")
+            )
+
+
+def _fold_column(
+    images: pd.DataFrame, position: dict[str, int], packing: Packing, numbers: Sequence[int], seed: int
+) -> list[int]:
+    """The fold of each image; which images of a trimmed group stay is a random draw."""
+    ids, labels, groups = (images[column].tolist() for column in ("image_id", "label", "group"))
+    folds = [LEFT_OUT] * len(ids)
+    stay = {(key, label): packing.kept[at][c] for key, at in position.items() for c, label in enumerate(CLASSES)}
+    for i in shuffled(ids, seed, "trim"):
+        if stay[groups[i], labels[i]] > 0:
+            stay[groups[i], labels[i]] -= 1
+            folds[i] = numbers[packing.bin_of[position[groups[i]]]]
+    return folds
+
+
+def _reason(label: str, key: str, home: dict[str, int], largest: int, per_fold: int, seed: int) -> str:
+    if key in home:
+        return f"trimmed: the rest of its group is in fold {home[key]}, which is full with {per_fold} images of {label}"
+    if largest > per_fold:
+        return f"too large: its group has {largest} images of one class and a fold holds {per_fold}"
+    return f"surplus: the folds are full with {per_fold * N_FOLDS} images of {label}, drawn with seed {seed}"
+
+
+def _too_large(images: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
+    """Groups that near copies join and no fold can hold whole."""
+    found = []
+    apart = groups_of(images, group, "bytes").groupby(images["group"]).nunique()
+    for _, rows in images[images["group"].isin(apart.index[apart > 1])].groupby("group"):
+        label, count = rows["label"].value_counts().index[0], int(rows["label"].value_counts().iloc[0])
+        if count > per_fold:
+            first = ", ".join(rows["path"].iloc[:3])
+            found.append(
+                f"near copies join {len(rows)} images ({first}, ...) into one group with {count} images of {label}, "
+                f"and a fold holds {per_fold}: {int((rows['fold'] == LEFT_OUT).sum())} of them are left out; look at "
+                "copies.csv, and set split.copies=bytes if they are not copies."
+            )
+    return found
+
+
+def _notes(
+    images: pd.DataFrame, home: dict[str, int], per_fold: int, group: Group, seed: int, copies: Copies
+) -> list[str]:
+    total = images["label"].value_counts()
+    used = images["fold"] != LEFT_OUT
+    notes = [f"{N_FOLDS} folds of {per_fold} images of each class, grouped by {group}, seed {seed}."]
+    for label in CLASSES:
+        out = images[~used & (images["label"] == label)]
+        if len(out):
+            trimmed = int(out["group"].isin(list(home)).sum())
+            notes.append(
+                f"{label}: {len(out)} of {counted(total[label], 'image')} left out"
+                + (f", {trimmed} of them to trim groups that do not fit as a whole." if trimmed else ".")
+            )
+    smallest = min(CLASSES, key=lambda label: total[label])
+    if per_fold < total[smallest] // N_FOLDS:
+        notes.append(
+            f"{smallest} has images for {total[smallest] // N_FOLDS} in every fold; the groups of some class are too "
+            f"large or too few for more than {per_fold}."
+        )
+    patients = images["patient_id"].map(_known)
+    known = patients.notna()
+    if not known.all():
+        notes.append(
+            f"Unknown patient: {int((~known).sum())} of {counted(len(images), 'image')}; each counts as a patient."
+        )
+    same_bytes = groups_of(images, "image", "bytes")
+    identical = len(images) - same_bytes.nunique()
+    if identical:
+        together = "split.copies=off lets them lie in several folds" if copies == "off" else "copies share a fold"
+        notes.append(
+            f"{counted(identical, 'image is a byte-identical copy', 'images are byte-identical copies')} of another "
+            f"one; {together}."
+        )
+    content = groups_of(images, "image", copies) if copies == "near" else same_bytes
+    near = same_bytes.nunique() - content.nunique()
+    if near:
+        notes.append(
+            f"{counted(near, 'image is a near copy', 'images are near copies')} of another one (copies.csv); copies "
+            "share a fold."
+        )
+    torn = len(_in_several(images["label"], content))
+    if torn:
+        notes.append(
+            f"{counted(torn, 'image is', 'images are')} filed under more than one class; one of the labels is wrong."
+        )
+    spread = len(_in_several(images["fold"][used & known], patients[used & known]))
+    if spread:
+        notes.append(
+            f"{counted(spread, 'patient has', 'patients have')} images in more than one fold, as split.group={group} "
+            "allows."
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""From prepared images to batches: transforms, augmentation, datasets, the data module."""

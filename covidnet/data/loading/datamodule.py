@@ -1,0 +1,198 @@
+"""The LightningDataModule: picks images by fold and builds loaders, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import SettingError
+from covidnet.base.progress import available_cores
+from covidnet.data.folds.splits import Copies, Group, Validation, fold_roles
+from covidnet.data.loading.augment import ORIGINAL, FixedCopies, Operators, online_augmentation
+from covidnet.data.loading.dataset import FeatureDataset, ImageDataset, whole_batch
+from covidnet.data.loading.sampler import EpochShuffle
+from covidnet.data.loading.transforms import Normalise, SquareFit
+
+PARTS = ("train", "val", "test", "unseen")
+
+# Bytes of images that the readers of one part may keep together: 20,000 images of 224 x 224 pixels.
+_MEMORY = 1 << 30
+
+
+class FoldDataModule(pl.LightningDataModule):
+    """Training, validation, test and unseen images of one fold.
+
+    Args:
+        split: the table of split.csv, with a column sha256 of the manifest beside it.
+        root: the folder that paths are relative to.
+        fold: the test fold, 0..9.
+        group: ``patient`` or ``image``, as the split was made.
+        split_copies: ``near``, ``bytes`` or ``off``, as the split was made.
+        validation: ``inner``, ``test`` or ``none``.
+        validation_seed: seed of the draw of inner validation.
+        fit: makes an image square.
+        normalise: makes it the network's input.
+        copies: fixed copies of training images, or None.
+        online: magnitudes of random augmentation of training images, or None.
+        batch_size: images per batch.
+        num_workers: worker processes that read images; None for one per spare core.
+        seed: seed of the order of training images.
+        reading: keyword arguments of `covidnet.data.reading.images.read_image`.
+        locked: whether the unseen fold is kept out: its images are counted and never read.
+    """
+
+    def __init__(
+        self,
+        split: pd.DataFrame,
+        *,
+        root: Path,
+        fold: int,
+        group: Group = "patient",
+        split_copies: Copies = "near",
+        validation: Validation = "inner",
+        validation_seed: int = 0,
+        fit: SquareFit,
+        normalise: Normalise,
+        copies: FixedCopies | None = None,
+        online: Operators | None = None,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        seed: int = 0,
+        reading: dict[str, Any] | None = None,
+        locked: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_count("data.batch_size", batch_size, 1)
+        if num_workers is not None:
+            _check_count("data.num_workers", num_workers, 0)
+        self.root = root
+        self.fold = fold
+        self.fit = fit
+        self.normalise = normalise
+        self.copies = copies
+        self.online = online
+        self.batch_size = batch_size
+        self.num_workers = max(available_cores() - 1, 0) if num_workers is None else num_workers
+        self.seed = seed
+        self.reading = reading or {}
+        self.locked = locked
+        self.features: dict[str, torch.Tensor] = {}
+        # The epoch that the training loader begins with: workers ask for images before Lightning tells it.
+        self.epoch = 0
+        roles = fold_roles(
+            split, fold=fold, validation=validation, seed=validation_seed, group=group, copies=split_copies
+        )
+        self.rows = self._rows(split, roles)
+
+    def _rows(self, split: pd.DataFrame, roles: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        rows = {part: split[roles[part].to_numpy()].assign(operator=ORIGINAL) for part in PARTS}
+        if self.copies is not None:
+            # Every fold holds the same number of each class, so the test fold tells the size of the nine others.
+            size = 9 * int((split["fold"] == self.fold).sum()) // split["label"].nunique()
+            rows["train"] = self.copies.plan(rows["train"], size)
+        return {part: table.reset_index(drop=True) for part, table in rows.items()}
+
+    @property
+    def read_parts(self) -> tuple[str, ...]:
+        """The parts whose images are read: all, or all but the unseen fold where that is locked."""
+        return tuple(part for part in PARTS if not (self.locked and part == "unseen"))
+
+    @property
+    def distinct_inputs(self) -> pd.DataFrame:
+        """Every image and copy that this fold looks at, once."""
+        everything = pd.concat([self.rows[part] for part in self.read_parts], ignore_index=True)
+        return everything.drop_duplicates(["sha256", "operator"], ignore_index=True)
+
+    @property
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """For each part and class the number of images, and of inputs: images and their copies."""
+        return {
+            part: {
+                label: {"films": int(of_class["image_id"].nunique()), "inputs": len(of_class)}
+                for label in CLASSES
+                for of_class in [rows[rows["label"] == label]]
+            }
+            for part, rows in self.rows.items()
+        }
+
+    def drop(self, image_ids: set[str]) -> None:
+        """Go on without some images, such as those that changed since prepare."""
+        self.rows = {p: t[~t["image_id"].isin(image_ids)].reset_index(drop=True) for p, t in self.rows.items()}
+
+    def use_features(self, features: dict[str, torch.Tensor]) -> None:
+        """Serve features instead of images.
+
+        Args:
+            features: for each part the tensor (n, D), a row per row of ``self.rows[part]``.
+        """
+        self.features = features
+
+    def images(self, rows: pd.DataFrame, *, online: bool = False, memory: int = 0) -> ImageDataset:
+        """The dataset of some rows, read from files; `memory` as in `ImageDataset`."""
+        operators = self.copies.operators if self.copies else self.online or Operators()
+        return ImageDataset(
+            rows,
+            self.root,
+            fit=self.fit,
+            normalise=self.normalise,
+            operators=operators,
+            online=online_augmentation(self.online) if online and self.online is not None else None,
+            seed=self.seed,
+            reading=self.reading,
+            memory=memory,
+        )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Training images in an order that depends on the seed and the epoch alone."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """Validation images; an empty list where there are none (``split.validation=none``)."""
+        return self._loader("val") if len(self.rows["val"]) else []
+
+    def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+        """The test fold and the unseen fold, in this order; the test fold alone where the unseen fold is locked."""
+        return [self._loader("test")] if self.locked else [self._loader("test"), self._loader("unseen")]
+
+    def unseen_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The unseen fold.
+
+        Raises:
+            RuntimeError: it is locked.
+        """
+        if self.locked:
+            raise RuntimeError("the unseen fold is locked")
+        return self._loader("unseen")
+
+    def _loader(self, part: str) -> DataLoader[dict[str, Any]]:
+        rows = self.rows[part]
+        sampler = None
+        if part == "train":
+            rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+            sampler = EpochShuffle(len(rows), self.seed, rank, processes)
+            sampler.set_epoch(self.epoch)
+        if part in self.features:
+            dataset: Dataset[dict[str, Any]] = FeatureDataset(self.features[part], rows)
+            return DataLoader(dataset, self.batch_size, sampler=sampler, collate_fn=whole_batch)
+        workers = min(self.num_workers, max(len(rows) - 1, 0) // self.batch_size)
+        return DataLoader(
+            # Images of an unseen or test fold are read once or twice.
+            self.images(
+                rows, online=part == "train", memory=_MEMORY // max(workers, 1) if part in ("train", "val") else 0
+            ),
+            self.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingError(name, value, f"a whole number from {least} on")

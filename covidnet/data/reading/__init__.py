@@ -1,0 +1,1 @@
+"""A file becomes 8-bit grey, or is refused with its cause."""

@@ -1,0 +1,531 @@
+"""Radiographs in DICOM files: pixels as they are meant to be shown, and what the header says of patient and view."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from covidnet.base.errors import ImageRefusedError
+from covidnet.data.reading.dicom_frames import frame_size, only_frame, run_lengths
+from covidnet.data.reading.dicom_header import Header, read_elements
+from covidnet.data.reading.grey_levels import Limits, to_eight_bits
+from covidnet.data.reading.images import through
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_INSTALL = 'pip install "covidnet[dicom]"'
+_EXPORT = "export it as uncompressed DICOM, or as a 16-bit grey PNG"
+_NO_ID = {"", "anon", "anonymous", "anonymised", "anonymized", "none", "n/a", "unknown"}
+_LATERAL = {"L", "LL", "RL", "LLAT", "RLAT"}
+
+# Terms of DICOM PS3.3 C.7.3.1.1.1 and PS3.16 Annex L that no chest radiograph has. Other terms, and none, are accepted:
+# CR, DX, RG, RF and OT are all in use for radiographs, and so are terms that no standard lists.
+_OTHER_MODALITIES = {
+    "BDUS", "BMD", "CT", "ECG", "ES", "GM", "IO", "IVOCT", "IVUS", "MG", "MR", "NM", "OCT", "OP", "OPT", "PT", "PX",
+    "RTDOSE", "RTIMAGE", "SEG", "SM", "TG", "US", "XA", "XC",
+}  # fmt: skip
+_OTHER_PARTS = {
+    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CALCANEUS", "COCCYX", "CSPINE", "ELBOW", "EXTREMITY",
+    "EYE", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE",
+    "MANDIBLE", "MAXILLA", "NECK", "ORBIT", "PATELLA", "PELVIS", "SHOULDER", "SKULL", "SSPINE", "THIGH", "THUMB",
+    "TIBIA", "TOE", "TSPINE", "UTERUS", "WRIST", "ZYGOMA",
+}  # fmt: skip
+
+
+def read_header(path: str | Path) -> dict[str, str | None]:
+    """What a DICOM header says of the patient and the view; no pixels are read.
+
+    Args:
+        path: a DICOM file.
+
+    Returns:
+        ``patient_id``: placeholders such as "anonymous" count as unknown, for they would make one patient of many.
+        ``view``: ``PA``, ``AP``, ``L`` for either lateral, or another term as it stands, in upper case.
+        None is unknown, for both.
+
+    Raises:
+        ImageRefusedError: not a DICOM file, not readable, or pydicom is not installed.
+    """
+    _require_pydicom(path)
+    try:
+        with _QUIET, Path(path).open("rb") as file:
+            header = read_elements(file, path, ("PatientID", "ViewPosition")).dataset
+            patient_id, view = _patient(header), _view(header)
+    except ImageRefusedError:
+        raise
+    except OSError as error:
+        raise ImageRefusedError(path, f"cannot be read ({error.strerror or error})", "check the path") from error
+    except Exception as error:
+        raise ImageRefusedError(path, f"not a readable DICOM file ({error})", "copy it again") from error
+    return {"patient_id": patient_id, "view": view}
+
+
+IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
+"""What an archive (PACS) knows an image by."""
+
+
+def identifiers_of(data: bytes, name: str | Path) -> list[str]:
+    """What a DICOM header says of `IDENTIFIERS`, as it stands there; no pixels are read.
+
+    Args:
+        data: the whole file, of any kind.
+        name: the file's name.
+
+    Returns:
+        One text for each; empty where it is not known, as for a file that is not DICOM or cannot be read.
+    """
+    try:
+        if not is_dicom(data, name):
+            return [""] * len(IDENTIFIERS)
+        with _QUIET:
+            header = read_elements(io.BytesIO(data), name, IDENTIFIERS, force=True).dataset
+            return [str(header.get(name) or "").strip() for name in IDENTIFIERS]
+    except MemoryError:
+        raise
+    except Exception:
+        # What is wrong with a file is said where its pixels are read.
+        return [""] * len(IDENTIFIERS)
+
+
+def _patient(header: Dataset) -> str | None:
+    patient = str(header.get("PatientID") or "").strip()
+    return None if patient.lower() in _NO_ID else patient
+
+
+def _view(header: Dataset) -> str | None:
+    view = str(header.get("ViewPosition") or "").strip().upper()
+    return "L" if is_lateral(view) else view or None
+
+
+def is_lateral(view: str) -> bool:
+    """Whether a DICOM term, or a cell of a table, names a lateral view.
+
+    Args:
+        view: such as ``LL`` or ``left lateral``.
+
+    Example:
+        >>> [is_lateral(view) for view in ("L", "LL", "Lateral", "lat", "PA", "AP Supine", "AP lateral decubitus")]
+        [True, True, True, True, False, False, False]
+    """
+    words = re.sub("[^A-Z]+", " ", view.upper()).split()
+    # In a decubitus view the patient lies on a side, and the image is frontal.
+    decubitus = any(word.startswith("DECUB") for word in words)
+    return "".join(words) in _LATERAL or (not decubitus and any(word in ("LAT", "LATERAL") for word in words))
+
+
+class DisplayedImage(NamedTuple):
+    """A DICOM image as it is meant to be shown.
+
+    Args:
+        grey: uint8 (H, W).
+        kind: the photometric interpretation.
+        view: as `read_header` gives it.
+        patient_id: as `read_header` gives it.
+        colour: uint8 (H, W, 3) of an image that is stored in colour.
+    """
+
+    grey: np.ndarray
+    kind: str
+    view: str | None
+    patient_id: str | None
+    colour: np.ndarray | None = None
+
+
+def decode(data: bytes, limits: Limits) -> DisplayedImage:
+    """The image as it is meant to be shown: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
+
+    Without a VOI LUT or window, stored values are scaled by their depth, and rescaled ones by their measured range.
+    Padding (PixelPaddingValue, PixelPaddingRangeLimit) is no measurement: it takes no part in any range and is black.
+
+    Args:
+        data: the whole file.
+        limits: the path that errors name, and the allowed sizes.
+
+    Returns:
+        Pixels, photometric interpretation and view.
+
+    Raises:
+        ImageRefusedError: no image, several frames, a size outside the limits, a compression without a decoder, or a
+            header that names another modality, another part of the body or a localizer.
+        Exception: whatever pydicom and its decoders raise on a damaged file; the caller makes a refusal of it.
+
+    Reference:
+        DICOM PS3.3 C.7.6.3 (pixels), C.7.5.1.1.2 (padding), C.11.1 (modality LUT), C.11.2 (VOI LUT).
+    """
+    path = limits.path
+    _require_pydicom(path)
+    with _QUIET:
+        file = _header(data, limits)
+        header = file.dataset
+        _check_subject(header, path)
+        kind = _term(header, "PhotometricInterpretation")
+        encapsulated = header.file_meta.TransferSyntaxUID.is_encapsulated
+        stored = _stored_values(file, limits)
+        if kind.startswith("MONOCHROME"):
+            padding = _padding(stored, header, encapsulated)
+            grey = _grey(stored, padding, header, path, negative=kind == "MONOCHROME1")
+            return DisplayedImage(grey, kind, _view(header), _patient(header))
+        if kind == "PALETTE COLOR":
+            from pydicom.pixels import apply_color_lut
+
+            colour = apply_color_lut(stored, header)
+            colour = (colour >> 8).astype(np.uint8) if colour.dtype == np.uint16 else colour
+        else:
+            colour = to_eight_bits(stored, path, _declared_depth(header))
+        if colour.ndim != 3 or colour.shape[2] != 3:
+            raise ImageRefusedError(
+                path, f"{kind or 'no photometric interpretation'} cannot be read as an image", _EXPORT
+            )
+        return DisplayedImage(
+            np.array(Image.fromarray(colour).convert("L")), kind, _view(header), _patient(header), colour
+        )
+
+
+def _require_pydicom(path: str | Path) -> None:
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise ImageRefusedError(path, "DICOM needs pydicom, which is not installed", _INSTALL) from error
+
+
+def _no_image(path: str | Path, why: str) -> ImageRefusedError:
+    return ImageRefusedError(path, f"no image: {why}", "use the image's own DICOM file, copied completely")
+
+
+def _term(header: Dataset, name: str) -> str:
+    """One of DICOM's defined terms, which have 16 characters at most; a damaged header can hold anything there."""
+    return re.sub("[^A-Z0-9_ ]", "?", str(header.get(name) or "").upper())[:16].strip()
+
+
+def _check_subject(header: Dataset, path: str | Path) -> None:
+    """Refuse what the header itself calls something else than a radiograph of the chest."""
+    remedy = "leave it out, or correct its header if that is wrong"
+    modality, part = _term(header, "Modality"), _term(header, "BodyPartExamined")
+    if modality in _OTHER_MODALITIES:
+        raise ImageRefusedError(path, f"not a radiograph by its header: Modality {modality}", remedy)
+    plain = re.sub("[^A-Z]", "", part)
+    if plain in _OTHER_PARTS or plain.removesuffix("S") in _OTHER_PARTS:
+        raise ImageRefusedError(path, f"not a chest image by its header: BodyPartExamined {part}", remedy)
+    kinds = header.get("ImageType") or ()
+    if "LOCALIZER" in ([kinds] if isinstance(kinds, str) else [str(kind).upper() for kind in kinds]):
+        raise ImageRefusedError(path, "not a radiograph by its header: ImageType LOCALIZER", remedy)
+
+
+def _padding(values: np.ndarray, header: Dataset, encapsulated: bool) -> np.ndarray | None:
+    """Which pixels the header calls padding: bool (H, W), or None where it names no padding."""
+    first, last = _first(header.get("PixelPaddingValue")), _first(header.get("PixelPaddingRangeLimit"))
+    if first is None:
+        return None
+    compared = [values]
+    depth = header.BitsStored, header.HighBit
+    if depth[0] < header.BitsAllocated and not encapsulated:
+        # Padding may use the bits above those that are stored, which pydicom takes off.
+        from pydicom.pixels import pixel_array
+
+        header.BitsStored, header.HighBit = header.BitsAllocated, header.BitsAllocated - 1
+        compared.append(pixel_array(header))
+        header.BitsStored, header.HighBit = depth
+    found = np.zeros(values.shape, bool)
+    for stored in compared:
+        one = _in_container(first, stored.dtype)
+        other = one if last is None else _in_container(last, stored.dtype)
+        if one is not None and other is not None:
+            found |= (stored >= min(one, other)) & (stored <= max(one, other))
+    return found
+
+
+def _in_container(value: float, kind: np.dtype[Any]) -> int | None:
+    """A value as pixels of this type hold it: headers write signed padding as unsigned numbers, and the reverse."""
+    size = 1 << (8 * kind.itemsize)
+    if not -size // 2 <= value < size:
+        return None
+    return int(np.array(int(value)).astype(kind))
+
+
+def _measured(values: np.ndarray, padding: np.ndarray | None, path: str | Path) -> np.ndarray:
+    """The values with the least measured one in place of padding."""
+    if padding is None or not padding.any():
+        return values
+    measured = values[~padding]
+    if not len(measured) or measured.min() == measured.max():
+        beside = f"{measured[0]} or padding" if len(measured) else "padding"
+        raise ImageRefusedError(path, f"no information: every pixel is {beside} by its header", "use another image")
+    return np.where(padding, measured.min(), values)
+
+
+_NAMES = (
+    "BitsAllocated", "BitsStored", "BodyPartExamined", "Columns", "HighBit", "ImageType", "Modality",
+    "ModalityLUTSequence", "NumberOfFrames", "PatientID", "PhotometricInterpretation", "PixelPaddingRangeLimit",
+    "PixelPaddingValue", "PixelRepresentation", "PlanarConfiguration", "RescaleIntercept", "RescaleSlope", "Rows",
+    "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "ViewPosition", "WindowCenter", "WindowWidth",
+    *(f"{name}PaletteColorLookupTable{part}" for name in ("Red", "Green", "Blue") for part in ("Data", "Descriptor")),
+)  # fmt: skip
+
+
+def _header(data: bytes, limits: Limits) -> Header:
+    """The parsed header, with all that decides whether the pixels behind it may be decoded checked."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    try:
+        file = read_elements(io.BytesIO(data), limits.path, _NAMES, force=True)
+    except (ImageRefusedError, MemoryError):
+        raise
+    except Exception as error:
+        nested = isinstance(error, RecursionError) or isinstance(error.__context__, RecursionError)
+        cause = "its sequences are nested too deeply" if nested else "the header is truncated or damaged"
+        raise _no_image(limits.path, cause) from error
+    header = file.dataset
+    if file.pixels is None:
+        modality = _term(header, "Modality")
+        raise _no_image(
+            limits.path, f"{modality} without pixels" if modality else "no pixels, or truncated before them"
+        )
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise ImageRefusedError(limits.path, f"{frames} frames in one file", "save each frame as a file of its own")
+    limits.check(int(header.Columns), int(header.Rows))
+    if 1 in (header.BitsAllocated, header.BitsStored):
+        raise ImageRefusedError(limits.path, "1-bit: black and white without greys", "export at least 8 bits")
+    samples, bits = int(header.SamplesPerPixel), int(header.BitsAllocated)
+    if samples not in (1, 3, 4) or bits not in (8, 16, 24, 32):
+        raise ImageRefusedError(limits.path, f"{samples} samples of {bits} bits cannot be read as an image", _EXPORT)
+    if not getattr(header, "file_meta", None):
+        header.file_meta = FileMetaDataset()
+    if "TransferSyntaxUID" not in header.file_meta:
+        implicit = header.original_encoding[0]
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return file if file.data else file._replace(data=data)
+
+
+def _stored_values(file: Header, limits: Limits) -> np.ndarray:
+    """Decoded values, (H, W) or (H, W, 3), colour as RGB."""
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+
+    header = file.dataset
+    columns, rows, samples = int(header.Columns), int(header.Rows), int(header.SamplesPerPixel)
+    size = int(header.BitsAllocated) // 8
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        try:
+            ready = get_decoder(syntax).is_available
+        except NotImplementedError as error:
+            raise ImageRefusedError(limits.path, f"{syntax.name} cannot be decompressed", _EXPORT) from error
+        if not ready:
+            raise ImageRefusedError(limits.path, f"no decoder for {syntax.name} is installed", _INSTALL)
+        frame = _frame(file, limits)
+        if syntax == RLELossless:
+            value = run_lengths(frame, rows * columns, samples, size)
+            header.file_meta.TransferSyntaxUID, header.PlanarConfiguration = ExplicitVRLittleEndian, 1
+            if header.PhotometricInterpretation == "YBR_FULL_422":  # which native pixels would share
+                header.PhotometricInterpretation = "YBR_FULL"
+        else:
+            _check_size(frame, columns, rows, limits)
+            value = encapsulate([frame], has_bot=False)
+    else:
+        need = rows * columns * samples
+        if header.PhotometricInterpretation == "YBR_FULL_422":
+            need = need * 2 // 3
+        need *= size
+        value = file.value(need + need % 2)
+        if len(value) < need:
+            raise _no_image(limits.path, f"truncated, {len(value)} of {need} bytes of pixels")
+    _put_pixels(file, value)
+    return pixel_array(header)
+
+
+def _put_pixels(file: Header, value: bytes) -> None:
+    """Give the header its pixels, written as the file has them: their order of bytes hangs on it."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    assert file.pixels is not None
+    way, _, start = file.pixels
+    tag, (implicit, little) = Tag("PixelData"), file.dataset.original_encoding
+    file.dataset[tag] = RawDataElement(tag, way, len(value), value, start, bool(implicit), bool(little))
+
+
+def _frame(file: Header, limits: Limits) -> bytes:
+    """The compressed image."""
+    assert file.pixels is not None
+    length = file.pixels[1]
+    unknown = length == 0xFFFFFFFF
+    try:
+        return only_frame(file.value(length), to_the_end=not unknown)
+    except EOFError as error:
+        raise _no_image(limits.path, str(error)) from error
+
+
+def _check_size(frame: bytes, columns: int, rows: int, limits: Limits) -> None:
+    """Hold a compressed frame to the header's size and to its own end, before a decoder allocates what it claims."""
+    try:
+        width, height = frame_size(frame, (columns, rows))
+    except EOFError as error:
+        raise _no_image(limits.path, "truncated, the compressed pixels have no end marker") from error
+    if (width, height) != (columns, rows):
+        limits.check(width, height)
+        cause = f"corrupt: {columns} x {rows} in the header, {width} x {height} in the compressed image"
+        raise ImageRefusedError(limits.path, cause, "copy it again")
+    # Frames are padded to an even length.
+    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise _no_image(limits.path, "truncated, the compressed pixels have no end marker")
+
+
+def _declared_depth(header: Dataset) -> int | None:
+    """Bits stored, where that is a statement and not the size of the container."""
+    stored = int(header.BitsStored)
+    return stored if stored == 8 or stored < int(header.BitsAllocated) else None
+
+
+def _first(value: Any) -> float | None:
+    """The first of one or several numbers; None where there is none."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, (str, int, float)):
+        return float(value)
+    try:
+        return float(value[0]) if len(value) else None
+    except TypeError:
+        return float(value)
+
+
+def _grey(
+    values: np.ndarray, padding: np.ndarray | None, header: Dataset, path: str | Path, *, negative: bool
+) -> np.ndarray:
+    """Stored values as uint8 of the same shape, padding black.
+
+    Up to 16 bits, each value that occurs is computed once, and a table serves the pixels: a window is arithmetic with
+    8 bytes for each of them.
+    """
+    if values.dtype.itemsize > 2:
+        grey = _shown(_measured(values, padding, path), header, path)
+        grey = 255 - grey if negative else grey
+        return grey if padding is None else np.where(padding, np.uint8(0), grey)
+    floor, top = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
+    occurs = np.zeros(top - floor + 1, bool)
+    for index, row in enumerate(values):
+        part = row if padding is None else row[~padding[index]]
+        occurs[part.astype(np.int32) - floor] = True
+    places = np.flatnonzero(occurs)
+    levels = (places + floor).astype(values.dtype)
+    if padding is not None and len(levels) < 2 and padding.any():
+        _measured(values, padding, path)
+    table = np.zeros(len(occurs), np.uint8)
+    shown = _shown(levels, header, path)
+    table[places] = 255 - shown if negative else shown
+    grey = through(table, values, floor)
+    if padding is not None:
+        grey[padding] = 0
+    return grey
+
+
+def _shown(values: np.ndarray, header: Dataset, path: str | Path) -> np.ndarray:
+    """Stored values of a monochrome image as uint8, before any inversion."""
+    depth = _declared_depth(header)
+    slope, intercept = _first(header.get("RescaleSlope")), _first(header.get("RescaleIntercept"))
+    changed = False
+    if header.get("ModalityLUTSequence"):
+        values, depth = _looked_up(values, header.ModalityLUTSequence[0])
+    elif slope is not None and intercept is not None and (slope, intercept) != (1.0, 0.0):
+        values, changed = values * slope + intercept, True
+    if header.get("VOILUTSequence"):
+        values, depth = _looked_up(values, header.VOILUTSequence[0])
+        return to_eight_bits(values, path, depth)
+    centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
+    function = str(header.get("VOILUTFunction") or "LINEAR").upper()
+    if centre is not None and width is not None and width > (1 if function == "LINEAR" else 0):
+        return _windowed(values, centre, width, function)
+    if changed:
+        low, high = values.min(), values.max()
+        return np.round((values - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8)
+    return to_eight_bits(values, path, depth)
+
+
+def _looked_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int | None]:
+    """Apply a lookup table; also the depth of its entries, None where it is only the size of their container.
+
+    pydicom's own `apply_voi` counts in the table's dtype, so 12-bit images wrap around in an 8-bit table.
+    """
+    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    data = item.LUTData
+    order = ">" if item.is_little_endian is False else "<"
+    table = np.frombuffer(data, f"{order}u2") if isinstance(data, bytes) else np.asarray(data, np.uint16)
+    if bits == 8 and len(table) * 2 == (entries or 1 << 16):  # two 8-bit entries packed in a word
+        table = np.frombuffer(table.astype("<u2").tobytes(), np.uint8)
+    places = np.clip(np.round(values).astype(np.int64) - first, 0, len(table) - 1)
+    return table.astype(np.int32)[places], bits if bits < 16 else None
+
+
+def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3, to 0..255."""
+    if function == "SIGMOID":
+        share = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))
+    elif function == "LINEAR_EXACT":
+        share = (values - centre) / width + 0.5
+    else:
+        share = (values - (centre - 0.5)) / (width - 1.0) + 0.5
+    return np.round(np.clip(share, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+class _Quiet:
+    """Hold back the warnings and log records of pydicom and its decoders, which they give for many files read well.
+
+    Python 3.11 keeps warning filters for the whole process, as all do the state of loggers. So the first of several
+    threads to enter changes them and the last to leave restores them, and threads that read DICOM at the same time do
+    not undo each other's state. Records of a library's inner loggers stop at its outermost one; a handler that
+    someone gave these gets them as before.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._context: warnings.catch_warnings[Any] | None = None
+        self._loggers = [logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg")]
+        self._passed_on: list[bool] = []
+        self._nowhere = logging.NullHandler()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._context = warnings.catch_warnings()
+                self._context.__enter__()
+                warnings.simplefilter("ignore")
+                self._passed_on = [logger.propagate for logger in self._loggers]
+                for logger in self._loggers:
+                    logger.propagate = False
+                    logger.addHandler(self._nowhere)  # without any handler, Python writes to stderr
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._context is not None:
+                for logger, passed_on in zip(self._loggers, self._passed_on, strict=True):
+                    logger.propagate = passed_on
+                    logger.removeHandler(self._nowhere)
+                self._context.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
+def is_dicom(head: bytes, path: str | Path) -> bool:
+    """Whether a file is DICOM: by its magic, or without one by its first tag where the name says so too.
+
+    Args:
+        head: the file's first 132 bytes, or more.
+        path: the file's name.
+    """
+    named = Path(path).suffix.lower() in (".dcm", ".dicom")
+    return head[128:132] == b"DICM" or (named and head[:2] in (b"\x08\0", b"\x02\0"))

@@ -1,0 +1,177 @@
+"""DICOM headers, read up to the pixels and within bounds on elements, bytes and what deflated data grow to."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from covidnet.base.errors import ImageRefusedError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+READS, BYTES = 48_000, 2**25
+"""The most that is read of one header, in reads (two or three for each element) and bytes; hundreds are usual."""
+_VALUE, _TABLE = 2**16, 2**18  # bytes of one value, and of a lookup table of 65,536 entries with room to spare
+_PIXELS = 0x7FE00010
+_TABLES = ("ModalityLUTSequence", "VOILUTSequence")
+_DEFLATED, _PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
+_REMEDY = "export it again without private elements, or as a 16-bit grey PNG"
+
+
+class Header(NamedTuple):
+    """What a file says before its pixels.
+
+    Args:
+        dataset: the wanted elements.
+        pixels: of the element that holds the pixels: how its value is written, the bytes it claims (2**32 - 1 is
+            unknown), and where it starts in ``data``; None where there is none.
+        data: the file, inflated up to some bytes behind the header where it is deflated; empty if it was not asked for.
+        rest: inflates the rest of the file.
+    """
+
+    dataset: Dataset
+    pixels: tuple[str | None, int, int] | None
+    data: bytes
+    rest: Any = None
+
+    def value(self, size: int) -> bytes:
+        """The first bytes of the pixels, at most so many; fewer where the file ends."""
+        if self.pixels is None:
+            return b""
+        _, length, start = self.pixels
+        end = start + min(size, length)
+        if self.rest is None or end <= len(self.data):
+            return self.data[start:end]
+        return self.data[start:] + self.rest.decompress(self.rest.unconsumed_tail, end - max(start, len(self.data)))
+
+
+def read_elements(file: BinaryIO, path: str | Path, names: tuple[str, ...], *, force: bool = False) -> Header:
+    """The wanted elements of a DICOM header; what lies between them is skipped, and nothing behind it is read.
+
+    Args:
+        file: the open file.
+        path: the name that errors give it.
+        names: the keywords of the elements.
+        force: whether a file without DICOM's first 132 bytes is read too.
+
+    Raises:
+        ImageRefusedError: more elements, longer values or more bytes than any radiograph needs.
+        Exception: whatever pydicom raises on a damaged header.
+    """
+    bounded = _Bounded(file, path)
+    try:
+        return _parsed(bounded, path, names, force, b"")
+    except _DeflatedError:
+        head, packed = bounded.everything()
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    # The syntax is replaced by the one that inflated data have, in as many bytes.
+    data = head.replace(_DEFLATED, _PLAIN) + inflater.decompress(packed, BYTES)
+    try:
+        found = _parsed(_Bounded(io.BytesIO(data), path), path, names, force, data)
+    except _DeflatedError as error:
+        raise ValueError("deflated twice") from error
+    return found._replace(rest=None if inflater.eof else inflater)
+
+
+def _parsed(bounded: _Bounded, path: str | Path, names: tuple[str, ...], force: bool, data: bytes) -> Header:
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.filereader import read_partial
+
+    pixels: list[tuple[str | None, int, int]] = []
+
+    def at_pixels(tag: int, vr: str | None, length: int) -> bool:
+        if tag == _PIXELS:
+            pixels.append((vr, length, bounded.tell()))
+        return tag == _PIXELS
+
+    wanted = [tag for tag in map(tag_for_keyword, names) if tag is not None]
+    try:
+        # The stream has all that pydicom asks of a file.
+        header = read_partial(bounded, at_pixels, force=force, specific_tags=wanted)  # type: ignore[arg-type]
+        _bound_values(header, path)
+    except Exception as error:
+        if bounded.refusal is not None:  # pydicom makes other errors of some
+            raise bounded.refusal from error
+        raise
+    return Header(header, pixels[0] if pixels else None, data)
+
+
+def _bound_values(header: Dataset, path: str | Path) -> None:
+    """Hold values to their size before pydicom makes objects of them, and tables to their first item."""
+    from pydicom import DataElement, Sequence
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.dataelem import RawDataElement
+    from pydicom.filereader import read_sequence_item
+
+    for tag in (tag_for_keyword(name) for name in _TABLES):
+        raw = header.get_item(tag) if tag is not None and tag in header else None
+        if isinstance(raw, RawDataElement) and raw.value:
+            part = _Bounded(io.BytesIO(raw.value), path)
+            try:
+                item = read_sequence_item(part, raw.is_implicit_VR, raw.is_little_endian, "iso8859")
+            except Exception as error:
+                if part.refusal is not None:
+                    raise part.refusal from error
+                raise
+            header[tag] = DataElement(tag, "SQ", Sequence([] if item is None else [item]))
+    items = [header[name].value[0] for name in _TABLES if header.get(name)]
+    for dataset in (header, *items):
+        for element in dataset.elements():
+            most = _TABLE if element.tag == 0x00283006 or element.tag >> 8 == 0x002812 else _VALUE
+            if isinstance(element, RawDataElement) and len(element.value or b"") > most:
+                raise _too_much(path, f"a value of {len(element.value or b''):,} bytes")
+
+
+def _too_much(path: str | Path, what: str) -> ImageRefusedError:
+    return ImageRefusedError(path, f"{what} in its header, more than any radiograph has", _REMEDY)
+
+
+class _DeflatedError(Exception):
+    """The rest of the file is deflated."""
+
+
+class _Bounded:
+    """A file as pydicom reads it, which refuses to be read without end.
+
+    pydicom reads an element's tag and length as 8 bytes, then its value at once, and a whole file only to inflate it.
+    """
+
+    def __init__(self, file: BinaryIO, path: str | Path) -> None:
+        self.refusal: ImageRefusedError | None = None
+        self.seek, self.tell = file.seek, file.tell
+        self._file, self._path = file, path
+        self._reads = self._bytes = 0
+        self._element = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes, of which values of the first group and names of character sets have few.
+
+        These two are taken apart while the header is read, all others afterwards.
+        """
+        if size < 0:
+            raise _DeflatedError
+        self._reads += 1
+        early = self._element[:2] == b"\2\0" or self._element[:4] in (b"\x08\0\x05\0", b"\0\x08\0\x05")
+        if self.refusal is None and early and size > (_VALUE if self._element[:2] == b"\2\0" else 1024):
+            self.refusal = _too_much(self._path, f"a value of {size:,} bytes")
+        if self.refusal is None and self._reads > READS:
+            self.refusal = _too_much(self._path, f"more than {READS // 3:,} elements")
+        if self.refusal is None:
+            found = self._file.read(size)
+            self._bytes += len(found)
+            if self._bytes > BYTES:
+                self.refusal = _too_much(self._path, f"more than {BYTES / 1e6:.0f} MB")
+        if self.refusal is not None:
+            raise self.refusal
+        if size == 8:
+            self._element = found
+        return found
+
+    def everything(self) -> tuple[bytes, bytes]:
+        """The file before and from the place where it is read."""
+        at = self._file.tell()
+        self._file.seek(0)
+        return self._file.read(at), self._file.read()

@@ -1,0 +1,201 @@
+"""Images that are windows of other images, whatever was done to them: an index, then a coarse and a fine look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from covidnet.base.progress import available_cores
+from covidnet.data.reading.thumbnails import Pixels
+from covidnet.data.recognition.alignment import COARSE, FINE, MIDDLE, WHOLE, coarse_windows, refine, windows
+from covidnet.data.recognition.landmarks import Ints, LandmarkIndex
+
+NEAR_DUPLICATE = "near-duplicate"
+
+COLUMNS = ("image", "other", "kind", "similarity")
+
+# Images that are compared at the finer levels, for each image that is looked for.
+_CANDIDATES = 6
+
+# Pairs whose windows are compared, for each image that is looked for: those that share most places.
+_LIKELY = 24
+
+# A turned image is found as a whole, and shares most of its places.
+_LIKELY_TURNED, _SHARED_TURNED = 3, 8
+
+# What is so far below the limit in its best window does not reach it.
+_ROUGH = 0.17
+
+# What is so far below the limit at the middle level does not reach it at the fine one.
+_PROMISING = 0.07
+
+# Images, others and pairs at a time, so that memory does not grow with their number.
+_IMAGES, _OTHERS, _PAIRS = 512, 64, 128
+
+
+@dataclass(frozen=True)
+class Guise:
+    """What was done to an image before it was cropped: mirrored first, then turned."""
+
+    mirrored: bool = False
+    turns: int = 0
+
+
+UPRIGHT = (0,)
+"""Turns by 90 degrees that are tried, mirrored and not."""
+
+TURNED = (1, 2, 3)
+
+
+def search(
+    images: Pixels,
+    others: Pixels,
+    index: LandmarkIndex,
+    turns: tuple[int, ...],
+    limit: float,
+    *,
+    itself: npt.NDArray[np.intp] | None = None,
+    tick: Callable[[int], None] = lambda count: None,
+) -> pd.DataFrame:
+    """Every image that is found as a window of another, or turned as the whole of another.
+
+    Args:
+        images: (N, 64, 64).
+        others: (M, 64, 64).
+        index: of the others.
+        turns: that are tried: `UPRIGHT` or `TURNED`.
+        limit: of the similarity.
+        itself: (N,) which of the others an image is, so that it is not compared with itself.
+        tick: is told how many of the images were looked at.
+    """
+    # Many small products: threads of the library for each of them would only wait for one another.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
+        tables = []
+        for turn in turns:
+            upright = np.ascontiguousarray(np.rot90(images, -turn, axes=(1, 2)))
+            pairs = _likely(upright, index, turn, itself, pool, tick)
+            tables.append(_compared(upright, others, pairs, limit, pool))
+    return pd.concat(tables, ignore_index=True)
+
+
+def table_of(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+    """Rows as a table of `COLUMNS`, with the same types where there are none.
+
+    Args:
+        rows: number of the image, number of the other, kind, similarity.
+    """
+    kinds = {"image": np.intp, "other": np.intp, "kind": object, "similarity": np.float64}
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs that are compared: numbers of image and other, whether the image is mirrored, how often it is turned."""
+
+    image: Ints
+    other: Ints
+    mirrored: npt.NDArray[np.bool_]
+    turns: int
+
+
+def _likely(
+    upright: Pixels,
+    index: LandmarkIndex,
+    turns: int,
+    itself: Ints | None,
+    pool: ThreadPoolExecutor,
+    tick: Callable[[int], None],
+) -> _Pairs:
+    """The pairs that the index finds, by image."""
+
+    def look(start: int) -> tuple[int, tuple[Ints, Ints, Ints, Ints]]:
+        some = slice(start, start + _IMAGES)
+        count = _LIKELY_TURNED if turns else _LIKELY
+        return start, index.likely(upright[some], count, None if itself is None else itself[some])
+
+    found = [np.zeros((4, 0), np.intp)]
+    for start, (image, other, mirrored, votes) in pool.map(look, range(0, len(upright), _IMAGES)):
+        found.append(np.stack([image + start, other, mirrored, votes]))
+        tick(min(_IMAGES, len(upright) - start))
+    image, other, mirrored, votes = np.concatenate(found, axis=1)
+    sure = votes >= (_SHARED_TURNED if turns else 1)
+    return _Pairs(image[sure], other[sure], mirrored[sure] == 1, turns)
+
+
+def _compared(upright: Pixels, others: Pixels, pairs: _Pairs, limit: float, pool: ThreadPoolExecutor) -> pd.DataFrame:
+    """The pairs that reach the limit, from their best window at the coarse level on."""
+    rough, first = _coarse(upright, others, pairs, pool)
+    order = np.lexsort((-np.abs(rough), pairs.image))
+    rank = np.arange(len(order)) - np.searchsorted(pairs.image[order], pairs.image[order])
+    kept = order[(rank < _CANDIDATES) & (np.abs(rough[order]) >= limit - _ROUGH)]
+    image, other, mirrored, inverted = pairs.image[kept], pairs.other[kept], pairs.mirrored[kept], rough[kept] < 0
+
+    def align(start: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        some = slice(start, start + _PAIRS)
+        inner, outer = upright[image[some]], others[other[some]]
+        inner[mirrored[some]] = inner[mirrored[some]][:, :, ::-1]
+        inner[inverted[some]] = 255 - inner[inverted[some]]
+        score, window = refine(inner, outer, windows()[first[kept[some]]], [(COARSE, 3), (MIDDLE, 3)])
+        good = np.flatnonzero(score >= limit - _PROMISING)
+        fine = np.full(len(inner), -1.0)
+        if len(good):
+            fine[good], window[good] = refine(inner[good], outer[good], window[good], [(FINE, 4)])
+        return fine, window
+
+    rows = []
+    for start, (score, window) in zip(
+        range(0, len(kept), _PAIRS), pool.map(align, range(0, len(kept), _PAIRS)), strict=True
+    ):
+        for n in np.flatnonzero(score >= limit):
+            guise = Guise(bool(mirrored[start + n]), pairs.turns)
+            kind = _kind(guise, bool(inverted[start + n]), window[n])
+            rows.append((image[start + n], other[start + n], kind, min(float(score[n]), 1.0)))
+    return table_of(rows)
+
+
+def _coarse(
+    upright: Pixels, others: Pixels, pairs: _Pairs, pool: ThreadPoolExecutor
+) -> tuple[npt.NDArray[np.float32], Ints]:
+    """The correlation of each pair at its best window, negative where inverted, and the number of that window."""
+    small = np.empty((2, len(upright), COARSE.side**2), np.float32)
+    for start in range(0, len(upright), _IMAGES):
+        some = slice(start, start + _IMAGES)
+        squares = COARSE.of(upright[some].astype(np.float32))
+        small[0, some], small[1, some] = (part.reshape(len(part), -1) for part in (squares, squares[:, :, ::-1]))
+    score, window = np.zeros(len(pairs.image), np.float32), np.zeros(len(pairs.image), np.intp)
+    order = np.argsort(pairs.other, kind="stable")
+    wanted, begins = np.unique(pairs.other[order], return_index=True)
+    ends = np.append(begins[1:], len(order))
+
+    def compare(start: int) -> None:
+        some = slice(start, start + _OTHERS)
+        chunk = others[wanted[some]]
+        # A turned image is found as a whole: the first guess is not one of its windows.
+        parts = COARSE.of(chunk.astype(np.float32)).reshape(len(chunk), 1, -1) if pairs.turns else coarse_windows(chunk)
+        for part, begin, end in zip(parts, begins[some].tolist(), ends[some].tolist(), strict=True):
+            here = order[begin:end]
+            products = small[pairs.mirrored[here].astype(np.intp), pairs.image[here]] @ part.T
+            best = np.abs(products).argmax(1)
+            score[here], window[here] = products[np.arange(len(here)), best], best
+
+    for _ in pool.map(compare, range(0, len(wanted), _OTHERS)):
+        pass
+    return score, window
+
+
+def _kind(guise: Guise, inverted: bool, window: npt.NDArray[np.float64]) -> str:
+    """What was done to an image, in words."""
+    words = [f"rotated by {90 * guise.turns} degrees"] if guise.turns else []
+    words += ["mirrored"] if guise.mirrored else []
+    words += ["inverted"] if inverted else []
+    words += ["cropped"] if min(window[1], window[3]) < WHOLE else []
+    if not words:
+        return NEAR_DUPLICATE
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[:-1] else words)

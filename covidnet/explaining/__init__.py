@@ -1,0 +1,1 @@
+"""Heat maps of a fold's model and of any images, and their tests."""

@@ -1,0 +1,263 @@
+"""What a fold's model looks at: panels, where the maps lie, and whether they depend on the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError, SettingError
+from covidnet.base.progress import progress_bar
+from covidnet.callbacks.gradcam_panels import EmptyMaps, GradCamPanels, Mask, seeded_draw
+from covidnet.data.collection.annotations import Annotations
+from covidnet.data.loading.dataset import ImageDataset
+from covidnet.evaluation.localisation import localisation_table
+from covidnet.evaluation.sanity import sanity_table
+from covidnet.feature_store.maps import MapStore, feature_maps
+from covidnet.learning.module import ClassificationModule
+from covidnet.models.classifier import Classifier
+from covidnet.models.randomisation import randomised, stages, with_random_head
+from covidnet.models.saliency import METHODS
+
+log = logging.getLogger(__name__)
+
+SEED = 0
+"""Of the first randomised network of a stage; later draws count on from it. It is the same for all folds, which are
+compared with the same strangers."""
+
+# Images whose maps are computed together.
+_BATCH = 16
+
+Heats = npt.NDArray[np.float32]
+
+
+def check_settings(explain: Mapping[str, Any]) -> None:
+    """Refuse what would fail only after the training.
+
+    Args:
+        explain: the group ``explain`` of the configuration.
+
+    Raises:
+        SettingError: there is no such method, or a number of images or draws is none.
+    """
+    if explain["method"] not in METHODS:
+        raise SettingError("explain.method", explain["method"], METHODS)
+    for name in ("per_class", "errors", "localisation_images", "sanity_images"):
+        value = explain[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise SettingError(f"explain.{name}", value, "a whole number from 0 on")
+    draws = explain["sanity_draws"]
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise SettingError("explain.sanity_draws", draws, "a whole number from 1 on")
+
+
+class Explanations:
+    """Heat maps of one model on one part of its images, and what they are worth.
+
+    Args:
+        module: the chosen model.
+        images: the dataset of `rows`.
+        rows: images with image_id, path, patient_id, label, width and height.
+        method: of `covidnet.models.saliency.METHODS`.
+        seed: of the draw of images.
+        probabilities: (3,) of the model for each image, by image_id.
+        annotations: masks and boxes of the images.
+        store: gives the store of the backbone's maps, for a re-initialised stage or None; None where maps are not kept,
+            because the backbone is trained.
+        progress: whether a progress bar is drawn.
+    """
+
+    def __init__(
+        self,
+        module: ClassificationModule,
+        images: ImageDataset,
+        rows: pd.DataFrame,
+        *,
+        method: str,
+        seed: int,
+        probabilities: Mapping[str, npt.NDArray[np.floating]],
+        annotations: Annotations,
+        store: Callable[[str | None], MapStore] | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.module = module
+        self.images = images
+        self.rows = rows
+        self.method = method
+        self.seed = seed
+        self.probabilities = probabilities
+        self.annotations = annotations
+        self.store = store
+        self.progress = progress
+        self.constant: dict[str, tuple[int, int]] = {}
+        """For each part of the work how many maps are constant, and of how many; filled as the parts are done."""
+        self._read: dict[int, dict[str, Mask]] = {}
+
+    def panels(self, callback: GradCamPanels, folder: Path, caption: str, part: str = "unseen") -> list[Path]:
+        """Draw the panels, with the outlines of known lesions.
+
+        Args:
+            callback: what draws them.
+            folder: where they go.
+            caption: at the foot.
+            part: of the split that the images are of.
+        """
+        drawn = callback.draw(
+            self.module, self.images, self.rows, folder, seed=self.seed, caption=caption,
+            probabilities=self.probabilities,
+            maps=(lambda chosen: self._maps(self.module.classifier, chosen)) if self._pooled(callback.method) else None,
+            outline=lambda index: self._regions(index).get("lesion"),
+            part=part,
+        )  # fmt: skip
+        self.constant["panels"] = callback.constant
+        return drawn
+
+    def localisation(self, count: int) -> pd.DataFrame | None:
+        """How the maps of the images' true classes lie on known lesions and lungs.
+
+        Args:
+            count: images, spread evenly over the classes; 0 for none.
+
+        Returns:
+            The table of `covidnet.evaluation.localisation.localisation_table`; None where nothing is known of any
+            image.
+        """
+        if not self.annotations:
+            return None
+        chosen = [index for index in self._chosen(count) if self._regions(index)]
+        if not chosen:
+            if count:
+                log.warning("no mask and no box was found for any of the images that were drawn for a comparison")
+            return None
+        regions = [self._regions(index) for index in chosen]
+        rows = self.rows.iloc[chosen]
+        target = [CLASSES.index(label) for label in rows["label"]]
+        empty = EmptyMaps("where the maps lie")
+        heats = self._heats(self.module.classifier, chosen, target, empty)
+        self.constant[empty.part] = empty.tell()
+        return localisation_table(
+            heats,
+            [known.get("lesion") for known in regions],
+            [known.get("lung") for known in regions],
+            list(rows["image_id"]),
+            list(rows["patient_id"]),
+            list(rows["label"]),
+        )
+
+    def sanity(self, count: int, draws: int = 3) -> pd.DataFrame | None:
+        """How like the trained maps those of a network are that is re-initialised, from the head to the first layer.
+
+        Args:
+            count: images, spread evenly over the classes; 0 for none, and at least 2 otherwise.
+            draws: how often the whole network is re-initialised; the other stages are drawn once.
+
+        Returns:
+            The table of `covidnet.evaluation.sanity.sanity_table`, whose last stage has a row for each image and draw;
+            None where there are fewer than 2 images.
+        """
+        chosen = self._chosen(count)
+        if len(chosen) < 2:
+            return None
+        # The class stays that of the trained model: its map is what is compared.
+        target = [int(self.probabilities[image_id].argmax()) for image_id in self.rows["image_id"].iloc[chosen]]
+        own, empty = EmptyMaps("sanity test, trained network"), EmptyMaps("sanity test, re-initialised networks")
+        trained = self._heats(self.module.classifier, chosen, target, own)
+        names = stages(self.module.classifier)
+        # What the verdict rests on is the whole network re-initialised: one draw may be unlucky.
+        todo = [(name, SEED) for name in names] + [(names[-1], SEED + draw) for draw in range(1, draws)]
+        found: dict[str, list[Heats]] = {name: [] for name in names}
+        # The head is the same random head at every stage of one seed.
+        random_heads = {seed: with_random_head(self.module.classifier, seed) for seed in {seed for _, seed in todo}}
+        with progress_bar(self.progress, unit="stages") as bar:
+            for stage, seed in bar.track(todo, description="sanity test"):
+                found[stage].append(self._redrawn(chosen, target, stage, seed, random_heads[seed], empty))
+        for counted in (own, empty):
+            self.constant[counted.part] = counted.tell()
+        of = self.rows.iloc[chosen]
+        redrawn = {stage: np.stack(maps) for stage, maps in found.items()}
+        return sanity_table(trained, redrawn, list(of["image_id"]), list(of["patient_id"]))
+
+    def _redrawn(
+        self,
+        chosen: Sequence[int],
+        target: Sequence[int],
+        stage: str,
+        seed: int,
+        random_head: Classifier,
+        empty: EmptyMaps,
+    ) -> Heats:
+        classifier = self.module.classifier
+        if not self._pooled(self.method) or self.store is None:
+            return self._heats(randomised(classifier, stage, seed), chosen, target, empty)
+        # The first draw keeps the name that maps kept by other runs have.
+        kept = stage if seed == SEED else f"{stage} draw {seed}"
+        maps = self._maps(random_head, chosen, kept, partial(randomised, classifier, stage, seed))
+        return self._heats(random_head, chosen, target, empty, maps)
+
+    def _chosen(self, count: int) -> list[int]:
+        drawn = seeded_draw(self.rows["label"], -(-count // len(CLASSES)), self.seed)
+        # One of each class in turn, so that a number that is no multiple of the classes cuts the last round.
+        places = [index for _, indices in drawn for index in indices]
+        order = [(at, number) for number, (_, indices) in enumerate(drawn) for at in range(len(indices))]
+        return [places[n] for n in sorted(range(len(places)), key=lambda n: order[n])][:count]
+
+    def _heats(
+        self,
+        classifier: Classifier,
+        chosen: Sequence[int],
+        target: Sequence[int],
+        empty: EmptyMaps,
+        maps: Tensor | None = None,
+    ) -> Heats:
+        if maps is None and self._pooled(self.method):
+            maps = self._maps(classifier, chosen)
+        found = []
+        for start in range(0, len(chosen), _BATCH):
+            part = slice(start, start + _BATCH)
+            if maps is None:
+                images = torch.stack([self.images[index]["image"] for index in chosen[part]])
+            else:
+                # The maps are all that is looked at: the images lend their size.
+                side = self.images.fit.size
+                images = torch.zeros(1, 1, 1, 1).expand(len(chosen[part]), classifier.spec.channels, side, side)
+            images = images.to(self.module.device)
+            given = None if maps is None else maps[part].to(self.module.device)
+            names = list(self.rows["image_id"].iloc[list(chosen[part])])
+            found.append(empty.counted(names, classifier, images, target[part], self.method, given))
+        return np.concatenate(found)
+
+    def _maps(
+        self,
+        classifier: Classifier,
+        chosen: Sequence[int],
+        stage: str | None = None,
+        drawn: Callable[[], Classifier] | None = None,
+    ) -> Tensor:
+        if self.store is None:
+            return feature_maps(classifier.eval().backbone, self.images, chosen)
+        return self.store(stage).maps(self.images, chosen, lambda: (drawn() if drawn else classifier).backbone)
+
+    def _pooled(self, method: str) -> bool:
+        """Whether a method looks at the pooled maps alone."""
+        return method != "gradient"
+
+    def _regions(self, index: int) -> dict[str, Mask]:
+        if index not in self._read:
+            row = self.rows.iloc[index]
+            shape = (int(row["height"]), int(row["width"]))
+            try:
+                self._read[index] = self.annotations.fitted(row["path"], shape, self.images.fit)
+            except DataError as error:
+                # The model is trained by now: a mask that does not fit costs its image, not the run.
+                log.warning("%s; the image is taken for one without a mask", error)
+                self._read[index] = {}
+        return self._read[index]

@@ -1,0 +1,91 @@
+"""What runs the frozen backbone: PyTorch, or ONNX Runtime, which is faster on a CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from covidnet.base.atomic import write_bytes
+from covidnet.base.errors import SettingError, StoreError
+from covidnet.models.backbones import Backbone
+from covidnet.models.onnx_graph import onnx_graph
+from covidnet.models.onnx_session import onnx_session
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("torch", "onnx")
+
+TOLERANCE = 1e-4
+"""The most that features of two engines may differ by, or the share of the largest of them where that is above 1."""
+
+
+def check_engine(name: str) -> None:
+    """Refuse an engine that cannot run here, before anything is computed for it.
+
+    Args:
+        name: one of `ENGINES`.
+
+    Raises:
+        SettingError: there is no such engine, or ONNX Runtime is not installed.
+    """
+    if name not in ENGINES:
+        raise SettingError("features.engine", name, ENGINES)
+    if name == "onnx" and importlib.util.find_spec("onnxruntime") is None:
+        remedy = 'ONNX Runtime is not installed: pip install "covidnet[onnx]"'
+        raise SettingError("features.engine", "onnx", ENGINES, remedy)
+
+
+def engine_of(name: str, backbone: Backbone, image_size: int, folder: Path) -> nn.Module:
+    """The engine of that name, as a module from images (N, C, H, W) to features (N, D).
+
+    Args:
+        name: one of `ENGINES`.
+        backbone: the network.
+        image_size: side of its input in pixels.
+        folder: where the exported network is kept; it has to belong to these weights and this size.
+
+    Raises:
+        SettingError: there is no such engine, or ONNX Runtime is not installed.
+        StoreError: ONNX Runtime's features differ from PyTorch's.
+    """
+    check_engine(name)
+    return backbone if name == "torch" else OnnxBackbone(backbone, image_size, folder / "backbone.onnx")
+
+
+class OnnxBackbone(nn.Module):
+    """A backbone in ONNX Runtime, checked against PyTorch when it is loaded.
+
+    Args:
+        backbone: the network, in eval mode.
+        image_size: side of its input in pixels.
+        file: the exported network; written if it is not there.
+    """
+
+    def __init__(self, backbone: Backbone, image_size: int, file: Path) -> None:
+        super().__init__()
+        example = torch.randn(
+            2, backbone.spec.channels, image_size, image_size, generator=torch.Generator().manual_seed(0)
+        )
+        if not file.exists():
+            log.info("features: exporting the backbone for ONNX Runtime (once)")
+            write_bytes(file, onnx_graph(backbone, example, ["images"], ["features"], ("features.engine", "onnx")))
+        self.session = onnx_session(file, torch.get_num_threads())
+        with torch.no_grad():
+            expected = backbone(example)
+            difference = (self(example) - expected).abs().max().item()
+        # Features of a ResNet with random weights go into the hundreds, where float32 has no more to give.
+        allowed = TOLERANCE * max(1.0, expected.abs().max().item())
+        if not difference <= allowed:
+            raise StoreError(
+                f"{file}: features differ from PyTorch's by {difference:.2g}, more than {allowed:.2g}; "
+                "delete the file, or use features.engine=torch"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) to features (N, D), on the CPU."""
+        batch = images.contiguous().cpu().numpy()
+        return torch.from_numpy(self.session.run(None, {"images": batch})[0])

@@ -1,0 +1,131 @@
+"""``python -m covidnet.features``: fill the store for all folds ahead of a sweep, and look after it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+from covidnet.base.errors import SettingError, StoreError
+from covidnet.launch.command import launch
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from covidnet.fold.setup import FoldSetup
+
+log = logging.getLogger(__name__)
+
+_ACTIONS = ("--stats", "--verify", "--prune")
+
+
+def main(cfg: DictConfig) -> None:
+    """Fill the store for the ten folds, or with an action say what is there, check it, or remove what is of no use.
+
+    Args:
+        cfg: the composed configuration ``features``.
+
+    Raises:
+        StoreError: ``--verify`` found damage.
+    """
+    from omegaconf import OmegaConf
+
+    from covidnet.base.quiet import quieten
+    from covidnet.fold.setup import FoldSetup
+
+    settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    action = settings.pop("action")
+    actions = ["fill", *(flag[2:] for flag in _ACTIONS)]
+    if action not in actions:
+        raise SettingError("action", action, actions)
+    setup = FoldSetup(settings)
+    quieten()
+    if action == "fill":
+        fill(setup)
+    elif action == "prune":
+        remove(setup)
+    else:
+        show(setup, verify=action == "verify")
+
+
+def fill(setup: FoldSetup) -> None:
+    """Compute what any of the ten folds looks at, each distinct input once."""
+    import pandas as pd
+    from rich.console import Console
+
+    from covidnet.feature_store.extract import fill_store
+
+    # The network needs no data: what is wrong with it is reported before an image is read or drawn.
+    module = setup.module()
+    if reason := setup.why_no_features(module):
+        raise SettingError("features", "a store", "for a frozen backbone and fixed copies", reason)
+    prepared = setup.prepared()
+    changed = setup.changed_images(prepared)
+    folds = [setup.datamodule(prepared, module, fold, changed) for fold in range(10)]
+    looked_at = pd.concat([rows for fold in folds for rows in fold.rows.values()], ignore_index=True)
+    inputs = looked_at.drop_duplicates(["sha256", "operator"], ignore_index=True)
+    store = setup.store(module, folds[0])
+    computed = fill_store(
+        inputs,
+        folds[0].images,
+        lambda: setup.engine(module, store),
+        store,
+        batch_size=setup.settings["features"]["batch_size"],
+        progress=setup.progress,
+        trainer=setup.settings["trainer"],
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"{len(inputs)} distinct inputs serve {len(looked_at)} places in the ten folds; {computed} were computed now"
+    )
+    console.print(f"feature store: {store.folder}")
+
+
+def show(setup: FoldSetup, *, verify: bool) -> None:
+    """Print a table of the stores; with `verify`, fail where one is damaged."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from covidnet.feature_store.maintenance import summaries
+
+    root = setup.cache / "features"
+    found = summaries(root, verify=verify)
+    # Narrow enough for 80 columns: a name that is cut cannot be looked up.
+    table = Table(box=None, pad_edge=False)
+    for heading in ("store", "backbone", "weights", "engine", "features", "files", "MB", "damaged"):
+        table.add_column(heading, no_wrap=True)
+    for one in found:
+        d = one.description
+        damaged = str(one.damaged + len(one.unusable)) if verify else "unchecked"
+        table.add_row(
+            one.folder.name, str(d.get("backbone")), str(d.get("weights"))[:8], str(d.get("engine")),
+            str(one.features), str(one.segments), f"{one.bytes / 1e6:.1f}", damaged,
+        )  # fmt: skip
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(f"feature stores: {root}")
+    bad = [str(one.folder) for one in found if one.damaged or one.unusable]
+    if verify and bad:
+        raise StoreError(f"{', '.join(bad)}: damaged; the next run computes them again, --prune removes files")
+
+
+def remove(setup: FoldSetup) -> None:
+    """Remove what nothing will read again, and name it."""
+    from rich.console import Console
+
+    from covidnet.data.loading.transforms import Normalise, SquareFit
+    from covidnet.feature_store.extract import description_of
+    from covidnet.feature_store.maintenance import prune
+
+    current = description_of(SquareFit(), Normalise((0.0,), (1.0,)), "", "", "torch")
+    removed = prune(setup.cache / "features", current)
+    console = Console(soft_wrap=True, highlight=False)
+    for path in removed:
+        console.print(f"removed {path}")
+    console.print(f"{len(removed)} removed")
+
+
+if __name__ == "__main__":
+    # Hydra knows settings, not flags of other commands: a flag becomes the setting that it is short for.
+    sys.argv = [f"action={word[2:]}" if word in _ACTIONS else word for word in sys.argv]
+    launch(main, "features")

@@ -1,0 +1,458 @@
+"""The steps of one fold's run, in their order: data, network, features, fit, test, panels, files."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities import rank_zero_only
+
+from covidnet.base.errors import DataError, SettingError
+from covidnet.base.quiet import quieten
+from covidnet.base.trust import check_classes, check_links
+from covidnet.callbacks.curves import hand_on
+from covidnet.callbacks.gradcam_panels import GradCamPanels
+from covidnet.callbacks.prediction_writer import PredictionWriter
+from covidnet.callbacks.resume_point import ResumePoint
+from covidnet.data.collection.annotations import Annotations
+from covidnet.data.collection.prepared import PreparedDataset
+from covidnet.data.folds.unseen_ledger import UnseenLedger
+from covidnet.data.loading.datamodule import FoldDataModule
+from covidnet.data.recognition.training_images import write_training_images
+from covidnet.evaluation.explanations import FOLDER, map_notes, verdicts, write_explanations
+from covidnet.evaluation.selection import RULES
+from covidnet.explaining.fold_maps import Explanations, check_settings
+from covidnet.fold.fitting import gate_of, temperature_of
+from covidnet.fold.folder import RunFolder
+from covidnet.fold.resume import Resumption, Terminated, termination
+from covidnet.fold.setup import FoldSetup
+from covidnet.launch.known_settings import check_arguments
+from covidnet.learning.checkpoints import AtomicCheckpointIO
+from covidnet.learning.module import ClassificationModule
+from covidnet.learning.monitor import direction
+from covidnet.report.words import EXPLAINERS
+from covidnet.serving.record import add_record, serving_record
+from covidnet.tracking.fold_log import log_fold
+from covidnet.tracking.loggers import finish, make_loggers
+
+log = logging.getLogger(__name__)
+
+
+class FoldRun:
+    """One run of one fold.
+
+    Args:
+        settings: the resolved configuration as a plain dict.
+        folder: the run folder.
+        search: whether this is a trial of a search for hyperparameters: it ends with its validation, and neither the
+            test fold nor the unseen fold is looked at.
+    """
+
+    def __init__(self, settings: dict[str, Any], folder: Path, *, search: bool = False) -> None:
+        self.settings = settings
+        self.search = search
+        self.folder = folder
+        self.setup = FoldSetup(settings)
+        self.progress = self.setup.progress
+        self.resumption = Resumption(folder, settings)
+        self.seconds: dict[str, float] = {}
+        self.loggers: list[Logger] = []
+        self.callbacks: list[pl.Callback] = []
+
+    def run(self) -> float | None:
+        """Do it all, or what is left of it where the run is gone on with.
+
+        Returns:
+            The monitored value of the chosen checkpoint; None where the run was finished already.
+
+        Raises:
+            CovidnetError: where the user can mend what stands in the way.
+            Terminated: after SIGTERM; what was computed is kept.
+        """
+        check_classes(self.settings, self.settings.get("trust") or ())
+        check_arguments(self.settings)
+        check_links(self.folder)
+        self._check_training()
+        self.resumption.check_settings()
+        if self.resumption.finished:
+            log.info("fold %d is finished already: %s", self.settings["fold"], self.folder)
+            return None
+        quieten()
+        self._make_callbacks()
+        self._check_trainer()
+        # Before anything that takes time: a key that is refused is said at once.
+        self.loggers = make_loggers(self.settings, self.folder, resume=self.resumption.point is not None)
+        failed, patience = True, None
+        try:
+            with termination():
+                score = self._run()
+            failed = False
+        except Terminated:
+            log.error("stopped by SIGTERM; python -m covidnet.train resume='%s' goes on with it", self.folder)
+            # SIGKILL follows in half a minute.
+            patience = 10.0
+            raise
+        finally:
+            finish(self.loggers, failed=failed, patience=patience)
+        return score
+
+    def _run(self) -> float | None:
+        start = time.perf_counter()
+        s, setup = self.settings, self.setup
+        seed = setup.seed(s["fold"])
+        pl.seed_everything(seed, workers=True, verbose=False)
+        # The network needs no data: weights that cannot be had are reported before an image is read or drawn.
+        module = setup.module()
+        before = module.classifier.backbone_hash()
+        prepared = setup.prepared()
+        changed = setup.changed_images(prepared)
+        # Masks that cannot be used are told of before the training, not after it.
+        annotations = setup.annotations(prepared)
+        files = RunFolder(self.folder, s, prepared, changed)
+        # Of several processes the first alone writes.
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self.resumption.begin(files.record(before))
+            files.write_settings()
+        datamodule = setup.datamodule(prepared, module, s["fold"], changed)
+        sizes = []
+        for part, rows in datamodule.rows.items():
+            images = rows["image_id"].nunique()
+            copies = f" ({len(rows)} with augmented copies)" if len(rows) > images else ""
+            sizes.append(f"{part} {images}{copies}")
+        log.info("fold %d: images of %s", s["fold"], ", ".join(sizes))
+        with self._timed("features"):
+            from_store = self._features(datamodule, module)
+        # A linear head is so small that two threads wait for each other longer than they work.
+        with _threads(1 if from_store else torch.get_num_threads()):
+            # A network that is trained whole has epochs of minutes: each of them is written at once.
+            frozen = module.classifier.backbone.state_dict().values() if module.classifier.frozen else ()
+            checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0, constant=frozen)
+            trainer = self._trainer(checkpoints, seed)
+            with self._timed("fit"):
+                self._fit(trainer, module, datamodule, checkpoints)
+            self._check_frozen(module, before)
+            if trainer.world_size > 1:
+                if not self._is_last_process(trainer):
+                    return None
+                trainer = self._alone(trainer)
+            if self.search:
+                self.resumption.end()
+                _, score = self._chosen(trainer, module)
+                log.info("trial: %s %s", s["monitor"], score)
+                return score
+            unseen = self._enter(prepared)
+            module, score = self._test(trainer, datamodule, module)
+        after = self._check_frozen(module, before)
+        predictions = self._predictions(trainer).write(self.folder / "predictions.csv", datamodule.rows, s["fold"])
+        best = trainer.checkpoint_callback
+        checkpoint = Path(best.best_model_path) if isinstance(best, ModelCheckpoint) and best.best_model_path else None
+        with self._timed("panels"):
+            pictures, maps = self._explain(prepared, datamodule, trainer, module, annotations)
+        with self._timed("serving"):
+            temperature = self._make_ready(prepared, datamodule, module, predictions, checkpoint, maps)
+        self.seconds["total"] = time.perf_counter() - start
+        metrics = files.metrics(self.seconds, datamodule.counts, temperature)
+        files.write(metrics, {"before_fit": before, "after_fit": after}, unseen)
+        log_fold(self.loggers, metrics, predictions, pictures, checkpoint, trainer.global_step)
+        self.resumption.end()
+        files.tell(metrics, unseen)
+        if files.refused_count and s["strict"]:
+            raise DataError(f"strict=true: {files.refused_count} files were refused; see {self.folder / 'refused.csv'}")
+        return score
+
+    def _fit(
+        self,
+        trainer: pl.Trainer,
+        module: ClassificationModule,
+        datamodule: FoldDataModule,
+        checkpoints: AtomicCheckpointIO,
+    ) -> None:
+        point = self.resumption.point
+        if point is not None:
+            datamodule.epoch, _ = ResumePoint.read(point)
+            log.info("going on at epoch %d", datamodule.epoch)
+        try:
+            trainer.fit(module, datamodule=datamodule, ckpt_path=point, weights_only=True)
+        except Terminated:
+            raise
+        except SystemExit as leaving:
+            # A job that its engine puts back into the queue leaves with a code of the engine's.
+            if leaving.code != 1:
+                raise
+            # Lightning answers Ctrl-C by leaving without a word.
+            raise KeyboardInterrupt from None
+        finally:
+            checkpoints.flush()
+
+    def _check_training(self) -> None:
+        s = self.settings
+        epochs = s["trainer"].get("max_epochs")
+        if epochs is not None and (not isinstance(epochs, int) or epochs < 1) and epochs != -1:
+            raise SettingError("trainer.max_epochs", epochs, "a whole number from 1 on, or -1 for no limit")
+        check_settings(s["explain"])
+        direction(s["monitor"])
+        if s["selection"] not in RULES:
+            raise SettingError("selection", s["selection"], RULES)
+        if s["split"]["validation"] == "none" and s["monitor"].startswith("val/"):
+            log.info("split.validation=none: there is no %s to watch, so train/loss is watched", s["monitor"])
+            for holder in (s, *(c for c in s["callbacks"].values() if c and "monitor" in c)):
+                holder["monitor"] = "train/loss"
+                holder.pop("mode", None)
+
+    def _make_callbacks(self) -> None:
+        found = self.settings["callbacks"].items()
+        self.callbacks = [_callback(name, callback) for name, callback in found if callback]
+        if not any(isinstance(callback, PredictionWriter) for callback in self.callbacks):
+            raise SettingError("callbacks.predictions", None, "PredictionWriter", "without predictions no numbers")
+
+    def _check_trainer(self) -> None:
+        """Make a trainer and drop it: a device that is not there is reported before an image is read or drawn."""
+        # Determinism is a switch of the whole process, which features have not needed so far.
+        settings = {name: value for name, value in self.settings["trainer"].items() if name != "deterministic"}
+        hydra.utils.instantiate(settings, logger=False, enable_checkpointing=False, default_root_dir=self.folder)
+
+    def _features(self, datamodule: FoldDataModule, module: ClassificationModule) -> bool:
+        """Whether the fold's features were taken from the store, which they are wherever that is exact."""
+        if reason := self.setup.take_features(datamodule, module):
+            log.info("images go through the whole network in every epoch: %s", reason)
+            return False
+        return True
+
+    def _trainer(self, checkpoints: AtomicCheckpointIO, seed: int) -> pl.Trainer:
+        s = self.settings
+        # First, so that every other callback finds the epoch's random state.
+        callbacks: list[pl.Callback] = [ResumePoint(self.folder / "checkpoints", seed)]
+        callbacks += self.callbacks
+        if not self.loggers:
+            # It has nobody to tell.
+            callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                callback.dirpath = str(self.folder / "checkpoints")
+        if self.progress:
+            callbacks.append(_ProgressBar(refresh_rate=10, leave=False))
+        if (point := self.resumption.point) is not None:
+            hand_on(ResumePoint.read(point)[1], self.loggers)
+        trainer: pl.Trainer = hydra.utils.instantiate(
+            s["trainer"],
+            callbacks=callbacks,
+            logger=self.loggers or False,
+            plugins=[checkpoints],
+            limit_val_batches=0 if s["split"]["validation"] == "none" else s["trainer"].get("limit_val_batches"),
+            default_root_dir=self.folder,
+            enable_model_summary=False,
+            enable_progress_bar=self.progress,
+        )
+        return trainer
+
+    @staticmethod
+    def _is_last_process(trainer: pl.Trainer) -> bool:
+        """End the work of several processes; whether this is the one that goes on."""
+        trainer.strategy.barrier()
+        torch.distributed.destroy_process_group()
+        return trainer.is_global_zero
+
+    def _alone(self, trained: pl.Trainer) -> pl.Trainer:
+        """A trainer of one process, for what comes after training: several would look at some images twice."""
+        trainer: pl.Trainer = hydra.utils.instantiate(
+            {**self.settings["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"},
+            callbacks=_callbacks(trained),
+            logger=trained.loggers or False,
+            plugins=[LightningEnvironment()],
+            default_root_dir=self.folder,
+            enable_model_summary=False,
+            enable_progress_bar=self.progress,
+        )
+        # The step that loggers are told.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trained.fit_loop.epoch_loop._batches_that_stepped
+        return trainer
+
+    def _enter(self, prepared: PreparedDataset) -> dict[str, Any]:
+        """Enter the run in the ledger of the unseen fold before it is scored; what the run folder keeps of that."""
+        s, run_id = self.settings, self.resumption.run_id
+        ledger = UnseenLedger.of(self.setup.cache, prepared.split_sha256)
+        counted = None
+        if not self.setup.locked:
+            facts = {"folder": str(self.folder.resolve()), "fold": s["fold"], "seed": s["seed"]}
+            counted = ledger.add("run", run_id, facts)
+        return {"setting": s["unseen"], "run_id": run_id, "ledger": str(ledger.folder), "scored_in": counted}
+
+    def _test(
+        self, trainer: pl.Trainer, datamodule: FoldDataModule, module: ClassificationModule
+    ) -> tuple[ClassificationModule, float | None]:
+        """Validate and test the best checkpoint; test fold and unseen fold, if not locked, are scored here alone."""
+        module, score = self._chosen(trainer, module)
+        if len(datamodule.rows["val"]):
+            trainer.validate(module, dataloaders=datamodule.val_dataloader(), verbose=False)
+        trainer.test(module, dataloaders=datamodule.test_dataloader(), verbose=False)
+        return module, score
+
+    def _chosen(self, trainer: pl.Trainer, module: ClassificationModule) -> tuple[ClassificationModule, float | None]:
+        """The network of the best checkpoint, and its monitored value."""
+        score = trainer.callback_metrics.get(self.settings["monitor"])
+        best = trainer.checkpoint_callback
+        # fast_dev_run writes no checkpoint.
+        if isinstance(best, ModelCheckpoint) and best.best_model_path:
+            module = ClassificationModule.from_checkpoint(best.best_model_path)
+            score = best.best_model_score
+        return module, None if score is None else float(score)
+
+    def _check_frozen(self, module: ClassificationModule, before: str) -> str:
+        after = module.classifier.backbone_hash()
+        if module.classifier.frozen and after != before:
+            raise RuntimeError(f"the frozen backbone changed during the run: {before} became {after}")
+        return after
+
+    def _predictions(self, trainer: pl.Trainer) -> PredictionWriter:
+        for callback in _callbacks(trainer):
+            if isinstance(callback, PredictionWriter):
+                return callback
+        raise SettingError("callbacks.predictions", None, "PredictionWriter", "without predictions no numbers")
+
+    def _make_ready(
+        self,
+        prepared: PreparedDataset,
+        datamodule: FoldDataModule,
+        module: ClassificationModule,
+        predictions: pd.DataFrame,
+        checkpoint: Path | None,
+        maps: list[str] | None,
+    ) -> dict[str, Any] | None:
+        """Add to the chosen checkpoint what those need who predict with it; the temperature for metrics.json."""
+        temperature, images = temperature_of(predictions)
+        thumbnails = prepared.thumbnails(progress=self.progress)
+        write_training_images(self.folder, datamodule.rows, thumbnails)
+        if checkpoint is not None:
+            s = self.settings
+            gate = gate_of(module, datamodule, thumbnails, seed=s["seed"], progress=self.progress)
+            training = {
+                "name": prepared.name,
+                "films": {label: counts["films"] for label, counts in datamodule.counts["train"].items()},
+                "manifest_sha256": prepared.manifest_sha256,
+                "split_sha256": prepared.split_sha256,
+                "group": s["split"]["group"],
+                "validation": s["split"]["validation"],
+                "seed": s["seed"],
+            }
+            record = serving_record(fold=s["fold"], temperature=temperature, gate=gate, training=training, maps=maps)
+            add_record(checkpoint, record)
+        split = {"inner": "val", "test": "test"}.get(self.settings["split"]["validation"])
+        return None if temperature is None else {"value": temperature, "n": images, "split": split}
+
+    def _explain(
+        self,
+        prepared: PreparedDataset,
+        datamodule: FoldDataModule,
+        trainer: pl.Trainer,
+        module: ClassificationModule,
+        annotations: Annotations,
+    ) -> tuple[dict[str, Path], list[str] | None]:
+        """Panels of the unseen fold (of the test fold while that is locked), and what has to be said of the maps.
+
+        Returns:
+            None for the second where no map was made.
+        """
+        part = "test" if self.setup.locked else "unseen"
+        explain, rows = self.settings["explain"], datamodule.rows[part]
+        callback = next((c for c in _callbacks(trainer) if isinstance(c, GradCamPanels)), None)
+        drawn = callback is not None and bool(callback.per_class or callback.errors)
+        if not (drawn or explain["localisation_images"] or explain["sanity_images"]):
+            return {}, None
+        images = datamodule.images(rows)
+        explanations = Explanations(
+            module,
+            images,
+            rows.merge(prepared.images[["image_id", "width", "height"]], on="image_id", how="left", validate="1:1"),
+            method=explain["method"],
+            seed=self.settings["seed"],
+            probabilities=self._predictions(trainer).collected.get(part) or {},
+            annotations=annotations,
+            store=self.setup.map_store(module, images),
+            progress=self.progress,
+        )
+        written = []
+        if callback is not None:
+            caption = self._caption(callback.method, prepared, part)
+            written = explanations.panels(callback, self.folder / "panels", caption, part)
+        model = self.settings["model"]
+        facts = {
+            "method": explain["method"],
+            "weights": model["weights"],
+            "freeze": model["freeze"],
+            "part": part,
+            "panels": [f"panels/{path.name}" for path in written],
+        }
+        localisation = explanations.localisation(explain["localisation_images"])
+        sanity = explanations.sanity(explain["sanity_images"], explain["sanity_draws"])
+        facts["constant_maps"] = explanations.constant
+        found = write_explanations(self.folder / FOLDER, facts, localisation, sanity)
+        for verdict in verdicts(found):
+            log.warning("%s", verdict)
+        return {f"panels/{path.stem}": path for path in written}, map_notes(found)
+
+    def _caption(self, method: str, prepared: PreparedDataset, part: str) -> str:
+        weights = self.settings["model"]["weights"]
+        caption = f"{EXPLAINERS[method]} of the predicted class, {part} fold. Backbone weights: {weights}."
+        if weights == "random" and self.settings["model"]["freeze"]:
+            caption += " With random weights a map says little of any disease."
+        if prepared.synthetic:
+            caption += " Synthetic radiographs (phantoms)."
+        return caption
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+class _ProgressBar(RichProgressBar):
+    """Lightning's bar without the version of the logger, which says nothing here."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def _callback(name: str, settings: Mapping[str, Any]) -> pl.Callback:
+    """A callback of the settings; one that monitors a metric takes its mode from there.
+
+    Raises:
+        SettingError: the metric is not logged, or its mode is the wrong way round.
+    """
+    mode = {}
+    if monitor := settings.get("monitor"):
+        right = direction(monitor, f"callbacks.{name}.monitor")
+        if settings.get("mode", right) != right:
+            raise SettingError(f"callbacks.{name}.mode", settings["mode"], right, f"it follows from {monitor}")
+        if "mode" in inspect.signature(hydra.utils.get_object(settings["_target_"])).parameters:
+            mode = {"mode": right}
+    callback: pl.Callback = hydra.utils.instantiate(settings, **mode)
+    return callback
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    return list(trainer.callbacks)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

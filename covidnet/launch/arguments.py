@@ -1,0 +1,52 @@
+r"""Paths on a command line that Hydra's grammar does not take as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def quoted(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
+    r"""The words of a command line, with quotes about those paths that Hydra would refuse or read as something else.
+
+    ``checkpoint=sweep/fold=0`` has a second equals sign, ``input=images (1)`` a bracket, ``out=007`` is a number. Left
+    as they are: what is quoted already, lists, dicts, null, what has an interpolation (``${``), and with ``-m`` what
+    has a comma, which then separates the values of a sweep.
+
+    Args:
+        arguments: the command line without the command.
+        names: of the settings that are paths.
+
+    Returns:
+        As many words.
+
+    Example:
+        >>> quoted(["checkpoint=sweep/fold=0", "input=it's (1).png", "fold=3"], ["checkpoint", "input"])
+        ["checkpoint='sweep/fold=0'", "input='it\\'s (1).png'", 'fold=3']
+    """
+    known = set(names)
+    sweep = bool({"-m", "--multirun"} & set(arguments))
+    words = []
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        left = not equals or name.lstrip("+") not in known or "${" in value or (sweep and "," in value)
+        words.append(word if left or _taken(value) else f"{name}={_in_quotes(value)}")
+    return words
+
+
+def _taken(value: str) -> bool:
+    """Whether Hydra reads a value as it stands, or as something that was written for Hydra."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
+    from hydra.errors import HydraException
+
+    try:
+        read = OverridesParser.create().parse_override(f"key={value}")._value
+    except HydraException:
+        return False
+    return read is None or isinstance(read, QuotedString | list | dict) or read == value
+
+
+def _in_quotes(value: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text=value, quote=Quote.single).with_quotes()

@@ -1,0 +1,337 @@
+"""Where the jobs of a sweep run: which engines there are, what each needs, and what a job may take of the machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covidnet.base.errors import CovidnetError, SettingError
+from covidnet.learning.monitor import direction, search_direction
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Of each engine the plugin that has to be installed, and the extra that brings it.
+ENGINES: dict[str, dict[str, tuple[str, str] | None]] = {
+    "hydra/launcher": {
+        "basic": None,
+        "joblib": ("hydra_joblib_launcher", "joblib"),
+        "submitit_local": ("hydra_submitit_launcher", "slurm"),
+        "submitit_slurm": ("hydra_submitit_launcher", "slurm"),
+    },
+    "hydra/sweeper": {"basic": None, "optuna": ("hydra_optuna_sweeper", "optuna")},
+}
+
+JOBS = "COVIDNET_JOBS"
+"""Environment variable: how many jobs of this sweep run at once on this machine."""
+
+ALONE = "COVIDNET_CORES_ALONE"
+"""Environment variable: threads for what a job does while the others wait for it: to fill the feature store."""
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_NOT_SEARCHED = ("fold", "split", "monitor", "data")
+_SHOWS = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion"}
+
+
+def prepare_launch(arguments: Sequence[str]) -> str:
+    """What has to be done before Hydra starts the jobs that a command line asks for.
+
+    Args:
+        arguments: the command line without the command.
+
+    Returns:
+        The launcher.
+
+    Raises:
+        SettingError: as `engines_of`.
+    """
+    engines = engines_of(arguments)
+    launcher = engines["hydra/launcher"]
+    share_out(arguments, launcher)
+    if launcher.startswith("submitit"):
+        _wait_for_lost_jobs()
+    if engines["hydra/sweeper"] == "optuna":
+        _quieten_search()
+    return launcher
+
+
+def engines_of(arguments: Sequence[str]) -> dict[str, str]:
+    """The launcher and the sweeper that a command line names.
+
+    Args:
+        arguments: the command line without the command.
+
+    Raises:
+        SettingError: there is no such engine, its plugin is not installed, or it would have nothing to do.
+    """
+    found = dict.fromkeys(ENGINES, "basic")
+    for group, engines in ENGINES.items():
+        for word in arguments:
+            key, _, name = word.lstrip("+").partition("=")
+            if key != group:
+                continue
+            if name not in engines:
+                raise SettingError(group, name, engines)
+            found[group] = name
+        if (needs := engines[found[group]]) is None:
+            continue
+        plugin, extra = needs
+        if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(f"hydra_plugins.{plugin}"):
+            raise SettingError(
+                group, found[group], engines, f'its plugin is not installed: pip install "covidnet[{extra}]"'
+            )
+        if not _is_sweep(arguments) and not _SHOWS & {word.partition("=")[0] for word in arguments}:
+            raise SettingError(group, found[group], "basic for a single run", "-m makes it a sweep")
+    return found
+
+
+def use_our_presets() -> None:
+    """Take the plugins' own entries out of Hydra's registry, so that ours, of the same names, stand alone.
+
+    Hydra 1.3 would lay ours over theirs and warn each time that it will not do so for ever.
+    """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    # Plugins enter their settings when they are found, which happens once.
+    Plugins.instance()
+    registry: Any = ConfigStore.instance().repo.get("hydra", {})
+    for group, engines in ENGINES.items():
+        for name, needs in engines.items():
+            if needs is not None:
+                registry.get(group.removeprefix("hydra/"), {}).pop(f"{name}.yaml", None)
+
+
+def share_out(arguments: Sequence[str], launcher: str) -> None:
+    """Say in the environment how many jobs will run at once here; they read it in `settle`.
+
+    Args:
+        arguments: the command line without the command.
+        launcher: of it.
+    """
+    for name in (JOBS, ALONE):
+        os.environ.pop(name, None)
+    if launcher not in ("joblib", "submitit_local"):
+        return
+    from covidnet.base.progress import available_cores
+
+    cores = available_cores()
+    jobs = _job_count(arguments, cores)
+    if launcher == "joblib":
+        asked = _setting(arguments, "hydra.launcher.n_jobs")
+        jobs = min(jobs, asked if asked and asked > 0 else cores)
+    os.environ[JOBS] = str(jobs)
+    # Who has said how many threads there are to be is not overruled.
+    if not any(name in os.environ for name in _THREADS):
+        os.environ[ALONE] = str(cores)
+
+
+def settle(cfg: DictConfig, launcher: str) -> None:
+    """In the process of a job, before anything heavy is imported: take a share of the cores, and draw no bars.
+
+    Args:
+        cfg: the settings of the job; changed.
+        launcher: that has started it.
+    """
+    if launcher == "basic":
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            # One of the processes of one run, whose first tells everything.
+            logging.getLogger().setLevel(logging.ERROR)
+            cfg.progress = False
+        return
+    from covidnet.base.progress import available_cores
+
+    if launcher == "joblib":
+        # Joblib's own way of starting processes is none that torch's loaders of images can use.
+        multiprocessing.set_start_method(None, force=True)
+    cores = available_cores()
+    if launcher == "submitit_slurm":
+        # Where SLURM does not confine a job to its cores, it still says how many they are.
+        share = min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK") or cores))
+    else:
+        share = max(1, cores // int(os.environ.get(JOBS) or 1))
+    if share < cores:
+        for name in _THREADS:
+            os.environ.setdefault(name, str(share))
+        if "data" in cfg and "num_workers" in cfg.data and cfg.data.num_workers is None:
+            cfg.data.num_workers = share - 1
+    if "progress" in cfg:
+        cfg.progress = False
+
+
+def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) -> None:
+    """What can be said of a sweep before its first job.
+
+    Args:
+        hydra: Hydra's own settings.
+        cfg: the settings that all jobs have.
+        arguments: the settings of the command line.
+
+    Raises:
+        SettingError: it cannot be done.
+    """
+    launcher = hydra.runtime.choices["hydra/launcher"]
+    trainer = cfg.get("trainer") or {}
+    devices = trainer.get("devices")
+    many = "ddp" in str(trainer.get("strategy")) or (isinstance(devices, int) and devices > 1)
+    # Lightning starts the other processes by the same command line, which would be that of the whole sweep.
+    if many and not (launcher == "submitit_slurm" and hydra.launcher.get("tasks_per_node", 1) > 1):
+        raise SettingError(
+            "trainer.devices", devices, "1 in a sweep",
+            "several devices work on one run at a time: give each job one, or run the folds one by one",
+        )  # fmt: skip
+    if hydra.runtime.choices["hydra/sweeper"] == "optuna":
+        check_search(cfg)
+        if hydra.sweeper.direction != search_direction(cfg.monitor):
+            raise SettingError(
+                "hydra.sweeper.direction", hydra.sweeper.direction, search_direction(cfg.monitor),
+                f"it follows from monitor={cfg.monitor}",
+            )  # fmt: skip
+        for key in (*swept(arguments), *(hydra.sweeper.params or {})):
+            if key.partition(".")[0] in _NOT_SEARCHED:
+                raise SettingError(
+                    key, "a sweep", "one value with hydra/sweeper=optuna",
+                    "Optuna would take the one with the easiest images for the best setting",
+                )  # fmt: skip
+
+
+def check_search(cfg: DictConfig) -> None:
+    """Hyperparameters are chosen by images that are neither tested nor trained on.
+
+    Args:
+        cfg: the settings of a trial.
+
+    Raises:
+        SettingError: another split would choose them.
+    """
+    if cfg.split.validation != "inner":
+        raise SettingError(
+            "split.validation", cfg.split.validation, "inner with hydra/sweeper=optuna",
+            "hyperparameters are never chosen by the test fold, nor by training images",
+        )  # fmt: skip
+    direction(cfg.monitor)
+    if not cfg.monitor.startswith("val/"):
+        raise SettingError(
+            "monitor",
+            cfg.monitor,
+            "val/loss with hydra/sweeper=optuna",
+            "training images do not choose hyperparameters",
+        )
+
+
+def swept(arguments: Sequence[str]) -> list[str]:
+    """The settings that a command line gives more than one value, such as ``fold``.
+
+    Example:
+        >>> swept(["-m", "fold=range(0,10)", "model=cnn", "optim.lr=1e-3,1e-4"])
+        ['fold', 'optim.lr']
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    settings = [word for word in arguments if not word.startswith("-")]
+    found = OverridesParser.create().parse_overrides(settings)
+    return [o.key_or_group for o in found if o.is_sweep_override() and o.key_or_group]
+
+
+def _wait_for_lost_jobs() -> None:
+    """Make a job of submitit that was killed one failed job of the sweep, whose others are waited for.
+
+    Hydra's plugin leaves at the first such job, while the others are still running.
+    """
+    from hydra.core.utils import JobReturn, JobStatus
+    from submitit.core.core import Job
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    # Where a cluster keeps no accounts it complains at every look at the jobs; their results are files.
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    if getattr(Job.results, "waits", False):
+        return
+    results = Job.results
+
+    def or_lost(job: Any) -> list[Any]:
+        try:
+            return list(results(job))
+        except (UncompletedJobError, FailedJobError):
+            overrides = list(job.submission().args[0])
+            lost = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+            what = " ".join(word for word in overrides if word.startswith("fold=")) or " ".join(overrides)
+            lost.return_value = LostJobError(what, job.job_id, job.state, job.paths.stderr)
+            return [lost]
+
+    or_lost.waits = True  # type: ignore[attr-defined]
+    Job.results = or_lost  # type: ignore[method-assign, assignment]
+
+
+def broken_launcher(error: Exception) -> str:
+    """What to say of a launcher that broke off: the cause and the remedy, in one line.
+
+    Args:
+        error: what it raised, which is not what a job raised.
+    """
+    if type(error).__name__ == "TerminatedWorkerError":
+        return (
+            "a job was killed, most likely for its memory, and those beside it with it; what is finished is kept: "
+            "resume=SWEEP_FOLDER does the rest, hydra.launcher.n_jobs=1 with less memory"
+        )
+    cause = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{cause[:400]} (HYDRA_FULL_ERROR=1 shows where)"
+
+
+def _quieten_search() -> None:
+    """Keep Optuna, and Hydra's launcher of single trials, from telling each step; what fails is still told."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for name in ("hydra._internal.core_plugins.basic_launcher", "hydra_plugins.hydra_optuna_sweeper"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class LostJobError(CovidnetError, RuntimeError):
+    """A job ended without a word: killed, out of memory or out of time.
+
+    Args:
+        what: which job of the sweep it was.
+        job: its number.
+        state: what the engine says of it.
+        log: what it printed.
+    """
+
+    def __init__(self, what: str, job: str, state: str, log: Path) -> None:
+        super().__init__(
+            f"{what}: its job {job} was lost ({state}): killed, out of memory or out of time; its last words: {log}"
+        )
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(arguments)) or "hydra.mode=MULTIRUN" in arguments
+
+
+def _setting(arguments: Sequence[str], name: str) -> int | None:
+    given = [word.partition("=")[2] for word in arguments if word.partition("=")[0] == name]
+    try:
+        return int(given[-1]) if given else None
+    except ValueError:
+        return None
+
+
+def _job_count(arguments: Sequence[str], many: int) -> int:
+    """How many jobs are handed to the launcher together; `many` where that cannot be told."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if any(word == "hydra/sweeper=optuna" for word in arguments):
+        return _setting(arguments, "hydra.sweeper.n_jobs") or 1
+    count = 1
+    for override in OverridesParser.create().parse_overrides([w for w in arguments if not w.startswith("-")]):
+        if override.is_sweep_override():
+            try:
+                count *= max(1, sum(1 for _ in override.sweep_iterator()))
+            except HydraException:
+                # A glob, which only Hydra can count.
+                count *= many
+    return count

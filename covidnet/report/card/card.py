@@ -1,0 +1,91 @@
+"""The model card of a sweep or of one run: what a reader has to know before anybody uses the model.
+
+The order follows Mitchell et al. 2019, Model cards for model reporting, https://doi.org/10.1145/3287560.3287596.
+"""
+
+from __future__ import annotations
+
+from covidnet.base.classes import CLASSES
+from covidnet.report.card.limits import limits
+from covidnet.report.card.lines import UNKNOWN, gate, images, lines, network, split, use, versions
+from covidnet.report.card.numbers import calibration, numbers, selection
+from covidnet.report.paper.published import PAPER, Source
+from covidnet.report.rendering.document import Block, Bullets, Code, Document, Notice, Paragraph, References, Section
+from covidnet.report.rendering.markdown import markdown_of
+from covidnet.report.summary import Summary
+from covidnet.report.sweep.notices import warnings_of
+from covidnet.report.words import FOLDS, count, model_name, sweep_name
+
+RESEARCH_ONLY = "Research use only; not a medical device."
+"""The first line of a card."""
+
+MODEL_CARDS = Source(
+    "Mitchell, Wu, Zaldivar, Barnes, Vasserman, Hutchinson, Spitzer, Raji, Gebru",
+    "Model cards for model reporting",
+    2019,
+    doi="10.1145/3287560.3287596",
+)
+"""Where the form of the card comes from."""
+
+
+def model_card(summary: Summary) -> str:
+    """The model card as Markdown.
+
+    Args:
+        summary: of a sweep or of a single run (the content of summary.json). What it lacks is ``not available``.
+
+    Returns:
+        The text. It holds no path of the machine.
+    """
+    return markdown_of(card_document(summary))
+
+
+def card_document(summary: Summary) -> Document:
+    """The model card, before it becomes Markdown or a page.
+
+    Args:
+        summary: as for `model_card`.
+    """
+    sections = [
+        Section("", "card", [Notice(RESEARCH_ONLY, _first(summary))]),
+        Section("Model", "model", [lines(network(summary))]),
+        Section("Intended use", "use", [lines(use())]),
+        Section("Data", "data", [lines(images(summary))]),
+        Section("Split", "split", [lines(split(summary))]),
+        Section("Numbers", "numbers", [numbers(summary)]),
+        Section("Calibration", "calibration", calibration(summary)),
+        Section("How the model was selected", "selection", [lines(selection(summary))]),
+        Section("Input gate", "gate", [lines(gate(summary))]),
+        Section(
+            "Limits", "limits", [Paragraph("Beside what stands at the top of this card:"), Bullets(limits(summary))]
+        ),
+        Section("How to run it", "run", _commands(summary)),
+        Section("Versions and licence", "versions", [lines(versions(summary))]),
+        Section("About this card", "about", [References([MODEL_CARDS, PAPER])]),
+    ]
+    folds = summary.get("folds") or []
+    kind = f"the model of fold {folds[0]}" if len(folds) == 1 else f"{count(len(folds), 'model')}, one for each fold"
+    subtitle = f"{model_name(summary)}: {kind if folds else f'models {UNKNOWN}'}. Classes: {', '.join(CLASSES)}."
+    return Document(f"Model card: {sweep_name(summary)}", subtitle, sections)
+
+
+def _first(summary: Summary) -> list[str]:
+    folds = summary.get("folds") or []
+    # Problems name paths of the machine, and the folds are told of here.
+    said = warnings_of({**summary, "problems": [], "folds": list(range(FOLDS))})
+    if len(folds) == 1:
+        said.append("This card is of one model: its test fold is one tenth of the images, and its intervals are wide.")
+    elif len(folds) != FOLDS:
+        said.append(f"{len(folds)} of {FOLDS} folds finished; every pooled number covers those alone.")
+    return said or ["No reservation was recorded; the limits below hold all the same."]
+
+
+def _commands(summary: Summary) -> list[Block]:
+    alone = len(summary.get("folds") or []) == 1
+    folder = "the run folder" if alone else "the sweep folder (the mean of its models), or one of its run folders"
+    return [
+        Paragraph(f"FOLDER is {folder}."),
+        Code("python -m covidnet.predict checkpoint=FOLDER input=FILE_OR_FOLDER"),
+        Code("python -m covidnet.app checkpoint=FOLDER"),
+        Code("python -m covidnet.evaluate checkpoint=FOLDER data=folder data.root=DIR"),
+    ]

@@ -1,0 +1,67 @@
+"""What a model card warns of: what a sweep's own numbers show, and what no number of one data set can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from covidnet.evaluation.sparse import FEWEST_IMAGES
+from covidnet.report.summary import Summary, at
+from covidnet.report.terminal import percent
+from covidnet.report.words import count
+
+# So much above the commonest class's share counts as telling.
+_TELLING = 0.05
+
+
+def limits(summary: Summary) -> list[str]:
+    """The limits of a model beside its notes.
+
+    Args:
+        summary: of a sweep or of a single run.
+
+    Returns:
+        Sentences.
+    """
+    lines = []
+    problems = len(summary.get("problems") or [])
+    # Of one model the others are no problem.
+    if problems and len(summary.get("folds") or []) > 1:
+        lines.append(
+            f"{problems} problem{'' if problems == 1 else 's'} of the runs {'is' if problems == 1 else 'are'} named in "
+            "the report."
+        )
+    card = summary.get("card") or {}
+    lines += [
+        "No external validation: every number is of images of the same data set. Another hospital, scanner or "
+        "population may give lower ones; python -m covidnet.evaluate measures that.",
+        _confounded(card.get("source"), "source", "the site, not the disease"),
+        _confounded(card.get("view"), "view", "how the image was taken, not the disease"),
+        "The folds hold as many images of each class; in practice the classes are not equally frequent, and "
+        "probabilities and the meaning of a positive prediction change with that.",
+        "An image of any other finding gets one of the three classes all the same.",
+        "Numbers by age, sex, origin and scanner: not available.",
+        "A heat map shows where the network looks, not why, and is no evidence that it looks at the disease.",
+        "People tend to agree with a machine's answer; whether that helps or harms here was not studied.",
+    ]
+    return lines
+
+
+def _confounded(told: Mapping[str, Any] | None, name: str, learned: str) -> str:
+    """Whether the class of an image follows from where it comes from, or from how it was taken."""
+    share, base, n = (at(told, key) for key in ("share", "base", "n"))
+    if share is None or base is None:
+        return f"How far the {name} of an image tells its class: not available. The model may have learned {learned}."
+    of = f" ({count(n, 'image')} whose {name} is known)"
+    if n is not None and n < FEWEST_IMAGES:
+        return f"How far the {name} of an image tells its class: too few images whose {name} is known ({n}) to say."
+    if len(at(told, "counts") or {}) == 1:
+        return f"All images have one {name}{of}; what the model does on images of another {name} is not available."
+    found = (
+        f"The {name} of an image alone tells the class of {percent(share)} of them{of}; the commonest class is right "
+        f"in "
+        f"{percent(base)}. "
+    )
+    if share - base > _TELLING:
+        return f"{found}So class and {name} are confounded: the model may have learned {learned}."
+    return f"{found}So the {name} tells little of the class."

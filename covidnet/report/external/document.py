@@ -1,0 +1,90 @@
+"""The report of an evaluation on another data set, as one page, as Markdown, and as summary.json."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from covidnet.base.atomic import write_text
+from covidnet.report.external import sections as parts
+from covidnet.report.rendering.document import Code, Document, Paragraph, Section
+from covidnet.report.rendering.html import json_text, page_of
+from covidnet.report.rendering.markdown import markdown_of
+from covidnet.report.summary import Summary, at
+from covidnet.report.sweep.content import numbered
+from covidnet.report.sweep.method import facts_table
+from covidnet.report.words import TRAINED_ON, count
+
+
+def external_document(summary: Summary) -> Document:
+    """Everything that the report of an evaluation says.
+
+    Args:
+        summary: the content of its summary.json.
+    """
+    sections = [
+        Section("", "abstract", [parts.abstract(summary), parts.notice(summary)]),
+        parts.images(summary),
+        parts.training_images(summary),
+        parts.results(summary),
+        parts.beside_the_study(summary),
+        parts.calibration(summary),
+        _method(summary),
+        parts.intervals(),
+    ]
+    subtitle = (
+        f"Model: {at(summary, 'model', 'title')}. Data: {at(summary, 'data', 'root')}, "
+        f"{count(at(summary, 'data', 'films'), 'image')}. Research use only; not a medical device."
+    )
+    there = [section for section in sections if section is not None]
+    return Document(f"External validation: {summary.get('name')}", subtitle, numbered(there))
+
+
+def write_external_report(summary: Summary, folder: Path) -> None:
+    """Write report.html, report.md and summary.json, each whole or not at all.
+
+    Args:
+        summary: of an evaluation.
+        folder: where to.
+
+    Raises:
+        DataError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
+        WriteError: a file cannot be written.
+    """
+    document = external_document(summary)
+    texts = {
+        "report.html": page_of(document),
+        "report.md": markdown_of(document),
+        "summary.json": json_text("summary", summary),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+
+
+def _method(summary: Summary) -> Section:
+    model, data = summary.get("model") or {}, summary.get("data") or {}
+    temperatures = [f"{t:.3f}" if t is not None else "none" for t in model.get("temperatures") or []]
+    facts = [
+        ("Network", model.get("network")),
+        ("Weights that it started from", model.get("weights")),
+        ("Test folds of its models", ", ".join(str(fold) for fold in model.get("folds") or [])),
+        ("Temperatures", ", ".join(temperatures)),
+        ("Trained on", TRAINED_ON.get(str(at(model, "training", "name")), at(model, "training", "name"))),
+        ("Input", f"{model.get('image_size')} pixels, fit={model.get('fit')}"),
+        ("Input gate", model.get("gate")),
+        ("Data set", data.get("name")),
+        ("Resamples of the bootstrap, seed", "{resamples}, {seed}".format(**(summary.get("bootstrap") or {}))),
+    ]
+    hashes = [*(summary.get("hashes") or {}).items(), ("git revision", summary.get("git_revision"))]
+    seconds = [(f"{name}, seconds", value) for name, value in (summary.get("seconds") or {}).items()]
+    asked = [f"{name}={value}" for name, value in (summary.get("asked") or {}).items() if value is not None]
+    return Section(
+        "Model, hashes and how to compute this again",
+        "method",
+        [
+            facts_table("Model and data.", facts),
+            facts_table("Hashes (SHA-256), revision and times.", [*hashes, *seconds]),
+            Paragraph("Every number comes from predictions.csv and overlap.csv, which this writes:"),
+            Code(" ".join(["python -m covidnet.evaluate", *(shlex.quote(word) for word in asked)])),
+        ],
+    )

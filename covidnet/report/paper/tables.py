@@ -1,0 +1,223 @@
+"""The paper's tables 4 to 7 with our numbers beside the published ones, in a long form that is fit for a CSV file.
+
+Every rate is a fraction of 1. A cell that does not exist is empty (NaN in the frame, nothing in the file). `n` is the
+number of images that a value is computed from: those of the class for sensitivity, the others for specificity, all for
+the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from covidnet.base.classes import CLASSES
+from covidnet.report.paper.published import ACCURACY, APPROACHES, TABLE4, TABLE5, TABLE6, TABLE7
+from covidnet.report.summary import ALL, Summary, at
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+PARTS: tuple[str, ...] = ("images", "train", "train_augmented", "test", "unseen")
+"""The columns of Table 4."""
+
+
+_VALUES = ("published", "ours", "ci_low", "ci_high", "method", "n", "name", "source")
+
+
+def augmentation(summary: Summary) -> str | None:
+    """Which column of Table 6 a sweep belongs to.
+
+    Args:
+        summary: of a sweep.
+
+    Returns:
+        ``with``, ``without``, or None where its settings do not say.
+
+    Example:
+        >>> augmentation({"augment": {"mode": "fixed"}}), augmentation({"augment": {"mode": "none"}}), augmentation({})
+        ('with', 'without', None)
+    """
+    mode = at(summary, "augment", "mode")
+    return None if mode is None else "without" if str(mode) == "none" else "with"
+
+
+def approach(summary: Summary) -> str | None:
+    """Which column of Table 7 a sweep repeats; None where its model is none of the paper's.
+
+    Args:
+        summary: of a sweep.
+
+    Example:
+        >>> approach({"model": {"name": "densenet121"}}), approach({"model": {"name": "vit"}})
+        ('Our approach', None)
+    """
+    return APPROACHES.get(str(at(summary, "model", "name")))
+
+
+def table4(summary: Summary) -> pd.DataFrame:
+    """Table 4: images of each class and part.
+
+    Args:
+        summary: of a sweep.
+
+    Returns:
+        Columns ``class``, ``part``, ``published``, ``ours``, ``name`` (of the sweep), ``source``; counts, 15 rows, of
+        one model as in the paper; see `images`.
+    """
+    rows = [
+        (label, part, TABLE4[label][part], images(summary, label, part), summary.get("name"), "Table 4")
+        for label in CLASSES
+        for part in PARTS
+    ]
+    return _frame(rows, ("class", "part", "published", "ours", "name", "source"), ("published", "ours"))
+
+
+def images(summary: Summary, label: str, part: str) -> int | None:
+    """The images of one cell of Table 4.
+
+    A summary counts the test images of all folds together, the paper those of one fold; where the folds are equal,
+    which balanced folds are, theirs is given.
+
+    Args:
+        summary: of a sweep.
+        label: the class.
+        part: one of `PARTS`.
+
+    Example:
+        >>> summary = {"folds": [0, 1], "data": {"per_fold": 52, "classes": {"Normal": {"test": 104}}}}
+        >>> images(summary, "Normal", "test")
+        52
+    """
+    count = at(summary, "data", "classes", label, part)
+    per_fold = at(summary, "data", "per_fold")
+    if part == "test" and per_fold is not None and count == per_fold * len(summary.get("folds") or []):
+        return int(per_fold)
+    return None if count is None else int(count)
+
+
+def table5(summary: Summary) -> pd.DataFrame:
+    """Table 5: each class against the other two on the pooled test folds; below, all classes together.
+
+    Args:
+        summary: of a sweep.
+
+    Returns:
+        Columns ``class``, ``metric``, ``published``, ``ours``, ``ci_low``, ``ci_high`` (95%), ``method`` (of the
+        interval), ``n``, ``name``, ``source``. The paper has no AUC; its accuracy stands in section 4, its means in
+        Table 6.
+    """
+    pooled = summary.get("pooled")
+    rows: list[tuple[Any, ...]] = []
+    for label in CLASSES:
+        for metric in ("sensitivity", "specificity", "f1", "auc"):
+            published = TABLE5[label].get(metric)
+            estimate = at(pooled, "classes", label, metric)
+            n = _images(pooled, metric, label)
+            source = "Table 5" if published is not None else None
+            rows.append((label, metric, published, *_parts(estimate), n, summary.get("name"), source))
+    macro = TABLE6["with"]
+    for metric, published, source in (
+        ("accuracy", ACCURACY, "Section 4"),
+        ("sensitivity", macro["sensitivity"], "Table 6"),
+        ("specificity", macro["specificity"], "Table 6"),
+        ("f1", None, None),
+        ("auc", None, None),
+    ):
+        estimate = at(pooled, "accuracy") if metric == "accuracy" else at(pooled, "macro", metric)
+        rows.append((ALL, metric, published, *_parts(estimate), at(pooled, "n"), summary.get("name"), source))
+    return _frame(rows, ("class", "metric", *_VALUES))
+
+
+def table6(summaries: Sequence[Summary]) -> pd.DataFrame:
+    """Table 6: with and without augmentation, pooled over the test folds.
+
+    Args:
+        summaries: of one or several sweeps.
+
+    Returns:
+        Columns ``augmentation`` (``with``, ``without``, or ``unknown`` where a sweep's settings do not say), ``metric``
+        (accuracy, and the classes' mean sensitivity and specificity) and then as in `table5`. Three rows for every
+        sweep; three for the published numbers alone where no sweep has that kind of augmentation.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for kind in ("with", "without", None):
+        sweeps = [summary for summary in summaries if augmentation(summary) == kind]
+        published = TABLE6.get(kind, {}) if kind else {}
+        for summary in sweeps or ([{}] if published else []):
+            for metric in ("accuracy", "sensitivity", "specificity"):
+                pooled = summary.get("pooled")
+                estimate = at(pooled, "accuracy") if metric == "accuracy" else at(pooled, "macro", metric)
+                source = "Table 6" if published else None
+                values = (published.get(metric), *_parts(estimate), at(pooled, "n"), summary.get("name"), source)
+                rows.append((kind or "unknown", metric, *values))
+    return _frame(rows, ("augmentation", "metric", *_VALUES))
+
+
+def table7(summaries: Sequence[Summary]) -> pd.DataFrame:
+    """Table 7: COVID-19 against the other two classes, for each approach.
+
+    Args:
+        summaries: of one or several sweeps.
+
+    Returns:
+        Columns ``approach``, ``metric`` (accuracy, sensitivity, specificity) and then as in `table5`. First the paper's
+        four approaches, each beside every sweep whose model repeats it and published alone where none does; then
+        sweeps of other models, under the model's name and without a published value.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for name, published in TABLE7.items():
+        sweeps = [summary for summary in summaries if approach(summary) == name]
+        for summary in sweeps or [{}]:
+            rows += _covid19(name, summary, published, "Table 7")
+    for summary in summaries:
+        if approach(summary) is None:
+            rows += _covid19(at(summary, "model", "name") or "unknown model", summary, {}, None)
+    return _frame(rows, ("approach", "metric", *_VALUES))
+
+
+def _covid19(
+    name: Any, summary: Summary, published: Mapping[str, float | None], source: str | None
+) -> list[tuple[Any, ...]]:
+    pooled, label = summary.get("pooled"), CLASSES[0]
+    return [
+        (
+            str(name),
+            metric,
+            published.get(metric),
+            *_parts(at(pooled, "classes", label, metric)),
+            _images(pooled, metric, label),
+            summary.get("name"),
+            source,
+        )
+        for metric in ("accuracy", "sensitivity", "specificity")
+    ]
+
+
+def _parts(estimate: Any) -> tuple[Any, Any, Any, Any]:
+    low, high = at(estimate, "ci") or (None, None)
+    return at(estimate, "value"), low, high, at(estimate, "method")
+
+
+def _images(pooled: Any, metric: str, label: str) -> int | None:
+    n, support = at(pooled, "n"), at(pooled, "classes", label, "support")
+    if metric == "sensitivity":
+        return None if support is None else int(support)
+    if metric == "specificity":
+        return None if n is None or support is None else int(n) - int(support)
+    return None if n is None else int(n)
+
+
+def _frame(rows: Sequence[tuple[Any, ...]], columns: Sequence[str], counts: Sequence[str] = ("n",)) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=list(columns))
+    for column in columns:
+        if column in counts:
+            # Whole numbers with gaps: as floats they would be written as 52.0.
+            frame[column] = frame[column].astype("Int64")
+        elif column in ("published", "ours", "ci_low", "ci_high"):
+            frame[column] = frame[column].astype("float64")
+        else:
+            frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
+    return frame

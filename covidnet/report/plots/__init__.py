@@ -1,0 +1,1 @@
+"""Figures of a report, and sheets of heat maps."""

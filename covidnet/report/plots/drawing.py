@@ -1,0 +1,114 @@
+"""What all figures of a report share: their look, where they are drawn, and how they become text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from covidnet.base.classes import CLASSES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#222222"
+"""Lines and letters that belong to no class."""
+
+GREY = "#767676"
+"""What stands behind: references, lines of other models. 4.5 : 1 on white, so that it survives a printer."""
+
+DASHES: dict[str, Any] = dict(zip(CLASSES, ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2))), strict=True))
+"""A line style per class, so that a black-and-white print still tells them apart."""
+
+MARKERS: dict[str, str] = dict(zip(CLASSES, ("o", "s", "^"), strict=True))
+"""A marker per class, for the same reason."""
+
+WIDTH = 7.2
+"""Inches of a figure over the full width of the text."""
+
+# Any: matplotlib's type of it lists every key that there is, and asks for them as literals.
+_STYLE: Any = {
+    # The font that matplotlib brings along: the same drawing on every machine.
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.0,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.6,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "text.color": INK,
+    "text.parse_math": False,
+    # Letters as outlines: a reader without the font sees the same widths, and nothing overlaps.
+    "svg.fonttype": "path",
+    # Without it the names inside an SVG are random, and two drawings of the same numbers differ.
+    "svg.hashsalt": "covidnet",
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw in the style of the report, whatever the process has set, and leave its settings as they were."""
+
+    @wraps(draw)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+@styled
+def new_figure(width: float = WIDTH, height: float = 3.0) -> Figure:
+    """An empty figure on an Agg canvas that knows nothing of pyplot and fits its parts by itself.
+
+    Args:
+        width: inches.
+        height: inches.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def axes_of(ax: Axes | None, width: float = 3.5, height: float = 3.2) -> Axes:
+    """The axes to draw in: those given, or those of a new figure.
+
+    Args:
+        ax: axes, or None.
+        width: of a new figure, in inches.
+        height: of a new figure, in inches.
+    """
+    return new_figure(width, height).add_subplot() if ax is None else ax
+
+
+def percent_axis(axis: Any) -> None:
+    """Label an axis of fractions in percent.
+
+    Args:
+        axis: the x or y axis of some axes.
+    """
+    # As many digits as the ticks need: 95%, 97.5%.
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")

@@ -1,0 +1,62 @@
+"""Where heat maps lie: a model's maps beside those of three baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from covidnet.report.plots.drawing import GREY, INK, axes_of, percent_axis, styled
+from covidnet.report.words import MEASURES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MAPS = (("model", "model", INK, "o", INK), ("centre", "centre prior", GREY, "s", "white"),
+         ("mean_map", "mean map", GREY, "^", "white"), ("chance", "chance", GREY, "x", GREY))  # fmt: skip
+_STEP = 0.19
+
+
+@styled
+def localisation_axes(measures: Mapping[str, Any], ax: Axes | None = None) -> Axes:
+    """Draw each measure of the model, the centre prior, the mean map and chance, with 95% intervals, in percent.
+
+    Args:
+        measures: by name, each with ``model``, ``centre``, ``mean_map`` and ``chance``: ``{"value", "ci", ...}`` or
+            None.
+        ax: where to draw; a new figure if None.
+
+    Returns:
+        The axes, the first measure on top; the lines named ``model``, ``centre``, ``mean_map`` and ``chance`` (by their
+        gid) are the values.
+    """
+    known = [name for name in MEASURES if name in measures]
+    ax = axes_of(ax, 7.2, 0.8 + 0.5 * max(len(known), 1))
+    for rank, (key, label, colour, marker, face) in enumerate(_MAPS):
+        xs, ys = [], []
+        for row, name in enumerate(known):
+            estimate = (measures[name] or {}).get(key) or {}
+            if estimate.get("value") is None:
+                continue
+            xs.append(estimate["value"])
+            ys.append(row + (rank - 1.5) * _STEP)
+            if estimate.get("ci"):
+                ax.plot(estimate["ci"], [ys[-1]] * 2, color=colour, linewidth=1.2, solid_capstyle="butt")
+        if xs:
+            (dots,) = ax.plot(xs, ys, marker, color=colour, markerfacecolor=face, markersize=5, label=label)
+            dots.set_gid(key)
+            # On the line at 0 or 100 a dot is whole.
+            dots.set_clip_on(False)
+    for row, name in enumerate(known):
+        if all(((measures[name] or {}).get(key) or {}).get("value") is None for key, *_ in _MAPS):
+            ax.text(0.01, row, "no value", va="center", color=GREY)
+    ax.set_yticks(range(len(known)), [MEASURES[name] for name in known])
+    ax.set_ylim(max(len(known), 1) - 0.5, -0.5)
+    ax.set_xlim(0.0, 1.0)
+    # A dot at 0 keeps off the names.
+    ax.tick_params(axis="y", length=0, pad=7)
+    ax.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+    ax.set_axisbelow(True)
+    percent_axis(ax.xaxis)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(_MAPS), borderaxespad=0.2, handletextpad=0.2)
+    return ax

@@ -1,0 +1,69 @@
+"""An image beside its heat map, in a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from covidnet.base.atomic import make_folder
+from covidnet.base.names import shown
+from covidnet.data.loading.transforms import SquareFit
+from covidnet.report.plots.sheet import DPI, MOST_HEIGHT, image_panels, save_figure, title
+
+# Width of an image in a picture, in inches; one that is far wider than high stands above its map, as wide as both.
+_CELL = 4.0
+_WIDE = 2.0
+
+
+def draw_image(
+    picture: Path,
+    path: str,
+    image: npt.NDArray[np.uint8],
+    heat: npt.NDArray[np.float32],
+    fit: SquareFit,
+    *,
+    probabilities: npt.NDArray[np.floating],
+    caption: str,
+    lesion: npt.NDArray[np.bool_] | None = None,
+) -> None:
+    """Write a picture of an image, with its heat map laid on it.
+
+    Args:
+        picture: the file; its folder is made.
+        path: of the image; its name stands above it.
+        image: (H, W) 8-bit grey.
+        heat: (S, S), 0..1, on the square that the network saw.
+        fit: what made that square.
+        probabilities: (3,); the predicted class stands above the image.
+        caption: below it.
+        lesion: (H, W), outlined; None where none is known.
+
+    Raises:
+        WriteError: the picture cannot be written.
+    """
+    height, width = image.shape
+    wide = width > _WIDE * height
+    cell = 2 * _CELL if wide else _CELL
+    scale = min(1.0, cell * DPI / width, MOST_HEIGHT * cell * DPI / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # The map belongs on the image as it is, not on the square that the network saw.
+    whole = np.clip(fit.back(heat, small.shape), 0.0, 1.0)
+    outline = None
+    if lesion is not None:
+        outline = np.asarray(cv2.resize(lesion.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), bool)
+    figure = image_panels(
+        [small],
+        [whole],
+        [f"{shown(PurePosixPath(path).name)}\n{title(None, probabilities, heat)}"],
+        columns=1,
+        caption=caption,
+        outlines=[outline],
+        stacked=wide,
+        cell=cell,
+    )
+    make_folder(picture.parent, picture)
+    save_figure(figure, picture)

@@ -1,0 +1,74 @@
+"""Whether heat maps depend on the network: how like they stay to the trained model's as it is re-initialised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from covidnet.report.plots.drawing import GREY, INK, axes_of, styled
+from covidnet.report.values import clean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LETTERS = 24
+
+
+@styled
+def sanity_axes(sanity: Mapping[str, Any], measure: str, ax: Axes | None = None, title: str = "") -> Axes:
+    """Draw the similarity of maps to the trained model's, by the stage down to which the network was re-initialised.
+
+    Args:
+        sanity: ``stages`` from the head to the first layer, each with ``stage`` and the measure's ``{"value", "ci"}``,
+            and ``pairs``, how like the trained maps of two images are.
+        measure: ``ssim`` or ``rank``.
+        ax: where to draw; a new figure if None.
+        title: above.
+
+    Returns:
+        The axes; the line named after the measure (by its gid) holds the stages, the one named ``pairs`` the baseline,
+        whose interval is a band.
+    """
+    ax = axes_of(ax)
+    stages = [stage or {} for stage in sanity.get("stages") or []]
+    pairs = (sanity.get("pairs") or {}).get(measure) or {}
+    ax.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":", label="unchanged")
+    shown = [0.0, 1.0]
+    if pairs.get("value") is not None:
+        ends = pairs.get("ci")
+        if ends:
+            ax.axhspan(*ends, color="#dcdcdc", linewidth=0, zorder=0)
+            shown += ends
+        line = ax.axhline(pairs["value"], color=GREY, linewidth=1.0, linestyle="--", label="maps of two images")
+        line.set_gid("pairs")
+    xs, ys = [], []
+    for at, stage in enumerate(stages):
+        estimate = stage.get(measure) or {}
+        if estimate.get("value") is None:
+            continue
+        xs.append(at)
+        ys.append(estimate["value"])
+        shown += [estimate["value"], *(estimate.get("ci") or [])]
+        if estimate.get("ci"):
+            ax.plot([at, at], estimate["ci"], color=INK, linewidth=1.2, solid_capstyle="butt")
+    if xs:
+        (line,) = ax.plot(xs, ys, "o-", color=INK, markersize=4, linewidth=1.0, label="re-initialised")
+        line.set_gid(measure)
+    ax.set_xticks(range(len(stages)), [_name(stage.get("stage")) for stage in stages], rotation=40, ha="right")
+    ax.tick_params(axis="x", pad=1)
+    ax.set_xlim(-0.5, max(len(stages), 1) - 0.5)
+    # Room for the legend above the highest line.
+    span = max(shown) - min(shown)
+    ax.set_ylim(min(shown) - 0.05 * span, max(shown) + 0.28 * span)
+    ax.set_yticks([tick for tick in ax.get_yticks() if min(shown) - 0.05 * span <= tick <= max(shown) + 1e-9])
+    ax.set_ylabel("Similarity of the maps")
+    ax.set_xlabel("Drawn anew from the head down to")
+    ax.legend(loc="upper left", ncols=2, borderaxespad=0.2)
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def _name(stage: Any) -> str:
+    # The font draws every ASCII letter; a layer of someone's own network may be called anything.
+    return clean("" if stage is None else stage).encode("ascii", "backslashreplace").decode()[:_LETTERS]

@@ -1,0 +1,111 @@
+"""What choosing the best of several models adds to its score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from covidnet.evaluation.selection import best_of
+from covidnet.report.plots.drawing import GREY, INK, axes_of, percent_axis, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LIKELY = 0.001
+
+
+@styled
+def selection_axes(
+    accuracies: Sequence[float | None],
+    n: int,
+    simulated: Mapping[str, Any],
+    selected: float | None = None,
+    ax: Axes | None = None,
+    title: str = "",
+) -> Axes:
+    """Draw the models' scores on the unseen fold over what chance alone gives to equally good models.
+
+    Args:
+        accuracies: of the models on the unseen fold.
+        n: images of that fold; where patients have several, as many as they count for.
+        simulated: ``accuracy`` (the true one of each model) and ``expected_best``.
+        selected: accuracy of the selected model on the unseen fold.
+        ax: where to draw; a new figure if None.
+        title: above.
+
+    Returns:
+        The axes; the lines named ``single`` and ``best`` (by their gid) are the two distributions.
+    """
+    ax = axes_of(ax, 7.2, 2.6)
+    there = sorted(value for value in accuracies if value is not None)
+    p, expected = simulated.get("accuracy"), simulated.get("expected_best")
+    top = 1.0
+    shown = list(there)
+    if p is not None and n and there:
+        heights = []
+        for models, name, colour, label in (
+            (1, "single", GREY, "one model of their mean accuracy, by chance"),
+            (len(there), "best", INK, f"the best of {len(there)} such models, by chance"),
+        ):
+            chance = best_of(p, n, models)
+            likely = np.flatnonzero(chance > _LIKELY * chance.max())
+            rows = np.arange(max(likely[0] - 1, 0), min(likely[-1] + 2, n + 1))
+            (line,) = ax.plot(rows / n, chance[rows], color=colour, linewidth=1.1, label=label)
+            line.set_gid(name)
+            ax.fill_between(rows / n, chance[rows], color=colour, alpha=0.12, linewidth=0)
+            heights.append(float(chance.max()))
+            shown += [rows[0] / n, rows[-1] / n]
+        top = max(heights)
+    foot = -0.12 * top
+    if there:
+        spots = _stacked(there, foot, 0.075 * top)
+        (dots,) = ax.plot(there, spots, "o", color=INK, markersize=3.6, alpha=0.8, label="the models, as scored")
+        dots.set_markeredgewidth(0)
+        dots.set_gid("models")
+        foot = min(spots)
+    marks = [
+        (p, "mean", GREY, "--"),
+        (expected, "expected best", INK, "--"),
+        (max(there) if there else None, "best", INK, "-"),
+        (selected, "selected", "#8e3b76", "-"),
+    ]
+    _marks(ax, [mark for mark in marks if mark[0] is not None], top)
+    ax.axhline(0.0, color="#555555", linewidth=0.6)
+    ax.set_ylim(foot - 0.08 * top, 1.62 * top)
+    if shown:
+        ax.set_xlim(min(shown) - 0.01, min(max(shown), 1.0) + 0.01)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("Accuracy on the unseen fold")
+    percent_axis(ax.xaxis)
+    if there:
+        # Above the axes: inside them it could lie below the name of any line.
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2, handlelength=1.6)
+    if title:
+        ax.set_title(title, pad=34 if there else None)
+    return ax
+
+
+def _stacked(values: Sequence[float], first: float, step: float) -> list[float]:
+    """Heights that put models of the same score under each other."""
+    seen: dict[float, int] = {}
+    heights = []
+    for value in values:
+        rank = seen.get(value, 0)
+        heights.append(first - rank * step)
+        seen[value] = rank + 1
+    return heights
+
+
+def _marks(ax: Axes, marks: Sequence[tuple[Any, str, str, str]], top: float) -> None:
+    """Vertical lines, each with its name on a height of its own, so that names of near lines do not overlap."""
+    for rank, (value, name, colour, style) in enumerate(sorted(marks, key=lambda mark: mark[0])):
+        height = top * (1.14 + 0.13 * rank)
+        (line,) = ax.plot([value, value], [0.0, height], color=colour, linestyle=style, linewidth=1.0)
+        line.set_gid(name)
+        ax.annotate(
+            f"{name} {100 * value:.1f}%", (value, height), xytext=(-3, 0), textcoords="offset points",
+            ha="right", va="center", color=colour, fontsize=7.5,
+        )  # fmt: skip

@@ -1,0 +1,87 @@
+"""A whole report from the summary of a sweep: which parts, in which order, with which numbers on tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from covidnet.report.paper.published import PAPER
+from covidnet.report.rendering.document import Block, Document, Figure, Link, Picture, Section, Table
+from covidnet.report.rendering.pictures import with_pictures
+from covidnet.report.summary import Summary, at
+from covidnet.report.sweep.calibration import calibration
+from covidnet.report.sweep.explanations import explanations
+from covidnet.report.sweep.method import again, data, intervals, method, training
+from covidnet.report.sweep.notices import notice
+from covidnet.report.sweep.paper import beside_the_paper, comparisons, overview, what_does_not_add_up
+from covidnet.report.sweep.results import abstract, results
+from covidnet.report.sweep.unseen import selection, unseen_fold
+from covidnet.report.words import CARD_PAGE, CARD_PLAIN, FOLDS, beside_paper, count, sweep_name
+
+
+def report_document(
+    summary: Summary, compared: Sequence[Mapping[str, Any]] = (), others: Sequence[Summary] = ()
+) -> Document:
+    """Everything that a report says.
+
+    Args:
+        summary: of the sweep that is reported.
+        compared: comparisons of sweeps.
+        others: summaries of sweeps beside it.
+
+    Returns:
+        The document, its tables and figures numbered. The paper's tables keep their numbers, ours have letters.
+        Pictures are read from the sweep's folder; one that is not there any more has no bytes and no number.
+    """
+    summaries = [summary, *others]
+    first: list[Block] = [abstract(summary), notice(summary, others)]
+    if others:
+        first.append(overview(summaries))
+    first.append(Link("What the model is, what it is for and what it is not for", CARD_PAGE, CARD_PLAIN))
+    sections = [
+        Section("", "abstract", first),
+        results(summary),
+        unseen_fold(summary),
+        selection(summary),
+        explanations(summary),
+        beside_the_paper(summaries) if beside_paper(summary) else None,
+        comparisons(compared) if compared else None,
+        calibration(summary),
+        training(summary),
+        data(summary),
+        method(summary),
+        again(summaries),
+        what_does_not_add_up() if beside_paper(summary) else None,
+        intervals(),
+    ]
+    folds = len(summary.get("folds") or [])
+    what = "Ten-fold cross-validation" if folds == FOLDS else f"Cross-validation, {folds} of {FOLDS} folds"
+    subtitle = (
+        f"Data: {at(summary, 'data', 'name') or 'unnamed'}; {count(at(summary, 'pooled', 'n'), 'image')} in the test "
+        "folds."
+    )
+    if beside_paper(summary):
+        subtitle += f" Beside each number stands that of {PAPER.authors}, {PAPER.title}."
+    read = with_pictures(sections, summary.get("folder"))
+    return Document(f"{what}: {sweep_name(summary)}", subtitle, numbered(read))
+
+
+def numbered(sections: Sequence[Section]) -> list[Section]:
+    """The sections with a label at every table and figure that has none: letters for tables, numbers for figures."""
+    letters = iter("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    tables = figures = 0
+    done = []
+    for section in sections:
+        blocks: list[Block] = []
+        for block in section.blocks:
+            if isinstance(block, Table) and not block.label:
+                tables += 1
+                # A report of many comparisons can run out of letters.
+                block = replace(block, label=f"Table {next(letters, f'A{tables}')}")
+            elif (isinstance(block, Figure) or (isinstance(block, Picture) and block.data)) and not block.label:
+                figures += 1
+                block = replace(block, label=f"Figure {figures}")
+            blocks.append(block)
+        done.append(replace(section, blocks=blocks))
+    return done

@@ -1,0 +1,80 @@
+"""Methods and seeds of a sweep over more than the folds: mean and standard deviation over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from covidnet.base.classes import CLASSES
+from covidnet.report.summary import Summary, at
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_METRICS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("accuracy", ("accuracy",)),
+    ("macro sensitivity", ("macro", "sensitivity")),
+    ("macro specificity", ("macro", "specificity")),
+    (f"{CLASSES[0]} sensitivity", ("classes", CLASSES[0], "sensitivity")),
+    (f"{CLASSES[0]} specificity", ("classes", CLASSES[0], "specificity")),
+)
+
+
+def grid_table(summaries: Mapping[str, Summary]) -> pd.DataFrame:
+    """Numbers of the pooled test folds by method, with a column for each seed.
+
+    Args:
+        summaries: of each group of runs, by what its run folders have in their names, such as ``model=cnn,seed=1``.
+
+    Returns:
+        Columns ``method``, ``metric``, ``folds`` (the fewest of a seed), ``seed=0`` and so on (fractions of 1, NaN
+        where there is none), ``mean``, ``sd`` (over seeds, n - 1; NaN for one seed) and ``n`` (seeds).
+
+    Example:
+        >>> table = grid_table({f"seed={n}": {"folds": [0], "pooled": {"accuracy": {"value": n / 2}}} for n in (0, 1)})
+        >>> table.iloc[0].to_dict()["mean"] == 0.25, int(table["n"].iloc[0])
+        (True, 2)
+    """
+    import pandas as pd
+
+    methods: dict[str, dict[str, Summary]] = {}
+    for group, summary in summaries.items():
+        parts = group.split(",")
+        method = ",".join(part for part in parts if not part.startswith("seed=")) or "all runs"
+        seed = next((part for part in parts if part.startswith("seed=")), "seed")
+        methods.setdefault(method, {})[seed] = summary
+    seeds = sorted({seed for of_method in methods.values() for seed in of_method}, key=lambda seed: (len(seed), seed))
+    rows: list[dict[str, Any]] = []
+    for method, of_method in methods.items():
+        folds = min(len(summary.get("folds") or []) for summary in of_method.values())
+        for metric, keys in _METRICS:
+            values = {seed: at(of_method.get(seed), "pooled", *keys, "value") for seed in seeds}
+            there = [float(value) for value in values.values() if value is not None]
+            rows.append(
+                {
+                    "method": method,
+                    "metric": metric,
+                    "folds": folds,
+                    **{seed: np.nan if value is None else float(value) for seed, value in values.items()},
+                    "mean": float(np.mean(there)) if there else np.nan,
+                    "sd": float(np.std(there, ddof=1)) if len(there) > 1 else np.nan,
+                    "n": len(there),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def grid_latex(table: pd.DataFrame) -> str:
+    """The table in LaTeX: percent, mean and standard deviation over n seeds.
+
+    Args:
+        table: as `grid_table` gives it.
+    """
+    lines = [r"\begin{tabular}{llrrr}", r"Method & Metric & Mean (\%) & SD & n \\ \hline"]
+    for row in table.to_dict("records"):
+        mean, sd = ("--" if np.isnan(row[key]) else f"{100 * row[key]:.1f}" for key in ("mean", "sd"))
+        name = str(row["method"]).replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("#", r"\#")
+        lines.append(rf"{name} & {row['metric']} & {mean} & {sd} & {row['n']} \\")
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"

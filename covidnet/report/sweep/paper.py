@@ -1,0 +1,180 @@
+"""The part of a report that stands beside the paper: Tables 6 and 7, sweeps compared, and what does not add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from covidnet.base.classes import CLASSES
+from covidnet.report.paper.published import SOURCES, TABLE6, TABLE7, inconsistencies
+from covidnet.report.paper.tables import approach, augmentation
+from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Paragraph, References, Section, Table
+from covidnet.report.summary import Summary, at
+from covidnet.report.terminal import UNDEFINED
+from covidnet.report.values import Value, area, printed, rate
+from covidnet.report.words import count, model_name, probability, sweep_name
+
+_METRICS = (("Accuracy", "accuracy"), ("Sensitivity", "sensitivity"), ("Specificity", "specificity"))
+
+
+def beside_the_paper(summaries: Sequence[Summary]) -> Section:
+    """Tables 6 and 7.
+
+    Args:
+        summaries: of the sweep that is reported, and of others beside it.
+    """
+    blocks: list[Block] = [_table6(summaries), _table7(summaries)]
+    cited = [SOURCES["Narin"]]
+    return Section("With and without augmentation, and other approaches", "paper", [*blocks, References(cited)])
+
+
+def _table6(summaries: Sequence[Summary]) -> Table:
+    columns, rows = [Column("")], [[title] for title, _ in _METRICS]
+    cells: list[list[Cell]] = [list(row) for row in rows]
+    for kind, group in (("with", "With augmentation"), ("without", "Without augmentation"), (None, "Not recorded")):
+        if kind is not None:
+            columns.append(Column("paper", group))
+            for row, (_, key) in zip(cells, _METRICS, strict=True):
+                row.append(printed(TABLE6[kind][key]))
+        for summary in summaries:
+            if augmentation(summary) == kind:
+                columns.append(Column(sweep_name(summary), group))
+                pooled = summary.get("pooled")
+                for row, (_, key) in zip(cells, _METRICS, strict=True):
+                    row.append(rate(at(pooled, "accuracy") if key == "accuracy" else at(pooled, "macro", key)))
+    return Table(
+        "With and without augmentation: accuracy, and the classes' mean sensitivity and specificity, on the pooled "
+        "test folds. Percent; 95% intervals in brackets.",
+        columns,
+        cells,
+        "Table 6 (paper)",
+        ["Where two intervals overlap, the difference may still be real or not: see the paired tests of a comparison."],
+    )
+
+
+def _table7(summaries: Sequence[Summary]) -> Table:
+    columns = [Column(""), *(Column(name, "Published") for name in TABLE7)]
+    cells: list[list[Cell]] = [[title] for title, _ in _METRICS]
+    for published in TABLE7.values():
+        for row, (_, key) in zip(cells, _METRICS, strict=True):
+            value = published[key]
+            row.append("" if value is None else printed(value))
+    for summary in summaries:
+        repeats = approach(summary)
+        note = "" if repeats is None else f", as \N{LEFT DOUBLE QUOTATION MARK}{repeats}\N{RIGHT DOUBLE QUOTATION MARK}"
+        columns.append(Column(f"{sweep_name(summary)} ({model_name(summary)}{note})", "Ours"))
+        for row, (_, key) in zip(cells, _METRICS, strict=True):
+            row.append(rate(at(summary, "pooled", "classes", CLASSES[0], key)))
+    return Table(
+        "COVID-19 against the other two classes, on the pooled test folds. Percent; 95% intervals in brackets.",
+        columns,
+        cells,
+        "Table 7 (paper)",
+        [
+            "The paper ran \N{LEFT DOUBLE QUOTATION MARK}CNN\N{RIGHT DOUBLE QUOTATION MARK} and "
+            "\N{LEFT DOUBLE QUOTATION MARK}Narin et al.\N{RIGHT DOUBLE QUOTATION MARK} on its own data; RT-PCR was "
+            "measured on other patients by the study of the Infectious Diseases Society of America that it names, "
+            "and has no accuracy there."
+        ],
+    )
+
+
+def comparisons(found: Sequence[Mapping[str, Any]]) -> Section:
+    """Each pair of sweeps, compared on the same images.
+
+    Args:
+        found: comparisons; at least one.
+    """
+    blocks: list[Block] = [
+        Paragraph(
+            "Two sweeps on the same folds predict the same images, so they are compared image by image or fold by "
+            "fold, which sees smaller differences than two intervals beside each other. The adjusted p values "
+            "(Holm) answer for all tests that were done."
+        )
+    ]
+    blocks += [_comparison(pair) for pair in found]
+    return Section("Sweeps compared", "comparison", blocks)
+
+
+def _comparison(pair: Mapping[str, Any]) -> Table:
+    columns = [Column("Test"), Column("A"), Column("B"), Column("A \N{MINUS SIGN} B"), Column("Statistic"), Column("p"),
+               Column("p, adjusted")]  # fmt: skip
+    mcnemar, test, holm = pair.get("mcnemar"), pair.get("t_test"), pair.get("p_holm")
+    rows: list[list[Cell]] = [
+        [
+            "Accuracy, McNemar",
+            rate(pair.get("accuracy_a")),
+            rate(pair.get("accuracy_b")),
+            rate(pair.get("difference")),
+            f"A alone right: {count(at(mcnemar, 'only_a'))}; B alone right: {count(at(mcnemar, 'only_b'))}",
+            probability(at(mcnemar, "p")),
+            probability(at(holm, "mcnemar")),
+        ]
+    ]
+    if test:
+        difference = {"value": at(test, "mean_difference"), "ci": at(test, "ci")}
+        rows.append(
+            [
+                "Accuracy over folds, corrected t",
+                "",
+                "",
+                rate(difference),
+                f"t = {Value(at(test, 't'), digits=2).number}, {Value(at(test, 'df')).number} degrees of freedom",
+                probability(at(test, "p")),
+                probability(at(holm, "t_test")),
+            ]
+        )
+    for name in CLASSES:
+        delong = at(pair, "delong", name)
+        if delong:
+            rows.append(
+                [
+                    f"AUC of {name}, DeLong",
+                    area(at(delong, "auc_a")),
+                    area(at(delong, "auc_b")),
+                    area({"value": at(delong, "difference"), "ci": at(delong, "ci")}),
+                    f"z = {Value(at(delong, 'z'), digits=2).number}",
+                    probability(at(delong, "p")),
+                    probability(at(holm, "delong", name)),
+                ]
+            )
+    a, b = pair.get("a"), pair.get("b")
+    return Table(
+        f"A: {a}. B: {b}. {count(pair.get('n'), 'image')} that both predicted. Accuracy in percent, its differences "
+        "in percentage points; AUC as a fraction; 95% intervals in brackets.",
+        columns,
+        rows,
+    )
+
+
+def what_does_not_add_up() -> Section:
+    """What the published tables contradict themselves in."""
+    blocks: list[Block] = [
+        Paragraph("Found by arithmetic on the printed numbers; the paper prints neither counts nor confusion matrices.")
+    ]
+    blocks.append(Bullets([f"{table}. {line}" for table, lines in inconsistencies().items() for line in lines]))
+    return Section("What does not add up in the published tables", "inconsistencies", blocks)
+
+
+def overview(summaries: Sequence[Summary]) -> Table:
+    """The sweeps of a report side by side.
+
+    Args:
+        summaries: of the sweeps; two or more.
+    """
+    columns = [Column("Sweep"), Column("Folds"), Column("Model"), Column("Augmentation"),
+               Column("test folds", "Accuracy"), Column("unseen fold, ensemble", "Accuracy"),
+               Column("unseen fold, sd of models", "Accuracy")]  # fmt: skip
+    rows: list[list[Cell]] = [
+        [
+            sweep_name(summary),
+            str(len(summary.get("folds") or [])),
+            model_name(summary),
+            str(at(summary, "augment", "mode") or UNDEFINED),
+            rate(at(summary, "pooled", "accuracy")),
+            rate(at(summary, "unseen", "ensemble", "accuracy")),
+            rate(at(summary, "unseen", "sd", "accuracy")),
+        ]
+        for summary in summaries
+    ]
+    return Table("The sweeps of this report. Percent; 95% intervals in brackets.", columns, rows)

@@ -1,0 +1,164 @@
+"""A run's numbers as tables for the terminal, 80 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from covidnet.base.classes import CLASSES
+
+BRACKETS = "In brackets: 95% intervals, with the patient as the unit."
+"""What is said below every table of scores in a terminal."""
+
+UNDEFINED = "\N{EN DASH}"
+"""What stands for a value that does not exist, such as the sensitivity of a class without images."""
+
+_COLUMNS = (("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("F1", "f1"))
+
+
+def percent(value: float | None, interval: Sequence[float] | None = None, undefined: str = UNDEFINED) -> str:
+    """A fraction as a percentage with its 95% interval.
+
+    Args:
+        value: a fraction of 1, or None.
+        interval: the lower and upper end as fractions of 1, or None.
+        undefined: what to show where the value is None.
+
+    Returns:
+        At most 18 characters.
+
+    Example:
+        >>> percent(0.977, [0.941, 0.992]), percent(1.0, [0.9312, 1.0]), percent(None)
+        ('97.7% [94.1, 99.2]', '100% [93.1, 100]', '–')
+    """
+    if value is None:
+        return undefined
+    if interval is None:
+        return f"{_digits(value)}%"
+    low, high = interval
+    return f"{_digits(value)}% [{_digits(low)}, {_digits(high)}]"
+
+
+def _digits(fraction: float) -> str:
+    # "100" saves the two characters that keep three intervals and the names inside 80 columns.
+    text = f"{100 * fraction:.1f}"
+    return "100" if text == "100.0" else text
+
+
+def metrics_table(
+    metrics: Mapping[str, Any], title: str = "", footer: Sequence[str] = (), undefined: str = UNDEFINED
+) -> Table:
+    """One split's numbers: a row per class, then the accuracy.
+
+    Args:
+        metrics: one split of metrics.json, as `covidnet.evaluation.metrics.split_metrics` gives it.
+        title: the line above; empty for none.
+        footer: lines below, such as what the intervals mean.
+        undefined: what to show for a value that does not exist.
+
+    Returns:
+        A table that fits 80 columns, each value with its 95% interval. On less it breaks cells, and loses nothing.
+
+    Example:
+        >>> from covidnet.evaluation.metrics import class_metrics
+        >>> truth = ["COVID-19", "Normal", "Pneumonia"] * 52
+        >>> classes = class_metrics(truth, truth, range(156))
+        >>> table = metrics_table({"n": 156, "accuracy": 1.0, "accuracy_ci": [0.976, 1.0], "classes": classes})
+        >>> table.row_count
+        4
+    """
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        caption=Text("\n".join(footer)) if footer else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("Class", overflow="fold")
+    for heading, _ in _COLUMNS:
+        table.add_column(heading, overflow="fold")
+    table.add_column("Images", justify="right", overflow="fold")
+    for name in CLASSES:
+        numbers = metrics["classes"][name]
+        cells = [percent(numbers[key], numbers[f"{key}_ci"], undefined) for _, key in _COLUMNS]
+        table.add_row(*(Text(cell) for cell in (name, *cells, str(numbers["support"]))))
+    table.add_section()
+    accuracy = percent(metrics["accuracy"], metrics["accuracy_ci"], undefined)
+    table.add_row(*(Text(cell) for cell in ("Accuracy", accuracy, "", "", str(metrics["n"]))))
+    return table
+
+
+def flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores with their intervals in the flat form of metrics.json, for `metrics_table`.
+
+    Args:
+        scores: as `covidnet.evaluation.scores.scored` gives them.
+    """
+    keys = ("sensitivity", "specificity", "f1")
+    return {
+        "n": scores["n"],
+        "accuracy": scores["accuracy"]["value"],
+        "accuracy_ci": scores["accuracy"]["ci"],
+        "classes": {
+            label: {
+                "support": numbers["support"],
+                **{key: numbers[key]["value"] for key in keys},
+                **{f"{key}_ci": numbers[key]["ci"] for key in keys},
+            }
+            for label, numbers in scores["classes"].items()
+        },
+    }
+
+
+def print_run_summary(
+    metrics: Mapping[str, Any],
+    run_dir: str | Path,
+    notes: Sequence[str] = (),
+    console: Console | None = None,
+    splits: Sequence[str] = ("test", "unseen"),
+) -> None:
+    """Print the end of a run: its test and unseen numbers, the notes, and last the run folder.
+
+    Args:
+        metrics: the content of metrics.json.
+        run_dir: the run folder, printed as given on one line of its own that is never broken.
+        notes: what the reader must know beside the numbers, such as that the data are synthetic.
+        console: where to print; the standard output if None. Not a terminal gets plain text.
+        splits: whose numbers are printed.
+    """
+    out = console or Console()
+    # A run must not fail at its last line because a terminal is set to Latin-1, which has no en dash.
+    undefined = UNDEFINED if _printable(UNDEFINED, out) == UNDEFINED else "-"
+    fold = metrics.get("fold")
+    shown = {split: metrics["splits"].get(split) for split in splits}
+    for split, numbers in shown.items():
+        title = f"{split.capitalize()} split" + (f", model of fold {fold}" if fold is not None else "")
+        if not numbers or not numbers["n"]:
+            _line(out, f"{title}: no images")
+        else:
+            out.print(metrics_table(numbers, title, undefined=undefined))
+        _line(out, "")
+    if any(numbers and numbers["n"] for numbers in shown.values()):
+        _line(out, BRACKETS)
+    for note in notes:
+        _line(out, note)
+    _line(out, "")
+    _line(out, f"Run folder: {run_dir}", whole=True)
+
+
+def _line(console: Console, text: str, whole: bool = False) -> None:
+    # Neither markup nor emoji codes: a path such as data[old]/:x:/ must come out as it is.
+    console.print(_printable(text, console), markup=False, emoji=False, highlight=False, soft_wrap=whole)
+
+
+def _printable(text: str, console: Console) -> str:
+    return text.encode(console.encoding, "backslashreplace").decode(console.encoding)

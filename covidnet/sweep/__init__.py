@@ -1,0 +1,1 @@
+"""A sweep: its folder, its numbers, its reports and comparisons."""

@@ -1,0 +1,131 @@
+"""What a model card says beside a sweep's numbers: the network, its input, where the images come from, the date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from covidnet.base.classes import CLASSES
+from covidnet.models.inputs import CHEST_SPEC, GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, InputSpec
+from covidnet.sweep.folder import Run
+
+NETWORKS: Mapping[str, tuple[int, int, InputSpec]] = {
+    "densenet121": (6_953_856, 1024, IMAGENET_SPEC),
+    "resnet18": (11_176_512, 512, IMAGENET_SPEC),
+    "resnet50": (23_508_032, 2048, IMAGENET_SPEC),
+    "inception_v3": (21_785_568, 2048, INCEPTION_SPEC),
+    "inception_resnet_v2": (54_306_464, 1536, INCEPTION_SPEC),
+    "cnn": (97_648, 128, GREY_SPEC),
+    "resnet8": (77_104, 64, GREY_SPEC),
+    "covidnet_cxr": (11_727_272, 2048, GREY_SPEC),
+}
+"""Parameters of each backbone, the length of its features, and its input: known here without loading the network."""
+
+# Models that stand on another network, and the outputs of their heads beside one for each class.
+_HEADS = {"bayesian_cnn": ("resnet50", 0), "anomaly_resnet": ("resnet18", 1)}
+
+# A first layer that takes one channel instead of three, as the chest weights of DenseNet121 have it.
+_ONE_CHANNEL = -2 * 64 * 7 * 7
+
+_PLACES = 8
+_DATE = re.compile(r"^(\d{4}-\d{2}-\d{2})[ T]\d{2}:", re.MULTILINE)
+
+
+def card_facts(runs: Sequence[Run]) -> dict[str, Any]:
+    """Facts of a sweep for its model card; what is not known is None.
+
+    Args:
+        runs: of the sweep.
+
+    Returns:
+        ``trained`` (the day of the last line of the runs' logs), ``parameters`` (``all``, ``trained``), ``input``
+        (``size``, ``fit``, ``channels``, ``mean``, ``std``, ``min_side``, ``max_megapixels``), ``source`` and
+        ``view`` (images by where they come from and how they were taken, and how far that alone tells their class), and
+        ``gate`` as metrics.json has it.
+    """
+    first = runs[0]
+    model, data = first.settings.get("model") or {}, first.settings.get("data") or {}
+    spec = _spec(model)
+    images = None if first.split is None else first.split[first.split["fold"] >= 0]
+    return {
+        "trained": max((day for run in runs if (day := _last_day(run))), default=None),
+        "parameters": _parameters(model),
+        "input": {
+            "size": data.get("image_size"),
+            "fit": data.get("fit"),
+            "channels": None if spec is None else spec.channels,
+            "mean": None if spec is None else list(spec.mean),
+            "std": None if spec is None else list(spec.std),
+            "min_side": data.get("min_side"),
+            "max_megapixels": data.get("max_megapixels"),
+        },
+        "source": None if images is None else _told_by(images, "source"),
+        "view": None if images is None else _told_by(images, "view"),
+        "gate": first.metrics.get("gate"),
+    }
+
+
+def _last_day(run: Run) -> str | None:
+    file = run.folder / "train.log"
+    if not file.is_file():
+        return None
+    days = _DATE.findall(file.read_text(encoding="utf-8", errors="replace"))
+    return str(days[-1]) if days else None
+
+
+def _spec(model: Mapping[str, Any]) -> InputSpec | None:
+    """The input that a model gets; None where its weights are a file, which may say otherwise."""
+    name, weights = str(model.get("name")), model.get("weights")
+    if name == "densenet121" and weights == "chest":
+        return CHEST_SPEC
+    network = NETWORKS.get(_HEADS.get(name, (name, 0))[0])
+    return network[2] if network and weights in ("random", "imagenet") else None
+
+
+def _parameters(model: Mapping[str, Any]) -> dict[str, int] | None:
+    """All parameters of a model, and those that training changes; running statistics are none."""
+    spec, frozen = _spec(model), model.get("freeze")
+    if spec is None or not isinstance(frozen, bool):
+        return None
+    name, more = _HEADS.get(str(model.get("name")), (str(model.get("name")), 0))
+    backbone, features_dim, _ = NETWORKS[name]
+    backbone += _ONE_CHANNEL if spec is CHEST_SPEC else 0
+    head = (features_dim + 1) * (len(CLASSES) + more)
+    return {"all": backbone + head, "trained": head if frozen else backbone + head}
+
+
+def _told_by(images: pd.DataFrame, column: str) -> dict[str, Any] | None:
+    """Where images come from, or how they were taken, and how far that alone tells their class.
+
+    Args:
+        images: rows of split.csv.
+        column: ``source`` or ``view``.
+
+    Returns:
+        ``counts`` (value, then class, then images; rare values together), ``unknown`` (images), ``n`` (the others),
+        ``share`` (of those n, how many have the class that is the commonest under their value) and ``base`` (how many
+        have the commonest class of all). None where no image's value is known.
+    """
+    known = images[images[column].notna()]
+    if not len(known):
+        return None
+    counts = pd.crosstab(known[column].astype(str), known["label"]).reindex(columns=list(CLASSES), fill_value=0)
+    order = counts.sum(axis=1).sort_values(ascending=False, kind="stable").index
+    shown = [str(value) for value in order[:_PLACES]]
+    told = {value: {label: int(counts[label][value]) for label in CLASSES} for value in shown}
+    if len(order) > _PLACES:
+        rest = counts.loc[order[_PLACES:]].sum()
+        told[f"{len(order) - _PLACES} others"] = {label: int(rest[label]) for label in CLASSES}
+    n = len(known)
+    # Where nearly every image has a value of its own, the class follows from it whatever it means.
+    few = len(order) <= n / 5
+    return {
+        "counts": told,
+        "unknown": len(images) - n,
+        "n": n,
+        "share": float(counts.max(axis=1).sum() / n) if few else None,
+        "base": float(counts.sum().max() / n),
+    }

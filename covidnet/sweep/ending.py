@@ -1,0 +1,100 @@
+"""What a sweep ends with: the report of its folds, or the best settings of a search."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+
+from covidnet.base.errors import CovidnetError
+from covidnet.base.names import shown
+from covidnet.base.trust import check_links, read_yaml
+from covidnet.launch.launchers import check_sweep
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+_ended: list[tuple[Path, str | None]] = []
+
+
+class SweepReport(Callback):
+    """Check folders before Hydra writes to them; remember a sweep's, so that its report is written when it has ended.
+
+    Hydra tells callbacks of a sweep's end only where no job failed, and swallows what they raise. So
+    `report_ended_sweeps` does the work, when Hydra is done. Of the processes of a sweep only the first calls either.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a run folder with links that lead out of it: Hydra writes its log and ``.hydra/`` before the run."""
+        if config.hydra.job.name == "train":
+            _refuse_links(config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse what no job could do, say where the jobs run, and remember the sweep folder of a training sweep."""
+        hydra = config.hydra
+        if hydra.job.name != "train":
+            return
+        try:
+            check_sweep(hydra, config, list(hydra.overrides.task))
+        except CovidnetError as error:
+            # Hydra would make a warning of any other exception.
+            raise SystemExit(f"error: {error}") from None
+        _refuse_links(hydra.sweep.dir)
+        folder = Path(hydra.sweep.dir).absolute()
+        launcher = hydra.runtime.choices["hydra/launcher"]
+        if launcher.startswith("submitit"):
+            sys.stderr.write(f"{launcher}: what the jobs print is in {folder / '.submitit'}\n")
+        _ended.append((folder, config.monitor if hydra.runtime.choices["hydra/sweeper"] == "optuna" else None))
+
+
+def _refuse_links(folder: str) -> None:
+    try:
+        check_links(Path(folder))
+    except CovidnetError as error:
+        raise SystemExit(f"error: {shown(error)}") from None
+
+
+def report_ended_sweeps() -> None:
+    """Write ``report/`` of the sweep that ended, also where some of its folds failed; nothing after a single run.
+
+    A search for hyperparameters has no report, since its runs are of different settings: its best trial is named.
+
+    Raises:
+        DataError: no run can be reported.
+        WriteError: the report cannot be written.
+    """
+    while _ended:
+        folder, searched = _ended.pop()
+        # Before any job began there is nothing to say that Hydra has not said.
+        if not folder.is_dir():
+            continue
+        if searched is not None:
+            _tell_best(folder, searched)
+            continue
+        from covidnet.sweep.reports import report_sweeps
+        from covidnet.tracking.sweep_run import log_sweep
+
+        summaries = report_sweeps([folder])
+        if len(summaries) == 1:
+            log_sweep(summaries[0], folder)
+
+
+def _tell_best(folder: Path, monitor: str) -> None:
+    """Name the settings of the best trial, as they can be given to the command; nothing where the search broke off."""
+    from rich.console import Console
+
+    file = folder / "optimization_results.yaml"
+    if not file.is_file():
+        return
+    found: Any = read_yaml(file)
+    trials = sorted(folder.glob("trial=*/.hydra/overrides.yaml"))
+    settings = [f"{name}={value}" for name, value in found["best_params"].items()]
+    own = [trial.parents[1].name for trial in trials if set(settings) <= {str(word) for word in read_yaml(trial)}]
+    where = folder / own[0] if own else folder
+    text = f"Best of {len(trials)} trials: {' '.join(settings)} ({monitor} {found['best_value']:.6g}; {where})"
+    Console(soft_wrap=True, highlight=False).print(text, markup=False, emoji=False)

@@ -1,0 +1,455 @@
+"""A sweep folder as it lies on disk: the finished run of each fold, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import CovidnetError, DataError
+from covidnet.base.names import counted
+from covidnet.base.trust import read_yaml
+from covidnet.data.folds.splits import COLUMNS, UNSEEN_FOLD
+from covidnet.evaluation.predictions import read_predictions
+from covidnet.fold.folder import UNSEEN
+from covidnet.launch.comparable import compared
+from covidnet.serving.checkpoint_path import choose_runs, group_names
+
+log = logging.getLogger(__name__)
+
+FOLDS = tuple(range(10))
+"""The test folds of a whole sweep."""
+
+REPORT = "report"
+"""The folder of the report in a sweep folder."""
+
+
+OPENINGS = "unseen.json"
+"""In a sweep folder: when its unseen fold was opened."""
+
+_ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+: (?P<text>.*)$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run of one fold.
+
+    Args:
+        folder: the run folder.
+        fold: its test fold, 0..9.
+        predictions: the table of predictions.csv.
+        split: the table of split.csv; None where there is none.
+        metrics: the content of metrics.json; empty where there is none.
+        settings: the content of config.yaml; empty where there is none.
+        environment: the content of environment.json; empty where there is none.
+    """
+
+    folder: Path
+    fold: int
+    predictions: pd.DataFrame
+    split: pd.DataFrame | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def split_sha256(self) -> str | None:
+        """The hash of split.csv; None where there is none."""
+        file = self.folder / "split.csv"
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+    @property
+    def locked(self) -> bool:
+        """Whether the run left the unseen fold alone; its predictions are there only once that was opened."""
+        return bool(self.settings.get("unseen") == "locked")
+
+    @cached_property
+    def compared(self) -> dict[str, Any]:
+        """The settings that make two runs of different folds parts of one study, flat."""
+        return compared(self.settings)
+
+    def is_of_one_study_with(self, other: Run) -> bool:
+        """Whether two runs have the same folds and settings; what one of them does not tell is not held against it."""
+        splits, settings = (self.split_sha256, other.split_sha256), (self.compared, other.compared)
+        return (None in splits or splits[0] == splits[1]) and (not all(settings) or settings[0] == settings[1])
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The predictions of one split: val, test or unseen."""
+        return self.predictions[self.predictions["split"] == split].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep folder holds.
+
+    Args:
+        folder: the sweep folder.
+        name: what to call it.
+        runs: one finished run per fold, in the order of the folds; at least one.
+        problems: one line for each fold that is missing or odd, and each run that is left out.
+        only: what the run folders were chosen by; empty where all were read.
+    """
+
+    folder: Path
+    name: str
+    runs: list[Run]
+    problems: list[str]
+    only: str = ""
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that there are."""
+        return [run.fold for run in self.runs]
+
+    @property
+    def has_unseen(self) -> bool:
+        """Whether every model has predicted the unseen fold."""
+        return all(len(run.rows("unseen")) for run in self.runs)
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """image_id, patient_id and fold of every image in a fold: of split.csv, or else of the predictions."""
+        columns = ["image_id", "patient_id", "fold"]
+        if (split := self.runs[0].split) is not None:
+            return split.loc[split["fold"] >= 0, columns].reset_index(drop=True)
+        unseen = [run.rows("unseen").assign(fold=UNSEEN_FOLD) for run in self.runs]
+        return pd.concat([*(run.rows("test") for run in self.runs), *unseen])[columns].drop_duplicates(
+            ["image_id", "fold"], ignore_index=True
+        )
+
+    @property
+    def openings(self) -> list[str]:
+        """When the unseen fold was opened, where it was locked; the first time first."""
+        found: set[str] = set()
+        # A run may have been opened alone, or be read alone out of a sweep that was opened.
+        for folder in {self.folder, *(place for run in self.runs for place in (run.folder, run.folder.parent))}:
+            try:
+                found |= set(_json(folder / OPENINGS).get("openings") or ())
+            except DataError as error:
+                log.warning("%s: %s", folder, error)
+        return sorted(found)
+
+
+def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> Sweep:
+    """Read what the runs of a sweep saved. Neither images nor checkpoints are looked at.
+
+    Args:
+        folder: a sweep folder, or a single run folder.
+        name: what to call it; the folder's name if empty.
+        only: read only run folders with this in their names, such as ``seed=1`` in ``fold=3,seed=1``.
+
+    Returns:
+        The runs that can be reported together, and a line for everything that cannot.
+
+    Raises:
+        SettingError: `only` fits no run folder.
+        DataError: there is no such folder, or no run in it can be reported.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        cause = "is a file" if folder.is_file() else "no such folder"
+        raise DataError(f"sweep_dir={folder}: {cause}; give the folder of a sweep, which holds fold=0/ and so on")
+    problems: list[str] = []
+    runs: list[Run] = []
+    for path in _run_folders(folder, only or ""):
+        if not (path / "predictions.csv").is_file():
+            problems.append(f"{_label(path)}: the run did not finish: {_last_error(path)}")
+            continue
+        try:
+            runs.append(_read_run(path))
+        except CovidnetError as error:
+            problems.append(f"{_label(path)}: left out: {error}")
+    runs = _of_one_study(_checked(runs, problems), problems)
+    runs = _one_per_fold(runs, problems)
+    _check_overlap(runs, problems)
+    if not runs:
+        more = f"; and {len(problems) - 2} more like these" if len(problems) > 2 else ""
+        cause = "; ".join(problems[:2]) + more if problems else "it holds no run folder with a predictions.csv"
+        raise DataError(f"{folder}: nothing to report: {cause}")
+    shut = [str(run.fold) for run in runs if not len(run.rows("unseen"))]
+    if 0 < len(shut) < len(runs):
+        problems.append(
+            f"fold{'' if len(shut) == 1 else 's'} {', '.join(shut)}: not scored on the unseen fold, which is left out "
+            "for all; unseen=open scores them"
+        )
+    missing = [fold for fold in FOLDS if fold not in {run.fold for run in runs}]
+    if missing:
+        folds = ", ".join(str(fold) for fold in missing)
+        home = folder.parent if runs[0].folder == folder else folder
+        # A job of a grid has more settings than the fold in its name, and its report reads those names alone.
+        parts = [part for part in runs[0].folder.name.split(",") if "=" in part and not part.startswith("fold=")]
+        job = [f"fold={missing[0]}", *parts]
+        place = f"--config-dir '{runs[0].folder}' --config-name config"
+        again = f"python -m covidnet.train {place} {job[0]} \"hydra.run.dir='{home}/{','.join(job)}'\""
+        problems.append(
+            f"{'fold' if len(missing) == 1 else 'folds'} {folds}: no finished run, so the numbers cover "
+            f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'each'} with the sweep's "
+            f"settings, from the folder that it was started in: {again}"
+        )
+    return Sweep(folder, name or folder.resolve().name, runs, problems, only or "")
+
+
+def _run_folders(folder: Path, only: str) -> list[Path]:
+    """Folders that a run was started in: the folder itself, or those below it, by their names."""
+    if _is_run(folder):
+        return choose_runs([folder], only, str(folder))
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != REPORT and _is_run(path))
+    return choose_runs(below, only, str(folder))
+
+
+def groups_of(folder: Path, only: str = "") -> list[str]:
+    """What the run folders of a sweep over more than the folds have in their names beside the fold.
+
+    Args:
+        folder: a sweep folder.
+        only: of the run folders that this means; see `covidnet.serving.checkpoint_path.choose_runs`.
+
+    Returns:
+        Such as ``["seed=0", "seed=1"]``; empty where the sweep varies the fold alone.
+
+    Raises:
+        SettingError: `only` fits no run folder.
+    """
+    if not folder.is_dir():
+        return []
+    return [name for name in group_names(_run_folders(folder, only)) if name]
+
+
+def chosen_group(folder: Path, only: str) -> str | None:
+    """The group that ``only=`` means as a whole, whose report lies in a folder of that name; None for a part of one.
+
+    Args:
+        folder: a sweep folder.
+        only: as in `groups_of`.
+
+    Returns:
+        Such as ``seed=1``; empty where every run folder is meant.
+
+    Raises:
+        SettingError: `only` fits no run folder.
+    """
+    chosen = _run_folders(folder, only)
+    if chosen == _run_folders(folder, ""):
+        return ""
+    groups = group_names(chosen)
+    whole = len(groups) == 1 and groups[0] and chosen == _run_folders(folder, groups[0])
+    return groups[0] if whole else None
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).exists() for name in ("predictions.csv", "train.log", ".hydra/config.yaml"))
+
+
+def _label(path: Path) -> str:
+    return path.name if path.name.startswith("fold") else f"run {path.name}"
+
+
+def _last_error(path: Path) -> str:
+    """What the log of a crashed run says last."""
+    log = path / "train.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    told = [match["text"] for match in map(_ERROR_LINE.match, lines) if match]
+    if told:
+        return told[-1].removeprefix("error: ")
+    return f"{log} names no error; it was stopped, or is still running" if lines else "it left no log"
+
+
+def run_predictions(folder: Path) -> pd.DataFrame:
+    """The predictions of a run, with those of the unseen fold where it was locked and has been opened.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    files = [file for file in (folder / "predictions.csv", folder / UNSEEN) if file.is_file()]
+    return pd.concat([read_predictions(file) for file in files], ignore_index=True)
+
+
+def _read_run(path: Path) -> Run:
+    predictions, settings = run_predictions(path), _settings(path)
+    folds = sorted({int(fold) for fold in predictions["fold"]})
+    if len(folds) != 1 or folds[0] not in FOLDS:
+        told = ", ".join(str(fold) for fold in folds)
+        raise DataError(f"predictions.csv is of fold {told}; a run has one test fold of 0..9")
+    for split in ("test",) if settings.get("unseen") == "locked" else ("test", "unseen"):
+        if not (predictions["split"] == split).any():
+            raise DataError(f"predictions.csv has no rows of the {split} split")
+    return Run(
+        path,
+        folds[0],
+        predictions,
+        split=_split(path / "split.csv"),
+        metrics=_json(path / "metrics.json"),
+        settings=settings,
+        environment=_json(path / "environment.json"),
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.name} is damaged ({error}); delete it, and the predictions are reported") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _split(file: Path) -> pd.DataFrame | None:
+    if not file.is_file():
+        return None
+    text: dict[Any, Any] = {column: object for column in COLUMNS if column != "fold"}
+    try:
+        table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""], encoding_errors="surrogateescape")
+        return table.astype({"fold": int})[list(COLUMNS)]
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError(f"split.csv is damaged ({' '.join(str(error).split())[:80]}); run the fold again") from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    file = path / "config.yaml"
+    if not file.is_file():
+        return {}
+    try:
+        found = read_yaml(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); restore or delete it") from error
+    return {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
+    """Runs whose predictions are those of the fold that their split.csv names."""
+    kept = []
+    for run in runs:
+        split = run.split
+        if split is None:
+            problems.append(f"{_label(run.folder)}: no split.csv, so its image ids cannot be checked")
+            kept.append(run)
+            continue
+        if not run.compared:
+            problems.append(f"{_label(run.folder)}: no settings in config.yaml, so they cannot be checked")
+        if wrong := _foreign(run, split):
+            problems.append(f"{_label(run.folder)}: left out: {wrong}; run the fold again")
+            continue
+        kept.append(run)
+        for part, fold in (("test", run.fold), ("unseen", UNSEEN_FOLD)):
+            if part == "unseen" and run.locked and not len(run.rows(part)):
+                continue
+            wanted = set(split.loc[split["fold"] == fold, "image_id"])
+            if absent := sorted(wanted - set(run.rows(part)["image_id"])):
+                problems.append(
+                    f"{_label(run.folder)}: {counted(len(absent), 'image')} of its {part} split without a prediction, "
+                    f"such as {absent[0]}"
+                )
+    for run in kept:
+        test = run.rows("test")
+        for label in CLASSES:
+            if not (test["label"] == label).any():
+                problems.append(
+                    f"{_label(run.folder)}: no image of {label} in its test split, so its sensitivity is not defined"
+                )
+    return kept
+
+
+def _foreign(run: Run, split: pd.DataFrame) -> str | None:
+    """What in a run's predictions contradicts its split; None where nothing does."""
+    test, unseen = split["fold"] == run.fold, split["fold"] == UNSEEN_FOLD
+    # Validation is a part of the training folds, or the test fold itself; it chooses checkpoint and model.
+    may_be = {"test": test, "unseen": unseen, "val": (split["fold"] >= 0) & ~unseen}
+    names = {"test": f"fold {run.fold}", "unseen": f"fold {UNSEEN_FOLD}", "val": "folds 0 to 9"}
+    labels, patients = (dict(zip(split["image_id"], split[name], strict=True)) for name in ("label", "patient_id"))
+    for part, allowed in may_be.items():
+        rows = run.rows(part)
+        if foreign := sorted(set(rows["image_id"]) - set(split.loc[allowed, "image_id"])):
+            count = len(foreign)
+            return f"{count} predictions of the {part} split are of images outside {names[part]}, such as {foreign[0]}"
+        changed = rows.loc[rows["label"] != rows["image_id"].map(labels), "image_id"]
+        if len(changed):
+            return (
+                f"{counted(len(changed), 'image')} of the {part} split with another label in split.csv, such as "
+                f"{min(changed)}"
+            )
+        known = rows["image_id"].map(patients)
+        changed = rows.loc[(rows["patient_id"] != known) & (rows["patient_id"].notna() | known.notna()), "image_id"]
+        if len(changed):
+            return (
+                f"{counted(len(changed), 'image')} of the {part} split with another patient in split.csv, such as "
+                f"{min(changed)}"
+            )
+    return None
+
+
+def _of_one_study(runs: list[Run], problems: list[str]) -> list[Run]:
+    """The runs that share settings and split: those of the setting with most folds, the first of equals."""
+    studies: list[list[Run]] = []
+    for run in runs:
+        for study in studies:
+            if all(run.is_of_one_study_with(other) for other in study):
+                study.append(run)
+                break
+        else:
+            studies.append([run])
+    if len(studies) < 2:
+        return runs
+    kept = max(studies, key=lambda study: len({run.fold for run in study}))
+    for study in studies:
+        if study is not kept:
+            names = ", ".join(_label(run.folder) for run in study)
+            if study[0].split_sha256 != kept[0].split_sha256:
+                cause = f"another split than {_label(kept[0].folder)}"
+            else:
+                differences = _differences(study[0].compared, kept[0].compared)
+                cause = (
+                    f"other settings than {_label(kept[0].folder)} ({differences}); only=PART of their names picks them"
+                )
+            problems.append(f"{names}: left out: {cause}")
+    return kept
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+    told = [f"{key}={_short(one.get(key))}, not {_short(other.get(key))}" for key in keys[:3]]
+    return "; ".join(told) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}…"
+
+
+def _one_per_fold(runs: list[Run], problems: list[str]) -> list[Run]:
+    found: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.folder / "predictions.csv").stat().st_mtime_ns):
+        if (before := found.get(run.fold)) is not None:
+            problems.append(
+                f"fold {run.fold}: two runs, {before.folder.name} and {run.folder.name}; "
+                f"{run.folder.name}, the newer, is reported"
+            )
+        found[run.fold] = run
+    return [found[fold] for fold in sorted(found)]
+
+
+def _check_overlap(runs: list[Run], problems: list[str]) -> None:
+    """An image that two test folds share would be counted twice."""
+    owner: dict[str, int] = {}
+    for run in list(runs):
+        ids = set(run.rows("test")["image_id"])
+        if shared := sorted(ids & owner.keys()):
+            problems.append(
+                f"fold {run.fold}: left out: {len(shared)} of its test images are in fold {owner[shared[0]]} too, "
+                f"such as {shared[0]}; the folds are of different splits"
+            )
+            runs.remove(run)
+        else:
+            owner.update(dict.fromkeys(ids, run.fold))

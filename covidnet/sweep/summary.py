@@ -1,0 +1,464 @@
+"""From the runs of a sweep to the content of summary.json: every number comes from the runs' predictions.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from covidnet.base.classes import CLASSES
+from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import counted
+from covidnet.base.provenance import file_sha256
+from covidnet.data.folds.splits import UNSEEN_FOLD
+from covidnet.data.folds.unseen_ledger import UnseenLedger
+from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.evaluation.explanations import verdicts
+from covidnet.evaluation.ranking import scored_curves
+from covidnet.evaluation.scores import point_scores, scored
+from covidnet.evaluation.selection import RULES, choose, selection_report
+from covidnet.learning.monitor import direction
+from covidnet.report.words import count
+from covidnet.sweep.calibration import averaged, common_images, sweep_calibration
+from covidnet.sweep.card_facts import card_facts
+from covidnet.sweep.explanations import explanations_of
+from covidnet.sweep.folder import Run, Sweep
+
+DEFAULTS = {"resamples": 2000, "seed": 0}
+"""Settings of `covidnet.crossval` that a command need not repeat."""
+
+
+def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """All numbers of a sweep.
+
+    Args:
+        sweep: its runs.
+        selection: ``inner`` or ``paper``; None for what the runs' settings say.
+        resamples: of the patient-clustered bootstrap.
+        seed: of the bootstrap and the simulations.
+
+    Returns:
+        The content of summary.json: plain values, None where there is no value.
+
+    Raises:
+        SettingError: selection, resamples or seed is not allowed.
+    """
+    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 100:
+        raise SettingError("resamples", resamples, "a whole number from 100 on")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SettingError("seed", seed, "a whole number from 0 on")
+    runs, first = sweep.runs, sweep.runs[0]
+    rule = selection or first.settings.get("selection") or "inner"
+    if rule not in RULES:
+        raise SettingError("selection", rule, RULES)
+    if rule == "paper" and not sweep.has_unseen:
+        remedy = f"the unseen fold is locked; python -m covidnet.crossval sweep_dir={sweep.folder} unseen=open opens it"
+        raise SettingError("selection", rule, "inner", remedy)
+    pooled, ensemble = pooled_predictions(runs), ensemble_predictions(runs) if sweep.has_unseen else None
+    numbers = {"resamples": resamples, "seed": seed}
+    told = scored(pooled, **numbers)
+    told_unseen = None if ensemble is None else scored(ensemble, **numbers)
+    per_fold = [_fold_scores(run) for run in runs]
+    data = _data(sweep)
+    use = unseen_use(sweep)
+    chosen = _selection(sweep, per_fold, rule, data, use["words"], numbers)
+    by_fold = {run.fold: run for run in runs}
+    explained = explanations_of(sweep, chosen["fold"], **numbers)
+
+    def unseen_of(fold: int | None) -> dict[str, Any] | None:
+        return None if fold is None else scored(by_fold[fold].rows("unseen"), **numbers)
+
+    return {
+        "name": sweep.name,
+        "folder": str(sweep.folder),
+        "folds": sweep.folds,
+        "problems": sweep.problems,
+        "notes": _notes(runs, data, rule) + _shared_notes(sweep.images) + use["notes"] + verdicts(explained or {}),
+        "data": data,
+        "model": _model(first),
+        "augment": first.settings.get("augment") or {},
+        "training": {key: first.settings.get(key) for key in ("seed", "optim", "trainer", "features", "monitor")},
+        "pooled": told,
+        "per_fold": per_fold,
+        "mean": _over(np.mean, [row["test"] for row in per_fold]),
+        "sd": _over(_sd, [row["test"] for row in per_fold]),
+        "unseen": None
+        if told_unseen is None
+        else {
+            "mean": _over(np.mean, [row["unseen"] for row in per_fold]),
+            "sd": _over(_sd, [row["unseen"] for row in per_fold]),
+            "ensemble": told_unseen,
+            "selected": unseen_of(chosen["fold"]),
+            "paper_selected": unseen_of(chosen["paper_fold"]),
+        },
+        "unseen_use": use,
+        "selection": chosen,
+        "explanations": explained,
+        "calibration": sweep_calibration(runs, pooled, _unseen_together(runs) if sweep.has_unseen else None, **numbers),
+        "curves": {
+            "pooled": scored_curves(pooled, told, **numbers),
+            "unseen": None
+            if ensemble is None or told_unseen is None
+            else scored_curves(ensemble, told_unseen, **numbers),
+        },
+        "card": card_facts(runs),
+        "training_curves": [curve for run in runs if (curve := _training_curve(run))],
+        "bootstrap": numbers,
+        "asked": {
+            "only": sweep.only or None,
+            "selection": selection,
+            **{k: v for k, v in numbers.items() if v != DEFAULTS[k]},
+        },
+        "versions": first.environment.get("versions") or {},
+        "git_revision": first.environment.get("git_revision"),
+        "hashes": {
+            "manifest_sha256": data["manifest_sha256"],
+            "split_sha256": data["split_sha256"],
+            "weights_sha256": first.environment.get("weights_sha256"),
+            "predictions_sha256": {str(run.fold): file_sha256(run.folder / "predictions.csv") for run in runs},
+        },
+        "seconds": {
+            key: float(sum((run.metrics.get("seconds") or {}).get(key) or 0.0 for run in runs))
+            for key in ("features", "fit", "panels", "total")
+        },
+    }
+
+
+def pooled_predictions(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every image of the ten test folds once, as predicted by the model that did not see it."""
+    return pd.concat([run.rows("test") for run in runs], ignore_index=True)
+
+
+def ensemble_predictions(runs: Sequence[Run]) -> pd.DataFrame:
+    """The unseen fold as predicted by the mean of the models' probabilities.
+
+    Returns:
+        A predictions table with split ``unseen`` and fold 10: one row for each image that all models predicted.
+    """
+    return averaged(_unseen_together(runs))
+
+
+def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:
+    """Each model's predictions of the images of the unseen fold that all models predicted, in one order."""
+    tables = common_images([run.rows("unseen") for run in runs])
+    if not len(tables[0]):
+        raise DataError("no image of the unseen fold was predicted by all models; the runs are of different splits")
+    return tables
+
+
+def _fold_scores(run: Run) -> dict[str, Any]:
+    parts = {part: run.rows(part) for part in ("val", "test", "unseen")}
+    found = {part: point_scores(rows) if len(rows) else None for part, rows in parts.items()}
+    return {"fold": run.fold, "n": len(parts["test"]), **found}
+
+
+def _sd(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _over(statistic: Any, folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A statistic of every number over the folds; None where no fold has it."""
+    return {key: _one_over(statistic, [fold[key] for fold in folds]) for key in folds[0]}
+
+
+def _one_over(statistic: Any, values: Sequence[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return _over(statistic, values)
+    there = [value for value in values if value is not None]
+    found = statistic(there) if there else None
+    return None if found is None else float(found)
+
+
+def unseen_use(sweep: Sweep) -> dict[str, Any]:
+    """How often the unseen fold has been scored, as far as that is known.
+
+    Args:
+        sweep: its runs.
+
+    Returns:
+        ``setting`` (scored or locked), ``here`` (models of the sweep that were scored on it), ``openings`` (when it was
+        opened, where it was locked), ``runs`` (all that scored it: those in the cache and those of the sweep; None
+        where none is known), ``exact`` (whether the cache has all that are known), ``words`` (the end of a sentence
+        with that number) and ``notes`` (sentences for the reader).
+    """
+    runs = sweep.runs
+    kept = [run.environment.get("unseen") or {} for run in runs]
+    here = [entry.get("run_id") for run, entry in zip(runs, kept, strict=True) if len(run.rows("unseen"))]
+    entered = {str(run_id) for run_id in here if run_id}
+    ledgers = [UnseenLedger(Path(entry["ledger"])) for entry in kept if entry.get("ledger")]
+    names = ledgers[0].names("run") if ledgers else None
+    unnamed = len(here) - len(entered)
+    counted = max((entry.get("scored_in") or 0 for entry in kept), default=0)
+    known = max(len((names or set()) | entered) + unnamed, counted)
+    exact = names is not None and entered <= names and not unnamed and known == len(names)
+    if not known:
+        words = "has been scored in an unknown number of runs"
+    elif exact:
+        words = f"has been scored in {count(known, 'run')} (counted in the cache)"
+    else:
+        words = f"has been scored in at least {count(known, 'run')} (the cache does not have all of them)"
+    home = sweep.folder.resolve()
+    times = set(sweep.openings)
+    if ledgers:
+        times |= {e["time"] for e in ledgers[0].entries("opening") if e.get("sweep") == str(home) and e.get("time")}
+    locked = any(run.locked for run in runs)
+    return {
+        "setting": "locked" if locked else "scored",
+        "here": len(here),
+        "openings": sorted(times),
+        "runs": known or None,
+        "exact": exact,
+        "words": words,
+        "notes": _opening_notes(sweep.folder, sorted(times), bool(here), known) if locked else [],
+    }
+
+
+def _opening_notes(folder: Path, times: Sequence[str], scored_here: bool, known: int) -> list[str]:
+    if not scored_here:
+        others = (
+            f"the cache counts {count(known, 'other run')} that did" if known else "whether others did is not known"
+        )
+        return [
+            f"unseen=locked: no run of this sweep has scored the unseen fold ({others}); "
+            f"python -m covidnet.crossval sweep_dir={folder} unseen=open scores it."
+        ]
+    if not times:
+        return ["The unseen fold was locked and has been opened; when, and how often, is not known."]
+    if len(times) == 1:
+        return [f"The unseen fold was locked during training and has been opened once ({times[0][:10]})."]
+    return [
+        f"The unseen fold was locked during training and has been opened {len(times)} times (first {times[0][:10]}, "
+        f"last {times[-1][:10]}); what was changed after the first opening may depend on it."
+    ]
+
+
+def _selection(
+    sweep: Sweep,
+    per_fold: Sequence[dict[str, Any]],
+    rule: str,
+    data: dict[str, Any],
+    words: str,
+    numbers: dict[str, int],
+) -> dict[str, Any]:
+    runs = sweep.runs
+    candidates = [_candidate(row) for row in per_fold]
+    validated = all(candidate["val_accuracy"] is not None for candidate in candidates)
+    fold = choose(candidates, rule) if rule == "paper" or validated else None
+    if rule == "paper":
+        label = "selection score: the unseen fold chose this model and scores it, so the number is optimistic"
+    elif not validated:
+        label = "no model is selected: the runs have no validation images"
+    elif data["validation"] == "test":
+        label = "selected by each model's own test fold, which the protocol calls validation"
+    else:
+        label = "selected by inner validation"
+    if not sweep.has_unseen:
+        label += "; the unseen fold is locked"
+    elif rule == "paper":
+        label += f"; the fold {words}"
+    else:
+        label += f"; the unseen fold was not used for selection and {words}"
+    report: dict[str, Any] = {"n": None, "models": len(runs)}
+    if sweep.has_unseen:
+        tables = _unseen_together(runs)
+        right = np.array([(table["prediction"] == table["label"]).to_numpy() for table in tables])
+        report = selection_report(right, cluster_codes(tables[0]), seed=numbers["seed"])
+    return {
+        "rule": rule,
+        "fold": fold,
+        "label": label,
+        "candidates": candidates,
+        "paper_fold": choose(candidates, "paper") if sweep.has_unseen else None,
+        **report,
+    }
+
+
+def _candidate(row: dict[str, Any]) -> dict[str, Any]:
+    val, unseen = row["val"] or {}, row["unseen"] or {}
+    covid = CLASSES[0]
+    return {
+        "fold": row["fold"],
+        "val_accuracy": val.get("accuracy"),
+        "val_loss": val.get("loss"),
+        "val_covid19_sensitivity": val["classes"][covid]["sensitivity"] if val else None,
+        "unseen_accuracy": unseen.get("accuracy"),
+        "unseen_loss": unseen.get("loss"),
+        "unseen_covid19_sensitivity": unseen["classes"][covid]["sensitivity"] if unseen else None,
+    }
+
+
+def _data(sweep: Sweep) -> dict[str, Any]:
+    first = sweep.runs[0]
+    told = first.metrics.get("data") or {}
+    settings = first.settings.get("data") or {}
+    name = told.get("name") or settings.get("name")
+    split = first.split
+    facts: dict[str, Any] = {
+        "name": name,
+        "synthetic": name == "phantom",
+        "manifest_sha256": told.get("manifest_sha256"),
+        "split_sha256": told.get("split_sha256"),
+        "group": told.get("group") or (first.settings.get("split") or {}).get("group"),
+        "validation": told.get("validation") or (first.settings.get("split") or {}).get("validation"),
+        "view": settings.get("view"),
+        "refused": told.get("refused"),
+        "images": None,
+        "left_out": None,
+        "patients": None,
+        "unknown_patients": None,
+        "per_fold": None,
+        "classes": {},
+    }
+    counts = told.get("counts") or {}
+    for label in CLASSES:
+        part = {name: (counts.get(name) or {}).get(label) or {} for name in ("train", "val", "test", "unseen")}
+        facts["classes"][label] = {
+            "images": None,
+            "train": part["train"].get("films"),
+            "val": part["val"].get("films"),
+            "train_augmented": part["train"].get("inputs"),
+            "test": int((first.rows("test")["label"] == label).sum()),
+            "unseen": _unseen_count(first, label),
+            "left_out": None,
+        }
+    if split is not None:
+        used = split[split["fold"] >= 0]
+        facts |= {
+            "images": len(used),
+            "left_out": int((split["fold"] < 0).sum()),
+            "patients": int(used["patient_id"].nunique()),
+            "unknown_patients": int(used["patient_id"].isna().sum()),
+            "per_fold": int(((split["fold"] == first.fold) & (split["label"] == CLASSES[0])).sum()),
+        }
+        for label in CLASSES:
+            facts["classes"][label]["images"] = int((used["label"] == label).sum())
+            facts["classes"][label]["left_out"] = int(((split["fold"] < 0) & (split["label"] == label)).sum())
+    return facts
+
+
+def _unseen_count(run: Run, label: str) -> int | None:
+    """Images of a class in the unseen fold; of split.csv while they are locked."""
+    rows = run.rows("unseen")
+    if not len(rows):
+        rows = run.split[run.split["fold"] == UNSEEN_FOLD] if run.split is not None else rows
+    return int((rows["label"] == label).sum()) if len(rows) else None
+
+
+def _model(run: Run) -> dict[str, Any]:
+    model = dict(run.settings.get("model") or {})
+    model["weights_sha256"] = run.environment.get("weights_sha256")
+    model.setdefault("name", None)
+    model.setdefault("weights", None)
+    return model
+
+
+def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
+    notes = []
+    model = runs[0].settings.get("model") or {}
+    if data["synthetic"]:
+        notes.append(
+            "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease."
+        )
+    if model.get("weights") == "random" and model.get("freeze"):
+        notes.append("The backbone is frozen with random weights: what it sees in an image is a matter of chance.")
+    if data["validation"] == "test":
+        notes.append(
+            "split.validation=test: each test fold chose the checkpoint that it then scored; "
+            "the pooled numbers are optimistic."
+        )
+    if data["validation"] == "none":
+        notes.append("split.validation=none: the training loss chose the checkpoints.")
+    if data["group"] == "image":
+        notes.append(
+            "split.group=image: images of one patient may lie in training and test; the numbers may be optimistic."
+        )
+    if rule == "paper":
+        notes.append(
+            "selection=paper: the unseen fold chose the model that it then scores; that number is a selection score."
+        )
+    if data["refused"]:
+        notes.append(
+            f"{counted(data['refused'], 'file was', 'files were')} refused; see refused.csv in the run folders."
+        )
+    if data["view"] not in (None, "frontal"):
+        notes.append(
+            f"data.view={data['view']}: images of other known views were left out; images of unknown view were kept."
+        )
+    if any((run.settings.get("trainer") or {}).get("fast_dev_run") for run in runs):
+        notes.append("trainer.fast_dev_run: a batch of each split and no checkpoint; the numbers mean nothing.")
+    return notes
+
+
+def _shared_notes(images: pd.DataFrame) -> list[str]:
+    """What lies in several folds, whatever the settings say, and how many patients nobody knows."""
+    notes = []
+    for column, unit in (("image_id", "image"), ("patient_id", "patient")):
+        folds = images.groupby(column)["fold"].nunique()
+        if several := int((folds > 1).sum()):
+            of = count(len(folds), f"known {unit}" if unit == "patient" else unit)
+            notes.append(
+                f"{several} of {of} {'lies' if several == 1 else 'lie'} in more than one fold, so in training and "
+                "test at once; the numbers are optimistic."
+            )
+    if unknown := int(images["patient_id"].isna().sum()):
+        notes.append(
+            f"The patient of {unknown} of {count(len(images), 'image')} is unknown; each of these images counts as a "
+            "patient of its own. If some are of one patient, the folds leak and the intervals are too narrow."
+        )
+    return notes
+
+
+def _training_curve(run: Run) -> dict[str, Any] | None:
+    file = run.folder / "curves/metrics.csv"
+    if not file.is_file():
+        return None
+    try:
+        table = pd.read_csv(file)
+    except (OSError, ValueError):
+        return None
+    if "epoch" not in table or "train/loss" not in table:
+        return None
+    # Training and validation are logged in rows of their own; an epoch's last value counts.
+    columns = {"train_loss": "train/loss", "val_loss": "val/loss"}
+    found = {
+        key: table.dropna(subset=[c]).groupby("epoch")[c].last() if c in table else pd.Series(dtype=float)
+        for key, c in columns.items()
+    }
+    epochs = [int(epoch) for epoch in found["train_loss"].index]
+    if not epochs:
+        return None
+    val = [_finite(found["val_loss"].get(epoch)) for epoch in epochs]
+    monitor = str(run.settings.get("monitor") or "val/loss")
+    return {
+        "fold": run.fold,
+        "epoch": epochs,
+        "train_loss": [_finite(found["train_loss"][epoch]) for epoch in epochs],
+        "val_loss": val,
+        "best": _best_epoch(table, monitor),
+    }
+
+
+def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:
+    """The epoch whose weights were kept: the first with the best monitored value; None where it was not logged."""
+    if monitor not in table:
+        return None
+    values = table.dropna(subset=[monitor]).groupby("epoch")[monitor].last()
+    values = values[np.isfinite(values)]
+    if values.empty:
+        return None
+    try:
+        lower = direction(monitor) == "min"
+    except SettingError:
+        # A run of an older version may have watched anything.
+        return None
+    return int(values.idxmin() if lower else values.idxmax())
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+__all__ = ["ensemble_predictions", "pooled_predictions", "summarise"]

@@ -1,0 +1,235 @@
+"""A file made to hurt costs itself alone, and a good one comes out of another process as it does out of this one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from covidnet.base.errors import ImageRefusedError, SettingError
+from covidnet.data.reading.decoders import DecoderError, Decoders
+from tests.data.reading.test_images import RAMP, chunk, saved
+
+PROC = Path("/proc")
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    with Decoders(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.png"
+    path.write_bytes(saved(RAMP, "PNG"))
+    return path
+
+
+def children() -> set[int]:
+    """Processes that decode for this one."""
+    found = set()
+    for process in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"covidnet.data.reading.decoders" in (process / "cmdline").read_bytes():
+                found.add(int(process.name))
+    return found
+
+
+def refusal(pool: Decoders, path: Path) -> str:
+    with pytest.raises(ImageRefusedError) as caught:
+        pool.read(path)
+    assert caught.value.path == str(path)
+    assert caught.value.remedy
+    return caught.value.cause
+
+
+def stopped(pool: Decoders, good: Path, number: int = signal.SIGSTOP) -> set[int]:
+    """Its processes, after one image, with a signal sent to each: one that is stopped takes for ever."""
+    before = children()
+    pool.read(good)
+    mine = children() - before
+    for process in mine:
+        os.kill(process, number)
+    return mine
+
+
+def test_an_image_that_takes_too_long_costs_itself_alone(good: Path) -> None:
+    with Decoders(1, max_seconds=1) as pool:
+        (slow,) = stopped(pool, good)
+        start = time.monotonic()
+        assert refusal(pool, good) == "took more than 1 s to decode"
+        assert time.monotonic() - start < 10
+        assert not (PROC / str(slow)).exists()
+        assert np.array_equal(pool.read(good).pixels, RAMP)
+
+
+def test_the_time_of_one_call_can_be_less_than_that_of_the_pool(good: Path) -> None:
+    with Decoders(1) as pool:
+        stopped(pool, good)
+        with pytest.raises(ImageRefusedError, match=r"upload: took more than 0\.5 s to decode"):
+            pool.decode(good.read_bytes(), "upload", seconds=0.5)
+
+
+def test_where_none_is_free_in_time_the_image_is_not_to_blame(good: Path) -> None:
+    with Decoders(1) as pool, ThreadPoolExecutor(1) as thread:
+        (slow,) = stopped(pool, good)
+        busy = thread.submit(pool.read, good)
+        while pool._idle:
+            time.sleep(0.01)
+        with pytest.raises(DecoderError, match="busy until the time was over"):
+            pool.decode(good.read_bytes(), "upload", seconds=0.2)
+        os.kill(slow, signal.SIGCONT)
+        assert np.array_equal(busy.result().pixels, RAMP)
+
+
+def test_an_image_that_needs_too_much_memory_costs_itself_alone(good: Path, tmp_path: Path) -> None:
+    side = 5000
+    lines = zlib.compress(bytes(1) + bytes(range(250)) * (3 * side // 250), 1)
+    line = zlib.decompress(lines)
+    packer = zlib.compressobj(1)
+    body = b"".join(packer.compress(line) for _ in range(side)) + packer.flush()
+    head = np.array([side, side], ">u4").tobytes() + bytes([8, 2, 0, 0, 0])
+    large = tmp_path / "memory.png"
+    large.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    with Decoders(1, max_memory=0.25) as pool:
+        assert refusal(pool, large) == "needed more than 0.25 GB"
+        assert np.array_equal(pool.read(good).pixels, RAMP)
+    with Decoders(1) as pool:
+        assert pool.read(large).pixels.shape == (side, side)
+
+
+def test_a_decoder_that_crashes_costs_its_image_alone(good: Path) -> None:
+    with Decoders(1) as pool:
+        (slow,) = stopped(pool, good)
+        with ThreadPoolExecutor(1) as thread:
+            lost = thread.submit(refusal, pool, good)
+            while pool._idle:
+                time.sleep(0.01)
+            os.kill(slow, signal.SIGSEGV)
+            os.kill(slow, signal.SIGCONT)
+            assert lost.result() == "crashed its decoder (SIGSEGV)"
+        assert np.array_equal(pool.read(good).pixels, RAMP)
+
+
+def test_a_decoder_that_is_killed_from_outside_costs_nothing(good: Path) -> None:
+    with Decoders(2) as pool:
+        for process in stopped(pool, good):
+            os.kill(process, signal.SIGKILL)
+        assert np.array_equal(pool.read(good).pixels, RAMP)
+
+
+def test_close_ends_those_at_work_at_once(good: Path) -> None:
+    pool = Decoders(1)
+    mine = stopped(pool, good)
+    with ThreadPoolExecutor(1) as thread:
+        lost = thread.submit(pool.read, good)
+        while pool._idle:
+            time.sleep(0.01)
+        start = time.monotonic()
+        pool.close()
+        with pytest.raises(DecoderError, match="closed"):
+            lost.result()
+        assert time.monotonic() - start < 5
+    assert not mine & children()
+    with pytest.raises(DecoderError, match="closed"):
+        pool.read(good)
+
+
+def test_nothing_starts_before_it_is_needed(tmp_path: Path) -> None:
+    before = children()
+    with Decoders(2) as pool:
+        assert refusal(pool, tmp_path / "absent.png") == "no such file"
+        assert children() == before
+        with pytest.raises(ImageRefusedError):
+            pool.decode(b"text", "notes.txt")
+        assert len(children() - before) == 1
+    assert children() == before
+
+
+def test_children_die_with_their_parent_in_the_middle_of_their_work(good: Path) -> None:
+    script = (
+        "import sys, os, signal, threading, time\n"
+        "from covidnet.data.reading.decoders import Decoders\n"
+        "pool = Decoders(2)\n"
+        "pool.read(sys.argv[1])\n"
+        "child = next(iter(pool._children))._process.pid\n"
+        "print(child, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(good)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    end = time.monotonic() + 5
+    while (PROC / str(child)).exists() and "Z" not in (PROC / str(child) / "stat").read_text().rpartition(")")[2]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_many_threads_share_few_decoders(decoders: Decoders, good: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: decoders.read(good).pixels, range(64)))
+    assert all(np.array_equal(pixels, RAMP) for pixels in found)
+    assert len(decoders._children) <= 2
+
+
+def test_a_forked_process_has_decoders_of_its_own(good: Path) -> None:
+    with Decoders(1) as pool:
+        pool.read(good)
+        (mine,) = pool._children
+        process = os.fork()
+        if not process:
+            code = 1
+            with contextlib.suppress(BaseException):
+                assert not pool._children
+                code = 0 if np.array_equal(pool.read(good).pixels, RAMP) else 2
+                pool.close()
+            os._exit(code)
+        assert os.waitpid(process, 0)[1] == 0
+        assert np.array_equal(pool.read(good).pixels, RAMP)
+        assert pool._children == {mine}
+
+
+def test_no_descriptor_and_no_memory_is_left(good: Path) -> None:
+    def files() -> int:
+        return len(list((PROC / "self/fd").iterdir()))
+
+    with Decoders(1, max_seconds=1) as pool:
+        stopped(pool, good)
+        before, shared = files(), set(Path("/dev/shm").iterdir())
+        with pytest.raises(ImageRefusedError):
+            pool.read(good)
+        for _ in range(20):
+            pool.read(good)
+        assert files() == before
+        assert set(Path("/dev/shm").iterdir()) == shared
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [({"max_memory": 0.1}, "reading.max_memory=0.1"), ({"max_seconds": 0}, "reading.max_seconds=0")],
+)
+def test_limits_that_nothing_could_be_decoded_within(limits: dict[str, float], named: str) -> None:
+    with pytest.raises(SettingError, match=named):
+        Decoders(**limits)  # type: ignore[arg-type]
+
+
+def test_the_hash_is_checked_before_anything_is_decoded(decoders: Decoders, tmp_path: Path) -> None:
+    path = tmp_path / "other.png"
+    path.write_bytes(b"no image at all")
+    with pytest.raises(ImageRefusedError, match="does not match the manifest's sha256"):
+        decoders.read(path, sha256="0" * 64)

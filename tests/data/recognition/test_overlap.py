@@ -1,0 +1,243 @@
+"""Images are found again whatever was done to them, and images that are not there are not found."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidnet.base.classes import CLASSES
+from covidnet.data.collection.sources import folder_source
+from covidnet.data.phantoms.phantom import draw_image
+from covidnet.data.reading.images import read_image
+from covidnet.data.reading.thumbnails import SIDE, thumbnail
+from covidnet.data.recognition.alignment import COARSE, coarse_windows, window_matrices, windows
+from covidnet.data.recognition.landmarks import LandmarkIndex
+from covidnet.data.recognition.overlap import HIGHEST, SIMILARITY, ImageSet, find_copies, find_overlap, likeness_limit
+
+Step = Callable[[np.ndarray], np.ndarray]
+
+
+def picture(seed: int) -> np.ndarray:
+    """A smooth picture with lines, like no other; as unlike as images of different people."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(200, 260, 2)
+    noise = sum(cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), s) * s for s in (6.0, 12.0, 24.0))
+    return cv2.normalize(noise, None, 20, 235, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def saved(image: np.ndarray) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=50)
+    return np.asarray(Image.open(stream))
+
+
+def cropped(top: float, bottom: float, left: float, right: float) -> Step:
+    def crop(image: np.ndarray) -> np.ndarray:
+        height, width = image.shape
+        return image[int(top * height) : int((1 - bottom) * height), int(left * width) : int((1 - right) * width)]
+
+    return crop
+
+
+def mirrored(image: np.ndarray) -> np.ndarray:
+    return image[:, ::-1]
+
+
+def inverted(image: np.ndarray) -> np.ndarray:
+    return 255 - image
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def changed(image: np.ndarray) -> np.ndarray:
+    return np.clip(255.0 * (image / 255.0) ** 1.3 * 0.8 + 15, 0, 255).astype(np.uint8)
+
+
+KINDS: dict[str, tuple[Step, ...]] = {
+    "near-duplicate": (saved, halved, changed),
+    "mirrored": (mirrored,),
+    "inverted": (inverted, saved),
+    "mirrored and inverted": (mirrored, inverted),
+    "cropped": (cropped(0.15, 0.05, 0.0, 0.2),),
+    "mirrored and cropped": (cropped(0.0, 0.1, 0.1, 0.0), mirrored),
+    "inverted and cropped": (cropped(0.1, 0.1, 0.05, 0.1), inverted, changed),
+    "mirrored, inverted and cropped": (mirrored, inverted, cropped(0.0, 0.2, 0.1, 0.1), saved),
+    "rotated by 90 degrees": (np.rot90,),
+    "rotated by 180 degrees": (np.rot90, np.rot90),
+    "rotated by 270 degrees and mirrored": (mirrored, np.rot90, np.rot90, np.rot90),
+}
+
+
+def small(images: list[np.ndarray], *steps: Step) -> np.ndarray:
+    found = []
+    for image in images:
+        for step in steps:
+            image = step(image)
+        found.append(thumbnail(np.ascontiguousarray(image)))
+    return np.stack(found) if found else np.zeros((0, SIDE, SIDE), np.uint8)
+
+
+def imageset(pixels: np.ndarray, name: str) -> ImageSet:
+    return ImageSet(np.array([f"{name}-{n}" for n in range(len(pixels))], dtype=np.str_), pixels)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    return [picture(n) for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def known(images: list[np.ndarray]) -> ImageSet:
+    return imageset(small(images), "known")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_copy_is_found_and_named(images: list[np.ndarray], known: ImageSet, kind: str) -> None:
+    chosen = list(range(0, 40, 4))
+    found = find_overlap(imageset(small([images[n] for n in chosen], *KINDS[kind]), "new"), known, progress=False)
+    assert found["image"].tolist() == list(range(10))
+    assert found["other"].tolist() == chosen
+    assert set(found["kind"]) == {kind}
+    assert found["similarity"].between(SIMILARITY, 1.0).all()
+
+
+def test_images_that_are_not_there_are_not_found(known: ImageSet) -> None:
+    random_heads = imageset(small([picture(1000 + n) for n in range(60)]), "new")
+    assert find_overlap(random_heads, known, progress=False).empty
+
+
+def test_a_image_of_which_the_other_shows_a_part_is_uncropped(images: list[np.ndarray], known: ImageSet) -> None:
+    parts = imageset(small(images[:6], cropped(0.1, 0.05, 0.1, 0.1)), "part")
+    found = find_overlap(imageset(small(images[:6], mirrored), "new"), parts, progress=False)
+    assert found["other"].tolist() == list(range(6))
+    assert set(found["kind"]) == {"mirrored and uncropped"}
+
+
+def test_the_same_bytes_are_the_same_file_whatever_else_there_is(images: list[np.ndarray], known: ImageSet) -> None:
+    here = ImageSet(np.array(["known-7", "new"]), small([images[7], images[7]]))
+    found = find_overlap(here, known, progress=False)
+    assert found["kind"].tolist() == ["same file", "near-duplicate"]
+    assert found["other"].tolist() == [7, 7]
+    assert found["similarity"][0] == 1.0
+
+
+def test_one_row_for_a_image_that_is_there_twice(images: list[np.ndarray]) -> None:
+    twice = imageset(small([images[0], images[0], images[1]]), "known")
+    found = find_overlap(imageset(small([images[0]], mirrored), "new"), twice, progress=False)
+    assert len(found) == 1
+    assert found["other"].item() in (0, 1)
+
+
+@pytest.mark.parametrize(("here", "there"), [(0, 3), (3, 0), (0, 0), (3, 1)])
+def test_few_images_or_none_are_no_error(images: list[np.ndarray], here: int, there: int) -> None:
+    found = find_overlap(
+        imageset(small(images[:here]), "a"), imageset(small(images[3 : 3 + there]), "b"), progress=False
+    )
+    assert found.empty
+    assert list(found.columns) == ["image", "other", "kind", "similarity"]
+
+
+def test_images_without_a_picture_are_not_like_each_other() -> None:
+    flat = np.stack([np.full((SIDE, SIDE), n, np.uint8) for n in range(8)])
+    assert find_overlap(imageset(flat[:4], "a"), imageset(flat[4:], "b"), progress=False).empty
+
+
+# Within one set
+
+
+def test_copies_within_a_set_are_pairs_and_no_image_is_its_own_copy(images: list[np.ndarray]) -> None:
+    pixels = np.concatenate(
+        [small(images[:20]), small([images[3]], mirrored), small([images[8]], cropped(0, 0.1, 0.1, 0))]
+    )
+    hashes = np.array([f"f-{n}" for n in range(22)])
+    hashes[12] = hashes[2]
+    found = find_copies(ImageSet(hashes, pixels), progress=False)
+    assert found[["image", "other"]].to_numpy().tolist() == [[2, 12], [3, 20], [8, 21]]
+    assert found["kind"].tolist() == ["same file", "mirrored", "cropped"]
+
+
+def test_a_image_that_is_its_own_mirror_image_is_no_copy() -> None:
+    half = picture(5)[:, :100]
+    whole = np.concatenate([half, half[:, ::-1]], axis=1)
+    assert find_copies(imageset(small([whole, picture(6), picture(7)]), "a"), progress=False).empty
+
+
+# The limit
+
+
+def test_the_limit_is_that_of_images_of_different_people(known: ImageSet) -> None:
+    assert likeness_limit(known) == SIMILARITY
+    assert likeness_limit(imageset(known.pixels[:1], "a")) == SIMILARITY
+
+
+def test_copies_within_the_set_do_not_raise_the_limit(images: list[np.ndarray]) -> None:
+    some = imageset(np.concatenate([small(images), small(images[:10], mirrored)]), "a")
+    assert likeness_limit(some) == SIMILARITY
+
+
+def test_drawn_images_are_more_alike_so_that_the_limit_is_higher() -> None:
+    drawn = imageset(small([draw_image(CLASSES[n % 3], n, 0, size=96).image for n in range(45)]), "a")
+    assert SIMILARITY < likeness_limit(drawn) <= HIGHEST
+    others = imageset(small([draw_image(CLASSES[n % 3], 500 + n, 0, size=96).image for n in range(45)]), "b")
+    assert find_overlap(others, drawn, progress=False).empty
+    copies = imageset(small([draw_image(CLASSES[n % 3], n, 0, size=96).image for n in range(45)], mirrored), "c")
+    assert len(find_overlap(copies, drawn, progress=False)) == 45
+
+
+def test_real_images_are_found_and_those_of_other_patients_are_not(kit: Path) -> None:
+    source = folder_source(kit)
+    rows = source.files.groupby("patient_id").head(1).iloc[::10].head(70)
+    pixels = [read_image(source.root / path) for path in rows["path"]]
+    known = imageset(small(pixels[:40]), "known")
+    steps = (mirrored, cropped(0.1, 0.05, 0.0, 0.15), changed, saved)
+    found = find_overlap(imageset(small(pixels[:40], *steps), "copy"), known, progress=False)
+    assert (found["image"] == found["other"]).all()
+    assert len(found) >= 39
+    assert find_overlap(imageset(small(pixels[40:]), "new"), known, progress=False).empty
+
+
+# The index
+
+
+def test_the_index_names_the_copy_first_however_it_was_changed(images: list[np.ndarray], known: ImageSet) -> None:
+    index = LandmarkIndex(known.pixels)
+    for steps in ((saved, changed), (mirrored,), (inverted,), (cropped(0.1, 0.1, 0.15, 0.05), mirrored)):
+        image, other, turned_round, votes = index.likely(small(images[:10], *steps), 1)
+        assert image.tolist() == other.tolist() == list(range(10))
+        assert set(turned_round.tolist()) == {int(mirrored in steps)}
+        assert votes.min() > 1
+
+
+def test_an_image_is_not_told_of_itself_and_the_likeliest_come_first(known: ImageSet) -> None:
+    twice = np.concatenate([known.pixels, known.pixels[:5, :, ::-1]])
+    image, other, _, votes = LandmarkIndex(twice).likely(twice, 3, np.arange(len(twice)))
+    assert (image != other).all()
+    assert np.bincount(image, minlength=len(twice)).max() <= 3
+    first = np.searchsorted(image, np.arange(5))
+    assert other[first].tolist() == list(range(40, 45))
+    assert (np.diff(votes)[np.diff(image) == 0] <= 0).all()
+
+
+def test_the_index_finds_the_same_in_any_order_of_the_others(images: list[np.ndarray], known: ImageSet) -> None:
+    order = np.random.default_rng(3).permutation(40)
+    copies = small(images[:12], cropped(0.1, 0.0, 0.1, 0.05))
+    _, one, *_ = LandmarkIndex(known.pixels).likely(copies, 1)
+    _, two, *_ = LandmarkIndex(known.pixels[order]).likely(copies, 1)
+    assert one.tolist() == order[two].tolist()
+
+
+def test_all_windows_at_once_are_those_one_by_one(known: ImageSet) -> None:
+    some = known.pixels[:3]
+    together, each = coarse_windows(some), windows()
+    for n in (0, 1, 40, len(each) - 1):
+        rows, columns = (window_matrices(each[n : n + 1, at], each[n : n + 1, at + 1], COARSE.side) for at in (0, 2))
+        alone = COARSE.of(some.astype(np.float32), rows, columns)
+        np.testing.assert_allclose(together[:, n], alone.reshape(3, -1), atol=1e-4)

@@ -1,0 +1,146 @@
+"""The configuration: it composes, its errors are one line, and help is quick because nothing heavy is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from covidnet.base.errors import SettingError
+from covidnet.launch.command import checked_fold, compose, config_dir, subfolders
+
+EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    cfg = compose()
+    assert cfg.fold == 0
+    assert cfg.seed == 0
+    assert cfg.data.name == "phantom"
+    assert cfg.data.images_per_class == 572
+    assert cfg.split.group == "patient"
+    assert cfg.split.validation == "inner"
+    assert cfg.augment.target_per_class == 1070
+    assert cfg.model.freeze is True
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_is_headed_by_its_command(experiment: str) -> None:
+    cfg = compose([f"experiment={experiment}"])
+    assert OmegaConf.to_container(cfg, resolve=True)
+    text = (config_dir() / "experiment" / f"{experiment}.yaml").read_text()
+    assert "python -m covidnet.train" in text.splitlines()[1]
+    assert f"experiment={experiment}" in text.splitlines()[1]
+
+
+def test_monitor_is_written_once() -> None:
+    cfg = compose(["monitor=train/loss"])
+    assert cfg.callbacks.best.monitor == cfg.callbacks.early_stopping.monitor == "train/loss"
+
+
+@pytest.mark.parametrize("fold", [0, 9])
+def test_folds_from_0_to_9_are_allowed(fold: int) -> None:
+    assert checked_fold(fold) == fold
+
+
+@pytest.mark.parametrize("fold", [-1, 10, 11, "three", 1.5, True, None])
+def test_other_folds_are_refused_with_the_allowed_ones(fold: object) -> None:
+    with pytest.raises(SettingError, match=r"0\.\.9"):
+        checked_fold(fold)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("fold=11", "fold=11: allowed is 0..9"),
+        ("fold=-1", "fold=-1: allowed is 0..9"),
+        ("fold=three", "fold=three: allowed is 0..9"),
+        ("fodl=3", "fodl=3: no such setting; did you mean fold?"),
+        ("+loss=focal", "loss=focal: no such setting"),
+        ("data=kagle", "data=kagle: allowed is folder, kaggle, phantom; did you mean kaggle?"),
+        ("data.root=DIR", "data.root=DIR: data=phantom does not use it; data=folder and data=kaggle do"),
+        ("data=folder", "data.root=None"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: allowed is"),
+        ("data.images_per_class=5", "data.images_per_class=5"),
+        ("features=sometimes", "features=sometimes: allowed is auto, off"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_one_line_and_a_failure(tmp_path: Path, override: str, words: str) -> None:
+    done = command("covidnet.train", override, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = command("covidnet.train", "fold=11", "debug=true", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "prepare"])
+def test_help_names_the_settings_and_imports_nothing_heavy(tmp_path: Path, name: str) -> None:
+    done = command("covidnet." + name, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"python -m covidnet.{name}" in done.stdout
+    assert "images_per_class: 572" in done.stdout
+    code = (
+        f"import sys; sys.argv = ['x', '--help']; import runpy\n"
+        f"try: runpy.run_module('covidnet.{name}', run_name='__main__')\n"
+        f"finally: print(sorted({{'torch', 'pandas', 'cv2', 'pytorch_lightning'}} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own() -> None:
+    folders = set()
+    for _ in range(2):
+        cfg = compose()
+        # The interpolations of Hydra's own node are resolved with a fixed clock.
+        node = OmegaConf.create({"a": "${token:}", "b": "${token:}"})
+        assert node.a == node.b
+        folders.add(node.a)
+        assert cfg.cache_dir
+    assert len(folders) == 2
+    text = (config_dir() / "config.yaml").read_text()
+    assert text.count("${token:}") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "subfolder"),
+    [
+        (["fold=3"], None),
+        (["-m", "fold=range(0,10)", "seed=1"], None),
+        (["-m", "fold=range(0,10)", "hydra.sweep.subdir=x", "seed=1,2"], None),
+        (["--multirun", "fold=0,1", "seed=1,2"], "fold=${fold},seed=${seed}"),
+        (["-m", "fold=0,1", "model=cnn,resnet8"], "fold=${fold},model=${hydra:runtime.choices.model}"),
+        (["seed=0", "optim.lr=1e-3,1e-4", "-m"], "fold=${fold},optim.lr=${optim.lr}"),
+    ],
+)
+def test_jobs_of_a_sweep_are_told_apart_by_all_that_it_varies(arguments: list[str], subfolder: str | None) -> None:
+    expected = [] if subfolder is None else [f"hydra.sweep.subdir='{subfolder}'"]
+    assert subfolders(arguments) == expected
+
+
+def test_experiments_of_the_tables_differ_from_strict_in_what_they_are_about() -> None:
+    strict, without, cnn, narin, paper = (
+        compose([f"experiment={name}"]) for name in ("strict", "no_augmentation", "cnn", "narin", "paper")
+    )
+    assert (strict.split.group, strict.split.validation, strict.selection) == ("patient", "inner", "inner")
+    assert (paper.split.group, paper.split.validation, paper.selection) == ("image", "test", "paper")
+    assert {cfg.data.name for cfg in (strict, without, cnn, narin, paper)} == {"kaggle"}
+    assert (without.augment.mode, strict.augment.mode) == ("none", "fixed")
+    assert (without.model, without.split) == (strict.model, strict.split)
+    assert (cnn.model.name, cnn.model.freeze, cnn.split) == ("cnn", False, strict.split)
+    assert (narin.model.name, narin.model.weights, narin.split) == ("resnet50", "imagenet", strict.split)

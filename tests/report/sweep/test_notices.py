@@ -1,0 +1,54 @@
+from typing import Any
+
+import pytest
+
+from covidnet.report.sweep.notices import notice, warnings_of
+
+Summary = dict[str, Any]
+
+
+def test_problems_come_before_notes_and_nothing_twice(summary: Summary) -> None:
+    summary["problems"] = ["fold=3: the run did not finish", "fold=3: the run did not finish"]
+    lines = warnings_of(summary)
+    assert lines[0] == "fold=3: the run did not finish"
+    assert len(lines) == 1 + len(summary["notes"])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"folds": [0, 1]}, "2 of 10 folds"),
+        ({"data": {"synthetic": True}}, "synthetic"),
+        ({"model": {"weights": "random"}}, "random weights"),
+        ({"data": {"validation": "test"}}, "optimistic"),
+        ({"data": {"group": "image"}}, "patient"),
+        ({"selection": {"rule": "paper"}}, "selection score"),
+    ],
+)
+def test_what_the_settings_imply_is_said_though_no_note_says_it(change: Summary, word: str) -> None:
+    plain = {"folds": list(range(10)), "problems": [], "notes": []}
+    assert warnings_of(plain) == []
+    (line,) = warnings_of({**plain, **change})
+    assert word in line
+
+
+def test_what_a_note_says_is_not_said_again(summary: Summary) -> None:
+    assert warnings_of(summary) == summary["notes"]
+
+
+def test_a_sweep_without_reservations_gets_a_calm_box(summary: Summary) -> None:
+    summary |= {"notes": [], "data": {"synthetic": False}, "model": {"weights": "imagenet"}}
+    assert notice(summary).calm
+    summary["problems"] = ["x"]
+    assert not notice(summary).calm
+
+
+def test_warnings_of_other_sweeps_carry_their_names(summary: Summary, other: Summary) -> None:
+    other["problems"] = ["fold=1: left out"]
+    other["data"]["split_sha256"] = "0" * 64
+    items = notice(summary, [other]).items
+    assert "densenet121, no copies: fold=1: left out" in items
+    (paired,) = [item for item in items if "not paired" in item]
+    assert paired.startswith("densenet121, no copies")
+    # What holds for both is said once.
+    assert sum("synthetic" in item for item in items) == 1
