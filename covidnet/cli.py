@@ -1,0 +1,49 @@
+"""``covidnet train fold=3``: every command under one name, the same as ``python -m covidnet.train fold=3``."""
+
+from __future__ import annotations
+
+import difflib
+import runpy
+import sys
+
+from covidnet import __version__
+
+COMMANDS: dict[str, str] = {
+    "prepare": "read every image, write the manifest and the folds, stop",
+    "train": "train one fold; -m 'fold=range(0,10)' trains all ten and writes the report",
+    "features": "fill the feature store ahead of a sweep, verify it, prune it",
+    "crossval": "write the report of a sweep again, or compare several sweeps",
+    "explain": "draw where a trained model looks, image by image",
+    "predict": "class probabilities of any images",
+    "evaluate": "external validation: a trained model on another data set",
+    "export": "write a trained model as one ONNX file",
+    "app": "serve a trained model: a page and a REST endpoint",
+}
+"""The commands and what each does, in the order in which a study needs them."""
+
+
+def main() -> None:
+    """Run the command that the first argument names, with the rest as its arguments.
+
+    Raises:
+        SystemExit: with the command's exit code, or naming the nearest command where there is no such one.
+    """
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {command:{width}}  {text}" for command, text in COMMANDS.items()]
+        lines = ["usage: covidnet COMMAND [SETTING=VALUE ...]", "", *lines, "", "Settings: covidnet COMMAND --help", ""]
+        sys.stdout.write("\n".join(lines))
+    elif name == "--version":
+        sys.stdout.write(f"{__version__}\n")
+    elif name in COMMANDS:
+        sys.argv = [f"covidnet {name}", *rest]
+        runpy.run_module(f"covidnet.{name}", run_name="__main__", alter_sys=True)
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see covidnet --help"
+        sys.exit(f"error: {name}: must be one of {', '.join(COMMANDS)}; {hint}")
+
+
+if __name__ == "__main__":
+    main()
