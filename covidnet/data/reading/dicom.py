@@ -16,8 +16,7 @@ from PIL import Image
 from covidnet.base.errors import ImageRefusedError
 from covidnet.data.reading.dicom_frames import frame_size, only_frame, run_lengths
 from covidnet.data.reading.dicom_header import Header, read_elements
-from covidnet.data.reading.grey_levels import Limits, to_eight_bits
-from covidnet.data.reading.images import through
+from covidnet.data.reading.grey_levels import Limits, through, to_eight_bits
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -36,7 +36,7 @@ from covidnet.data.reading.containers import (
     open_container,
 )
 from covidnet.data.reading.dicom import is_dicom
-from covidnet.data.reading.grey_levels import Limits, to_eight_bits
+from covidnet.data.reading.grey_levels import Limits, through, to_eight_bits
 
 SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".dcm", ".dicom"}
@@ -223,25 +223,6 @@ def decode_radiograph(data: bytes, name: str | Path, *, max_megapixels: float = 
     """
     decoded = _decode(data, Limits(name, max_megapixels, min_side), colour=True)
     return Radiograph(decoded.pixels, _facts(data, decoded), decoded.colour, decoded.view, decoded.patient_id)
-
-
-def through(table: np.ndarray, values: np.ndarray, floor: int) -> np.ndarray:
-    """``table[values - floor]``, a part of the values at a time: numpy takes 8 bytes for each index.
-
-    Args:
-        table: what becomes of each value.
-        values: integers of any shape.
-        floor: the value that the table's first entry is for.
-
-    Example:
-        >>> through(np.array([9, 8, 7]), np.array([[5, 6], [7, 5]]), 5).tolist()
-        [[9, 8], [7, 9]]
-    """
-    found = np.empty(values.shape, table.dtype)
-    step = max(1, 2**18 * len(values) // max(1, values.size))
-    for start in range(0, len(values), step):
-        found[start : start + step] = table[values[start : start + step].astype(np.int32) - floor]
-    return found
 
 
 def image_bytes(path: str | Path, max_megapixels: float) -> bytes:
