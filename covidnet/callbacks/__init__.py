@@ -1,1 +1,5 @@
-"""Lightning callbacks: what is logged, written or drawn while a run goes on."""
+"""Lightning callbacks: what is logged, written or drawn while a run trains."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""From files on disk to batches: sources, manifest, images, folds, augmentation, phantoms."""
+"""From files on disk to batches."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

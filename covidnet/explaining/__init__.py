@@ -1,1 +1,5 @@
 """Heat maps of a fold's model and of any images, and their tests."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

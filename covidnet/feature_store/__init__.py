@@ -1,1 +1,5 @@
-"""The feature store of the frozen backbone: what was computed once is never computed again."""
+"""What the frozen backbone computed, once and never again."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -104,7 +103,7 @@ class FoldSetup:
 
     def changed_images(self, prepared: PreparedDataset) -> list[ImageRefusedError]:
         """Images in a fold that changed since prepare; each is named in the log."""
-        images = _with_hashes(prepared)
+        images = prepared.rows()
         changed = check_files(images[images["fold"] >= 0], prepared.root, progress=self.progress)
         for error in changed:
             log.warning("refused: %s", error)
@@ -125,13 +124,8 @@ class FoldSetup:
             DataError: where none is left to train, test or call unseen.
         """
         s, data, spec = self.settings, self.settings["data"], module.classifier.spec
-        split = _with_hashes(prepared)
-        datamodule = FoldDataModule(
-            split,
-            root=prepared.root,
-            fold=fold,
-            group=s["split"]["group"],
-            split_copies=s["split"].get("copies", "bytes"),
+        datamodule = prepared.fold(
+            fold,
             validation=s["split"]["validation"],
             validation_seed=s["split"]["seed"],
             fit=self.fit,
@@ -144,8 +138,8 @@ class FoldSetup:
             reading={"max_megapixels": data["max_megapixels"], "min_side": data["min_side"]},
             locked=self.locked,
         )
-        bad = split["path"].map(lambda path: str(prepared.root / path)).isin([error.path for error in changed])
-        datamodule.drop(set(split["image_id"][bad]))
+        bad = prepared.split["path"].map(lambda path: str(prepared.root / path)).isin([error.path for error in changed])
+        datamodule.drop(set(prepared.split["image_id"][bad]))
         for part in ("train", "test", "unseen"):
             if not len(datamodule.rows[part]):
                 raise DataError(f"fold {fold}: no image is left in the {part} split; restore the files")
@@ -229,7 +223,3 @@ def _value(settings: dict[str, Any], name: str) -> Any:
     for part in name.split("."):
         value = value[part]
     return value
-
-
-def _with_hashes(prepared: PreparedDataset) -> pd.DataFrame:
-    return prepared.split.merge(prepared.images[["image_id", "sha256"]], on="image_id", how="left", validate="1:1")

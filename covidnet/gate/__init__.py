@@ -1,6 +1,5 @@
-"""The input gate: whether a picture is an image such as the model was trained on."""
+"""The input gate: is this an image that the model was made for?"""
 
-from covidnet.gate.flags import Flag
-from covidnet.gate.gate import InputGate, fixed_rules
+from lazy_loader import attach_stub
 
-__all__ = ["Flag", "InputGate", "fixed_rules"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Training: the LightningModule and its losses."""
+"""Training: the LightningModule, its losses and checkpoints."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

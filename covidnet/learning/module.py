@@ -24,6 +24,12 @@ from covidnet.models.networks import NETWORKS
 ANOMALY = CLASSES.index("COVID-19")
 """The class that an `AnomalyHead` takes for the anomaly."""
 
+OPTIM: dict[str, float] = {"lr": 1e-3, "weight_decay": 0.0, "plateau_factor": 0.5, "plateau_patience": 2}
+"""The optimiser's settings, as in conf/optim/adam.yaml."""
+
+PREPROCESSING: dict[str, Any] = {"fit": "squash", "image_size": 224}
+"""How an image becomes the input, as in conf/reading/images.yaml."""
+
 STAGES_OF_TEST = ("test", "unseen")
 """Names of the two test loaders, in their order."""
 
@@ -35,9 +41,10 @@ class ClassificationModule(pl.LightningModule):
     ``label`` (N). Logged are ``train/loss``, ``train/accuracy`` and the same for val, test and unseen.
 
     Args:
-        model: arguments of `build_classifier`.
-        optim: lr, weight_decay, plateau_factor, plateau_patience; see `check_optim`.
-        preprocessing: how an image becomes the input; kept in the checkpoint for those who predict with it.
+        model: arguments of `build_classifier`, or the name of a network, whose weights are then random.
+        optim: lr, weight_decay, plateau_factor, plateau_patience; what is left out is as in `OPTIM`. See `check_optim`.
+        preprocessing: how an image becomes the input; kept in the checkpoint for those who predict with it. What is
+            left out is as in `PREPROCESSING`.
         monitor: the logged value that the plateau scheduler watches.
 
     Raises:
@@ -46,11 +53,17 @@ class ClassificationModule(pl.LightningModule):
     """
 
     def __init__(
-        self, model: Mapping[str, Any], optim: Mapping[str, Any], preprocessing: Mapping[str, Any], monitor: str
+        self,
+        model: Mapping[str, Any] | str = "densenet121",
+        optim: Mapping[str, Any] | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+        monitor: str = "val/loss",
     ) -> None:
         super().__init__()
         # Anything that is not plain would need code to be loaded from a checkpoint.
-        model, optim, preprocessing = _plain(model), _plain(optim), _plain(preprocessing)
+        model = {"weights": "random", **_plain({"name": model} if isinstance(model, str) else model)}
+        optim = {**OPTIM, **_plain(optim or {})}
+        preprocessing = {**PREPROCESSING, **_plain(preprocessing or {})}
         check_optim(optim)
         self.save_hyperparameters()
         self.classifier: Classifier = build_classifier(**model)

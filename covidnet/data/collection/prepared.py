@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock
@@ -29,11 +30,14 @@ from covidnet.data.collection.manifest_files import (
     write_manifest,
 )
 from covidnet.data.collection.sources import Source, folder_source, kaggle_source
-from covidnet.data.folds.splits import COPIES, GROUPS, balanced_folds
+from covidnet.data.folds.splits import COPIES, GROUPS, Copies, Group, balanced_folds
 from covidnet.data.phantoms.phantom import DRAWING, write_phantoms
 from covidnet.data.reading.thumbnails import FILE as THUMBNAILS
 from covidnet.data.reading.thumbnails import Thumbnails, make_thumbnails, read_thumbnails
 from covidnet.data.recognition.overlap import COPY_COLUMNS, METHOD, SAME_FILE, ImageSet, find_copies, named_copies
+
+if TYPE_CHECKING:
+    from covidnet.data.loading.datamodule import FoldDataModule
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,8 @@ class PreparedDataset:
         folder: where split.csv, copies.csv and left_out.csv lie, the last with what data.view leaves out too;
             manifest.csv, refused.csv and thumbnails.npz lie above it.
         notes: what a reader of the numbers has to know of the data, in sentences.
+        group: what no two folds share: ``patient`` or ``image``.
+        copies: which copies of an image share a fold: ``near``, ``bytes`` or ``off``.
     """
 
     name: str
@@ -74,6 +80,8 @@ class PreparedDataset:
     split_sha256: str
     folder: Path
     notes: list[str] = field(default_factory=list)
+    group: Group = "patient"
+    copies: Copies = "near"
 
     @property
     def split_file(self) -> Path:
@@ -85,6 +93,23 @@ class PreparedDataset:
         """Whether the images are phantoms."""
         return self.name == "phantom"
 
+    def rows(self) -> pd.DataFrame:
+        """The table of split.csv with each file's sha256."""
+        return self.split.merge(self.images[["image_id", "sha256"]], on="image_id", how="left", validate="1:1")
+
+    def fold(self, fold: int, **settings: Any) -> FoldDataModule:
+        """The images of one fold: nine folds to train on, one to test on, and the unseen one.
+
+        Args:
+            fold: the test fold, 0..9.
+            settings: keyword arguments of `FoldDataModule`, such as ``fit=SquareFit(96)`` or ``batch_size=16``.
+        """
+        # Lightning takes seconds to import, and preparing has no use for it.
+        from covidnet.data.loading.datamodule import FoldDataModule
+
+        told = {"root": self.root, "group": self.group, "split_copies": self.copies}
+        return FoldDataModule(self.rows(), fold=fold, **{**told, **settings})
+
     def thumbnails(self, *, progress: bool = True) -> Thumbnails:
         """Every image of the manifest, also of other views, at 64 x 64 pixels: image_id, pixels, aspects.
 
@@ -95,6 +120,40 @@ class PreparedDataset:
             progress: whether a progress bar is drawn.
         """
         return kept_thumbnails(self.folder.parent, self.root, progress=progress)
+
+
+def prepare_folder(
+    root: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    view: str | None = "frontal",
+    group: Group = "patient",
+    copies: Copies = "near",
+    seed: int = 0,
+    progress: bool = True,
+) -> PreparedDataset:
+    """Prepare a folder of class folders: read every image once, find patients and copies, draw eleven balanced folds.
+
+    The same call later reads what this one wrote. `prepare_dataset` takes the commands' settings instead.
+
+    Args:
+        root: holds a folder per class, and may hold a metadata.csv (filename, label, patient_id, view, source).
+        cache_dir: where manifest and folds are kept; ``COVIDNET_CACHE``, or ``~/.cache/covidnet``, if None.
+        view: ``frontal``, one view such as ``PA``, or None for all.
+        group: what no two folds share: ``patient`` or ``image``.
+        copies: which copies of an image share a fold: ``near``, ``bytes`` or ``off``.
+        seed: of the draw of the folds.
+        progress: whether progress bars are drawn.
+
+    Raises:
+        DataError: the data cannot be used, in one line.
+        SplitError: no balanced folds can be made.
+    """
+    home = cache_dir or os.environ.get("COVIDNET_CACHE") or Path("~/.cache/covidnet")
+    data = {"name": "folder", "root": str(root), "view": view, "max_megapixels": 64, "min_side": 64}
+    return prepare_dataset(
+        data, {"group": group, "copies": copies, "seed": seed}, cache_dir=Path(home).expanduser(), progress=progress
+    )
 
 
 def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = True) -> Source:
@@ -239,6 +298,8 @@ def _split_dataset(
         split_sha256=hashes[file],
         folder=folder,
         notes=notes,
+        group=split["group"],
+        copies=copies,
     )
 
 
@@ -370,4 +431,4 @@ def _pairs_within(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     return named_copies(here.assign(image=at[here["image"]].tolist(), other=at[here["other"]].tolist()), images)
 
 
-__all__ = ["SPLIT_COLUMNS", "PreparedDataset", "find_source", "prepare_dataset", "read_split"]
+__all__ = ["SPLIT_COLUMNS", "PreparedDataset", "find_source", "prepare_dataset", "prepare_folder", "read_split"]

@@ -36,8 +36,8 @@ class FoldDataModule(pl.LightningDataModule):
         split_copies: ``near``, ``bytes`` or ``off``, as the split was made.
         validation: ``inner``, ``test`` or ``none``.
         validation_seed: seed of the draw of inner validation.
-        fit: makes an image square.
-        normalise: makes it the network's input.
+        fit: makes an image square; 224 x 224 pixels by default.
+        normalise: makes it the network's input; by ImageNet's mean and deviation by default.
         copies: fixed copies of training images, or None.
         online: magnitudes of random augmentation of training images, or None.
         batch_size: images per batch.
@@ -51,14 +51,14 @@ class FoldDataModule(pl.LightningDataModule):
         self,
         split: pd.DataFrame,
         *,
-        root: Path,
+        root: str | Path,
         fold: int,
         group: Group = "patient",
         split_copies: Copies = "near",
         validation: Validation = "inner",
         validation_seed: int = 0,
-        fit: SquareFit,
-        normalise: Normalise,
+        fit: SquareFit | None = None,
+        normalise: Normalise | None = None,
         copies: FixedCopies | None = None,
         online: Operators | None = None,
         batch_size: int = 32,
@@ -71,10 +71,10 @@ class FoldDataModule(pl.LightningDataModule):
         _check_count("data.batch_size", batch_size, 1)
         if num_workers is not None:
             _check_count("data.num_workers", num_workers, 0)
-        self.root = root
+        self.root = Path(root)
         self.fold = fold
-        self.fit = fit
-        self.normalise = normalise
+        self.fit = fit or SquareFit()
+        self.normalise = normalise or Normalise()
         self.copies = copies
         self.online = online
         self.batch_size = batch_size

@@ -93,7 +93,7 @@ class Normalise:
     """Scale 8-bit grey to 0..1, subtract the mean and divide by the standard deviation of each channel.
 
     Args:
-        mean: one value per channel.
+        mean: one value per channel; the default is ImageNet's, for three equal channels.
         std: one value per channel.
 
     Example:
@@ -101,8 +101,8 @@ class Normalise:
         [[[-2.0, 2.0]]]
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(H, W) 8-bit grey to (C, H, W) float32."""

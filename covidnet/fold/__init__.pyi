@@ -1,0 +1,4 @@
+from .run import FoldRun as FoldRun
+from .setup import FoldSetup as FoldSetup
+
+__all__ = ["FoldRun", "FoldSetup"]
