@@ -47,24 +47,24 @@ _SUM_TOLERANCE = 1e-3
 def predictions_table(
     *,
     image_id: Sequence[str],
-    path: Sequence[str],
     patient_id: Sequence[str | float | None],
     label: Sequence[str],
-    split: str | Sequence[str],
-    fold: int | Sequence[int],
     probabilities: npt.ArrayLike,
+    path: Sequence[str] | None = None,
+    split: str | Sequence[str] = EXTERNAL,
+    fold: int | Sequence[int] = -1,
     extras: Mapping[str, npt.ArrayLike] | None = None,
 ) -> pd.DataFrame:
     """Build a predictions table from its columns; the predicted class is that of the largest probability.
 
     Args:
         image_id: one id per image.
-        path: one path per image.
         patient_id: one per image; None or NaN where the patient is not known.
         label: the true classes, names of `covidnet.base.classes.CLASSES`.
-        split: one of `SPLITS` or `EXTERNAL` for all images, or one per image.
-        fold: the fold for all images, or one per image; -1..10.
         probabilities: (n, 3), in the order of `CLASSES`, each row summing to 1. Kept as float32.
+        path: one path per image; the ids if None.
+        split: one of `SPLITS` or `EXTERNAL` for all images, or one per image.
+        fold: the fold for all images, or one per image; -1..10, -1 for images of no fold.
         extras: (n,) numbers by names of `EXTRAS`. Kept as float32.
 
     Returns:
@@ -88,7 +88,7 @@ def predictions_table(
     if scores.shape != (n, len(CLASSES)):
         raise DataError(f"probabilities: shape {scores.shape} for {n} images; give ({n}, {len(CLASSES)})")
     texts: dict[str, Sequence[object]] = {
-        "path": path,
+        "path": image_id if path is None else path,
         "patient_id": patient_id,
         "label": label,
         "split": [split] * n if isinstance(split, str) else split,
