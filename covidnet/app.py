@@ -109,7 +109,7 @@ def _listen(host: str, port: Any) -> socket.socket:
         SettingError: there is no such address, or the port is taken.
     """
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise SettingError("port", port, "0..65535")
+        raise SettingError("port", port, "0 to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as error:
@@ -118,9 +118,9 @@ def _listen(host: str, port: Any) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise SettingError("port", port, "a free one", f"{port} is in use; say port={port + 1}, or 0") from error
+            raise SettingError("port", port, "a free port", f"{port} is in use; say port={port + 1}, or 0") from error
         if error.errno == errno.EACCES:
-            raise SettingError("port", port, "1024 and above", "the system keeps the lower ones for itself") from error
+            raise SettingError("port", port, "1024 or above", "the system keeps the lower ones for itself") from error
         raise SettingError("host", host, "an address of this machine", f"the system says: {error.strerror}") from error
 
 
@@ -163,7 +163,7 @@ def _check_files(connections: int) -> None:
     if limit != resource.RLIM_INFINITY and needed > limit:
         room = limit - RESERVED - _FILES
         most = max(room // 2, room - _BACKLOG)
-        allowed = f"1..{most} with {limit} open files" if most > 0 else f"none with {limit} open files"
+        allowed = f"1 to {most} with {limit} open files" if most > 0 else f"0 with {limit} open files"
         raise SettingError("connections", connections, allowed, f"or raise that limit: ulimit -n {needed}")
 
 

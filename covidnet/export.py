@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.format not in FORMATS:
         raise SettingError("format", cfg.format, FORMATS)
     if isinstance(cfg.images, bool) or not isinstance(cfg.images, int) or cfg.images < 1:
-        raise SettingError("images", cfg.images, "a whole number from 1 on")
+        raise SettingError("images", cfg.images, "an integer of at least 1")
     files = find_models(given, only=only)
     if files[0].suffix == ONNX:
         raise SettingError("checkpoint", given, "a best.ckpt, a run folder or a sweep folder", "it is exported already")

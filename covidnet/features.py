@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.base.errors import SettingError, StoreError
+from covidnet.base.errors import CovidnetError, SettingError, StoreError
 from covidnet.launch.command import launch
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def fill(setup: FoldSetup) -> None:
     # The network needs no data: what is wrong with it is reported before an image is read or drawn.
     module = setup.module()
     if reason := setup.why_no_features(module):
-        raise SettingError("features", "a store", "for a frozen backbone and fixed copies", reason)
+        raise CovidnetError(f"covidnet.features: nothing to store; {reason}")
     prepared = setup.prepared()
     changed = setup.changed_images(prepared)
     folds = [setup.datamodule(prepared, module, fold, changed) for fold in range(10)]

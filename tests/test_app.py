@@ -90,13 +90,13 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(checkpoint: Path) -> N
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("port=70000", "port=70000: allowed is 0..65535"),
-        ("port=http", "port=http: allowed is 0..65535"),
-        ("host=no.such.machine.invalid", "host=no.such.machine.invalid: allowed is an address"),
-        ("host=192.0.2.7", "host=192.0.2.7: allowed is an address of this machine"),
-        ("queue=0", "queue=0: allowed is a whole number above 0"),
-        ("rate=-1", "rate=-1: allowed is a number above 0, or 0 for no limit"),
-        ("engine=jax", "engine=jax: allowed is"),
+        ("port=70000", "port=70000: must be 0 to 65535"),
+        ("port=http", "port=http: must be 0 to 65535"),
+        ("host=no.such.machine.invalid", "host=no.such.machine.invalid: must be an address"),
+        ("host=192.0.2.7", "host=192.0.2.7: must be an address of this machine"),
+        ("queue=0", "queue=0: must be an integer above 0"),
+        ("rate=-1", "rate=-1: must be a number above 0, or 0 for no limit"),
+        ("engine=jax", "engine=jax: must be"),
     ],
 )
 def test_a_setting_that_is_not_allowed_is_refused_by_its_name(checkpoint: Path, setting: str, words: str) -> None:
@@ -105,7 +105,7 @@ def test_a_setting_that_is_not_allowed_is_refused_by_its_name(checkpoint: Path, 
 
 
 def test_a_gate_that_does_not_exist_is_refused(run: Path) -> None:
-    with pytest.raises(SettingError, match="gate=maybe: allowed is refuse, warn, off"):
+    with pytest.raises(SettingError, match="gate=maybe: must be one of refuse, warn, off"):
         serve(f"checkpoint={run}", "port=0", "gate=maybe")
 
 
@@ -152,12 +152,12 @@ def test_settings_of_who_may_ask_are_refused_in_one_line_before_the_model_is_loa
 ) -> None:
     (tmp_path / "token").write_text("short")
     for settings, words in (
-        (("host=0.0.0.0",), "host=0.0.0.0: allowed is 127.0.0.1; .*hosts=.*token=FILE"),
-        (("host=0.0.0.0", "hosts=[images.example:80]"), "hosts=images.example:80: allowed is a name"),
-        (("hosts=http://images",), "hosts=http://images: allowed is a name"),
-        (("proxies=nginx",), "proxies=nginx: allowed is an address or network"),
+        (("host=0.0.0.0",), "host=0.0.0.0: must be 127.0.0.1; .*hosts=.*token=FILE"),
+        (("host=0.0.0.0", "hosts=[images.example:80]"), "hosts=images.example:80: must be a name"),
+        (("hosts=http://images",), "hosts=http://images: must be a name"),
+        (("proxies=nginx",), "proxies=nginx: must be an address or network"),
         ((f"token={tmp_path}/token",), "token=.*openssl rand"),
-        (("token=nowhere",), "token=nowhere: allowed is a file .*No such file"),
+        (("token=nowhere",), "token=nowhere: must be a file .*No such file"),
     ):
         with pytest.raises(SettingError, match=words) as caught:
             serve(f"checkpoint={checkpoint}", "port=0", *settings)
@@ -170,7 +170,7 @@ def test_more_connections_than_files_are_refused_with_both_remedies(
 ) -> None:
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda which: (files, files))
-    words = f"connections=200: allowed is {f'1..{most}' if most else 'none'} with {files} open files; .*ulimit -n 304"
+    words = f"connections=200: must be {f'1 to {most}' if most else '0'} with {files} open files; .*ulimit -n 304"
     with pytest.raises(SettingError, match=words):
         serve(f"checkpoint={checkpoint}", "port=0", "connections=200")
     if most:

@@ -327,8 +327,8 @@ def test_strict_tells_of_refused_files_when_all_else_is_done(sweep: Path, images
 @pytest.mark.parametrize(
     ("setting", "error", "text"),
     [
-        ("gate=maybe", SettingError, "gate=maybe: allowed is refuse, warn, off"),
-        ("resamples=3", SettingError, "resamples=3: allowed is a whole number from 100 on"),
+        ("gate=maybe", SettingError, "gate=maybe: must be one of refuse, warn, off"),
+        ("resamples=3", SettingError, "resamples=3: must be an integer of at least 100"),
         ("checkpoint=''", SettingError, "checkpoint="),
         ("checkpoint=nowhere", WeightsError, "no such file"),
         ("data.root=null", SettingError, r"data\.root"),

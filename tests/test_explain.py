@@ -167,7 +167,7 @@ def test_strict_asks_for_masks_that_can_be_used(run: Path, images: Path, tmp_pat
 @pytest.mark.parametrize("out", ["images", "images/sub0", "images/new", "images/masks/lesion"])
 def test_images_are_never_replaced_by_pictures(run: Path, images: Path, out: str) -> None:
     before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
-    with pytest.raises(SettingError, match=r"out=.*allowed is a folder outside of"):
+    with pytest.raises(SettingError, match=r"out=.*must be a folder outside of"):
         explain(f"checkpoint={run}", f"input={images}", f"out={images.parent / out.replace('images', images.name, 1)}")
     image = images / "sub1/image 1.png"
     with pytest.raises(SettingError, match="would be replaced by its picture"):
@@ -283,7 +283,7 @@ def test_nothing_but_refused_files_is_an_error(run: Path, images: Path, tmp_path
         (["checkpoint=RUN"], SettingError, "input="),
         (["checkpoint=nowhere.ckpt", "input=x"], WeightsError, "no such file"),
         (["checkpoint=RUN", "input=nowhere"], DataError, "no such file or folder"),
-        (["checkpoint=RUN", "input=IMAGE", "target=flu"], SettingError, "target=flu: allowed is COVID-19"),
+        (["checkpoint=RUN", "input=IMAGE", "target=flu"], SettingError, "target=flu: must be one of COVID-19"),
         (["checkpoint=RUN", "input=IMAGE", "explain.method=lime"], SettingError, "explain.method=lime"),
         (["checkpoint=RUN", "input=IMAGE", "masks=nowhere"], DataError, "masks=nowhere: no such folder"),
         (["checkpoint=IMAGE", "input=IMAGE"], WeightsError, "not a covidnet checkpoint"),

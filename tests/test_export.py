@@ -87,8 +87,8 @@ def test_without_any_image_to_check_it_on_nothing_is_written(run: Path, tmp_path
     ("settings", "kind", "text"),
     [
         ([], SettingError, "checkpoint"),
-        (["checkpoint='{run}'", "format=tflite"], SettingError, "allowed is onnx"),
-        (["checkpoint='{run}'", "images=0"], SettingError, "from 1 on"),
+        (["checkpoint='{run}'", "format=tflite"], SettingError, "must be onnx"),
+        (["checkpoint='{run}'", "images=0"], SettingError, "at least 1"),
         (["checkpoint='{run}'", "out=model.pt"], SettingError, "ends in .onnx"),
         (["checkpoint='{run}/gone'"], WeightsError, "no such file"),
     ],

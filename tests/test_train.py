@@ -205,7 +205,7 @@ def test_the_checkpoint_is_of_the_best_epoch_whichever_way_the_metric_gets_bette
         ("monitor=test/accuracy", "monitor=test/accuracy: "),
         ("callbacks.early_stopping.monitor=unseen/loss", "callbacks.early_stopping.monitor=unseen/loss: "),
         ("+callbacks.best.mode=max", "callbacks.best.mode=max: "),
-        ("~callbacks.predictions", "callbacks.predictions=None: "),
+        ("~callbacks.predictions", "callbacks.predictions=null: "),
         ("optim.lr=-1", "optim.lr=-1: "),
         ("optim.lr=high", "optim.lr=high: "),
         ("optim.weight_decay=-1", "optim.weight_decay=-1: "),
@@ -313,7 +313,7 @@ def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Pa
     # The report of what there is, with the fold that failed and those that are missing.
     summary = json.loads((tmp_path / "sweep/report/summary.json").read_text())
     assert summary["folds"] == [4]
-    assert "fold=11: the run did not finish: fold=11: allowed is 0..9" in summary["problems"][0]
+    assert "fold=11: the run did not finish: fold=11: must be 0 to 9" in summary["problems"][0]
     assert "folds 0, 1, 2, 3, 5, 6, 7, 8, 9: no finished run" in summary["problems"][1]
     assert f"Report: {tmp_path / 'sweep/report/report.html'}" in done.stdout
 

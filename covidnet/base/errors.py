@@ -13,22 +13,32 @@ class CovidnetError(Exception):
 
 
 class SettingError(CovidnetError, ValueError):
-    """A setting has a value that is not allowed.
+    """A setting has a value that is not allowed; printed as ``SETTING=VALUE: must be WHAT; REMEDY``.
 
     Args:
         name: the setting as it is written on the command line, such as ``fold``.
         value: the value received.
-        allowed: the allowed values, in words or as a list.
+        allowed: what it must be: words that follow "must be", or the allowed values.
         remedy: what to do, where the allowed values do not say it already.
     """
 
     def __init__(self, name: str, value: object, allowed: str | Iterable[object], remedy: str = "") -> None:
-        listed = allowed if isinstance(allowed, str) else ", ".join(str(item) for item in allowed)
-        super().__init__(f"{name}={value}: allowed is {listed}" + (f"; {remedy}" if remedy else ""))
+        self.name = name
+        self.value = value
+        self.allowed = allowed if isinstance(allowed, str) else tuple(allowed)
+        self.remedy = remedy
+        what = self.allowed
+        if not isinstance(what, str):
+            what = ("one of " if len(what) > 1 else "") + ", ".join(map(as_given, what))
+        super().__init__(f"{name}={as_given(value)}: must be {what}" + (f"; {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        # Exceptions cross process borders by their constructor's arguments, not by their text.
+        return type(self), (self.name, self.value, self.allowed, self.remedy)
 
 
 class UnknownSettingError(CovidnetError, ValueError):
-    """Nothing reads a setting.
+    """Nothing reads a setting; printed as ``SETTING=VALUE: CAUSE; REMEDY``.
 
     Args:
         name: the setting as it was written.
@@ -38,8 +48,14 @@ class UnknownSettingError(CovidnetError, ValueError):
     """
 
     def __init__(self, name: str, value: object, cause: str, remedy: str) -> None:
-        given = name if value == "" else f"{name}={value}"
-        super().__init__(f"{given}: {cause}; {remedy}")
+        self.name = name
+        self.value = value
+        self.cause = cause
+        self.remedy = remedy
+        super().__init__(f"{name if value == '' else f'{name}={as_given(value)}'}: {cause}; {remedy}")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.name, self.value, self.cause, self.remedy)
 
 
 class DataError(CovidnetError, ValueError):
@@ -76,3 +92,15 @@ class WeightsError(CovidnetError, RuntimeError):
 
 class StoreError(CovidnetError, RuntimeError):
     """The feature store is damaged or cannot be written."""
+
+
+def as_given(value: object) -> str:
+    """A value as it is written on a command line.
+
+    Example:
+        >>> as_given([True, None, 0.5])
+        '[true,null,0.5]'
+    """
+    if isinstance(value, list):
+        return f"[{','.join(map(as_given, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

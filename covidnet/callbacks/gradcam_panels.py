@@ -49,7 +49,7 @@ class GradCamPanels(pl.Callback):
     def __init__(self, per_class: int = 5, errors: int = 5, method: str = "gradcam") -> None:
         for name, value in (("per_class", per_class), ("errors", errors)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise SettingError(f"explain.{name}", value, "a whole number from 0 on")
+                raise SettingError(f"explain.{name}", value, "an integer of at least 0")
         if method not in METHODS:
             raise SettingError("explain.method", method, METHODS)
         self.per_class = per_class

@@ -55,7 +55,7 @@ def cluster_weights(codes: npt.NDArray[np.intp], resamples: int = 2000, seed: in
     Source: Field and Welsh 2007, Bootstrapping clustered data, https://doi.org/10.1111/j.1467-9868.2007.00593.x
     """
     if resamples < 1:
-        raise SettingError("resamples", resamples, "a whole number from 1 on")
+        raise SettingError("resamples", resamples, "an integer of at least 1")
     patients = int(codes.max()) + 1 if len(codes) else 0
     if patients == 0:
         return np.zeros((resamples, 0), dtype=np.int32)

@@ -35,7 +35,7 @@ def reliability(table: pd.DataFrame, bins: int = BINS) -> list[dict[str, Any]]:
     Source: Guo et al. 2017, On calibration of modern neural networks, https://proceedings.mlr.press/v70/guo17a.html
     """
     if bins < 1:
-        raise SettingError("bins", bins, "a whole number from 1 on")
+        raise SettingError("bins", bins, "an integer of at least 1")
     confidence, right = _confidence(table)
     codes = cluster_codes(table)
     edges = np.linspace(0.0, 1.0, bins + 1)

@@ -51,7 +51,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     if n < 0:
         raise SettingError("n", n, "a count of at least 0")
     if not 0 <= successes <= n:
-        raise SettingError("successes", successes, f"a count of 0..{n}")
+        raise SettingError("successes", successes, f"a count from 0 to {n}")
     _check(confidence)
     if n == 0:
         return None

@@ -110,7 +110,7 @@ def expected_best(accuracy: float, n: int, models: int) -> float:
         0.972
     """
     if n < 1 or models < 1 or not 0.0 <= accuracy <= 1.0:
-        raise SettingError("accuracy, n, models", (accuracy, n, models), "0..1 and whole numbers from 1 on")
+        raise SettingError("accuracy, n, models", (accuracy, n, models), "0 to 1, and integers of at least 1")
     return float(np.arange(n + 1) @ best_of(accuracy, n, models) / n)
 
 

@@ -54,10 +54,10 @@ def check_settings(explain: Mapping[str, Any]) -> None:
     for name in ("per_class", "errors", "localisation_images", "sanity_images"):
         value = explain[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise SettingError(f"explain.{name}", value, "a whole number from 0 on")
+            raise SettingError(f"explain.{name}", value, "an integer of at least 0")
     draws = explain["sanity_draws"]
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise SettingError("explain.sanity_draws", draws, "a whole number from 1 on")
+        raise SettingError("explain.sanity_draws", draws, "an integer of at least 1")
 
 
 class Explanations:

@@ -200,7 +200,7 @@ class FoldRun:
         s = self.settings
         epochs = s["trainer"].get("max_epochs")
         if epochs is not None and (not isinstance(epochs, int) or epochs < 1) and epochs != -1:
-            raise SettingError("trainer.max_epochs", epochs, "a whole number from 1 on, or -1 for no limit")
+            raise SettingError("trainer.max_epochs", epochs, "an integer of at least 1, or -1 for no limit")
         check_settings(s["explain"])
         direction(s["monitor"])
         if s["selection"] not in RULES:

@@ -63,7 +63,7 @@ class FoldSetup:
             if name == "data.num_workers" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SettingError(name, value, f"a whole number from {least} on")
+                raise SettingError(name, value, f"an integer of at least {least}")
         # What needs no image is refused before the first of them is read or drawn.
         self.fit = SquareFit(settings["data"]["image_size"], settings["data"]["fit"])
         augment = settings["augment"]

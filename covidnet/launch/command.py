@@ -116,7 +116,7 @@ def checked_fold(value: object) -> int:
         SettingError: where it is not one of 0..9.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
-        raise SettingError("fold", value, "0..9", "fold 10 is the unseen fold, never a test fold")
+        raise SettingError("fold", value, "0 to 9", "fold 10 is the unseen fold, never a test fold")
     return value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingError
+from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingError, as_given
 
 # Groups whose entries are free: each is made from its own `_target_`.
 _OPEN = ("callbacks", "logger")
@@ -142,7 +142,7 @@ class KnownSettings:
             if default is not None and self._whole and name not in _OPTIONAL:
                 raise CovidnetError(f"{name}: is needed and must not be deleted; leave out ~{name}")
         elif not (self._foreign and node[key] is None) and (what := _must_be(name, default, node[key])):
-            raise CovidnetError(f"{name}={_written(node[key])}: must be {what}")
+            raise CovidnetError(f"{name}={as_given(node[key])}: must be {what}")
 
     def refusal(self, name: str, value: object) -> CovidnetError:
         """What to say of a setting that there is not.
@@ -306,13 +306,6 @@ def _must_be(name: str, default: object, value: object) -> str:
     else:
         fits, what = isinstance(value, list), "a list, such as [A,B]"
     return "" if fits or isinstance(value, _ALSO.get(name, ())) else what
-
-
-def _written(value: object) -> str:
-    """A value as it is on a command line."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -69,7 +69,7 @@ class ClassificationModule(pl.LightningModule):
         self.classifier: Classifier = build_classifier(**model)
         side, least = preprocessing.get("image_size"), NETWORKS[self.classifier.backbone.name].least
         if isinstance(side, int) and side < least:
-            raise SettingError("data.image_size", side, f"{least} and more", f"{model['name']} halves it many times")
+            raise SettingError("data.image_size", side, f"{least} or more", f"{model['name']} halves it many times")
         self.optim = optim
         self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
         self.monitor = monitor
@@ -186,10 +186,10 @@ def check_optim(optim: Mapping[str, Any]) -> None:
         SettingError: a number is out of its range.
     """
     for name, allowed, fits in (
-        ("lr", "a number from 0 on", lambda value: 0 <= value < math.inf),
-        ("weight_decay", "a number from 0 on", lambda value: 0 <= value < math.inf),
+        ("lr", "a number of at least 0", lambda value: 0 <= value < math.inf),
+        ("weight_decay", "a number of at least 0", lambda value: 0 <= value < math.inf),
         ("plateau_factor", "a number between 0 and 1", lambda value: 0 < value < 1),
-        ("plateau_patience", "a whole number from 0 on", lambda value: isinstance(value, int) and value >= 0),
+        ("plateau_patience", "an integer of at least 0", lambda value: isinstance(value, int) and value >= 0),
     ):
         value = optim[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):

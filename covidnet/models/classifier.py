@@ -106,7 +106,7 @@ def build_classifier(
         WeightsError: the weights cannot be had, or do not fit.
     """
     if not isinstance(anomaly_weight, int | float) or not anomaly_weight >= 0.0:
-        raise SettingError("model.anomaly_weight", anomaly_weight, "a number from 0 on")
+        raise SettingError("model.anomaly_weight", anomaly_weight, "a number of at least 0")
     backbone = build_backbone(name, weights, weights_seed)
     if freeze and NETWORKS[backbone.name].imagenet is None:
         raise SettingError("model.freeze", freeze, "false", f"{name} is trained from scratch")

@@ -36,7 +36,7 @@ class LinearHead(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
-            raise SettingError("model.dropout", dropout, "0 <= dropout < 1")
+            raise SettingError("model.dropout", dropout, "at least 0 and below 1")
         self.norm = nn.BatchNorm1d(features_dim, affine=False) if standardise else None
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(features_dim, classes)
@@ -92,9 +92,11 @@ class MonteCarloHead(LinearHead):
     ) -> None:
         super().__init__(features_dim, classes, dropout, standardise)
         if not dropout > 0.0:
-            raise SettingError("model.dropout", dropout, "0 < dropout < 1", "without dropout every draw is the same")
+            raise SettingError(
+                "model.dropout", dropout, "above 0 and below 1", "without dropout every draw is the same"
+            )
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-            raise SettingError("model.samples", samples, "a whole number from 2 on")
+            raise SettingError("model.samples", samples, "an integer of at least 2")
         generator = torch.Generator().manual_seed(0)
         kept = torch.rand(samples, features_dim, generator=generator) >= dropout
         # Drawn once and kept with the weights: a checkpoint predicts alike on every machine.

@@ -82,7 +82,7 @@ def saliency(
         raise SettingError("explain.method", method, METHODS)
     if method == "cam" and linear_weights(classifier.head) is None:
         others = [name for name in METHODS if name != "cam"]
-        raise SettingError("explain.method", method, ", ".join(others), "this head is not linear")
+        raise SettingError("explain.method", method, others, "this head is not linear")
     count, _, height, width = images.shape
     if target is not None and len(target) != count:
         raise SettingError("target", list(target), f"one class for each of the {count} images")
@@ -106,7 +106,7 @@ def saliency(
             if target is not None:
                 classes = tail.logits(tail.anchor.new_zeros(1, classifier.backbone.features_dim)).shape[1]
                 if not all(0 <= index < classes for index in target):
-                    raise SettingError("target", list(target), f"0..{classes - 1} for every image")
+                    raise SettingError("target", list(target), f"0 to {classes - 1} for every image")
             if method == "gradient":
                 found = _gradient(classifier, images, target)
             else:

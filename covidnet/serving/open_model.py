@@ -34,7 +34,7 @@ def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None
     files = find_models(checkpoint, onnx=engine == "onnx", only=only)
     if files[0].suffix == ONNX:
         if engine == "torch":
-            raise SettingError("engine", engine, "onnx, auto", f"{files[0].name} was exported for ONNX Runtime")
+            raise SettingError("engine", engine, ("onnx", "auto"), f"{files[0].name} was exported for ONNX Runtime")
         # Each engine is loaded where it is used: one of them may not be installed.
         from covidnet.serving.onnx_model import OnnxModel
 

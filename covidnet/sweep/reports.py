@@ -58,7 +58,7 @@ def report_sweeps(
     if paper is not None and not isinstance(paper, bool):
         raise SettingError("paper", paper, "true, false or null")
     if unseen not in (None, "open"):
-        raise SettingError("unseen", unseen, "open, or null")
+        raise SettingError("unseen", unseen, "open or null")
     from rich.console import Console
 
     from covidnet.report.terminal import BRACKETS, flat_scores, metrics_table
@@ -181,7 +181,7 @@ def summaries_of(
     if not folders:
         raise SettingError("sweep_dir", "[]", "one or more folders of sweeps")
     if unseen not in (None, "open"):
-        raise SettingError("unseen", unseen, "open, or null")
+        raise SettingError("unseen", unseen, "open or null")
     if names and (len(names) != len(folders) or len(set(names)) != len(names)):
         raise SettingError("names", list(names), f"{len(folders)} different names, one for each of sweep_dir")
     if len(only) not in (0, 1, len(folders)):

@@ -47,9 +47,9 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         SettingError: selection, resamples or seed is not allowed.
     """
     if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 100:
-        raise SettingError("resamples", resamples, "a whole number from 100 on")
+        raise SettingError("resamples", resamples, "an integer of at least 100")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SettingError("seed", seed, "a whole number from 0 on")
+        raise SettingError("seed", seed, "an integer of at least 0")
     runs, first = sweep.runs, sweep.runs[0]
     rule = selection or first.settings.get("selection") or "inner"
     if rule not in RULES:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from covidnet.base.classes import CLASSES
-from covidnet.base.errors import CovidnetError, SettingError
+from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingError
 from covidnet.tracking.wandb_server import REMEDY, decide
 
 SPLITS = ("val", "test", "unseen")
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for word in asked.settings:
         key, _, value = word.partition("=")
         if key not in settings or not value:
-            raise SettingError(key, value, [f"{name}=..." for name in settings])
+            raise UnknownSettingError(key, value, "no such setting", f"there are {', '.join(settings)}")
         settings[key] = value
     if not settings["entity"]:
         raise SettingError("entity", "", "the user or team that the project belongs to", "say entity=NAME")

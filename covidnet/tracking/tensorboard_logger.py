@@ -28,6 +28,6 @@ def tensorboard_logger(save_dir: str | Path, version: str = "tensorboard", **opt
         import tensorboard  # noqa: F401
     except ImportError:
         remedy = 'TensorBoard is not installed: pip install "covidnet[tensorboard]"'
-        raise SettingError("logger", "tensorboard", "csv, wandb, none, where that is so", remedy) from None
+        raise SettingError("logger", "tensorboard", ("csv", "wandb", "none"), remedy) from None
     options = {"name": "", "default_hp_metric": False, **options}
     return TensorBoardLogger(save_dir=str(save_dir), version=version, **options)

@@ -15,6 +15,7 @@ from covidnet.evaluation.selection import (
     simulated_best,
     split_half_optimism,
 )
+from tests.refusals import refused
 
 
 def candidate(fold: int, accuracy: float, sensitivity: float = 0.5, loss: float = 1.0) -> dict[str, float]:
@@ -47,7 +48,7 @@ def test_what_cannot_be_chosen_is_refused() -> None:
         choose([candidate(0, 1)], "best")
     with pytest.raises(SettingError, match="no val predictions"):
         choose([{**candidate(0, 1), "val_accuracy": None}], "inner")
-    with pytest.raises(SettingError, match="selection=paper: allowed is inner; the runs have no unseen predictions"):
+    with refused("selection", "paper", "inner", "the runs have no unseen predictions"):
         choose([{**candidate(0, 1), "unseen_accuracy": None}], "paper")
     with pytest.raises(DataError, match="no model"):
         choose([], "paper")

@@ -153,10 +153,10 @@ BARE = ("data.images_per_class=33", "data.phantom_size=96", "trainer.accelerator
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("explain.method=lime", "explain.method=lime: allowed is gradcam"),
+        ("explain.method=lime", "explain.method=lime: must be one of gradcam"),
         ("explain.localisation_images=-1", "explain.localisation_images=-1"),
         ("explain.sanity_images=many", "explain.sanity_images=many"),
-        ("explain.sanity_draws=0", "explain.sanity_draws=0: allowed is a whole number from 1 on"),
+        ("explain.sanity_draws=0", "explain.sanity_draws=0: must be an integer of at least 1"),
     ],
 )
 def test_what_cannot_be_explained_is_told_before_the_training(setting: str, words: str, train: Train) -> None:

@@ -12,6 +12,7 @@ import torch
 from covidnet.base.errors import SettingError, StoreError
 from covidnet.feature_store.engines import OnnxBackbone, engine_of
 from covidnet.models.backbones import Backbone, build_backbone
+from tests.refusals import refused
 
 SIZE = 64
 
@@ -81,5 +82,5 @@ def test_without_onnx_runtime_the_remedy_is_named(
 
 
 def test_an_unknown_engine_is_refused(backbone: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"features\.engine=tensorrt: allowed is torch, onnx"):
+    with refused("features.engine", "tensorrt", ("torch", "onnx")):
         engine_of("tensorrt", backbone, SIZE, tmp_path)

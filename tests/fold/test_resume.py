@@ -23,6 +23,7 @@ from covidnet.callbacks.curves import curves_so_far, hand_on
 from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.fold.resume import Resumption, Terminated, resumed_arguments, termination
 from tests.commands import command as run
+from tests.refusals import refused
 
 Train = Callable[..., Path]
 
@@ -286,7 +287,7 @@ def test_the_command_line_of_a_run_is_put_back(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for other in ("optim.lr=0.5", "fold=4", "model=cnn", "trainer.max_epochs=9"):
-        with pytest.raises(SettingError, match=f"{other}: allowed is what resume=my run began with"):
+        with refused(*other.split("="), "what resume=my run began with"):
             resumed_arguments(["resume=my run", other])
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert "fold=3" in resumed_arguments([f"resume={folder}", "fold=3", "logger=none"])
@@ -322,7 +323,7 @@ def test_an_empty_resume_is_no_new_run() -> None:
 def test_a_folder_that_cannot_be_gone_on_with_is_named(given: str, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(CovidnetError, match=f"resume=.*{given}: allowed is a folder that covidnet.train has written"):
+    with pytest.raises(CovidnetError, match=f"resume=.*{given}: must be a folder that covidnet.train has written"):
         resumed_arguments([f"resume={tmp_path / given}"])
 
 

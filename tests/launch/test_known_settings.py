@@ -41,13 +41,13 @@ def said(command: str, *words: str) -> str:
     [
         ("+optim.name=sgd", "optim.name=sgd: no such setting; optim has lr, weight_decay, plateau_factor, "),
         ("+loss=focal", "loss=focal: no such setting; --help lists the settings"),
-        ("+augment.flip=true", "augment.flip=True: no such setting; augment has mode, "),
+        ("+augment.flip=true", "augment.flip=true: no such setting; augment has mode, "),
         ("+augment.flip.share=0.5", "augment.flip: no such setting; augment has mode, "),
         ("+optim._target_=torch.optim.SGD", "optim._target_=torch.optim.SGD: no such setting; "),
         ("+wandb=sweep", "wandb: no such setting; "),
         ("+trainer.max_epoch=1", "trainer.max_epoch=1: pytorch_lightning.Trainer has no such argument; did you mean "
                                  "trainer.max_epochs?"),
-        ("+trainer.logger=false", "trainer.logger=False: the run sets it itself; leave it out"),
+        ("+trainer.logger=false", "trainer.logger=false: the run sets it itself; leave it out"),
         ("+callbacks.best.dirpath=x", "callbacks.best.dirpath=x: the run sets it itself; leave it out"),
         ("+callbacks.timer.duration=1", "callbacks.timer: nothing can be made of it without a class; say "),
         ("+callbacks.timer._target_=nowhere.Timer", "callbacks.timer._target_=nowhere.Timer: cannot be used ("),
@@ -89,8 +89,8 @@ def test_what_is_read_is_taken(words: str) -> None:
         ("config", "hydra.run.dri=x", "hydra.run.dri=x: no such setting; did you mean hydra.run.dir?"),
         ("config", "hydra/launcher=joblib hydra.launcher.n_job=1", "hydra.launcher.n_job=1: no such setting; did you "
                                                                    "mean hydra.launcher.n_jobs?"),
-        ("config", "experiment=papr", "experiment=papr: allowed is cnn, demo, narin, no_augmentation, paper, strict; "
-                                      "did you mean paper?"),
+        ("config", "experiment=papr", "experiment=papr: must be one of cnn, demo, narin, no_augmentation, paper, "
+                                      "strict; did you mean paper?"),
     ],
 )  # fmt: skip
 def test_hydra_s_refusals_are_a_line_with_the_nearest_name(command: str, words: str, answer: str) -> None:
@@ -141,7 +141,7 @@ def test_a_setting_that_the_choice_does_not_use_is_refused(command: str, words: 
         ("config", "~callbacks", "callbacks: is needed and must not be deleted; leave out ~callbacks"),
         ("config", "~logger", "logger: is needed and must not be deleted; leave out ~logger"),
         ("config", "~resume", "resume: is null and cannot be deleted; leave out ~resume"),
-        ("config", "logger=null", "logger=null: allowed is csv, many, none, tensorboard, wandb"),
+        ("config", "logger=null", "logger=null: must be one of csv, many, none, tensorboard, wandb"),
         ("explain", "~explain", "explain: is needed and must not be deleted; leave out ~explain"),
         ("evaluate", "~data", "data: is needed and must not be deleted; leave out ~data"),
         ("crossval", "~resamples", "resamples: is needed and must not be deleted; leave out ~resamples"),

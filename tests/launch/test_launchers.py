@@ -89,8 +89,8 @@ def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: 
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
-    assert lines[-1] == "error: fold=11: allowed is 0..9; fold 10 is the unseen fold, never a test fold"
-    assert any("fold=11: the run did not finish: fold=11: allowed is 0..9" in line for line in lines)
+    assert lines[-1] == "error: fold=11: must be 0 to 9; fold 10 is the unseen fold, never a test fold"
+    assert any("fold=11: the run did not finish: fold=11: must be 0 to 9" in line for line in lines)
     assert done.stdout.count("Report: ") == 1
     # No job draws a bar.
     assert "Epoch" not in done.stdout + done.stderr
@@ -134,9 +134,9 @@ def _killed(overrides: list[str]) -> None:
     [
         (
             ["-m", "fold=0,1", "hydra/launcher=slurm"],
-            "hydra/launcher=slurm: allowed is basic, joblib, submitit_local, submitit_slurm",
+            "hydra/launcher=slurm: must be one of basic, joblib, submitit_local, submitit_slurm",
         ),
-        (["-m", "fold=0,1", "hydra/sweeper=optna"], "hydra/sweeper=optna: allowed is basic, optuna"),
+        (["-m", "fold=0,1", "hydra/sweeper=optna"], "hydra/sweeper=optna: must be one of basic, optuna"),
     ],
 )
 def test_a_wrong_name_is_one_line(tmp_path: Path, arguments: list[str], line: str) -> None:
@@ -276,13 +276,13 @@ def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("split.validation=test", "split.validation=test: allowed is inner with hydra/sweeper=optuna"),
-        ("split.validation=none", "split.validation=none: allowed is inner"),
-        ("split.validation=inner,test", "split.validation=a sweep: allowed is one value"),
-        ("monitor=train/loss", "monitor=train/loss: allowed is val/loss"),
-        ("monitor=val/auc", "monitor=val/auc: allowed is train/loss"),
-        ("hydra.sweeper.direction=maximize", "hydra.sweeper.direction=maximize: allowed is minimize; it follows from"),
-        ("fold=0,1", "fold=a sweep: allowed is one value"),
+        ("split.validation=test", "split.validation=test: must be inner with hydra/sweeper=optuna"),
+        ("split.validation=none", "split.validation=none: must be inner"),
+        ("split.validation=inner,test", "split.validation=a sweep: must be one value"),
+        ("monitor=train/loss", "monitor=train/loss: must be val/loss"),
+        ("monitor=val/auc", "monitor=val/auc: must be train/loss"),
+        ("hydra.sweeper.direction=maximize", "hydra.sweeper.direction=maximize: must be minimize; it follows from"),
+        ("fold=0,1", "fold=a sweep: must be one value"),
     ],
 )
 def test_a_search_never_sees_the_test_fold(tmp_path: Path, argument: str, words: str) -> None:
@@ -312,7 +312,7 @@ def test_a_search_that_an_experiment_sets_otherwise_is_refused_in_its_trials() -
 def test_several_devices_are_refused_in_a_sweep(tmp_path: Path) -> None:
     done = train(tmp_path, "-m", "fold=0,1", *TINY, "trainer=ddp")
     assert done.returncode != 0
-    assert done.stderr.startswith("error: trainer.devices=auto: allowed is 1 in a sweep")
+    assert done.stderr.startswith("error: trainer.devices=auto: must be 1 in a sweep")
     assert len(done.stderr.strip().splitlines()) == 1
 
 

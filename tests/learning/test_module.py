@@ -21,10 +21,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from covidnet.base.classes import CLASSES
-from covidnet.base.errors import SettingError, WeightsError
+from covidnet.base.errors import WeightsError
 from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
+from tests.refusals import refused
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -155,14 +156,14 @@ def test_the_anomaly_score_adds_its_share_to_the_loss(weight: float) -> None:
     np.testing.assert_allclose(out["extras"]["anomaly_score"], scores, atol=1e-5)
     module.training_step(batch, 0)
     for wrong in (-1, "much"):
-        with pytest.raises(SettingError, match=rf"model\.anomaly_weight={wrong}: allowed is a number from 0 on"):
+        with refused("model.anomaly_weight", wrong, "a number of at least 0"):
             module_of(name="anomaly_resnet", anomaly_weight=wrong)
 
 
 def test_images_too_small_for_a_network_are_refused_and_the_smallest_go_through() -> None:
     for name, least in (("inception_v3", 75), ("densenet121", 32), ("cnn", 16)):
         model = {"name": name, "freeze": name != "cnn"}
-        with pytest.raises(SettingError, match=rf"data\.image_size={least - 1}: allowed is {least} and more"):
+        with refused("data.image_size", least - 1, f"{least} or more"):
             ClassificationModule(model, OPTIM, {"fit": "squash", "image_size": least - 1}, "val/loss")
         module = ClassificationModule(model, OPTIM, {"fit": "squash", "image_size": least}, "val/loss").eval()
         with torch.no_grad():

@@ -16,6 +16,7 @@ from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead, LinearHead
 from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC
 from covidnet.models.randomisation import randomised, stages, with_random_head
+from tests.refusals import refused
 
 DENSENET = "head denseblock4 transition3 denseblock3 transition2 denseblock2 transition1 denseblock1 conv0"
 STAGES = {
@@ -231,7 +232,7 @@ def test_a_backbones_child_named_head_is_not_taken_for_the_head() -> None:
 
 
 def test_an_unknown_stage_is_refused() -> None:
-    with pytest.raises(SettingError, match="stage=norm0: allowed is head, 5, 4, 3, 0"):
+    with refused("stage", "norm0", ("head", "5", "4", "3", "0")):
         randomised(trained("resnet8"), "norm0")
 
 

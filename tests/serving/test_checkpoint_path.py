@@ -104,7 +104,7 @@ def test_what_only_leaves_open_or_does_not_find_is_told_with_the_groups(grid: Pa
     groups = "model=cnn,seed=1; model=cnn,seed=10; model=densenet121,seed=1; model=densenet121,seed=10"
     for missing in ("seed=2", "model=dense", "fold=3"):
         for find in (find_models, find_checkpoint):
-            with pytest.raises(SettingError, match=rf"^only={missing}: allowed is a part of .*; there are {groups}$"):
+            with pytest.raises(SettingError, match=rf"^only={missing}: must be a part of .*; there are {groups}$"):
                 find(grid, only=missing)
     with pytest.raises(WeightsError, match=r"only=seed=1 means runs of 2 settings.* only=model=cnn,seed=1, only="):
         find_models(grid, only="seed=1")
@@ -114,7 +114,7 @@ def test_what_only_leaves_open_or_does_not_find_is_told_with_the_groups(grid: Pa
     run = grid / "fold=0,model=cnn,seed=1"
     for given in (run, run / "checkpoints/best.ckpt"):
         for find in (find_models, find_checkpoint):
-            with pytest.raises(SettingError, match=r"^only=seed=1: allowed is null; .* is one model"):
+            with pytest.raises(SettingError, match=r"^only=seed=1: must be null; .* is one model"):
                 find(given, only="seed=1")
 
 
@@ -122,7 +122,7 @@ def test_what_only_leaves_open_or_does_not_find_is_told_with_the_groups(grid: Pa
 def test_every_command_takes_only_without_quotes_and_pools_no_grid(grid: Path, name: str) -> None:
     module = importlib.import_module(f"covidnet.{name}")
     words = [f"checkpoint={grid}", *(["input=images"] if name in ("predict", "explain") else [])]
-    with pytest.raises(SettingError, match=r"^only=model=cnn,seed=2: allowed is .*; there are model=cnn,seed=1; "):
+    with pytest.raises(SettingError, match=r"^only=model=cnn,seed=2: must be .*; there are model=cnn,seed=1; "):
         module.main(compose(quoted([*words, "only=model=cnn,seed=2"], module.PATHS), name))
     remedy = "only=fold=0,model=cnn,seed=1$" if name == "explain" else "never pooled; choose one: only=model=cnn,seed=1"
     with pytest.raises(WeightsError, match=remedy):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from covidnet.base.classes import CLASSES
-from covidnet.base.errors import SettingError
+from covidnet.base.errors import SettingError, UnknownSettingError
 from covidnet.tracking.dashboard import main
 
 pytest.importorskip("wandb_workspaces")
@@ -53,7 +53,7 @@ def test_nothing_is_sent_without_a_key() -> None:
 
 
 def test_a_slip_of_the_finger_is_named() -> None:
-    with pytest.raises(SettingError, match="entty=me: allowed is entity"):
+    with pytest.raises(UnknownSettingError, match="entty=me: no such setting; there are entity, project, name"):
         main(["entty=me"])
     with pytest.raises(SettingError, match="say entity=NAME"):
         main([])

@@ -11,6 +11,7 @@ import pytest
 
 from covidnet.base.errors import SettingError
 from covidnet.tracking.wandb_server import decide
+from tests.refusals import refused
 from tests.tracking.fakes import KEY, black_hole, wandb_server
 
 
@@ -70,7 +71,7 @@ def test_a_key_that_cannot_be_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingError, match=r"logger\.wandb\.mode=upside: allowed is online, offline, disabled"):
+    with refused("logger.wandb.mode", "upside", ("online", "offline", "disabled")):
         decide("upside")
 
 

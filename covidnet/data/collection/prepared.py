@@ -321,7 +321,7 @@ def _phantoms(data: Mapping[str, Any], cache_dir: Path, progress: bool) -> Path:
         "seed": data["seed"],
     }
     if not isinstance(settings["images_per_class"], int) or settings["images_per_class"] < 11:
-        raise SettingError("data.images_per_class", settings["images_per_class"], "a whole number from 11 on")
+        raise SettingError("data.images_per_class", settings["images_per_class"], "an integer of at least 11")
     root = cache_dir / "phantoms" / f"{settings['images_per_class']}-{digest({**settings, 'drawing': DRAWING})}"
     root.parent.mkdir(parents=True, exist_ok=True)
     if not (root / "metadata.csv").exists():

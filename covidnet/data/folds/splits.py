@@ -326,7 +326,7 @@ def _require(table: pd.DataFrame, columns: Iterable[str]) -> None:
 def _test_fold(fold: int) -> int:
     # bool is an int to Python, and numpy's integers are not: the comparison takes the second and not the first.
     if isinstance(fold, bool) or fold not in range(UNSEEN_FOLD):
-        raise SettingError("fold", fold, f"0..{UNSEEN_FOLD - 1}")
+        raise SettingError("fold", fold, f"0 to {UNSEEN_FOLD - 1}")
     return int(fold)
 
 

@@ -122,7 +122,7 @@ class FixedCopies:
             if name == "reference_per_class" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingError(f"augment.{name}", value, "a whole number from 1 on")
+                raise SettingError(f"augment.{name}", value, "an integer of at least 1")
 
     def target(self, size: int) -> int:
         """Training images per class, for `size` images per class in the folds that are trained on.

@@ -195,4 +195,4 @@ class FoldDataModule(pl.LightningDataModule):
 
 def _check_count(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(name, value, f"a whole number from {least} on")
+        raise SettingError(name, value, f"an integer of at least {least}")

@@ -316,7 +316,7 @@ def check_limits(max_memory: object, max_seconds: object) -> None:
     """
     for name, value, least in (("max_memory", max_memory, _LEAST_MEMORY), ("max_seconds", max_seconds, 0.1)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise SettingError(f"reading.{name}", value, f"a number from {least} on")
+            raise SettingError(f"reading.{name}", value, f"a number of at least {least}")
 
 
 _POOLS: weakref.WeakSet[Decoders] = weakref.WeakSet()

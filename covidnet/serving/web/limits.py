@@ -48,7 +48,7 @@ class WebLimits:
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             free = field.name == "rate" and value == 0
             if not number or (value <= 0 and not free) or (whole and value != int(value)):
-                allowed = "a whole number above 0" if whole else "a number above 0"
+                allowed = "an integer above 0" if whole else "a number above 0"
                 raise SettingError(field.name, value, allowed + (", or 0 for no limit" if field.name == "rate" else ""))
 
     @property

@@ -84,7 +84,7 @@ def test_pictures_are_not_written_among_the_images(home: Path, given: str, out: 
     (home / "sub/e.png").write_bytes(b"x")
     (home / "link").symlink_to(home / "sub")
     root, paths = find_images(f"{home}/{given}")
-    with pytest.raises(SettingError, match=r"out=.*allowed is a folder (outside of|without the images)"):
+    with pytest.raises(SettingError, match=r"out=.*must be a folder (outside of|without the images)"):
         check_out(f"{home}/{given}", home / out, root, paths, [home / "masks"])
 
 

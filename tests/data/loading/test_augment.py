@@ -13,6 +13,7 @@ import pytest
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.data.loading.augment import ORIGINAL, FixedCopies, Operators, copies_of, online_augmentation, operators_of
+from tests.refusals import refused
 
 NAMES = ("rotate+", "rotate-", "zoom", "shear")
 BLURRED = cv2.GaussianBlur(np.random.default_rng(5).random((96, 128)), (0, 0), 3)
@@ -114,7 +115,7 @@ def test_freed_corners_repeat_the_edge_and_are_not_black() -> None:
 
 
 def test_unknown_operator_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"operator=flip: allowed is rotate\+, rotate-, zoom, shear"):
+    with refused("operator", "flip", ("rotate+", "rotate-", "zoom", "shear")):
         Operators().apply("flip", SMOOTH)
 
 

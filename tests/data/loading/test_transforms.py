@@ -12,6 +12,7 @@ from torchvision.models import DenseNet121_Weights
 from covidnet.base.errors import SettingError
 from covidnet.data.loading.transforms import FITS, Normalise, SquareFit
 from covidnet.models.backbones import IMAGENET_SPEC
+from tests.refusals import refused
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -69,7 +70,7 @@ def test_fine_stripes_average_out_even_where_the_other_side_is_enlarged() -> Non
 
 @pytest.mark.parametrize("fit", ["stretch", "", None])
 def test_unknown_fit_is_refused_with_the_allowed_ones(fit: object) -> None:
-    with pytest.raises(SettingError, match=r"data\.fit=.*: allowed is squash, crop, pad"):
+    with refused("data.fit", fit, ("squash", "crop", "pad")):
         SquareFit(64, fit)  # type: ignore[arg-type]
 
 

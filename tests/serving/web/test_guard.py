@@ -163,7 +163,7 @@ def test_names_follow_the_address(host: str, more: list[str] | str, expected: li
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.9", "images.example", ""])
 def test_a_server_that_others_reach_needs_names_or_a_token(host: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=rf"host={host}: allowed is 127\.0\.0\.1; .*hosts=.*token=FILE"):
+    with pytest.raises(SettingError, match=rf"host={host}: must be 127\.0\.0\.1; .*hosts=.*token=FILE"):
         access_of(host)
     (tmp_path / "token").write_text("0123456789abcdef\n")
     found = access_of(host, token=tmp_path / "token")
