@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.base.atomic import make_folder, write_text
+from covidnet.base.caveats import Caveat
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.base.names import listed, shown
@@ -208,7 +209,7 @@ class ImageMaps:
     def _weights(self) -> str:
         text = f"Backbone weights: {self.facts.weights}."
         if self.facts.random_weights:
-            text += " With random weights a map says little of any disease."
+            text += f" {Caveat.RANDOM_MAPS}"
         return text
 
     def _localise(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from covidnet.base.atomic import write_text
+from covidnet.base.caveats import Caveat
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError
 from covidnet.base.provenance import environment, file_sha256
@@ -327,7 +328,7 @@ class ExternalValidation:
         if not len(headline):
             notes.insert(0, "Every image that was predicted is a training image: there is no external number.")
         if self.images.synthetic and not predictor.model.facts.synthetic:
-            notes.append("The images are synthetic (phantoms): the numbers say nothing of any disease.")
+            notes.append(Caveat.SYNTHETIC)
         notes += predictor.gate_notes()
         unknown = int(self.images.images["patient_id"].isna().sum())
         if unknown:

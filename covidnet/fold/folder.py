@@ -12,6 +12,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from covidnet.base.atomic import write_bytes, write_text
+from covidnet.base.caveats import Caveat, caveats_of
 from covidnet.base.errors import ImageRefusedError
 from covidnet.base.names import counted
 from covidnet.base.provenance import environment
@@ -129,19 +130,17 @@ class RunFolder:
 
     def tell(self, metrics: dict[str, Any], unseen: dict[str, Any]) -> None:
         """Print the tables, what has to be known beside them, and where the folder is; arguments as in `write`."""
-        s, notes = self.settings, []
-        if self.prepared.synthetic:
-            notes.append(
-                "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease."
+        s = self.settings
+        notes: list[str] = [
+            *caveats_of(
+                synthetic=self.prepared.synthetic,
+                weights=s["model"]["weights"],
+                freeze=s["model"]["freeze"],
+                validation=s["split"]["validation"],
+                group=s["split"]["group"],
+                fast_dev_run=bool(s["trainer"]["fast_dev_run"]),
             )
-        if s["model"]["weights"] == "random" and s["model"]["freeze"]:
-            notes.append("The frozen backbone's weights are random; model.weights=imagenet takes published ones.")
-        if s["split"]["validation"] == "test":
-            notes.append("split.validation=test: the test fold chose the checkpoint; its numbers are optimistic.")
-        if s["split"]["group"] == "image":
-            notes.append("split.group=image: a patient may lie in training and test; the numbers may be optimistic.")
-        if s["trainer"]["fast_dev_run"]:
-            notes.append("trainer.fast_dev_run: a batch of each split and no checkpoint; the numbers mean nothing.")
+        ]
         if self.refused:
             notes.append(
                 f"{counted(len(self.refused), 'image')} changed since prepare and left out: folds are no longer of one "
@@ -153,10 +152,7 @@ class RunFolder:
             )
         locked = unseen["setting"] == "locked"
         if locked:
-            notes.append(
-                "unseen=locked: the unseen fold was not scored; python -m covidnet.crossval sweep_dir=DIR unseen=open "
-                "scores it."
-            )
+            notes.append(f"{Caveat.UNSEEN_LOCKED} python -m covidnet.crossval sweep_dir=DIR unseen=open scores it.")
         elif unseen["scored_in"] is not None:
             notes.append(
                 f"The unseen fold has been scored in {count(unseen['scored_in'], 'run')} (counted in the cache)."

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
+from covidnet.base.caveats import Caveat
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.quiet import quieten
 from covidnet.base.trust import check_classes, check_links
@@ -406,7 +407,7 @@ class FoldRun:
         weights = self.settings["model"]["weights"]
         caption = f"{EXPLAINERS[method]} of the predicted class, {part} fold. Backbone weights: {weights}."
         if weights == "random" and self.settings["model"]["freeze"]:
-            caption += " With random weights a map says little of any disease."
+            caption += f" {Caveat.RANDOM_MAPS}"
         if prepared.synthetic:
             caption += " Synthetic radiographs (phantoms)."
         return caption

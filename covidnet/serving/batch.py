@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from covidnet.base.atomic import WriteError, make_folder
+from covidnet.base.caveats import Caveat
 from covidnet.base.classes import SLUGS
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.base.names import inert, listed, shown
@@ -156,7 +157,7 @@ class ImagePredictions:
         assert answer.heat is not None  # it was asked for
         text = f"Grad-CAM of {answer.prediction}. Backbone weights: {model.facts.weights}."
         if model.facts.random_weights:
-            text += " With random weights a map says little of any disease."
+            text += f" {Caveat.RANDOM_MAPS}"
         draw_image(
             self.out / picture,
             path,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from covidnet.base.caveats import Caveat
 from covidnet.base.errors import DataError
 from covidnet.data.loading.transforms import FITS, MAX_SIDE
 from covidnet.report.words import TRAINED_ON
@@ -15,7 +16,7 @@ from covidnet.report.words import TRAINED_ON
 FORMAT = 1
 """Of a checkpoint's serving record; raised where an older release could not read it."""
 
-NOTICE = "Research use only; not a medical device."
+NOTICE = Caveat.RESEARCH_ONLY.value
 """What stands beside every prediction."""
 
 
@@ -113,13 +114,11 @@ class ModelFacts:
 
     def notes(self) -> list[str]:
         """What a reader of a prediction has to know of the model, in sentences."""
-        found = []
+        found: list[str] = []
         if self.synthetic:
-            found.append("Trained on synthetic radiographs (phantoms): its predictions say nothing of any disease.")
+            found.append(Caveat.TRAINED_ON_SYNTHETIC)
         if self.random_weights:
-            found.append(
-                "The backbone has random weights and was not trained: what it sees in an image is a matter of chance."
-            )
+            found.append(Caveat.RANDOM_BACKBONE)
         if not self.calibrated:
             found.append("Probabilities are not calibrated: the checkpoint holds no temperature.")
         elif self.training.get("validation") == "test":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from covidnet.base.caveats import caveats_of
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted
@@ -356,29 +357,18 @@ def _model(run: Run) -> dict[str, Any]:
 
 
 def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
-    notes = []
     model = runs[0].settings.get("model") or {}
-    if data["synthetic"]:
-        notes.append(
-            "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease."
+    notes: list[str] = [
+        *caveats_of(
+            synthetic=data["synthetic"],
+            weights=model.get("weights"),
+            freeze=model.get("freeze"),
+            validation=data["validation"],
+            group=data["group"],
+            selection=rule,
+            fast_dev_run=any((run.settings.get("trainer") or {}).get("fast_dev_run") for run in runs),
         )
-    if model.get("weights") == "random" and model.get("freeze"):
-        notes.append("The backbone is frozen with random weights: what it sees in an image is a matter of chance.")
-    if data["validation"] == "test":
-        notes.append(
-            "split.validation=test: each test fold chose the checkpoint that it then scored; "
-            "the pooled numbers are optimistic."
-        )
-    if data["validation"] == "none":
-        notes.append("split.validation=none: the training loss chose the checkpoints.")
-    if data["group"] == "image":
-        notes.append(
-            "split.group=image: images of one patient may lie in training and test; the numbers may be optimistic."
-        )
-    if rule == "paper":
-        notes.append(
-            "selection=paper: the unseen fold chose the model that it then scores; that number is a selection score."
-        )
+    ]
     if data["refused"]:
         notes.append(
             f"{counted(data['refused'], 'file was', 'files were')} refused; see refused.csv in the run folders."
@@ -387,8 +377,6 @@ def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
         notes.append(
             f"data.view={data['view']}: images of other known views were left out; images of unknown view were kept."
         )
-    if any((run.settings.get("trainer") or {}).get("fast_dev_run") for run in runs):
-        notes.append("trainer.fast_dev_run: a batch of each split and no checkpoint; the numbers mean nothing.")
     return notes
 
 

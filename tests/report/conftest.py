@@ -15,6 +15,8 @@ from PIL import Image
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
+from covidnet.base.caveats import Caveat
+
 CLASSES = ("COVID-19", "Normal", "Pneumonia")
 GRID = np.linspace(0.0, 1.0, 101)
 Array = np.ndarray[Any, Any]
@@ -240,8 +242,8 @@ def build_summary(seed: int = 0, folds: int = 10, skill: float = 2.5, per_fold: 
         "folds": list(range(folds)),
         "problems": [],
         "notes": [
-            "The data are synthetic (phantoms): the numbers show that the method runs, nothing of any disease.",
-            "The backbone is frozen with random weights; the paper's has ImageNet weights.",
+            str(Caveat.SYNTHETIC),
+            str(Caveat.RANDOM_BACKBONE),
         ],
         "data": {
             "name": "phantom", "synthetic": True, "manifest_sha256": "a1" * 32, "split_sha256": "b2" * 32,

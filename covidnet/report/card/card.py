@@ -5,6 +5,7 @@ The order follows Mitchell et al. 2019, Model cards for model reporting, https:/
 
 from __future__ import annotations
 
+from covidnet.base.caveats import Caveat
 from covidnet.base.classes import CLASSES
 from covidnet.report.card.limits import limits
 from covidnet.report.card.lines import UNKNOWN, gate, images, lines, network, split, use, versions
@@ -15,9 +16,6 @@ from covidnet.report.rendering.markdown import markdown_of
 from covidnet.report.summary import Summary
 from covidnet.report.sweep.notices import warnings_of
 from covidnet.report.words import FOLDS, count, model_name, sweep_name
-
-RESEARCH_ONLY = "Research use only; not a medical device."
-"""The first line of a card."""
 
 MODEL_CARDS = Source(
     "Mitchell, Wu, Zaldivar, Barnes, Vasserman, Hutchinson, Spitzer, Raji, Gebru",
@@ -47,7 +45,7 @@ def card_document(summary: Summary) -> Document:
         summary: as for `model_card`.
     """
     sections = [
-        Section("", "card", [Notice(RESEARCH_ONLY, _first(summary))]),
+        Section("", "card", [Notice(Caveat.RESEARCH_ONLY, _first(summary))]),
         Section("Model", "model", [lines(network(summary))]),
         Section("Intended use", "use", [lines(use())]),
         Section("Data", "data", [lines(images(summary))]),

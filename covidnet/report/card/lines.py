@@ -24,11 +24,11 @@ _FITS = {
 }
 _GROUPS = {
     "patient": "patient: no patient lies in two folds",
-    "image": "image: images of one patient may lie in training and test, so the numbers may be optimistic",
+    "image": "image: images of one patient may lie in training and test",
 }
 _VALIDATIONS = {
     "inner": "inner: a part of the training images chose the checkpoint",
-    "test": "test: each test fold chose the checkpoint that it then scored, so the numbers are optimistic",
+    "test": "test: each test fold also chose the checkpoint",
     "none": "none: the training loss chose the checkpoint",
 }
 _REFUSES = (

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from covidnet.base.atomic import write_text
+from covidnet.base.caveats import Caveat
 from covidnet.report.external import sections as parts
 from covidnet.report.rendering.document import Code, Document, Paragraph, Section
 from covidnet.report.rendering.html import json_text, page_of
@@ -34,7 +35,7 @@ def external_document(summary: Summary) -> Document:
     ]
     subtitle = (
         f"Model: {at(summary, 'model', 'title')}. Data: {at(summary, 'data', 'root')}, "
-        f"{count(at(summary, 'data', 'films'), 'image')}. Research use only; not a medical device."
+        f"{count(at(summary, 'data', 'films'), 'image')}. {Caveat.RESEARCH_ONLY}"
     )
     there = [section for section in sections if section is not None]
     return Document(f"External validation: {summary.get('name')}", subtitle, numbered(there))

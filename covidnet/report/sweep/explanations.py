@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from covidnet.base.caveats import Caveat
 from covidnet.evaluation.explanations import sanity_verdict, verdicts
 from covidnet.report.paper.published import EXPLAINING
 from covidnet.report.plots.figures import sanity_figure
@@ -55,7 +56,7 @@ def _against(found: Mapping[str, Any]) -> list[str]:
     """What has to be said before anyone looks at a map."""
     lines = verdicts(found)
     if found.get("weights") == "random" and found.get("freeze") is not False:
-        lines.append("The backbone has random weights: a map says little of any disease.")
+        lines.append(Caveat.RANDOM_MAPS)
     return lines
 
 

@@ -1,77 +1,53 @@
-"""What a reader has to know before the numbers, from what a sweep says and from what its settings imply."""
+"""What a reader must know before the numbers: problems and notes of a sweep, and caveats of its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from covidnet.base.caveats import caveats_of
 from covidnet.report.rendering.document import Notice
 from covidnet.report.summary import Summary, at
-from covidnet.report.words import FOLDS, beside_paper, sweep_name
+from covidnet.report.words import FOLDS, sweep_name
 
 
 def warnings_of(summary: Summary) -> list[str]:
-    """Problems, then notes, then what neither mentions although the settings say it.
+    """Problems, then notes, then the caveats that follow from the settings.
 
     Args:
         summary: of a sweep.
 
     Returns:
-        One line each, the gravest first; none twice.
+        One line each, the most serious first; none twice.
 
     Example:
-        >>> warnings_of({"folds": list(range(10)), "data": {"synthetic": True}})
-        ['The data are synthetic: the numbers show that the method runs, nothing of any disease.']
+        >>> print(*warnings_of({"folds": list(range(10)), "data": {"synthetic": True}}))
+        The images are synthetic phantoms: the numbers show that the method runs and are not clinical evidence.
     """
     lines = [str(line) for line in [*(summary.get("problems") or []), *(summary.get("notes") or [])]]
-    said = " ".join(lines).lower()
     folds = summary.get("folds") or []
-    implied = (
-        (
-            len(folds) != FOLDS,
-            "fold",
-            f"Only {len(folds)} of {FOLDS} folds are reported; every pooled number covers those alone.",
-        ),
-        (
-            at(summary, "data", "synthetic") is True,
-            "synthetic",
-            "The data are synthetic: the numbers show that the method runs, nothing of any disease.",
-        ),
-        (
-            at(summary, "model", "weights") == "random",
-            "random weights",
-            "The network started from random weights"
-            + ("; the paper's from ImageNet weights." if beside_paper(summary) else "."),
-        ),
-        (
-            at(summary, "data", "validation") == "test",
-            "validation=test",
-            "split.validation=test: each test fold chose the checkpoint that it then scored; the numbers are "
-            "optimistic.",
-        ),
-        (
-            at(summary, "data", "group") == "image",
-            "group=image",
-            "split.group=image: images of one patient may lie in training and test; the numbers may be optimistic.",
-        ),
-        (
-            at(summary, "selection", "rule") == "paper",
-            "selection",
-            "selection=paper: the unseen fold chose the model that it then scores; that number is a selection score.",
-        ),
+    # A note that a summary has of its own says what is missing more exactly.
+    if len(folds) != FOLDS and not any("fold" in line.lower() for line in lines):
+        lines.append(f"Only {len(folds)} of {FOLDS} folds are reported; every pooled number covers those alone.")
+    lines += caveats_of(
+        synthetic=at(summary, "data", "synthetic") is True,
+        weights=at(summary, "model", "weights"),
+        freeze=at(summary, "model", "freeze"),
+        validation=at(summary, "data", "validation"),
+        group=at(summary, "data", "group"),
+        selection=at(summary, "selection", "rule"),
     )
-    lines += [line for holds, word, line in implied if holds and word not in said]
     return list(dict.fromkeys(lines))
 
 
 def notice(summary: Summary, others: Sequence[Summary] = ()) -> Notice:
-    """The box that stands before every number.
+    """The box above all numbers.
 
     Args:
         summary: of the sweep that is reported.
-        others: of sweeps beside it; what is said of them has their names before it.
+        others: of sweeps beside it; their lines start with their names.
 
     Returns:
-        A calm box where there is nothing to say.
+        A calm box if there is no problem, note or caveat.
     """
     own = warnings_of(summary)
     lines = list(own)
@@ -79,8 +55,8 @@ def notice(summary: Summary, others: Sequence[Summary] = ()) -> Notice:
     for other in others:
         theirs = at(other, "data", "split_sha256")
         if split is not None and theirs is not None and split != theirs:
-            lines.append(f"{sweep_name(other)}: other folds than this sweep's; the two are not paired image by image.")
+            lines.append(f"{sweep_name(other)}: its folds differ from this sweep's, so images are not paired.")
         lines += [f"{sweep_name(other)}: {line}" for line in warnings_of(other) if line not in own]
     if not lines:
-        return Notice("No problem and no reservation was recorded", ["All ten folds finished."], calm=True)
+        return Notice("No problems and no caveats", ["All ten folds finished."], calm=True)
     return Notice("Read this before the numbers", lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from covidnet.base.caveats import Caveat
 from covidnet.base.classes import CLASSES
 from covidnet.evaluation.sparse import FEWEST_IMAGES
 from covidnet.report.paper.published import ACCURACY, TABLE5, TABLE6
@@ -70,7 +71,7 @@ def abstract(summary: Summary) -> Paragraph:
         f"{class_words(_COVID, covid, others)}{of_covid}. "
     )
     if is_locked(summary):
-        return Paragraph(f"{text}The unseen fold is locked: no model was scored on it.")
+        return Paragraph(f"{text}{Caveat.UNSEEN_LOCKED}")
     n = at(unseen, "ensemble", "n") or selection.get("n")
     text += f"On the unseen fold ({count(n, 'image')}) " + _selected_words(unseen, selection, n)
     text += (

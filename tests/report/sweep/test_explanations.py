@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from covidnet.base.caveats import Caveat
 from covidnet.report.paper.published import EXPLAINING
 from covidnet.report.rendering.document import Figure, Notice, Paragraph, Picture, References, Section, Table
 from covidnet.report.sweep.content import report_document
@@ -102,7 +103,7 @@ def test_each_method_is_named_and_cited(method: str, name: str, called: bool) ->
 
 def test_random_weights_are_said_first() -> None:
     random = build_explanations() | {"weights": "random"}
-    assert _against(_section(random)) == ["The backbone has random weights: a map says little of any disease."]
+    assert _against(_section(random)) == [Caveat.RANDOM_MAPS]
     # Weights that were trained from random ones are no longer random.
     trained = _section(random | {"freeze": False})
     assert not _against(trained)

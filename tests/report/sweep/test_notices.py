@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from covidnet.base.caveats import Caveat
 from covidnet.report.sweep.notices import notice, warnings_of
 
 Summary = dict[str, Any]
@@ -15,24 +16,24 @@ def test_problems_come_before_notes_and_nothing_twice(summary: Summary) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    ("change", "caveat"),
     [
-        ({"folds": [0, 1]}, "2 of 10 folds"),
-        ({"data": {"synthetic": True}}, "synthetic"),
-        ({"model": {"weights": "random"}}, "random weights"),
-        ({"data": {"validation": "test"}}, "optimistic"),
-        ({"data": {"group": "image"}}, "patient"),
-        ({"selection": {"rule": "paper"}}, "selection score"),
+        ({"folds": [0, 1]}, "Only 2 of 10 folds are reported; every pooled number covers those alone."),
+        ({"data": {"synthetic": True}}, Caveat.SYNTHETIC),
+        ({"model": {"weights": "random"}}, Caveat.RANDOM_START),
+        ({"model": {"weights": "random", "freeze": True}}, Caveat.RANDOM_BACKBONE),
+        ({"data": {"validation": "test"}}, Caveat.VALIDATION_TEST),
+        ({"data": {"group": "image"}}, Caveat.GROUP_IMAGE),
+        ({"selection": {"rule": "paper"}}, Caveat.SELECTION_SCORE),
     ],
 )
-def test_what_the_settings_imply_is_said_though_no_note_says_it(change: Summary, word: str) -> None:
+def test_settings_imply_caveats_without_a_note(change: Summary, caveat: str) -> None:
     plain = {"folds": list(range(10)), "problems": [], "notes": []}
     assert warnings_of(plain) == []
-    (line,) = warnings_of({**plain, **change})
-    assert word in line
+    assert warnings_of({**plain, **change}) == [caveat]
 
 
-def test_what_a_note_says_is_not_said_again(summary: Summary) -> None:
+def test_a_caveat_that_is_a_note_too_is_printed_once(summary: Summary) -> None:
     assert warnings_of(summary) == summary["notes"]
 
 
@@ -51,4 +52,4 @@ def test_warnings_of_other_sweeps_carry_their_names(summary: Summary, other: Sum
     (paired,) = [item for item in items if "not paired" in item]
     assert paired.startswith("densenet121, no copies")
     # What holds for both is said once.
-    assert sum("synthetic" in item for item in items) == 1
+    assert items.count(Caveat.SYNTHETIC) == 1

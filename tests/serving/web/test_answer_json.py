@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from covidnet.base.caveats import Caveat
 from covidnet.base.classes import CLASSES
 from covidnet.data.loading.transforms import SquareFit
 from covidnet.data.reading.images import ImageFacts
@@ -46,7 +47,7 @@ def test_flags_and_maps_are_told() -> None:
     assert said["heat"]["empty"]
     assert said["heat"]["class"] == "COVID-19"
     assert said["heat"]["notes"] == ["No test of this model's heat maps is recorded with it."]
-    assert said["notes"][0].startswith("Trained on synthetic radiographs (phantoms)")
+    assert said["notes"][0] == Caveat.TRAINED_ON_SYNTHETIC
     assert not found(heat=np.eye(16, dtype=np.float32))["heat"]["empty"]
     assert found()["heat"] is None
 
