@@ -1,4 +1,4 @@
-"""The files of a report, written whole or not at all."""
+"""The files of a report, each written completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from covidnet.report.words import CARD_PAGE, CARD_PLAIN
 
 
 def report_html(summary: Summary, comparisons: Sequence[Mapping[str, Any]] = (), others: Sequence[Summary] = ()) -> str:
-    """The report as one self-contained page, well-formed as XML too.
+    """The report as one self-contained page, well-formed as HTML and as XML.
 
     Args:
         summary: of the sweep that is reported (the content of its summary.json).
@@ -37,23 +37,23 @@ def write_report(
     comparisons: Sequence[Mapping[str, Any]] = (),
     others: Sequence[Summary] = (),
 ) -> list[Path]:
-    """Write report.html, report.md, table4.csv to table7.csv, summary.json and the model card, whole or not at all.
+    """Write report.html, report.md, table4.csv to table7.csv, summary.json and the model card.
 
-    Comparisons are no part of a summary; where there are any, comparisons.json keeps them. Pictures of the sweep are
-    copied into ``panels/``, beside report.md that shows them; those of an older report are removed.
+    Comparisons go to comparisons.json. The sweep's pictures are copied to ``panels/`` for report.md; those
+    of an older report are removed.
 
     Args:
         summary: of the sweep that is reported.
-        folder: where the files go. It must exist.
+        folder: for the files. It must exist.
         comparisons: of pairs of sweeps on the same split.
         others: summaries of sweeps that Tables 6 and 7 show beside it.
 
     Returns:
-        The files that were written.
+        The written files.
 
     Raises:
         DataError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
-        WriteError: a file cannot be written; files that were there before are unchanged.
+        WriteError: a file cannot be written; existing files stay unchanged.
     """
     document, card = report_document(summary, comparisons, others), card_document(summary)
     summaries = [summary, *others]
@@ -63,7 +63,7 @@ def write_report(
         "table6": table6(summaries),
         "table7": table7(summaries),
     }
-    # All of it before the first file: a summary that cannot be reported leaves an old report as it was.
+    # Render everything before writing: a summary that cannot be reported leaves an old report unchanged.
     texts = {
         "report.html": page_of(document),
         "report.md": markdown_of(document),
@@ -75,9 +75,9 @@ def write_report(
     if comparisons:
         texts["comparisons.json"] = json_text("comparisons", list(comparisons))
     else:
-        # A comparison of before would stand beside a report that knows nothing of it.
+        # An old comparison does not belong to this report.
         (Path(folder) / "comparisons.json").unlink(missing_ok=True)
-    # The pictures first, and those of the old report last: whichever report.md stands there finds its own.
+    # New pictures first, old ones removed last: at any moment report.md finds the pictures that it shows.
     pictures = write_pictures(document, folder)
     written = []
     for name, text in texts.items():
@@ -99,6 +99,6 @@ def report_markdown(
         others: summaries of sweeps that Tables 6 and 7 show beside it.
 
     Returns:
-        The text. Instead of drawings it has their captions and, where there is one, a table of their numbers.
+        The text, with captions and, where available, tables of numbers instead of drawings.
     """
     return markdown_of(report_document(summary, comparisons, others))
