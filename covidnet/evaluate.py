@@ -36,15 +36,8 @@ def main(cfg: DictConfig) -> None:
     """
     from omegaconf import OmegaConf
 
-    from covidnet.serving.answers import GATES
-
     checkpoint = "" if OmegaConf.is_missing(cfg, "checkpoint") else str(cfg.checkpoint)
     only = "" if cfg.only is None else str(cfg.only)
-    if cfg.gate not in GATES:
-        raise SettingError("gate", cfg.gate, GATES)
-    for name, least in (("resamples", 100), ("seed", 0)):
-        if isinstance(cfg[name], bool) or not isinstance(cfg[name], int) or cfg[name] < least:
-            raise SettingError(name, cfg[name], f"an integer of at least {least}")
     # What can be said without the network is said before its libraries are loaded.
     models = find_models(checkpoint, onnx=cfg.engine == "onnx", only=only)
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))

@@ -13,7 +13,6 @@ from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.base.names import counted, shown
 from covidnet.launch.arguments import quoted
 from covidnet.launch.command import launch
-from covidnet.report.words import EXPLAINERS
 from covidnet.serving.checkpoint_path import ONNX, find_checkpoint
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ def main(cfg: DictConfig) -> None:
     target = None if cfg.target is None else label_of(str(cfg.target))
     if cfg.target is not None and target is None:
         raise SettingError("target", cfg.target, CLASSES)
-    if cfg.explain.method not in EXPLAINERS:
-        raise SettingError("explain.method", cfg.explain.method, EXPLAINERS)
     checkpoint = find_checkpoint(given["checkpoint"], "" if cfg.only is None else str(cfg.only))
     # What can be said without the network is said before its libraries are loaded.
     from covidnet.data.collection.inputs import check_earlier, check_out, find_images

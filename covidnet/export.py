@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 PATHS = ("checkpoint", "only", "out", "check")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
-FORMATS = ("onnx",)
-
 
 def main(cfg: DictConfig) -> None:
     """Export, check the file against PyTorch on images, and write it only if the two agree.
@@ -43,10 +41,6 @@ def main(cfg: DictConfig) -> None:
 
     given = "" if OmegaConf.is_missing(cfg, "checkpoint") else str(cfg.checkpoint)
     only = "" if cfg.only is None else str(cfg.only)
-    if cfg.format not in FORMATS:
-        raise SettingError("format", cfg.format, FORMATS)
-    if isinstance(cfg.images, bool) or not isinstance(cfg.images, int) or cfg.images < 1:
-        raise SettingError("images", cfg.images, "an integer of at least 1")
     files = find_models(given, only=only)
     if files[0].suffix == ONNX:
         raise SettingError("checkpoint", given, "a best.ckpt, a run folder or a sweep folder", "it is exported already")

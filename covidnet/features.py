@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.base.errors import CovidnetError, SettingError, StoreError
+from covidnet.base.errors import CovidnetError, StoreError
 from covidnet.launch.command import launch
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ def main(cfg: DictConfig) -> None:
 
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     action = settings.pop("action")
-    actions = ["fill", *(flag[2:] for flag in _ACTIONS)]
-    if action not in actions:
-        raise SettingError("action", action, actions)
     setup = FoldSetup(settings)
     quieten()
     if action == "fill":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.errors import CovidnetError
 from covidnet.launch.arguments import quoted
-from covidnet.launch.command import checked_fold, config_dir, launch
+from covidnet.launch.command import config_dir, launch
 from covidnet.learning.monitor import direction
 from covidnet.sweep.ending import report_ended_sweeps
 
@@ -28,7 +28,6 @@ def main(cfg: DictConfig) -> float | None:
         The monitored value of the chosen checkpoint, for sweepers; None where nothing was monitored.
     """
     # Before the heavy imports, so that a slip of the finger is answered at once.
-    checked_fold(cfg.fold)
     direction(cfg.monitor)
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

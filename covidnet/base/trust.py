@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from covidnet.base.errors import DataError, SettingError
+from covidnet.base.former import current
 
 MAX_YAML_BYTES = 1_000_000
 """A run's settings take a few kilobytes."""
@@ -174,7 +175,7 @@ def check_foreign_settings(file: Path, name: str, package: str | None, allowed: 
     Raises:
         DataError: it is no YAML that `read_yaml` takes, or sets ``hydra`` or ``trust``.
     """
-    content = read_yaml(file)
+    content = current(read_yaml(file))
     settings = content if isinstance(content, dict) else {}
     defaults = [entry for entry in settings.get("defaults") or [] if entry not in allowed["defaults"]]
     hydra = "hydra" in settings and settings["hydra"] != allowed["hydra"]

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from covidnet.base.classes import CLASSES
-from covidnet.base.errors import DataError, SettingError
+from covidnet.base.errors import DataError
 from covidnet.base.progress import progress_bar
 from covidnet.callbacks.gradcam_panels import EmptyMaps, GradCamPanels, Mask, seeded_draw
 from covidnet.data.collection.annotations import Annotations
@@ -26,7 +25,6 @@ from covidnet.feature_store.maps import MapStore, feature_maps
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
 from covidnet.models.randomisation import randomised, stages, with_random_head
-from covidnet.models.saliency import METHODS
 
 log = logging.getLogger(__name__)
 
@@ -38,26 +36,6 @@ compared with the same strangers."""
 _BATCH = 16
 
 Heats = npt.NDArray[np.float32]
-
-
-def check_settings(explain: Mapping[str, Any]) -> None:
-    """Refuse what would fail only after the training.
-
-    Args:
-        explain: the group ``explain`` of the configuration.
-
-    Raises:
-        SettingError: there is no such method, or a number of images or draws is none.
-    """
-    if explain["method"] not in METHODS:
-        raise SettingError("explain.method", explain["method"], METHODS)
-    for name in ("per_class", "errors", "localisation_images", "sanity_images"):
-        value = explain[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise SettingError(f"explain.{name}", value, "an integer of at least 0")
-    draws = explain["sanity_draws"]
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise SettingError("explain.sanity_draws", draws, "an integer of at least 1")
 
 
 class Explanations:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from covidnet.base.errors import DataError, SettingError
+from covidnet.base.former import SETTINGS, current
 from covidnet.base.trust import check_links, read_yaml
 from covidnet.launch.command import subfolders
 from covidnet.launch.launchers import ENGINES
@@ -69,9 +70,10 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         raise SettingError("resume", text, "a folder that covidnet.train has written", cause)
     check_links(folder)
     overrides, start = tasks
-    _check_beside(others, overrides["task"], text)
+    task = [_renamed(word) for word in overrides["task"]]
+    _check_beside(others, task, text)
     # What is said again is said by the user, not by the folder.
-    kept = [word for word in overrides["task"] if not word.startswith(("resume=", "trust=")) and word not in others]
+    kept = [word for word in task if not word.startswith(("resume=", "trust=")) and word not in others]
     for word in kept:
         _check_from_folder(word, text)
     if hydras:
@@ -83,6 +85,12 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     if start and Path(start).is_dir():
         os.chdir(start)
     return [*mode, *kept, *others, f"{place}='{folder}'", f"resume='{folder}'"]
+
+
+def _renamed(word: str) -> str:
+    """An override of an older version with today's name of the setting."""
+    name, equals, value = word.partition("=")
+    return f"{SETTINGS.get(name, name)}{equals}{value}"
 
 
 def _check_beside(others: Sequence[str], task: Sequence[str], folder: str) -> None:
@@ -184,7 +192,7 @@ class Resumption:
             return
         from covidnet.launch.comparable import compared
 
-        before = compared(read_yaml(file), ("fold",))
+        before = compared(current(read_yaml(file)), ("fold",))
         now = compared(self.settings, ("fold",))
         differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         self._refuse([f"{name} was {before.get(name)}, now {now.get(name)}" for name in differ])

@@ -33,8 +33,7 @@ from covidnet.data.folds.unseen_ledger import UnseenLedger
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.recognition.training_images import write_training_images
 from covidnet.evaluation.explanations import FOLDER, map_notes, verdicts, write_explanations
-from covidnet.evaluation.selection import RULES
-from covidnet.explaining.fold_maps import Explanations, check_settings
+from covidnet.explaining.fold_maps import Explanations
 from covidnet.fold.fitting import gate_of, temperature_of
 from covidnet.fold.folder import RunFolder
 from covidnet.fold.resume import Resumption, Terminated, termination
@@ -85,7 +84,8 @@ class FoldRun:
         check_classes(self.settings, self.settings.get("trust") or ())
         check_arguments(self.settings)
         check_links(self.folder)
-        self._check_training()
+        direction(self.settings["monitor"])
+        self._watch_training()
         self.resumption.check_settings()
         if self.resumption.finished:
             log.info("fold %d is finished already: %s", self.settings["fold"], self.folder)
@@ -197,15 +197,9 @@ class FoldRun:
         finally:
             checkpoints.flush()
 
-    def _check_training(self) -> None:
+    def _watch_training(self) -> None:
+        """Monitor the training loss where there is no validation part."""
         s = self.settings
-        epochs = s["trainer"].get("max_epochs")
-        if epochs is not None and (not isinstance(epochs, int) or epochs < 1) and epochs != -1:
-            raise SettingError("trainer.max_epochs", epochs, "an integer of at least 1, or -1 for no limit")
-        check_settings(s["explain"])
-        direction(s["monitor"])
-        if s["selection"] not in RULES:
-            raise SettingError("selection", s["selection"], RULES)
         if s["split"]["validation"] == "none" and s["monitor"].startswith("val/"):
             log.info("split.validation=none: there is no %s to watch, so train/loss is watched", s["monitor"])
             for holder in (s, *(c for c in s["callbacks"].values() if c and "monitor" in c)):

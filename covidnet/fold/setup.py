@@ -15,30 +15,19 @@ from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.data.collection.annotations import Annotations
 from covidnet.data.collection.manifest import check_files
 from covidnet.data.collection.prepared import PreparedDataset, prepare_dataset
-from covidnet.data.folds.splits import VALIDATIONS
 from covidnet.data.loading.augment import FixedCopies, operators_of
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.loading.dataset import ImageDataset
 from covidnet.data.loading.transforms import Normalise, SquareFit
-from covidnet.feature_store.engines import ENGINES, check_engine, engine_of
+from covidnet.feature_store.engines import check_engine, engine_of
 from covidnet.feature_store.extract import fold_features, store_description
 from covidnet.feature_store.maps import MapStore, map_shape
 from covidnet.feature_store.store import FeatureStore
 from covidnet.gate import fixed_rules
+from covidnet.launch.schema import check_values
 from covidnet.learning.module import ClassificationModule
 
 log = logging.getLogger(__name__)
-
-_CHOICES = {
-    "features.mode": ("auto", "off"),
-    "features.engine": ENGINES,
-    "augment.mode": ("fixed", "online", "none"),
-    "split.validation": VALIDATIONS,
-}
-_COUNTS = {"data.batch_size": 1, "features.batch_size": 1, "data.num_workers": 0, "seed": 0, "split.seed": 0}
-
-UNSEEN = ("scored", "locked")
-"""What a run does with the unseen fold: it scores it, or leaves it alone."""
 
 
 class FoldSetup:
@@ -52,18 +41,10 @@ class FoldSetup:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        check_values(settings)
         self.settings = settings
         self.cache = Path(settings["cache_dir"]).expanduser().resolve()
         self.progress = bool(settings["progress"])
-        for name, allowed in _CHOICES.items():
-            if (value := _value(settings, name)) not in allowed:
-                raise SettingError(name, value, allowed)
-        for name, least in _COUNTS.items():
-            value = _value(settings, name)
-            if name == "data.num_workers" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SettingError(name, value, f"an integer of at least {least}")
         # What needs no image is refused before the first of them is read or drawn.
         self.fit = SquareFit(settings["data"]["image_size"], settings["data"]["fit"])
         augment = settings["augment"]
@@ -71,9 +52,6 @@ class FoldSetup:
         if augment["mode"] == "fixed":
             self.copies = FixedCopies(augment["target_per_class"], augment["reference_per_class"], self.operators)
         check_engine(settings["features"]["engine"])
-        # Runs of older versions do not have it.
-        if (unseen := settings.setdefault("unseen", "scored")) not in UNSEEN:
-            raise SettingError("unseen", unseen, UNSEEN)
         if settings["selection"] == "paper" and self.locked:
             raise SettingError("selection", "paper", "inner with unseen=locked", "paper chooses by the unseen fold")
 
@@ -216,10 +194,3 @@ class FoldSetup:
         """What runs the backbone: torch, or ONNX Runtime."""
         s = self.settings
         return engine_of(s["features"]["engine"], module.classifier.backbone, s["data"]["image_size"], store.folder)
-
-
-def _value(settings: dict[str, Any], name: str) -> Any:
-    value: Any = settings
-    for part in name.split("."):
-        value = value[part]
-    return value

@@ -9,17 +9,19 @@ import sys
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.core_plugins import file_config_source
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-from covidnet.base.errors import CovidnetError, SettingError
+from covidnet.base.errors import CovidnetError
+from covidnet.base.former import current
 from covidnet.base.names import shown
 from covidnet.base.trust import check_foreign_settings
 from covidnet.launch.known_settings import NO_OPTION, KnownSettings
 from covidnet.launch.launchers import broken_launcher, check_search, prepare_launch, settle, swept, use_our_presets
+from covidnet.launch.schema import check_values
 from covidnet.learning.monitor import search_direction
 
 log = logging.getLogger(__name__)
@@ -78,12 +80,15 @@ class FileConfigSource(file_config_source.FileConfigSource):
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Read a file, checked first where it is none of ours."""
+        """Read a file. One that is not ours is checked, and takes today's names."""
         file = Path(self.path, self._normalize_file_name(config_path)).resolve()
         if file.is_file() and not file.is_relative_to(config_dir().resolve()):
             with file.open(encoding="utf-8", errors="replace") as stream:
                 header = ConfigSource._get_header_dict(stream.read(512))
             check_foreign_settings(file, config_path, header["package"], RUN_AGAIN)
+            found = super().load_config(config_path)
+            found.config = OmegaConf.create(current(OmegaConf.to_container(found.config)))
+            return found
         return super().load_config(config_path)
 
 
@@ -100,24 +105,18 @@ def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
 
     Args:
         overrides: as on the command line, such as ``["fold=3", "augment=none"]``.
-        name: the primary file: ``config`` (train) or ``prepare``.
+        name: the primary file: ``config`` (train) or that of another command, such as ``prepare``.
+
+    Raises:
+        SettingError: a setting has a value that it cannot have.
     """
     import hydra
 
     _prepare_hydra()
     with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        return hydra.compose(config_name=name, overrides=list(overrides))
-
-
-def checked_fold(value: object) -> int:
-    """The test fold as a number.
-
-    Raises:
-        SettingError: where it is not one of 0..9.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
-        raise SettingError("fold", value, "0 to 9", "fold 10 is the unseen fold, never a test fold")
-    return value
+        cfg = hydra.compose(config_name=name, overrides=list(overrides))
+    check_values(cast("dict[str, Any]", OmegaConf.to_container(cfg)), name)
+    return cfg
 
 
 def launch(task: Task, name: str = "config", after: Callable[[], None] | None = None) -> None:

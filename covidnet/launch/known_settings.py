@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingError, as_given
+from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingError
+from covidnet.base.former import SETTINGS as FORMER
+from covidnet.launch.schema import check_values
 
 # Groups whose entries are free: each is made from its own `_target_`.
 _OPEN = ("callbacks", "logger")
@@ -33,17 +35,8 @@ _UNUSED = {
         "training alone reads it",
     ),
 }
-# Numbers that need not be whole, whatever the default is.
-_FRACTIONS = ("max_megapixels", "min_side", "max_megabytes", "rate", "upload_seconds", "answer_seconds")
-_ABOVE_ZERO = ("max_megapixels", "min_side")
-# What settings are read without, and which take null or a text too; what is said of a fold is more than its kind.
+# What settings are read without.
 _OPTIONAL = ("data.view", "data.ignore", "trust", "split.copies")
-_ALSO: dict[str, tuple[type, ...]] = {
-    "data.view": (type(None),),
-    "data.ignore": (type(None), str),
-    "trust": (type(None), str),
-    "fold": (object,),
-}
 NO_OPTION = "Config group override"
 """So begins what Hydra says, as an error of Python, of an option that is no text, such as ``logger=null``."""
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(?P<name>[^'=]+)=(?P<value>[^']*)'")
@@ -109,9 +102,9 @@ class KnownSettings:
         return known
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse a setting that nothing reads, that is of another kind than its default, or that was deleted.
+        """Refuse a setting that nothing reads, that was deleted, or that has a value which its schema does not allow.
 
-        The arguments of targets are left to `check_arguments`, and what a default of null may become to who reads it.
+        The arguments of targets are left to `check_arguments`.
 
         Args:
             settings: the composed configuration, not resolved.
@@ -123,26 +116,24 @@ class KnownSettings:
             if not (self._foreign and value in (None, [])):
                 raise self.refusal(name, value)
         for name, default in _defaults(self.tree):
-            self._check_kind(name, default, settings)
+            if default is not None and name not in _OPTIONAL and self._is_missing(name, settings):
+                if self._whole:
+                    raise CovidnetError(f"{name}: is needed and must not be deleted; leave out ~{name}")
+                raise CovidnetError(f"{name}: is missing from a configuration of an older version; add +{name}=VALUE")
+        check_values(_without_null(settings) if self._foreign else settings, self.command)
         for name, why in _UNUSED.get(self.command, {}).items():
             group, _, key = name.partition(".")
             given, default = (tree.get(group, {}).get(key) for tree in (settings, self.tree))
             if given != default:
                 raise UnknownSettingError(name, given, f"covidnet.{self.command} does not use it", why)
 
-    def _check_kind(self, name: str, default: object, settings: Mapping[str, Any]) -> None:
+    def _is_missing(self, name: str, settings: Mapping[str, Any]) -> bool:
         parent, _, key = name.rpartition(".")
         group = name.partition(".")[0]
         if parent and group in self._options and group not in self.chosen:
-            return  # An option that is none of ours.
+            return False  # An option that is none of ours.
         node = _at(settings, parent) if parent else settings
-        if not isinstance(node, Mapping):
-            return
-        if key not in node:
-            if default is not None and self._whole and name not in _OPTIONAL:
-                raise CovidnetError(f"{name}: is needed and must not be deleted; leave out ~{name}")
-        elif not (self._foreign and node[key] is None) and (what := _must_be(name, default, node[key])):
-            raise CovidnetError(f"{name}={as_given(node[key])}: must be {what}")
+        return isinstance(node, Mapping) and key not in node
 
     def refusal(self, name: str, value: object) -> CovidnetError:
         """What to say of a setting that there is not.
@@ -156,6 +147,8 @@ class KnownSettings:
         if value == "" and name in _names(self.tree):
             # Hydra finds no value in a setting that is null.
             return CovidnetError(f"{name}: is null and cannot be deleted; leave out ~{name}")
+        if new := FORMER.get(name):
+            return UnknownSettingError(name, value, "no such setting", f"it is called {new} now")
         group, _, key = name.partition(".")
         others = [option for option in self._options.get(group, ()) if key and self._has(group, option, key)]
         if others and self.chosen.get(group) not in (None, *others):
@@ -286,26 +279,12 @@ def _defaults(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
             yield from _defaults(value, f"{path}{key}.")
 
 
-def _must_be(name: str, default: object, value: object) -> str:
-    """What a setting must be, where its value is of another kind than its default; else empty."""
-    later = isinstance(value, str) and ("${" in value or value == "???")
-    if default is None or default == "???" or isinstance(default, Mapping) or later:
-        return ""
-    leaf = name.rpartition(".")[2]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if leaf in _ABOVE_ZERO:
-        return "" if isinstance(value, int | float) and number and value > 0 else "a number above 0"
-    if isinstance(default, bool):
-        fits, what = isinstance(value, bool), "true or false"
-    elif isinstance(default, int) and leaf not in _FRACTIONS:
-        fits, what = number and isinstance(value, int), "a whole number"
-    elif isinstance(default, int | float):
-        fits, what = number, "a number"
-    elif isinstance(default, str):
-        fits, what = isinstance(value, str), "text"
-    else:
-        fits, what = isinstance(value, list), "a list, such as [A,B]"
-    return "" if fits or isinstance(value, _ALSO.get(name, ())) else what
+def _without_null(tree: Mapping[str, Any]) -> Tree:
+    return {
+        key: _without_null(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if value is not None
+    }
 
 
 def _names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import CovidnetError, DataError
+from covidnet.base.former import current
 from covidnet.base.names import counted
 from covidnet.base.trust import read_yaml
 from covidnet.data.folds.splits import COLUMNS, UNSEEN_FOLD
@@ -322,7 +323,7 @@ def _settings(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = read_yaml(file)
+        found = current(read_yaml(file))
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); restore or delete it") from error
     return {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}

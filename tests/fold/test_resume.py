@@ -282,7 +282,7 @@ def test_the_command_line_of_a_run_is_put_back(tmp_path: Path, monkeypatch: pyte
     start.mkdir()
     (folder / ".hydra/overrides.yaml").write_text("- fold=3\n")
     (folder / ".hydra/hydra.yaml").write_text(
-        f"hydra:\n  runtime:\n    cwd: {start}\n  overrides:\n    hydra: []\n    task: [fold=3, data.root=images]\n"
+        f"hydra:\n  runtime:\n    cwd: {start}\n  overrides:\n    hydra: []\n    task: [fold=3, data.film_size=96]\n"
     )
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -294,7 +294,7 @@ def test_the_command_line_of_a_run_is_put_back(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     got = resumed_arguments(["resume=my run", "progress=false"])
     assert got == [
-        "fold=3", "data.root=images", "progress=false", f"hydra.run.dir='{folder}'", f"resume='{folder}'",
+        "fold=3", "data.phantom_size=96", "progress=false", f"hydra.run.dir='{folder}'", f"resume='{folder}'",
     ]  # fmt: skip
     assert Path.cwd() == start
     assert resumed_arguments(["fold=3", "resume=null"]) == ["fold=3", "resume=null"]
@@ -356,6 +356,10 @@ def test_a_run_is_repeated_from_its_own_config(tmp_path: Path) -> None:
     settings = [word for word in WHOLE if not word.startswith("trainer.max_epochs")]
     done = command(*settings, "trainer.max_epochs=2", f"hydra.run.dir={first}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    # As an older version wrote it.
+    config = (first / "config.yaml").read_text().replace("phantom_size", "film_size").replace("_images:", "_films:")
+    config = config.replace("covidnet.sweep.ending.", "covidnet.sweep_report.")
+    (first / "config.yaml").write_text(config)
     again = command("--config-dir", str(first), "--config-name", "config", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     (second,) = (tmp_path / "outputs").glob("*/*/fold=3")

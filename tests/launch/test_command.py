@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from covidnet.launch.command import checked_fold, compose, config_dir, subfolders
-from tests.refusals import refused
+from covidnet.launch.command import compose, config_dir, subfolders
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 
@@ -45,17 +44,6 @@ def test_every_experiment_composes_and_is_headed_by_its_command(experiment: str)
 def test_monitor_is_written_once() -> None:
     cfg = compose(["monitor=train/loss"])
     assert cfg.callbacks.best.monitor == cfg.callbacks.early_stopping.monitor == "train/loss"
-
-
-@pytest.mark.parametrize("fold", [0, 9])
-def test_folds_from_0_to_9_are_allowed(fold: int) -> None:
-    assert checked_fold(fold) == fold
-
-
-@pytest.mark.parametrize("fold", [-1, 10, 11, "three", 1.5, True, None])
-def test_other_folds_are_refused_with_the_allowed_ones(fold: object) -> None:
-    with refused("fold", fold, "0 to 9"):
-        checked_fold(fold)
 
 
 @pytest.mark.parametrize(

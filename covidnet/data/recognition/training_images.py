@@ -15,6 +15,8 @@ from covidnet.data.reading.thumbnails import SIDE, Thumbnails, read_arrays, writ
 FILE = "training_images.npz"
 """Lies in the run folder. It holds no path and no patient, but small pictures of images: it is shared as those are."""
 
+_FORMER_FILE = "training_films.npz"
+
 PARTS = ("train", "val", "test", "unseen")
 """Parts of a run's images. Those of ``train`` and ``val`` shaped the model: val chose its checkpoint."""
 
@@ -79,7 +81,8 @@ def read_training_images(run_folder: Path) -> TrainingImages | None:
     Args:
         run_folder: of the run.
     """
-    arrays = read_arrays(run_folder / FILE)
+    file = run_folder / FILE
+    arrays = read_arrays(file if file.is_file() else run_folder / _FORMER_FILE)
     if arrays is None or not set(TrainingImages._fields) <= set(arrays):
         return None
     found = TrainingImages(*(arrays[name] for name in TrainingImages._fields))

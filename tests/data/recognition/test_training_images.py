@@ -40,6 +40,13 @@ def test_a_image_without_a_thumbnail_is_left_out(tmp_path: Path) -> None:
     assert found.image_id.tolist() == ["a"]
 
 
+def test_the_file_of_an_older_version_is_read(tmp_path: Path) -> None:
+    write_training_images(tmp_path, {"train": rows("a")}, small("a")).rename(tmp_path / "training_films.npz")
+    found = read_training_images(tmp_path)
+    assert found is not None
+    assert found.image_id.tolist() == ["a"]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 no archive", "shape"])
 def test_what_cannot_be_read_is_none(tmp_path: Path, content: bytes | str | None) -> None:
     if content == "shape":

@@ -1,0 +1,54 @@
+"""What settings and classes were called before, so that run folders of older versions stay readable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SETTINGS = {
+    "data.film_size": "data.phantom_size",
+    "explain.localisation_films": "explain.localisation_images",
+    "explain.sanity_films": "explain.sanity_images",
+    "films": "images",
+}
+"""Names of settings and what they are called now."""
+
+_TARGETS = {
+    "covidnet.sweep_report.SweepReport": "covidnet.sweep.ending.SweepReport",
+    "covidnet.names.ShownFormatter": "covidnet.base.names.ShownFormatter",
+}
+
+# What runs did before there was the setting.
+_ADDED = {"unseen": "scored", "split.copies": "bytes", "features.engine": "torch"}
+
+
+def current(settings: Any) -> Any:
+    """The configuration of a run with today's names.
+
+    Args:
+        settings: the content of a config.yaml; what is no mapping is returned as it is.
+
+    Example:
+        >>> current({"data": {"name": "phantom", "film_size": 96}})
+        {'data': {'name': 'phantom', 'phantom_size': 96}}
+    """
+    if not isinstance(settings, Mapping):
+        return settings
+    found = _renamed(settings, "")
+    for name, value in _ADDED.items():
+        group, _, key = name.rpartition(".")
+        node = found.get(group) if group else found if "fold" in found else None
+        if isinstance(node, dict):
+            node.setdefault(key, value)
+    return found
+
+
+def _renamed(node: Any, path: str) -> Any:
+    if isinstance(node, Mapping):
+        return {
+            SETTINGS.get(f"{path}{key}", f"{path}{key}").removeprefix(path): _renamed(value, f"{path}{key}.")
+            for key, value in node.items()
+        }
+    if isinstance(node, list):
+        return [_renamed(item, path) for item in node]
+    return _TARGETS.get(node, node) if isinstance(node, str) else node

@@ -1,0 +1,35 @@
+"""Configurations of older versions take today's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from covidnet.base.former import current
+
+
+def test_former_names_of_settings_and_classes_become_todays() -> None:
+    former: dict[str, Any] = {
+        "fold": 3,
+        "data": {"name": "phantom", "film_size": 96, "ignore": ["films"]},
+        "split": {"group": "patient"},
+        "explain": {"localisation_films": 6, "sanity_films": 3},
+        "hydra": {"callbacks": {"sweep_report": {"_target_": "covidnet.sweep_report.SweepReport"}}},
+    }
+    assert current(former) == {
+        "fold": 3,
+        "data": {"name": "phantom", "phantom_size": 96, "ignore": ["films"]},
+        "split": {"group": "patient", "copies": "bytes"},
+        "explain": {"localisation_images": 6, "sanity_images": 3},
+        "hydra": {"callbacks": {"sweep_report": {"_target_": "covidnet.sweep.ending.SweepReport"}}},
+        "unseen": "scored",
+    }
+    assert "film_size" in former["data"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, None, ["films"], {"fold": 0, "unseen": "locked", "data": {"phantom_size": 96}}]
+)
+def test_what_is_todays_stays_as_it_is(settings: Any) -> None:
+    assert current(settings) == settings
