@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from covidnet.base.errors import CovidnetError
+from covidnet.base.former import current
 from covidnet.launch.command import compose, config_dir
 from covidnet.launch.known_settings import KnownSettings, check_arguments
 from covidnet.launch.launchers import use_our_presets
@@ -197,6 +198,9 @@ def test_the_config_of_a_run_is_taken_also_one_of_an_older_version(words: str) -
     # As a version wrote it that had fewer settings.
     del settings["unseen"], settings["features"]["engine"]
     settings["selection"] = None
+    with pytest.raises(CovidnetError, match=r"^features\.engine: is missing from a configuration of an older version"):
+        KnownSettings(config_dir(), "config", {}, settings).check(settings)
+    settings = current(settings)
     KnownSettings(config_dir(), "config", {}, settings).check(settings)
     settings["strict"] = "x"
     with pytest.raises(CovidnetError, match=r"^strict=x: must be true or false"):

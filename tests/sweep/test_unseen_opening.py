@@ -7,9 +7,11 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, WeightsError
@@ -134,11 +136,11 @@ def test_the_study_of_a_locked_model_has_its_test_folds_alone(locked: Path) -> N
 def test_the_papers_selection_is_refused_where_the_fold_is_locked(locked: Path) -> None:
     with refused("selection", "paper", "inner", "the unseen fold is locked"):
         summaries_of([locked], selection="paper", **FEW)
-    settings = compose(["unseen=locked", "selection=paper"])
+    settings: Any = OmegaConf.to_container(compose(["unseen=locked", "selection=paper"]))
     with refused("selection", "paper", "inner with unseen=locked"):
         FoldSetup(settings)
     with refused("unseen", "open", ("scored", "locked")):
-        FoldSetup(compose(["unseen=open"]))
+        FoldSetup({**settings, "unseen": "open"})
 
 
 def test_runs_that_scored_the_fold_are_no_study_with_locked_ones(tmp_path: Path) -> None:
