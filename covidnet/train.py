@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> float | None:
     from covidnet.fold.run import FoldRun
 
     settings, started = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
-    search = started.mode == RunMode.MULTIRUN and started.runtime.choices["hydra/sweeper"] == "optuna"
+    search = started.mode == RunMode.MULTIRUN and started.runtime.choices["hydra/sweeper"] == "search"
     return FoldRun(cast("dict[str, Any]", settings), Path(started.runtime.output_dir), search=search).run()
 
 

@@ -13,6 +13,9 @@ SETTINGS = {
 }
 """Names of settings and what they are called now."""
 
+PRESETS = {"joblib": "local", "submitit_local": "slurm_local", "submitit_slurm": "slurm", "optuna": "search"}
+"""Names of options of ``hydra/launcher`` and ``hydra/sweeper``, and what they are called now."""
+
 _TARGETS = {
     "covidnet.sweep_report.SweepReport": "covidnet.sweep.ending.SweepReport",
     "covidnet.names.ShownFormatter": "covidnet.base.names.ShownFormatter",
@@ -41,6 +44,18 @@ def current(settings: Any) -> Any:
         if isinstance(node, dict):
             node.setdefault(key, value)
     return found
+
+
+def current_override(word: str) -> str:
+    """An override of a command line with today's names.
+
+    Example:
+        >>> current_override("data.film_size=96"), current_override("hydra/launcher=joblib")
+        ('data.phantom_size=96', 'hydra/launcher=local')
+    """
+    name, equals, value = word.partition("=")
+    value = PRESETS.get(value, value) if name in ("hydra/launcher", "hydra/sweeper") else value
+    return f"{SETTINGS.get(name, name)}{equals}{value}"
 
 
 def _renamed(node: Any, path: str) -> Any:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from covidnet.base.errors import DataError, SettingError
-from covidnet.base.former import SETTINGS, current
+from covidnet.base.former import current, current_override
 from covidnet.base.trust import check_links, read_yaml
 from covidnet.launch.command import subfolders
 from covidnet.launch.launchers import ENGINES
@@ -70,10 +70,9 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         raise SettingError("resume", text, "a folder that covidnet.train has written", cause)
     check_links(folder)
     overrides, start = tasks
-    task = [_renamed(word) for word in overrides["task"]]
-    _check_beside(others, task, text)
+    _check_beside(others, overrides["task"], text)
     # What is said again is said by the user, not by the folder.
-    kept = [word for word in task if not word.startswith(("resume=", "trust=")) and word not in others]
+    kept = [word for word in overrides["task"] if not word.startswith(("resume=", "trust=")) and word not in others]
     for word in kept:
         _check_from_folder(word, text)
     if hydras:
@@ -85,12 +84,6 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     if start and Path(start).is_dir():
         os.chdir(start)
     return [*mode, *kept, *others, f"{place}='{folder}'", f"resume='{folder}'"]
-
-
-def _renamed(word: str) -> str:
-    """An override of an older version with today's name of the setting."""
-    name, equals, value = word.partition("=")
-    return f"{SETTINGS.get(name, name)}{equals}{value}"
 
 
 def _check_beside(others: Sequence[str], task: Sequence[str], folder: str) -> None:
@@ -145,7 +138,10 @@ def _written(file: Path) -> tuple[dict[str, list[str]], str | None]:
     """The overrides of a command, and the directory in which it was started."""
     try:
         found = read_yaml(file)["hydra"]
-        overrides = {name: [str(word) for word in found["overrides"].get(name) or []] for name in ("task", "hydra")}
+        overrides = {
+            name: [current_override(str(word)) for word in found["overrides"].get(name) or []]
+            for name in ("task", "hydra")
+        }
         cwd = (found.get("runtime") or {}).get("cwd")
     except (KeyError, TypeError, AttributeError) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())

@@ -20,7 +20,7 @@ from covidnet.base.former import current
 from covidnet.base.names import shown
 from covidnet.base.trust import check_foreign_settings
 from covidnet.launch.known_settings import NO_OPTION, KnownSettings
-from covidnet.launch.launchers import broken_launcher, check_search, prepare_launch, settle, swept, use_our_presets
+from covidnet.launch.launchers import broken_launcher, check_search, prepare_launch, settle, swept
 from covidnet.launch.schema import check_values
 from covidnet.learning.monitor import search_direction
 
@@ -94,9 +94,10 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
 def _prepare_hydra() -> None:
     from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
 
-    # Finds Hydra's plugins, which enter their own sources.
-    use_our_presets()
+    # Hydra's plugins register their own sources when they are found.
+    Plugins.instance()
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 
 
@@ -194,7 +195,7 @@ def subfolders(arguments: Sequence[str]) -> list[str]:
     """
     if not {"-m", "--multirun"} & set(arguments) or any(word.startswith("hydra.sweep.subdir=") for word in arguments):
         return []
-    if "hydra/sweeper=optuna" in arguments:
+    if "hydra/sweeper=search" in arguments:
         # Trials differ in numbers with sixteen digits, and two of them may be the same.
         return ["hydra.sweep.subdir='trial=${hydra.job.num}'"]
     others = [key for key in swept(arguments) if key != "fold"]
@@ -222,7 +223,7 @@ def _guarded(task: Task, name: str) -> Task:
         try:
             given: Any = OmegaConf.to_container(cfg, resolve=False)
             KnownSettings(config_dir(), name, choices, given).check(given)
-            if sweep and choices["hydra/sweeper"] == "optuna":
+            if sweep and choices["hydra/sweeper"] == "search":
                 check_search(cfg)
             return task(cfg)
         except BrokenPipeError:

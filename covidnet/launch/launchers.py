@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidnet.base.errors import CovidnetError, SettingError
+from covidnet.base.former import PRESETS
 from covidnet.learning.monitor import direction, search_direction
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# Of each engine the plugin that has to be installed, and the extra that brings it.
+# For each preset, the plugin that has to be installed and the extra that brings it. Presets are not named like those of
+# the plugins: Hydra would merge the two and warn.
 ENGINES: dict[str, dict[str, tuple[str, str] | None]] = {
     "hydra/launcher": {
         "basic": None,
-        "joblib": ("hydra_joblib_launcher", "joblib"),
-        "submitit_local": ("hydra_submitit_launcher", "slurm"),
-        "submitit_slurm": ("hydra_submitit_launcher", "slurm"),
+        "local": ("hydra_joblib_launcher", "joblib"),
+        "slurm_local": ("hydra_submitit_launcher", "slurm"),
+        "slurm": ("hydra_submitit_launcher", "slurm"),
     },
-    "hydra/sweeper": {"basic": None, "optuna": ("hydra_optuna_sweeper", "optuna")},
+    "hydra/sweeper": {"basic": None, "search": ("hydra_optuna_sweeper", "optuna")},
 }
 
 JOBS = "COVIDNET_JOBS"
@@ -53,9 +55,9 @@ def prepare_launch(arguments: Sequence[str]) -> str:
     engines = engines_of(arguments)
     launcher = engines["hydra/launcher"]
     share_out(arguments, launcher)
-    if launcher.startswith("submitit"):
+    if launcher.startswith("slurm"):
         _wait_for_lost_jobs()
-    if engines["hydra/sweeper"] == "optuna":
+    if engines["hydra/sweeper"] == "search":
         _quieten_search()
     return launcher
 
@@ -76,7 +78,8 @@ def engines_of(arguments: Sequence[str]) -> dict[str, str]:
             if key != group:
                 continue
             if name not in engines:
-                raise SettingError(group, name, engines)
+                former = f"{name} is called {PRESETS[name]} now" if PRESETS.get(name) in engines else ""
+                raise SettingError(group, name, engines, former)
             found[group] = name
         if (needs := engines[found[group]]) is None:
             continue
@@ -90,23 +93,6 @@ def engines_of(arguments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def use_our_presets() -> None:
-    """Take the plugins' own entries out of Hydra's registry, so that ours, of the same names, stand alone.
-
-    Hydra 1.3 would lay ours over theirs and warn each time that it will not do so for ever.
-    """
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
-
-    # Plugins enter their settings when they are found, which happens once.
-    Plugins.instance()
-    registry: Any = ConfigStore.instance().repo.get("hydra", {})
-    for group, engines in ENGINES.items():
-        for name, needs in engines.items():
-            if needs is not None:
-                registry.get(group.removeprefix("hydra/"), {}).pop(f"{name}.yaml", None)
-
-
 def share_out(arguments: Sequence[str], launcher: str) -> None:
     """Say in the environment how many jobs will run at once here; they read it in `settle`.
 
@@ -116,13 +102,13 @@ def share_out(arguments: Sequence[str], launcher: str) -> None:
     """
     for name in (JOBS, ALONE):
         os.environ.pop(name, None)
-    if launcher not in ("joblib", "submitit_local"):
+    if launcher not in ("local", "slurm_local"):
         return
     from covidnet.base.progress import available_cores
 
     cores = available_cores()
     jobs = _job_count(arguments, cores)
-    if launcher == "joblib":
+    if launcher == "local":
         asked = _setting(arguments, "hydra.launcher.n_jobs")
         jobs = min(jobs, asked if asked and asked > 0 else cores)
     os.environ[JOBS] = str(jobs)
@@ -146,11 +132,11 @@ def settle(cfg: DictConfig, launcher: str) -> None:
         return
     from covidnet.base.progress import available_cores
 
-    if launcher == "joblib":
+    if launcher == "local":
         # Joblib's own way of starting processes is none that torch's loaders of images can use.
         multiprocessing.set_start_method(None, force=True)
     cores = available_cores()
-    if launcher == "submitit_slurm":
+    if launcher == "slurm":
         # Where SLURM does not confine a job to its cores, it still says how many they are.
         share = min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK") or cores))
     else:
@@ -180,12 +166,12 @@ def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) ->
     devices = trainer.get("devices")
     many = "ddp" in str(trainer.get("strategy")) or (isinstance(devices, int) and devices > 1)
     # Lightning starts the other processes by the same command line, which would be that of the whole sweep.
-    if many and not (launcher == "submitit_slurm" and hydra.launcher.get("tasks_per_node", 1) > 1):
+    if many and not (launcher == "slurm" and hydra.launcher.get("tasks_per_node", 1) > 1):
         raise SettingError(
             "trainer.devices", devices, "1 in a sweep",
             "several devices work on one run at a time: give each job one, or run the folds one by one",
         )  # fmt: skip
-    if hydra.runtime.choices["hydra/sweeper"] == "optuna":
+    if hydra.runtime.choices["hydra/sweeper"] == "search":
         check_search(cfg)
         if hydra.sweeper.direction != search_direction(cfg.monitor):
             raise SettingError(
@@ -195,7 +181,7 @@ def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) ->
         for key in (*swept(arguments), *(hydra.sweeper.params or {})):
             if key.partition(".")[0] in _NOT_SEARCHED:
                 raise SettingError(
-                    key, "a sweep", "one value with hydra/sweeper=optuna",
+                    key, "a sweep", "one value with hydra/sweeper=search",
                     "Optuna would take the one with the easiest images for the best setting",
                 )  # fmt: skip
 
@@ -211,7 +197,7 @@ def check_search(cfg: DictConfig) -> None:
     """
     if cfg.split.validation != "inner":
         raise SettingError(
-            "split.validation", cfg.split.validation, "inner with hydra/sweeper=optuna",
+            "split.validation", cfg.split.validation, "inner with hydra/sweeper=search",
             "hyperparameters are never chosen by the test fold, nor by training images",
         )  # fmt: skip
     direction(cfg.monitor)
@@ -219,7 +205,7 @@ def check_search(cfg: DictConfig) -> None:
         raise SettingError(
             "monitor",
             cfg.monitor,
-            "val/loss with hydra/sweeper=optuna",
+            "val/loss with hydra/sweeper=search",
             "training images do not choose hyperparameters",
         )
 
@@ -324,7 +310,7 @@ def _job_count(arguments: Sequence[str], many: int) -> int:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if any(word == "hydra/sweeper=optuna" for word in arguments):
+    if any(word == "hydra/sweeper=search" for word in arguments):
         return _setting(arguments, "hydra.sweeper.n_jobs") or 1
     count = 1
     for override in OverridesParser.create().parse_overrides([w for w in arguments if not w.startswith("-")]):

@@ -47,9 +47,9 @@ class SweepReport(Callback):
         _refuse_links(hydra.sweep.dir)
         folder = Path(hydra.sweep.dir).absolute()
         launcher = hydra.runtime.choices["hydra/launcher"]
-        if launcher.startswith("submitit"):
+        if launcher.startswith("slurm"):
             sys.stderr.write(f"{launcher}: what the jobs print is in {folder / '.submitit'}\n")
-        _ended.append((folder, config.monitor if hydra.runtime.choices["hydra/sweeper"] == "optuna" else None))
+        _ended.append((folder, config.monitor if hydra.runtime.choices["hydra/sweeper"] == "search" else None))
 
 
 def _refuse_links(folder: str) -> None:

@@ -188,8 +188,9 @@ def test_what_is_said_again_and_harmless_settings_of_hydra_are_taken(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plain = ["fold=range(0,10)", "seed=1,2", "trust=[pandas]"]
-    ours = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.subdir='fold=${fold},seed=${seed}'"]
-    got = resumed_arguments([resumable(tmp_path, plain, [*ours, "hydra.mode=MULTIRUN"])])
+    former = ["hydra/launcher=joblib"]  # as an older version wrote it
+    ours = ["hydra/launcher=local", "hydra.launcher.n_jobs=2", "hydra.sweep.subdir='fold=${fold},seed=${seed}'"]
+    got = resumed_arguments([resumable(tmp_path, plain, [*former, *ours[1:], "hydra.mode=MULTIRUN"])])
     assert got[:5] == ["-m", *plain[:2], *ours[:2]]
     again = ["hydra.launcher.partition=gpu", "+trainer.gradient_clip_val=1", "trust=[mine]"]
     got = resumed_arguments([resumable(tmp_path, [*plain, again[1]], [*ours, again[0]]), *again])

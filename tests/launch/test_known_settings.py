@@ -14,14 +14,12 @@ from covidnet.base.errors import CovidnetError
 from covidnet.base.former import current
 from covidnet.launch.command import compose, config_dir
 from covidnet.launch.known_settings import KnownSettings, check_arguments
-from covidnet.launch.launchers import use_our_presets
 
 COMMANDS = ("config", "prepare", "features", "crossval", "explain", "predict", "evaluate", "export", "app")
 
 
 def said(command: str, *words: str) -> str:
     """What a command line of settings is answered with; empty where all of them are read."""
-    use_our_presets()
     try:
         with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
             composed = hydra.compose(command, list(words), return_hydra_config=True)
@@ -90,7 +88,7 @@ def test_what_is_read_is_taken(words: str) -> None:
         ("export", "films=3", "films=3: no such setting; it is called images now"),
         ("config", "~nothing", "nothing: no such setting; --help lists the settings"),
         ("config", "hydra.run.dri=x", "hydra.run.dri=x: no such setting; did you mean hydra.run.dir?"),
-        ("config", "hydra/launcher=joblib hydra.launcher.n_job=1", "hydra.launcher.n_job=1: no such setting; did you "
+        ("config", "hydra/launcher=local hydra.launcher.n_job=1", "hydra.launcher.n_job=1: no such setting; did you "
                                                                    "mean hydra.launcher.n_jobs?"),
         ("config", "experiment=papr", "experiment=papr: must be one of cnn, demo, narin, no_augmentation, paper, "
                                       "strict; did you mean paper?"),

@@ -26,7 +26,7 @@ from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.launch.command import compose, config_dir
-from covidnet.launch.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept, use_our_presets
+from covidnet.launch.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept
 from covidnet.learning.module import ClassificationModule
 from tests.commands import command
 from tests.slurm.cluster import cluster, missing
@@ -37,7 +37,7 @@ TINY = (
     "augment=none", "trainer.max_epochs=2", "trainer.accelerator=cpu", "explain=off",
 )  # fmt: skip
 SLURM = (
-    "hydra/launcher=submitit_slurm", "hydra.launcher.partition=test", "hydra.launcher.cpus_per_task=1",
+    "hydra/launcher=slurm", "hydra.launcher.partition=test", "hydra.launcher.cpus_per_task=1",
     "hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=10",
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ AT_ONCE = 4
 
 
 def train(cwd: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    if "hydra/launcher=joblib" in arguments:
+    if "hydra/launcher=local" in arguments:
         # Its pool of processes does not start in one that was forked.
         return subprocess.run(
             [sys.executable, "-m", "covidnet.train", *arguments],
@@ -83,7 +83,7 @@ def only_sweep(cwd: Path) -> Path:
 def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: Path, tmp_path: Path) -> None:
     needs("hydra_joblib_launcher")
     # Without a sweep folder of ours: the jobs have to find the one that the first process has named.
-    done = train(tmp_path, "-m", "fold=0,11,1", *TINY, "hydra/launcher=joblib")
+    done = train(tmp_path, "-m", "fold=0,11,1", *TINY, "hydra/launcher=local")
     sweep = only_sweep(tmp_path)
     assert_same_numbers(sweep, serial)
     assert done.returncode != 0
@@ -99,11 +99,11 @@ def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: 
 
 def test_submitit_local_gives_the_serial_numbers(serial: Path, tmp_path: Path) -> None:
     needs("hydra_submitit_launcher")
-    done = train(tmp_path, "-m", "fold=0,1", *TINY, "hydra/launcher=submitit_local")
+    done = train(tmp_path, "-m", "fold=0,1", *TINY, "hydra/launcher=slurm_local")
     assert done.returncode == 0, done.stderr
     sweep = only_sweep(tmp_path)
     assert_same_numbers(sweep, serial)
-    assert f"submitit_local: what the jobs print is in {sweep / '.submitit'}" in done.stderr
+    assert f"slurm_local: what the jobs print is in {sweep / '.submitit'}" in done.stderr
     assert done.stdout.count("Report: ") == 1
 
 
@@ -115,7 +115,7 @@ def test_a_job_of_submitit_that_is_killed_is_one_failed_job(tmp_path: Path, monk
     from covidnet.launch.launchers import LostJobError, prepare_launch
 
     monkeypatch.setattr(Job, "results", Job.results)
-    assert prepare_launch(["-m", "fold=0,3", "hydra/launcher=submitit_local"]) == "submitit_local"
+    assert prepare_launch(["-m", "fold=0,3", "hydra/launcher=slurm_local"]) == "slurm_local"
     for name in (JOBS, ALONE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Job, "_results_timeout_s", 0)
@@ -133,10 +133,14 @@ def _killed(overrides: list[str]) -> None:
     ("arguments", "line"),
     [
         (
-            ["-m", "fold=0,1", "hydra/launcher=slurm"],
-            "hydra/launcher=slurm: must be one of basic, joblib, submitit_local, submitit_slurm",
+            ["-m", "fold=0,1", "hydra/launcher=pbs"],
+            "hydra/launcher=pbs: must be one of basic, local, slurm_local, slurm",
         ),
-        (["-m", "fold=0,1", "hydra/sweeper=optna"], "hydra/sweeper=optna: must be one of basic, optuna"),
+        (
+            ["-m", "fold=0,1", "hydra/launcher=joblib"],
+            "hydra/launcher=joblib: must be one of basic, local, slurm_local, slurm; joblib is called local now",
+        ),
+        (["-m", "fold=0,1", "hydra/sweeper=optna"], "hydra/sweeper=optna: must be one of basic, search"),
     ],
 )
 def test_a_wrong_name_is_one_line(tmp_path: Path, arguments: list[str], line: str) -> None:
@@ -148,7 +152,7 @@ def test_a_wrong_name_is_one_line(tmp_path: Path, arguments: list[str], line: st
 
 @pytest.mark.parametrize(
     ("engine", "extra"),
-    [("launcher=joblib", "joblib"), ("launcher=submitit_slurm", "slurm"), ("sweeper=optuna", "optuna")],
+    [("launcher=local", "joblib"), ("launcher=slurm", "slurm"), ("sweeper=search", "optuna")],
 )
 def test_an_engine_that_is_not_installed_names_its_extra(
     monkeypatch: pytest.MonkeyPatch, engine: str, extra: str
@@ -161,8 +165,8 @@ def test_an_engine_that_is_not_installed_names_its_extra(
 def test_an_engine_of_sweeps_is_not_passed_over_in_a_single_run() -> None:
     needs("hydra_joblib_launcher")
     with pytest.raises(SettingError, match="-m makes it a sweep"):
-        engines_of(["fold=3", "hydra/launcher=joblib"])
-    assert engines_of(["--cfg=hydra", "hydra/launcher=joblib"])["hydra/launcher"] == "joblib"
+        engines_of(["fold=3", "hydra/launcher=local"])
+    assert engines_of(["--cfg=hydra", "hydra/launcher=local"])["hydra/launcher"] == "local"
     assert engines_of(["fold=3"]) == {"hydra/launcher": "basic", "hydra/sweeper": "basic"}
 
 
@@ -184,17 +188,17 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         (["fold=0,1"], 2, 4),
         (["fold=0,1", "seed=0,1"], 4, 2),
         (["fold=range(0,10)", "hydra.launcher.n_jobs=3"], 3, 2),
-        (["fold=0", "hydra/sweeper=optuna"], 1, None),
-        (["fold=0", "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=4"], 4, 2),
+        (["fold=0", "hydra/sweeper=search"], 1, None),
+        (["fold=0", "hydra/sweeper=search", "hydra.sweeper.n_jobs=4"], 4, 2),
     ],
 )
 def test_jobs_side_by_side_share_out_the_cores(arguments: list[str], jobs: int, threads: int | None) -> None:
-    share_out(["-m", *arguments], "joblib")
+    share_out(["-m", *arguments], "local")
     assert os.environ[JOBS] == str(jobs)
     # What one job does while the others wait may have all of them.
     assert os.environ[ALONE] == "8"
     cfg = OmegaConf.create({"progress": True, "data": {"num_workers": None}})
-    settle(cfg, "joblib")
+    settle(cfg, "local")
     assert os.environ.get("OMP_NUM_THREADS") == (None if threads is None else str(threads))
     assert cfg.data.num_workers == (None if threads is None else threads - 1)
     assert cfg.progress is False
@@ -204,7 +208,7 @@ def test_jobs_side_by_side_share_out_the_cores(arguments: list[str], jobs: int, 
 def test_a_job_of_slurm_keeps_to_the_cores_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     cfg = OmegaConf.create({"progress": True, "data": {"num_workers": 5}})
-    settle(cfg, "submitit_slurm")
+    settle(cfg, "slurm")
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert cfg.data.num_workers == 5
 
@@ -212,8 +216,8 @@ def test_a_job_of_slurm_keeps_to_the_cores_it_was_given(monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("eight_cores")
 def test_threads_that_the_user_has_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    share_out(["-m", "fold=range(0,10)"], "joblib")
-    settle(OmegaConf.create({}), "joblib")
+    share_out(["-m", "fold=range(0,10)"], "local")
+    settle(OmegaConf.create({}), "local")
     assert os.environ["OMP_NUM_THREADS"] == "2"
     assert ALONE not in os.environ
 
@@ -231,27 +235,27 @@ def test_a_trainer_changes_where_the_work_is_done_alone(name: str) -> None:
     assert keys == {"ddp": {"strategy", "devices"}}.get(name, {"accelerator"})
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
+@pytest.mark.parametrize("launcher", ["local", "slurm_local", "slurm"])
 def test_a_preset_has_every_field_of_its_plugin(launcher: str) -> None:
-    needs("hydra_joblib_launcher" if launcher == "joblib" else "hydra_submitit_launcher")
+    needs("hydra_joblib_launcher" if launcher == "local" else "hydra_submitit_launcher")
     cfg = compose([f"hydra/launcher={launcher}"])
     assert cfg.fold == 0
     given = set(OmegaConf.load(config_dir() / "hydra/launcher" / f"{launcher}.yaml"))
-    if launcher == "joblib":
+    if launcher == "local":
         assert {"n_jobs", "verbose"} <= given
         return
     from dataclasses import fields
 
     from hydra_plugins.hydra_submitit_launcher import config
 
-    plugin = config.SlurmQueueConf if launcher == "submitit_slurm" else config.LocalQueueConf
+    plugin = config.SlurmQueueConf if launcher == "slurm" else config.LocalQueueConf
     assert given == {field.name for field in fields(plugin)}
 
 
 def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
     needs("hydra_optuna_sweeper")
     done = train(
-        tmp_path, "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "fold=4", *TINY, "progress=false",
+        tmp_path, "-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=3", "fold=4", *TINY, "progress=false",
         "optim.weight_decay=0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -276,7 +280,7 @@ def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("split.validation=test", "split.validation=test: must be inner with hydra/sweeper=optuna"),
+        ("split.validation=test", "split.validation=test: must be inner with hydra/sweeper=search"),
         ("split.validation=none", "split.validation=none: must be inner"),
         ("split.validation=inner,test", "split.validation=a sweep: must be one value"),
         ("monitor=train/loss", "monitor=train/loss: must be val/loss"),
@@ -287,7 +291,7 @@ def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
 )
 def test_a_search_never_sees_the_test_fold(tmp_path: Path, argument: str, words: str) -> None:
     needs("hydra_optuna_sweeper")
-    done = train(tmp_path, "-m", "hydra/sweeper=optuna", *TINY, argument)
+    done = train(tmp_path, "-m", "hydra/sweeper=search", *TINY, argument)
     assert done.returncode != 0
     assert done.stderr.startswith(f"error: {words}")
     assert len(done.stderr.strip().splitlines()) == 1
@@ -297,9 +301,8 @@ def test_a_search_never_sees_the_test_fold(tmp_path: Path, argument: str, words:
 @pytest.mark.parametrize(("monitor", "direction"), [("val/loss", "minimize"), ("val/accuracy", "maximize")])
 def test_a_search_goes_the_way_in_which_its_metric_gets_better(monitor: str, direction: str) -> None:
     needs("hydra_optuna_sweeper")
-    use_our_presets()
     with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        cfg = hydra.compose("config", ["hydra/sweeper=optuna", f"monitor={monitor}"], return_hydra_config=True)
+        cfg = hydra.compose("config", ["hydra/sweeper=search", f"monitor={monitor}"], return_hydra_config=True)
     assert cfg.hydra.sweeper.direction == direction
 
 
@@ -416,7 +419,7 @@ def test_slurm_that_refuses_the_jobs_is_one_line_of_ours(tmp_path: Path, slurm: 
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: hydra/launcher=submitit_slurm: ")
+    assert line.startswith("error: hydra/launcher=slurm: ")
     assert "invalid partition specified: large" in line
 
 
