@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -16,13 +16,14 @@ from covidnet.base.caveats import Caveat, caveats_of
 from covidnet.base.errors import ImageRefusedError
 from covidnet.base.names import counted
 from covidnet.base.provenance import environment
-from covidnet.data.collection.manifest import REFUSED_COLUMNS, refused_row, relative_to
-from covidnet.data.collection.prepared import PreparedDataset
 from covidnet.evaluation.metrics import run_metrics
 from covidnet.evaluation.predictions import read_predictions
 from covidnet.launch.command import RUN_AGAIN
 from covidnet.report.terminal import print_run_summary
 from covidnet.report.words import count
+
+if TYPE_CHECKING:
+    from covidnet.data.collection.prepared import PreparedDataset
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class RunFolder:
         s, prepared = self.settings, self.prepared
         write_bytes(self.path / "split.csv", prepared.split_file.read_bytes())
         if self.refused_count:
+            from covidnet.data.collection.manifest import REFUSED_COLUMNS, refused_row, relative_to
+
             rows = [refused_row(relative_to(e.path, prepared.root), e) for e in self.refused]
             changed = pd.DataFrame(rows, columns=list(REFUSED_COLUMNS))
             table = pd.concat([prepared.refused.astype(object), changed.astype(object)])

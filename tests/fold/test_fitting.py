@@ -68,11 +68,11 @@ def test_few_images_make_no_gate(caplog: pytest.LogCaptureFixture) -> None:
     assert "too few to learn from" in caplog.text
 
 
-def test_kept_features_and_computed_ones_make_the_same_gate(train: Callable[..., Path], sweep: Path) -> None:
-    run = train("fold=0", "explain=off", "trainer.max_epochs=2", "features=off")
+def test_kept_features_and_computed_ones_make_the_same_gate(train: Callable[..., Path]) -> None:
+    settings = ("fold=0", "explain=off", "trainer.max_epochs=2")
     kept, computed = (
         ClassificationModule.from_checkpoint(folder / "checkpoints/best.ckpt").serving["gate"]
-        for folder in (sweep / "fold=0", run)
+        for folder in (train(*settings), train(*settings, "features=off"))
     )
     assert set(kept) == set(computed)
     np.testing.assert_allclose(kept["features_mean"], computed["features_mean"], atol=1e-3)
