@@ -22,8 +22,9 @@ TINY = {
     "explain": ["--rounds", "1", "--side", "64"],
     "features": ["--images", "33", "--rounds", "1", "--side", "32", "--head", "32", "--fills"],
     "overlap": ["{images}"],
+    "reading": ["--images", "2", "--sides", "96", "--rounds", "1"],
     "scaling": ["--images", "200"],
-    "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3"],
+    "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256"],
 }
 """The arguments of each script that is run here. `COMMANDS` and `SLOW` name the others."""
 

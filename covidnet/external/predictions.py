@@ -16,7 +16,8 @@ import pandas as pd
 from covidnet.base.errors import ImageRefusedError
 from covidnet.base.progress import progress_bar
 from covidnet.data.collection.manifest import REFUSED_COLUMNS, refused_row
-from covidnet.data.reading.images import Radiograph, read_radiograph
+from covidnet.data.reading.decoders import shared_decoders
+from covidnet.data.reading.images import Radiograph
 from covidnet.evaluation.predictions import EXTERNAL, predictions_table
 from covidnet.evaluation.temperature import tempered
 from covidnet.serving.answers import ImageAnswer, Predictor
@@ -59,17 +60,18 @@ def predict_external(
         predictor: the model and its input gate.
         root: the folder that paths are relative to.
         images: rows of a manifest.
-        reading: keyword arguments of `covidnet.data.reading.images.read_radiograph`.
+        reading: keyword arguments of `covidnet.data.reading.decoders.shared_decoders`.
         passes: of the network, side by side.
         progress: whether a progress bar is drawn.
     """
+    decoders = shared_decoders(**reading)
     temperatures = predictor.model.facts.temperatures
     answers: dict[str, ImageAnswer] = {}
     raw: list[npt.NDArray[np.float64]] = []
     refused, flagged = [], Counter[str]()
 
     def read(row: Any) -> Radiograph:
-        image = read_radiograph(root / row.path, **reading)
+        image = decoders.read(root / row.path)
         if image.facts.sha256 != row.sha256:
             raise ImageRefusedError(root / row.path, "changed while it was evaluated", "run evaluate again")
         return image

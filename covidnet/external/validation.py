@@ -103,7 +103,7 @@ class ExternalValidation:
         Args:
             predictor: the model and its input gate.
             models: the files that it was loaded from.
-            reading: keyword arguments of `covidnet.data.reading.images.read_radiograph`.
+            reading: keyword arguments of `covidnet.data.reading.decoders.shared_decoders`.
             passes: of the network, side by side.
             resamples: of the bootstrap over patients.
             seed: of the bootstrap.

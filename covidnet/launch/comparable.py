@@ -9,7 +9,7 @@ from typing import Any
 _INCIDENTAL = (
     "fold", "progress", "debug", "strict", "trust", "cache_dir", "selection", "logger", "resume", "defaults",
     "callbacks.panels", "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator",
-    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra", "reading",
 )  # fmt: skip
 
 

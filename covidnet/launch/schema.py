@@ -133,6 +133,8 @@ _COMMON = {
     "progress": _flag("Whether progress bars are drawn."),
     "debug": _flag("Whether errors are shown with their traceback."),
     "cache_dir": _text("The folder for phantoms, manifests, splits and features."),
+    "reading.max_memory": _number("Images whose decoding needs more memory, in GB, are refused.", 0.25),
+    "reading.max_seconds": _number("Images whose decoding takes longer are refused.", 0.1),
 }
 _DATA = {
     "data.name": _text("Which kind of data set it is."),

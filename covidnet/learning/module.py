@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytorch_lightning as pl
@@ -66,6 +66,9 @@ class ClassificationModule(pl.LightningModule):
         preprocessing = {**PREPROCESSING, **_plain(preprocessing or {})}
         check_optim(optim)
         self.save_hyperparameters()
+        # A file of weights is of no use to those who have the checkpoint; its folders are somebody's own.
+        if "weights" in model:
+            self.hparams["model"] = {**model, "weights": PurePath(str(model["weights"])).name}
         self.classifier: Classifier = build_classifier(**model)
         side, least = preprocessing.get("image_size"), NETWORKS[self.classifier.backbone.name].least
         if isinstance(side, int) and side < least:
@@ -87,7 +90,7 @@ class ClassificationModule(pl.LightningModule):
         try:
             checkpoint = read_checkpoint(path)
             settings = checkpoint["hyper_parameters"]
-            weights = settings["model"]["weights"]
+            weights = PurePath(str(settings["model"]["weights"])).name
             # The file that the weights once came from may be gone. The checkpoint stands in for it, and tells by its
             # first layer, as that file did, which input the network expects.
             module = cls(**{**settings, "model": {**settings["model"], "weights": str(Path(path).resolve())}})

@@ -190,6 +190,7 @@ def prepare_dataset(
     strict: bool = False,
     rescan: bool = False,
     rules: Rules | None = None,
+    limits: Mapping[str, float] | None = None,
     progress: bool = True,
 ) -> PreparedDataset:
     """Manifest and split of a data set: read from the cache if they are there, made and written otherwise.
@@ -202,6 +203,7 @@ def prepare_dataset(
         rescan: read every file again even where a manifest is there.
         rules: what prediction would refuse an image for, as in `covidnet.data.collection.manifest.scan`; such images
             are used and named in a note.
+        limits: the settings under ``reading``.
         progress: whether progress bars are drawn.
 
     Raises:
@@ -222,6 +224,7 @@ def prepare_dataset(
                 source,
                 max_megapixels=data["max_megapixels"],
                 min_side=data["min_side"],
+                limits=limits,
                 rules=rules,
                 progress=progress,
             )

@@ -15,7 +15,7 @@ import pandas as pd
 
 from covidnet.base.classes import CLASSES, key_of, label_of
 from covidnet.base.errors import DataError, SettingError
-from covidnet.base.names import counted
+from covidnet.base.names import counted, harmless
 from covidnet.data.collection.metadata import Metadata, read_metadata
 from covidnet.data.reading.images import is_image_file
 
@@ -125,7 +125,7 @@ def folder_source(
             unlabelled.append(path)
             continue
         patient = known.get("patient_id") or patient_from_name(path)
-        rows.append((path, label, patient, known.get("view"), known.get("source")))
+        rows.append((harmless(path), label, patient, known.get("view"), known.get("source")))
     for one, count in ignored.items():
         if not count:
             raise SettingError("data.ignore", one, "the name of a folder, a label or a file of the data set")

@@ -16,13 +16,13 @@ import atexit
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
 import logging
 import math
 import mmap
 import os
 import re
+import selectors
 import signal
 import socket
 import struct
@@ -46,9 +46,10 @@ from covidnet.data.reading import images
 from covidnet.data.reading.images import ImageFacts, Radiograph
 
 try:
+    import fcntl
     import resource
-except ImportError:  # not on every platform; there is no limit on memory then
-    resource = None  # type: ignore[assignment]
+except ImportError:  # Windows, which passes no open files either: images are decoded in the process, without limits
+    fcntl = resource = None  # type: ignore[assignment]
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -56,6 +57,7 @@ _START = (
 )
 _START_SECONDS = 120.0
 _LEAST_MEMORY = 0.25  # GB, of which a child that has decoded nothing yet takes half
+_LOOK_SECONDS = 0.1  # between two looks at whether somebody still waits for an image
 _NEAR = 0.9  # of the limit on memory: what fails from here on failed for memory
 _FAILED_ALLOCATION = re.compile(r"bad_alloc|memory|allocat", re.IGNORECASE)
 # A thread of OpenBLAS reserves address space, and there is nothing here for it to do.
@@ -63,11 +65,17 @@ _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
 Pixels = npt.NDArray[np.uint8]
+# Memory that one image needed is kept for the next: to get it from the system anew takes as long as a JPEG does.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**27)}
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class DecoderError(CovidnetError, RuntimeError):
     """An image could not be decoded for a reason that is not the image: none was free in time, or they are closed."""
+
+
+class ShortOfMemoryError(ImageRefusedError):
+    """The machine, not the limit of a decoder, had too little memory for an image."""
 
 
 class Decoders:
@@ -78,7 +86,8 @@ class Decoders:
 
     Args:
         count: processes at most; None for one per core that may be used.
-        max_memory: address space of each, in GB. Without the module ``resource`` there is no such limit.
+        max_memory: address space of each, in GB. Only Linux enforces it. Windows has neither limit: images are decoded
+            in the process itself.
         max_seconds: for one image.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side, in pixels, are refused.
@@ -150,19 +159,24 @@ class Decoders:
         with images.open_image(path, self._limits["max_megapixels"]) as file:
             return self._image(path, {"do": "image", "sha256": sha256}, file.fileno())
 
-    def decode(self, data: bytes, name: str | Path, *, seconds: float | None = None) -> Radiograph:
+    def decode(
+        self, data: bytes, name: str | Path, *, seconds: float | None = None, left: threading.Event | None = None
+    ) -> Radiograph:
         """One image as `covidnet.data.reading.images.decode_radiograph` decodes it, within the limits.
 
         Args:
             data: the whole file.
             name: the name that errors give it.
             seconds: at most so long in all, with waiting until a decoder is free.
+            left: set where nobody wants the image any more; its decoder is killed then.
 
         Raises:
             ImageRefusedError: whatever is wrong with the bytes; or they passed a limit, or crashed their decoder.
-            DecoderError: the pool is closed, no decoder can be started, or none was free in time.
+            ShortOfMemoryError: the machine has not the memory that the limit allows.
+            DecoderError: the pool is closed, no decoder can be started, or none was free in time; or nobody wants the
+                image any more.
         """
-        return self._image(name, {"do": "image"}, data, seconds)
+        return self._image(name, {"do": "image"}, data, seconds, left)
 
     def identifiers(self, path: str | Path) -> list[str]:
         """What `covidnet.data.reading.dicom.identifiers_of` reads, within the limits; empty where they are passed."""
@@ -185,28 +199,43 @@ class Decoders:
             child.kill()
 
     def _image(
-        self, name: str | Path, message: dict[str, Any], given: int | bytes, seconds: float | None = None
+        self,
+        name: str | Path,
+        message: dict[str, Any],
+        given: int | bytes,
+        seconds: float | None = None,
+        left: threading.Event | None = None,
     ) -> Radiograph:
-        reply, pixels = self._ask(name, message, given, seconds)
-        for kind, about in reply["told"]:
+        reply, pixels = self._ask(name, message, given, seconds, left)
+        for kind, about in reply.get("told", ()):
             images.tell_once(kind, about)
         assert pixels is not None  # an image has them
         facts = ImageFacts(**reply["facts"])
         return Radiograph(pixels, facts, reply["colour"], reply["view"], reply["patient_id"])
 
     def _ask(
-        self, name: str | Path, message: dict[str, Any], given: int | bytes, seconds: float | None
+        self,
+        name: str | Path,
+        message: dict[str, Any],
+        given: int | bytes,
+        seconds: float | None,
+        left: threading.Event | None = None,
     ) -> tuple[dict[str, Any], Pixels | None]:
+        if fcntl is None:
+            limits = images.Limits(name, self._limits["max_megapixels"], self._limits["min_side"])
+            return _work(message, given, limits)
         end = math.inf if seconds is None else time.monotonic() + seconds
         message |= {"name": str(name)}
         for last in (False, True):
             child = self._take(end)
             most = min(self._limits["max_seconds"], end - time.monotonic())
             try:
-                reply, pixels = child.ask(message, given, most)
+                reply, pixels = child.ask(message, given, most, left)
             except TimeoutError:
                 self._replace(child)
                 self._check_open()
+                if left is not None and left.is_set():
+                    raise DecoderError("decoders: nobody wants the image any more") from None
                 took = (
                     self._limits["max_seconds"] if end == math.inf else min(self._limits["max_seconds"], seconds or 0)
                 )
@@ -228,6 +257,8 @@ class Decoders:
             self._give_back(child)
         if "refused" in reply:
             raise ImageRefusedError(name, *reply["refused"])
+        if "short" in reply:
+            raise _too_little(name)
         if "memory" in reply:
             raise self._too_much(name)
         return reply, pixels
@@ -295,6 +326,9 @@ class Decoders:
 
     def _died(self, name: str | Path, child: _Child) -> ImageRefusedError:
         words = child.last_words()
+        if child.ended == -signal.SIGKILL:
+            # The system ends who takes most where memory is short; twice, and below its own limit.
+            return _too_little(name)
         if _FAILED_ALLOCATION.search(words):
             return self._too_much(name)
         try:
@@ -316,7 +350,7 @@ def check_limits(max_memory: object, max_seconds: object) -> None:
     """
     for name, value, least in (("max_memory", max_memory, _LEAST_MEMORY), ("max_seconds", max_seconds, 0.1)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise SettingError(f"reading.{name}", value, f"a number of at least {least}")
+            raise SettingError(f"reading.{name}", value, f"a number of at least {least:g}")
 
 
 _POOLS: weakref.WeakSet[Decoders] = weakref.WeakSet()
@@ -350,7 +384,13 @@ def _forget_all() -> None:
         pool._forget()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def _too_little(name: str | Path) -> ImageRefusedError:
+    cause = "the machine has too little memory left to decode it"
+    return ShortOfMemoryError(name, cause, "free some, or do less at once, and try again")
 
 
 def _too_long(name: str | Path, seconds: float) -> ImageRefusedError:
@@ -375,7 +415,7 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=theirs.fileno(),
                 stderr=self._log,
-                env={**os.environ, **_ONE_THREAD, "PYTHONWARNINGS": "ignore"},
+                env={**os.environ, **_ONE_THREAD, **_KEEP_MEMORY, "PYTHONWARNINGS": "ignore"},
             )
         except BaseException:
             self._socket.close()
@@ -399,13 +439,20 @@ class _Child:
             _receive(self._socket)
             self._ready = True
 
-    def ask(self, message: dict[str, Any], given: int | bytes, seconds: float) -> tuple[dict[str, Any], Pixels | None]:
+    def ask(
+        self,
+        message: dict[str, Any],
+        given: int | bytes,
+        seconds: float,
+        left: threading.Event | None = None,
+    ) -> tuple[dict[str, Any], Pixels | None]:
         """Its answer, and pixels where there are some.
 
         Args:
             message: what to do.
             given: an open file, or its bytes.
             seconds: until TimeoutError.
+            left: set where nobody waits for the answer any more, which is a TimeoutError too.
 
         Raises:
             TimeoutError: no answer.
@@ -418,7 +465,10 @@ class _Child:
         else:
             _send(self._socket, {**message, "bytes": len(given)})
             self._socket.sendall(given)
-        _set_timeout(self._socket, end - time.monotonic())
+        while left is not None and not left.is_set() and time.monotonic() < end:
+            if _readable(self._socket, min(_LOOK_SECONDS, end - time.monotonic())):
+                break
+        _set_timeout(self._socket, end - time.monotonic() if left is None or not left.is_set() else 0)
         reply, file = _receive(self._socket)
         if "shape" not in reply:
             return reply, None
@@ -465,6 +515,12 @@ class _Child:
             if stream is not None:
                 stream.close()
         os.close(self._log)
+
+
+def _readable(stream: socket.socket, seconds: float) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        return bool(selector.select(max(0.0, seconds)))
 
 
 def _set_timeout(stream: socket.socket, seconds: float) -> None:
@@ -528,6 +584,8 @@ def serve(limits: str) -> None:
                 given = file
             reply, pixels = _guarded(message, given, sizes._replace(path=message["name"]), limit)
             del given
+            if file is not None:
+                os.close(file)
             _answer(stream, reply | {"told": told.lines}, pixels)
             del pixels
 
@@ -554,17 +612,17 @@ def _guarded(
         reply, pixels = _work(message, given, limits)
     except Exception as error:
         if _ran_out(error) or _peak() >= _NEAR * memory:
-            reply = {"memory": True}
+            reply = {"short" if _machine_is_short(memory) else "memory": True}
         else:
             refused = error if isinstance(error, ImageRefusedError) else images.unreadable(limits.path, error)
             reply = {"refused": [refused.cause, refused.remedy]}
     # The peak of a process never falls, so that the next image would seem to need what this one did.
-    return reply | {"worn": "memory" in reply or _peak() >= _NEAR * memory}, pixels
+    return reply | {"worn": not {"memory", "short"}.isdisjoint(reply) or _peak() >= _NEAR * memory}, pixels
 
 
 def _work(message: dict[str, Any], given: int | bytes, limits: images.Limits) -> tuple[dict[str, Any], Pixels | None]:
     if isinstance(given, int):
-        with images.reading(limits.path), os.fdopen(given, "rb") as file:
+        with images.reading(limits.path), os.fdopen(given, "rb", closefd=False) as file:
             data = file.read()
     else:
         data = given
@@ -581,7 +639,9 @@ def _work(message: dict[str, Any], given: int | bytes, limits: images.Limits) ->
 
 def _ran_out(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, is of an allocation that failed: libraries of C have words alone."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # causes can go round in a circle
+        seen.add(id(error))
         words = "" if isinstance(error, ImageRefusedError) else str(error)  # which names the file
         if isinstance(error, MemoryError) or _FAILED_ALLOCATION.search(words):
             return True
@@ -625,8 +685,6 @@ def _settle() -> socket.socket:
 
 def _limit_memory(gigabytes: float, max_megapixels: float) -> float:
     """Bytes that may be taken in all; infinite without a limit."""
-    if resource is None:
-        return math.inf
     most = gigabytes * 1e9
     # Neither pixels of patients in a core dump, nor a log without an end.
     files = max_megapixels * 1e6 + 2**20
@@ -641,7 +699,24 @@ def _limit_memory(gigabytes: float, max_megapixels: float) -> float:
 
 def _peak() -> float:
     """The most address space that this process ever had, in bytes; 0 where the system does not tell."""
+    return _told_by_system(b"VmPeak")
+
+
+def _told_by_system(name: bytes) -> float:
     with contextlib.suppress(OSError), Path("/proc/self/status").open("rb") as status:
-        if found := re.search(rb"VmPeak:\s*(\d+) kB", status.read()):
+        if found := re.search(name + rb":\s*(\d+) kB", status.read()):
             return int(found[1]) * 1024.0
     return 0.0
+
+
+def _machine_is_short(limit: float) -> bool:
+    """Whether less memory can be had than the limit leaves: then what failed did so for the machine."""
+    # What failed may have been told in little steps, and some of it is not free yet.
+    room = limit - _told_by_system(b"VmSize") - 2**26
+    if not 0 < room < math.inf:
+        return False
+    try:
+        mmap.mmap(-1, int(room)).close()
+    except (OSError, MemoryError):
+        return True
+    return False

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,11 +24,14 @@ from covidnet.serving.facts import NOTICE, ModelFacts
 from covidnet.serving.web import schema
 from covidnet.serving.web.guard import Access, Guard
 from covidnet.serving.web.limits import WebLimits
-from covidnet.serving.web.rate import RateLimit
+from covidnet.serving.web.rate import RateLimit, client_of
 from covidnet.serving.web.reception import RequestHandler
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError, internal, place_of
 from covidnet.serving.web.worker import Answers
+
+if TYPE_CHECKING:
+    from covidnet.data.reading.decoders import Decoders
 
 _LOG = logging.getLogger(__name__)
 _MINUTE = 60.0
@@ -61,6 +64,7 @@ class DisplayedModel(Protocol):
 def create_app(
     model: DisplayedModel,
     answering: Answers,
+    decoders: Decoders,
     limits: WebLimits | None = None,
     *,
     card: str = "",
@@ -73,6 +77,7 @@ def create_app(
     Args:
         model: what is told of the model.
         answering: answers images; called from threads of its own.
+        decoders: decode images; closed when the application ends.
         limits: on sizes, rates and times.
         card: the model card in Markdown.
         access: who may ask, and under which names.
@@ -98,7 +103,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_exception_handler(_Seldom())
-        app.state.reception = RequestHandler(answering, model.fit, model.facts, limits, workers)
+        app.state.reception = RequestHandler(answering, decoders, model.fit, model.facts, limits, workers)
         yield
         app.state.reception.close()
 
@@ -121,6 +126,13 @@ def create_app(
         """Whether the server is up."""
         return JSONResponse({"status": "ok"})
 
+    @app.get("/ready", response_model=schema.Health, responses={503: schema.ERRORS[503]})
+    async def ready(request: Request) -> Response:
+        """Whether an image that came now would be taken up."""
+        reception: RequestHandler = request.app.state.reception
+        await reception.check_ready()
+        return JSONResponse({"status": "ok"})
+
     @app.get("/v1/model", response_model=schema.Model)
     async def facts() -> Response:
         """What is known of the model, and its card."""
@@ -131,16 +143,16 @@ def create_app(
         request: Request, heat: bool = Query(True, description="false leaves the heat map out")
     ) -> Response:
         """Class probabilities of one image, and where the evidence lies."""
-        client = request.client.host if request.client else ""
+        client = client_of(request.client.host if request.client else "")
         if wait := rate.wait(client):
             cause = f"more than {limits.rate:g} images per second from one address"
             raise WebError(429, "too_many", cause, "wait as long as Retry-After says", retry=wait)
         reception: RequestHandler = request.app.state.reception
         reception.check_room()
-        with memory.share() as share:
+        with memory.share(client) as share:
             data = await read_upload(request.stream(), request.headers, limits, share)
             start = time.perf_counter()
-            answer = await reception.answer(data, heat and model.explains, _left(request))
+            answer = await reception.answer(data, heat and model.explains, _left(request), client)
         return JSONResponse({**answer, "seconds": round(time.perf_counter() - start, 4)})
 
     return Guard(app, access, limits.connections, limits.per_address)

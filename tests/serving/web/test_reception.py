@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import cv2
 import pytest
 from starlette.requests import ClientDisconnect
 
+from covidnet.base.errors import ImageRefusedError
 from covidnet.data.loading.transforms import SquareFit
+from covidnet.serving.web import reception as module
 from covidnet.serving.web.limits import WebLimits
-from covidnet.serving.web.reception import RequestHandler
+from covidnet.serving.web.reception import READERS, RequestHandler, short_of_memory
 from covidnet.serving.web.web_error import WebError, place_of
-from tests.serving.web.fakes import FACTS, FakeAnswering
+from tests.serving.web.fakes import FACTS, HOLDS, FakeAnswering, FakeDecoders
 from tests.serving.web.servers import image_png
 
 
@@ -23,9 +28,15 @@ async def stays() -> None:
     await asyncio.sleep(60)
 
 
-def within(answering: FakeAnswering, work: Callable[[RequestHandler], Awaitable[Any]], **limits: Any) -> Any:
+def within(
+    answering: FakeAnswering,
+    work: Callable[[RequestHandler], Awaitable[Any]],
+    decoders: FakeDecoders | None = None,
+    **limits: Any,
+) -> Any:
     async def run() -> Any:
-        reception = RequestHandler(answering, SquareFit(32), FACTS, WebLimits(**limits))
+        decodes: Any = decoders or FakeDecoders()
+        reception = RequestHandler(answering, decodes, SquareFit(32), FACTS, WebLimits(**limits))
         try:
             return await work(reception)
         finally:
@@ -98,6 +109,200 @@ def test_a_client_that_leaves_costs_no_pass_of_the_network() -> None:
 
     within(answering, work)
     assert sum(answering.batches) == 2
+
+
+async def until(done: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not done() and time.monotonic() < end:
+        await asyncio.sleep(0.01)
+    assert done()
+
+
+# Files that are decoded for ever
+
+
+def test_files_that_hold_all_readers_are_killed_in_time_and_the_next_is_answered() -> None:
+    decoders = FakeDecoders()
+
+    async def work(reception: RequestHandler) -> None:
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays, str(n))) for n in range(READERS)]
+        await until(lambda: len(decoders.at_work) == READERS)
+        await asyncio.sleep(0.5)
+        # Half of its time is left when they are killed.
+        assert (await reception.answer(image_png(), False, stays))["prediction"]
+        assert decoders.at_work == []
+        for one in bad:
+            with pytest.raises(WebError, match="no answer within 1 seconds") as caught:
+                await one
+            assert (caught.value.status, caught.value.code) == (503, "timed_out")
+        reception.check_room()
+
+    within(FakeAnswering(), work, decoders, queue=READERS + 1, answer_seconds=1)
+    assert 0 < decoders.seconds[READERS] < 1
+
+
+def test_the_files_of_one_client_never_hold_all_readers() -> None:
+    decoders = FakeDecoders()
+
+    async def work(reception: RequestHandler) -> None:
+        gone = asyncio.Event()
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait, "10.0.0.1")) for _ in range(5)]
+        await until(lambda: len(decoders.at_work) == READERS - 1)
+        assert (await reception.answer(image_png(), False, stays, "10.0.0.2"))["prediction"]
+        await reception.check_ready()
+        # Those that wait for their turn leave at once too.
+        gone.set()
+        await asyncio.wait(bad)
+        assert [type(one.exception()) for one in bad] == [ClientDisconnect] * 5
+        await until(lambda: not reception._visits)
+        assert len(decoders.seconds) == READERS
+        bad.clear()
+        gc.collect()
+        assert not reception._turns
+
+    within(FakeAnswering(), work, decoders)
+
+
+def test_what_is_left_of_the_time_is_told_to_the_decoder() -> None:
+    decoders = FakeDecoders()
+    within(FakeAnswering(), lambda reception: reception.answer(image_png(), False, stays), decoders, answer_seconds=7)
+    assert 6 < decoders.seconds[0] <= 7
+
+
+def test_a_client_that_leaves_frees_its_reader_and_its_place() -> None:
+    decoders = FakeDecoders()
+
+    async def work(reception: RequestHandler) -> None:
+        gone = asyncio.Event()
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait, str(n % 2))) for n in range(6)]
+        await until(lambda: len(decoders.at_work) == READERS)
+        with pytest.raises(WebError, match="6 images are waiting already"):
+            reception.check_room()
+        gone.set()
+        for one in bad:
+            with pytest.raises(ClientDisconnect):
+                await one
+        await until(lambda: not reception._visits)
+        assert len(decoders.seconds) == READERS
+        assert (await reception.answer(image_png(), False, stays))["prediction"]
+
+    within(FakeAnswering(), work, decoders, queue=6)
+
+
+def test_an_answer_that_is_there_does_not_wait_for_the_readers() -> None:
+    answering, decoders = FakeAnswering(), FakeDecoders()
+    answering.open.clear()
+
+    async def work(reception: RequestHandler) -> None:
+        good = asyncio.create_task(reception.answer(image_png(), True, stays))
+        await until(lambda: bool(answering.batches))
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays, str(n))) for n in range(READERS)]
+        await until(lambda: len(decoders.at_work) == READERS)
+        answering.open.set()
+        assert (await good)["heat"]
+        for one in bad:
+            one.cancel()
+        await asyncio.wait(bad)
+
+    within(answering, work, decoders)
+
+
+def test_closing_ends_what_is_decoded_or_answered_in_seconds() -> None:
+    answering, decoders = FakeAnswering(), FakeDecoders()
+    answering.open.clear()
+
+    async def work(reception: RequestHandler) -> None:
+        good = asyncio.create_task(reception.answer(image_png(), False, stays))
+        await until(lambda: bool(answering.batches))
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays, str(n))) for n in range(READERS + 1)]
+        await until(lambda: len(decoders.at_work) == READERS)
+        start = time.monotonic()
+        reception.close()
+        assert time.monotonic() - start < 3
+        for one in bad:
+            with pytest.raises(WebError, match="the server is closing"):
+                await one
+        for asked in (reception.check_ready(), reception.answer(image_png(), False, stays)):
+            with pytest.raises(WebError, match="the server is closing"):
+                await asked
+        answering.open.set()
+        with pytest.raises(WebError, match="the server is closing"):
+            await good
+
+    within(answering, work, decoders)
+
+
+def test_a_server_is_ready_while_a_reader_and_a_thread_of_the_network_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "READY_SECONDS", 0.2)
+    answering, decoders = FakeAnswering(), FakeDecoders()
+
+    async def work(reception: RequestHandler) -> None:
+        await reception.check_ready()
+        gone = asyncio.Event()
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait, str(n))) for n in range(READERS)]
+        await until(lambda: len(decoders.at_work) == READERS)
+        with pytest.raises(WebError, match=r"no reader is free within 0\.2 seconds") as caught:
+            await reception.check_ready()
+        assert caught.value.status == 503
+        gone.set()
+        await asyncio.wait(bad)
+        for one in bad:
+            assert isinstance(one.exception(), ClientDisconnect)
+        await reception.check_ready()
+        answering.open.clear()
+        good = asyncio.create_task(reception.answer(image_png(), False, stays))
+        await until(lambda: bool(answering.batches))
+        with pytest.raises(WebError, match="no thread of the network is free"):
+            await reception.check_ready()
+        answering.open.set()
+        await good
+        await reception.check_ready()
+
+    within(answering, work, decoders)
+
+
+# A machine without memory
+
+
+SHORT = [
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("can't start new thread"),
+    RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
+    cv2.error("OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 99 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", SHORT, ids=[repr(error)[:30] for error in SHORT])
+def test_a_machine_without_memory_is_not_the_image_s_fault(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: Any) -> Any:
+        raise error
+
+    assert short_of_memory(error)
+    for answering, decoders in (
+        (FakeAnswering(), FakeDecoders(error=error)),
+        (FakeAnswering(error=error), FakeDecoders()),
+        (FakeAnswering(), FakeDecoders()),
+    ):
+        if answering.error is None and decoders.error is None:
+            monkeypatch.setattr(module, "answer_json", fails)
+        with pytest.raises(WebError, match="short of memory") as caught:
+            within(answering, lambda reception: reception.answer(image_png(first=13), False, stays), decoders)
+        assert (caught.value.status, caught.value.code) == (503, "busy")
+        assert caught.value.headers["Retry-After"]
+
+
+def test_an_image_that_needs_too_much_is_refused_itself() -> None:
+    decoders = FakeDecoders(error=ImageRefusedError("upload", "needed more than 1.5 GB", "export it smaller"))
+    with pytest.raises(WebError, match=r"needed more than 1\.5 GB") as caught:
+        within(FakeAnswering(), lambda reception: reception.answer(image_png(), False, stays), decoders)
+    assert caught.value.status == 422
+    assert not short_of_memory(ValueError("bad header"))
+    assert not short_of_memory(FileNotFoundError(errno.ENOENT, "No such file"))
 
 
 def test_what_fails_inside_is_logged_by_its_place_and_not_by_its_text(caplog: pytest.LogCaptureFixture) -> None:
