@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATHS = ("sweep_dir", "report_dir", "only", "cache_dir")
-"""Settings with characters that Hydra's grammar may not take, such as the second equals sign of only=seed=1."""
+"""Settings with characters that Hydra's grammar rejects, such as the second equals sign of only=seed=1."""
 
 
 def main(cfg: DictConfig) -> None:
-    """Report one sweep, or several and how they compare.
+    """Report one sweep, or report and compare several.
 
     Args:
         cfg: the composed configuration ``crossval``.
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
 
     folders = listed("sweep_dir")
     if not folders or not all(folder.strip() for folder in folders):
-        # sweep_dir=$DIR with DIR unset: the empty path would mean the current folder.
+        # sweep_dir=$DIR with DIR unset would mean the current folder.
         raise SettingError("sweep_dir", "", "the folder of a sweep, which holds fold=0/ and so on", "say sweep_dir=DIR")
     report_sweeps(
         [Path(folder) for folder in folders],

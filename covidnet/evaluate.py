@@ -23,7 +23,7 @@ _ASKED = ("checkpoint", "only", "gate", "engine", "resamples", "seed")
 
 
 def main(cfg: DictConfig) -> None:
-    """Look for training images in a data set, predict the set, and report.
+    """Search a data set for training images, predict it, and report.
 
     Args:
         cfg: the composed configuration ``evaluate``.
@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
 
     checkpoint = "" if OmegaConf.is_missing(cfg, "checkpoint") else str(cfg.checkpoint)
     only = "" if cfg.only is None else str(cfg.only)
-    # What can be said without the network is said before its libraries are loaded.
+    # Errors that need no network are reported before its libraries are loaded.
     models = find_models(checkpoint, onnx=cfg.engine == "onnx", only=only)
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     out = Path(settings["out"]).expanduser()

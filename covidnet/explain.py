@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATHS = ("checkpoint", "only", "input", "out", "masks", "boxes")
-"""Settings that are paths, with characters that Hydra's grammar may not take."""
+"""Settings that are paths, which may have characters that Hydra's grammar rejects."""
 
 
 def main(cfg: DictConfig) -> None:
-    """Draw the map of every image, write explanations.csv, and where lesions are known localisation.csv.
+    """Draw the heat map of every image; write explanations.csv and, for known lesions, localisation.csv.
 
     Args:
         cfg: the composed configuration ``explain``.
@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.target is not None and target is None:
         raise SettingError("target", cfg.target, CLASSES)
     checkpoint = find_checkpoint(given["checkpoint"], "" if cfg.only is None else str(cfg.only))
-    # What can be said without the network is said before its libraries are loaded.
+    # Errors that need no network are reported before its libraries are loaded.
     from covidnet.data.collection.inputs import check_earlier, check_out, find_images
 
     out = Path(cfg.out).expanduser()

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATHS = ("checkpoint", "only", "out", "check")
-"""Settings that are paths, with characters that Hydra's grammar may not take."""
+"""Settings that are paths, which may have characters that Hydra's grammar rejects."""
 
 
 def main(cfg: DictConfig) -> None:
-    """Export, check the file against PyTorch on images, and write it only if the two agree.
+    """Export, compare with PyTorch on images, and write the file only if both agree.
 
     Args:
         cfg: the composed configuration ``export``.
 
     Raises:
         SettingError: a setting is not allowed, or a library is not installed.
-        WeightsError: there is no checkpoint, or what was exported does not agree with it.
-        DataError: no image is there to check it on.
+        WeightsError: there is no checkpoint, or the exported model disagrees with it.
+        DataError: there is no image to check it on.
         WriteError: the file cannot be written.
     """
     from omegaconf import OmegaConf
@@ -68,18 +68,18 @@ def main(cfg: DictConfig) -> None:
     make_folder(out.parent, out)
     write_bytes(out, content)
     console = Console(soft_wrap=True, highlight=False)
-    told = [*model.facts.notes()]
-    told.append(
+    lines = [*model.facts.notes()]
+    lines.append(
         f"Probabilities differ from PyTorch's by {difference:.1e} at most, on {count(len(squares), 'image')} {where}"
     )
-    told.append(f"{model.facts.title}, {len(content) / 1e6:.1f} MB: {out}")
-    told.append(f"Use it: python -m covidnet.predict checkpoint='{out}' input=FILE_OR_FOLDER")
-    for line in [*told, NOTICE]:
+    lines.append(f"{model.facts.title}, {len(content) / 1e6:.1f} MB: {out}")
+    lines.append(f"Use it: python -m covidnet.predict checkpoint='{out}' input=FILE_OR_FOLDER")
+    for line in [*lines, NOTICE]:
         console.print(line, markup=False, emoji=False)
 
 
 def _card(given: str, only: str, model: TorchModel) -> str:
-    """The card of the run or sweep, with its scores; what the checkpoint says where its folder is not there."""
+    """The card of the run or sweep with its scores; that of the checkpoint if the folder is missing."""
     from covidnet.serving.web.card import facts_card
     from covidnet.sweep.reports import card_of
 
@@ -102,7 +102,7 @@ def _target(given: str, out: str | None, only: str = "") -> Path:
 
 
 def _images(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list, str]:
-    """Some images as squares, and whose they are: those that were given, else those of the run's own unseen fold."""
+    """Some images as squares, and their origin: those given, else those of the run's own unseen fold."""
     from covidnet.data.reading.decoders import shared_decoders
 
     root, paths = _given_images(cfg.check) if cfg.check is not None else _unseen_images(files[0])
@@ -130,7 +130,7 @@ def _given_images(check: str) -> tuple[Path, list[str]]:
 
 
 def _unseen_images(checkpoint: Path) -> tuple[Path, list[str]]:
-    """The images of the unseen fold, where the run folder and the data are still there."""
+    """The images of the unseen fold, if the run folder and the data still exist."""
     import json
 
     from covidnet.data.collection.prepared import read_split
@@ -147,7 +147,7 @@ def _unseen_images(checkpoint: Path) -> tuple[Path, list[str]]:
 
 
 def _difference(model: TorchModel, exported: object, squares: list) -> float:
-    """The largest difference of two engines' probabilities, of the mean and of every member."""
+    """The largest difference between the probabilities of two engines, for the mean and every member."""
     import numpy as np
 
     found = 0.0

@@ -1,4 +1,4 @@
-"""``python -m covidnet.features``: fill the store for all folds ahead of a sweep, and look after it."""
+"""``python -m covidnet.features``: fill the store for all folds ahead of a sweep, check it, or clean it up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ACTIONS = ("--stats", "--verify", "--prune")
 
 
 def main(cfg: DictConfig) -> None:
-    """Fill the store for the ten folds, or with an action say what is there, check it, or remove what is of no use.
+    """Fill the store for the ten folds, or show, verify or prune it.
 
     Args:
         cfg: the composed configuration ``features``.
@@ -46,13 +46,13 @@ def main(cfg: DictConfig) -> None:
 
 
 def fill(setup: FoldSetup) -> None:
-    """Compute what any of the ten folds looks at, each distinct input once."""
+    """Compute the features of all ten folds, each distinct input once."""
     import pandas as pd
     from rich.console import Console
 
     from covidnet.feature_store.extract import fill_store
 
-    # The network needs no data: what is wrong with it is reported before an image is read or drawn.
+    # The network needs no data: its errors are reported before any image is read or generated.
     module = setup.module()
     if reason := setup.why_no_features(module):
         raise CovidnetError(f"covidnet.features: nothing to store; {reason}")
@@ -107,7 +107,7 @@ def show(setup: FoldSetup, *, verify: bool) -> None:
 
 
 def remove(setup: FoldSetup) -> None:
-    """Remove what nothing will read again, and name it."""
+    """Remove what nothing will read again, and list it."""
     from rich.console import Console
 
     from covidnet.data.loading.transforms import Normalise, SquareFit
@@ -123,6 +123,6 @@ def remove(setup: FoldSetup) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra knows settings, not flags of other commands: a flag becomes the setting that it is short for.
+    # Hydra knows no flags of commands: a flag becomes the setting that it stands for.
     sys.argv = [f"action={word[2:]}" if word in _ACTIONS else word for word in sys.argv]
     launch(main, "features")

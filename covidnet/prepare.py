@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig) -> None:
-    """Scan, refuse bad files one by one, split; with ``strict=true`` refused files are an error at the end.
+    """Scan, refuse bad files one by one, split; with ``strict=true`` a refused file is an error at the end.
 
     Args:
         cfg: the composed configuration ``prepare``.
 
     Raises:
-        DataError: where the data cannot be used, or ``strict=true`` and a file was refused.
+        DataError: the data cannot be used, or ``strict=true`` and a file was refused.
     """
     from omegaconf import OmegaConf
     from rich.console import Console
@@ -44,11 +44,15 @@ def main(cfg: DictConfig) -> None:
     )
     console = Console(soft_wrap=True, highlight=False)
     refused = prepared.folder.parent / "refused.csv"
-    told = [*prepared.notes, f"manifest: {prepared.folder.parent / 'manifest.csv'}", f"split:    {prepared.split_file}"]
-    told.append(f"left out: {prepared.folder / 'left_out.csv'}")
+    lines = [
+        *prepared.notes,
+        f"manifest: {prepared.folder.parent / 'manifest.csv'}",
+        f"split:    {prepared.split_file}",
+    ]
+    lines.append(f"left out: {prepared.folder / 'left_out.csv'}")
     if len(prepared.refused):
-        told.append(f"refused:  {refused} ({counted(len(prepared.refused), 'file')})")
-    for line in told:
+        lines.append(f"refused:  {refused} ({counted(len(prepared.refused), 'file')})")
+    for line in lines:
         console.print(shown(line), markup=False, emoji=False)
     if len(prepared.refused) and settings["strict"]:
         raise DataError(

@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> float | None:
     Returns:
         The monitored value of the chosen checkpoint, for sweepers; None where nothing was monitored.
     """
-    # Before the heavy imports, so that a slip of the finger is answered at once.
+    # Before the heavy imports, so that a typing error is answered at once.
     direction(cfg.monitor)
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def _arguments(given: list[str]) -> list[str]:
-    """The command line that ``resume=`` stands for, with paths and the config of a run as Hydra can read them."""
+    """The command line with ``resume=`` expanded, paths quoted, and the configuration folder of a run found first."""
     if any(word.startswith("resume=") for word in given):
         from covidnet.fold.resume import resumed_arguments
 
@@ -49,7 +49,7 @@ def _arguments(given: list[str]) -> list[str]:
     given = quoted(given, _PATHS)
     for flag in ("-m", "--multirun"):
         if flag in given:
-            # Settings on both sides of a flag are more than Hydra's parser takes.
+            # Hydra's parser rejects settings on both sides of a flag.
             given = [flag, *(word for word in given if word != flag)]
     at = next((n for n, word in enumerate(given) if word.split("=")[0] in ("--config-dir", "-cd")), None)
     if at is not None:
@@ -58,7 +58,7 @@ def _arguments(given: list[str]) -> list[str]:
         if not value and after < len(given):
             value, after = given[after], after + 1
         folder = Path(value).expanduser().resolve()
-        # Hydra would take our own config.yaml, which has the same name, before that of the folder.
+        # Otherwise Hydra finds our own config.yaml, of the same name, first.
         if value and (folder / "config.yaml").is_file():
             given = [*given[:at], "--config-path", str(folder), flag, str(config_dir()), *given[after:]]
     return given

@@ -11,7 +11,7 @@ from covidnet.base.errors import CovidnetError
 
 
 class WriteError(CovidnetError, OSError):
-    """A file cannot be written; what stood under its name before is still whole.
+    """A file cannot be written; an earlier file of that name is unchanged.
 
     Args:
         path: the file.
@@ -40,11 +40,11 @@ class WriteError(CovidnetError, OSError):
 
 
 def make_folder(folder: Path, file: str | Path | None = None) -> None:
-    """Make a folder, and those above it, where it is not there.
+    """Make a folder and its parents if they do not exist.
 
     Args:
         folder: the folder.
-        file: what is to be written into it, for the error; the folder itself if None.
+        file: the file to be written there, named in the error; the folder itself if None.
 
     Raises:
         WriteError: the system refused.
@@ -61,8 +61,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     The bytes go to a new file in the same folder, are flushed to the disk, and take the name with one rename.
 
     Args:
-        path: the file, no symbolic link: who made one in a folder would choose which file elsewhere is replaced. Its
-            folder must exist.
+        path: the file. Its folder must exist. A symbolic link is refused: it could replace a file elsewhere.
         data: the whole content.
 
     Raises:
@@ -94,7 +93,7 @@ def write_text(path: str | Path, text: str) -> None:
 
     Args:
         path: the file. Its folder must exist.
-        text: the whole content, with ``\n`` line ends. Names of files that are no UTF-8 keep their bytes.
+        text: the whole content, with ``\n`` line ends. File names that are not UTF-8 keep their bytes.
 
     Raises:
         WriteError: the system refused; the old file is unchanged.

@@ -9,7 +9,7 @@ CLASSES: tuple[str, ...] = ("COVID-19", "Normal", "Pneumonia")
 """Class names in the order of every table, confusion matrix and logit."""
 
 SLUGS: tuple[str, ...] = ("covid19", "normal", "pneumonia")
-"""Class names fit for a column, in the order of `CLASSES`: the p_covid19 of predictions.csv."""
+"""Class names for column names such as p_covid19, in the order of `CLASSES`."""
 
 COLOURS: dict[str, str] = {"COVID-19": "#d55e00", "Normal": "#009e73", "Pneumonia": "#0072b2"}
 """One colour per class in every figure (Okabe and Ito's palette, safe for colour-blind readers)."""
@@ -31,7 +31,7 @@ _SPELLINGS = {
 
 
 def key_of(name: str) -> str:
-    """A name as names are compared: lower-case letters and digits alone.
+    """The form in which names are compared: lower-case letters and digits only.
 
     Args:
         name: of a folder, a label or a class.
@@ -44,11 +44,11 @@ def key_of(name: str) -> str:
 
 
 def label_of(name: str, spellings: Mapping[str, str] | None = None) -> str | None:
-    """The class that a folder or a metadata cell means, or None where it is not known.
+    """The class that a folder or a metadata cell means; None if unknown.
 
     Args:
-        name: a folder name or a label as somebody wrote it, such as ``COVID19``.
-        spellings: more names and the class they mean (the setting ``data.labels``); they go first.
+        name: a folder name or a label as written, such as ``COVID19``.
+        spellings: more names and the class they mean (the setting ``data.labels``); they take precedence.
 
     Returns:
         One of `CLASSES`, or None.

@@ -1,4 +1,4 @@
-"""Errors that the user can mend: each is one line that names the thing, the cause and the remedy."""
+"""Errors that the user can fix: each is one line with the thing, the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from covidnet.base.names import shown
 
 
 class CovidnetError(Exception):
-    """An error the user can mend. Entry points print its text alone, without a traceback."""
+    """An error that the user can fix. Commands print its text without a traceback."""
 
 
 class SettingError(CovidnetError, ValueError):
@@ -38,7 +38,7 @@ class SettingError(CovidnetError, ValueError):
 
 
 class UnknownSettingError(CovidnetError, ValueError):
-    """Nothing reads a setting; printed as ``SETTING=VALUE: CAUSE; REMEDY``.
+    """A setting that nothing reads; printed as ``SETTING=VALUE: CAUSE; REMEDY``.
 
     Args:
         name: the setting as it was written.
@@ -59,11 +59,11 @@ class UnknownSettingError(CovidnetError, ValueError):
 
 
 class DataError(CovidnetError, ValueError):
-    """A data set cannot be used as it is."""
+    """A data set cannot be used."""
 
 
 class SplitError(DataError):
-    """No folds can be made that keep the promises of the split."""
+    """No folds exist that keep the guarantees of the split."""
 
 
 class ImageRefusedError(CovidnetError, ValueError):
@@ -87,7 +87,7 @@ class ImageRefusedError(CovidnetError, ValueError):
 
 
 class WeightsError(CovidnetError, RuntimeError):
-    """Weights cannot be had, or do not fit the network."""
+    """Weights are not available, or do not fit the network."""
 
 
 class StoreError(CovidnetError, RuntimeError):

@@ -21,7 +21,7 @@ _TARGETS = {
     "covidnet.names.ShownFormatter": "covidnet.base.names.ShownFormatter",
 }
 
-# What runs did before there was the setting.
+# What runs did before the setting existed.
 _ADDED = {"unseen": "scored", "split.copies": "bytes", "features.engine": "torch"}
 
 

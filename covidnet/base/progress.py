@@ -1,4 +1,4 @@
-"""One progress bar for every long piece of work: on the error stream, and silent where nobody watches."""
+"""One progress bar for all long work: on stderr, and only if that is a terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Rate(ProgressColumn):
 
 
 def rate(speed: float) -> str:
-    """A rate per second: whole from 10 on, below that with one digit, so that slow work does not stand at 0.
+    """A rate per second: whole from 10 on, below that with one digit, so that slow work is not shown as 0.
 
     Example:
         >>> rate(38.2), rate(2.13)

@@ -1,4 +1,4 @@
-"""What a run was made of: versions, seed, git revision, hashes. All that is needed to repeat it."""
+"""What is needed to repeat a run: versions, git revision, machine, hashes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def environment() -> dict[str, Any]:
         "versions": {name: _version(name) for name in _PACKAGES},
         "git_revision": _git_revision(),
         "cores": available_cores(),
-        # Sums of a network that is trained whole depend on it.
+        # The numbers of a fully trained network depend on it.
         "threads": threads,
         "gpu": gpu,
         "command": sys.argv,

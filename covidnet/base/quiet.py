@@ -1,4 +1,4 @@
-"""The libraries' chatter: warnings and notes that a user can do nothing about."""
+"""Silence warnings and notes of libraries that a user can do nothing about."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 
 def quieten() -> None:
-    """Keep the terminal for what a person needs; warnings that name a fault of the run stay."""
+    """Hide messages that need no action; warnings about a fault of the run stay."""
     for name in (
         "pytorch_lightning.utilities.rank_zero",
         "pytorch_lightning.accelerators.cuda",
@@ -28,7 +28,7 @@ def quieten() -> None:
         r".*when logging on epoch level in distributed setting.*",
         # Kernels of one channel have two layouts that are the same.
         ".*Grad strides do not match bucket view strides.*",
-        # Those of a run that is gone on with.
+        # The checkpoint folder of a resumed run.
         ".*exists and is not empty.*",
         # Small studies have fewer batches than a log interval.
         ".*The number of training batches.*",

@@ -1,4 +1,4 @@
-"""What a run adds to its chosen model for those who will predict with it: a temperature and an input gate."""
+"""What a run adds to its chosen model for prediction: a temperature and an input gate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from covidnet.learning.module import ClassificationModule
 log = logging.getLogger(__name__)
 
 LEAST_IMAGES = 30
-"""With fewer training images nothing can be said of what an image looks like, and the gate has its rules alone."""
+"""With fewer training images the gate applies only its fixed rules."""
 
 # Images per backbone pass; 8 to 16 is best on a CPU.
 _BATCH = 8
@@ -30,7 +30,7 @@ def temperature_of(predictions: pd.DataFrame) -> tuple[float | None, int]:
     """The temperature of a run, and the number of validation images that it was fitted on.
 
     Args:
-        predictions: the table of predictions.csv; anybody can fit it again from there.
+        predictions: the table of predictions.csv.
     """
     rows = predictions[predictions["split"] == "val"].reset_index(drop=True)
     return fit_temperature(rows), len(rows)
@@ -48,9 +48,9 @@ def gate_of(
 
     Args:
         module: the chosen model.
-        datamodule: its images. Kept features are used where the run went by them.
+        datamodule: its images. Stored features are used if the run used them.
         thumbnails: of the data set.
-        seed: of what is drawn.
+        seed: of the random samples.
         progress: whether a progress bar is drawn where features have to be computed.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The run folder: every file that a run leaves behind, and the words that it ends with."""
+"""The run folder: every file that a run leaves behind, and the summary that it prints."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class RunFolder:
     def metrics(
         self, seconds: dict[str, float], counts: dict[str, Any], temperature: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The content of metrics.json, computed from the run's predictions.csv as anybody can compute it again.
+        """The content of metrics.json, computed from predictions.csv, from which anyone can compute it again.
 
         Args:
             seconds: what the steps of the run took.
-            counts: the images and inputs of each part and class, as `FoldDataModule.counts` tells them.
+            counts: the images and inputs of each part and class, as in `FoldDataModule.counts`.
             temperature: of the model, see `covidnet.evaluation.temperature`: value, n and split of the images that it
                 was fitted on. The metrics are of probabilities without it.
         """
@@ -77,7 +77,7 @@ class RunFolder:
         }
 
     def record(self, weights_sha256: str) -> dict[str, Any]:
-        """What has to be the same where a run is gone on with.
+        """What must not change for a run to be resumed.
 
         Args:
             weights_sha256: of the backbone before the fit.
@@ -89,13 +89,13 @@ class RunFolder:
             "seed": s["seed"],
             "manifest_sha256": self.prepared.manifest_sha256,
             "split_sha256": self.prepared.split_sha256,
-            # A backbone that is trained starts from weights too.
+            # A trained backbone starts from weights too.
             "weights_sha256": weights_sha256,
         }
 
     def write_settings(self) -> None:
         """Write config.yaml, which ``--config-dir RUN --config-name config`` runs again."""
-        # What the command line trusted, a file cannot.
+        # Only a command line can trust packages, not a file.
         again = {"defaults": None, **self.settings, "resume": None, "trust": [], **RUN_AGAIN}
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(again)))
 
@@ -132,7 +132,7 @@ class RunFolder:
         write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
     def tell(self, metrics: dict[str, Any], unseen: dict[str, Any]) -> None:
-        """Print the tables, what has to be known beside them, and where the folder is; arguments as in `write`."""
+        """Print the tables, their caveats and the folder; arguments as in `write`."""
         s = self.settings
         notes: list[str] = [
             *caveats_of(

@@ -1,4 +1,4 @@
-"""Going on with what was stopped: ``resume=RUN_FOLDER`` or ``resume=SWEEP_FOLDER``."""
+"""Resuming a stopped run or sweep: ``resume=RUN_FOLDER`` or ``resume=SWEEP_FOLDER``."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from covidnet.launch.launchers import ENGINES
 log = logging.getLogger(__name__)
 
 RECORD = "run.json"
-"""What a run began with: hashes of data, split and weights. Written before the first epoch."""
+"""What a run started with: hashes of data, split and weights. Written before the first epoch."""
 
 _POINT = "checkpoints/resume.ckpt"
 
 
 class Terminated(SystemExit):
-    """SIGTERM: the run ends with what it has, and a non-zero exit code."""
+    """SIGTERM: the run keeps what it has and ends with a non-zero exit code."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 def resumed_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of the run or sweep that is to be gone on with, and what was given beside ``resume=``.
+    """The command line of the run or sweep to resume, with the settings given beside ``resume=``.
 
-    The working directory becomes that of the first command, so that relative paths mean the same.
+    The working directory becomes that of the first command, so that relative paths keep their meaning.
 
     Args:
         arguments: a command line without the command.
 
     Returns:
-        The arguments as they were where ``resume`` is not among them.
+        The arguments unchanged if ``resume`` is not among them.
 
     Raises:
-        SettingError: the folder is that of no run and no sweep.
+        SettingError: the folder is neither a run folder nor a sweep folder.
     """
     given = [word.removeprefix("resume=") for word in arguments if word.startswith("resume=")]
     if not given or given[-1] == "null":
@@ -56,7 +56,7 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     others = [word for word in arguments if not word.startswith("resume=")]
     text = given[-1].strip("'\"")
     if not text.strip():
-        # resume=$DIR with DIR unset: a new run of the defaults is not what was meant.
+        # resume=$DIR with DIR unset must not start a new run of the defaults.
         raise SettingError("resume", text, "a run folder or a sweep folder", "say resume=DIR")
     folder = Path(text).expanduser().resolve()
     if (folder / ".hydra/overrides.yaml").is_file():
@@ -71,7 +71,7 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     check_links(folder)
     overrides, start = tasks
     _check_beside(others, overrides["task"], text)
-    # What is said again is said by the user, not by the folder.
+    # Settings repeated beside resume= come from the user, not from the folder.
     kept = [word for word in overrides["task"] if not word.startswith(("resume=", "trust=")) and word not in others]
     for word in kept:
         _check_from_folder(word, text)
@@ -100,8 +100,8 @@ def _check_beside(others: Sequence[str], task: Sequence[str], folder: str) -> No
         if compared(nested, ("fold",)):
             raise SettingError(
                 name, value, f"what resume={folder} began with",
-                "a run goes on with its own settings; those that change no number, such as progress, logger and "
-                "trainer.devices, may be other ones",
+                "a resumed run keeps its settings; only those that change no number, such as progress, logger and "
+                "trainer.devices, may differ",
             )  # fmt: skip
 
 
@@ -145,12 +145,12 @@ def _written(file: Path) -> tuple[dict[str, list[str]], str | None]:
         cwd = (found.get("runtime") or {}).get("cwd")
     except (KeyError, TypeError, AttributeError) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{file}: not what Hydra wrote ({cause}); start the run anew in another folder") from None
+        raise DataError(f"{file}: not what Hydra wrote ({cause}); start a new run in another folder") from None
     return overrides, None if cwd in (None, "???") else str(cwd)
 
 
 class Resumption:
-    """Whether and where one run goes on.
+    """Whether a run is resumed, and from where.
 
     Args:
         folder: the run folder.
@@ -160,10 +160,10 @@ class Resumption:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.settings = settings
-        # A job that SLURM has put back into its queue starts with the same command in the same folder.
+        # A job that SLURM requeued starts with the same command in the same folder.
         requeued = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
         self.wanted = bool(settings.get("resume")) or requeued
-        # A resumed run keeps the one that it began with.
+        # A resumed run keeps its first one.
         self.run_id = secrets.token_hex(8)
 
     @property
@@ -173,12 +173,12 @@ class Resumption:
 
     @property
     def point(self) -> Path | None:
-        """The state to go on from; None where the run starts anew."""
+        """The state to resume from; None for a new start."""
         file = self.folder / _POINT
         return file if self.wanted and file.is_file() else None
 
     def check_settings(self) -> None:
-        """Refuse to go on with other settings than the run began with.
+        """Refuse to resume with changed settings.
 
         Raises:
             SettingError: naming what differs.
@@ -194,7 +194,7 @@ class Resumption:
         self._refuse([f"{name} was {before.get(name)}, now {now.get(name)}" for name in differ])
 
     def begin(self, record: Mapping[str, Any]) -> None:
-        """Compare data, split and weights with those that the run began with, or write them down where it begins.
+        """Compare data, split and weights with the record of the run, or write that of a new run.
 
         Args:
             record: their hashes.
@@ -210,38 +210,38 @@ class Resumption:
             try:
                 before = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise DataError(f"{file}: is damaged ({error}); start the run anew in another folder") from None
+                raise DataError(f"{file}: is damaged ({error}); start a new run in another folder") from None
             differ = [name for name in record if name != "folder" and before.get(name) != record[name]]
             self._refuse([f"{name} was {before.get(name)}, now {record[name]}" for name in differ])
             if before.get("folder") == record.get("folder"):
                 # A folder elsewhere may be a copy, which counts as a run of its own.
                 self.run_id = str(before.get("run_id") or self.run_id)
         if not self.wanted:
-            # Predictions of an earlier run in this folder are not this one's.
+            # Predictions of an earlier run in this folder do not belong to this one.
             (self.folder / UNSEEN).unlink(missing_ok=True)
         if self.point is None:
             for name in ("checkpoints", "curves"):
-                # What an earlier start left behind would be taken for this one's.
+                # Leftovers of an earlier start would be taken for those of this one.
                 if self.wanted:
                     shutil.rmtree(self.folder / name, ignore_errors=True)
         write_text(file, json.dumps({**record, "run_id": self.run_id}, indent=2) + "\n")
 
     def end(self) -> None:
-        """The run is finished: its resume point is of no more use."""
+        """Delete the resume point of the finished run."""
         (self.folder / _POINT).unlink(missing_ok=True)
 
     def _refuse(self, differ: Sequence[str]) -> None:
         if differ:
-            told = "; ".join(differ[:4]) + (f"; and {len(differ) - 4} more" if len(differ) > 4 else "")
+            named = "; ".join(differ[:4]) + (f"; and {len(differ) - 4} more" if len(differ) > 4 else "")
             raise SettingError(
-                "resume", self.folder, "a run whose data, split, weights and settings are as they were",
-                f"{told}. Start a new run, or put it back",
+                "resume", self.folder, "a run whose data, split, weights and settings have not changed",
+                f"{named}; start a new run, or restore it",
             )  # fmt: skip
 
 
 @contextmanager
 def termination() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated` while a run goes on: what waits to be written is written, and the run ends."""
+    """Turn SIGTERM into `Terminated` during a run, so that pending files are written before it ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -249,7 +249,7 @@ def termination() -> Iterator[None]:
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # A second signal must not stop the writing.
+        # A second signal must not interrupt the writing.
         if not stopped.is_set():
             stopped.set()
             raise Terminated
@@ -258,8 +258,8 @@ def termination() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # What was cut off in the middle may fail while it is taken down; and where the signal fell into code that takes
-        # no exception, such as a destructor, Lightning ends the training later, with an exit code of 0.
+        # Interrupted code may fail while it is torn down. If the signal arrived in code that swallows exceptions, such
+        # as a destructor, Lightning ends the training later with exit code 0.
         if stopped.is_set() and not isinstance(error, Terminated):
             raise Terminated from None
         raise

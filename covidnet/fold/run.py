@@ -56,8 +56,8 @@ class FoldRun:
     Args:
         settings: the resolved configuration as a plain dict.
         folder: the run folder.
-        search: whether this is a trial of a search for hyperparameters: it ends with its validation, and neither the
-            test fold nor the unseen fold is looked at.
+        search: whether this is a trial of a search for hyperparameters: it ends after validation and never uses the
+            test fold or the unseen fold.
     """
 
     def __init__(self, settings: dict[str, Any], folder: Path, *, search: bool = False) -> None:
@@ -72,13 +72,13 @@ class FoldRun:
         self.callbacks: list[pl.Callback] = []
 
     def run(self) -> float | None:
-        """Do it all, or what is left of it where the run is gone on with.
+        """Run all steps, or the remaining ones of a resumed run.
 
         Returns:
-            The monitored value of the chosen checkpoint; None where the run was finished already.
+            The monitored value of the chosen checkpoint; None if the run had already finished.
 
         Raises:
-            CovidnetError: where the user can mend what stands in the way.
+            CovidnetError: for what the user can fix.
             Terminated: after SIGTERM; what was computed is kept.
         """
         check_classes(self.settings, self.settings.get("trust") or ())
@@ -93,7 +93,7 @@ class FoldRun:
         quieten()
         self._make_callbacks()
         self._check_trainer()
-        # Before anything that takes time: a key that is refused is said at once.
+        # Before anything slow, so that a rejected key is reported at once.
         self.loggers = make_loggers(self.settings, self.folder, resume=self.resumption.point is not None)
         failed, patience = True, None
         try:
@@ -101,8 +101,8 @@ class FoldRun:
                 score = self._run()
             failed = False
         except Terminated:
-            log.error("stopped by SIGTERM; python -m covidnet.train resume='%s' goes on with it", self.folder)
-            # SIGKILL follows in half a minute.
+            log.error("stopped by SIGTERM; python -m covidnet.train resume='%s' resumes it", self.folder)
+            # SIGKILL follows after half a minute.
             patience = 10.0
             raise
         finally:
@@ -114,15 +114,15 @@ class FoldRun:
         s, setup = self.settings, self.setup
         seed = setup.seed(s["fold"])
         pl.seed_everything(seed, workers=True, verbose=False)
-        # The network needs no data: weights that cannot be had are reported before an image is read or drawn.
+        # The network needs no data: missing weights are reported before any image is read or generated.
         module = setup.module()
         before = module.classifier.backbone_hash()
         prepared = setup.prepared()
         changed = setup.changed_images(prepared)
-        # Masks that cannot be used are told of before the training, not after it.
+        # Unusable masks are reported before training, not after it.
         annotations = setup.annotations(prepared)
         files = RunFolder(self.folder, s, prepared, changed)
-        # Of several processes the first alone writes.
+        # Only the first of several processes writes.
         if getattr(rank_zero_only, "rank", 0) == 0:
             self.resumption.begin(files.record(before))
             files.write_settings()
@@ -137,7 +137,7 @@ class FoldRun:
             from_store = self._features(datamodule, module)
         # A linear head is so small that two threads wait for each other longer than they work.
         with _threads(1 if from_store else torch.get_num_threads()):
-            # A network that is trained whole has epochs of minutes: each of them is written at once.
+            # Epochs of a fully trained network take minutes, so that each checkpoint is written at once.
             frozen = module.classifier.backbone.state_dict().values() if module.classifier.frozen else ()
             checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0, constant=frozen)
             trainer = self._trainer(checkpoints, seed)
@@ -160,13 +160,13 @@ class FoldRun:
         best = trainer.checkpoint_callback
         checkpoint = Path(best.best_model_path) if isinstance(best, ModelCheckpoint) and best.best_model_path else None
         with self._timed("panels"):
-            pictures, maps = self._explain(prepared, datamodule, trainer, module, annotations)
+            panels, maps = self._explain(prepared, datamodule, trainer, module, annotations)
         with self._timed("serving"):
             temperature = self._make_ready(prepared, datamodule, module, predictions, checkpoint, maps)
         self.seconds["total"] = time.perf_counter() - start
         metrics = files.metrics(self.seconds, datamodule.counts, temperature)
         files.write(metrics, {"before_fit": before, "after_fit": after}, unseen)
-        log_fold(self.loggers, metrics, predictions, pictures, checkpoint, trainer.global_step)
+        log_fold(self.loggers, metrics, predictions, panels, checkpoint, trainer.global_step)
         self.resumption.end()
         files.tell(metrics, unseen)
         if files.refused_count and s["strict"]:
@@ -183,16 +183,16 @@ class FoldRun:
         point = self.resumption.point
         if point is not None:
             datamodule.epoch, _ = ResumePoint.read(point)
-            log.info("going on at epoch %d", datamodule.epoch)
+            log.info("resuming at epoch %d", datamodule.epoch)
         try:
             trainer.fit(module, datamodule=datamodule, ckpt_path=point, weights_only=True)
         except Terminated:
             raise
         except SystemExit as leaving:
-            # A job that its engine puts back into the queue leaves with a code of the engine's.
+            # A requeued job exits with a code of its scheduler.
             if leaving.code != 1:
                 raise
-            # Lightning answers Ctrl-C by leaving without a word.
+            # Lightning exits silently on Ctrl-C.
             raise KeyboardInterrupt from None
         finally:
             checkpoints.flush()
@@ -201,7 +201,7 @@ class FoldRun:
         """Monitor the training loss where there is no validation part."""
         s = self.settings
         if s["split"]["validation"] == "none" and s["monitor"].startswith("val/"):
-            log.info("split.validation=none: there is no %s to watch, so train/loss is watched", s["monitor"])
+            log.info("split.validation=none: there is no %s, so train/loss is monitored", s["monitor"])
             for holder in (s, *(c for c in s["callbacks"].values() if c and "monitor" in c)):
                 holder["monitor"] = "train/loss"
                 holder.pop("mode", None)
@@ -213,13 +213,13 @@ class FoldRun:
             raise SettingError("callbacks.predictions", None, "PredictionWriter", "without predictions no numbers")
 
     def _check_trainer(self) -> None:
-        """Make a trainer and drop it: a device that is not there is reported before an image is read or drawn."""
-        # Determinism is a switch of the whole process, which features have not needed so far.
+        """Build a trainer and discard it, so that a missing device is reported before any image is read."""
+        # `deterministic` is a switch of the whole process, and computing features does not need it.
         settings = {name: value for name, value in self.settings["trainer"].items() if name != "deterministic"}
         hydra.utils.instantiate(settings, logger=False, enable_checkpointing=False, default_root_dir=self.folder)
 
     def _features(self, datamodule: FoldDataModule, module: ClassificationModule) -> bool:
-        """Whether the fold's features were taken from the store, which they are wherever that is exact."""
+        """Use stored features where they are exact; return whether they are used."""
         if reason := self.setup.take_features(datamodule, module):
             log.info("images go through the whole network in every epoch: %s", reason)
             return False
@@ -231,7 +231,7 @@ class FoldRun:
         callbacks: list[pl.Callback] = [ResumePoint(self.folder / "checkpoints", seed)]
         callbacks += self.callbacks
         if not self.loggers:
-            # It has nobody to tell.
+            # Without a logger it raises.
             callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint):
@@ -254,13 +254,13 @@ class FoldRun:
 
     @staticmethod
     def _is_last_process(trainer: pl.Trainer) -> bool:
-        """End the work of several processes; whether this is the one that goes on."""
+        """Shut the process group down; return whether this process continues."""
         trainer.strategy.barrier()
         torch.distributed.destroy_process_group()
         return trainer.is_global_zero
 
     def _alone(self, trained: pl.Trainer) -> pl.Trainer:
-        """A trainer of one process, for what comes after training: several would look at some images twice."""
+        """A single-process trainer for testing: several processes would count some images twice."""
         trainer: pl.Trainer = hydra.utils.instantiate(
             {**self.settings["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"},
             callbacks=_callbacks(trained),
@@ -270,12 +270,12 @@ class FoldRun:
             enable_model_summary=False,
             enable_progress_bar=self.progress,
         )
-        # The step that loggers are told.
+        # The step that loggers record.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trained.fit_loop.epoch_loop._batches_that_stepped
         return trainer
 
     def _enter(self, prepared: PreparedDataset) -> dict[str, Any]:
-        """Enter the run in the ledger of the unseen fold before it is scored; what the run folder keeps of that."""
+        """Record the run in the ledger of the unseen fold before scoring it; return the entry for the run folder."""
         s, run_id = self.settings, self.resumption.run_id
         ledger = UnseenLedger.of(self.setup.cache, prepared.split_sha256)
         counted = None
@@ -287,7 +287,7 @@ class FoldRun:
     def _test(
         self, trainer: pl.Trainer, datamodule: FoldDataModule, module: ClassificationModule
     ) -> tuple[ClassificationModule, float | None]:
-        """Validate and test the best checkpoint; test fold and unseen fold, if not locked, are scored here alone."""
+        """Validate and test the best checkpoint; only here are the test fold and an unlocked unseen fold scored."""
         module, score = self._chosen(trainer, module)
         if len(datamodule.rows["val"]):
             trainer.validate(module, dataloaders=datamodule.val_dataloader(), verbose=False)
@@ -325,7 +325,7 @@ class FoldRun:
         checkpoint: Path | None,
         maps: list[str] | None,
     ) -> dict[str, Any] | None:
-        """Add to the chosen checkpoint what those need who predict with it; the temperature for metrics.json."""
+        """Add gate, temperature and provenance to the chosen checkpoint; return the temperature for metrics.json."""
         temperature, images = temperature_of(predictions)
         thumbnails = prepared.thumbnails(progress=self.progress)
         write_training_images(self.folder, datamodule.rows, thumbnails)
@@ -354,10 +354,10 @@ class FoldRun:
         module: ClassificationModule,
         annotations: Annotations,
     ) -> tuple[dict[str, Path], list[str] | None]:
-        """Panels of the unseen fold (of the test fold while that is locked), and what has to be said of the maps.
+        """Draw panels of the unseen fold (of the test fold while that is locked), and test the heat maps.
 
         Returns:
-            None for the second where no map was made.
+            The panels by name, and notes on the maps; None for the notes if there are no maps.
         """
         part = "test" if self.setup.locked else "unseen"
         explain, rows = self.settings["explain"], datamodule.rows[part]
@@ -414,7 +414,7 @@ class FoldRun:
 
 
 class _ProgressBar(RichProgressBar):
-    """Lightning's bar without the version of the logger, which says nothing here."""
+    """Lightning's bar without the version of the logger, which is always the same."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
@@ -423,10 +423,10 @@ class _ProgressBar(RichProgressBar):
 
 
 def _callback(name: str, settings: Mapping[str, Any]) -> pl.Callback:
-    """A callback of the settings; one that monitors a metric takes its mode from there.
+    """Build a callback; a monitored metric sets its mode.
 
     Raises:
-        SettingError: the metric is not logged, or its mode is the wrong way round.
+        SettingError: the metric is not logged, or the mode contradicts it.
     """
     mode = {}
     if monitor := settings.get("monitor"):

@@ -45,7 +45,7 @@ class FoldSetup:
         self.settings = settings
         self.cache = Path(settings["cache_dir"]).expanduser().resolve()
         self.progress = bool(settings["progress"])
-        # What needs no image is refused before the first of them is read or drawn.
+        # Settings that need no image are refused before any is read or generated.
         self.fit = SquareFit(settings["data"]["image_size"], settings["data"]["fit"])
         augment = settings["augment"]
         self.operators, self.copies = operators_of(augment), None
@@ -61,11 +61,11 @@ class FoldSetup:
         return bool(self.settings["unseen"] == "locked")
 
     def seed(self, fold: int) -> int:
-        """The seed of one fold: folds of one study start from different heads and orders."""
+        """The seed of one fold: each fold starts with a head and an order of images of its own."""
         return int(np.random.SeedSequence([self.settings["seed"], fold]).generate_state(1)[0])
 
     def prepared(self) -> PreparedDataset:
-        """Manifest and split; what a reader of the numbers has to know is logged."""
+        """Manifest and split; their notes are logged."""
         s = self.settings
         prepared = prepare_dataset(
             s["data"],
@@ -89,7 +89,7 @@ class FoldSetup:
         return changed
 
     def module(self) -> ClassificationModule:
-        """The network, with a head from the global random state."""
+        """The network; its head is initialised from the global random state."""
         s = self.settings
         preprocessing = {"fit": s["data"]["fit"], "image_size": s["data"]["image_size"]}
         return ClassificationModule(s["model"], s["optim"], preprocessing, s["monitor"])
@@ -97,10 +97,10 @@ class FoldSetup:
     def datamodule(
         self, prepared: PreparedDataset, module: ClassificationModule, fold: int, changed: list[ImageRefusedError]
     ) -> FoldDataModule:
-        """The images of a fold, without those that changed.
+        """The images of a fold, without changed ones.
 
         Raises:
-            DataError: where none is left to train, test or call unseen.
+            DataError: no image is left in a part.
         """
         s, data, spec = self.settings, self.settings["data"], module.classifier.spec
         datamodule = prepared.fold(
@@ -125,21 +125,21 @@ class FoldSetup:
         return datamodule
 
     def why_no_features(self, module: ClassificationModule) -> str | None:
-        """Why this run cannot go by kept features, or None where it can, exactly."""
+        """Why stored features would not be exact for this run; None if they are."""
         s = self.settings
         reasons = {
             "features=off": s["features"]["mode"] == "off",
             "the backbone is not frozen": not module.classifier.frozen,
-            "augment=online draws anew in every epoch": s["augment"]["mode"] == "online",
-            "trainer.fast_dev_run looks at one batch alone": bool(s["trainer"]["fast_dev_run"]),
+            "augment=online changes the images in every epoch": s["augment"]["mode"] == "online",
+            "trainer.fast_dev_run uses a single batch": bool(s["trainer"]["fast_dev_run"]),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
     def take_features(self, datamodule: FoldDataModule, module: ClassificationModule) -> str | None:
-        """Let a datamodule serve the store's features, computed first where they are not there.
+        """Make a datamodule serve stored features; missing ones are computed first.
 
         Returns:
-            None; why it goes on serving images where features would not be exact.
+            None, or why the datamodule still serves images.
         """
         if reason := self.why_no_features(module):
             return reason
@@ -164,10 +164,10 @@ class FoldSetup:
         return FeatureStore(self.cache / "features", description, module.classifier.backbone.features_dim)
 
     def map_store(self, module: ClassificationModule, images: ImageDataset) -> Callable[[str | None], MapStore] | None:
-        """Gives the store of the backbone's maps, of a stage that is re-initialised or of the network as it is (None).
+        """A function that gives the store of feature maps of a re-initialised stage, or of the trained network (None).
 
         Returns:
-            None where the maps are not kept: ``features=off``, or a backbone that is trained.
+            None where maps are not stored: ``features=off``, or a trained backbone.
         """
         if self.settings["features"]["mode"] == "off" or not module.classifier.frozen:
             return None
@@ -176,7 +176,7 @@ class FoldSetup:
         shape = map_shape(backbone.eval(), self.settings["data"]["image_size"])
 
         def store(stage: str | None) -> MapStore:
-            # In the network of the first stage the head alone is new, and the maps do not know it.
+            # The first stage re-initialises the head alone, on which the maps do not depend.
             drawn = {} if stage in (None, "head") else {"randomised": stage, "torch": torch.__version__}
             return MapStore(root, {**description, **drawn}, shape)
 

@@ -1,4 +1,4 @@
-r"""Paths on a command line that Hydra's grammar does not take as they are."""
+r"""Quote paths on a command line that Hydra's grammar would reject."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 
 def quoted(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
-    r"""The words of a command line, with quotes about those paths that Hydra would refuse or read as something else.
+    r"""The words of a command line, with paths quoted that Hydra would reject or misread.
 
-    ``checkpoint=sweep/fold=0`` has a second equals sign, ``input=images (1)`` a bracket, ``out=007`` is a number. Left
-    as they are: what is quoted already, lists, dicts, null, what has an interpolation (``${``), and with ``-m`` what
-    has a comma, which then separates the values of a sweep.
+    ``checkpoint=sweep/fold=0`` has a second equals sign, ``input=images (1)`` a bracket, ``out=007`` is a number. Kept
+    as they are: quoted values, lists, dicts, null, interpolations (``${``), and with ``-m`` values with a comma, which
+    separates the values of a sweep.
 
     Args:
         arguments: the command line without the command.
@@ -34,7 +34,7 @@ def quoted(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
 
 
 def _taken(value: str) -> bool:
-    """Whether Hydra reads a value as it stands, or as something that was written for Hydra."""
+    """Whether Hydra reads a value unchanged, or as syntax that was written for Hydra."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException

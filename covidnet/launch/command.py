@@ -1,4 +1,4 @@
-"""Where the Hydra configuration lies, and how an entry point starts: help in a moment, errors in one line."""
+"""Find the Hydra configuration and start a command: fast help, errors in one line."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from covidnet.learning.monitor import search_direction
 
 log = logging.getLogger(__name__)
 
-# Lightning's class; to import it takes seconds.
+# Lightning's class, by name: importing it takes seconds.
 _MISCONFIGURED = "MisconfigurationException"
 
 Task = Callable[[DictConfig], Any]
 
 # Errors of jobs that the terminal has shown.
-_told: set[str] = set()
+_shown: set[str] = set()
 
 _STARTED = "${now:%Y-%m-%d}/${now:%H-%M-%S}-${token:}"
 RUN_AGAIN: dict[str, Any] = {
@@ -49,8 +49,8 @@ RUN_AGAIN: dict[str, Any] = {
         "sweep": {"dir": f"multirun/{_STARTED}", "subdir": "fold=${fold}"},
     },
 }
-"""What config.yaml of a run has beside the settings to be a command of its own: the looks of the terminal, new folders.
-No other settings of Hydra are taken from a folder."""
+"""Added to the config.yaml of a run so that it can be run again: terminal output and new folders. No other settings of
+Hydra are accepted from a folder."""
 
 
 def config_dir() -> Path:
@@ -60,23 +60,23 @@ def config_dir() -> Path:
 
 
 def register_resolvers() -> None:
-    """Make ``${token:}`` and ``${search:}`` known.
+    """Register ``${token:}`` and ``${search:}``.
 
-    The first is six hexadecimal digits that stay the same within one configuration, the second Optuna's direction.
+    The first is six hexadecimal digits, constant within a configuration; the second is Optuna's direction.
     """
     OmegaConf.register_new_resolver("token", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("search", search_direction, replace=True)
 
 
-# Here too: a job of a sweep in another process imports this module without going through `launch`.
+# On import too: jobs of a sweep in other processes import this module without calling `launch`.
 register_resolvers()
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """Configuration files, of which those from elsewhere may not change what Hydra itself does.
+    """Read configuration files; those from outside the package may not change Hydra's own settings.
 
-    Every file comes this way, in the process of a job too: the registry of sources travels there. Hydra, which then
-    registers its own, leaves one of the same name.
+    Job processes use it too, because the registry of sources is sent to them, and Hydra does not replace a source that
+    is registered under the same name.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -121,21 +121,21 @@ def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
 
 
 def launch(task: Task, name: str = "config", after: Callable[[], None] | None = None) -> None:
-    """Run a Hydra task as a command: exit code 0 only when all work is done, one line for errors the user can mend.
+    """Run a Hydra task as a command: exit code 0 only when all work is done, one line for errors that the user can fix.
 
     Args:
         task: takes the composed configuration.
         name: the primary configuration file.
-        after: called when all jobs have ended, also where some of them failed; not after Ctrl-C.
+        after: called when all jobs have ended, even if some failed; not after Ctrl-C.
     """
-    # Before wandb is imported: it prints notes of its own otherwise.
+    # Set before wandb is imported: it would print messages of its own.
     os.environ.setdefault("WANDB_SILENT", "true")
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     full_error = "HYDRA_FULL_ERROR" in os.environ
-    # Hydra prints errors in its own way unless it is told to pass them on.
+    # Makes Hydra raise errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _prepare_hydra()
     launcher = "basic"
@@ -148,13 +148,13 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
         except Exception as failure:
             if str(failure).startswith(NO_OPTION):
                 raise HydraException(str(failure)) from None
-            # Hydra tells its callbacks of the end of a sweep only where no job failed.
+            # Hydra calls its callbacks at the end of a sweep only if no job failed.
             if after is not None:
                 try:
                     after()
                 except CovidnetError as error:
-                    # Where settings could not be composed no job was started, and that is what has to be told. The last
-                    # line says the failure: a report that has nothing else to say would repeat it.
+                    # If composing failed, no job started, and that error is the one to show. The last line names the
+                    # failure, so that a report's error which only repeats it is dropped.
                     composed = not isinstance(failure, HydraException)
                     repeated = _one_line(failure).removeprefix("error: ") in str(error)
                     if composed and not repeated and (launcher == "basic" or isinstance(failure, CovidnetError)):
@@ -163,7 +163,7 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
         if after is not None:
             after()
     except BrokenPipeError:
-        # Who reads, such as head, has seen enough; Python would complain of it once more when it ends.
+        # The reader, such as head, has closed the pipe; Python would report that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (CovidnetError, HydraException, OmegaConfBaseException, OSError) as error:
@@ -177,25 +177,25 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
         sys.stderr.write("interrupted\n")
         sys.exit(130)
     except Exception as error:
-        # What jobs raise in processes of their own comes as one of the errors above; this is of what starts them.
+        # Errors from job processes arrive as one of those above; this one comes from the launcher.
         if launcher == "basic" or full_error:
             raise
         sys.exit(f"error: hydra/launcher={launcher}: {broken_launcher(error)}")
 
 
 def subfolders(arguments: Sequence[str]) -> list[str]:
-    """Run folders that tell jobs of a sweep apart by all that it varies, not by the fold alone.
+    """Name run folders after everything that a sweep varies, not the fold alone.
 
     Args:
         arguments: the command line without the command.
 
     Returns:
-        Nothing, or one more argument such as ``hydra.sweep.subdir='fold=${fold},seed=${seed}'``.
+        An empty list, or one argument such as ``hydra.sweep.subdir='fold=${fold},seed=${seed}'``.
     """
     if not {"-m", "--multirun"} & set(arguments) or any(word.startswith("hydra.sweep.subdir=") for word in arguments):
         return []
     if "hydra/sweeper=search" in arguments:
-        # Trials differ in numbers with sixteen digits, and two of them may be the same.
+        # Trials differ in numbers of sixteen digits, and two trials may be equal.
         return ["hydra.sweep.subdir='trial=${hydra.job.num}'"]
     others = [key for key in swept(arguments) if key != "fold"]
     if not others:
@@ -208,7 +208,7 @@ def subfolders(arguments: Sequence[str]) -> list[str]:
 
 
 def _guarded(task: Task, name: str) -> Task:
-    """The task, with its mendable errors told at once: Hydra's own words wait for a whole sweep to end."""
+    """Wrap a task so that its errors are shown at once: Hydra shows them only when the whole sweep has ended."""
 
     @functools.wraps(task)
     def run(cfg: DictConfig) -> Any:
@@ -231,23 +231,23 @@ def _guarded(task: Task, name: str) -> Task:
             mendable = isinstance(error, (CovidnetError, OSError)) or _is_of_settings(error) or _lacks_library(error)
             line, debug = _one_line(error), bool(cfg.get("debug"))
             if launcher != "basic":
-                # The log of the job is the last place that sees the traceback, and not every error can be sent home.
+                # Only the job's log can hold the traceback: not every error can be pickled.
                 log.error("%s", line, exc_info=None if mendable and not debug else error)
                 raise CovidnetError(line.removeprefix("error: ")) from None
             if mendable and not debug and not sweep:
                 sys.exit(line)
             if not (mendable and debug):
-                # The log of a job has to tell how it ended; the traceback comes when all jobs have.
-                _tell_once(line)
+                # The job's log must say how it ended; Hydra shows the traceback after the last job.
+                _log_once(line)
             raise
 
     return run
 
 
-def _tell_once(line: str) -> None:
+def _log_once(line: str) -> None:
     """Log an error; one that an earlier job of this sweep had too goes to the job's own log alone."""
-    if line not in _told:
-        _told.add(line)
+    if line not in _shown:
+        _shown.add(line)
         log.error("%s", line)
         return
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (line,), None)
@@ -270,7 +270,7 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, CovidnetError):
         text = str(error)
     elif isinstance(error, OSError) and error.errno is not None:
-        # What the system refuses is the user's to mend: a full disk, a folder that is not theirs.
+        # The user can fix what the system refuses: a full disk, missing permissions.
         remedy = "give a folder that can be written: cache_dir=DIR, hydra.run.dir=DIR"
         text = f"{error.filename or 'the system'}: {error.strerror or error} (errno {error.errno}); {remedy}"
     elif _lacks_library(error):

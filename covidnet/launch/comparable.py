@@ -26,13 +26,13 @@ def compared(settings: Any, also: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         settings: the content of config.yaml.
-        also: incidental ones that count this time, such as ``fold``.
+        also: incidental settings to compare as well, such as ``fold``.
     """
-    passed = [name for name in _INCIDENTAL if name not in also]
+    skipped = [name for name in _INCIDENTAL if name not in also]
     flat = _flat(settings if isinstance(settings, Mapping) else {})
     if flat.get("unseen") == "scored":
-        # What runs did before there was the setting.
+        # What runs did before the setting existed.
         del flat["unseen"]
-    # An empty setting is one that is not set, and versions differ in which of them they list.
-    told = {k: v for k, v in flat.items() if v not in (None, [])}
-    return {k: v for k, v in told.items() if not any(k == name or k.startswith(f"{name}.") for name in passed)}
+    # Null and empty settings count as not set: versions differ in which of them they write.
+    given = {k: v for k, v in flat.items() if v not in (None, [])}
+    return {k: v for k, v in given.items() if not any(k == name or k.startswith(f"{name}.") for name in skipped)}

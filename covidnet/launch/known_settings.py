@@ -1,4 +1,4 @@
-"""Which settings a command reads, and of what kind: others are refused by name, as are deleted ones that it needs."""
+"""Which settings a command reads: others are refused by name, and so is deleting one that it needs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingErro
 from covidnet.base.former import SETTINGS as FORMER
 from covidnet.launch.schema import check_values
 
-# Groups whose entries are free: each is made from its own `_target_`.
+# Groups with arbitrary entries, each built from its own `_target_`.
 _OPEN = ("callbacks", "logger")
-# The setting that tells which option a group has, where the configuration does not come from the groups' files.
-_TELLS = {"data": "name", "model": "name", "augment": "mode", "features": "mode"}
+# The setting that names a group's option, for configurations that were not composed from the groups' files.
+_OPTION_OF = {"data": "name", "model": "name", "augment": "mode", "features": "mode"}
 # Arguments that a run sets itself.
 _OWN = {
     "trainer": ("callbacks", "logger", "plugins", "default_root_dir", "enable_model_summary", "enable_progress_bar"),
     "callbacks": ("dirpath",),
     "logger": ("save_dir",),
 }
-# Settings of a shared group that a command has no use for, and why.
+# Settings of a shared group that a command does not use, and why.
 _UNUSED = {
     "evaluate": {
         **dict.fromkeys(("data.image_size", "data.fit"), "the model's own counts"),
@@ -35,10 +35,10 @@ _UNUSED = {
         "training alone reads it",
     ),
 }
-# What settings are read without.
+# Settings that may be deleted.
 _OPTIONAL = ("data.view", "data.ignore", "trust", "split.copies")
 NO_OPTION = "Config group override"
-"""So begins what Hydra says, as an error of Python, of an option that is no text, such as ``logger=null``."""
+"""How the message begins that Hydra raises, as a plain Python error, for an option such as ``logger=null``."""
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(?P<name>[^'=]+)=(?P<value>[^']*)'")
 _REFUSED = re.compile(r"Could not (?:override|delete from config\.) '(?P<name>[^']+)'")
 
@@ -51,9 +51,9 @@ class KnownSettings:
     Args:
         folder: of the configuration files.
         command: the primary file, such as ``config`` or ``predict``.
-        choices: of groups, such as ``{"data": "folder"}``. Others, and options that are not among our files, have all
-            settings of all options of their group.
-        settings: a composed configuration, asked for the choices that are not told.
+        choices: the options of groups, such as ``{"data": "folder"}``. A group without one, or with an option from
+            elsewhere, has the settings of all its options.
+        settings: a composed configuration, from which missing choices are read.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class KnownSettings:
         self._hydra: Tree = default["hydra"]
         groups = [group for group in self._hydra["runtime"]["choices"] if not group.startswith("hydra/")]
         self._options = {group: sorted(file.stem for file in (folder / group).glob("*.yaml")) for group in groups}
-        # A run's own config.yaml has no groups: empty settings of older versions are let pass.
+        # A run's own config.yaml has no groups; empty settings of older versions are accepted.
         self._foreign = settings is not None and not set(groups) <= set(choices)
-        # Such a config.yaml may be of a version that had fewer settings. Commands without a split never run one.
+        # Such a config.yaml may come from a version with fewer settings. Commands without a split never read one.
         self._whole = bool(set(groups) & set(choices)) or "split" not in groups
         self.chosen: dict[str, str] = {}
         self.tree: Tree = {}
         words = []
         for group in set(groups) - {"experiment"}:
-            told = _at(settings, f"{group}.{_TELLS[group]}") if group in _TELLS else None
-            known = [option for option in (choices.get(group), told) if option in self._options[group]]
+            named = _at(settings, f"{group}.{_OPTION_OF[group]}") if group in _OPTION_OF else None
+            known = [option for option in (choices.get(group), named) if option in self._options[group]]
             if known or (settings is None and group not in choices):
                 usual = str(self._hydra["runtime"]["choices"][group])
                 self.chosen[group] = str(known[0]) if known else usual
@@ -91,7 +91,7 @@ class KnownSettings:
 
     @classmethod
     def of_arguments(cls, folder: Path, command: str, arguments: Sequence[str]) -> KnownSettings:
-        """The settings that a command line chooses, which may itself be one that cannot be composed."""
+        """The settings that a command line selects, even one that cannot be composed."""
         known = cls(folder, command, {})
         pairs = [word.partition("=") for word in arguments]
         groups = [f"{group}={option}" for group, _, option in pairs if (folder / group / f"{option}.yaml").is_file()]
@@ -131,21 +131,21 @@ class KnownSettings:
         parent, _, key = name.rpartition(".")
         group = name.partition(".")[0]
         if parent and group in self._options and group not in self.chosen:
-            return False  # An option that is none of ours.
+            return False  # an option from elsewhere
         node = _at(settings, parent) if parent else settings
         return isinstance(node, Mapping) and key not in node
 
     def refusal(self, name: str, value: object) -> CovidnetError:
-        """What to say of a setting that there is not.
+        """The error for a setting that does not exist.
 
         Args:
             name: as on the command line.
-            value: that it was given.
+            value: as given there.
         """
         if isinstance(value, Mapping):
             value = ""
         if value == "" and name in _names(self.tree):
-            # Hydra finds no value in a setting that is null.
+            # Hydra cannot delete a setting that is null.
             return CovidnetError(f"{name}: is null and cannot be deleted; leave out ~{name}")
         if new := FORMER.get(name):
             return UnknownSettingError(name, value, "no such setting", f"it is called {new} now")
@@ -167,7 +167,7 @@ class KnownSettings:
         return UnknownSettingError(name, value, "no such setting", listed or "--help lists the settings")
 
     def explained(self, error: BaseException, arguments: Sequence[str]) -> BaseException:
-        """Hydra's error of an unknown setting or option in our words; any other error as it is.
+        """Translate Hydra's error about an unknown setting or option; other errors are returned unchanged.
 
         Args:
             error: what Hydra raised.
@@ -209,8 +209,8 @@ class KnownSettings:
 
 @functools.cache
 def _composed(folder: Path, command: str, words: tuple[str, ...]) -> Tree:
-    """A command's configuration under some choices, not resolved; it is shared, and never changed."""
-    # Hydra's public way of composing holds one configuration at a time, and a command runs inside of one.
+    """A command's configuration under some choices, not resolved. It is cached: do not change it."""
+    # Hydra's public `compose` holds one configuration at a time, and a command already runs inside one.
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.utils import create_config_search_path
     from hydra.types import RunMode
@@ -223,7 +223,7 @@ def _composed(folder: Path, command: str, words: tuple[str, ...]) -> Tree:
 
 
 def check_arguments(settings: Mapping[str, Any], path: str = "") -> None:
-    """Refuse an argument that the target of a node does not take, or that a run sets itself.
+    """Refuse an argument that a node's target does not take, or that the run sets itself.
 
     Args:
         settings: a configuration; nodes with ``_target_`` are looked for at any depth. Their modules are imported, so
@@ -272,7 +272,7 @@ def _unknown(settings: Mapping[str, Any], known: Mapping[str, Any], path: str = 
 
 
 def _defaults(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings and groups with their values, groups first; without what a target takes and what is free."""
+    """Settings and groups with their values, groups first; without arguments of targets and arbitrary entries."""
     for key, value in tree.items():
         yield f"{path}{key}", value
         if isinstance(value, Mapping) and "_target_" not in value and f"{path}{key}" not in _OPEN:
@@ -295,7 +295,7 @@ def _names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """The name that was most likely meant; empty where none is near."""
+    """The name that was most likely meant; empty if none is close."""
     parent, dot, leaf = name.rpartition(".")
     beside = [other for other in known if other.rpartition(".")[0] == parent]
     if near := difflib.get_close_matches(name, beside, 1, 0.8 if dot else 0.6):

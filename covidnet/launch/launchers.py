@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep run: which engines there are, what each needs, and what a job may take of the machine."""
+"""Where the jobs of a sweep run: launchers and sweepers, what each needs, and each job's share of the machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ JOBS = "COVIDNET_JOBS"
 """Environment variable: how many jobs of this sweep run at once on this machine."""
 
 ALONE = "COVIDNET_CORES_ALONE"
-"""Environment variable: threads for what a job does while the others wait for it: to fill the feature store."""
+"""Environment variable: threads for work that the other jobs wait for, such as filling the feature store."""
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _NOT_SEARCHED = ("fold", "split", "monitor", "data")
@@ -41,7 +41,7 @@ _SHOWS = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "-sc", 
 
 
 def prepare_launch(arguments: Sequence[str]) -> str:
-    """What has to be done before Hydra starts the jobs that a command line asks for.
+    """Prepare the launcher and the sweeper before Hydra starts the jobs of a command line.
 
     Args:
         arguments: the command line without the command.
@@ -94,11 +94,11 @@ def engines_of(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def share_out(arguments: Sequence[str], launcher: str) -> None:
-    """Say in the environment how many jobs will run at once here; they read it in `settle`.
+    """Set environment variables to how many jobs run at once here; `settle` reads them in each job.
 
     Args:
         arguments: the command line without the command.
-        launcher: of it.
+        launcher: the one that it names.
     """
     for name in (JOBS, ALONE):
         os.environ.pop(name, None)
@@ -112,32 +112,32 @@ def share_out(arguments: Sequence[str], launcher: str) -> None:
         asked = _setting(arguments, "hydra.launcher.n_jobs")
         jobs = min(jobs, asked if asked and asked > 0 else cores)
     os.environ[JOBS] = str(jobs)
-    # Who has said how many threads there are to be is not overruled.
+    # A number of threads that the user has set is kept.
     if not any(name in os.environ for name in _THREADS):
         os.environ[ALONE] = str(cores)
 
 
 def settle(cfg: DictConfig, launcher: str) -> None:
-    """In the process of a job, before anything heavy is imported: take a share of the cores, and draw no bars.
+    """Set a job's share of the cores and switch its progress bars off, before heavy imports.
 
     Args:
         cfg: the settings of the job; changed.
-        launcher: that has started it.
+        launcher: the one that started it.
     """
     if launcher == "basic":
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            # One of the processes of one run, whose first tells everything.
+            # Of the processes of one run, only the first logs.
             logging.getLogger().setLevel(logging.ERROR)
             cfg.progress = False
         return
     from covidnet.base.progress import available_cores
 
     if launcher == "local":
-        # Joblib's own way of starting processes is none that torch's loaders of images can use.
+        # Torch's data loaders cannot use joblib's start method.
         multiprocessing.set_start_method(None, force=True)
     cores = available_cores()
     if launcher == "slurm":
-        # Where SLURM does not confine a job to its cores, it still says how many they are.
+        # SLURM names a job's cores even where it does not enforce them.
         share = min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK") or cores))
     else:
         share = max(1, cores // int(os.environ.get(JOBS) or 1))
@@ -151,7 +151,7 @@ def settle(cfg: DictConfig, launcher: str) -> None:
 
 
 def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) -> None:
-    """What can be said of a sweep before its first job.
+    """Check a sweep before its first job starts.
 
     Args:
         hydra: Hydra's own settings.
@@ -165,7 +165,7 @@ def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) ->
     trainer = cfg.get("trainer") or {}
     devices = trainer.get("devices")
     many = "ddp" in str(trainer.get("strategy")) or (isinstance(devices, int) and devices > 1)
-    # Lightning starts the other processes by the same command line, which would be that of the whole sweep.
+    # Lightning starts its other processes with the same command line, here that of the whole sweep.
     if many and not (launcher == "slurm" and hydra.launcher.get("tasks_per_node", 1) > 1):
         raise SettingError(
             "trainer.devices", devices, "1 in a sweep",
@@ -187,13 +187,13 @@ def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) ->
 
 
 def check_search(cfg: DictConfig) -> None:
-    """Hyperparameters are chosen by images that are neither tested nor trained on.
+    """Refuse a search that would choose hyperparameters by test or training images.
 
     Args:
         cfg: the settings of a trial.
 
     Raises:
-        SettingError: another split would choose them.
+        SettingError: its metric comes from those images.
     """
     if cfg.split.validation != "inner":
         raise SettingError(
@@ -225,15 +225,15 @@ def swept(arguments: Sequence[str]) -> list[str]:
 
 
 def _wait_for_lost_jobs() -> None:
-    """Make a job of submitit that was killed one failed job of the sweep, whose others are waited for.
+    """Treat a killed job of submitit as one failed job, and wait for the others.
 
-    Hydra's plugin leaves at the first such job, while the others are still running.
+    Hydra's plugin stops at the first such job while others are still running.
     """
     from hydra.core.utils import JobReturn, JobStatus
     from submitit.core.core import Job
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
-    # Where a cluster keeps no accounts it complains at every look at the jobs; their results are files.
+    # Without an accounting database submitit complains at every poll; results are read from files.
     logging.getLogger("submitit").setLevel(logging.ERROR)
     if getattr(Job.results, "waits", False):
         return
@@ -254,22 +254,22 @@ def _wait_for_lost_jobs() -> None:
 
 
 def broken_launcher(error: Exception) -> str:
-    """What to say of a launcher that broke off: the cause and the remedy, in one line.
+    """Why a launcher failed and what to do, in one line.
 
     Args:
-        error: what it raised, which is not what a job raised.
+        error: what the launcher itself raised, not a job.
     """
     if type(error).__name__ == "TerminatedWorkerError":
         return (
-            "a job was killed, most likely for its memory, and those beside it with it; what is finished is kept: "
-            "resume=SWEEP_FOLDER does the rest, hydra.launcher.n_jobs=1 with less memory"
+            "a job was killed, probably for its memory, and took the other running jobs with it; finished runs are "
+            "kept: resume=SWEEP_FOLDER runs the rest, hydra.launcher.n_jobs=1 needs less memory"
         )
     cause = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{cause[:400]} (HYDRA_FULL_ERROR=1 shows where)"
 
 
 def _quieten_search() -> None:
-    """Keep Optuna, and Hydra's launcher of single trials, from telling each step; what fails is still told."""
+    """Silence the messages of Optuna and Hydra about each trial; failures are still logged."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -278,18 +278,18 @@ def _quieten_search() -> None:
 
 
 class LostJobError(CovidnetError, RuntimeError):
-    """A job ended without a word: killed, out of memory or out of time.
+    """A job disappeared: killed, out of memory or out of time.
 
     Args:
         what: which job of the sweep it was.
         job: its number.
-        state: what the engine says of it.
-        log: what it printed.
+        state: as the launcher reports it.
+        log: the file with its output.
     """
 
     def __init__(self, what: str, job: str, state: str, log: Path) -> None:
         super().__init__(
-            f"{what}: its job {job} was lost ({state}): killed, out of memory or out of time; its last words: {log}"
+            f"{what}: its job {job} was lost ({state}): killed, out of memory or out of time; its output: {log}"
         )
 
 
@@ -306,7 +306,7 @@ def _setting(arguments: Sequence[str], name: str) -> int | None:
 
 
 def _job_count(arguments: Sequence[str], many: int) -> int:
-    """How many jobs are handed to the launcher together; `many` where that cannot be told."""
+    """How many jobs are handed to the launcher together; `many` if unknown."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -121,7 +121,7 @@ def test_a_job_of_submitit_that_is_killed_is_one_failed_job(tmp_path: Path, monk
     monkeypatch.setattr(Job, "_results_timeout_s", 0)
     job = submitit.LocalExecutor(tmp_path).submit(_killed, ["fold=3", "seed=0"])
     (lost,) = job.results()
-    with pytest.raises(LostJobError, match=rf"fold=3: its job {job.job_id} was lost .* its last words: {tmp_path}"):
+    with pytest.raises(LostJobError, match=rf"fold=3: its job {job.job_id} was lost .* its output: {tmp_path}"):
         _ = lost.return_value
 
 
@@ -444,6 +444,6 @@ def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_pat
     assert parent.returncode == 0, errors
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {".submitit", "fold=0", "report"}
     log = (sweep / "fold=0/train.log").read_text()
-    assert "going on at epoch" in log
+    assert "resuming at epoch" in log
     curves = pd.read_csv(sweep / "fold=0/curves/metrics.csv")
     assert curves["val/loss"].notna().sum() >= 40
