@@ -53,7 +53,7 @@ def test_every_dependency_of_the_package_is_told() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     needed = {re.split(r"[<>=\[ ]", text)[0] for text in project["dependencies"]}
     # What draws, logs, waits, limits threads or paints a bar has no part in a number.
-    silent = {"filelock", "joblib", "lazy_loader", "matplotlib", "rich", "threadpoolctl", "wandb"}
+    silent = {"filelock", "jinja2", "joblib", "lazy_loader", "matplotlib", "rich", "threadpoolctl", "wandb"}
     assert needed - set(environment()["versions"]) <= silent
 
 
