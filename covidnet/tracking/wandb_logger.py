@@ -24,13 +24,13 @@ from covidnet.tracking.wandb_server import REMEDY, Decision, decide, refused
 log = logging.getLogger(__name__)
 
 RUN_ID = "wandb/run_id.txt"
-"""The file in a run folder that keeps the run's id at W&B, for a run that is gone on with."""
+"""The file in a run folder that keeps the run's id at W&B, for resuming."""
 
 _REFUSAL = re.compile(r"\b40[13]\b|permission|not logged in|unauthorized|forbidden", re.IGNORECASE)
 
 
 class FoldLogger(WandbLogger):
-    """Lightning's logger on an open run; what goes wrong in it is said once and stops the logging, not the training.
+    """Lightning's logger on an open run; its first failure is logged once and stops the logging, not the training.
 
     Args:
         run: as `wandb.init` gives it; None in every process but the first.
@@ -57,7 +57,7 @@ class FoldLogger(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Nothing: the run has the whole configuration already, of which these are a part."""
+        """Do nothing: the run has the whole configuration already."""
 
     def attempt(self, do: Callable[[], None]) -> bool:
         """Do something with the run, unless it broke before or is closed.
@@ -82,7 +82,7 @@ class FoldLogger(WandbLogger):
 
     @rank_zero_only
     def close(self, exit_code: int = 0) -> None:
-        """End the run: what is not sent in time stays in the run folder.
+        """End the run; data that is not uploaded in time stays in the run folder.
 
         Args:
             exit_code: 0, or what marks the run as failed.
@@ -100,18 +100,18 @@ class FoldLogger(WandbLogger):
             except Exception as error:
                 ended.append(error)
 
-        # wandb's own limit does not hold while it retries the request before: measured with wandb 0.31.
+        # wandb 0.31 exceeds finish_timeout while it retries an earlier request.
         thread = threading.Thread(target=finish, daemon=True)
         thread.start()
         thread.join(self.patience)
         if ended == [None]:
             return
-        # Otherwise this process would wait for it at its own end, and the next run would find it dead.
+        # wandb.teardown, which runs at exit too, waits without a limit for the upload of a table.
         stop_service()
         thread.join(5.0)
         if not self.broken:
             log.warning(
-                "W&B: not all of the run was sent in %g s; send it with: wandb sync %s",
+                "W&B: the upload did not finish within %g s; upload the rest with: wandb sync %s",
                 self.patience,
                 shlex.quote(self.folder),
             )
@@ -145,7 +145,7 @@ def wandb_logger(
         artifact: whether the best checkpoint is uploaded.
         job_type: ``fold`` or ``summary``.
         patience: seconds that the end of the run may take; from 20 on nothing is missing on disk afterwards.
-        resume: go on with the run that the folder was logged to before.
+        resume: continue the run that the folder was logged to before.
 
     Returns:
         A logger for a trainer.
@@ -177,7 +177,7 @@ def wandb_logger(
     run, mode = _open(asked, decision, patience)
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    # Logging a table asks the server whether the name is free, and raises where no answer comes.
+    # Logging a table asks the server whether the name is free, and raises if no answer comes.
     run._cached_public_api = _NoQuestions()
     folder = "" if mode == "disabled" else str(Path(run.dir).parent)
     return FoldLogger(run, folder, artifact=artifact, patience=patience, id=run.id, **names)
@@ -209,9 +209,9 @@ def tags_of(tags: Sequence[str], config: Mapping[str, Any]) -> list[str]:
 
 
 def stop_service() -> None:
-    """End wandb's own process where it neither ends nor answers, so that this one can end too.
+    """Kill wandb's own process, which may neither end nor answer, so that this one can end.
 
-    Runs of this process that are still open at W&B are not sent any further; their files stay.
+    Uploads of open runs stop; their files stay in the run folders.
     """
     import wandb
     from wandb.sdk import wandb_setup
@@ -223,13 +223,13 @@ def stop_service() -> None:
         return
     process.kill()
     process.wait(10)
-    # It finds its process gone, and says so; what counts is that it waits for it no longer.
+    # It raises because its process is gone, and no longer waits for it.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
 
 
 class _NoQuestions:
-    """Stands where wandb keeps the connection that it asks about artifacts: the answers do not matter to a run."""
+    """Replaces the connection that wandb asks about artifacts; a run does not need the answers."""
 
     def __init__(self) -> None:
         self.settings = {"entity": "", "project": ""}
@@ -262,7 +262,7 @@ def _open(asked: dict[str, Any], decision: Decision, patience: float) -> tuple[A
     except wandb.errors.UsageError as error:
         raise _not_taken(error) from None
     except Exception:
-        # Its process has died, of the run before perhaps; it begins anew.
+        # Its process has died, of the run before perhaps; start another one.
         stop_service()
         try:
             run = _init(asked, decision.server, mode, patience)
@@ -307,7 +307,7 @@ def _name(save_dir: Path, config: Mapping[str, Any]) -> str:
 
 
 def _identity(save_dir: Path, resume: bool, mode: str) -> dict[str, Any]:
-    """The id of the run at W&B: that of before where it is gone on with, a new one otherwise."""
+    """The id of the run at W&B: the earlier one if it is resumed, else a new one."""
     # An agent of a W&B sweep has been given an id.
     if mode == "disabled" or os.environ.get("WANDB_SWEEP_ID") or os.environ.get("WANDB_RUN_ID"):
         return {}

@@ -1,15 +1,15 @@
-"""Whether W&B can be reached, found out in seconds and without a question."""
+"""Whether W&B can be reached: answered within seconds, and never by a prompt."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from dataclasses import dataclass
-from typing import Any
+from http import HTTPStatus
+from queue import Empty, Queue
 from urllib.parse import urlsplit
 
 from covidnet.base.errors import SettingError
@@ -76,7 +76,7 @@ def decide(mode: str | None = None, seconds: float = 5.0) -> Decision:
 
 
 def credentials(server: str) -> tuple[bool, str | None]:
-    """The key for a server, from WANDB_API_KEY, the netrc file or wandb's settings; nobody is asked for one.
+    """The key for a server, from WANDB_API_KEY, the netrc file or wandb's settings; never from a prompt.
 
     Args:
         server: its address.
@@ -102,60 +102,46 @@ def probe(server: str, key: str | None, seconds: float) -> str:
 
     Args:
         server: its address.
-        key: None asks whether the server is there.
+        key: None only asks whether the server answers.
         seconds: after which it counts as silent.
 
     Returns:
-        Why it does not answer; empty where it does.
+        Why it does not answer; empty if it does.
 
     Raises:
         SettingError: the key is refused.
     """
-    found: list[str | SettingError] = []
-
-    def ask() -> None:
-        try:
-            found.append(_ask(server, key, seconds))
-        except SettingError as error:
-            found.append(error)
-
-    # Names are looked up without a time limit, and a server may send a byte a second: only a thread can be left.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not found:
+    answers: Queue[int | str] = Queue()
+    # Name look-up has no time limit, and a server may send a byte a second: only a thread can be abandoned.
+    threading.Thread(target=lambda: answers.put(_ask(server, key, seconds)), daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except Empty:
         return f"nothing in {seconds:g} s"
-    if isinstance(found[0], SettingError):
-        raise found[0]
-    return found[0]
+    if answer in (401, 403) and key is not None:
+        raise refused(server, f"the key is refused ({answer} {HTTPStatus(int(answer)).phrase})")
+    return answer if isinstance(answer, str) else ""
 
 
-def _ask(server: str, key: str | None, seconds: float) -> str:
+def _ask(server: str, key: str | None, seconds: float) -> int | str:
+    """The status of the answer, or why there is none."""
     headers = {"Content-Type": "application/json"}
     if key is not None:
         headers["Authorization"] = "Basic " + b64encode(f"api:{key}".encode()).decode()
-    question = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
     try:
-        request = urllib.request.Request(f"{server}/graphql", question, headers)
-        with urllib.request.urlopen(request, timeout=seconds) as answer:
-            told: Any = json.loads(answer.read(100_000))
+        question = urllib.request.Request(f"{server}/graphql", b'{"query": "query Viewer { viewer { id } }"}', headers)
+        with urllib.request.urlopen(question, timeout=seconds) as answer:
+            return int(answer.status)
     except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in (401, 403) and key is not None:
-            raise refused(server, f"the key is refused ({error.code} {error.reason})") from None
-        # Whatever else it says, it is there.
-        return ""
+        with error:
+            return error.code
     except urllib.error.URLError as error:
-        # A certificate that Python does not know may be one that wandb knows.
-        return "" if "CERTIFICATE" in str(error.reason) else str(error.reason)
-    except ValueError:
-        return ""
+        # wandb may know a certificate that Python does not.
+        return 0 if "CERTIFICATE" in str(error.reason) else str(error.reason)
+    except ValueError:  # no valid address; wandb has the better words for it
+        return 0
     except Exception as error:  # a socket has many ways to end
         return " ".join(str(error).split()) or type(error).__name__
-    data = told.get("data") if isinstance(told, dict) else None
-    if key is not None and isinstance(data, dict) and "viewer" in data and data["viewer"] is None:
-        raise refused(server, "the key is of no user")
-    return ""
 
 
 def refused(server: str, cause: str) -> SettingError:
