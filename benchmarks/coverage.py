@@ -96,8 +96,8 @@ def coverage(k: int, m: int, rho: float, p: float, studies: int, seed: int = 0) 
     names = np.array(CLASSES, object)
     for _ in range(studies):
         patient, real, called = study(k, m, rho, p, rng)
-        ends = {name: [one[f"{name}_ci"] for one in class_metrics(names[real], names[called], patient).values()]
-                for name in ("sensitivity", "specificity", "f1")}  # fmt: skip
+        classes = class_metrics(names[real], names[called], patient).values()
+        ends = {name: [getattr(one, f"{name}_ci") for one in classes] for name in ("sensitivity", "specificity", "f1")}
         ends["accuracy"] = [proportion_interval(real == called, patient)]
         for name, value in truth.items():
             held[name] += [low - 1e-12 <= value <= high + 1e-12 for low, high in ends[name]]
@@ -110,7 +110,7 @@ def area_coverage(k: int, m: int, rho: float, p: float, studies: int, seed: int 
     held = []
     for _ in range(studies):
         patient, positive, scores, _ = scores_of_two(k, m, rho, p, rng)
-        low, high = area_estimate(scores[0], positive, patient)["ci"]
+        low, high = area_estimate(scores[0], positive, patient).ci
         held.append(low - 1e-12 <= p <= high + 1e-12)
     return float(np.mean(held))
 
@@ -122,7 +122,7 @@ def rejections(k: int, m: int, rho: float, p: float, studies: int, seed: int = 0
     for _ in range(studies):
         patient, positive, scores, right = scores_of_two(k, m, rho, p, rng)
         called["mcnemar"].append(mcnemar_by_patient(*right, patient) < 0.05)
-        value = delong(*scores, positive, patient)["p"]
+        value = delong(*scores, positive, patient).p
         called["delong"].append(value is not None and value < 0.05)
     return {name: float(np.mean(flags)) for name, flags in called.items()}
 

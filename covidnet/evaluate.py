@@ -16,6 +16,8 @@ from covidnet.serving.checkpoint_path import ONNX, find_models
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from covidnet.report.external.summary import ExternalSummary
+
 PATHS = ("checkpoint", "only", "out", "data.root")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
@@ -81,7 +83,7 @@ def main(cfg: DictConfig) -> None:
         asked=_asked(settings),
     )
     _tell(summary, out, predictor.notes())
-    refused = summary["coverage"]["unreadable"] + summary["coverage"]["refused"]
+    refused = summary.coverage.files_refused
     if refused and cfg.strict:
         raise DataError(f"strict=true: {counted(refused, 'file was', 'files were')} refused; see {out / 'refused.csv'}")
 
@@ -115,27 +117,26 @@ def _print(lines: Sequence[str]) -> None:
         console.print(shown(line), markup=False, emoji=False)
 
 
-def _tell(summary: dict[str, Any], out: Path, said: Sequence[str]) -> None:
+def _tell(summary: ExternalSummary, out: Path, said: Sequence[str]) -> None:
     from rich.console import Console
 
-    from covidnet.report.terminal import BRACKETS, flat_scores, metrics_table
+    from covidnet.report.terminal import BRACKETS, metrics_table
     from covidnet.report.words import count
     from covidnet.serving.facts import NOTICE
 
     console = Console(soft_wrap=True, highlight=False)
-    scores, cover = summary["external"], summary["coverage"]
     console.print()
-    console.print(metrics_table(flat_scores(scores), f"External images, {summary['model']['title']}"))
+    console.print(metrics_table(summary.external.flat(), f"External images, {summary.model['title']}"))
     console.print()
     lines = [BRACKETS]
-    if summary["external_all"] is not None:
-        whole = summary["external_all"]["accuracy"]["value"]
-        lines.append(f"With the {count(summary['overlap']['seen_predicted'], 'training image')}: accuracy {whole:.1%}.")
-    refused = cover["unreadable"] + cover["refused"]
+    if summary.external_all is not None and summary.external_all.accuracy.value is not None:
+        whole = summary.external_all.accuracy.value
+        lines.append(f"With the {count(summary.overlap.seen_predicted, 'training image')}: accuracy {whole:.1%}.")
+    refused = summary.coverage.files_refused
     if refused:
         lines.append(f"{count(refused, 'file')} refused and not in the numbers: {out / 'refused.csv'}")
     # What the look found, and what holds of the model, was said before.
-    lines += [note for note in summary["notes"] if note not in (*summary["looked"], *said)]
+    lines += [note for note in summary.notes if note not in (*summary.looked, *said)]
     _print([*lines, f"Report: {out / 'report.html'}", NOTICE])
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from covidnet.base.classes import CLASSES
-from covidnet.evaluation.explanations import write_explanations
+from covidnet.evaluation.explanations import RunExplanations, write_explanations
 from covidnet.evaluation.localisation import localisation_table
 from covidnet.evaluation.predictions import predictions_table, write_predictions
 from covidnet.evaluation.sanity import sanity_table
@@ -144,6 +144,6 @@ def explain_run(folder: Path, images: int = 12, seed: int = 0) -> tuple[pd.DataF
     sanity = sanity_table(heats, stages, ids)
     (folder / "panels").mkdir(exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / "panels/unseen-Normal.png")
-    facts = {"method": "gradcam", "weights": "random", "freeze": True, "panels": ["panels/unseen-Normal.png"]}
+    facts = RunExplanations(method="gradcam", weights="random", freeze=True, panels=("panels/unseen-Normal.png",))
     write_explanations(folder / "explanations", facts, localisation, sanity)
     return localisation, sanity

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_scor
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.crossval import PATHS, main
+from covidnet.evaluation.results import UNDEFINED_ESTIMATE, from_json
 from covidnet.launch.arguments import quoted
 from covidnet.launch.command import compose
+from covidnet.report.summary import SweepSummary
 from covidnet.report.sweep.results import abstract
 from covidnet.sweep.reports import card_of, report_sweeps, summaries_of
 from tests.commands import command as run
@@ -39,9 +42,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def summary(sweep: Path) -> dict:
+def summary(sweep: Path) -> SweepSummary:
     report_sweeps([sweep], **QUICK)
-    return json.loads((sweep / "report/summary.json").read_text())
+    return from_json(SweepSummary, json.loads((sweep / "report/summary.json").read_text()))
 
 
 def predictions(sweep: Path, split: str) -> pd.DataFrame:
@@ -52,62 +55,62 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return run("covidnet.crossval", *arguments, cwd=cwd, timeout=300)
 
 
-def test_the_report_has_the_files_of_the_contract(sweep: Path, summary: dict) -> None:
+def test_the_report_has_the_files_of_the_contract(sweep: Path, summary: SweepSummary) -> None:
     assert {file.name for file in (sweep / "report").iterdir()} == FILES
-    assert summary["folds"] == list(range(10))
-    assert summary["problems"] == []
+    assert summary.folds == list(range(10))
+    assert summary.problems == []
 
 
-def test_pooled_numbers_recompute_from_predictions(sweep: Path, summary: dict) -> None:
+def test_pooled_numbers_recompute_from_predictions(sweep: Path, summary: SweepSummary) -> None:
     table = predictions(sweep, "test")
-    pooled = summary["pooled"]
-    assert pooled["n"] == len(table) == table["image_id"].nunique()
-    assert pooled["accuracy"]["value"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))
+    pooled = summary.pooled
+    assert pooled.n == len(table) == table["image_id"].nunique()
+    assert pooled.accuracy.value == pytest.approx(accuracy_score(table["label"], table["prediction"]))
     for label, column in zip(CLASSES, ("p_covid19", "p_normal", "p_pneumonia"), strict=True):
-        told = pooled["classes"][label]
+        told = pooled.classes[label]
         truth, called = table["label"] == label, table["prediction"] == label
-        assert told["sensitivity"]["value"] == pytest.approx(recall_score(truth, called))
-        assert told["specificity"]["value"] == pytest.approx(recall_score(~truth, ~called))
-        assert told["f1"]["value"] == pytest.approx(f1_score(truth, called))
-        assert told["auc"]["value"] == pytest.approx(roc_auc_score(truth, table[column]))
+        assert told.sensitivity.value == pytest.approx(recall_score(truth, called))
+        assert told.specificity.value == pytest.approx(recall_score(~truth, ~called))
+        assert told.f1.value == pytest.approx(f1_score(truth, called))
+        assert told.auc.value == pytest.approx(roc_auc_score(truth, table[column]))
 
 
-def test_fold_means_and_deviations_are_numpys(sweep: Path, summary: dict) -> None:
+def test_fold_means_and_deviations_are_numpys(sweep: Path, summary: SweepSummary) -> None:
     table = predictions(sweep, "test")
     by_fold = [accuracy_score(t["label"], t["prediction"]) for _, t in table.groupby("fold")]
-    assert summary["mean"]["accuracy"] == pytest.approx(np.mean(by_fold))
-    assert summary["sd"]["accuracy"] == pytest.approx(np.std(by_fold, ddof=1))
+    assert summary.mean.accuracy == pytest.approx(np.mean(by_fold))
+    assert summary.sd.accuracy == pytest.approx(np.std(by_fold, ddof=1))
     f1 = [f1_score(t["label"] == "Normal", t["prediction"] == "Normal") for _, t in table.groupby("fold")]
-    assert summary["mean"]["classes"]["Normal"]["f1"] == pytest.approx(np.mean(f1))
-    assert summary["sd"]["classes"]["Normal"]["f1"] == pytest.approx(np.std(f1, ddof=1))
+    assert summary.mean.classes["Normal"].f1 == pytest.approx(np.mean(f1))
+    assert summary.sd.classes["Normal"].f1 == pytest.approx(np.std(f1, ddof=1))
 
 
-def test_the_unseen_fold_is_told_by_model_by_choice_and_by_ensemble(sweep: Path, summary: dict) -> None:
+def test_the_unseen_fold_is_told_by_model_by_choice_and_by_ensemble(sweep: Path, summary: SweepSummary) -> None:
     table = predictions(sweep, "unseen")
     columns = ["p_covid19", "p_normal", "p_pneumonia"]
     scores = {fold: accuracy_score(t["label"], t["prediction"]) for fold, t in table.groupby("fold")}
-    assert summary["unseen"]["mean"]["accuracy"] == pytest.approx(np.mean(list(scores.values())))
+    assert summary.unseen.mean.accuracy == pytest.approx(np.mean(list(scores.values())))
     mean = table.groupby("image_id")[columns].mean()
     truth = table.groupby("image_id")["label"].first()
     ensemble = accuracy_score(truth, [CLASSES[k] for k in mean.to_numpy().argmax(1)])
-    assert summary["unseen"]["ensemble"]["accuracy"]["value"] == pytest.approx(ensemble)
+    assert summary.unseen.ensemble.accuracy.value == pytest.approx(ensemble)
     val = {f: accuracy_score(t["label"], t["prediction"]) for f, t in predictions(sweep, "val").groupby("fold")}
-    chosen = summary["selection"]["fold"]
+    chosen = summary.selection.fold
     assert val[chosen] == max(val.values())
-    assert summary["unseen"]["selected"]["accuracy"]["value"] == pytest.approx(scores[chosen])
+    assert summary.unseen.selected.accuracy.value == pytest.approx(scores[chosen])
     assert (
-        scores[summary["selection"]["paper_fold"]]
+        scores[summary.selection.paper_fold]
         == max(scores.values())
-        == pytest.approx(summary["unseen"]["paper_selected"]["accuracy"]["value"])
+        == pytest.approx(summary.unseen.paper_selected.accuracy.value)
     )
 
 
 def test_the_papers_selection_is_labelled_a_selection_score(sweep: Path, tmp_path: Path) -> None:
     (summary,) = report_sweeps([sweep], selection="paper", report_dir=tmp_path, **QUICK)
-    assert summary["selection"]["fold"] == summary["selection"]["paper_fold"]
-    assert "selection score" in summary["selection"]["label"]
+    assert summary.selection.fold == summary.selection.paper_fold
+    assert "selection score" in summary.selection.label
     assert "selection score" in (tmp_path / "report.html").read_text()
-    assert any("selection=paper" in note for note in summary["notes"])
+    assert any("selection=paper" in note for note in summary.notes)
 
 
 def test_the_same_predictions_give_the_same_report(sweep: Path, tmp_path: Path) -> None:
@@ -120,11 +123,11 @@ def test_the_same_predictions_give_the_same_report(sweep: Path, tmp_path: Path) 
 def test_guessing_models_have_a_best_above_chance_and_the_report_says_why(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "coins", split=split_table(per_fold=52), skill=0.0)
     (summary,) = report_sweeps([folder], **QUICK)
-    told = summary["selection"]
-    assert told["data"]["best"] > 1 / 3 + 0.02
-    assert told["data"]["best"] == pytest.approx(told["chance"]["expected_best"], abs=0.05)
-    assert told["data"]["split_half_optimism"] > 0.02
-    low, high = summary["pooled"]["accuracy"]["ci"]
+    told = summary.selection
+    assert told.data.best > 1 / 3 + 0.02
+    assert told.data.best == pytest.approx(told.chance.expected_best, abs=0.05)
+    assert told.data.split_half_optimism > 0.02
+    low, high = summary.pooled.accuracy.ci
     assert low < 1 / 3 < high
     text = (folder / "report/report.md").read_text()
     assert "What choosing the best model adds" in text
@@ -138,9 +141,9 @@ def test_models_without_validation_are_not_selected_by_it(tmp_path: Path) -> Non
         change=lambda table: table[table["split"] != "val"],
     )
     (summary,) = report_sweeps([folder], **QUICK)
-    assert summary["selection"]["fold"] is None
-    assert summary["unseen"]["selected"] is None
-    assert "no model is selected" in summary["selection"]["label"]
+    assert summary.selection.fold is None
+    assert summary.unseen.selected is None
+    assert "no model is selected" in summary.selection.label
 
 
 def test_what_can_be_reported_is_and_what_cannot_is_named(tmp_path: Path) -> None:
@@ -172,9 +175,9 @@ def test_patients_and_images_in_several_folds_are_counted_whatever_the_settings_
     known = split["patient_id"].nunique()
     assert any(
         note.startswith(f"1 of {known} known patients lies in more than one fold, so in training and test")
-        for note in told["notes"]
+        for note in told.notes
     )
-    assert any(note.startswith("The patient of 18 of 198 images is unknown; each") for note in told["notes"])
+    assert any(note.startswith("The patient of 18 of 198 images is unknown; each") for note in told.notes)
 
 
 def test_an_image_of_test_and_unseen_is_in_two_folds(tmp_path: Path) -> None:
@@ -186,17 +189,17 @@ def test_an_image_of_test_and_unseen_is_in_two_folds(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "fold=0", split_table(), 0, change=twice)
     (folder / "split.csv").unlink()
     (told,) = summaries_of([folder], resamples=100)[1]
-    assert any(note.startswith("1 of 35 images lies in more than one fold") for note in told["notes"])
+    assert any(note.startswith("1 of 35 images lies in more than one fold") for note in told.notes)
 
 
-def test_the_first_paragraph_says_n_and_patients_and_what_is_absent(summary: dict) -> None:
+def test_the_first_paragraph_says_n_and_patients_and_what_is_absent(summary: SweepSummary) -> None:
     told = abstract(summary).text
-    assert f"of 180 predictions, on images of {summary['pooled']['patients']} patients, are right" in told
+    assert f"of 180 predictions, on images of {summary.pooled.patients} patients, are right" in told
     assert "of 60 images and the specificity is " in told
     assert "of 120 images of the other classes" in told
-    pooled = summary["pooled"]
-    classes = pooled["classes"] | {"COVID-19": pooled["classes"]["COVID-19"] | {"support": 0, "sensitivity": None}}
-    absent = abstract(summary | {"pooled": pooled | {"classes": classes}}).text
+    pooled = summary.pooled
+    covid = replace(pooled.classes["COVID-19"], support=0, sensitivity=UNDEFINED_ESTIMATE)
+    absent = abstract(replace(summary, pooled=replace(pooled, classes={**pooled.classes, "COVID-19": covid}))).text
     assert "No image is of COVID-19, so its sensitivity is not defined; the specificity is " in absent
 
 
@@ -236,7 +239,7 @@ def test_two_sweeps_are_compared_and_other_splits_refused(sweep: Path, tmp_path:
     other = write_sweep(tmp_path / "other", seed=1, skill=0.3, settings={"model": {"name": "cnn"}})
     foreign = write_sweep(tmp_path / "foreign", split=split_table(seed=4))
     summaries = report_sweeps([sweep, other], names=["one", "two"], report_dir=tmp_path / "report", **QUICK)
-    assert [s["name"] for s in summaries] == ["one", "two"]
+    assert [s.name for s in summaries] == ["one", "two"]
     text = (tmp_path / "report/report.html").read_text()
     assert "McNemar" in text
     table = pd.read_csv(tmp_path / "report/table7.csv")
@@ -291,7 +294,7 @@ def test_sweeps_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None
     for study in ("x", "y"):
         write_sweep(tmp_path / study / "sweep", [0, 1])
     _, summaries = summaries_of([tmp_path / "x/sweep", tmp_path / "y/sweep"], **QUICK)
-    assert [s["name"] for s in summaries] == ["x/sweep", "y/sweep"]
+    assert [s.name for s in summaries] == ["x/sweep", "y/sweep"]
     with pytest.raises(SettingError, match="2 different names"):
         summaries_of([tmp_path / "x/sweep", tmp_path / "y/sweep"], names=["a"])
 
@@ -300,8 +303,8 @@ def test_a_fold_of_one_class_alone_is_reported_with_gaps(tmp_path: Path) -> None
     folder, split = write_sweep(tmp_path / "sweep", [0, 1]), split_table()
     write_run(folder / "fold=2", split, 2, change=lambda t: t[(t["split"] != "test") | (t["label"] == "Normal")])
     (summary,) = report_sweeps([folder], **QUICK)
-    assert summary["per_fold"][2]["test"]["classes"]["COVID-19"]["sensitivity"] is None
-    assert sum("no image of" in problem for problem in summary["problems"]) == 2
+    assert summary.per_fold[2].test.classes["COVID-19"].sensitivity is None
+    assert sum("no image of" in problem for problem in summary.problems) == 2
 
 
 def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
@@ -311,7 +314,7 @@ def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
             write_run(folder / f"fold={fold},seed={seed}", split, fold, seed=seed, settings={"seed": seed})
     chosen = ["seed=0", "seed=1"]
     summaries = report_sweeps([folder, folder], only=chosen, report_dir=tmp_path / "report", **QUICK)
-    assert [s["name"] for s in summaries] == ["sweep seed=0", "sweep seed=1"]
+    assert [s.name for s in summaries] == ["sweep seed=0", "sweep seed=1"]
     text = (tmp_path / "report/report.md").read_text()
     assert f"'sweep_dir=[{folder},{folder}]' \"only=['seed=0','seed=1']\" resamples=200" in text.replace(
         '"sweep', "'sweep"
@@ -379,7 +382,7 @@ def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid
 
 def test_a_part_of_a_grid_is_reported_by_its_groups(grid: Path, tmp_path: Path) -> None:
     summaries = report_sweeps([grid], only=["seed=0"], report_dir=tmp_path, resamples=100)
-    assert [summary["model"]["name"] for summary in summaries] == ["a", "b"]
+    assert [summary.model["name"] for summary in summaries] == ["a", "b"]
     assert {path.name for path in tmp_path.iterdir()} == {"model=a,seed=0", "model=b,seed=0", "grid.csv", "grid.tex"}
     with refused("unseen", "closed", "open"):
         report_sweeps([grid], unseen="closed")
@@ -405,14 +408,14 @@ def test_the_report_says_how_it_was_asked_for_and_gives_an_area_one_interval(swe
     (summary,) = report_sweeps([sweep], report_dir=tmp_path, selection="paper", resamples=300, seed=4)
     assert "selection=paper resamples=300 seed=4" in (tmp_path / "report.html").read_text()
     for label in CLASSES:
-        assert summary["curves"]["pooled"][label]["roc"]["auc"] == summary["pooled"]["classes"][label]["auc"]
+        assert summary.curves.pooled[label].roc.auc == summary.pooled.classes[label].auc
 
 
-def test_the_card_of_a_sweep_is_the_one_beside_its_report(sweep: Path, summary: dict) -> None:
+def test_the_card_of_a_sweep_is_the_one_beside_its_report(sweep: Path, summary: SweepSummary) -> None:
     card = card_of(sweep)
     assert card == (sweep / "report/model_card.md").read_text()
-    low, high = summary["pooled"]["accuracy"]["ci"]
-    assert f"{100 * summary['pooled']['accuracy']['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in card
+    low, high = summary.pooled.accuracy.ci
+    assert f"{100 * summary.pooled.accuracy.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in card
 
 
 def test_the_card_of_one_run_is_made_from_its_predictions(sweep: Path) -> None:

@@ -23,12 +23,18 @@ from .predictions import write_predictions as write_predictions
 from .ranking import area_estimate as area_estimate
 from .ranking import average_precision as average_precision
 from .ranking import roc_auc as roc_auc
+from .results import Estimate as Estimate
+from .results import from_json as from_json
+from .results import to_json as to_json
+from .scores import SplitScores as SplitScores
 from .scores import scored as scored
 from .selection import expected_best as expected_best
 from .temperature import fit_temperature as fit_temperature
 from .temperature import tempered as tempered
 
 __all__ = [
+    "Estimate",
+    "SplitScores",
     "area_estimate",
     "average_precision",
     "brier_score",
@@ -42,6 +48,7 @@ __all__ = [
     "expected_calibration_error",
     "f1_interval",
     "fit_temperature",
+    "from_json",
     "heat_share",
     "holm",
     "mcnemar_by_patient",
@@ -56,6 +63,7 @@ __all__ = [
     "scored",
     "split_metrics",
     "tempered",
+    "to_json",
     "wilson",
     "write_predictions",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +13,54 @@ from covidnet.base.errors import SettingError
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.evaluation.results import Interval
 
 BINS = 15
 """Bins of confidence, of equal width, as in Guo et al. 2017."""
 
 
-def reliability(table: pd.DataFrame, bins: int = BINS) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Bin:
+    """Predictions of about one confidence.
+
+    Args:
+        low: lower end of the confidence, not in the bin.
+        high: upper end, in the bin.
+        n: images.
+        confidence: their mean; None in an empty bin.
+        accuracy: fraction that is right; None in an empty bin.
+        ci: 95% interval of the accuracy, the patient as the unit, see `proportion_interval`.
+    """
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None
+    accuracy: float | None
+    ci: Interval | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well probabilities are calibrated.
+
+    Args:
+        ece: of `expected_calibration_error`.
+        brier: of `brier_score`.
+        bins: of `reliability`.
+    """
+
+    ece: float | None
+    brier: float | None
+    bins: list[Bin]
+
+
+def reliability(table: pd.DataFrame, bins: int = BINS) -> list[Bin]:
     """How often the predicted class is right, by the probability that it was given.
 
     Args:
         table: a checked predictions table.
         bins: bins of equal width over 0..1, each without its lower end and with its upper end.
-
-    Returns:
-        For each bin ``low``, ``high``, ``n``, and ``confidence`` (mean), ``accuracy`` and ``ci`` (95%, the patient as
-        the unit, see `proportion_interval`), None in an empty bin.
 
     Raises:
         SettingError: bins is below 1.
@@ -44,16 +77,15 @@ def reliability(table: pd.DataFrame, bins: int = BINS) -> list[dict[str, Any]]:
     for at in range(bins):
         inside = place == at
         n, hits = int(inside.sum()), int(right[inside].sum())
-        ends = proportion_interval(right[inside], codes[inside])
         found.append(
-            {
-                "low": float(edges[at]),
-                "high": float(edges[at + 1]),
-                "n": n,
-                "confidence": float(confidence[inside].mean()) if n else None,
-                "accuracy": hits / n if n else None,
-                "ci": None if ends is None else list(ends),
-            }
+            Bin(
+                low=float(edges[at]),
+                high=float(edges[at + 1]),
+                n=n,
+                confidence=float(confidence[inside].mean()) if n else None,
+                accuracy=hits / n if n else None,
+                ci=proportion_interval(right[inside], codes[inside]),
+            )
         )
     return found
 
@@ -72,8 +104,12 @@ def expected_calibration_error(table: pd.DataFrame, bins: int = BINS) -> float |
     """
     if not len(table):
         return None
-    parts = [one for one in reliability(table, bins) if one["n"]]
-    return float(sum(one["n"] * abs(one["accuracy"] - one["confidence"]) for one in parts) / len(table))
+    apart = [
+        one.n * abs(one.accuracy - one.confidence)
+        for one in reliability(table, bins)
+        if one.accuracy is not None and one.confidence is not None
+    ]
+    return float(sum(apart) / len(table))
 
 
 def brier_score(table: pd.DataFrame) -> float | None:
@@ -101,13 +137,9 @@ def image_brier(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     return np.asarray(((scores - np.eye(len(CLASSES))[truth]) ** 2).sum(axis=1), np.float64)
 
 
-def calibration(table: pd.DataFrame, bins: int = BINS) -> dict[str, Any]:
-    """``ece``, ``brier`` and the ``bins`` of a predictions table."""
-    return {
-        "ece": expected_calibration_error(table, bins),
-        "brier": brier_score(table),
-        "bins": reliability(table, bins),
-    }
+def calibration(table: pd.DataFrame, bins: int = BINS) -> Calibration:
+    """How well the probabilities of a predictions table are calibrated."""
+    return Calibration(expected_calibration_error(table, bins), brier_score(table), reliability(table, bins))
 
 
 def _confidence(table: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from operator import index
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,102 @@ from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.ranking import area_parts
+from covidnet.evaluation.results import Interval
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's test.
+
+    Args:
+        only_a: images that the first method alone has right.
+        only_b: images that the second method alone has right.
+        p: two-sided.
+    """
+
+    only_a: int | None
+    only_b: int | None
+    p: float | None
+
+
+@dataclass(frozen=True)
+class ResampledT:
+    """The corrected resampled t-test.
+
+    Args:
+        t: the statistic.
+        df: degrees of freedom.
+        p: two-sided.
+        mean_difference: over the folds, first minus second.
+        ci: its 95% interval.
+    """
+
+    t: float | None
+    df: int | None
+    p: float | None
+    mean_difference: float | None
+    ci: Interval | None
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """DeLong's test.
+
+    Args:
+        auc_a: of the first method.
+        auc_b: of the second.
+        difference: first minus second.
+        ci: 95% interval of the difference.
+        z: the difference over its standard error.
+        p: two-sided.
+    """
+
+    auc_a: float | None
+    auc_b: float | None
+    difference: float | None
+    ci: Interval | None
+    z: float | None
+    p: float | None
+
+
+@dataclass(frozen=True)
+class AdjustedP:
+    """p-values after Holm's adjustment; those of DeLong's test by class."""
+
+    mcnemar: float | None
+    t_test: float | None
+    delong: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the same images.
+
+    Args:
+        a: what the first method is called.
+        b: what the second is called.
+        folds: that both have.
+        n: images.
+        patients: an unknown one counts as one of its own.
+        difference: of the accuracies, first minus second.
+        mcnemar: of the accuracy, the patient as the unit.
+        t_test: of the accuracy over the folds.
+        delong: by class, the patient as the unit.
+        p_holm: the p-values of all these tests, adjusted together.
+    """
+
+    a: str | None
+    b: str | None
+    folds: list[int]
+    n: int | None
+    patients: int | None
+    accuracy_a: float | None
+    accuracy_b: float | None
+    difference: float | None
+    mcnemar: McNemar
+    t_test: ResampledT | None
+    delong: dict[str, DeLong]
+    p_holm: AdjustedP | None = field(metadata={"omit_none": True})
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -94,7 +190,7 @@ def mcnemar_by_patient(right_a: npt.ArrayLike, right_b: npt.ArrayLike, patients:
     return float(np.clip(distribution[sums >= abs(int(lead.sum()))].sum(), 0.0, 1.0))
 
 
-def corrected_resampled_t(differences: Sequence[float], test_share: float) -> dict[str, Any] | None:
+def corrected_resampled_t(differences: Sequence[float], test_share: float) -> ResampledT | None:
     """The t-test of a difference over cross-validation folds, corrected for training parts that overlap.
 
     The usual t-test takes folds for independent, which they are not, and finds differences where there are none. The
@@ -105,9 +201,8 @@ def corrected_resampled_t(differences: Sequence[float], test_share: float) -> di
         test_share: n_test / n_train, above 0; 1/9 for ten folds.
 
     Returns:
-        ``t``, ``df`` (k - 1), ``p`` (two-sided), ``mean_difference`` and ``ci`` (95%). Where all differences are equal
-        there is no variance to judge by: p is 1 where they are 0, and otherwise t and p are None. None for fewer than
-        two folds.
+        The test, with k - 1 degrees of freedom. Where all differences are equal there is no variance to judge by: p is
+        1 where they are 0, and otherwise t and p are None. None for fewer than two folds.
 
     Raises:
         SettingError: test_share is not above 0.
@@ -123,22 +218,16 @@ def corrected_resampled_t(differences: Sequence[float], test_share: float) -> di
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     if spread < 1e-15:
         same = abs(mean) < 1e-15
-        return {
-            "t": 0.0 if same else None,
-            "df": k - 1,
-            "p": 1.0 if same else None,
-            "mean_difference": mean,
-            "ci": [0.0, 0.0] if same else None,
-        }
+        return ResampledT(0.0 if same else None, k - 1, 1.0 if same else None, mean, (0.0, 0.0) if same else None)
     error = spread * sqrt(1.0 / k + test_share)
     t, half = mean / error, float(stats.t.ppf(0.975, k - 1)) * error
     p = float(2.0 * stats.t.sf(abs(t), k - 1))
-    return {"t": t, "df": k - 1, "p": p, "mean_difference": mean, "ci": [mean - half, mean + half]}
+    return ResampledT(t, k - 1, p, mean, (mean - half, mean + half))
 
 
 def delong(
     scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike | None = None
-) -> dict[str, Any]:
+) -> DeLong:
     """DeLong's test of two areas under ROC curves on the same images, with the patient as the unit.
 
     With several images of a patient the variance is Obuchowski's for clustered data, and the reference distribution
@@ -152,9 +241,8 @@ def delong(
         patients: (n,) the patient of each image; None where every image is of another patient.
 
     Returns:
-        ``auc_a``, ``auc_b``, ``difference`` (first minus second), ``ci`` (95%), ``z`` (the difference over its standard
-        error) and ``p`` (two-sided). Where the variance is 0, p is 1 if the areas are equal and None if not. All None
-        with fewer than two patients on a side.
+        The test. Where the variance is 0, p is 1 if the areas are equal and None if not. All None with fewer than two
+        patients on a side.
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, https://doi.org/10.2307/2531595, see `area_parts`
     """
@@ -164,24 +252,17 @@ def delong(
         np.arange(len(np.asarray(positive))) if patients is None else patients,
     )
     if parts is None:
-        return dict.fromkeys(("auc_a", "auc_b", "difference", "ci", "z", "p"))
-    difference = float(parts.areas[0] - parts.areas[1])
-    found: dict[str, Any] = {
-        "auc_a": float(parts.areas[0]),
-        "auc_b": float(parts.areas[1]),
-        "difference": difference,
-    }
+        return DeLong(None, None, None, None, None, None)
+    first, second = (float(area) for area in parts.areas)
+    difference = first - second
     error, freedom = parts.error([1.0, -1.0])
     if error < 1e-9:
-        same = abs(difference) < 1e-12
-        return {**found, "ci": [0.0, 0.0] if same else None, "z": 0.0 if same else None, "p": 1.0 if same else None}
+        if abs(difference) < 1e-12:
+            return DeLong(first, second, difference, (0.0, 0.0), 0.0, 1.0)
+        return DeLong(first, second, difference, None, None, None)
     half, z = float(stats.t.ppf(0.975, freedom)) * error, difference / error
-    return {
-        **found,
-        "ci": [difference - half, difference + half],
-        "z": z,
-        "p": float(2.0 * stats.t.sf(abs(z), freedom)),
-    }
+    p = float(2.0 * stats.t.sf(abs(z), freedom))
+    return DeLong(first, second, difference, (difference - half, difference + half), z, p)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -216,7 +297,7 @@ def compare_tables(
     name_b: str,
     common_folds: bool = False,
     test_share: float = 1.0 / 9.0,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare two methods on their pooled out-of-fold predictions.
 
     Args:
@@ -226,11 +307,6 @@ def compare_tables(
         name_b: what to call the second.
         common_folds: leave out folds that one of the two lacks, rather than refuse.
         test_share: n_test / n_train of a fold, for `corrected_resampled_t`; more than 1/9 with inner validation.
-
-    Returns:
-        ``a``, ``b``, ``folds``, ``n``, ``patients``, the two accuracies and their ``difference`` (first minus second),
-        ``mcnemar`` and ``delong`` for each class with the patient as the unit, ``t_test`` (of the accuracy over folds),
-        and ``p_holm``: the p-values of all these tests adjusted together. `adjust` does it over several comparisons.
 
     Raises:
         DataError: the two are not of the same images in the same folds with the same labels, or hold an image twice.
@@ -261,48 +337,43 @@ def compare_tables(
     codes = cluster_codes(one.reset_index())
     by_fold = (right_a.astype(float) - right_b.astype(float)).groupby(one["fold"]).mean()
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
-    found: dict[str, Any] = {
-        "a": name_a,
-        "b": name_b,
-        "folds": [int(fold) for fold in folds],
-        "n": len(one),
-        "patients": len(np.unique(codes)),
-        "accuracy_a": float(right_a.mean()),
-        "accuracy_b": float(right_b.mean()),
-        "difference": float(right_a.mean() - right_b.mean()),
-        "mcnemar": {"only_a": only_a, "only_b": only_b, "p": mcnemar_by_patient(right_a, right_b, codes)},
-        "t_test": corrected_resampled_t(list(by_fold), test_share),
-        "delong": {
+    found = Comparison(
+        a=name_a,
+        b=name_b,
+        folds=[int(fold) for fold in folds],
+        n=len(one),
+        patients=len(np.unique(codes)),
+        accuracy_a=float(right_a.mean()),
+        accuracy_b=float(right_b.mean()),
+        difference=float(right_a.mean() - right_b.mean()),
+        mcnemar=McNemar(only_a, only_b, mcnemar_by_patient(right_a, right_b, codes)),
+        t_test=corrected_resampled_t(list(by_fold), test_share),
+        delong={
             label: delong(one[column], other[column], one["label"] == label, codes)
             for label, column in zip(CLASSES, PROBABILITIES, strict=True)
         },
-    }
+        p_holm=None,
+    )
     return adjust([found])[0]
 
 
-def adjust(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Holm's adjustment over all tests of several comparisons together.
 
     Args:
         comparisons: as `compare_tables` gives them.
 
     Returns:
-        The same with ``p_holm`` anew: ``mcnemar``, ``t_test`` and ``delong`` for each class.
+        The same with other values of ``p_holm``.
     """
     values: list[float | None] = []
     for one in comparisons:
-        values.append(one["mcnemar"]["p"])
-        values.append(one["t_test"]["p"] if one["t_test"] else None)
-        values += [one["delong"][label]["p"] for label in CLASSES]
+        values += [one.mcnemar.p, one.t_test.p if one.t_test else None, *(one.delong[label].p for label in CLASSES)]
     adjusted = iter(holm(values))
     return [
-        {
-            **one,
-            "p_holm": {
-                "mcnemar": next(adjusted),
-                "t_test": next(adjusted),
-                "delong": {label: next(adjusted) for label in CLASSES},
-            },
-        }
+        replace(
+            one,
+            p_holm=AdjustedP(next(adjusted), next(adjusted), {label: next(adjusted) for label in CLASSES}),
+        )
         for one in comparisons
     ]

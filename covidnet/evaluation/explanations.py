@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ import pandas as pd
 
 from covidnet.base.atomic import write_text
 from covidnet.base.names import counted
-from covidnet.evaluation.localisation import MIN_PATIENTS, localisation_summary
-from covidnet.evaluation.sanity import sanity_summary
+from covidnet.evaluation.localisation import (
+    MIN_PATIENTS,
+    LocalisationSummary,
+    MapEstimate,
+    RegionVerdict,
+    localisation_summary,
+)
+from covidnet.evaluation.results import from_json, to_json
+from covidnet.evaluation.sanity import SanitySummary, sanity_summary
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +36,37 @@ _WORDS = {"pointing": "pointing game", "iou": "IoU", "lesion_share": "heat in th
 _TEXT: dict[Any, Any] = dict.fromkeys(("image_id", "patient_id", "label", "map", "stage"), object)
 
 
+@dataclass(frozen=True)
+class RunExplanations:
+    """The content of explanations.json: how the heat maps of a run were made, and what was measured of them.
+
+    Args:
+        method: of `covidnet.models.saliency`.
+        weights: that the backbone started from.
+        freeze: whether the backbone was frozen.
+        part: the split of the images; None is ``unseen``.
+        panels: PNG files, relative to the run folder.
+        constant_maps: for each part of the work how many maps are constant, and of how many.
+    """
+
+    method: str | None = None
+    weights: str | None = None
+    freeze: bool | None = None
+    part: str | None = None
+    panels: tuple[str, ...] = ()
+    constant_maps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    localisation: LocalisationSummary | None = None
+    sanity: SanitySummary | None = None
+
+
 def write_explanations(
-    folder: Path,
-    facts: Mapping[str, Any],
-    localisation: pd.DataFrame | None,
-    sanity: pd.DataFrame | None,
-) -> dict[str, Any]:
+    folder: Path, facts: RunExplanations, localisation: pd.DataFrame | None, sanity: pd.DataFrame | None
+) -> RunExplanations:
     """Write localisation.csv, sanity.csv and explanations.json, which says what the two tables come to.
 
     Args:
         folder: where they go.
-        facts: method, weights and panels.
+        facts: without what was measured.
         localisation: a table, or None.
         sanity: a table, or None.
 
@@ -49,31 +77,30 @@ def write_explanations(
     for name, table in (("localisation", localisation), ("sanity", sanity)):
         if table is not None:
             write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-    content = {
-        **facts,
-        "localisation": None if localisation is None else localisation_summary(localisation),
-        "sanity": None if sanity is None else sanity_summary(sanity),
-    }
-    write_text(folder / "explanations.json", json.dumps(content, indent=2) + "\n")
+    content = replace(
+        facts,
+        localisation=None if localisation is None else localisation_summary(localisation),
+        sanity=None if sanity is None else sanity_summary(sanity),
+    )
+    write_text(folder / "explanations.json", json.dumps(to_json(content), indent=2) + "\n")
     return content
 
 
-def read_explanations(run: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+def read_explanations(run: Path) -> tuple[RunExplanations | None, dict[str, pd.DataFrame]]:
     """What a run folder holds of explanations; what is damaged is named in the log and left out.
 
     Args:
         run: the run folder.
 
     Returns:
-        The content of explanations.json, and the tables by name; empty where there is none.
+        The content of explanations.json, None where there is none; and the tables by name.
     """
     folder = run / FOLDER
-    content: dict[str, Any] = {}
+    content: RunExplanations | None = None
     tables: dict[str, pd.DataFrame] = {}
     try:
         if (file := folder / "explanations.json").is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))
-            content = found if isinstance(found, dict) else {}
+            content = from_json(RunExplanations, json.loads(file.read_text(encoding="utf-8")), str(file))
         for name in TABLES:
             if (file := folder / f"{name}.csv").is_file():
                 tables[name] = pd.read_csv(file, dtype=_TEXT, keep_default_na=False, na_values=[""])
@@ -82,104 +109,113 @@ def read_explanations(run: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame
     return content, tables
 
 
-def verdicts(content: Mapping[str, Any]) -> list[str]:
+def verdicts(localisation: LocalisationSummary | None, sanity: SanitySummary | None = None) -> list[str]:
     """What has to be said of a model's maps, in sentences with their n; empty where nothing speaks against them.
 
     The run log, the report, the model card, ``covidnet.explain`` and the page all say these sentences.
 
     Args:
-        content: ``localisation`` and ``sanity``, as in explanations.json or summary.json.
+        localisation: where the maps lie; None where that was not measured.
+        sanity: whether they depend on the network; None where that was not tested.
     """
-    found = content.get("localisation") or {}
-    maps = found.get("maps")
-    empty = f"All {maps:,} heat maps are constant: no place stands out." if maps and found["constant"] == maps else ""
-    lines = (empty, lesion_verdict(found), lung_verdict(found), sanity_verdict(content.get("sanity") or {}))
+    lines = []
+    if localisation is not None:
+        maps = localisation.maps
+        if maps and localisation.constant == maps:
+            lines.append(f"All {maps:,} heat maps are constant: no place stands out.")
+        lines += [lesion_verdict(localisation), lung_verdict(localisation)]
+    if sanity is not None:
+        lines.append(sanity_verdict(sanity))
     return [line for line in lines if line]
 
 
-def map_notes(content: Mapping[str, Any]) -> list[str]:
+def map_notes(content: RunExplanations) -> list[str]:
     """The verdicts on a model's maps, and which tests were not done.
 
     Args:
-        content: as for `verdicts`.
+        content: of explanations.json.
     """
-    notes = verdicts(content)
-    if not content.get("localisation"):
+    notes = verdicts(content.localisation, content.sanity)
+    if content.localisation is None:
         notes.append("Whether the heat maps lie on lesions or lungs was not measured.")
-    if not content.get("sanity"):
+    if content.sanity is None:
         notes.append("Whether the heat maps depend on the trained weights was not tested.")
     return notes
 
 
-def lesion_verdict(found: Mapping[str, Any]) -> str:
+def lesion_verdict(found: LocalisationSummary) -> str:
     """What speaks against maps at finding known lesions; empty where they are better than both baselines.
 
     Args:
-        found: of `covidnet.evaluation.localisation.localisation_summary`.
+        found: where the maps lie.
     """
-    n, better = found.get("n"), found.get("better_than_centre")
-    if better is None and n:
+    if found.better_than_centre is None and found.n:
         return _too_few(found, "lesions")
-    if better is not False:
+    if found.better_than_centre is not False:
         return ""
-    poor = [str(measure) for measure in found.get("not_better") or []]
+    poor = found.not_better
     text = (
-        f"On {_images(n)} with known lesions the heat maps are no better than the centre prior or chance at finding "
-        f"them (by {_named(poor)})."
+        f"On {_images(found.n)} with known lesions the heat maps are no better than the centre prior or chance at "
+        f"finding them (by {_named(poor)})."
     )
-    for key, baseline in _BASELINES:
-        worse = [name for name in poor if _side(_difference(found, name, key)) < 0]
-        if worse:
+    measures = {name: found.measures[name] for name in poor}
+    for baseline, differences in (
+        ("the centre prior", {name: one.difference for name, one in measures.items()}),
+        ("chance", {name: one.difference_chance for name, one in measures.items()}),
+    ):
+        if worse := [name for name, difference in differences.items() if _side(difference) < 0]:
             text += f" They are worse than {baseline}" + ("." if worse == poor else f" by {_named(worse)}.")
     return text
 
 
-def lung_verdict(found: Mapping[str, Any]) -> str:
+def lung_verdict(found: LocalisationSummary) -> str:
     """What speaks against maps where lungs are known: no more heat in the lungs than a baseline has.
 
     Args:
-        found: of `covidnet.evaluation.localisation.localisation_summary`.
+        found: where the maps lie.
     """
-    lungs = found.get("lungs") or {}
-    n, better = lungs.get("n"), lungs.get("better_than_centre")
-    if better is None and n:
+    lungs = found.lungs
+    if lungs.better_than_centre is None and lungs.n:
         return _too_few(lungs, "lungs")
-    if better is not False:
+    if lungs.better_than_centre is not False:
         return ""
-    numbers = (found.get("measures") or {}).get("lung_share") or {}
+    numbers = found.measures["lung_share"]
     parts = []
-    for key, baseline in _BASELINES:
-        difference = numbers.get(key) or {}
-        if difference.get("value") is None or _side(difference) > 0:
+    for difference, against, baseline in (
+        (numbers.difference, numbers.centre, "the centre prior"),
+        (numbers.difference_chance, numbers.chance, "chance"),
+    ):
+        if difference.value is None or _side(difference) > 0:
             continue
         how = "less" if _side(difference) < 0 else "no more"
-        against = (numbers.get("centre" if key == "difference" else "chance") or {}).get("value")
-        parts.append(f"{how} than {baseline} ({_percent(against)}; difference {_points(difference)})")
-    share = _percent((numbers.get("model") or {}).get("value"))
-    return f"On {_images(n)} with known lungs {share} of the heat of the maps lies in the lungs, {' and '.join(parts)}."
+        parts.append(f"{how} than {baseline} ({_percent(against.value)}; difference {_points(difference)})")
+    share = _percent(numbers.model.value)
+    return (
+        f"On {_images(lungs.n)} with known lungs {share} of the heat of the maps lies in the lungs, "
+        f"{' and '.join(parts)}."
+    )
 
 
-def sanity_verdict(sanity: Mapping[str, Any]) -> str:
+def sanity_verdict(sanity: SanitySummary) -> str:
     """What speaks against maps in the sanity test; empty where they pass it or were not tested.
 
     Args:
         sanity: of `covidnet.evaluation.sanity.sanity_summary`.
     """
-    verdict, n = sanity.get("verdict"), sanity.get("n")
-    if verdict == "does not depend":
-        return f"On {_images(n)} the heat maps fail the sanity test: re-initialising the network hardly changes them."
-    if verdict == "unclear":
-        reason = sanity.get("reason") or "too few images, or maps that change by about half"
-        return f"The sanity test of the heat maps on {_images(n)} is unclear: {reason}."
+    if sanity.verdict == "does not depend":
+        return (
+            f"On {_images(sanity.n)} the heat maps fail the sanity test: re-initialising the network hardly changes "
+            "them."
+        )
+    if sanity.verdict == "unclear":
+        reason = sanity.reason or "too few images, or maps that change by about half"
+        return f"The sanity test of the heat maps on {_images(sanity.n)} is unclear: {reason}."
     return ""
 
 
-_BASELINES = (("difference", "the centre prior"), ("difference_chance", "chance"))
-
-
-def _too_few(found: Mapping[str, Any], what: str) -> str:
-    n, patients = found["n"], found.get("patients")
-    if patients is not None and patients < n:
+def _too_few(found: LocalisationSummary | RegionVerdict, what: str) -> str:
+    n, patients = found.n, found.patients
+    if patients is not None and n is not None and patients < n:
         return (
             f"Heat maps: too few patients with known {what} ({patients}, with {_images(n)}) for a verdict; at least "
             f"{MIN_PATIENTS} are needed."
@@ -187,17 +223,9 @@ def _too_few(found: Mapping[str, Any], what: str) -> str:
     return f"Heat maps: too few images with known {what} ({n}) for a verdict; at least {MIN_PATIENTS} are needed."
 
 
-def _difference(found: Mapping[str, Any], measure: str, key: str) -> Mapping[str, Any]:
-    numbers = (found.get("measures") or {}).get(measure) or {}
-    return numbers.get(key) or {}
-
-
-def _side(difference: Mapping[str, Any]) -> int:
+def _side(difference: MapEstimate) -> int:
     """Whether an interval lies wholly above 0 (1), wholly below it (-1), or neither (0)."""
-    value = difference.get("value")
-    if value is None:
-        return 0
-    low, high = difference.get("ci") or (value, value)
+    low, high = difference.ends or (0.0, 0.0)
     return 1 if low > 1e-12 else -1 if high < -1e-12 else 0
 
 
@@ -213,7 +241,8 @@ def _percent(fraction: float | None) -> str:
     return "\N{EN DASH}" if fraction is None else f"{100 * fraction:.1f}%"
 
 
-def _points(difference: Mapping[str, Any]) -> str:
-    ends = difference.get("ci")
-    text = f"{100 * difference['value']:.1f} points" + (f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else "")
+def _points(difference: MapEstimate) -> str:
+    ends = difference.ci
+    text = f"{100 * (difference.value or 0.0):.1f} points"
+    text += f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""
     return text.replace("-", "\N{MINUS SIGN}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.results import Interval, Measured
 
 MEASURES: tuple[str, ...] = ("touch", "pointing", "iou", "lesion_share", "lung_share")
 """The measures of a map, in the order of the table's columns."""
@@ -34,6 +36,95 @@ _DIFFERENCES = {"difference": "centre", "difference_mean_map": "mean_map", "diff
 
 Heat = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MapEstimate(Measured):
+    """A mean over heat maps.
+
+    Args:
+        n: images with a value.
+        method: of the interval.
+    """
+
+    n: int | None
+    method: str | None
+
+    @property
+    def ends(self) -> Interval | None:
+        """The interval; a number that is the same in all resamples is its own. None without a number."""
+        return self.ci or (None if self.value is None else (self.value, self.value))
+
+
+@dataclass(frozen=True)
+class MeasureSummary:
+    """One measure of a model's maps and of maps that have not seen the image, over the same images.
+
+    Args:
+        n: images.
+        model: of the model's maps.
+        centre: of the centre prior.
+        mean_map: of the mean of the model's other maps.
+        chance: of any place of the image.
+        difference: model less centre.
+        difference_mean_map: model less mean_map.
+        difference_chance: model less chance.
+    """
+
+    n: int | None
+    model: MapEstimate
+    centre: MapEstimate
+    mean_map: MapEstimate
+    chance: MapEstimate
+    difference: MapEstimate
+    difference_mean_map: MapEstimate
+    difference_chance: MapEstimate
+
+
+@dataclass(frozen=True)
+class RegionVerdict:
+    """Whether maps lie on one kind of region more than maps that have not seen the image.
+
+    Args:
+        n: images with a known region; of lungs, those whose map is not constant as well.
+        patients: of these images.
+        not_better: measures whose difference to the centre prior or, where chance has the measure, to chance has no
+            interval wholly above 0.
+        not_better_than_mean_map: measures whose difference to the mean map has none.
+        better_than_centre: whether `not_better` is empty; None without a verdict, with fewer than `MIN_PATIENTS`.
+    """
+
+    n: int | None
+    patients: int | None
+    not_better: list[str]
+    not_better_than_mean_map: list[str]
+    better_than_centre: bool | None
+
+
+@dataclass(frozen=True)
+class LocalisationSummary:
+    """Where the maps of a model lie: the verdict on lesions, that on lungs, and the numbers.
+
+    Args:
+        images: all of them.
+        maps: of the model, of images with any mask.
+        constant: those of the maps that are constant.
+        constant_by_class: the same for each class.
+        measures: by name.
+        lungs: the verdict on heat in the lungs; the other verdict is on pointing, iou and lesion_share.
+    """
+
+    images: int | None = field(metadata={"key": "films"})
+    maps: int | None
+    constant: int | None
+    constant_by_class: dict[str, int]
+    measures: dict[str, MeasureSummary]
+    n: int | None
+    patients: int | None
+    not_better: list[str]
+    not_better_than_mean_map: list[str]
+    better_than_centre: bool | None
+    lungs: RegionVerdict
 
 
 def pointing(heat: Heat, mask: Mask) -> float:
@@ -196,7 +287,7 @@ def localisation_table(
     return table.astype({"constant": bool} | dict.fromkeys(MEASURES, np.float64))
 
 
-def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> LocalisationSummary:
     """Whether a model's maps lie on the lesions more than maps that have not seen the image.
 
     An image that is in the table several times, as in the joined tables of several models, is averaged first. Maps are
@@ -209,20 +300,6 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
         table: as `localisation_table` makes it, or several of them joined.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-
-    Returns:
-        ``n`` (images with a lesion), ``images`` (all), ``patients`` (of the n images), ``maps`` (of the model, of
-        images with any mask), ``constant`` (those of them that say nothing), ``constant_by_class`` (the same for each
-        class), and for each of the `MEASURES` in ``measures`` the number ``n`` of its images, and for ``model``,
-        ``centre``, ``mean_map``, ``chance``, ``difference`` (model - centre), ``difference_mean_map`` (model -
-        mean_map) and ``difference_chance`` (model - chance) the ``value``, its ``ci``, its ``n`` and the ``method``;
-        None where there is none. ``not_better`` lists those of pointing, iou and lesion_share whose difference to the
-        centre prior or, where chance has the measure, to chance has no interval wholly above 0;
-        ``not_better_than_mean_map`` those whose difference to the mean map has none. A difference that is the same in
-        all resamples is its own interval. ``better_than_centre`` is True if ``not_better`` is empty, that is where the
-        maps are better than the centre prior and chance by all three, and None without a verdict: fewer than
-        `MIN_PATIENTS` patients have a lesion. ``lungs`` has the same for lung_share: ``n``, ``patients`` (with known
-        lungs and a map that is not constant), ``not_better``, ``not_better_than_mean_map`` and ``better_than_centre``.
     """
     images = table[["image_id", "patient_id"]].drop_duplicates("image_id", ignore_index=True)
     # Rows of one image and map are numbered: tables of several models hold each image once per model.
@@ -242,13 +319,13 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
         name: part.groupby(level="image_id").mean().reindex(images["image_id"]).to_numpy() for name, part in of.items()
     }
     bootstrap = _Bootstrap(images, resamples, seed)
-    measures: dict[str, dict[str, Any]] = {}
+    measures: dict[str, MeasureSummary] = {}
     poor: dict[str, list[str]] = {name: [] for name in _DIFFERENCES}
     for at, measure in enumerate(MEASURES):
         found = {name: bootstrap(values[:, at]) for name, values in means.items()}
-        measures[measure] = {"n": found["model"]["n"], **found}
+        measures[measure] = MeasureSummary(n=found["model"].n, **found)
         for name, baseline in _DIFFERENCES.items():
-            if measure not in (*_JUDGED, _OF_LUNGS) or (baseline == "chance" and not found["chance"]["n"]):
+            if measure not in (*_JUDGED, _OF_LUNGS) or (baseline == "chance" and not found["chance"].n):
                 continue
             patients = bootstrap.patients(means[name][:, at])
             if not (patients >= MIN_PATIENTS and _above_zero(found[name])):
@@ -256,27 +333,28 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
     # The centre prior is never constant: it has a measure wherever there is a mask.
     lesion = centre["pointing"].groupby(level="image_id").mean().reindex(images["image_id"]).to_numpy()
     lung = means["model"][:, MEASURES.index(_OF_LUNGS)]
-    return {
-        "films": len(images),
-        "maps": int(masked.sum()),
-        "constant": int(silent.sum()),
-        "constant_by_class": _by_class(silent, model["label"][masked]),
-        "measures": measures,
-        **_judged(_JUDGED, poor, int(np.isfinite(lesion).sum()), bootstrap.patients(lesion)),
-        "lungs": _judged((_OF_LUNGS,), poor, int(np.isfinite(lung).sum()), bootstrap.patients(lung)),
-    }
+    lesions = _judged(_JUDGED, poor, int(np.isfinite(lesion).sum()), bootstrap.patients(lesion))
+    return LocalisationSummary(
+        images=len(images),
+        maps=int(masked.sum()),
+        constant=int(silent.sum()),
+        constant_by_class=_by_class(silent, model["label"][masked]),
+        measures=measures,
+        **vars(lesions),
+        lungs=_judged((_OF_LUNGS,), poor, int(np.isfinite(lung).sum()), bootstrap.patients(lung)),
+    )
 
 
-def _judged(measures: Sequence[str], poor: dict[str, list[str]], n: int, patients: int) -> dict[str, Any]:
+def _judged(measures: Sequence[str], poor: Mapping[str, list[str]], n: int, patients: int) -> RegionVerdict:
     """The verdict on one kind of region: by which measures the maps are no better than which baseline."""
     not_better = [one for one in measures if one in poor["difference"] + poor["difference_chance"]]
-    return {
-        "n": n,
-        "patients": patients,
-        "not_better": not_better,
-        "not_better_than_mean_map": [one for one in measures if one in poor["difference_mean_map"]],
-        "better_than_centre": not not_better if patients >= MIN_PATIENTS else None,
-    }
+    return RegionVerdict(
+        n=n,
+        patients=patients,
+        not_better=not_better,
+        not_better_than_mean_map=[one for one in measures if one in poor["difference_mean_map"]],
+        better_than_centre=not not_better if patients >= MIN_PATIENTS else None,
+    )
 
 
 class _Bootstrap:
@@ -286,29 +364,26 @@ class _Bootstrap:
         self.images, self.resamples, self.seed = images, resamples, seed
         self.drawn: dict[bytes, tuple[npt.NDArray[np.int32], int]] = {}
 
-    def __call__(self, values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    def __call__(self, values: npt.NDArray[np.float64]) -> MapEstimate:
         there = np.isfinite(values)
         n = int(there.sum())
-        found: dict[str, Any] = {"value": None, "ci": None, "n": n, "method": "bootstrap"}
-        if n:
-            key = there.tobytes()
-            if key not in self.drawn:
-                codes = cluster_codes(self.images[there])
-                self.drawn[key] = cluster_weights(codes, self.resamples, self.seed), len(np.unique(codes))
-            weights, units = self.drawn[key]
-            ends = percentile_interval(weights @ values[there] / weights.sum(axis=1), units)
-            found |= {"value": float(values[there].mean()), "ci": None if ends is None else list(ends)}
-        return found
+        if not n:
+            return MapEstimate(None, None, 0, "bootstrap")
+        key = there.tobytes()
+        if key not in self.drawn:
+            codes = cluster_codes(self.images[there])
+            self.drawn[key] = cluster_weights(codes, self.resamples, self.seed), len(np.unique(codes))
+        weights, units = self.drawn[key]
+        ends = percentile_interval(weights @ values[there] / weights.sum(axis=1), units)
+        return MapEstimate(float(values[there].mean()), ends, n, "bootstrap")
 
     def patients(self, values: npt.NDArray[np.float64]) -> int:
         """How many patients the images with a value are of."""
         return len(set(cluster_codes(self.images[np.isfinite(values)]).tolist()))
 
 
-def _above_zero(estimate: dict[str, Any]) -> bool:
-    if estimate["value"] is None:
-        return False
-    return bool((estimate["ci"] or [estimate["value"]])[0] > 1e-12)
+def _above_zero(estimate: MapEstimate) -> bool:
+    return estimate.ends is not None and estimate.ends[0] > 1e-12
 
 
 def _comparable(heat: Heat, mask: Mask) -> bool:

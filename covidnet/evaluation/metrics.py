@@ -7,7 +7,7 @@ null in JSON: never NaN, which JSON does not know, and never 0, which would clai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,53 @@ from covidnet.base.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.intervals import f1_interval, proportion_interval
 from covidnet.evaluation.predictions import PROBABILITIES, SPLITS, validate_predictions
+from covidnet.evaluation.results import Interval
 
 _TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class against the other two: fractions of 1, with 95% intervals.
+
+    Sensitivity is None for a class without images, specificity where all images are of the class, and F1 where no image
+    is of the class or called it. A class without images that is called nevertheless has F1 = 0.
+
+    Args:
+        support: images of the class.
+        sensitivity_ci: of `proportion_interval`, and so that of the specificity; that of F1 is of `f1_interval`.
+    """
+
+    sensitivity: float | None
+    specificity: float | None
+    f1: float | None
+    support: int
+    sensitivity_ci: Interval | None = None
+    specificity_ci: Interval | None = None
+    f1_ci: Interval | None = None
+
+
+@dataclass(frozen=True)
+class SplitMetrics:
+    """The numbers of one split in metrics.json.
+
+    Args:
+        n: images.
+        patients: an unknown one counts as one of its own.
+        accuracy: fraction of 1.
+        accuracy_ci: its 95% interval, the patient as the unit (see `covidnet.evaluation.intervals`).
+        loss: mean cross-entropy.
+        confusion: images; rows are the true classes, columns the predicted ones.
+        classes: by name.
+    """
+
+    n: int
+    patients: int
+    accuracy: float | None
+    accuracy_ci: Interval | None
+    loss: float | None
+    confusion: list[list[int]]
+    classes: dict[str, ClassMetrics]
 
 
 def confusion(truth: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -46,20 +91,18 @@ def confusion(truth: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.
     return counts
 
 
-def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, ClassMetrics]:
     """Sensitivity, specificity and F1 of each class against the other two.
 
     Args:
         counts: (3, 3) counts as `confusion` gives them.
 
     Returns:
-        For each class name ``sensitivity``, ``specificity``, ``f1`` (fractions of 1) and ``support`` (images of the
-        class). Sensitivity is None for a class without images, specificity where all images are of the class, and F1
-        where no image is of the class or called it. A class without images that is called nevertheless has F1 = 0.
+        The numbers of each class by its name, without intervals.
 
     Example:
         >>> covid = class_rates(np.array([[50, 1, 1], [0, 48, 4], [0, 5, 47]]))["COVID-19"]
-        >>> f"{covid['sensitivity']:.3f} {covid['specificity']:.3f} {covid['f1']:.3f}"
+        >>> f"{covid.sensitivity:.3f} {covid.specificity:.3f} {covid.f1:.3f}"
         '0.962 1.000 0.980'
     """
     total = int(counts.sum())
@@ -69,16 +112,11 @@ def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, dict[str, Any]]:
         fn = int(counts[at].sum()) - tp
         fp = int(counts[:, at].sum()) - tp
         tn = total - tp - fn - fp
-        found[name] = {
-            "sensitivity": _ratio(tp, tp + fn),
-            "specificity": _ratio(tn, tn + fp),
-            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-            "support": tp + fn,
-        }
+        found[name] = ClassMetrics(_ratio(tp, tp + fn), _ratio(tn, tn + fp), _ratio(2 * tp, 2 * tp + fp + fn), tp + fn)
     return found
 
 
-def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.ArrayLike) -> dict[str, dict[str, Any]]:
+def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.ArrayLike) -> dict[str, ClassMetrics]:
     """The rates of each class with 95% intervals, the patient as the unit.
 
     Args:
@@ -87,25 +125,27 @@ def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.
         patients: (n,) the patient of each image, such as `covidnet.evaluation.bootstrap.cluster_codes` gives.
 
     Returns:
-        For each class name the numbers of `class_rates`, and ``sensitivity_ci``, ``specificity_ci``, ``f1_ci`` as
-        [low, high] (`proportion_interval`, `f1_interval`), None where the number is.
+        The numbers of each class by its name.
 
     Raises:
         DataError: lengths differ, or a name is no class.
 
     Example:
         >>> covid = class_metrics(["COVID-19"] * 52, ["COVID-19"] * 49 + ["Normal"] * 3, range(52))["COVID-19"]
-        >>> " ".join(f"{end:.3f}" for end in covid["sensitivity_ci"])
+        >>> " ".join(f"{end:.3f}" for end in covid.sensitivity_ci)
         '0.844 0.980'
     """
     found = class_rates(confusion(truth, predicted))
     is_it, called, of = np.asarray(truth, object), np.asarray(predicted, object), np.asarray(patients)
     for name, rates in found.items():
         real, said = is_it == name, called == name
-        rates["sensitivity_ci"] = _pair(proportion_interval(said[real], of[real]))
-        rates["specificity_ci"] = _pair(proportion_interval(~said[~real], of[~real]))
         either = real | said
-        rates["f1_ci"] = _pair(f1_interval((real & said)[either], of[either]))
+        found[name] = replace(
+            rates,
+            sensitivity_ci=proportion_interval(said[real], of[real]),
+            specificity_ci=proportion_interval(~said[~real], of[~real]),
+            f1_ci=f1_interval((real & said)[either], of[either]),
+        )
     return found
 
 
@@ -146,17 +186,11 @@ def image_losses(probabilities: npt.ArrayLike, truth: Sequence[str]) -> npt.NDAr
     return np.asarray(-np.log(np.maximum(given, _TINY)) + 0.0, np.float64)
 
 
-def split_metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """All numbers of one split, in the form of metrics.json.
-
-    The intervals are of 95% with the patient as the unit (see `covidnet.evaluation.intervals`).
+def split_metrics(table: pd.DataFrame) -> SplitMetrics:
+    """All numbers of one split.
 
     Args:
         table: a predictions table whose rows are all of one split; it is checked first. It may have no rows.
-
-    Returns:
-        ``n``, ``patients``, ``accuracy``, ``accuracy_ci``, ``loss`` (mean cross-entropy), ``confusion`` (rows true,
-        columns predicted) and ``classes`` (see `class_metrics`), all plain Python values that `json.dumps` takes.
 
     Raises:
         DataError: the table is not valid, or mixes splits.
@@ -168,18 +202,18 @@ def split_metrics(table: pd.DataFrame) -> dict[str, Any]:
     truth, called, patients = list(table["label"]), list(table["prediction"]), cluster_codes(table)
     counts = confusion(truth, called)
     n, right = int(counts.sum()), int(np.trace(counts))
-    return {
-        "n": n,
-        "patients": len(np.unique(patients)),
-        "accuracy": _ratio(right, n),
-        "accuracy_ci": _pair(proportion_interval((table["label"] == table["prediction"]).to_numpy(bool), patients)),
-        "loss": cross_entropy(table[list(PROBABILITIES)].to_numpy(dtype=np.float64), truth),
-        "confusion": counts.tolist(),
-        "classes": class_metrics(truth, called, patients),
-    }
+    return SplitMetrics(
+        n=n,
+        patients=len(np.unique(patients)),
+        accuracy=_ratio(right, n),
+        accuracy_ci=proportion_interval((table["label"] == table["prediction"]).to_numpy(bool), patients),
+        loss=cross_entropy(table[list(PROBABILITIES)].to_numpy(dtype=np.float64), truth),
+        confusion=counts.tolist(),
+        classes=class_metrics(truth, called, patients),
+    )
 
 
-def run_metrics(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def run_metrics(table: pd.DataFrame) -> dict[str, SplitMetrics]:
     """The ``splits`` part of a run's metrics.json.
 
     Args:
@@ -198,7 +232,7 @@ def run_metrics(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         ...     split="test", fold=3, probabilities=[[0.1, 0.7, 0.2]],
         ... )
         >>> numbers = run_metrics(table)
-        >>> numbers["test"]["accuracy"], numbers["val"]["accuracy"]
+        >>> numbers["test"].accuracy, numbers["val"].accuracy
         (1.0, None)
     """
     table = validate_predictions(table)
@@ -215,7 +249,3 @@ def _indices(names: Sequence[str]) -> npt.NDArray[np.intp]:
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _pair(ends: tuple[float, float] | None) -> list[float] | None:
-    return None if ends is None else list(ends)

@@ -13,12 +13,56 @@ import pandas as pd
 from scipy import stats
 
 from covidnet.base.classes import CLASSES
-from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import cluster_codes, percentile_interval
 from covidnet.evaluation.intervals import wilson
 from covidnet.evaluation.predictions import PROBABILITIES
+from covidnet.evaluation.results import UNDEFINED_ESTIMATE, Estimate, estimate
 
 GRID: npt.NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
 """Where curves and bands are given: false positive rates of a ROC curve, recalls of a precision-recall curve."""
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """A ROC curve at the rates of `GRID`, all fractions.
+
+    Args:
+        low: lower end of the pointwise 95% band at each rate; None without a band.
+        high: upper end.
+        auc: the area under the curve.
+    """
+
+    fpr: list[float]
+    tpr: list[float]
+    low: list[float] | None
+    high: list[float] | None
+    auc: Estimate
+
+
+@dataclass(frozen=True)
+class PrecisionRecallCurve:
+    """A precision-recall curve at the recalls of `GRID`, all fractions.
+
+    Args:
+        low: lower end of the pointwise 95% band at each recall; None without a band.
+        high: upper end.
+        prevalence: the precision of guessing.
+    """
+
+    recall: list[float]
+    precision: list[float]
+    low: list[float] | None
+    high: list[float] | None
+    average_precision: Estimate
+    prevalence: float | None
+
+
+@dataclass(frozen=True)
+class ClassCurves:
+    """The curves of a class against the other two."""
+
+    roc: RocCurve
+    pr: PrecisionRecallCurve
 
 
 def roc_auc(
@@ -185,7 +229,7 @@ def area_interval(area: float, error: float, freedom: float) -> tuple[float, flo
     return low, high
 
 
-def area_estimate(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike) -> dict[str, Any]:
+def area_estimate(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike) -> Estimate:
     """An area under a ROC curve with its 95% interval, the patient as the unit.
 
     The interval is `area_interval` with DeLong's variance. Where there is none, as with perfect separation, it is
@@ -200,24 +244,24 @@ def area_estimate(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.
         patients: (n,) the patient of each image.
 
     Returns:
-        ``value``, ``ci`` and ``method`` (``delong`` or ``wilson``), each None where there is none.
+        The area; its method is ``delong`` or ``wilson``.
     """
     truth, of = np.asarray(positive, bool), np.asarray(patients)
     value = float(roc_auc(scores, truth))
     if not np.isfinite(value):
-        return {"value": None, "ci": None, "method": None}
+        return UNDEFINED_ESTIMATE
     parts = area_parts(np.asarray(scores)[None], truth, of)
     found = None if parts is None else area_interval(value, *parts.error([1.0]))
     if found is not None:
-        return {"value": value, "ci": list(found), "method": "delong"}
+        return Estimate(value, found, "delong")
     pairs = min(len(np.unique(of[truth])), len(np.unique(of[~truth])), len(np.unique(of)) // 2)
     if not pairs:
         # One patient has all images: nothing tells how others would be ranked.
-        return {"value": value, "ci": [0.0, 1.0], "method": "wilson"}
+        return Estimate(value, (0.0, 1.0), "wilson")
     # Rounded outwards: an area just below 1 is not taken for 1, and the interval holds its own area.
     lower = wilson(int(np.floor(value * pairs + 1e-9)), pairs)
     upper = wilson(int(np.ceil(value * pairs - 1e-9)), pairs)
-    return {"value": value, "ci": None if lower is None or upper is None else [lower[0], upper[1]], "method": "wilson"}
+    return Estimate(value, None if lower is None or upper is None else (lower[0], upper[1]), "wilson")
 
 
 def average_precision(
@@ -241,23 +285,9 @@ def average_precision(
     return found if given is not None and given.ndim == 2 else np.asarray(found[0])
 
 
-def scored_curves(table: pd.DataFrame, scores: Mapping[str, Any], *, resamples: int, seed: int) -> dict[str, Any]:
-    """The curves of `class_curves` beside the scores of the same table: one number has one interval.
-
-    Args:
-        table: a predictions table.
-        scores: of `covidnet.evaluation.scores.scored`; the areas are theirs, of all resamples.
-        resamples: of the bootstrap; 500 at most are used, for a band needs fewer than the end of an interval, and a
-            curve has a hundred points.
-        seed: of the bootstrap.
-    """
-    weights = cluster_weights(cluster_codes(table), min(500, resamples), seed)
-    return class_curves(table, weights, {label: of_class["auc"] for label, of_class in scores["classes"].items()})
-
-
 def class_curves(
-    table: pd.DataFrame, weights: npt.NDArray[Any], areas: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    table: pd.DataFrame, weights: npt.NDArray[np.int32], areas: Mapping[str, Estimate] | None = None
+) -> dict[str, ClassCurves]:
     """ROC and precision-recall curves of every class against the other two, with 95% bands.
 
     Args:
@@ -266,11 +296,10 @@ def class_curves(
         areas: the area of each class with its interval, where it is known already; computed here if None.
 
     Returns:
-        For each class ``roc`` (fpr, tpr, low, high, auc) and ``pr`` (recall, precision, low, high, average_precision,
-        prevalence), at the rates of `GRID`; empty for a class that is absent or alone. The bands are pointwise
-        percentiles, so that a whole curve lies in its band less often than 95 times of 100.
+        The curves by class; none for a class that is absent or alone. The bands are pointwise percentiles, so that a
+        whole curve lies in its band less often than 95 times of 100.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, ClassCurves] = {}
     codes = cluster_codes(table)
     for label, column in zip(CLASSES, PROBABILITIES, strict=True):
         positive = (table["label"] == label).to_numpy(bool)
@@ -286,14 +315,13 @@ def class_curves(
         recalls = np.array([_precisions(h, m) for h, m in zip(hits, misses, strict=True)])
         means = average_precision(scores, positive, everything)
         ap = percentile_interval(means[1:], len(np.unique(codes[positive])))
-        found[label] = {
-            "roc": {"fpr": GRID.tolist(), "tpr": roc[0].tolist(), **_band(roc[1:]),
-                    "auc": areas[label] if areas else area_estimate(scores, positive, codes)},
-            "pr": {"recall": GRID.tolist(), "precision": recalls[0].tolist(), **_band(recalls[1:]),
-                   "average_precision": {"value": float(means[0]), "ci": None if ap is None else list(ap),
-                                         "method": None if ap is None else "bootstrap"},
-                   "prevalence": float(positive.mean())},
-        }  # fmt: skip
+        auc = areas[label] if areas else area_estimate(scores, positive, codes)
+        precision = estimate(float(means[0]), ap, "bootstrap")
+        grid = GRID.tolist()
+        found[label] = ClassCurves(
+            RocCurve(grid, roc[0].tolist(), *_band(roc[1:]), auc),
+            PrecisionRecallCurve(grid, recalls[0].tolist(), *_band(recalls[1:]), precision, float(positive.mean())),
+        )
     return found
 
 
@@ -329,8 +357,8 @@ def _precisions(hits: npt.NDArray[np.float64], misses: npt.NDArray[np.float64]) 
     return np.asarray(hits[at] / called[at])
 
 
-def _band(curves: npt.NDArray[np.float64]) -> dict[str, list[float] | None]:
+def _band(curves: npt.NDArray[np.float64]) -> tuple[list[float] | None, list[float] | None]:
     if len(curves) < 2:
-        return {"low": None, "high": None}
+        return None, None
     low, high = np.percentile(curves, [2.5, 97.5], axis=0)
-    return {"low": low.tolist(), "high": high.tolist()}
+    return low.tolist(), high.tolist()

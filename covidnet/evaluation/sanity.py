@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,14 @@ from scipy.stats import rankdata
 
 from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.localisation import MapEstimate
 
 PAIRS = "pairs"
 """The stage that is none: the trained maps of two images, which is how alike maps are that explain different things."""
 
-MEASURES: tuple[str, ...] = ("ssim", "rank")
+SimilarityMeasure = Literal["ssim", "rank"]
+
+MEASURES: tuple[SimilarityMeasure, ...] = get_args(SimilarityMeasure)
 """Structural similarity, and Spearman's rank correlation over pixels."""
 
 MIN_IMAGES = 5
@@ -30,6 +34,58 @@ _WINDOW = 11  # pixels, the side of Wang et al.'s Gaussian window
 _C1, _C2 = 0.01**2, 0.03**2  # Wang et al.'s constants for values in 0..1
 
 Maps = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike maps are, by both `MEASURES`."""
+
+    ssim: MapEstimate
+    rank: MapEstimate
+
+    def of(self, measure: SimilarityMeasure) -> MapEstimate:
+        """By one of the measures."""
+        return self.ssim if measure == "ssim" else self.rank
+
+
+@dataclass(frozen=True)
+class StageSimilarity:
+    """How alike a model's maps are before and after it is re-initialised from the head down to a stage.
+
+    Args:
+        stage: its name.
+    """
+
+    stage: str | None
+    ssim: MapEstimate
+    rank: MapEstimate
+
+    def of(self, measure: SimilarityMeasure) -> MapEstimate:
+        """By one of the measures."""
+        return self.ssim if measure == "ssim" else self.rank
+
+
+@dataclass(frozen=True)
+class SanitySummary:
+    """Whether maps change as the weights are re-initialised.
+
+    Args:
+        n: images.
+        stages: from the head to the first layer.
+        pairs: baseline: similarity between maps of different images.
+        retained: (last stage - pairs) / (1 - pairs), 0 where maps are as unlike as those of two images, 1 where they
+            are unchanged; no number where the pairs are more alike than `ALIKE`.
+        verdict: ``does not depend`` where what is retained lies wholly above a half in ssim or rank, ``depends`` where
+            it lies wholly below in both, else ``unclear``, as with fewer than `MIN_IMAGES` images.
+        reason: why it is unclear; None where it is clear.
+    """
+
+    n: int | None
+    stages: list[StageSimilarity]
+    pairs: Similarity
+    retained: Similarity
+    verdict: str | None
+    reason: str | None
 
 
 def sanity_table(
@@ -93,7 +149,7 @@ def sanity_table(
 
 def sanity_summary(
     table: pd.DataFrame, stages: Sequence[str] | None = None, resamples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
+) -> SanitySummary:
     """Whether maps change as the weights are re-initialised, down to the first layer.
 
     An image that is in the table several times, as with several draws of a stage or in the joined tables of several
@@ -105,15 +161,6 @@ def sanity_summary(
         stages: from the head to the first layer; None for the order of the table.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-
-    Returns:
-        ``n`` images; ``stages``: for each its name ``stage`` and ``ssim`` and ``rank``; ``pairs`` with the same two;
-        ``retained``: (last stage - pairs) / (1 - pairs), 0 where maps are as unlike as those of two images, 1 where
-        they are what they were. Each is ``value``, ``ci``, ``n`` (images with a value) and ``method``; None where there
-        is none, as with what is retained of maps whose pairs are more alike than `ALIKE`. ``verdict``: ``does not
-        depend`` where what is retained lies wholly above a half in ssim or rank, ``depends`` where it lies wholly below
-        in both, else ``unclear``. A number that is the same in all resamples is its own interval. With fewer than
-        `MIN_IMAGES` images it is unclear. ``reason``: why it is unclear, in a few words; None where it is clear.
 
     Raises:
         DataError: the table holds no stage, or not one that is asked for.
@@ -137,13 +184,13 @@ def sanity_summary(
     weights = cluster_weights(codes, resamples, seed)
     once = np.ones((1, len(images)), np.int32)
 
-    def mean(drawn: npt.NDArray[np.int32], stage: str, measure: str) -> npt.NDArray[np.float64]:
+    def mean(drawn: npt.NDArray[np.int32], stage: str, measure: SimilarityMeasure) -> npt.NDArray[np.float64]:
         numbers = values[stage][measure]
         there = np.isfinite(numbers)
         with np.errstate(invalid="ignore"):
             return np.asarray(drawn[:, there] @ numbers[there] / drawn[:, there].sum(axis=1))
 
-    def retained(drawn: npt.NDArray[np.int32], measure: str) -> npt.NDArray[np.float64]:
+    def retained(drawn: npt.NDArray[np.int32], measure: SimilarityMeasure) -> npt.NDArray[np.float64]:
         last, pairs = mean(drawn, order[-1], measure), mean(drawn, PAIRS, measure)
         if alike[measure]:
             return np.full_like(last, np.nan)
@@ -152,10 +199,10 @@ def sanity_summary(
     # Where all images have nearly one map there is nothing to lose.
     alike = {m: bool(mean(once, PAIRS, m)[0] > ALIKE) for m in MEASURES}
 
-    def count(*names: str, measure: str) -> int:
+    def count(*names: str, measure: SimilarityMeasure) -> int:
         return int(np.isfinite([values[name][measure] for name in names]).all(axis=0).sum())
 
-    def of_stage(stage: str) -> dict[str, Any]:
+    def of_stage(stage: str) -> dict[str, MapEstimate]:
         return {
             m: _estimate(mean(once, stage, m)[0], mean(weights, stage, m), count(stage, measure=m), units)
             for m in MEASURES
@@ -165,37 +212,34 @@ def sanity_summary(
         m: _estimate(retained(once, m)[0], retained(weights, m), count(order[-1], PAIRS, measure=m), units)
         for m in MEASURES
     }
-    verdict = _verdict(list(kept.values()))
-    return {
-        "n": len(images),
-        "stages": [{"stage": stage, **of_stage(stage)} for stage in order],
-        "pairs": of_stage(PAIRS),
-        "retained": kept,
-        "verdict": verdict,
-        "reason": _reason(list(kept.values()), any(alike.values())) if verdict == "unclear" else None,
-    }
+    retained_both = Similarity(**kept)
+    verdict = _verdict(retained_both)
+    return SanitySummary(
+        n=len(images),
+        stages=[StageSimilarity(stage, **of_stage(stage)) for stage in order],
+        pairs=Similarity(**of_stage(PAIRS)),
+        retained=retained_both,
+        verdict=verdict,
+        reason=_reason(retained_both, any(alike.values())) if verdict == "unclear" else None,
+    )
 
 
-def _estimate(value: float, resampled: npt.NDArray[np.float64], n: int, units: int) -> dict[str, Any]:
-    there = bool(np.isfinite(value))
-    ends = percentile_interval(resampled, units) if there else None
-    return {
-        "value": float(value) if there else None,
-        "ci": None if ends is None else list(ends),
-        "n": n,
-        "method": "bootstrap",
-    }
+def _estimate(value: float, resampled: npt.NDArray[np.float64], n: int, units: int) -> MapEstimate:
+    if not np.isfinite(value):
+        return MapEstimate(None, None, n, "bootstrap")
+    return MapEstimate(float(value), percentile_interval(resampled, units), n, "bootstrap")
 
 
-def _verdict(retained: Sequence[dict[str, Any]]) -> str:
-    ends = [one["ci"] or [one["value"]] * 2 for one in retained if one["value"] is not None and one["n"] >= MIN_IMAGES]
+def _verdict(retained: Similarity) -> str:
+    both = (retained.ssim, retained.rank)
+    ends = [one.ends for one in both if one.ends is not None and (one.n or 0) >= MIN_IMAGES]
     if any(low > _LIMIT for low, _ in ends):
         return "does not depend"
-    return "depends" if len(ends) == len(retained) and all(high < _LIMIT for _, high in ends) else "unclear"
+    return "depends" if len(ends) == len(both) and all(high < _LIMIT for _, high in ends) else "unclear"
 
 
-def _reason(retained: Sequence[dict[str, Any]], alike: bool) -> str:
-    if any(one["n"] < MIN_IMAGES for one in retained):
+def _reason(retained: Similarity, alike: bool) -> str:
+    if any((one.n or 0) < MIN_IMAGES for one in (retained.ssim, retained.rank)):
         return "too few images"
     return "the maps of two images are nearly the same" if alike else "maps change by about half"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,124 +14,211 @@ from covidnet.base.classes import CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.calibration import brier_score, expected_calibration_error
 from covidnet.evaluation.intervals import proportion_interval
-from covidnet.evaluation.metrics import class_metrics, class_rates, confusion, cross_entropy
+from covidnet.evaluation.metrics import ClassMetrics, SplitMetrics, class_metrics, class_rates, confusion, cross_entropy
 from covidnet.evaluation.predictions import PROBABILITIES
-from covidnet.evaluation.ranking import area_estimate, area_interval, area_parts, roc_auc
+from covidnet.evaluation.ranking import ClassCurves, area_estimate, area_interval, area_parts, class_curves, roc_auc
+from covidnet.evaluation.results import UNDEFINED_ESTIMATE, Estimate, Interval, estimate
 
-Estimate = dict[str, Any]
-Interval = Sequence[float] | None
-
-MACRO = ("sensitivity", "specificity", "f1", "auc")
+Metric = Literal["sensitivity", "specificity", "f1", "auc"]
 """Numbers of which the mean over the classes is given."""
 
+MACRO: tuple[Metric, ...] = get_args(Metric)
 
-def scored(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Every number of a table, with intervals.
 
-    An *estimate* is a dict of ``value``, ``ci`` ([low, high], 95%) and ``method``. Accuracy, sensitivity, specificity,
-    F1 and the accuracy of one class against the rest are proportions, or rise with one: they have Wilson's interval on
-    the effective number of images (`proportion_interval`, `f1_interval`; method ``wilson``). With as many images of
-    each class the mean sensitivity is the accuracy and the mean specificity a linear function of it, so they share its
-    interval. AUC and its mean over the classes have DeLong's (`area_estimate`; method ``delong``). The other means have
-    the percentile interval of a bootstrap over patients (method ``bootstrap``). Where a mean has no interval of its
-    own, as with 52 of 52 right, it has the mean of its classes' intervals, which is no narrower.
+@dataclass(frozen=True)
+class Scores:
+    """Numbers of a class against the other two, or their means over the classes."""
+
+    sensitivity: Estimate
+    specificity: Estimate
+    f1: Estimate
+    auc: Estimate
+
+    def of(self, metric: Metric) -> Estimate:
+        """One of the numbers."""
+        found: Estimate = getattr(self, metric)
+        return found
+
+
+@dataclass(frozen=True)
+class ClassScores(Scores):
+    """All numbers of a class.
+
+    Args:
+        accuracy: of the class against the rest.
+        support: images of the class.
+    """
+
+    accuracy: Estimate
+    support: int | None
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """All numbers of a predictions table with their intervals.
+
+    Args:
+        n: images.
+        patients: an unknown one counts as one of its own.
+        macro: means over the classes.
+        loss: mean cross-entropy.
+        confusion: images; rows are the true classes, columns the predicted ones.
+        classes: by name.
+    """
+
+    n: int | None
+    patients: int | None
+    accuracy: Estimate
+    macro: Scores
+    loss: float | None
+    brier: float | None
+    ece: float | None
+    confusion: list[list[int]]
+    classes: dict[str, ClassScores]
+
+    def flat(self) -> SplitMetrics:
+        """The same numbers in the form of metrics.json."""
+        classes = {
+            label: ClassMetrics(
+                of.sensitivity.value, of.specificity.value, of.f1.value, of.support or 0,
+                of.sensitivity.ci, of.specificity.ci, of.f1.ci,
+            )
+            for label, of in self.classes.items()
+        }  # fmt: skip
+        return SplitMetrics(
+            self.n or 0, self.patients or 0, self.accuracy.value, self.accuracy.ci, self.loss, self.confusion, classes
+        )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """`Scores` without intervals."""
+
+    sensitivity: float | None
+    specificity: float | None
+    f1: float | None
+    auc: float | None
+
+    def of(self, metric: Metric) -> float | None:
+        """One of the numbers."""
+        found: float | None = getattr(self, metric)
+        return found
+
+
+@dataclass(frozen=True)
+class PointScores:
+    """The numbers of a predictions table without intervals, or a statistic of them over several tables."""
+
+    accuracy: float | None
+    macro: Rates
+    classes: dict[str, Rates]
+    loss: float | None
+
+
+def scored(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> SplitScores:
+    """Every number of a table, with 95% intervals.
+
+    Accuracy, sensitivity, specificity, F1 and the accuracy of one class against the rest are proportions, or rise with
+    one: they have Wilson's interval on the effective number of images (`proportion_interval`, `f1_interval`; method
+    ``wilson``). With as many images of each class the mean sensitivity is the accuracy and the mean specificity a
+    linear function of it, so they share its interval. AUC and its mean over the classes have DeLong's (`area_estimate`;
+    method ``delong``). The other means have the percentile interval of a bootstrap over patients (method
+    ``bootstrap``). A mean without an interval of its own, as with 52 of 52 right, has the mean of its classes'
+    intervals, which is no narrower.
 
     Args:
         table: a checked predictions table, each image once; it may be empty.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-
-    Returns:
-        ``n``, ``patients``, ``accuracy``, ``macro`` (sensitivity, specificity, f1, auc), ``loss``, ``brier``, ``ece``,
-        ``confusion`` (rows true, columns predicted) and for each of ``classes`` sensitivity, specificity, f1, auc,
-        accuracy and support. Plain values; what does not exist is None.
     """
     codes = cluster_codes(table)
     truth, called = list(table["label"]), list(table["prediction"])
-    counts, areas = confusion(truth, called), _areas(table)
-    points = _points(counts, areas)
+    counts = confusion(truth, called)
+    points = point_scores(table)
     drawn = _drawn(table, cluster_weights(codes, resamples, seed))
     n = int(counts.sum())
     is_it = {label: (table["label"] == label).to_numpy(bool) for label in CLASSES}
     said = {label: (table["prediction"] == label).to_numpy(bool) for label in CLASSES}
     right = (table["label"] == table["prediction"]).to_numpy(bool)
-    accuracy = _estimate(points["accuracy"], proportion_interval(right, codes), "wilson")
-    classes: dict[str, dict[str, Any]] = {}
-    for (label, told), column in zip(class_metrics(truth, called, codes).items(), PROBABILITIES, strict=True):
+    accuracy = _estimate(points.accuracy, proportion_interval(right, codes), "wilson")
+    classes: dict[str, ClassScores] = {}
+    for (label, of), column in zip(class_metrics(truth, called, codes).items(), PROBABILITIES, strict=True):
         apart = is_it[label] == said[label]
-        classes[label] = {
-            **{
-                name: _estimate(told[name], told[f"{name}_ci"], "wilson")
-                for name in ("sensitivity", "specificity", "f1")
-            },
-            "auc": area_estimate(table[column], is_it[label], codes),
-            "accuracy": _estimate(float(apart.mean()) if n else None, proportion_interval(apart, codes), "wilson"),
-            "support": told["support"],
-        }
-    macro = {}
+        classes[label] = ClassScores(
+            sensitivity=_estimate(of.sensitivity, of.sensitivity_ci, "wilson"),
+            specificity=_estimate(of.specificity, of.specificity_ci, "wilson"),
+            f1=_estimate(of.f1, of.f1_ci, "wilson"),
+            auc=area_estimate(table[column], is_it[label], codes),
+            accuracy=_estimate(float(apart.mean()) if n else None, proportion_interval(apart, codes), "wilson"),
+            support=of.support,
+        )
+    macro: dict[str, Estimate] = {}
     for name in MACRO:
-        value = points["macro"][name]
-        found: Interval = _macro_area(table, value, codes)
-        method = "delong"
+        value = points.macro.of(name)
+        found, method = _macro_area(table, value, codes), "delong"
         if name != "auc":
             with np.errstate(invalid="ignore"):
                 found, method = percentile_interval(drawn[name].mean(axis=1), len(np.unique(codes))), "bootstrap"
-        ends = [classes[label][name]["ci"] for label in CLASSES]
-        if found is None and all(ends):
-            found, method = [float(np.mean(side)) for side in zip(*ends, strict=True)], "wilson"
+        ends = [ends for of_class in classes.values() if (ends := of_class.of(name).ci)]
+        if found is None and len(ends) == len(CLASSES):
+            low, high = (float(np.mean(side)) for side in zip(*ends, strict=True))
+            found, method = (low, high), "wilson"
         macro[name] = _estimate(value, found, method)
-    if n and len(set(counts.sum(axis=1).tolist())) == 1:
-        low, high = accuracy["ci"]
-        macro["sensitivity"] = _estimate(points["macro"]["sensitivity"], (low, high), "wilson")
-        others = [1.0 - (1.0 - end) / (len(CLASSES) - 1) for end in (low, high)]
-        macro["specificity"] = _estimate(points["macro"]["specificity"], others, "wilson")
-    return {
-        "n": n,
-        "patients": len(np.unique(codes)),
-        "accuracy": accuracy,
-        "macro": macro,
-        "loss": _loss(table),
-        "brier": brier_score(table),
-        "ece": expected_calibration_error(table),
-        "confusion": counts.tolist(),
-        "classes": classes,
-    }
+    if accuracy.ci and len(set(counts.sum(axis=1).tolist())) == 1:
+        low, high = (1.0 - (1.0 - end) / (len(CLASSES) - 1) for end in accuracy.ci)
+        macro["sensitivity"] = _estimate(points.macro.sensitivity, accuracy.ci, "wilson")
+        macro["specificity"] = _estimate(points.macro.specificity, (low, high), "wilson")
+    return SplitScores(
+        n=n,
+        patients=len(np.unique(codes)),
+        accuracy=accuracy,
+        macro=Scores(**macro),
+        loss=points.loss,
+        brier=brier_score(table),
+        ece=expected_calibration_error(table),
+        confusion=counts.tolist(),
+        classes=classes,
+    )
 
 
-def point_scores(table: pd.DataFrame) -> dict[str, Any]:
+def scored_curves(table: pd.DataFrame, scores: SplitScores, *, resamples: int, seed: int) -> dict[str, ClassCurves]:
+    """The curves of a table, with the areas of its scores: one number has one interval.
+
+    Args:
+        table: a predictions table.
+        scores: of the same table.
+        resamples: of the bootstrap; 500 at most are used, because a band needs fewer than the end of an interval, and a
+            curve has a hundred points.
+        seed: of the bootstrap.
+    """
+    weights = cluster_weights(cluster_codes(table), min(500, resamples), seed)
+    return class_curves(table, weights, {label: of_class.auc for label, of_class in scores.classes.items()})
+
+
+def point_scores(table: pd.DataFrame) -> PointScores:
     """The same numbers without intervals.
 
     Args:
         table: a checked predictions table.
-
-    Returns:
-        ``accuracy``, ``loss``, ``macro`` and ``classes`` with sensitivity, specificity, f1 and auc, floats or None.
     """
-    counts = confusion(list(table["label"]), list(table["prediction"]))
-    return {**_points(counts, _areas(table)), "loss": _loss(table)}
-
-
-def _loss(table: pd.DataFrame) -> float | None:
-    return cross_entropy(table[list(PROBABILITIES)].to_numpy(np.float64), list(table["label"]))
+    counts, areas = confusion(list(table["label"]), list(table["prediction"])), _areas(table)
+    n = int(counts.sum())
+    classes = {
+        label: Rates(of.sensitivity, of.specificity, of.f1, float(area) if np.isfinite(area) else None)
+        for (label, of), area in zip(class_rates(counts).items(), areas, strict=True)
+    }
+    return PointScores(
+        accuracy=float(np.trace(counts) / n) if n else None,
+        macro=Rates(*(_mean([of.of(name) for of in classes.values()]) for name in MACRO)),
+        classes=classes,
+        loss=cross_entropy(table[list(PROBABILITIES)].to_numpy(np.float64), list(table["label"])),
+    )
 
 
 def _areas(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     return np.array(
         [float(roc_auc(table[c], table["label"] == k)) for k, c in zip(CLASSES, PROBABILITIES, strict=True)]
     )
-
-
-def _points(counts: npt.NDArray[np.int64], areas: npt.NDArray[np.float64]) -> dict[str, Any]:
-    n, told = int(counts.sum()), class_rates(counts)
-    classes = {
-        label: {
-            **{name: told[label][name] for name in ("sensitivity", "specificity", "f1")},
-            "auc": float(areas[at]) if np.isfinite(areas[at]) else None,
-        }
-        for at, label in enumerate(CLASSES)
-    }
-    macro = {name: _mean([classes[label][name] for label in CLASSES]) for name in MACRO}
-    return {"accuracy": float(np.trace(counts) / n) if n else None, "macro": macro, "classes": classes}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -171,7 +259,5 @@ def _macro_area(table: pd.DataFrame, value: float | None, codes: npt.NDArray[np.
     return area_interval(value, float(np.sqrt((added**2).sum())), min(part.error([1.0])[1] for part in there))
 
 
-def _estimate(value: float | None, interval: Interval, method: str) -> Estimate:
-    if value is None or interval is None:
-        return {"value": value, "ci": None, "method": None}
-    return {"value": float(value), "ci": list(interval), "method": method}
+def _estimate(value: float | None, interval: Interval | None, method: str) -> Estimate:
+    return UNDEFINED_ESTIMATE if value is None else estimate(value, interval, method)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from scipy.stats import binom
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.intervals import design_effect
+from covidnet.evaluation.results import Interval
 
 RULES = ("inner", "paper")
 """inner: by each model's validation images. paper: by the unseen fold, on which the chosen model is then reported."""
@@ -21,12 +22,88 @@ REPEATS = 2000
 """Simulated or resampled choices."""
 
 
-def choose(candidates: Sequence[Mapping[str, Any]], rule: str = "inner") -> int:
+@dataclass(frozen=True)
+class Candidate:
+    """A model that can be selected, with its numbers on its validation images and on the unseen fold.
+
+    Args:
+        fold: its test fold.
+    """
+
+    fold: int | None
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+    val_covid19_sensitivity: float | None = None
+    unseen_accuracy: float | None = None
+    unseen_loss: float | None = None
+    unseen_covid19_sensitivity: float | None = None
+
+
+@dataclass(frozen=True)
+class SimulatedChoice:
+    """The best of several equally good models that err independently.
+
+    Args:
+        accuracy: the true one of each model.
+        n: images.
+        expected_best: the mean accuracy of the best.
+        range: where the accuracy of the best lies in 95 of 100 simulations.
+        optimism: expected_best less accuracy.
+        repeats: simulations.
+    """
+
+    accuracy: float | None
+    n: int | None
+    expected_best: float | None
+    range: Interval | None
+    optimism: float | None
+    repeats: int | None
+
+
+@dataclass(frozen=True)
+class ObservedChoice:
+    """The best of the models on the unseen fold.
+
+    Args:
+        best: its accuracy.
+        mean: the mean accuracy of all.
+        apparent_optimism: best less mean.
+        split_half_optimism: of `split_half_optimism`.
+        repeats: random halves.
+    """
+
+    best: float | None
+    mean: float | None
+    apparent_optimism: float | None
+    split_half_optimism: float | None
+    repeats: int | None
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """What selecting the best of the models by the unseen fold adds to its accuracy.
+
+    Args:
+        n: images.
+        models: how many.
+        simulated: for models of the mean accuracy, on as many images as these count for: the images over the models'
+            mean `design_effect`.
+        chance: the same for models that guess.
+        data: what these models show.
+    """
+
+    n: int
+    models: int
+    simulated: SimulatedChoice
+    chance: SimulatedChoice
+    data: ObservedChoice
+
+
+def choose(candidates: Sequence[Candidate], rule: str = "inner") -> int:
     """The fold of the chosen model.
 
     Args:
-        candidates: a dict for each model: ``fold``, and ``val_accuracy``, ``val_covid19_sensitivity``, ``val_loss`` for
-            the rule ``inner``, the same of ``unseen_`` for ``paper``.
+        candidates: the models. The rule ``inner`` reads the numbers of ``val_``, ``paper`` those of ``unseen_``.
         rule: one of `RULES`.
 
     Returns:
@@ -38,8 +115,8 @@ def choose(candidates: Sequence[Mapping[str, Any]], rule: str = "inner") -> int:
         DataError: there is no model.
 
     Example:
-        >>> models = [{"fold": 0, "unseen_accuracy": 0.9, "unseen_covid19_sensitivity": 0.8, "unseen_loss": 0.3},
-        ...           {"fold": 1, "unseen_accuracy": 0.9, "unseen_covid19_sensitivity": 0.9, "unseen_loss": 0.4}]
+        >>> models = [Candidate(0, unseen_accuracy=0.9, unseen_covid19_sensitivity=0.8, unseen_loss=0.3),
+        ...           Candidate(1, unseen_accuracy=0.9, unseen_covid19_sensitivity=0.9, unseen_loss=0.4)]
         >>> choose(models, "paper")
         1
     """
@@ -48,24 +125,20 @@ def choose(candidates: Sequence[Mapping[str, Any]], rule: str = "inner") -> int:
     if not candidates:
         raise DataError("selection: there is no model to choose from")
     part = "val" if rule == "inner" else "unseen"
-    if any(candidate.get(f"{part}_accuracy") is None for candidate in candidates):
-        raise SettingError(
-            "selection",
-            rule,
-            "paper" if rule == "inner" else "inner",
-            f"the runs have no {part} predictions to choose by",
+    ranked: list[tuple[float, float, float, int]] = []
+    for one in candidates:
+        accuracy, sensitivity, loss = (
+            (one.val_accuracy, one.val_covid19_sensitivity, one.val_loss)
+            if rule == "inner"
+            else (one.unseen_accuracy, one.unseen_covid19_sensitivity, one.unseen_loss)
         )
-
-    def rank(candidate: Mapping[str, Any]) -> tuple[float, float, float, int]:
-        sensitivity, loss = candidate.get(f"{part}_covid19_sensitivity"), candidate.get(f"{part}_loss")
-        return (
-            -candidate[f"{part}_accuracy"],
-            -(-1.0 if sensitivity is None else sensitivity),
-            np.inf if loss is None else loss,
-            candidate["fold"],
+        if accuracy is None or one.fold is None:
+            other = "paper" if rule == "inner" else "inner"
+            raise SettingError("selection", rule, other, f"the runs have no {part} predictions to choose by")
+        ranked.append(
+            (-accuracy, 1.0 if sensitivity is None else -sensitivity, np.inf if loss is None else loss, one.fold)
         )
-
-    return int(min(candidates, key=rank)["fold"])
+    return min(ranked)[-1]
 
 
 def best_of(p: float, n: int, models: int) -> npt.NDArray[np.float64]:
@@ -168,18 +241,13 @@ def split_half_optimism(
     return float((chosen_on[rows, best] - scored_on[rows, best]).mean() / sqrt(2.0))
 
 
-def selection_report(right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], seed: int = 0) -> dict[str, Any]:
+def selection_report(right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], seed: int = 0) -> SelectionReport:
     """What choosing the best of the models on the unseen fold adds: by simulation, and in the data.
 
     Args:
         right: (models, n) whether each model is right on each unseen image.
         codes: (n,) the patient of each image.
         seed: of the simulation and the resampling.
-
-    Returns:
-        ``n``, ``models``; ``simulated``: independent models of the mean accuracy on the effective number of images
-        (its ``n``: the images over the models' mean `design_effect`); ``chance``: the same for models that guess;
-        ``data``: the best, the mean, their difference, and `split_half_optimism`.
     """
     models, n = right.shape
     if not n:
@@ -187,29 +255,16 @@ def selection_report(right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], 
     accuracies = right.mean(axis=1)
     mean, best = float(accuracies.mean()), float(accuracies.max())
     effective = max(1, round(n / float(np.mean([design_effect(row, codes) for row in right]))))
-    return {
-        "n": n,
-        "models": models,
-        "simulated": _simulated(mean, effective, models, seed),
-        "chance": _simulated(1.0 / len(CLASSES), effective, models, seed),
-        "data": {
-            "best": best,
-            "mean": mean,
-            "apparent_optimism": best - mean,
-            "split_half_optimism": split_half_optimism(right, codes, seed=seed),
-            "repeats": REPEATS,
-        },
-    }
+    return SelectionReport(
+        n=n,
+        models=models,
+        simulated=_simulated(mean, effective, models, seed),
+        chance=_simulated(1.0 / len(CLASSES), effective, models, seed),
+        data=ObservedChoice(best, mean, best - mean, split_half_optimism(right, codes, seed=seed), REPEATS),
+    )
 
 
-def _simulated(accuracy: float, n: int, models: int, seed: int) -> dict[str, Any]:
+def _simulated(accuracy: float, n: int, models: int, seed: int) -> SimulatedChoice:
     exact = expected_best(accuracy, n, models)
     low, high = np.percentile(simulated_best(accuracy, n, models, seed=seed), [2.5, 97.5])
-    return {
-        "accuracy": accuracy,
-        "n": n,
-        "expected_best": exact,
-        "range": [float(low), float(high)],
-        "optimism": exact - accuracy,
-        "repeats": REPEATS,
-    }
+    return SimulatedChoice(accuracy, n, exact, (float(low), float(high)), exact - accuracy, REPEATS)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from covidnet.base.classes import CLASSES
 from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.evaluation.metrics import SplitMetrics
+from covidnet.evaluation.ranking import ClassCurves
+from covidnet.evaluation.results import UNDEFINED_ESTIMATE, Estimate
+from covidnet.evaluation.scores import Scores, SplitScores
 
 FEWEST_IMAGES = 10
 """Fewer images than that get no interval: with nine all right, Wilson's reaches from 70% to 100%."""
@@ -20,21 +25,42 @@ FEWEST_PATIENTS = 5
 patient out."""
 
 
-def class_sizes(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Size:
+    """How many images there are, and of how many patients.
+
+    Args:
+        patients: an unknown one counts as one of its own.
+        enough: whether that is enough for an interval.
+    """
+
+    images: int | None = field(metadata={"key": "films"})
+    patients: int | None
+    enough: bool | None
+
+
+@dataclass(frozen=True)
+class ClassSize(Size):
+    """The size of a class.
+
+    Args:
+        others: all other classes together.
+    """
+
+    others: Size
+
+
+def class_sizes(table: pd.DataFrame) -> dict[str, ClassSize]:
     """How many images and patients each class has, and whether that is enough for an interval.
 
     Args:
         table: a checked predictions table.
-
-    Returns:
-        For each class ``images``, ``patients`` (an unknown one counts as one of its own) and ``enough``; for the key
-        ``others`` in it the same of all other classes together.
     """
     codes = cluster_codes(table)
-    found: dict[str, dict[str, Any]] = {}
+    found = {}
     for label in CLASSES:
         is_it = (table["label"] == label).to_numpy(bool)
-        found[label] = {**_size(codes[is_it]), "others": _size(codes[~is_it])}
+        found[label] = ClassSize(**vars(_size(codes[is_it])), others=_size(codes[~is_it]))
     return found
 
 
@@ -47,17 +73,16 @@ def sparse_words(table: pd.DataFrame, absent: Mapping[str, str] | None = None) -
     """
     words = []
     for label, size in class_sizes(table).items():
-        if not size["films"]:
+        if not size.images:
             why = (absent or {}).get(label) or f"no image of {label} is there"
             words.append(
                 f"{why[:1].upper()}{why[1:]}: {label} has no sensitivity, F1 or AUC, and there is no mean over the "
                 "classes."
             )
-        elif not size["enough"]:
-            images, patients = size["films"], size["patients"]
+        elif not size.enough:
             words.append(
-                f"{label} has {counted(images, 'image')} of {counted(patients, 'patient')}: too few for an "
-                f"interval (from {FEWEST_IMAGES} images and {FEWEST_PATIENTS} patients on one is given)."
+                f"{label} has {counted(size.images, 'image')} of {counted(size.patients or 0, 'patient')}: too few for "
+                f"an interval (from {FEWEST_IMAGES} images and {FEWEST_PATIENTS} patients on one is given)."
             )
     return words
 
@@ -94,7 +119,7 @@ def why_absent(label: str, *, images: int, refused: int, training: int, unreadab
     )
 
 
-def without_sparse(scores: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+def without_sparse(scores: SplitScores, table: pd.DataFrame) -> SplitScores:
     """Scores without the intervals that too few images would make up.
 
     Sensitivity and F1 are of the images of a class, specificity of all others, AUC of both, accuracy of all images,
@@ -106,83 +131,72 @@ def without_sparse(scores: Mapping[str, Any], table: pd.DataFrame) -> dict[str, 
         table: that they were computed from.
 
     Returns:
-        A copy in the same form; an interval that is taken back is None, and so is its method.
+        The scores; an interval that is taken back is None, and so is its method.
     """
-    found, sizes = deepcopy(dict(scores)), class_sizes(table)
-    whole = _size(cluster_codes(table))["enough"]
-    every = all(size["enough"] for size in sizes.values())
+    sizes = class_sizes(table)
+    whole = bool(_size(cluster_codes(table)).enough)
+    classes = {}
     for label, size in sizes.items():
-        told = found["classes"][label]
-        if not size["films"]:
-            told["f1"] = _none()
-        rest = size["others"]["enough"]
-        for name, enough in (
-            ("sensitivity", size["enough"]),
-            ("f1", size["enough"]),
-            ("specificity", rest),
-            ("auc", size["enough"] and rest),
-            ("accuracy", whole),
-        ):
-            _keep(told[name], enough)
-    _keep(found["accuracy"], whole)
-    for name, estimate in found["macro"].items():
-        if any(not size["films"] for size in sizes.values()):
-            found["macro"][name] = _none()
-        _keep(estimate, every)
-    return found
+        of, own, rest = scores.classes[label], bool(size.enough), bool(size.others.enough)
+        classes[label] = replace(
+            of,
+            sensitivity=_kept(of.sensitivity, own),
+            specificity=_kept(of.specificity, rest),
+            f1=_kept(of.f1, own) if size.images else UNDEFINED_ESTIMATE,
+            auc=_kept(of.auc, own and rest),
+            accuracy=_kept(of.accuracy, whole),
+        )
+    every, absent = all(size.enough for size in sizes.values()), any(not size.images for size in sizes.values())
+    means = {
+        one.name: UNDEFINED_ESTIMATE if absent else _kept(getattr(scores.macro, one.name), every)
+        for one in fields(Scores)
+    }
+    return replace(scores, accuracy=_kept(scores.accuracy, whole), macro=Scores(**means), classes=classes)
 
 
-def split_without_sparse(metrics: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+def split_without_sparse(metrics: SplitMetrics, table: pd.DataFrame) -> SplitMetrics:
     """The same for one split of metrics.json.
 
     Args:
         metrics: of `covidnet.evaluation.metrics.split_metrics`.
         table: that they were computed from.
     """
-    found, sizes = deepcopy(dict(metrics)), class_sizes(table)
-    if not _size(cluster_codes(table))["enough"]:
-        found["accuracy_ci"] = None
-    for label, size in sizes.items():
-        told = found["classes"][label]
-        if not size["films"]:
-            told["f1"] = None
-        if not size["enough"]:
-            told["sensitivity_ci"] = told["f1_ci"] = None
-        if not size["others"]["enough"]:
-            told["specificity_ci"] = None
-    return found
+    classes = {}
+    for label, size in class_sizes(table).items():
+        of = metrics.classes[label]
+        classes[label] = replace(
+            of,
+            f1=of.f1 if size.images else None,
+            sensitivity_ci=of.sensitivity_ci if size.enough else None,
+            specificity_ci=of.specificity_ci if size.others.enough else None,
+            f1_ci=of.f1_ci if size.enough else None,
+        )
+    accuracy_ci = metrics.accuracy_ci if _size(cluster_codes(table)).enough else None
+    return replace(metrics, accuracy_ci=accuracy_ci, classes=classes)
 
 
-def curves_without_sparse(curves: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+def curves_without_sparse(curves: Mapping[str, ClassCurves], table: pd.DataFrame) -> dict[str, ClassCurves]:
     """Curves without the bands that too few images would make up.
 
     Args:
         curves: of `covidnet.evaluation.ranking.class_curves`.
         table: that they were computed from.
     """
-    found, sizes = deepcopy(dict(curves)), class_sizes(table)
-    for label, curve in found.items():
-        if not (sizes[label]["enough"] and sizes[label]["others"]["enough"]):
-            for kind in ("roc", "pr"):
-                curve[kind] |= {"low": None, "high": None}
-            _keep(curve["roc"]["auc"], False)
-            _keep(curve["pr"]["average_precision"], False)
+    sizes = class_sizes(table)
+    found = dict(curves)
+    for label, of in curves.items():
+        if not (sizes[label].enough and sizes[label].others.enough):
+            found[label] = ClassCurves(
+                replace(of.roc, low=None, high=None, auc=_kept(of.roc.auc, False)),
+                replace(of.pr, low=None, high=None, average_precision=_kept(of.pr.average_precision, False)),
+            )
     return found
 
 
-def _size(codes: Any) -> dict[str, Any]:
+def _size(codes: npt.NDArray[np.intp]) -> Size:
     images, patients = len(codes), len(set(codes.tolist()))
-    return {
-        "films": images,
-        "patients": patients,
-        "enough": images >= FEWEST_IMAGES and patients >= FEWEST_PATIENTS,
-    }
+    return Size(images, patients, images >= FEWEST_IMAGES and patients >= FEWEST_PATIENTS)
 
 
-def _none() -> dict[str, Any]:
-    return {"value": None, "ci": None, "method": None}
-
-
-def _keep(estimate: dict[str, Any], enough: bool) -> None:
-    if not enough:
-        estimate["ci"] = estimate["method"] = None
+def _kept(estimate: Estimate, enough: bool) -> Estimate:
+    return estimate if enough else replace(estimate, ci=None, method=None)

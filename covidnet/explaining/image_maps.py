@@ -229,16 +229,14 @@ class ImageMaps:
         # The class that was drawn; what the image shows is not known here.
         table = table.rename(columns={"label": "explained"})
         write_text(self.out / "localisation.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-        baselines = (("model", "maps"), ("centre", "centre prior"), ("chance", "chance"))
-        for measure, numbers in found["measures"].items():
-            if numbers["n"]:
-                values = ", ".join(
-                    f"{name} {estimate_text(numbers[key])}" for key, name in baselines if numbers[key]["n"]
-                )
-                self.notes.append(f"{MEASURES[measure]} ({count(numbers['n'], 'image')}): {values}")
-        if found["constant"]:
+        for measure, numbers in found.measures.items():
+            if numbers.n:
+                named = (("maps", numbers.model), ("centre prior", numbers.centre), ("chance", numbers.chance))
+                values = ", ".join(f"{name} {estimate_text(one)}" for name, one in named if one.n)
+                self.notes.append(f"{MEASURES[measure]} ({count(numbers.n, 'image')}): {values}")
+        if found.constant:
             self.notes.append(
-                f"{found['constant']} of {count(found['maps'], 'map')} constant, no place stands out; where a lesion "
+                f"{found.constant} of {count(found.maps, 'map')} constant, no place stands out; where a lesion "
                 "is known, such a map counts as a miss"
             )
-        self.notes += verdicts({"localisation": found})
+        self.notes += verdicts(found)

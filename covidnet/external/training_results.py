@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from covidnet.base.errors import CovidnetError
 from covidnet.evaluation.scores import scored
+from covidnet.report.external.summary import StudyScores
 from covidnet.sweep.calibration import averaged, common_images, with_temperature
 from covidnet.sweep.folder import run_predictions
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def study_numbers(
     folders: Sequence[Path], temperatures: Sequence[float | None], *, resamples: int, seed: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, StudyScores]:
     """The scores of the models' own test folds and of their unseen fold, from the predictions of their runs.
 
     Args:
@@ -29,9 +29,8 @@ def study_numbers(
         seed: of the bootstrap.
 
     Returns:
-        ``test`` and ``unseen``, each with ``title`` and ``scores`` as `scored` gives them; empty where a model has no
-        run folder with a predictions.csv. Of several models the test folds are pooled, and the unseen fold is that of
-        their mean; it is not there while it is locked.
+        ``test`` and ``unseen``; empty where a model has no run folder with a predictions.csv. Of several models the
+        test folds are pooled, and the unseen fold is that of their mean; it is absent while it is locked.
     """
     if len(folders) != len(temperatures) or not all((folder / "predictions.csv").is_file() for folder in folders):
         return {}
@@ -55,7 +54,7 @@ def study_numbers(
     }
     found = {"test": pooled, "unseen": unseen}
     return {
-        part: {"title": titles[part], "scores": scored(table, resamples=resamples, seed=seed)}
+        part: StudyScores(titles[part], scored(table, resamples=resamples, seed=seed))
         for part, table in found.items()
         if len(table)
     }

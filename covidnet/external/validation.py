@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from covidnet.data.recognition.training_images import SHAPING
 from covidnet.evaluation.calibration import calibration
 from covidnet.evaluation.metrics import split_metrics
 from covidnet.evaluation.predictions import EXTERNAL, write_predictions
-from covidnet.evaluation.ranking import scored_curves
-from covidnet.evaluation.scores import scored
+from covidnet.evaluation.results import to_json
+from covidnet.evaluation.scores import scored, scored_curves
 from covidnet.evaluation.sparse import (
     class_sizes,
     curves_without_sparse,
@@ -37,6 +38,19 @@ from covidnet.external.known_images import KnownImages
 from covidnet.external.predictions import ExternalPredictions, predict_external
 from covidnet.external.training_results import study_numbers
 from covidnet.report.external.document import write_external_report
+from covidnet.report.external.summary import (
+    ClassCoverage,
+    CopiedImage,
+    Copies,
+    Coverage,
+    ExternalCalibration,
+    ExternalCurves,
+    ExternalData,
+    ExternalSummary,
+    KnownImage,
+    Overlap,
+)
+from covidnet.report.summary import Bootstrap
 from covidnet.report.words import count, rate_of
 from covidnet.serving.answers import Predictor
 
@@ -97,7 +111,7 @@ class ExternalValidation:
         resamples: int = 2000,
         seed: int = 0,
         asked: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> ExternalSummary:
         """Predict, score and report.
 
         Args:
@@ -108,9 +122,6 @@ class ExternalValidation:
             resamples: of the bootstrap over patients.
             seed: of the bootstrap.
             asked: the settings of the command, for the report.
-
-        Returns:
-            The content of summary.json.
 
         Raises:
             DataError: not one image was predicted.
@@ -140,11 +151,10 @@ class ExternalValidation:
         self.seconds["predict"] = time.perf_counter() - start
         write_predictions(predicted.table, self.out / "predictions.csv")
         start = time.perf_counter()
-        summary = self._summary(predictor, models, predicted, {"resamples": resamples, "seed": seed})
-        summary["asked"] = dict(asked or {})
+        summary = self._summary(predictor, models, predicted, {"resamples": resamples, "seed": seed}, dict(asked or {}))
         self.seconds["score"] = time.perf_counter() - start
-        summary["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
-        metrics = self._metrics(predicted.table, summary)
+        summary = replace(summary, seconds={**self.seconds, "total": sum(self.seconds.values())})
+        metrics = to_json(self._metrics(predicted.table, summary))
         write_text(self.out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
         write_external_report(summary, self.out)
         return summary
@@ -220,108 +230,113 @@ class ExternalValidation:
         return pd.concat([unread, predicted.refused.astype(object)], ignore_index=True)
 
     def _summary(
-        self, predictor: Predictor, models: Sequence[Path], predicted: ExternalPredictions, numbers: dict[str, int]
-    ) -> dict[str, Any]:
+        self,
+        predictor: Predictor,
+        models: Sequence[Path],
+        predicted: ExternalPredictions,
+        numbers: dict[str, int],
+        asked: dict[str, Any],
+    ) -> ExternalSummary:
         facts, table = predictor.model.facts, predicted.table
         outside = ~table["image_id"].isin(self._seen).to_numpy()
         headline = table[outside].reset_index(drop=True)
+        before = None if predicted.before is None else predicted.before[outside].reset_index(drop=True)
         scores = without_sparse(scored(headline, **numbers), headline)
         made = environment()
-        return {
-            "name": self.images.root.name,
-            "folder": str(self.out),
-            "model": {**facts.plain(), "title": facts.title, "notes": facts.notes(), "gate": predictor.gate},
-            "data": self._data(),
-            "coverage": self._coverage(predicted),
-            "overlap": self._overlap(table),
-            "copies": {
-                "pairs": len(self.copies),
-                "two_classes": int((self.copies["label"] != self.copies["other_label"]).sum()),
-                "listed": self.copies.head(20).to_dict("records"),
-            },
-            "external": scores,
-            "external_all": without_sparse(scored(table, **numbers), table) if len(headline) < len(table) else None,
-            "sizes": class_sizes(headline),
-            "curves": {"external": curves_without_sparse(scored_curves(headline, scores, **numbers), headline)},
-            "calibration": {
-                "external": _if_any(headline, calibration),
-                "before": _if_any(
-                    None if predicted.before is None else predicted.before[outside].reset_index(drop=True), calibration
-                ),
-            },
-            "study": study_numbers(self.known.folders, facts.temperatures, **numbers),
-            "notes": self._notes(predictor, headline, predicted),
-            "looked": [*self._overlap_words(), *self._copy_words()],
-            "bootstrap": numbers,
-            "versions": made["versions"],
-            "git_revision": made["git_revision"],
-            "hashes": {
+        return ExternalSummary(
+            name=self.images.root.name,
+            folder=str(self.out),
+            model={**facts.plain(), "title": facts.title, "notes": facts.notes(), "gate": predictor.gate},
+            data=self._data(),
+            coverage=self._coverage(predicted),
+            overlap=self._overlap(table),
+            copies=Copies(
+                pairs=len(self.copies),
+                two_classes=int((self.copies["label"] != self.copies["other_label"]).sum()),
+                listed=[CopiedImage(*row) for row in self.copies.head(20).itertuples(index=False)],
+            ),
+            external=scores,
+            external_all=without_sparse(scored(table, **numbers), table) if len(headline) < len(table) else None,
+            sizes=class_sizes(headline),
+            curves=ExternalCurves(curves_without_sparse(scored_curves(headline, scores, **numbers), headline)),
+            calibration=ExternalCalibration(
+                external=calibration(headline) if len(headline) else None,
+                before=None if before is None or not len(before) else calibration(before),
+            ),
+            study=study_numbers(self.known.folders, facts.temperatures, **numbers),
+            notes=self._notes(predictor, headline, predicted),
+            looked=[*self._overlap_words(), *self._copy_words()],
+            bootstrap=Bootstrap(**numbers),
+            versions=made["versions"],
+            git_revision=made["git_revision"],
+            hashes={
                 "manifest_sha256": self.images.manifest_sha256,
                 "predictions_sha256": file_sha256(self.out / "predictions.csv"),
                 **{f"{_place(file)}": file_sha256(file) for file in models},
             },
-        }
+            asked=asked,
+            seconds={},
+        )
 
-    def _data(self) -> dict[str, Any]:
+    def _data(self) -> ExternalData:
         images = self.images.images
-        return {
-            "name": self.images.name,
-            "root": str(self.images.root),
-            "synthetic": self.images.synthetic,
-            "manifest_sha256": self.images.manifest_sha256,
-            "films": len(images),
-            "patients": int(images["patient_id"].nunique()),
-            "unknown_patients": int(images["patient_id"].isna().sum()),
-        }
+        return ExternalData(
+            name=self.images.name,
+            root=str(self.images.root),
+            synthetic=self.images.synthetic,
+            manifest_sha256=self.images.manifest_sha256,
+            images=len(images),
+            patients=int(images["patient_id"].nunique()),
+            unknown_patients=int(images["patient_id"].isna().sum()),
+        )
 
-    def _coverage(self, predicted: ExternalPredictions) -> dict[str, Any]:
+    def _coverage(self, predicted: ExternalPredictions) -> Coverage:
         gate, images = predicted.refused, self.images.images
         causes = pd.concat([self.images.refused["cause"], gate["cause"]]).map(_short).value_counts()
-        return {
-            "unreadable": len(self.images.refused),
-            "refused": len(gate),
-            "predicted": len(predicted.table),
-            "causes": {str(cause): int(number) for cause, number in causes.items()},
-            "flagged": predicted.flagged,
-            "warned": len(predicted.warned),
-            "classes": {
-                label: {
-                    "films": int((images["label"] == label).sum()),
-                    "refused": int((gate["label"] == label).sum()),
-                    "predicted": int((predicted.table["label"] == label).sum()),
+        seen = predicted.table["label"][predicted.table["image_id"].isin(self._seen)]
+        return Coverage(
+            unreadable=len(self.images.refused),
+            refused=len(gate),
+            predicted=len(predicted.table),
+            causes={str(cause): int(number) for cause, number in causes.items()},
+            flagged=predicted.flagged,
+            warned=len(predicted.warned),
+            classes={
+                label: ClassCoverage(
+                    images=int((images["label"] == label).sum()),
+                    refused=int((gate["label"] == label).sum()),
+                    predicted=int((predicted.table["label"] == label).sum()),
                     # Where none could be looked for, their number is not 0 but unknown.
-                    "training": None
-                    if self.known.how == "no"
-                    else int((predicted.table["label"][predicted.table["image_id"].isin(self._seen)] == label).sum()),
-                }
+                    training=None if self.known.how == "no" else int((seen == label).sum()),
+                )
                 for label in CLASSES
             },
-        }
+        )
 
-    def _overlap(self, table: pd.DataFrame) -> dict[str, Any]:
+    def _overlap(self, table: pd.DataFrame) -> Overlap:
         seen = self.overlap["part"].isin(SHAPING)
-        return {
-            "how": self.known.how,
-            "problem": self.known.problem or None,
-            "known": len(self.known.images.image_id) + len(self.known.files),
-            "seen": None if self.known.how == "no" else int(seen.sum()),
-            "seen_predicted": None if self.known.how == "no" else int(table["image_id"].isin(self._seen).sum()),
-            "study": int((~seen).sum()),
-            "kinds": {str(k): int(n) for k, n in self.overlap["kind"][seen].value_counts().items()},
-            "listed": self.overlap[seen].head(20).to_dict("records"),
-        }
+        return Overlap(
+            how=self.known.how,
+            problem=self.known.problem or None,
+            known=len(self.known.images.image_id) + len(self.known.files),
+            seen=None if self.known.how == "no" else int(seen.sum()),
+            seen_predicted=None if self.known.how == "no" else int(table["image_id"].isin(self._seen).sum()),
+            study=int((~seen).sum()),
+            kinds={str(k): int(n) for k, n in self.overlap["kind"][seen].value_counts().items()},
+            listed=[KnownImage(*row) for row in self.overlap[seen].head(20).itertuples(index=False)],
+        )
 
     def _notes(self, predictor: Predictor, headline: pd.DataFrame, predicted: ExternalPredictions) -> list[str]:
         cover = self._coverage(predicted)
         absent = {
             label: why_absent(
                 label,
-                images=numbers["films"],
-                refused=numbers["refused"],
-                training=numbers["training"] or 0,
-                unreadable=cover["unreadable"],
+                images=numbers.images or 0,
+                refused=numbers.refused or 0,
+                training=numbers.training or 0,
+                unreadable=cover.unreadable or 0,
             )
-            for label, numbers in cover["classes"].items()
+            for label, numbers in cover.classes.items()
         }
         notes = [*self._overlap_words(), *self._copy_words(), *sparse_words(headline, absent)]
         notes += [*_warned_words(headline, predicted.warned), *predictor.model.facts.notes()]
@@ -338,20 +353,20 @@ class ExternalValidation:
             )
         return [*notes, *(f"{note}." for note in self.images.notes)]
 
-    def _metrics(self, table: pd.DataFrame, summary: dict[str, Any]) -> dict[str, Any]:
+    def _metrics(self, table: pd.DataFrame, summary: ExternalSummary) -> dict[str, Any]:
         """The content of metrics.json, in the form of a run's."""
         headline = table[~table["image_id"].isin(self._seen)]
         parts = {EXTERNAL: headline, **({"external_all": table} if len(headline) < len(table) else {})}
         return {
             "fold": -1,
-            "seed": summary["bootstrap"]["seed"],
+            "seed": summary.bootstrap.seed,
             "splits": {part: split_without_sparse(split_metrics(rows), rows) for part, rows in parts.items()},
-            "seconds": summary["seconds"],
+            "seconds": summary.seconds,
             "data": {
                 "name": self.images.name,
                 "manifest_sha256": self.images.manifest_sha256,
                 "split_sha256": None,
-                "refused": summary["coverage"]["unreadable"] + summary["coverage"]["refused"],
+                "refused": summary.coverage.files_refused,
             },
         }
 
@@ -370,10 +385,6 @@ def _warned_words(headline: pd.DataFrame, warned: frozenset[str]) -> list[str]:
         return [f"{text}: the model does not know images such as these."]
     right = int((rest["label"] == rest["prediction"]).sum())
     return [f"{text}; of the {count(len(rest), 'other')} the prediction is right for {rate_of(right, len(rest))}."]
-
-
-def _if_any(table: pd.DataFrame | None, work: Callable[[pd.DataFrame], dict[str, Any]]) -> dict[str, Any] | None:
-    return None if table is None or not len(table) else work(table)
 
 
 def _short(cause: str) -> str:

@@ -18,6 +18,7 @@ from covidnet.base.names import counted
 from covidnet.base.provenance import environment
 from covidnet.evaluation.metrics import run_metrics
 from covidnet.evaluation.predictions import read_predictions
+from covidnet.evaluation.results import to_json
 from covidnet.launch.command import RUN_AGAIN
 from covidnet.report.terminal import print_run_summary
 from covidnet.report.words import count
@@ -62,7 +63,7 @@ class RunFolder:
         return {
             "fold": s["fold"],
             "seed": s["seed"],
-            "splits": run_metrics(read_predictions(self.path / "predictions.csv")),
+            "splits": to_json(run_metrics(read_predictions(self.path / "predictions.csv"))),
             "temperature": temperature,
             "seconds": seconds,
             "data": {

@@ -32,7 +32,7 @@ from covidnet.data.collection.prepared import PreparedDataset
 from covidnet.data.folds.unseen_ledger import UnseenLedger
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.recognition.training_images import write_training_images
-from covidnet.evaluation.explanations import FOLDER, map_notes, verdicts, write_explanations
+from covidnet.evaluation.explanations import FOLDER, RunExplanations, map_notes, verdicts, write_explanations
 from covidnet.explaining.fold_maps import Explanations
 from covidnet.fold.fitting import gate_of, temperature_of
 from covidnet.fold.folder import RunFolder
@@ -382,18 +382,18 @@ class FoldRun:
             caption = self._caption(callback.method, prepared, part)
             written = explanations.panels(callback, self.folder / "panels", caption, part)
         model = self.settings["model"]
-        facts = {
-            "method": explain["method"],
-            "weights": model["weights"],
-            "freeze": model["freeze"],
-            "part": part,
-            "panels": [f"panels/{path.name}" for path in written],
-        }
         localisation = explanations.localisation(explain["localisation_images"])
         sanity = explanations.sanity(explain["sanity_images"], explain["sanity_draws"])
-        facts["constant_maps"] = explanations.constant
+        facts = RunExplanations(
+            method=explain["method"],
+            weights=model["weights"],
+            freeze=model["freeze"],
+            part=part,
+            panels=tuple(f"panels/{path.name}" for path in written),
+            constant_maps=explanations.constant,
+        )
         found = write_explanations(self.folder / FOLDER, facts, localisation, sanity)
-        for verdict in verdicts(found):
+        for verdict in verdicts(found.localisation, found.sanity):
             log.warning("%s", verdict)
         return {f"panels/{path.stem}": path for path in written}, map_notes(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -13,13 +13,14 @@ from rich.text import Text
 
 from covidnet.base.classes import CLASSES
 
+if TYPE_CHECKING:
+    from covidnet.evaluation.metrics import SplitMetrics
+
 BRACKETS = "In brackets: 95% intervals, with the patient as the unit."
 """What is said below every table of scores in a terminal."""
 
 UNDEFINED = "\N{EN DASH}"
 """What stands for a value that does not exist, such as the sensitivity of a class without images."""
-
-_COLUMNS = (("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("F1", "f1"))
 
 
 def percent(value: float | None, interval: Sequence[float] | None = None, undefined: str = UNDEFINED) -> str:
@@ -52,26 +53,18 @@ def _digits(fraction: float) -> str:
 
 
 def metrics_table(
-    metrics: Mapping[str, Any], title: str = "", footer: Sequence[str] = (), undefined: str = UNDEFINED
+    metrics: SplitMetrics, title: str = "", footer: Sequence[str] = (), undefined: str = UNDEFINED
 ) -> Table:
     """One split's numbers: a row per class, then the accuracy.
 
     Args:
-        metrics: one split of metrics.json, as `covidnet.evaluation.metrics.split_metrics` gives it.
+        metrics: of the split.
         title: the line above; empty for none.
         footer: lines below, such as what the intervals mean.
         undefined: what to show for a value that does not exist.
 
     Returns:
         A table that fits 80 columns, each value with its 95% interval. On less it breaks cells, and loses nothing.
-
-    Example:
-        >>> from covidnet.evaluation.metrics import class_metrics
-        >>> truth = ["COVID-19", "Normal", "Pneumonia"] * 52
-        >>> classes = class_metrics(truth, truth, range(156))
-        >>> table = metrics_table({"n": 156, "accuracy": 1.0, "accuracy_ci": [0.976, 1.0], "classes": classes})
-        >>> table.row_count
-        4
     """
     table = Table(
         title=Text(title) if title else None,
@@ -84,39 +77,18 @@ def metrics_table(
         padding=(0, 1, 0, 0),
     )
     table.add_column("Class", overflow="fold")
-    for heading, _ in _COLUMNS:
+    for heading in ("Sensitivity", "Specificity", "F1"):
         table.add_column(heading, overflow="fold")
     table.add_column("Images", justify="right", overflow="fold")
     for name in CLASSES:
-        numbers = metrics["classes"][name]
-        cells = [percent(numbers[key], numbers[f"{key}_ci"], undefined) for _, key in _COLUMNS]
-        table.add_row(*(Text(cell) for cell in (name, *cells, str(numbers["support"]))))
+        of = metrics.classes[name]
+        pairs = ((of.sensitivity, of.sensitivity_ci), (of.specificity, of.specificity_ci), (of.f1, of.f1_ci))
+        cells = [percent(value, ends, undefined) for value, ends in pairs]
+        table.add_row(*(Text(cell) for cell in (name, *cells, str(of.support))))
     table.add_section()
-    accuracy = percent(metrics["accuracy"], metrics["accuracy_ci"], undefined)
-    table.add_row(*(Text(cell) for cell in ("Accuracy", accuracy, "", "", str(metrics["n"]))))
+    accuracy = percent(metrics.accuracy, metrics.accuracy_ci, undefined)
+    table.add_row(*(Text(cell) for cell in ("Accuracy", accuracy, "", "", str(metrics.n))))
     return table
-
-
-def flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores with their intervals in the flat form of metrics.json, for `metrics_table`.
-
-    Args:
-        scores: as `covidnet.evaluation.scores.scored` gives them.
-    """
-    keys = ("sensitivity", "specificity", "f1")
-    return {
-        "n": scores["n"],
-        "accuracy": scores["accuracy"]["value"],
-        "accuracy_ci": scores["accuracy"]["ci"],
-        "classes": {
-            label: {
-                "support": numbers["support"],
-                **{key: numbers[key]["value"] for key in keys},
-                **{f"{key}_ci": numbers[key]["ci"] for key in keys},
-            }
-            for label, numbers in scores["classes"].items()
-        },
-    }
 
 
 def print_run_summary(
@@ -135,19 +107,23 @@ def print_run_summary(
         console: where to print; the standard output if None. Not a terminal gets plain text.
         splits: whose numbers are printed.
     """
+    from covidnet.evaluation.metrics import SplitMetrics
+    from covidnet.evaluation.results import from_json
+
     out = console or Console()
     # A run must not fail at its last line because a terminal is set to Latin-1, which has no en dash.
     undefined = UNDEFINED if _printable(UNDEFINED, out) == UNDEFINED else "-"
     fold = metrics.get("fold")
-    shown = {split: metrics["splits"].get(split) for split in splits}
+    found = {split: metrics["splits"].get(split) for split in splits}
+    shown = {split: from_json(SplitMetrics, one) if one else None for split, one in found.items()}
     for split, numbers in shown.items():
         title = f"{split.capitalize()} split" + (f", model of fold {fold}" if fold is not None else "")
-        if not numbers or not numbers["n"]:
+        if numbers is None or not numbers.n:
             _line(out, f"{title}: no images")
         else:
             out.print(metrics_table(numbers, title, undefined=undefined))
         _line(out, "")
-    if any(numbers and numbers["n"] for numbers in shown.values()):
+    if any(numbers and numbers.n for numbers in shown.values()):
         _line(out, BRACKETS)
     for note in notes:
         _line(out, note)

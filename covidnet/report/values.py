@@ -5,12 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from covidnet.report.terminal import UNDEFINED
 
 if TYPE_CHECKING:
-    pass
+    from covidnet.evaluation.results import Measured
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,15 @@ class Value:
         return text.replace("-", "\N{MINUS SIGN}")
 
 
-def rate(estimate: Any) -> Value:
+def rate(estimate: Measured | float | None) -> Value:
     """An estimate of a fraction, or a plain fraction, in percent with one digit.
 
-    Args:
-        estimate: ``{"value", "ci", ...}``, a number, or None.
-
     Example:
-        >>> rate({"value": 0.946, "ci": [0.934, 0.956]}).number, rate(None).number
+        >>> from covidnet.evaluation.results import Measured
+        >>> rate(Measured(0.946, (0.934, 0.956))).number, rate(None).number
         ('94.6', '–')
     """
-    value, interval = _split(estimate)
-    return Value(value, interval, 100.0, 1, "%")
+    return Value(*split(estimate), 100.0, 1, "%")
 
 
 def printed(fraction: float | None) -> Value:
@@ -79,20 +76,16 @@ def printed(fraction: float | None) -> Value:
     return Value(fraction, None, 100.0, 1 if whole else 2, "%")
 
 
-def area(estimate: Any) -> Value:
-    """An estimate of an area under a curve, or a score, as it is, with three digits.
-
-    Args:
-        estimate: ``{"value", "ci", ...}``, a number, or None.
-    """
-    value, interval = _split(estimate)
-    return Value(value, interval, 1.0, 3)
+def area(estimate: Measured | float | None) -> Value:
+    """An estimate of an area under a curve, or a score, as it is, with three digits."""
+    return Value(*split(estimate), 1.0, 3)
 
 
-def _split(estimate: Any) -> tuple[float | None, Sequence[float] | None]:
-    if isinstance(estimate, dict):
-        return estimate.get("value"), estimate.get("ci")
-    return estimate, None
+def split(estimate: Measured | float | None) -> tuple[float | None, tuple[float, float] | None]:
+    """The number and its interval."""
+    if estimate is None or isinstance(estimate, int | float):
+        return estimate, None
+    return estimate.value, estimate.ci
 
 
 _REORDERING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from covidnet.base.names import counted
-from covidnet.report.summary import Summary, at
 from covidnet.report.terminal import UNDEFINED, percent
+from covidnet.report.values import split
+
+if TYPE_CHECKING:
+    from covidnet.evaluation.results import Measured
+    from covidnet.evaluation.scores import ClassScores
+    from covidnet.report.summary import SweepSummary
 
 FOLDS = 10
 """The test folds of a whole cross-validation."""
@@ -48,33 +53,20 @@ MEASURES = {
 """Measures of where heat maps lie, as they are written, in the order in which they are shown."""
 
 
-def estimate_text(estimate: Any) -> str:
+def estimate_text(estimate: Measured | float | None) -> str:
     """A rate with its interval: 94.6% [93.4, 95.6].
 
-    Args:
-        estimate: ``{"value", "ci", ...}``, a fraction, or None.
-
     Example:
-        >>> estimate_text({"value": 0.946, "ci": [0.934, 0.956]}), estimate_text(0.5), estimate_text(None)
+        >>> from covidnet.evaluation.results import Measured
+        >>> estimate_text(Measured(0.946, (0.934, 0.956))), estimate_text(0.5), estimate_text(None)
         ('94.6% [93.4, 95.6]', '50.0%', '–')
     """
-    if isinstance(estimate, dict):
-        return percent(estimate.get("value"), estimate.get("ci"))
-    return percent(estimate)
+    return percent(*split(estimate))
 
 
-def beside_paper(summary: Summary) -> bool:
-    """Whether the paper's numbers stand beside a sweep's: for the paper's own data, or where that was asked for.
-
-    Args:
-        summary: of a sweep; ``paper`` is what was asked for, None where nothing was.
-
-    Example:
-        >>> beside_paper({"data": {"name": "folder"}}), beside_paper({"data": {"name": "folder"}, "paper": True})
-        (False, True)
-    """
-    asked = summary.get("paper")
-    return asked if isinstance(asked, bool) else at(summary, "data", "name") == "kaggle"
+def beside_paper(summary: SweepSummary) -> bool:
+    """Whether the paper's numbers stand beside a sweep's: for the paper's own data, or where that was asked for."""
+    return summary.data.name == "kaggle" if summary.paper is None else summary.paper
 
 
 def rate_of(right: int, n: int) -> str:
@@ -91,21 +83,22 @@ def rate_of(right: int, n: int) -> str:
     return f"{right:,} of {n:,} ({'too few for a rate' if _too_few(n) else percent(right / n)})"
 
 
-def estimate_of(estimate: Any, n: int | None, thing: str = "image") -> str:
+def estimate_of(estimate: Measured | float | None, n: int | None, thing: str = "image") -> str:
     """A rate with its interval and its n; where there are too few things for a rate, how many of them instead.
 
     Args:
-        estimate: ``{"value", "ci", ...}``, a fraction, or None.
+        estimate: of a fraction, a plain fraction, or None.
         n: of how many things; None where that is not known.
         thing: in the singular.
 
     Example:
-        >>> estimate_of({"value": 0.946, "ci": [0.934, 0.956]}, 1560)
+        >>> from covidnet.evaluation.results import Measured
+        >>> estimate_of(Measured(0.946, (0.934, 0.956)), 1560)
         '94.6% [93.4, 95.6] of 1,560 images'
-        >>> estimate_of({"value": 2 / 3, "ci": [0.35, 0.88]}, 9), estimate_of(None, 0)
+        >>> estimate_of(Measured(2 / 3, (0.35, 0.88)), 9), estimate_of(None, 0)
         ('6 of 9 images (too few for a rate)', 'no image')
     """
-    value = estimate.get("value") if isinstance(estimate, dict) else estimate
+    value, _ = split(estimate)
     if n == 0:
         return f"no {thing}"
     if n is None or not _too_few(n) or value is None:
@@ -113,20 +106,22 @@ def estimate_of(estimate: Any, n: int | None, thing: str = "image") -> str:
     return f"{round(value * n)} of {count(n, thing)} (too few for a rate)"
 
 
-def class_words(name: str, numbers: Any, others: int | None) -> str:
-    """Sensitivity and specificity of a class in a sentence, with the n of each; what is absent is said to be.
+def class_words(name: str, numbers: ClassScores, others: int | None) -> str:
+    """Sensitivity and specificity of a class in a sentence, with the n of each; absent classes are reported as absent.
 
     Args:
         name: of the class.
-        numbers: ``support``, ``sensitivity`` and ``specificity`` as in a summary, or None.
+        numbers: of the class.
         others: images of the other classes; None where that is not known.
 
     Example:
-        >>> numbers = {"support": 0, "sensitivity": None, "specificity": {"value": 0.98, "ci": [0.9, 1.0]}}
+        >>> from covidnet.evaluation.results import from_json
+        >>> from covidnet.evaluation.scores import ClassScores
+        >>> numbers = from_json(ClassScores, {"support": 0, "specificity": {"value": 0.98, "ci": [0.9, 1.0]}})
         >>> class_words("COVID-19", numbers, 50)
         'No image is of COVID-19, so its sensitivity is not defined; the specificity is 98.0% [90.0, 100] of 50 images'
     """
-    support, sensitivity, specificity = (at(numbers, key) for key in ("support", "sensitivity", "specificity"))
+    support, sensitivity, specificity = numbers.support, numbers.sensitivity, numbers.specificity
     first = f"For {name} the sensitivity is {estimate_of(sensitivity, support)}"
     second = f"the specificity is {estimate_of(specificity, others)}"
     if others == 0:
@@ -191,53 +186,33 @@ def probability(p: float | None) -> str:
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def model_name(summary: Summary) -> str:
-    """The network of a sweep.
-
-    Args:
-        summary: of a sweep.
-
-    Example:
-        >>> model_name({"model": {"name": "densenet121"}}), model_name({})
-        ('DenseNet121', 'unknown model')
-    """
-    name = at(summary, "model", "name")
+def model_name(summary: SweepSummary) -> str:
+    """The network of a sweep."""
+    name = summary.model.get("name")
     return "unknown model" if name is None else MODELS.get(str(name), str(name))
 
 
-def is_locked(summary: Summary) -> bool:
-    """Whether the unseen fold is locked: no model of the sweep was scored on it.
-
-    Args:
-        summary: of a sweep.
-
-    Example:
-        >>> is_locked({"unseen_use": {"setting": "locked"}}), is_locked({"unseen": {}})
-        (True, False)
-    """
-    return not summary.get("unseen") and at(summary, "unseen_use", "setting") == "locked"
+def is_locked(summary: SweepSummary) -> bool:
+    """Whether the unseen fold is locked: no model of the sweep was scored on it."""
+    return summary.unseen is None and summary.unseen_use.setting == "locked"
 
 
-def fold_of(explained: Any) -> str:
+def fold_of(part: str | None) -> str:
     """The fold whose images heat maps are of.
 
     Args:
-        explained: the part ``explanations`` of a summary, or the content of a run's explanations.json.
+        part: the split of the images; None in explanations of older versions, which are of the unseen fold.
 
     Example:
-        >>> fold_of({"part": "test"}), fold_of({})
+        >>> fold_of("test"), fold_of(None)
         ('test fold', 'unseen fold')
     """
-    return f"{at(explained, 'part') or 'unseen'} fold"
+    return f"{part or 'unseen'} fold"
 
 
-def sweep_name(summary: Summary) -> str:
-    """What a sweep is called.
-
-    Args:
-        summary: of a sweep.
-    """
-    return str(summary.get("name") or "unnamed sweep")
+def sweep_name(summary: SweepSummary) -> str:
+    """What a sweep is called."""
+    return summary.name or "unnamed sweep"
 
 
 def measure_names(measures: Iterable[str]) -> str:

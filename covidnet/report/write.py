@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from covidnet.base.atomic import write_text
+from covidnet.evaluation.comparison import Comparison
 from covidnet.report.card.card import card_document
 from covidnet.report.paper.tables import table4, table5, table6, table7
 from covidnet.report.rendering.html import json_text, page_of
 from covidnet.report.rendering.markdown import markdown_of
 from covidnet.report.rendering.pictures import remove_old_pictures, write_pictures
-from covidnet.report.summary import Summary
+from covidnet.report.summary import SweepSummary
 from covidnet.report.sweep.content import report_document
 from covidnet.report.words import CARD_PAGE, CARD_PLAIN
 
 
-def report_html(summary: Summary, comparisons: Sequence[Mapping[str, Any]] = (), others: Sequence[Summary] = ()) -> str:
+def report_html(
+    summary: SweepSummary, comparisons: Sequence[Comparison] = (), others: Sequence[SweepSummary] = ()
+) -> str:
     """The report as one self-contained page, well-formed as HTML and as XML.
 
     Args:
-        summary: of the sweep that is reported (the content of its summary.json).
+        summary: of the sweep that is reported.
         comparisons: of pairs of sweeps on the same split.
         others: summaries of sweeps that Tables 6 and 7 show beside it.
 
@@ -32,10 +34,10 @@ def report_html(summary: Summary, comparisons: Sequence[Mapping[str, Any]] = (),
 
 
 def write_report(
-    summary: Summary,
+    summary: SweepSummary,
     folder: str | Path,
-    comparisons: Sequence[Mapping[str, Any]] = (),
-    others: Sequence[Summary] = (),
+    comparisons: Sequence[Comparison] = (),
+    others: Sequence[SweepSummary] = (),
 ) -> list[Path]:
     """Write report.html, report.md, table4.csv to table7.csv, summary.json and the model card.
 
@@ -89,12 +91,12 @@ def write_report(
 
 
 def report_markdown(
-    summary: Summary, comparisons: Sequence[Mapping[str, Any]] = (), others: Sequence[Summary] = ()
+    summary: SweepSummary, comparisons: Sequence[Comparison] = (), others: Sequence[SweepSummary] = ()
 ) -> str:
     """The report as Markdown.
 
     Args:
-        summary: of the sweep that is reported (the content of its summary.json).
+        summary: of the sweep that is reported.
         comparisons: of pairs of sweeps on the same split.
         others: summaries of sweeps that Tables 6 and 7 show beside it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +13,21 @@ from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percen
 from covidnet.evaluation.calibration import calibration, image_brier
 from covidnet.evaluation.metrics import image_losses
 from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
+from covidnet.evaluation.results import Interval, Measured
 from covidnet.evaluation.temperature import fit_temperature, tempered
+from covidnet.report.summary import (
+    CalibrationChange,
+    ScoredCalibration,
+    ScoreIntervals,
+    SweepCalibration,
+    Temperature,
+)
 from covidnet.sweep.folder import Run
 
 # How often each row is drawn in each resample, and how many patients were drawn from.
 Resampled = tuple[npt.NDArray[np.int32], int]
 
 Images = npt.NDArray[np.float64]
-
-KEYS = ("pooled", "ensemble_unseen")
-"""What the calibration is of: the pooled test folds, and the mean of the models on the unseen fold."""
 
 
 def common_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
@@ -74,7 +78,7 @@ def with_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
 
 def sweep_calibration(
     runs: Sequence[Run], pooled: pd.DataFrame, unseen: Sequence[pd.DataFrame] | None, *, resamples: int, seed: int
-) -> dict[str, Any]:
+) -> SweepCalibration:
     """How well the probabilities are calibrated as they were predicted, and as they are shown to users.
 
     Each model's temperature is fitted on its validation images. Intervals are of the images, drawn by patients; the
@@ -84,48 +88,49 @@ def sweep_calibration(
         runs: of the sweep.
         pooled: the test folds of these runs, one after the other.
         unseen: each run's predictions of the unseen fold, of the same images in the same order; None while it is
-            locked, and everything of it is None then.
+            locked.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-
-    Returns:
-        ``temperatures``: for each run its ``fold``, ``value`` (None without validation images) and ``n`` (those
-        images). ``pooled``, ``ensemble_unseen``: before, with ``ece``, ``brier``, ``loss`` (mean negative log
-        likelihood), ``accuracy``, ``bins`` and ``ci`` of brier and loss. ``pooled_calibrated``,
-        ``ensemble_unseen_calibrated``: the same after; the ensemble is the mean of the tempered probabilities.
-        ``change``: for both of ``pooled`` and ``ensemble_unseen`` after less before: ``ece``, and ``brier`` and
-        ``loss`` with ``value`` and ``ci``. ``ensemble_changed``: images that the ensemble calls by another class
-        after. All that comes after is None where a run has no temperature: both would not be of the same models.
     """
     temperatures = [
-        {"fold": run.fold, "value": fit_temperature(rows), "n": len(rows)}
+        Temperature(run.fold, fit_temperature(rows), len(rows))
         for run, rows in ((run, run.rows("val")) for run in runs)
     ]
     before = {"pooled": pooled}
     if unseen is not None:
         before["ensemble_unseen"] = averaged(unseen)
     weights = {key: _resampled(table, resamples, seed) for key, table in before.items()}
-    told: dict[str, Any] = {f"{key}{after}": None for key in KEYS for after in ("", "_calibrated")}
-    told |= {key: _told(table, weights[key]) for key, table in before.items()}
-    told |= {"temperatures": temperatures, "change": None, "ensemble_changed": None}
-    values = [t["value"] for t in temperatures if t["value"] is not None]
-    if len(values) < len(runs):
-        return told
-    pairs = list(zip(runs, values, strict=True))
-    after = {"pooled": pd.concat([with_temperature(run.rows("test"), t) for run, t in pairs], ignore_index=True)}
-    if unseen is not None:
-        after["ensemble_unseen"] = averaged([with_temperature(rows, t) for rows, t in zip(unseen, values, strict=True)])
-    told |= {f"{key}_calibrated": _told(table, weights[key]) for key, table in after.items()}
-    told["change"] = {
-        key: _change((before[key], told[key]["ece"]), (after[key], told[f"{key}_calibrated"]["ece"]), weights[key])
-        for key in before
-    }
-    if unseen is not None:
-        changed = (
-            after["ensemble_unseen"]["prediction"].to_numpy() != before["ensemble_unseen"]["prediction"].to_numpy()
-        )
-        told["ensemble_changed"] = int(changed.sum())
-    return told
+    scores = {key: _scored(table, weights[key]) for key, table in before.items()}
+    tempered_scores: dict[str, ScoredCalibration] = {}
+    change = changed = None
+    values = [t.value for t in temperatures if t.value is not None]
+    if len(values) == len(runs):
+        pairs = list(zip(runs, values, strict=True))
+        after = {"pooled": pd.concat([with_temperature(run.rows("test"), t) for run, t in pairs], ignore_index=True)}
+        if unseen is not None:
+            after["ensemble_unseen"] = averaged(
+                [with_temperature(rows, t) for rows, t in zip(unseen, values, strict=True)]
+            )
+            changed = int(
+                (
+                    after["ensemble_unseen"]["prediction"].to_numpy()
+                    != before["ensemble_unseen"]["prediction"].to_numpy()
+                ).sum()
+            )
+        tempered_scores = {key: _scored(table, weights[key]) for key, table in after.items()}
+        change = {
+            key: _change((before[key], scores[key].ece), (after[key], tempered_scores[key].ece), weights[key])
+            for key in before
+        }
+    return SweepCalibration(
+        pooled=scores["pooled"],
+        pooled_calibrated=tempered_scores.get("pooled"),
+        ensemble_unseen=scores.get("ensemble_unseen"),
+        ensemble_unseen_calibrated=tempered_scores.get("ensemble_unseen"),
+        temperatures=temperatures,
+        change=change,
+        ensemble_changed=changed,
+    )
 
 
 def _scores(table: pd.DataFrame) -> Images:
@@ -142,34 +147,33 @@ def _resampled(table: pd.DataFrame, resamples: int, seed: int) -> Resampled:
     return cluster_weights(codes, resamples, seed), len(np.unique(codes))
 
 
-def _told(table: pd.DataFrame, weights: Resampled) -> dict[str, Any]:
+def _scored(table: pd.DataFrame, weights: Resampled) -> ScoredCalibration:
     images = _image_scores(table)
     n = len(table)
-    return {
-        **calibration(table),
-        "loss": float(images["loss"].mean()) if n else None,
-        "accuracy": float((table["label"] == table["prediction"]).mean()) if n else None,
-        "ci": {name: _interval(values, weights) for name, values in images.items()},
-    }
+    return ScoredCalibration(
+        **vars(calibration(table)),
+        loss=float(images["loss"].mean()) if n else None,
+        accuracy=float((table["label"] == table["prediction"]).mean()) if n else None,
+        ci=ScoreIntervals(**{name: _interval(values, weights) for name, values in images.items()}),
+    )
 
 
 def _change(
     before: tuple[pd.DataFrame, float | None], after: tuple[pd.DataFrame, float | None], weights: Resampled
-) -> dict[str, Any]:
+) -> CalibrationChange:
     """After less before, of tables and their ECE; image by image, so that what both have in common cancels."""
     (old_table, old_ece), (new_table, new_ece) = before, after
     old, new = _image_scores(old_table), _image_scores(new_table)
-    found: dict[str, Any] = {"ece": None if old_ece is None or new_ece is None else new_ece - old_ece}
+    changes = {}
     for name in old:
         images = new[name] - old[name]
-        found[name] = {"value": float(images.mean()) if len(images) else None, "ci": _interval(images, weights)}
-    return found
+        changes[name] = Measured(float(images.mean()) if len(images) else None, _interval(images, weights))
+    return CalibrationChange(ece=None if old_ece is None or new_ece is None else new_ece - old_ece, **changes)
 
 
-def _interval(images: Images, weights: Resampled) -> list[float] | None:
+def _interval(images: Images, weights: Resampled) -> Interval | None:
     """The percentile interval of a mean over images."""
     if not len(images):
         return None
     drawn, patients = weights
-    found = percentile_interval(drawn @ images / drawn.sum(axis=1), patients)
-    return None if found is None else list(found)
+    return percentile_interval(drawn @ images / drawn.sum(axis=1), patients)

@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from covidnet.base.classes import CLASSES
+from covidnet.evaluation.results import from_json
 from covidnet.models.inputs import CHEST_SPEC, GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, InputSpec
+from covidnet.report.summary import CardFacts, GateFacts, InputFacts, Origin, Parameters
 from covidnet.sweep.folder import Run
 
 NETWORKS: Mapping[str, tuple[int, int, InputSpec]] = {
@@ -34,38 +36,33 @@ _PLACES = 8
 _DATE = re.compile(r"^(\d{4}-\d{2}-\d{2})[ T]\d{2}:", re.MULTILINE)
 
 
-def card_facts(runs: Sequence[Run]) -> dict[str, Any]:
+def card_facts(runs: Sequence[Run]) -> CardFacts:
     """Facts of a sweep for its model card; what is not known is None.
 
     Args:
         runs: of the sweep.
-
-    Returns:
-        ``trained`` (the day of the last line of the runs' logs), ``parameters`` (``all``, ``trained``), ``input``
-        (``size``, ``fit``, ``channels``, ``mean``, ``std``, ``min_side``, ``max_megapixels``), ``source`` and
-        ``view`` (images by where they come from and how they were taken, and how far that alone tells their class), and
-        ``gate`` as metrics.json has it.
     """
     first = runs[0]
     model, data = first.settings.get("model") or {}, first.settings.get("data") or {}
     spec = _spec(model)
     images = None if first.split is None else first.split[first.split["fold"] >= 0]
-    return {
-        "trained": max((day for run in runs if (day := _last_day(run))), default=None),
-        "parameters": _parameters(model),
-        "input": {
-            "size": data.get("image_size"),
-            "fit": data.get("fit"),
-            "channels": None if spec is None else spec.channels,
-            "mean": None if spec is None else list(spec.mean),
-            "std": None if spec is None else list(spec.std),
-            "min_side": data.get("min_side"),
-            "max_megapixels": data.get("max_megapixels"),
-        },
-        "source": None if images is None else _told_by(images, "source"),
-        "view": None if images is None else _told_by(images, "view"),
-        "gate": first.metrics.get("gate"),
-    }
+    gate = first.metrics.get("gate")
+    return CardFacts(
+        trained=max((day for run in runs if (day := _last_day(run))), default=None),
+        parameters=_parameters(model),
+        input=InputFacts(
+            size=data.get("image_size"),
+            fit=data.get("fit"),
+            channels=None if spec is None else spec.channels,
+            mean=None if spec is None else list(spec.mean),
+            std=None if spec is None else list(spec.std),
+            min_side=data.get("min_side"),
+            max_megapixels=data.get("max_megapixels"),
+        ),
+        source=None if images is None else _origin(images, "source"),
+        view=None if images is None else _origin(images, "view"),
+        gate=None if gate is None else from_json(GateFacts, gate),
+    )
 
 
 def _last_day(run: Run) -> str | None:
@@ -85,7 +82,7 @@ def _spec(model: Mapping[str, Any]) -> InputSpec | None:
     return network[2] if network and weights in ("random", "imagenet") else None
 
 
-def _parameters(model: Mapping[str, Any]) -> dict[str, int] | None:
+def _parameters(model: Mapping[str, Any]) -> Parameters | None:
     """All parameters of a model, and those that training changes; running statistics are none."""
     spec, frozen = _spec(model), model.get("freeze")
     if spec is None or not isinstance(frozen, bool):
@@ -94,10 +91,10 @@ def _parameters(model: Mapping[str, Any]) -> dict[str, int] | None:
     backbone, features_dim, _ = NETWORKS[name]
     backbone += _ONE_CHANNEL if spec is CHEST_SPEC else 0
     head = (features_dim + 1) * (len(CLASSES) + more)
-    return {"all": backbone + head, "trained": head if frozen else backbone + head}
+    return Parameters(backbone + head, head if frozen else backbone + head)
 
 
-def _told_by(images: pd.DataFrame, column: str) -> dict[str, Any] | None:
+def _origin(images: pd.DataFrame, column: str) -> Origin | None:
     """Where images come from, or how they were taken, and how far that alone tells their class.
 
     Args:
@@ -105,9 +102,7 @@ def _told_by(images: pd.DataFrame, column: str) -> dict[str, Any] | None:
         column: ``source`` or ``view``.
 
     Returns:
-        ``counts`` (value, then class, then images; rare values together), ``unknown`` (images), ``n`` (the others),
-        ``share`` (of those n, how many have the class that is the commonest under their value) and ``base`` (how many
-        have the commonest class of all). None where no image's value is known.
+        None where no image's value is known.
     """
     known = images[images[column].notna()]
     if not len(known):
@@ -122,10 +117,10 @@ def _told_by(images: pd.DataFrame, column: str) -> dict[str, Any] | None:
     n = len(known)
     # Where nearly every image has a value of its own, the class follows from it whatever it means.
     few = len(order) <= n / 5
-    return {
-        "counts": told,
-        "unknown": len(images) - n,
-        "n": n,
-        "share": float(counts.max(axis=1).sum() / n) if few else None,
-        "base": float(counts.sum().max() / n),
-    }
+    return Origin(
+        counts=told,
+        unknown=len(images) - n,
+        n=n,
+        share=float(counts.max(axis=1).sum() / n) if few else None,
+        base=float(counts.sum().max() / n),
+    )

@@ -13,14 +13,16 @@ from covidnet.base.errors import CovidnetError
 if TYPE_CHECKING:
     import pandas as pd
 
-Table = Callable[[Sequence[dict[str, Any]]], "pd.DataFrame"]
+    from covidnet.report.summary import SweepSummary
+
+Table = Callable[[Sequence["SweepSummary"]], "pd.DataFrame"]
 
 
 def make_table(table: Table, description: str | None, arguments: Sequence[str] | None = None) -> None:
     """Compute a table from the saved predictions of sweeps, write it and print it.
 
     Args:
-        table: from the sweeps' summaries (the content of summary.json), at least one, to the table.
+        table: from the sweeps' summaries, at least one, to the table.
         description: for ``--help``; its first line is used.
         arguments: the command line without the command; that of the process if None.
 

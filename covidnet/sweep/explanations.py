@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from covidnet.evaluation.explanations import TABLES, read_explanations
+from covidnet.evaluation.explanations import TABLES, RunExplanations, read_explanations
 from covidnet.evaluation.localisation import localisation_summary
 from covidnet.evaluation.sanity import sanity_summary
+from covidnet.report.summary import Panel, SweepExplanations
 from covidnet.sweep.folder import Run, Sweep
 
 
-def explanations_of(sweep: Sweep, fold: int | None, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any] | None:
+def explanations_of(
+    sweep: Sweep, fold: int | None, *, resamples: int = 2000, seed: int = 0
+) -> SweepExplanations | None:
     """Panels of one model, and over all models where the maps lie and whether they depend on the network.
 
     Args:
@@ -24,50 +26,47 @@ def explanations_of(sweep: Sweep, fold: int | None, *, resamples: int = 2000, se
         seed: of the bootstrap.
 
     Returns:
-        ``method``, ``weights``, ``freeze``, ``part`` (the split of the images), ``folds``, ``fold``, ``panels`` (title,
-        and path relative to the sweep folder), ``constant_maps`` (for each part of the work how many maps of all runs
-        are constant, and of how many), ``localisation`` and ``sanity``. An image that ten models explain counts once,
-        with the mean of their maps' scores. None where no run was explained.
+        None where no run was explained. An image that ten models explain counts once, with the mean of their maps'
+        scores.
     """
     kept = {run.fold: read_explanations(run.folder) for run in sweep.runs}
     found = [(run, content) for run in sweep.runs if (content := kept[run.fold][0])]
     if not found:
         return None
     first = next((content for run, content in found if run.fold == fold), found[0][1])
-    found = [(run, content) for run, content in found if content.get("method") == first.get("method")]
-    shown = [run for run, content in found if content.get("panels")]
-    chosen = next((run for run in shown if run.fold == fold), shown[0] if shown else None)
+    found = [(run, content) for run, content in found if content.method == first.method]
+    shown = [(run, content) for run, content in found if content.panels]
+    chosen = next((one for one in shown if one[0].fold == fold), shown[0] if shown else None)
     runs = [run for run, _ in found]
     tables = {name: [kept[run.fold][1][name] for run in runs if name in kept[run.fold][1]] for name in TABLES}
     localisation, sanity = (pd.concat(t, ignore_index=True) if (t := tables[name]) else None for name in TABLES)
-    return {
-        "method": first.get("method"),
-        "weights": first.get("weights"),
-        "freeze": first.get("freeze"),
-        "part": first.get("part") or "unseen",
-        "folds": [run.fold for run in runs],
-        "fold": None if chosen is None else chosen.fold,
-        "panels": [] if chosen is None else _panels(chosen, kept[chosen.fold][0], sweep.folder),
-        "constant_maps": _constant([content for _, content in found]),
-        "localisation": None if localisation is None else localisation_summary(localisation, resamples, seed),
-        "sanity": None if sanity is None else sanity_summary(sanity, None, resamples, seed),
-    }
+    return SweepExplanations(
+        method=first.method,
+        weights=first.weights,
+        freeze=first.freeze,
+        part=first.part or "unseen",
+        folds=[run.fold for run in runs],
+        fold=None if chosen is None else chosen[0].fold,
+        panels=[] if chosen is None else _panels(*chosen, sweep.folder),
+        constant_maps=_constant([content for _, content in found]),
+        localisation=None if localisation is None else localisation_summary(localisation, resamples, seed),
+        sanity=None if sanity is None else sanity_summary(sanity, None, resamples, seed),
+    )
 
 
-def _constant(contents: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
-    total: dict[str, list[int]] = {}
+def _constant(contents: Sequence[RunExplanations]) -> dict[str, tuple[int, int]]:
+    total: dict[str, tuple[int, int]] = {}
     for content in contents:
-        for part, (constant, maps) in (content.get("constant_maps") or {}).items():
-            before = total.get(part, [0, 0])
-            total[part] = [before[0] + constant, before[1] + maps]
+        for part, (constant, maps) in content.constant_maps.items():
+            before = total.get(part, (0, 0))
+            total[part] = (before[0] + constant, before[1] + maps)
     return total
 
 
-def _panels(run: Run, content: Mapping[str, Any], home: Path) -> list[dict[str, str]]:
-    names = [str(path) for path in content.get("panels") or []]
+def _panels(run: Run, content: RunExplanations, home: Path) -> list[Panel]:
     folder = run.folder.relative_to(home) if run.folder.is_relative_to(home) else run.folder
     return [
-        {"title": Path(name).stem.removeprefix("unseen-").removeprefix("test-"), "path": (folder / name).as_posix()}
-        for name in names
+        Panel(Path(name).stem.removeprefix("unseen-").removeprefix("test-"), (folder / name).as_posix())
+        for name in content.panels
         if (run.folder / name).is_file()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from covidnet.base.errors import DataError, SettingError
 from covidnet.base.trust import check_links
 
 if TYPE_CHECKING:
+    from covidnet.evaluation.comparison import Comparison
+    from covidnet.report.summary import SweepSummary
     from covidnet.sweep.folder import Sweep
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,7 @@ def report_sweeps(
     unseen: str | None = None,
     cache_dir: str | Path | None = None,
     paper: bool | None = None,
-) -> list[dict[str, Any]]:
+) -> list[SweepSummary]:
     """Write a report of the first sweep, with the others beside it and compared with it.
 
     Args:
@@ -61,7 +64,8 @@ def report_sweeps(
         raise SettingError("unseen", unseen, "open or null")
     from rich.console import Console
 
-    from covidnet.report.terminal import BRACKETS, flat_scores, metrics_table
+    from covidnet.report.terminal import BRACKETS, metrics_table
+    from covidnet.report.words import count
     from covidnet.report.write import write_report
     from covidnet.sweep.folder import REPORT, chosen_group, groups_of
 
@@ -84,8 +88,7 @@ def report_sweeps(
         unseen=unseen,
         cache_dir=cache_dir,
     )
-    for summary in summaries:
-        summary["paper"] = summary["asked"]["paper"] = paper
+    summaries = [replace(one, paper=paper, asked={**one.asked, "paper": paper}) for one in summaries]
     comparisons = _comparisons(sweeps)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -95,18 +98,17 @@ def report_sweeps(
     write_report(summaries[0], target, comparisons=comparisons, others=summaries[1:])
     console = Console(soft_wrap=True, highlight=False)
     for summary in summaries:
-        folds = len(summary["folds"])
-        console.print(f"{summary['name']}: {folds} fold{'' if folds == 1 else 's'}", markup=False, emoji=False)
-        console.print(metrics_table(flat_scores(summary["pooled"]), "Pooled out-of-fold predictions"))
+        console.print(f"{summary.name}: {count(len(summary.folds), 'fold')}", markup=False, emoji=False)
+        console.print(metrics_table(summary.pooled.flat(), "Pooled out-of-fold predictions"))
         console.print()
     console.print(BRACKETS)
-    for note in summaries[0]["notes"]:
+    for note in summaries[0].notes:
         console.print(note, markup=False, emoji=False)
     console.print(f"Report: {target / 'report.html'}", markup=False, emoji=False)
     return summaries
 
 
-def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: Any) -> list[dict[str, Any]]:
+def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: Any) -> list[SweepSummary]:
     """A report of each group of a grid in a folder of its own, and one table of methods and seeds."""
     from rich.console import Console
 
@@ -130,7 +132,7 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
         # Once for all groups: they are opened together.
         runs = [run for sweep in finished.values() for run in sweep.runs]
         _open([Sweep(folder.expanduser(), folder.name, runs, [])], options["cache_dir"])
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, SweepSummary] = {}
     for group in finished:
         (found[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
     table = grid_table(found)
@@ -156,7 +158,7 @@ def summaries_of(
     seed: int = 0,
     unseen: str | None = None,
     cache_dir: str | Path | None = None,
-) -> tuple[list[Sweep], list[dict[str, Any]]]:
+) -> tuple[list[Sweep], list[SweepSummary]]:
     """Read sweeps and compute their numbers; what is wrong with them is logged.
 
     Args:
@@ -240,7 +242,7 @@ def card_of(folder: str | Path, only: str = "") -> str:
     return model_card(summarise(read_sweep(path, only=only), resamples=_QUICK))
 
 
-def _comparisons(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
+def _comparisons(sweeps: Sequence[Sweep]) -> list[Comparison]:
     """Every pair of sweeps on their pooled predictions."""
     from covidnet.evaluation.comparison import adjust, compare_tables
     from covidnet.sweep.summary import pooled_predictions

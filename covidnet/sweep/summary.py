@@ -1,8 +1,8 @@
-"""From the runs of a sweep to the content of summary.json: every number comes from the runs' predictions.csv."""
+"""The summary of a sweep from its runs: every number comes from their predictions.csv."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,24 @@ from covidnet.data.folds.splits import UNSEEN_FOLD
 from covidnet.data.folds.unseen_ledger import UnseenLedger
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.explanations import verdicts
-from covidnet.evaluation.ranking import scored_curves
-from covidnet.evaluation.scores import point_scores, scored
-from covidnet.evaluation.selection import RULES, choose, selection_report
+from covidnet.evaluation.results import from_json, to_json
+from covidnet.evaluation.scores import PointScores, SplitScores, point_scores, scored, scored_curves
+from covidnet.evaluation.selection import RULES, Candidate, choose, selection_report
 from covidnet.learning.monitor import direction
+from covidnet.report.summary import (
+    Bootstrap,
+    ClassCounts,
+    DataFacts,
+    FoldScores,
+    Hashes,
+    Selection,
+    Settings,
+    SweepCurves,
+    SweepSummary,
+    TrainingCurve,
+    UnseenScores,
+    UnseenUse,
+)
 from covidnet.report.words import count
 from covidnet.sweep.calibration import averaged, common_images, sweep_calibration
 from covidnet.sweep.card_facts import card_facts
@@ -32,7 +46,7 @@ DEFAULTS = {"resamples": 2000, "seed": 0}
 """Settings of `covidnet.crossval` that a command need not repeat."""
 
 
-def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 2000, seed: int = 0) -> SweepSummary:
     """All numbers of a sweep.
 
     Args:
@@ -40,9 +54,6 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         selection: ``inner`` or ``paper``; None for what the runs' settings say.
         resamples: of the patient-clustered bootstrap.
         seed: of the bootstrap and the simulations.
-
-    Returns:
-        The content of summary.json: plain values, None where there is no value.
 
     Raises:
         SettingError: selection, resamples or seed is not allowed.
@@ -60,72 +71,71 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         raise SettingError("selection", rule, "inner", remedy)
     pooled, ensemble = pooled_predictions(runs), ensemble_predictions(runs) if sweep.has_unseen else None
     numbers = {"resamples": resamples, "seed": seed}
-    told = scored(pooled, **numbers)
-    told_unseen = None if ensemble is None else scored(ensemble, **numbers)
+    scores = scored(pooled, **numbers)
     per_fold = [_fold_scores(run) for run in runs]
+    tested = [row.test for row in per_fold]
     data = _data(sweep)
     use = unseen_use(sweep)
-    chosen = _selection(sweep, per_fold, rule, data, use["words"], numbers)
+    chosen = _selection(sweep, per_fold, rule, data, use.words or "", seed)
     by_fold = {run.fold: run for run in runs}
-    explained = explanations_of(sweep, chosen["fold"], **numbers)
+    explained = explanations_of(sweep, chosen.fold, **numbers)
+    verdict = [] if explained is None else verdicts(explained.localisation, explained.sanity)
 
-    def unseen_of(fold: int | None) -> dict[str, Any] | None:
+    def unseen_of(fold: int | None) -> SplitScores | None:
         return None if fold is None else scored(by_fold[fold].rows("unseen"), **numbers)
 
-    return {
-        "name": sweep.name,
-        "folder": str(sweep.folder),
-        "folds": sweep.folds,
-        "problems": sweep.problems,
-        "notes": _notes(runs, data, rule) + _shared_notes(sweep.images) + use["notes"] + verdicts(explained or {}),
-        "data": data,
-        "model": _model(first),
-        "augment": first.settings.get("augment") or {},
-        "training": {key: first.settings.get(key) for key in ("seed", "optim", "trainer", "features", "monitor")},
-        "pooled": told,
-        "per_fold": per_fold,
-        "mean": _over(np.mean, [row["test"] for row in per_fold]),
-        "sd": _over(_sd, [row["test"] for row in per_fold]),
-        "unseen": None
-        if told_unseen is None
-        else {
-            "mean": _over(np.mean, [row["unseen"] for row in per_fold]),
-            "sd": _over(_sd, [row["unseen"] for row in per_fold]),
-            "ensemble": told_unseen,
-            "selected": unseen_of(chosen["fold"]),
-            "paper_selected": unseen_of(chosen["paper_fold"]),
-        },
-        "unseen_use": use,
-        "selection": chosen,
-        "explanations": explained,
-        "calibration": sweep_calibration(runs, pooled, _unseen_together(runs) if sweep.has_unseen else None, **numbers),
-        "curves": {
-            "pooled": scored_curves(pooled, told, **numbers),
-            "unseen": None
-            if ensemble is None or told_unseen is None
-            else scored_curves(ensemble, told_unseen, **numbers),
-        },
-        "card": card_facts(runs),
-        "training_curves": [curve for run in runs if (curve := _training_curve(run))],
-        "bootstrap": numbers,
-        "asked": {
+    unseen = unseen_curves = None
+    if ensemble is not None:
+        models = [row.unseen for row in per_fold]
+        unseen = UnseenScores(
+            mean=_over(np.mean, models),
+            sd=_over(_sd, models),
+            ensemble=scored(ensemble, **numbers),
+            selected=unseen_of(chosen.fold),
+            paper_selected=unseen_of(chosen.paper_fold),
+        )
+        unseen_curves = scored_curves(ensemble, unseen.ensemble, **numbers)
+    return SweepSummary(
+        name=sweep.name,
+        folder=str(sweep.folder),
+        folds=sweep.folds,
+        problems=sweep.problems,
+        notes=_notes(runs, data, rule) + _shared_notes(sweep.images) + use.notes + verdict,
+        data=data,
+        model=_model(first),
+        augment=first.settings.get("augment") or {},
+        training={key: first.settings.get(key) for key in ("seed", "optim", "trainer", "features", "monitor")},
+        pooled=scores,
+        per_fold=per_fold,
+        mean=_over(np.mean, tested),
+        sd=_over(_sd, tested),
+        unseen=unseen,
+        unseen_use=use,
+        selection=chosen,
+        explanations=explained,
+        calibration=sweep_calibration(runs, pooled, _unseen_together(runs) if sweep.has_unseen else None, **numbers),
+        curves=SweepCurves(scored_curves(pooled, scores, **numbers), unseen_curves),
+        card=card_facts(runs),
+        training_curves=[curve for run in runs if (curve := _training_curve(run))],
+        bootstrap=Bootstrap(**numbers),
+        asked={
             "only": sweep.only or None,
             "selection": selection,
             **{k: v for k, v in numbers.items() if v != DEFAULTS[k]},
         },
-        "versions": first.environment.get("versions") or {},
-        "git_revision": first.environment.get("git_revision"),
-        "hashes": {
-            "manifest_sha256": data["manifest_sha256"],
-            "split_sha256": data["split_sha256"],
-            "weights_sha256": first.environment.get("weights_sha256"),
-            "predictions_sha256": {str(run.fold): file_sha256(run.folder / "predictions.csv") for run in runs},
-        },
-        "seconds": {
+        versions=first.environment.get("versions") or {},
+        git_revision=first.environment.get("git_revision"),
+        hashes=Hashes(
+            manifest_sha256=data.manifest_sha256,
+            split_sha256=data.split_sha256,
+            weights_sha256=first.environment.get("weights_sha256"),
+            predictions_sha256={str(run.fold): file_sha256(run.folder / "predictions.csv") for run in runs},
+        ),
+        seconds={
             key: float(sum((run.metrics.get("seconds") or {}).get(key) or 0.0 for run in runs))
             for key in ("features", "fit", "panels", "total")
         },
-    }
+    )
 
 
 def pooled_predictions(runs: Sequence[Run]) -> pd.DataFrame:
@@ -150,40 +160,34 @@ def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:
     return tables
 
 
-def _fold_scores(run: Run) -> dict[str, Any]:
-    parts = {part: run.rows(part) for part in ("val", "test", "unseen")}
-    found = {part: point_scores(rows) if len(rows) else None for part, rows in parts.items()}
-    return {"fold": run.fold, "n": len(parts["test"]), **found}
+def _fold_scores(run: Run) -> FoldScores:
+    val, test, unseen = (run.rows(part) for part in ("val", "test", "unseen"))
+    points = (point_scores(rows) if len(rows) else None for rows in (val, test, unseen))
+    return FoldScores(run.fold, len(test), *points)
 
 
 def _sd(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _over(statistic: Any, folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _over(statistic: Callable[[Any], Any], folds: Sequence[PointScores | None]) -> PointScores:
     """A statistic of every number over the folds; None where no fold has it."""
-    return {key: _one_over(statistic, [fold[key] for fold in folds]) for key in folds[0]}
+    return from_json(PointScores, _one_over(statistic, [to_json(fold) for fold in folds]))
 
 
-def _one_over(statistic: Any, values: Sequence[Any]) -> Any:
+def _one_over(statistic: Callable[[Any], Any], values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
-        return _over(statistic, values)
+        return {key: _one_over(statistic, [value[key] for value in values]) for key in values[0]}
     there = [value for value in values if value is not None]
     found = statistic(there) if there else None
     return None if found is None else float(found)
 
 
-def unseen_use(sweep: Sweep) -> dict[str, Any]:
+def unseen_use(sweep: Sweep) -> UnseenUse:
     """How often the unseen fold has been scored, as far as that is known.
 
     Args:
         sweep: its runs.
-
-    Returns:
-        ``setting`` (scored or locked), ``here`` (models of the sweep that were scored on it), ``openings`` (when it was
-        opened, where it was locked), ``runs`` (all that scored it: those in the cache and those of the sweep; None
-        where none is known), ``exact`` (whether the cache has all that are known), ``words`` (the end of a sentence
-        with that number) and ``notes`` (sentences for the reader).
     """
     runs = sweep.runs
     kept = [run.environment.get("unseen") or {} for run in runs]
@@ -206,15 +210,15 @@ def unseen_use(sweep: Sweep) -> dict[str, Any]:
     if ledgers:
         times |= {e["time"] for e in ledgers[0].entries("opening") if e.get("sweep") == str(home) and e.get("time")}
     locked = any(run.locked for run in runs)
-    return {
-        "setting": "locked" if locked else "scored",
-        "here": len(here),
-        "openings": sorted(times),
-        "runs": known or None,
-        "exact": exact,
-        "words": words,
-        "notes": _opening_notes(sweep.folder, sorted(times), bool(here), known) if locked else [],
-    }
+    return UnseenUse(
+        setting="locked" if locked else "scored",
+        here=len(here),
+        openings=sorted(times),
+        runs=known or None,
+        exact=exact,
+        words=words,
+        notes=_opening_notes(sweep.folder, sorted(times), bool(here), known) if locked else [],
+    )
 
 
 def _opening_notes(folder: Path, times: Sequence[str], scored_here: bool, known: int) -> list[str]:
@@ -237,22 +241,17 @@ def _opening_notes(folder: Path, times: Sequence[str], scored_here: bool, known:
 
 
 def _selection(
-    sweep: Sweep,
-    per_fold: Sequence[dict[str, Any]],
-    rule: str,
-    data: dict[str, Any],
-    words: str,
-    numbers: dict[str, int],
-) -> dict[str, Any]:
+    sweep: Sweep, per_fold: Sequence[FoldScores], rule: str, data: DataFacts, words: str, seed: int
+) -> Selection:
     runs = sweep.runs
     candidates = [_candidate(row) for row in per_fold]
-    validated = all(candidate["val_accuracy"] is not None for candidate in candidates)
+    validated = all(candidate.val_accuracy is not None for candidate in candidates)
     fold = choose(candidates, rule) if rule == "paper" or validated else None
     if rule == "paper":
         label = "selection score: the unseen fold chose this model and scores it, so the number is optimistic"
     elif not validated:
         label = "no model is selected: the runs have no validation images"
-    elif data["validation"] == "test":
+    elif data.validation == "test":
         label = "selected by each model's own test fold, which the protocol calls validation"
     else:
         label = "selected by inner validation"
@@ -262,82 +261,66 @@ def _selection(
         label += f"; the fold {words}"
     else:
         label += f"; the unseen fold was not used for selection and {words}"
-    report: dict[str, Any] = {"n": None, "models": len(runs)}
+    report: dict[str, Any] = dict.fromkeys(("n", "simulated", "chance", "data")) | {"models": len(runs)}
     if sweep.has_unseen:
         tables = _unseen_together(runs)
         right = np.array([(table["prediction"] == table["label"]).to_numpy() for table in tables])
-        report = selection_report(right, cluster_codes(tables[0]), seed=numbers["seed"])
-    return {
-        "rule": rule,
-        "fold": fold,
-        "label": label,
-        "candidates": candidates,
-        "paper_fold": choose(candidates, "paper") if sweep.has_unseen else None,
+        report = vars(selection_report(right, cluster_codes(tables[0]), seed=seed))
+    return Selection(
+        rule=rule,
+        fold=fold,
+        label=label,
+        candidates=candidates,
+        paper_fold=choose(candidates, "paper") if sweep.has_unseen else None,
         **report,
-    }
+    )
 
 
-def _candidate(row: dict[str, Any]) -> dict[str, Any]:
-    val, unseen = row["val"] or {}, row["unseen"] or {}
-    covid = CLASSES[0]
-    return {
-        "fold": row["fold"],
-        "val_accuracy": val.get("accuracy"),
-        "val_loss": val.get("loss"),
-        "val_covid19_sensitivity": val["classes"][covid]["sensitivity"] if val else None,
-        "unseen_accuracy": unseen.get("accuracy"),
-        "unseen_loss": unseen.get("loss"),
-        "unseen_covid19_sensitivity": unseen["classes"][covid]["sensitivity"] if unseen else None,
-    }
+def _candidate(row: FoldScores) -> Candidate:
+    def numbers(scores: PointScores | None) -> tuple[float | None, float | None, float | None]:
+        return (None,) * 3 if scores is None else (scores.accuracy, scores.loss, scores.classes[CLASSES[0]].sensitivity)
+
+    return Candidate(row.fold, *numbers(row.val), *numbers(row.unseen))
 
 
-def _data(sweep: Sweep) -> dict[str, Any]:
+def _data(sweep: Sweep) -> DataFacts:
     first = sweep.runs[0]
-    told = first.metrics.get("data") or {}
-    settings = first.settings.get("data") or {}
-    name = told.get("name") or settings.get("name")
+    recorded = first.metrics.get("data") or {}
+    settings, split_settings = first.settings.get("data") or {}, first.settings.get("split") or {}
+    name = recorded.get("name") or settings.get("name")
     split = first.split
-    facts: dict[str, Any] = {
-        "name": name,
-        "synthetic": name == "phantom",
-        "manifest_sha256": told.get("manifest_sha256"),
-        "split_sha256": told.get("split_sha256"),
-        "group": told.get("group") or (first.settings.get("split") or {}).get("group"),
-        "validation": told.get("validation") or (first.settings.get("split") or {}).get("validation"),
-        "view": settings.get("view"),
-        "refused": told.get("refused"),
-        "images": None,
-        "left_out": None,
-        "patients": None,
-        "unknown_patients": None,
-        "per_fold": None,
-        "classes": {},
-    }
-    counts = told.get("counts") or {}
-    for label in CLASSES:
-        part = {name: (counts.get(name) or {}).get(label) or {} for name in ("train", "val", "test", "unseen")}
-        facts["classes"][label] = {
-            "images": None,
-            "train": part["train"].get("films"),
-            "val": part["val"].get("films"),
-            "train_augmented": part["train"].get("inputs"),
-            "test": int((first.rows("test")["label"] == label).sum()),
-            "unseen": _unseen_count(first, label),
-            "left_out": None,
-        }
+    used = left_out = None
     if split is not None:
-        used = split[split["fold"] >= 0]
-        facts |= {
-            "images": len(used),
-            "left_out": int((split["fold"] < 0).sum()),
-            "patients": int(used["patient_id"].nunique()),
-            "unknown_patients": int(used["patient_id"].isna().sum()),
-            "per_fold": int(((split["fold"] == first.fold) & (split["label"] == CLASSES[0])).sum()),
-        }
-        for label in CLASSES:
-            facts["classes"][label]["images"] = int((used["label"] == label).sum())
-            facts["classes"][label]["left_out"] = int(((split["fold"] < 0) & (split["label"] == label)).sum())
-    return facts
+        used, left_out = split[split["fold"] >= 0], split[split["fold"] < 0]
+    counts = recorded.get("counts") or {}
+    classes = {}
+    for label in CLASSES:
+        train, val = ((counts.get(part) or {}).get(label) or {} for part in ("train", "val"))
+        classes[label] = ClassCounts(
+            images=None if used is None else int((used["label"] == label).sum()),
+            train=train.get("films"),
+            val=val.get("films"),
+            train_augmented=train.get("inputs"),
+            test=int((first.rows("test")["label"] == label).sum()),
+            unseen=_unseen_count(first, label),
+            left_out=None if left_out is None else int((left_out["label"] == label).sum()),
+        )
+    return DataFacts(
+        name=name,
+        synthetic=name == "phantom",
+        manifest_sha256=recorded.get("manifest_sha256"),
+        split_sha256=recorded.get("split_sha256"),
+        group=recorded.get("group") or split_settings.get("group"),
+        validation=recorded.get("validation") or split_settings.get("validation"),
+        view=settings.get("view"),
+        refused=recorded.get("refused"),
+        images=None if used is None else len(used),
+        left_out=None if left_out is None else len(left_out),
+        patients=None if used is None else int(used["patient_id"].nunique()),
+        unknown_patients=None if used is None else int(used["patient_id"].isna().sum()),
+        per_fold=None if used is None else int(((used["fold"] == first.fold) & (used["label"] == CLASSES[0])).sum()),
+        classes=classes,
+    )
 
 
 def _unseen_count(run: Run, label: str) -> int | None:
@@ -348,34 +331,32 @@ def _unseen_count(run: Run, label: str) -> int | None:
     return int((rows["label"] == label).sum()) if len(rows) else None
 
 
-def _model(run: Run) -> dict[str, Any]:
-    model = dict(run.settings.get("model") or {})
+def _model(run: Run) -> Settings:
+    model: Settings = dict(run.settings.get("model") or {})
     model["weights_sha256"] = run.environment.get("weights_sha256")
     model.setdefault("name", None)
     model.setdefault("weights", None)
     return model
 
 
-def _notes(runs: Sequence[Run], data: dict[str, Any], rule: str) -> list[str]:
+def _notes(runs: Sequence[Run], data: DataFacts, rule: str) -> list[str]:
     model = runs[0].settings.get("model") or {}
     notes: list[str] = [
         *caveats_of(
-            synthetic=data["synthetic"],
+            synthetic=data.synthetic is True,
             weights=model.get("weights"),
             freeze=model.get("freeze"),
-            validation=data["validation"],
-            group=data["group"],
+            validation=data.validation,
+            group=data.group,
             selection=rule,
             fast_dev_run=any((run.settings.get("trainer") or {}).get("fast_dev_run") for run in runs),
         )
     ]
-    if data["refused"]:
+    if data.refused:
+        notes.append(f"{counted(data.refused, 'file was', 'files were')} refused; see refused.csv in the run folders.")
+    if data.view not in (None, "frontal"):
         notes.append(
-            f"{counted(data['refused'], 'file was', 'files were')} refused; see refused.csv in the run folders."
-        )
-    if data["view"] not in (None, "frontal"):
-        notes.append(
-            f"data.view={data['view']}: images of other known views were left out; images of unknown view were kept."
+            f"data.view={data.view}: images of other known views were left out; images of unknown view were kept."
         )
     return notes
 
@@ -399,7 +380,7 @@ def _shared_notes(images: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _training_curve(run: Run) -> dict[str, Any] | None:
+def _training_curve(run: Run) -> TrainingCurve | None:
     file = run.folder / "curves/metrics.csv"
     if not file.is_file():
         return None
@@ -420,13 +401,13 @@ def _training_curve(run: Run) -> dict[str, Any] | None:
         return None
     val = [_finite(found["val_loss"].get(epoch)) for epoch in epochs]
     monitor = str(run.settings.get("monitor") or "val/loss")
-    return {
-        "fold": run.fold,
-        "epoch": epochs,
-        "train_loss": [_finite(found["train_loss"][epoch]) for epoch in epochs],
-        "val_loss": val,
-        "best": _best_epoch(table, monitor),
-    }
+    return TrainingCurve(
+        fold=run.fold,
+        epoch=epochs,
+        train_loss=[_finite(found["train_loss"][epoch]) for epoch in epochs],
+        val_loss=val,
+        best=_best_epoch(table, monitor),
+    )
 
 
 def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:
@@ -447,6 +428,3 @@ def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:
 
 def _finite(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
-
-
-__all__ = ["ensemble_predictions", "pooled_predictions", "summarise"]

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from covidnet.base.trust import read_yaml
+from covidnet.evaluation.results import Estimate, to_json
+from covidnet.evaluation.scores import SplitScores
 from covidnet.report.paper.tables import table4, table5, table6, table7
+from covidnet.report.summary import SweepSummary
 from covidnet.tracking.fold_log import wandb_table
 from covidnet.tracking.wandb_logger import FoldLogger, wandb_logger
 
@@ -21,11 +24,11 @@ NAME = "summary"
 """Name and job type of the run."""
 
 
-def log_sweep(summary: Mapping[str, Any], folder: Path, report: Path | None = None) -> bool:
+def log_sweep(summary: SweepSummary, folder: Path, report: Path | None = None) -> bool:
     """Log the summary run of a sweep, in the group of its folds, where they were logged to W&B.
 
     Args:
-        summary: the content of summary.json.
+        summary: of the sweep.
         folder: the sweep folder, which holds the run folders.
         report: the folder of the report; ``report`` in the sweep folder if None.
 
@@ -35,7 +38,7 @@ def log_sweep(summary: Mapping[str, Any], folder: Path, report: Path | None = No
     Raises:
         SettingError: the key is refused.
     """
-    settings = _settings(folder, summary.get("folds") or [])
+    settings = _settings(folder, summary.folds)
     node = wandb_settings(settings)
     if node is None:
         return False
@@ -45,7 +48,14 @@ def log_sweep(summary: Mapping[str, Any], folder: Path, report: Path | None = No
         group=node.get("group") or folder.absolute().name,
         name=NAME,
         tags=node.get("tags") or (),
-        config={key: summary.get(key) for key in ("folds", "data", "model", "augment", "training", "bootstrap")},
+        config={
+            "folds": summary.folds,
+            "data": to_json(summary.data),
+            "model": summary.model,
+            "augment": summary.augment,
+            "training": summary.training,
+            "bootstrap": to_json(summary.bootstrap),
+        },
         job_type=NAME,
         # A report that is written again belongs to the same run.
         resume=True,
@@ -76,35 +86,30 @@ def wandb_settings(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
 
 
-def pooled_values(summary: Mapping[str, Any]) -> dict[str, float]:
+def pooled_values(summary: SweepSummary) -> dict[str, float]:
     """The numbers of a sweep by name: ``pooled/accuracy``, ``ensemble/COVID-19/f1_low`` and so on.
 
     Args:
-        summary: the content of summary.json; scores in it have a value and an interval.
-
-    Example:
-        >>> score = {"n": 4, "accuracy": {"value": 0.75, "ci": [0.3, 0.95]}, "classes": {}}
-        >>> pooled_values({"pooled": score})
-        {'pooled/accuracy': 0.75, 'pooled/accuracy_low': 0.3, 'pooled/accuracy_high': 0.95, 'pooled/n': 4}
+        summary: of the sweep.
     """
-    unseen = summary.get("unseen") or {}
-    parts = {"pooled": summary.get("pooled"), "ensemble": unseen.get("ensemble"), "selected": unseen.get("selected")}
+    parts: dict[str, SplitScores | None] = {"pooled": summary.pooled}
+    if summary.unseen is not None:
+        parts |= {"ensemble": summary.unseen.ensemble, "selected": summary.unseen.selected}
     found: dict[str, float] = {}
     for part, scores in parts.items():
-        for prefix, numbers in _scores(part, scores or {}):
-            for key, value in numbers.items():
-                if isinstance(value, Mapping) and isinstance(value.get("value"), int | float):
-                    found[f"{prefix}/{key}"] = float(value["value"])
-                    if value.get("ci"):
-                        found |= {f"{prefix}/{key}_low": value["ci"][0], f"{prefix}/{key}_high": value["ci"][1]}
-        if scores and scores.get("n"):
-            found[f"{part}/n"] = scores["n"]
+        if scores is None:
+            continue
+        named: list[tuple[str, Any]] = [(part, scores)]
+        named += [(f"{part}/{label}", of_class) for label, of_class in scores.classes.items()]
+        for prefix, numbers in named:
+            for key, estimate in vars(numbers).items():
+                if isinstance(estimate, Estimate) and estimate.value is not None:
+                    found[f"{prefix}/{key}"] = float(estimate.value)
+                    if estimate.ci:
+                        found |= {f"{prefix}/{key}_low": estimate.ci[0], f"{prefix}/{key}_high": estimate.ci[1]}
+        if scores.n:
+            found[f"{part}/n"] = scores.n
     return found
-
-
-def _scores(part: str, scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    classes = scores.get("classes") or {}
-    return [(part, scores), *((f"{part}/{label}", numbers) for label, numbers in classes.items())]
 
 
 def _settings(folder: Path, folds: list[int]) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def _settings(folder: Path, folds: list[int]) -> dict[str, Any]:
     return {}
 
 
-def _show(logger: FoldLogger, summary: Mapping[str, Any], report: Path) -> None:
+def _show(logger: FoldLogger, summary: SweepSummary, report: Path) -> None:
     import wandb
 
     run: Any = logger.experiment

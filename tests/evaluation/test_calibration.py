@@ -43,19 +43,19 @@ def test_four_images_by_hand() -> None:
         label=["Normal", "Normal", "COVID-19", "Normal"], split="test", fold=0,
         probabilities=[[0.125, 0.75, 0.125], [0.125, 0.75, 0.125], [0.125, 0.75, 0.125], [0.5, 0.25, 0.25]],
     )  # fmt: skip
-    found = {round(one["high"], 1): one for one in reliability(table, 5) if one["n"]}
+    found = {round(one.high, 1): one for one in reliability(table, 5) if one.n}
     assert set(found) == {0.6, 0.8}
-    assert found[0.8]["n"] == 3
-    assert found[0.8]["accuracy"] == pytest.approx(2 / 3)
-    assert found[0.8]["confidence"] == pytest.approx(0.75)
-    assert found[0.8]["ci"] == pytest.approx(wilson(2, 3))
-    assert found[0.6]["accuracy"] == 0.0
+    assert found[0.8].n == 3
+    assert found[0.8].accuracy == pytest.approx(2 / 3)
+    assert found[0.8].confidence == pytest.approx(0.75)
+    assert found[0.8].ci == pytest.approx(wilson(2, 3))
+    assert found[0.6].accuracy == 0.0
     assert expected_calibration_error(table, 5) == pytest.approx((3 * (0.75 - 2 / 3) + 0.5) / 4)
 
 
 def test_no_image_has_no_error_and_bins_have_no_values() -> None:
     told = calibration(random_table(10).iloc[:0])
-    assert told["ece"] is told["brier"] is None
-    assert all(one["n"] == 0 and one["accuracy"] is None and one["ci"] is None for one in told["bins"])
+    assert told.ece is told.brier is None
+    assert all(one.n == 0 and one.accuracy is None and one.ci is None for one in told.bins)
     with pytest.raises(SettingError, match="bins=0"):
         reliability(random_table(10), 0)

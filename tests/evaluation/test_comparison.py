@@ -22,6 +22,7 @@ from covidnet.evaluation.comparison import (
     mcnemar_by_patient,
     mcnemar_exact,
 )
+from covidnet.evaluation.results import to_json
 from tests.evaluation.tables import random_table
 
 
@@ -67,9 +68,9 @@ def test_by_patient_copies_of_every_image_change_nothing() -> None:
     scores, positive = rng.normal(size=(2, 80)), np.arange(80) < 30
     plain = delong(*scores, positive)
     again = delong(*np.repeat(scores, 5, axis=1), np.repeat(positive, 5), np.repeat(np.arange(80), 5))
-    assert again["z"] == pytest.approx(plain["z"])
+    assert again.z == pytest.approx(plain.z)
     # With clusters the reference is Student's t.
-    assert plain["p"] < again["p"] < plain["p"] + 0.02
+    assert plain.p < again.p < plain.p + 0.02
 
 
 def test_many_thousand_patients_are_no_trouble() -> None:
@@ -90,10 +91,10 @@ def test_the_t_test_is_scipys_with_the_variance_corrected(seed: int) -> None:
     assert told is not None
     # Only the variance differs: 1/k + n_test/n_train in the place of 1/k.
     t = plain.statistic * np.sqrt((1 / 10) / (1 / 10 + 1 / 9))
-    assert told["t"] == pytest.approx(t)
-    assert told["df"] == 9
-    assert told["p"] == pytest.approx(2 * stats.t.sf(abs(t), 9))
-    low, high = told["ci"]
+    assert told.t == pytest.approx(t)
+    assert told.df == 9
+    assert told.p == pytest.approx(2 * stats.t.sf(abs(t), 9))
+    low, high = told.ci
     assert (low + high) / 2 == pytest.approx(differences.mean())
     expected = plain.confidence_interval()
     assert high - low == pytest.approx((expected.high - expected.low) * np.sqrt((1 / 10 + 1 / 9) / (1 / 10)))
@@ -103,8 +104,8 @@ def test_without_variance_equal_folds_are_p_1_and_others_no_test() -> None:
     same, other = corrected_resampled_t([0.0] * 10, 1 / 9), corrected_resampled_t([0.25] * 10, 1 / 9)
     assert same is not None
     assert other is not None
-    assert (same["p"], same["t"]) == (1.0, 0.0)
-    assert (other["p"], other["t"], other["mean_difference"]) == (None, None, 0.25)
+    assert (same.p, same.t) == (1.0, 0.0)
+    assert (other.p, other.t, other.mean_difference) == (None, None, 0.25)
     assert corrected_resampled_t([0.1], 1 / 9) is None
     with pytest.raises(SettingError, match="test_share=0"):
         corrected_resampled_t([0.1, 0.2], 0)
@@ -128,27 +129,27 @@ def test_delong_follows_from_its_definition(seed: int, ties: bool) -> None:
     told = delong(a, b, positive)
     (v_a, w_a), (v_b, w_b) = placements(a, positive), placements(b, positive)
     variance = np.var(v_a - v_b, ddof=1) / positive.sum() + np.var(w_a - w_b, ddof=1) / (~positive).sum()
-    assert told["auc_a"] == pytest.approx(v_a.mean())
-    assert told["auc_b"] == pytest.approx(v_b.mean())
+    assert told.auc_a == pytest.approx(v_a.mean())
+    assert told.auc_b == pytest.approx(v_b.mean())
     z = (v_a.mean() - v_b.mean()) / np.sqrt(variance)
-    assert told["z"] == pytest.approx(z)
-    assert told["p"] == pytest.approx(2 * stats.norm.sf(abs(z)))
+    assert told.z == pytest.approx(z)
+    assert told.p == pytest.approx(2 * stats.norm.sf(abs(z)))
     mirrored = delong(b, a, positive)
-    assert mirrored["p"] == pytest.approx(told["p"])
-    assert mirrored["difference"] == pytest.approx(-told["difference"])
+    assert mirrored.p == pytest.approx(told.p)
+    assert mirrored.difference == pytest.approx(-told.difference)
 
 
 def test_delong_of_guessing_rejects_about_as_often_as_it_says() -> None:
     rng, positive = np.random.default_rng(0), np.arange(60) < 30
-    values = [delong(rng.normal(size=60), rng.normal(size=60), positive)["p"] for _ in range(400)]
+    values = [delong(rng.normal(size=60), rng.normal(size=60), positive).p for _ in range(400)]
     # 5% of 400 is 20, with a standard deviation of 4.4.
     assert 8 <= sum(p < 0.05 for p in values) <= 34
 
 
 def test_equal_scores_are_p_1_and_a_lone_positive_is_no_test() -> None:
     scores = np.random.default_rng(0).normal(size=20)
-    assert delong(scores, scores, np.arange(20) < 8)["p"] == 1.0
-    assert delong(scores, scores[::-1], np.arange(20) < 1)["p"] is None
+    assert delong(scores, scores, np.arange(20) < 8).p == 1.0
+    assert delong(scores, scores[::-1], np.arange(20) < 1).p is None
 
 
 def test_holm_is_that_of_statsmodels_and_skips_what_is_no_test() -> None:
@@ -172,25 +173,25 @@ def test_a_comparison_counts_as_one_would_by_hand() -> None:
     told = compare_tables(a, b, name_a="a", name_b="b")
     both = a.merge(b, on="image_id", suffixes=("_a", "_b"), validate="1:1")
     right_a, right_b = both["prediction_a"] == both["label_a"], both["prediction_b"] == both["label_b"]
-    assert told["n"] == 180
-    assert told["accuracy_a"] == pytest.approx(right_a.mean())
-    assert told["difference"] == pytest.approx(right_a.mean() - right_b.mean())
-    assert told["mcnemar"]["only_a"] == ((right_a) & (~right_b)).sum()
-    assert told["mcnemar"]["p"] == pytest.approx(mcnemar(pd.crosstab(right_a, right_b), exact=True).pvalue)
+    assert told.n == 180
+    assert told.accuracy_a == pytest.approx(right_a.mean())
+    assert told.difference == pytest.approx(right_a.mean() - right_b.mean())
+    assert told.mcnemar.only_a == ((right_a) & (~right_b)).sum()
+    assert told.mcnemar.p == pytest.approx(mcnemar(pd.crosstab(right_a, right_b), exact=True).pvalue)
     by_fold = [(right_a[both["fold_a"] == f].mean() - right_b[both["fold_a"] == f].mean()) for f in range(10)]
-    assert told["t_test"]["mean_difference"] == pytest.approx(np.mean(by_fold))
-    flat = [told["mcnemar"]["p"], told["t_test"]["p"], *(told["delong"][c]["p"] for c in CLASSES)]
-    adjusted = [told["p_holm"]["mcnemar"], told["p_holm"]["t_test"], *(told["p_holm"]["delong"][c] for c in CLASSES)]
+    assert told.t_test.mean_difference == pytest.approx(np.mean(by_fold))
+    flat = [told.mcnemar.p, told.t_test.p, *(told.delong[c].p for c in CLASSES)]
+    adjusted = [told.p_holm.mcnemar, told.p_holm.t_test, *(told.p_holm.delong[c] for c in CLASSES)]
     assert adjusted == pytest.approx(list(multipletests(flat, method="holm")[1]))
 
 
 def test_identical_predictions_give_p_1_everywhere() -> None:
     told = compare_tables(pooled(0), pooled(0), name_a="a", name_b="again")
-    assert told["difference"] == 0.0
-    assert told["mcnemar"] == {"only_a": 0, "only_b": 0, "p": 1.0}
-    assert told["t_test"]["p"] == 1.0
-    assert {told["delong"][label]["p"] for label in CLASSES} == {1.0}
-    assert told["p_holm"] == {"mcnemar": 1.0, "t_test": 1.0, "delong": dict.fromkeys(CLASSES, 1.0)}
+    assert told.difference == 0.0
+    assert to_json(told.mcnemar) == {"only_a": 0, "only_b": 0, "p": 1.0}
+    assert told.t_test.p == 1.0
+    assert {told.delong[label].p for label in CLASSES} == {1.0}
+    assert to_json(told.p_holm) == {"mcnemar": 1.0, "t_test": 1.0, "delong": dict.fromkeys(CLASSES, 1.0)}
 
 
 def test_other_splits_are_refused() -> None:
@@ -212,8 +213,8 @@ def test_a_missing_fold_is_refused_or_left_out_as_asked() -> None:
     with pytest.raises(DataError, match="18 images"):
         compare_tables(a, b, name_a="one", name_b="two")
     told = compare_tables(a, b, name_a="one", name_b="two", common_folds=True)
-    assert told["folds"] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
-    assert told["n"] == 162
+    assert told.folds == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert told.n == 162
     with pytest.raises(DataError, match="no fold in common"):
         compare_tables(a.query("fold == 4"), b, name_a="one", name_b="two", common_folds=True)
 
@@ -233,26 +234,20 @@ def test_an_image_that_is_there_twice_is_refused(first: bool) -> None:
 def test_swapped_methods_mirror() -> None:
     a, b = pooled(0, 2.0), pooled(1, 0.5)
     told, mirrored = compare_tables(a, b, name_a="a", name_b="b"), compare_tables(b, a, name_a="b", name_b="a")
-    assert mirrored["difference"] == pytest.approx(-told["difference"])
-    assert mirrored["mcnemar"]["only_a"] == told["mcnemar"]["only_b"]
-    assert mirrored["mcnemar"]["p"] == pytest.approx(told["mcnemar"]["p"])
-    assert mirrored["t_test"]["t"] == pytest.approx(-told["t_test"]["t"])
-    assert mirrored["t_test"]["ci"] == pytest.approx([-end for end in told["t_test"]["ci"][::-1]])
+    assert mirrored.difference == pytest.approx(-told.difference)
+    assert mirrored.mcnemar.only_a == told.mcnemar.only_b
+    assert mirrored.mcnemar.p == pytest.approx(told.mcnemar.p)
+    assert mirrored.t_test.t == pytest.approx(-told.t_test.t)
+    assert mirrored.t_test.ci == pytest.approx([-end for end in told.t_test.ci[::-1]])
     for label in CLASSES:
-        assert mirrored["delong"][label]["z"] == pytest.approx(-told["delong"][label]["z"])
-        assert mirrored["p_holm"]["delong"][label] == pytest.approx(told["p_holm"]["delong"][label])
+        assert mirrored.delong[label].z == pytest.approx(-told.delong[label].z)
+        assert mirrored.p_holm.delong[label] == pytest.approx(told.p_holm.delong[label])
 
 
 def test_holm_goes_over_all_comparisons_together() -> None:
     tables = [pooled(seed, skill) for seed, skill in ((0, 2.0), (1, 1.5), (2, 0.5))]
     pairs = [compare_tables(tables[0], t, name_a="0", name_b=str(n)) for n, t in enumerate(tables[1:], 1)]
-    values = [
-        p for one in pairs for p in (one["mcnemar"]["p"], one["t_test"]["p"], *(one["delong"][c]["p"] for c in CLASSES))
-    ]
+    values = [p for one in pairs for p in (one.mcnemar.p, one.t_test.p, *(one.delong[c].p for c in CLASSES))]
     expected = multipletests(values, method="holm")[1]
-    found = [
-        p
-        for one in adjust(pairs)
-        for p in (one["p_holm"]["mcnemar"], one["p_holm"]["t_test"], *one["p_holm"]["delong"].values())
-    ]
+    found = [p for one in adjust(pairs) for p in (one.p_holm.mcnemar, one.p_holm.t_test, *one.p_holm.delong.values())]
     assert found == pytest.approx(list(expected))

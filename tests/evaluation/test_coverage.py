@@ -49,7 +49,7 @@ def test_the_simulation_shows_what_images_taken_for_independent_would_do() -> No
         held.append(low <= 0.8 <= high)
         _, positive, scores, (a, b) = scores_of_two(100, 6, 0.5, 0.8, rng)
         by_mcnemar.append(mcnemar_exact(int((a & ~b).sum()), int((~a & b).sum())) < 0.05)
-        by_delong.append(delong(*scores, positive)["p"] < 0.05)
+        by_delong.append(delong(*scores, positive).p < 0.05)
     assert np.mean(held) < 0.9
     assert np.mean(by_mcnemar) > 0.1
     assert np.mean(by_delong) > 0.15

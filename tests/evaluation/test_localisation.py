@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from covidnet.evaluation.localisation import (
     otsu_iou,
     pointing,
 )
+from covidnet.evaluation.results import to_json
 
 SHAPE = (40, 48)
 
@@ -230,35 +232,35 @@ def test_maps_that_are_the_lesions_are_better_than_both_priors() -> None:
     lesions = discs(30, 8)
     found = localisation_summary(table(np.array(lesions, np.float32), lesions), 300)
     for measure in ("pointing", "iou", "lesion_share"):
-        assert found["measures"][measure]["model"] == {"value": 1.0, "ci": None, "n": 30, "method": "bootstrap"}
-    assert found["not_better"] == found["not_better_than_mean_map"] == []
-    assert found["better_than_centre"] is True
-    assert (found["n"], found["films"], found["patients"], found["constant"]) == (30, 30, 30, 0)
-    assert json.loads(json.dumps(found)) == found
+        assert to_json(found.measures[measure].model) == {"value": 1.0, "ci": None, "n": 30, "method": "bootstrap"}
+    assert found.not_better == found.not_better_than_mean_map == []
+    assert found.better_than_centre is True
+    assert (found.n, found.images, found.patients, found.constant) == (30, 30, 30, 0)
+    assert json.loads(json.dumps(to_json(found))) == to_json(found)
 
 
 def test_a_difference_that_is_the_same_in_all_images_is_its_own_interval() -> None:
     corner = np.zeros(SHAPE, bool)
     corner[:5, :5] = True
     found = localisation_summary(table(np.array([corner] * 6, np.float32), [corner] * 6), 100)
-    assert found["measures"]["pointing"]["difference"] == {"value": 1.0, "ci": None, "n": 6, "method": "bootstrap"}
-    assert found["better_than_centre"] is True
+    assert to_json(found.measures["pointing"].difference) == {"value": 1.0, "ci": None, "n": 6, "method": "bootstrap"}
+    assert found.better_than_centre is True
     # The other images' maps are this very map.
-    assert found["not_better_than_mean_map"] == ["pointing", "iou", "lesion_share"]
+    assert found.not_better_than_mean_map == ["pointing", "iou", "lesion_share"]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_maps_are_not_better_than_the_centre(seed: int) -> None:
     found = localisation_summary(table(smooth(40, seed), discs(40, 100 + seed)), 300)
-    assert found["better_than_centre"] is False
-    assert found["not_better"]
+    assert found.better_than_centre is False
+    assert found.not_better
 
 
 def test_maps_beside_the_lesions_are_worse() -> None:
     lesions = discs(30, 8)
     found = localisation_summary(table(1 - np.array(lesions, np.float32), lesions), 300)
-    assert found["not_better"] == ["pointing", "iou", "lesion_share"]
-    assert found["measures"]["lesion_share"]["difference"]["ci"][1] < 0
+    assert found.not_better == ["pointing", "iou", "lesion_share"]
+    assert found.measures["lesion_share"].difference.ci[1] < 0
 
 
 def test_with_few_patients_there_is_no_verdict() -> None:
@@ -266,39 +268,39 @@ def test_with_few_patients_there_is_no_verdict() -> None:
     for patients, expected in ((4, None), (5, True)):
         rows = table(np.array(lesions, np.float32), lesions, patient_id=[f"p{k % patients}" for k in range(30)])
         found = localisation_summary(rows, 300)
-        assert found["patients"] == patients
-        assert found["better_than_centre"] is expected
+        assert found.patients == patients
+        assert found.better_than_centre is expected
 
 
 def test_values_are_means_over_images_and_differences_are_paired() -> None:
     lesions, heats = discs(12, 9), smooth(12, 10)
     heats[[2, 5]] = 0
     rows = table(heats, lesions, discs(12, 33, 14.0))
-    found = localisation_summary(rows, 200)["measures"]["lesion_share"]
+    found = localisation_summary(rows, 200).measures["lesion_share"]
     # By the definition: a constant map has none of its heat in the lesion.
     model = np.array([0.0 if n in (2, 5) else heat_share(heats[n], lesions[n]) for n in range(12)])
     centre = np.array([heat_share(centre_prior(SHAPE), mask) for mask in lesions])
     chance = np.array([mask.mean() for mask in lesions])
-    assert {found[name]["n"] for name in found if name != "n"} == {found["n"]} == {12}
-    assert found["model"]["value"] == pytest.approx(model.mean())
-    assert found["centre"]["value"] == pytest.approx(centre.mean())
-    assert found["chance"]["value"] == pytest.approx(chance.mean())
-    assert found["difference"]["value"] == pytest.approx((model - centre).mean())
-    assert found["difference_chance"]["value"] == pytest.approx((model - chance).mean())
+    assert {one.n for one in vars(found).values() if one is not found.n} == {found.n} == {12}
+    assert found.model.value == pytest.approx(model.mean())
+    assert found.centre.value == pytest.approx(centre.mean())
+    assert found.chance.value == pytest.approx(chance.mean())
+    assert found.difference.value == pytest.approx((model - centre).mean())
+    assert found.difference_chance.value == pytest.approx((model - chance).mean())
 
 
 def test_all_numbers_of_a_measure_are_over_the_same_images() -> None:
     """A constant map has no heat in the lungs: its image is left out for the baselines too."""
     lungs, heats = discs(12, 33, 14.0), smooth(12, 10)
     heats[[2, 5]] = 0
-    found = localisation_summary(table(heats, [None] * 12, lungs), 200)["measures"]["lung_share"]
+    found = localisation_summary(table(heats, [None] * 12, lungs), 200).measures["lung_share"]
     left = [n for n in range(12) if n not in (2, 5)]
-    assert {found[name]["n"] for name in found if name != "n"} == {found["n"]} == {10}
+    assert {one.n for one in vars(found).values() if one is not found.n} == {found.n} == {10}
     centre = np.mean([heat_share(centre_prior(SHAPE), lungs[n]) for n in left])
-    assert found["centre"]["value"] == pytest.approx(centre)
-    assert found["chance"]["value"] == pytest.approx(np.mean([lungs[n].mean() for n in left]))
-    apart = found["model"]["value"] - found["centre"]["value"]
-    assert found["difference"]["value"] == pytest.approx(apart)
+    assert found.centre.value == pytest.approx(centre)
+    assert found.chance.value == pytest.approx(np.mean([lungs[n].mean() for n in left]))
+    apart = found.model.value - found.centre.value
+    assert found.difference.value == pytest.approx(apart)
 
 
 def test_constant_maps_are_counted_by_class_among_images_with_a_mask() -> None:
@@ -308,9 +310,9 @@ def test_constant_maps_are_counted_by_class_among_images_with_a_mask() -> None:
         heats, lesions, [None] * 8, list("abcdefgh"), [None] * 8, ["Normal"] * 4 + ["COVID-19"] * 4
     )
     found = localisation_summary(rows, 100)
-    assert found["constant"] == 3
-    assert found["constant_by_class"] == {"COVID-19": 1, "Normal": 2}
-    assert json.loads(json.dumps(found)) == found
+    assert found.constant == 3
+    assert found.constant_by_class == {"COVID-19": 1, "Normal": 2}
+    assert json.loads(json.dumps(to_json(found))) == to_json(found)
 
 
 def test_a_table_from_before_misses_were_counted_says_the_same() -> None:
@@ -320,10 +322,10 @@ def test_a_table_from_before_misses_were_counted_says_the_same() -> None:
     old = rows[rows["map"] != "chance"].drop(columns="constant")
     old.loc[rows["constant"], list(MEASURES)] = np.nan
     found, before = localisation_summary(rows, 100), localisation_summary(old, 100)
-    assert before["constant"] == 2
+    assert before.constant == 2
     for measure in MEASURES:
         for name in ("model", "centre", "mean_map", "difference", "difference_mean_map"):
-            assert before["measures"][measure][name] == found["measures"][measure][name]
+            assert getattr(before.measures[measure], name) == getattr(found.measures[measure], name)
 
 
 def test_maps_that_beat_the_centre_but_not_chance_are_not_better() -> None:
@@ -335,11 +337,11 @@ def test_maps_that_beat_the_centre_but_not_chance_are_not_better() -> None:
         mask[top : top + 8, :4] = True
     even = 1 + 0.01 * rng.random((20, *SHAPE))
     found = localisation_summary(table(even, edge), 300)
-    share = found["measures"]["lesion_share"]
-    assert share["difference"]["ci"][0] > 0
-    assert share["difference_chance"]["ci"][0] < 0
-    assert "lesion_share" in found["not_better"]
-    assert found["better_than_centre"] is False
+    share = found.measures["lesion_share"]
+    assert share.difference.ci[0] > 0
+    assert share.difference_chance.ci[0] < 0
+    assert "lesion_share" in found.not_better
+    assert found.better_than_centre is False
 
 
 def test_intervals_grow_where_images_of_a_patient_are_alike() -> None:
@@ -347,9 +349,8 @@ def test_intervals_grow_where_images_of_a_patient_are_alike() -> None:
     heats, lesions = np.repeat(heats[:10], 4, axis=0), [lesions[k // 4] for k in range(40)]
     widths = []
     for patients in ([f"p{k}" for k in range(40)], [f"p{k // 4}" for k in range(40)]):
-        low, high = localisation_summary(table(heats, lesions, patient_id=patients), 2000)["measures"]["lesion_share"][
-            "model"
-        ]["ci"]
+        found = localisation_summary(table(heats, lesions, patient_id=patients), 2000)
+        low, high = found.measures["lesion_share"].model.ci or (0.0, 0.0)
         widths.append(high - low)
     # Four copies of each image say as much as one: the standard error doubles, and Student's t of 10 patients is wider.
     assert widths[1] / widths[0] == pytest.approx(2.0 * t.ppf(0.975, 9) / t.ppf(0.975, 39), rel=0.15)
@@ -359,13 +360,13 @@ def test_the_same_image_from_several_models_counts_once() -> None:
     lesions = discs(10, 13)
     first, second = table(smooth(10, 14), lesions), table(smooth(10, 15), lesions)
     found = localisation_summary(pd.concat([first, second], ignore_index=True), 200)
-    assert (found["n"], found["films"]) == (10, 10)
+    assert (found.n, found.images) == (10, 10)
     for name in ("model", "mean_map", "centre"):
         both = [part[part["map"] == name]["iou"].to_numpy() for part in (first, second)]
-        assert found["measures"]["iou"][name]["value"] == pytest.approx(np.mean(both))
-        assert found["measures"]["iou"][name]["n"] == 10
+        assert getattr(found.measures["iou"], name).value == pytest.approx(np.mean(both))
+        assert getattr(found.measures["iou"], name).n == 10
     once = localisation_summary(pd.concat([first, first], ignore_index=True), 200)
-    assert once == {**localisation_summary(first, 200), "maps": 20}
+    assert once == replace(localisation_summary(first, 200), maps=20)
 
 
 def test_a_constant_map_of_one_model_leaves_out_its_own_baselines_alone() -> None:
@@ -378,34 +379,34 @@ def test_a_constant_map_of_one_model_leaves_out_its_own_baselines_alone() -> Non
     of = {name: np.array([part[part["map"] == name]["lung_share"] for part in parts]) for name in ("model", "mean_map")}
     assert np.isnan(of["model"]).sum() == 1
     expected = np.nanmean(of["model"] - of["mean_map"], axis=0).mean()
-    assert found["measures"]["lung_share"]["difference_mean_map"]["value"] == pytest.approx(expected)
-    assert found["constant"] == 1
+    assert found.measures["lung_share"].difference_mean_map.value == pytest.approx(expected)
+    assert found.constant == 1
 
 
 def test_images_without_a_lesion_tell_of_lungs_alone() -> None:
     empty = [np.zeros(SHAPE, bool)] * 8
     found = localisation_summary(table(smooth(8, 19), empty, discs(8, 20, 14.0)), 100)
-    assert (found["n"], found["films"], found["patients"]) == (0, 8, 0)
-    assert found["better_than_centre"] is None
-    assert found["measures"]["pointing"]["model"] == {"value": None, "ci": None, "n": 0, "method": "bootstrap"}
-    assert found["measures"]["lung_share"]["n"] == 8
-    assert found["measures"]["lung_share"]["difference"]["ci"] is not None
+    assert (found.n, found.images, found.patients) == (0, 8, 0)
+    assert found.better_than_centre is None
+    assert to_json(found.measures["pointing"].model) == {"value": None, "ci": None, "n": 0, "method": "bootstrap"}
+    assert found.measures["lung_share"].n == 8
+    assert found.measures["lung_share"].difference.ci is not None
 
 
 def test_maps_that_are_all_constant_are_not_better() -> None:
     lesions = discs(8, 21)
     found = localisation_summary(table(np.zeros((8, *SHAPE), np.float32), lesions), 100)
-    assert found["better_than_centre"] is False
-    assert found["constant"] == 8
-    assert found["measures"]["iou"]["model"]["value"] == 0
-    assert found["measures"]["iou"]["centre"]["n"] == 8
+    assert found.better_than_centre is False
+    assert found.constant == 8
+    assert found.measures["iou"].model.value == 0
+    assert found.measures["iou"].centre.n == 8
     # The mean of maps without evidence has none either.
-    assert found["measures"]["iou"]["mean_map"]["value"] == 0
+    assert found.measures["iou"].mean_map.value == 0
 
 
 def test_no_image_is_no_finding() -> None:
     found = localisation_summary(table(smooth(1, 0)[:0], []), 100)
-    assert (found["films"], found["better_than_centre"]) == (0, None)
+    assert (found.images, found.better_than_centre) == (0, None)
 
 
 def test_a_table_that_was_written_and_read_says_the_same(tmp_path: Any) -> None:
@@ -413,7 +414,7 @@ def test_a_table_that_was_written_and_read_says_the_same(tmp_path: Any) -> None:
     rows.to_csv(tmp_path / "t.csv", index=False)
     again = pd.read_csv(tmp_path / "t.csv", dtype={"image_id": str, "patient_id": str})
     assert localisation_summary(again, 100) == localisation_summary(rows, 100)
-    assert localisation_summary(rows, 100)["patients"] == 5
+    assert localisation_summary(rows, 100).patients == 5
 
 
 def test_a_map_touches_a_lesion_where_its_hot_part_has_a_pixel_of_it() -> None:

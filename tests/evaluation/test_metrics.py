@@ -10,8 +10,16 @@ from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
 from covidnet.base.errors import DataError
-from covidnet.evaluation.metrics import class_metrics, confusion, cross_entropy, run_metrics, split_metrics
+from covidnet.evaluation.metrics import (
+    ClassMetrics,
+    class_metrics,
+    confusion,
+    cross_entropy,
+    run_metrics,
+    split_metrics,
+)
 from covidnet.evaluation.predictions import predictions_table
+from covidnet.evaluation.results import to_json
 
 CLASSES = ["COVID-19", "Normal", "Pneumonia"]
 P = ["p_covid19", "p_normal", "p_pneumonia"]
@@ -71,25 +79,25 @@ def _or_none(value: float) -> float | None:
 def test_numbers_equal_scikit_learn_s(table: pd.DataFrame) -> None:
     ours = split_metrics(table)
     truth, called = table["label"].tolist(), table["prediction"].tolist()
-    assert ours["n"] == len(table)
-    assert ours["confusion"] == sk.confusion_matrix(truth, called, labels=CLASSES).tolist()
-    assert ours["accuracy"] == pytest.approx(sk.accuracy_score(truth, called), abs=1e-15)
+    assert ours.n == len(table)
+    assert ours.confusion == sk.confusion_matrix(truth, called, labels=CLASSES).tolist()
+    assert ours.accuracy == pytest.approx(sk.accuracy_score(truth, called), abs=1e-15)
     scores = table[P].to_numpy(np.float64)
     loss = sk.log_loss(truth, scores / scores.sum(axis=1, keepdims=True), labels=CLASSES)
-    assert ours["loss"] == pytest.approx(loss, abs=1e-6)
-    assert list(ours["classes"]) == CLASSES
+    assert ours.loss == pytest.approx(loss, abs=1e-6)
+    assert list(ours.classes) == CLASSES
     for name in CLASSES:
         is_class, is_called = np.array(truth) == name, np.array(called) == name
         with np.errstate(all="raise"):
             options: dict[str, Any] = {"zero_division": np.nan}
-            found = ours["classes"][name]
+            found = ours.classes[name]
             recall = _or_none(sk.recall_score(is_class, is_called, **options))
             specificity = _or_none(sk.recall_score(~is_class, ~is_called, **options))
             f1 = _or_none(sk.f1_score(is_class, is_called, **options))
-        assert found["sensitivity"] == pytest.approx(recall, abs=1e-15)
-        assert found["specificity"] == pytest.approx(specificity, abs=1e-15)
-        assert found["f1"] == pytest.approx(f1, abs=1e-15)
-        assert found["support"] == is_class.sum()
+        assert found.sensitivity == pytest.approx(recall, abs=1e-15)
+        assert found.specificity == pytest.approx(specificity, abs=1e-15)
+        assert found.f1 == pytest.approx(f1, abs=1e-15)
+        assert found.support == is_class.sum()
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
@@ -101,34 +109,34 @@ def test_intervals_are_wilson_s_of_the_right_counts(table: pd.DataFrame) -> None
         # statsmodels is exact at 0 and 1 up to rounding alone.
         return pytest.approx(proportion_confint(successes, n, method="wilson"), abs=1e-12) if n else None
 
-    assert ours["accuracy_ci"] == expected(int((truth == called).sum()), len(truth))
+    assert ours.accuracy_ci == expected(int((truth == called).sum()), len(truth))
     for name in CLASSES:
         is_class, is_called = truth == name, called == name
-        found = ours["classes"][name]
-        assert found["sensitivity_ci"] == expected(int((is_class & is_called).sum()), int(is_class.sum()))
-        assert found["specificity_ci"] == expected(int((~is_class & ~is_called).sum()), int((~is_class).sum()))
+        found = ours.classes[name]
+        assert found.sensitivity_ci == expected(int((is_class & is_called).sum()), int(is_class.sum()))
+        assert found.specificity_ci == expected(int((~is_class & ~is_called).sum()), int((~is_class).sum()))
         either = int((is_class | is_called).sum())
         if either == 0:
-            assert found["f1_ci"] is None
+            assert found.f1_ci is None
         else:
             ends = np.array(proportion_confint(int((is_class & is_called).sum()), either, method="wilson"))
-            assert found["f1_ci"] == pytest.approx(2 * ends / (1 + ends), abs=1e-12)
+            assert found.f1_ci == pytest.approx(2 * ends / (1 + ends), abs=1e-12)
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
 def test_numbers_are_plain_values_of_the_metrics_file_s_shape(table: pd.DataFrame) -> None:
     ours = run_metrics(table)
     # Strict JSON: NaN and infinity are errors, and numpy numbers are not taken.
-    assert json.loads(json.dumps(ours, allow_nan=False)) == ours
+    assert json.loads(json.dumps(to_json(ours), allow_nan=False)) == to_json(ours)
     assert list(ours) == ["val", "test", "unseen"]
     for numbers in ours.values():
-        assert set(numbers) == {"n", "patients", "accuracy", "accuracy_ci", "loss", "confusion", "classes"}
-        for found in numbers["classes"].values():
+        assert set(to_json(numbers)) == {"n", "patients", "accuracy", "accuracy_ci", "loss", "confusion", "classes"}
+        for found in numbers.classes.values():
             keys = {"sensitivity", "specificity", "f1"}
-            assert set(found) == keys | {f"{key}_ci" for key in keys} | {"support"}
+            assert set(to_json(found)) == keys | {f"{key}_ci" for key in keys} | {"support"}
 
 
-def class_rows(counts: list[list[int]]) -> dict[str, Any]:
+def class_rows(counts: list[list[int]]) -> dict[str, ClassMetrics]:
     """`class_metrics` of images, each of another patient, that make these counts."""
     pairs = [
         (a, b)
@@ -141,31 +149,31 @@ def class_rows(counts: list[list[int]]) -> dict[str, Any]:
 
 def test_a_class_without_images_has_no_sensitivity_and_an_f1_of_0_where_it_is_called() -> None:
     found = class_rows([[0, 0, 0], [2, 8, 0], [0, 0, 5]])["COVID-19"]
-    assert (found["support"], found["sensitivity"], found["sensitivity_ci"], found["f1"]) == (0, None, None, 0.0)
+    assert (found.support, found.sensitivity, found.sensitivity_ci, found.f1) == (0, None, None, 0.0)
 
 
 def test_a_class_of_all_images_has_no_specificity() -> None:
     found = class_rows([[9, 1, 0], [0, 0, 0], [0, 0, 0]])
-    assert found["COVID-19"]["specificity"] is None
-    assert found["COVID-19"]["specificity_ci"] is None
-    assert found["Pneumonia"]["f1"] is None
-    assert found["Pneumonia"]["f1_ci"] is None
+    assert found["COVID-19"].specificity is None
+    assert found["COVID-19"].specificity_ci is None
+    assert found["Pneumonia"].f1 is None
+    assert found["Pneumonia"].f1_ci is None
 
 
 def test_a_split_without_rows_has_no_values() -> None:
     numbers = run_metrics(_table(split="val"))["unseen"]
-    assert numbers["n"] == 0
-    assert numbers["confusion"] == [[0, 0, 0]] * 3
-    assert [numbers[key] for key in ("accuracy", "accuracy_ci", "loss")] == [None] * 3
-    assert numbers["classes"]["Normal"]["sensitivity"] is None
+    assert numbers.n == 0
+    assert numbers.confusion == [[0, 0, 0]] * 3
+    assert [getattr(numbers, key) for key in ("accuracy", "accuracy_ci", "loss")] == [None] * 3
+    assert numbers.classes["Normal"].sensitivity is None
 
 
 def test_each_split_is_scored_on_its_own_rows() -> None:
     parts = {split: _table(seed=at, n=30 + at, split=split) for at, split in enumerate(("val", "test", "unseen"))}
     ours = run_metrics(pd.concat(parts.values()).sample(frac=1, random_state=0))
     for split, part in parts.items():
-        assert ours[split]["n"] == len(part)
-        assert ours[split]["accuracy"] == sk.accuracy_score(part["label"], part["prediction"])
+        assert ours[split].n == len(part)
+        assert ours[split].accuracy == sk.accuracy_score(part["label"], part["prediction"])
 
 
 def test_rows_of_several_splits_have_no_common_numbers() -> None:

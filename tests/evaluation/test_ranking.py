@@ -21,6 +21,7 @@ from covidnet.evaluation.ranking import (
     roc_auc,
     roc_points,
 )
+from covidnet.evaluation.results import to_json
 from tests.evaluation.tables import random_table
 
 
@@ -85,24 +86,20 @@ def test_class_curves_lie_on_scikit_learns_and_in_their_bands() -> None:
     assert list(found) == list(CLASSES)
     for label, column in zip(CLASSES, ("p_covid19", "p_normal", "p_pneumonia"), strict=True):
         positive = (table["label"] == label).to_numpy()
-        roc, pr = found[label]["roc"], found[label]["pr"]
+        roc, pr = found[label].roc, found[label].pr
         fpr, tpr, _ = roc_curve(positive, table[column], drop_intermediate=False)
-        np.testing.assert_allclose(roc["tpr"], [height(fpr, tpr, rate) for rate in roc["fpr"]], atol=1e-9)
-        assert all(
-            low - 0.02 <= mid <= high + 0.02 for low, mid, high in zip(roc["low"], roc["tpr"], roc["high"], strict=True)
-        )
-        assert roc["auc"]["value"] == pytest.approx(roc_auc_score(positive, table[column]), abs=1e-12)
-        assert roc["auc"]["ci"][0] < roc["auc"]["value"] < roc["auc"]["ci"][1]
+        np.testing.assert_allclose(roc.tpr, [height(fpr, tpr, rate) for rate in roc.fpr], atol=1e-9)
+        assert all(low - 0.02 <= mid <= high + 0.02 for low, mid, high in zip(roc.low, roc.tpr, roc.high, strict=True))
+        assert roc.auc.value == pytest.approx(roc_auc_score(positive, table[column]), abs=1e-12)
+        assert roc.auc.ci[0] < roc.auc.value < roc.auc.ci[1]
         p, r, _ = precision_recall_curve(positive, table[column])
-        for recall, precision in zip(pr["recall"][1:], pr["precision"][1:], strict=True):
+        for recall, precision in zip(pr.recall[1:], pr.precision[1:], strict=True):
             # The highest threshold that reaches the recall.
             reached = r[:-1] >= recall - 1e-9
             assert precision == pytest.approx(p[:-1][reached][-1], abs=1e-9)
-        assert pr["average_precision"]["value"] == pytest.approx(
-            average_precision_score(positive, table[column]), abs=1e-12
-        )
-        assert pr["prevalence"] == pytest.approx(positive.mean())
-    assert len(GRID) == len(found["Normal"]["roc"]["fpr"])
+        assert pr.average_precision.value == pytest.approx(average_precision_score(positive, table[column]), abs=1e-12)
+        assert pr.prevalence == pytest.approx(positive.mean())
+    assert len(GRID) == len(found["Normal"].roc.fpr)
 
 
 def test_the_bands_are_those_of_resampled_images() -> None:
@@ -119,10 +116,10 @@ def test_the_bands_are_those_of_resampled_images() -> None:
         p, r, _ = precision_recall_curve(truth, given)
         pr.append([p[:-1][r[:-1] >= recall - 1e-9][-1] for recall in GRID])
     assert (weights[:, scores.argmax()] == 0).any()
-    for told, drawn in ((found["roc"], roc), (found["pr"], pr)):
+    for told, drawn in ((found.roc, roc), (found.pr, pr)):
         low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-        np.testing.assert_allclose(told["low"], low, atol=1e-9)
-        np.testing.assert_allclose(told["high"], high, atol=1e-9)
+        np.testing.assert_allclose(told.low, low, atol=1e-9)
+        np.testing.assert_allclose(told.high, high, atol=1e-9)
 
 
 def test_an_absent_class_has_no_curve() -> None:
@@ -133,22 +130,22 @@ def test_an_absent_class_has_no_curve() -> None:
 def test_perfect_separation_falls_back_to_wilson_on_pairs_of_different_patients() -> None:
     positive = np.array([True] * 10 + [False] * 30)
     alone = area_estimate(positive * 1.0, positive, np.arange(40))
-    assert alone == {"value": 1.0, "ci": list(wilson(10, 10) or ()), "method": "wilson"}
+    assert to_json(alone) == {"value": 1.0, "ci": list(wilson(10, 10) or ()), "method": "wilson"}
     pairs = area_estimate(positive * 1.0, positive, np.arange(40) // 2)
-    assert pairs["ci"] == list(wilson(5, 5) or ())
+    assert pairs.ci == wilson(5, 5)
     both = area_estimate(positive * 1.0, positive, np.arange(40) % 10)
-    assert both["ci"] == list(wilson(5, 5) or ())
+    assert both.ci == wilson(5, 5)
     one = area_estimate(positive * 1.0, positive, np.zeros(40))
-    assert one == {"value": 1.0, "ci": [0.0, 1.0], "method": "wilson"}
-    assert area_estimate([], [], []) == {"value": None, "ci": None, "method": None}
+    assert to_json(one) == {"value": 1.0, "ci": [0.0, 1.0], "method": "wilson"}
+    assert to_json(area_estimate([], [], [])) == {"value": None, "ci": None, "method": None}
 
 
 def test_one_patient_on_a_side_has_a_wide_interval_that_holds_the_area() -> None:
     scores, positive = case(5, False)
     told = area_estimate(scores, positive, np.where(positive, 0, np.arange(len(scores)) + 1))
-    assert told["method"] == "wilson"
-    assert told["ci"][0] < told["value"] < told["ci"][1]
-    assert told["ci"][1] - told["ci"][0] > 0.7
+    assert told.method == "wilson"
+    assert told.ci[0] < told.value < told.ci[1]
+    assert told.ci[1] - told.ci[0] > 0.7
 
 
 @pytest.mark.parametrize("per_patient", [1, 4])

@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from covidnet.base.errors import DataError, SettingError
+from covidnet.evaluation.results import to_json
 from covidnet.evaluation.sanity import sanity_summary, sanity_table
 
 STAGES = ("head", "block2", "block1", "stem")
@@ -114,9 +115,9 @@ def test_a_constant_trained_map_says_nothing_and_a_constant_redrawn_one_has_lost
 def test_a_network_whose_new_maps_are_all_constant_passes() -> None:
     trained = smooth(8, 6)
     found = summary_of(trained, [trained, trained, trained, np.zeros_like(trained)])
-    assert found["stages"][-1]["rank"]["value"] == 0
-    assert found["verdict"] == "depends"
-    assert found["reason"] is None
+    assert found.stages[-1].rank.value == 0
+    assert found.verdict == "depends"
+    assert found.reason is None
 
 
 def test_draws_of_a_stage_are_rows_of_their_own_and_averaged_in_the_summary() -> None:
@@ -126,8 +127,8 @@ def test_draws_of_a_stage_are_rows_of_their_own_and_averaged_in_the_summary() ->
     each = [of_stage(sanity_table(trained, {"stem": one}, names(6)), "stem", "rank") for one in draws]
     np.testing.assert_array_equal(of_stage(rows, "stem", "rank"), np.concatenate(each))
     found = sanity_summary(rows, resamples=50)
-    assert found["n"] == found["stages"][-1]["rank"]["n"] == 6
-    assert found["stages"][-1]["rank"]["value"] == pytest.approx(np.mean(each))
+    assert found.n == found.stages[-1].rank.n == 6
+    assert found.stages[-1].rank.value == pytest.approx(np.mean(each))
     with pytest.raises(DataError, match="stem: maps of shape"):
         sanity_table(trained, {"stem": draws[:, :4]}, names(6))
 
@@ -136,8 +137,8 @@ def test_one_image_has_no_pairs() -> None:
     rows = sanity_table(smooth(1, 8), {"head": smooth(1, 9)}, ["a"])
     assert rows.loc[rows["stage"] == "pairs", ["ssim", "rank"]].isna().all(axis=None)
     found = sanity_summary(rows, resamples=50)
-    assert found["retained"]["ssim"] == {"value": None, "ci": None, "n": 0, "method": "bootstrap"}
-    assert found["verdict"] == "unclear"
+    assert to_json(found.retained.ssim) == {"value": None, "ci": None, "n": 0, "method": "bootstrap"}
+    assert found.verdict == "unclear"
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -165,60 +166,60 @@ def test_an_edge_detector_fails() -> None:
     maps = edges(np.random.default_rng(0).random((8, 1, 1)).astype(np.float32) + smooth(8, 10))
     found = summary_of(maps, [maps] * 4)
     for measure in ("ssim", "rank"):
-        assert found["retained"][measure]["value"] == pytest.approx(1)
-        assert found["pairs"][measure]["value"] < 0.9
-    assert found["verdict"] == "does not depend"
+        assert getattr(found.retained, measure).value == pytest.approx(1)
+        assert getattr(found.pairs, measure).value < 0.9
+    assert found.verdict == "does not depend"
 
 
 def test_an_edge_detector_with_a_little_noise_fails_too() -> None:
     maps = edges(smooth(8, 10))
     noisy = [stretched(maps + 0.02 * smooth(8, 20 + k)) for k in range(4)]
-    assert summary_of(maps, noisy)["verdict"] == "does not depend"
+    assert summary_of(maps, noisy).verdict == "does not depend"
 
 
 def test_maps_that_are_new_in_each_stage_depend_on_the_weights() -> None:
     found = summary_of(smooth(10, 11), [smooth(10, 30 + k) for k in range(4)])
     for measure in ("ssim", "rank"):
-        assert found["retained"][measure]["value"] == pytest.approx(0, abs=0.2)
-        assert found["retained"][measure]["ci"][1] < 0.5
-    assert found["verdict"] == "depends"
+        assert getattr(found.retained, measure).value == pytest.approx(0, abs=0.2)
+        assert getattr(found.retained, measure).ci[1] < 0.5
+    assert found.verdict == "depends"
 
 
 def test_maps_that_keep_a_half_retain_about_half() -> None:
     trained, new = smooth(12, 12), smooth(12, 13)
     found = summary_of(trained, [stretched(trained + new)] * 4)
     for measure in ("ssim", "rank"):
-        assert 0.25 < found["retained"][measure]["value"] < 0.85
+        assert 0.25 < getattr(found.retained, measure).value < 0.85
 
 
 def test_the_last_stage_decides() -> None:
     trained = smooth(8, 14)
     new = smooth(8, 15)
-    assert summary_of(trained, [trained, trained, trained, new])["verdict"] == "depends"
-    assert summary_of(trained, [new, new, new, trained])["verdict"] == "does not depend"
+    assert summary_of(trained, [trained, trained, trained, new]).verdict == "depends"
+    assert summary_of(trained, [new, new, new, trained]).verdict == "does not depend"
 
 
 def test_maps_whose_order_stays_fail_though_their_look_changes() -> None:
     trained = stretched(smooth(8, 16) + np.linspace(0, 0.05, 48)[None, :, None])
     found = summary_of(trained, [0.5 * trained**4] * 4)
-    assert found["retained"]["ssim"]["value"] < 0.5
-    assert found["retained"]["rank"]["value"] == pytest.approx(1, abs=0.01)
-    assert found["verdict"] == "does not depend"
+    assert found.retained.ssim.value < 0.5
+    assert found.retained.rank.value == pytest.approx(1, abs=0.01)
+    assert found.verdict == "does not depend"
 
 
 def test_neither_side_of_a_half_is_unclear() -> None:
     trained = smooth(8, 17)
     mixed = np.concatenate([trained[:4], smooth(4, 18)])
     found = summary_of(trained, [mixed] * 4)
-    assert found["retained"]["rank"]["ci"][0] < 0.5 < found["retained"]["rank"]["ci"][1]
-    assert (found["verdict"], found["reason"]) == ("unclear", "maps change by about half")
+    assert found.retained.rank.ci[0] < 0.5 < found.retained.rank.ci[1]
+    assert (found.verdict, found.reason) == ("unclear", "maps change by about half")
 
 
 def test_few_images_are_unclear() -> None:
     trained = smooth(5, 19)
     enough, few = summary_of(trained, [trained] * 4), summary_of(trained[:4], [trained[:4]] * 4)
-    assert (enough["verdict"], enough["reason"]) == ("does not depend", None)
-    assert (few["verdict"], few["reason"]) == ("unclear", "too few images")
+    assert (enough.verdict, enough.reason) == ("does not depend", None)
+    assert (few.verdict, few.reason) == ("unclear", "too few images")
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.05])
@@ -226,10 +227,10 @@ def test_images_that_have_nearly_one_map_have_nothing_to_lose(apart: float) -> N
     trained = stretched(np.repeat(smooth(1, 20), 6, axis=0) + apart * smooth(6, 21))
     found = summary_of(trained, [trained] * 4)
     for measure in ("ssim", "rank"):
-        assert found["pairs"][measure]["value"] > 0.9
-        assert found["retained"][measure]["value"] is None
-        assert found["retained"][measure]["ci"] is None
-    assert (found["verdict"], found["reason"]) == ("unclear", "the maps of two images are nearly the same")
+        assert getattr(found.pairs, measure).value > 0.9
+        assert getattr(found.retained, measure).value is None
+        assert getattr(found.retained, measure).ci is None
+    assert (found.verdict, found.reason) == ("unclear", "the maps of two images are nearly the same")
 
 
 # The summary
@@ -240,8 +241,8 @@ def test_retained_is_the_definition_from_means_over_images() -> None:
     rows = sanity_table(trained, {"head": smooth(9, 22), "stem": stretched(trained + smooth(9, 23))}, names(9))
     found = sanity_summary(rows, resamples=4000, seed=3)
     last, pairs = of_stage(rows, "stem", "rank"), of_stage(rows, "pairs", "rank")
-    assert found["retained"]["rank"]["value"] == pytest.approx((last.mean() - pairs.mean()) / (1 - pairs.mean()))
-    assert found["stages"][0]["ssim"]["value"] == pytest.approx(of_stage(rows, "head", "ssim").mean())
+    assert found.retained.rank.value == pytest.approx((last.mean() - pairs.mean()) / (1 - pairs.mean()))
+    assert found.stages[0].ssim.value == pytest.approx(of_stage(rows, "head", "ssim").mean())
     # An independent bootstrap of the same ratio.
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, 9, (4000, 9))
@@ -250,17 +251,17 @@ def test_retained_is_the_definition_from_means_over_images() -> None:
     tail = 100 * stats.norm.sf(np.sqrt(9 / 8) * stats.t.ppf(0.975, 8))
     expected = np.percentile(ratios, [tail, 100 - tail])
     width = np.ptp(expected)
-    assert found["retained"]["rank"]["ci"] == pytest.approx(list(expected), abs=0.1 * width)
-    assert json.loads(json.dumps(found)) == found
+    assert found.retained.rank.ci == pytest.approx(list(expected), abs=0.1 * width)
+    assert json.loads(json.dumps(to_json(found))) == to_json(found)
 
 
 def test_stages_come_in_their_order() -> None:
     trained = smooth(5, 24)
     rows = sanity_table(trained, {stage: smooth(5, 40 + k) for k, stage in enumerate(STAGES)}, names(5))
-    assert [one["stage"] for one in sanity_summary(rows, resamples=50)["stages"]] == list(STAGES)
+    assert [one.stage for one in sanity_summary(rows, resamples=50).stages] == list(STAGES)
     shuffled = rows.sample(frac=1, random_state=0)
     found = sanity_summary(shuffled, STAGES[:2], resamples=50)
-    assert [one["stage"] for one in found["stages"]] == ["head", "block2"]
+    assert [one.stage for one in found.stages] == ["head", "block2"]
     with pytest.raises(DataError, match="stages: layer9 not in the table, which holds head, block2, block1, stem"):
         sanity_summary(rows, ["layer9"])
     with pytest.raises(DataError, match="stages: none"):
@@ -272,8 +273,8 @@ def test_the_same_image_from_several_models_counts_once() -> None:
         sanity_table(smooth(6, s), {"head": smooth(6, s + 1)}, names(6)) for s in (50, 60)
     )  # fmt: skip
     found = sanity_summary(pd.concat([first, second], ignore_index=True), resamples=50)
-    assert found["n"] == found["stages"][0]["rank"]["n"] == 6
+    assert found.n == found.stages[0].rank.n == 6
     both = [of_stage(part, "head", "rank").mean() for part in (first, second)]
-    assert found["stages"][0]["rank"]["value"] == pytest.approx(np.mean(both))
+    assert found.stages[0].rank.value == pytest.approx(np.mean(both))
     once = sanity_summary(first, resamples=50)
     assert sanity_summary(pd.concat([first, first], ignore_index=True), resamples=50) == once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.selection import (
+    Candidate,
     choose,
     expected_best,
     selection_report,
@@ -18,15 +20,9 @@ from covidnet.evaluation.selection import (
 from tests.refusals import refused
 
 
-def candidate(fold: int, accuracy: float, sensitivity: float = 0.5, loss: float = 1.0) -> dict[str, float]:
-    found = {"fold": fold}
-    for part, sign in (("val", 1.0), ("unseen", -1.0)):
-        found |= {
-            f"{part}_accuracy": 0.5 + sign * accuracy / 10,
-            f"{part}_covid19_sensitivity": sensitivity,
-            f"{part}_loss": loss,
-        }
-    return found
+def candidate(fold: int, accuracy: float, sensitivity: float = 0.5, loss: float = 1.0) -> Candidate:
+    val, unseen = ((0.5 + sign * accuracy / 10, loss, sensitivity) for sign in (1.0, -1.0))
+    return Candidate(fold, *val, *unseen)
 
 
 def test_inner_and_paper_look_at_different_images() -> None:
@@ -39,7 +35,7 @@ def test_ties_go_to_sensitivity_then_loss_then_the_lower_fold() -> None:
     assert choose([candidate(0, 1, 0.5), candidate(1, 1, 0.9)], "inner") == 1
     assert choose([candidate(0, 1, 0.5, 2.0), candidate(1, 1, 0.5, 1.0)], "paper") == 1
     assert choose([candidate(4, 1), candidate(3, 1)], "inner") == 3
-    unknown = {**candidate(0, 1), "val_covid19_sensitivity": None}
+    unknown = replace(candidate(0, 1), val_covid19_sensitivity=None)
     assert choose([unknown, candidate(1, 1, 0.0)], "inner") == 1
 
 
@@ -47,9 +43,9 @@ def test_what_cannot_be_chosen_is_refused() -> None:
     with pytest.raises(SettingError, match="selection=best"):
         choose([candidate(0, 1)], "best")
     with pytest.raises(SettingError, match="no val predictions"):
-        choose([{**candidate(0, 1), "val_accuracy": None}], "inner")
+        choose([replace(candidate(0, 1), val_accuracy=None)], "inner")
     with refused("selection", "paper", "inner", "the runs have no unseen predictions"):
-        choose([{**candidate(0, 1), "unseen_accuracy": None}], "paper")
+        choose([replace(candidate(0, 1), unseen_accuracy=None)], "paper")
     with pytest.raises(DataError, match="no model"):
         choose([], "paper")
 
@@ -80,15 +76,15 @@ def test_the_best_of_ten_coins_is_above_chance_and_the_report_says_why() -> None
     for seed in range(150):
         right = np.random.default_rng(seed).random((10, 156)) < 1 / 3
         told = selection_report(right, np.arange(156), seed=seed)
-        bests.append(told["data"]["best"])
-        optimisms.append(told["data"]["split_half_optimism"])
-        assert told["data"]["best"] == right.mean(1).max()
-        assert told["data"]["apparent_optimism"] == pytest.approx(right.mean(1).max() - right.mean(1).mean())
-        assert told["chance"]["accuracy"] == pytest.approx(1 / 3)
-        assert told["models"] == 10
-        assert told["n"] == 156
+        bests.append(told.data.best)
+        optimisms.append(told.data.split_half_optimism)
+        assert told.data.best == right.mean(1).max()
+        assert told.data.apparent_optimism == pytest.approx(right.mean(1).max() - right.mean(1).mean())
+        assert told.chance.accuracy == pytest.approx(1 / 3)
+        assert told.models == 10
+        assert told.n == 156
     # What the report expects of the best of ten guessers is what they show, and it lies well above chance.
-    assert np.mean(bests) == pytest.approx(told["chance"]["expected_best"], abs=0.01)
+    assert np.mean(bests) == pytest.approx(told.chance.expected_best, abs=0.01)
     assert np.mean(bests) > 1 / 3 + 0.04
     # Images that had no say in the choice show that nothing was there.
     assert np.mean(bests) - np.mean(optimisms) == pytest.approx(1 / 3, abs=0.01)
@@ -98,10 +94,10 @@ def test_the_best_of_ten_coins_is_above_chance_and_the_report_says_why() -> None
 def test_models_that_are_all_alike_gain_nothing_by_choice() -> None:
     right = np.tile(np.random.default_rng(0).random(156) < 0.8, (10, 1))
     told = selection_report(right, np.arange(156))
-    assert told["data"]["apparent_optimism"] == pytest.approx(0.0)
-    assert told["data"]["split_half_optimism"] == pytest.approx(0.0, abs=0.005)
+    assert told.data.apparent_optimism == pytest.approx(0.0)
+    assert told.data.split_half_optimism == pytest.approx(0.0, abs=0.005)
     # The simulation of independent models is an upper bound there.
-    assert told["simulated"]["optimism"] > 0.03
+    assert told.simulated.optimism > 0.03
 
 
 def test_one_patient_alone_leaves_nobody_out() -> None:
@@ -118,7 +114,7 @@ def test_images_of_the_same_patients_leave_more_to_luck() -> None:
     right = np.random.default_rng(0).random((10, 52)) < 0.9
     once = selection_report(right, np.arange(52))
     copies = selection_report(np.repeat(right, 3, axis=1), np.repeat(np.arange(52), 3))
-    assert once["simulated"]["n"] == once["n"] == 52
-    assert copies["n"] == 156
-    assert copies["simulated"]["n"] == 52
-    assert copies["simulated"]["optimism"] == pytest.approx(once["simulated"]["optimism"])
+    assert once.simulated.n == once.n == 52
+    assert copies.n == 156
+    assert copies.simulated.n == 52
+    assert copies.simulated.optimism == pytest.approx(once.simulated.optimism)

@@ -13,6 +13,7 @@ from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.metrics import split_metrics
 from covidnet.evaluation.predictions import EXTERNAL, predictions_table
 from covidnet.evaluation.ranking import class_curves
+from covidnet.evaluation.results import to_json
 from covidnet.evaluation.scores import scored
 from covidnet.evaluation.sparse import (
     FEWEST_IMAGES,
@@ -68,76 +69,77 @@ def test_few_images_or_patients_keep_their_numbers_and_lose_their_intervals(
     table = external(counts, per_patient)
     if per_patient > 1:  # the other classes have patients enough
         table["patient_id"] = [p if p.startswith("COVID") else f"{p}-{n}" for n, p in enumerate(table["patient_id"])]
-        assert class_sizes(table)["COVID-19"]["patients"] < FEWEST_PATIENTS
+        assert class_sizes(table)["COVID-19"].patients < FEWEST_PATIENTS
     before, after = scored(table, resamples=200), told(table)
     for name in ("sensitivity", "f1", "auc"):
-        assert after["classes"]["COVID-19"][name]["value"] == before["classes"]["COVID-19"][name]["value"] is not None
-        assert after["classes"]["COVID-19"][name]["ci"] is None
-        assert after["classes"]["COVID-19"][name]["method"] is None
-        assert after["classes"]["Normal"][name] == before["classes"]["Normal"][name]
+        old, new = (getattr(scores.classes["COVID-19"], name) for scores in (before, after))
+        assert new.value == old.value is not None
+        assert new.ci is None
+        assert new.method is None
+        assert getattr(after.classes["Normal"], name) == getattr(before.classes["Normal"], name)
     # Of the images of other classes there are enough.
-    assert after["classes"]["COVID-19"]["specificity"] == before["classes"]["COVID-19"]["specificity"]
-    assert after["accuracy"] == before["accuracy"]
-    assert after["macro"]["f1"]["value"] == before["macro"]["f1"]["value"]
-    assert after["macro"]["f1"]["ci"] is None
-    assert before["classes"]["COVID-19"]["sensitivity"]["ci"] is not None  # the original is not changed
+    assert after.classes["COVID-19"].specificity == before.classes["COVID-19"].specificity
+    assert after.accuracy == before.accuracy
+    assert after.macro.f1.value == before.macro.f1.value
+    assert after.macro.f1.ci is None
+    assert before.classes["COVID-19"].sensitivity.ci is not None  # the original is not changed
     [words] = sparse_words(table)
     assert words.startswith(f"COVID-19 has {counts[0]} images of ")
     split = split_without_sparse(split_metrics(table), table)
-    assert split["classes"]["COVID-19"]["sensitivity_ci"] is None
-    assert split["classes"]["COVID-19"]["specificity_ci"] is not None
-    assert split["accuracy_ci"] is not None
+    assert split.classes["COVID-19"].sensitivity_ci is None
+    assert split.classes["COVID-19"].specificity_ci is not None
+    assert split.accuracy_ci is not None
 
 
 def test_a_class_that_is_absent_has_no_number_of_its_own() -> None:
     table = external((0, 30, 30))
     found = told(table)
-    covid = found["classes"]["COVID-19"]
+    covid = found.classes["COVID-19"]
     assert (table["prediction"] == "COVID-19").any()  # its F1 would be 0
     for name in ("sensitivity", "f1", "auc"):
-        assert covid[name] == {"value": None, "ci": None, "method": None}
+        assert to_json(getattr(covid, name)) == {"value": None, "ci": None, "method": None}
     called = (table["prediction"] == "COVID-19").mean()
-    assert covid["specificity"]["value"] == pytest.approx(1 - called)
-    assert covid["specificity"]["ci"] is not None
-    assert all(estimate["value"] is None for estimate in found["macro"].values())
-    assert found["accuracy"]["ci"] is not None
+    assert covid.specificity.value == pytest.approx(1 - called)
+    assert covid.specificity.ci is not None
+    assert all(estimate.value is None for estimate in vars(found.macro).values())
+    assert found.accuracy.ci is not None
     assert "No image of COVID-19 is there: COVID-19 has no sensitivity" in sparse_words(table)[0]
     (said, *_) = sparse_words(table, {"COVID-19": "all 7 images of COVID-19 were refused"})
     assert said.startswith("All 7 images of COVID-19 were refused: COVID-19 has no")
-    json.dumps(found, allow_nan=False)
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def test_one_class_alone_has_a_sensitivity_and_nothing_to_be_specific_about() -> None:
     table = external((0, 40, 0))
-    normal = told(table)["classes"]["Normal"]
-    assert normal["sensitivity"]["ci"] is not None
-    assert normal["specificity"]["value"] is None
-    assert normal["auc"]["value"] is None
+    normal = told(table).classes["Normal"]
+    assert normal.sensitivity.ci is not None
+    assert normal.specificity.value is None
+    assert normal.auc.value is None
     assert len(sparse_words(table)) == 2
 
 
 def test_few_others_take_the_interval_of_specificity_and_of_the_area() -> None:
     table = external((0, 40, 4))
-    normal = told(table)["classes"]["Normal"]
-    assert normal["specificity"]["value"] is not None
-    assert normal["specificity"]["ci"] is None
-    assert normal["auc"]["ci"] is None
-    assert normal["sensitivity"]["ci"] is not None
+    normal = told(table).classes["Normal"]
+    assert normal.specificity.value is not None
+    assert normal.specificity.ci is None
+    assert normal.auc.ci is None
+    assert normal.sensitivity.ci is not None
 
 
 def test_hardly_any_image_at_all_has_no_interval_anywhere() -> None:
     table = external((1, 2, 1))
-    text = json.dumps(told(table))
+    text = json.dumps(to_json(told(table)))
     assert '"ci": [' not in text
-    assert split_without_sparse(split_metrics(table), table)["accuracy_ci"] is None
+    assert split_without_sparse(split_metrics(table), table).accuracy_ci is None
     assert "COVID-19 has 1 image of 1 patient:" in sparse_words(table)[0]
 
 
 def test_no_image_is_no_error() -> None:
     table = external((0, 0, 0))
     found = told(table)
-    assert found["n"] == 0
-    assert found["accuracy"]["value"] is None
+    assert found.n == 0
+    assert found.accuracy.value is None
     assert len(sparse_words(table)) == 3
 
 
@@ -145,8 +147,8 @@ def test_curves_of_few_images_have_no_band() -> None:
     table = external((5, 30, 30))
     curves = class_curves(table, cluster_weights(cluster_codes(table), 100))
     found = curves_without_sparse(curves, table)
-    assert found["COVID-19"]["roc"]["low"] is None
-    assert found["COVID-19"]["pr"]["average_precision"]["ci"] is None
-    assert found["COVID-19"]["roc"]["tpr"] == curves["COVID-19"]["roc"]["tpr"]
+    assert found["COVID-19"].roc.low is None
+    assert found["COVID-19"].pr.average_precision.ci is None
+    assert found["COVID-19"].roc.tpr == curves["COVID-19"].roc.tpr
     assert found["Normal"] == curves["Normal"]
-    assert curves["COVID-19"]["roc"]["low"] is not None
+    assert curves["COVID-19"].roc.low is not None

@@ -15,12 +15,15 @@ from PIL import Image
 
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import CovidnetError
-from covidnet.evaluation.explanations import map_notes, read_explanations, verdicts
-from covidnet.evaluation.localisation import localisation_summary, localisation_table
+from covidnet.evaluation.explanations import RunExplanations, map_notes, read_explanations, verdicts
+from covidnet.evaluation.localisation import LocalisationSummary, localisation_summary, localisation_table
+from covidnet.evaluation.results import from_json
+from covidnet.evaluation.sanity import SanitySummary
 from covidnet.explaining.fold_maps import Explanations
 from covidnet.fold.setup import FoldSetup
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.saliency import METHODS, saliency
+from covidnet.report.summary import Panel
 from covidnet.report.words import measure_names
 from covidnet.sweep.explanations import explanations_of
 from covidnet.sweep.folder import read_sweep
@@ -39,19 +42,19 @@ def run(train: Train) -> Path:
 def test_a_run_of_phantoms_keeps_tables_and_what_they_come_to(run: Path) -> None:
     content, tables = read_explanations(run)
     assert set(tables) == {"localisation", "sanity"}
-    assert content["method"] == "gradcam"
-    assert content["weights"] == "random"
-    assert content["panels"][:3] == [f"panels/unseen-{label}.png" for label in CLASSES]
-    assert all((run / path).is_file() for path in content["panels"])
+    assert content.method == "gradcam"
+    assert content.weights == "random"
+    assert list(content.panels[:3]) == [f"panels/unseen-{label}.png" for label in CLASSES]
+    assert all((run / path).is_file() for path in content.panels)
     localisation, sanity = tables["localisation"], tables["sanity"]
     assert set(localisation["map"]) == {"model", "centre", "mean_map", "chance"}
     assert localisation["image_id"].nunique() == 6
-    assert content["localisation"]["films"] == 6
+    assert content.localisation.images == 6
     # Normal images have no lesion; two of three classes have.
-    assert content["localisation"]["n"] == 4
+    assert content.localisation.n == 4
     assert sanity["image_id"].nunique() == 3
     assert list(dict.fromkeys(sanity["stage"]))[:2] == ["head", "denseblock4"]
-    assert content["sanity"]["stages"][-1]["stage"] == "conv0"
+    assert content.sanity.stages[-1].stage == "conv0"
     # The whole network is drawn three times, the stages before it once.
     rows = sanity.groupby("stage", sort=False)["image_id"].count()
     assert rows["conv0"] == 9
@@ -135,8 +138,8 @@ def test_every_method_explains_a_run(method: str, train: Train) -> None:
         "explain.localisation_images=3", "explain.sanity_images=2",
     )  # fmt: skip
     content, tables = read_explanations(folder)
-    assert content["method"] == method
-    assert len(content["panels"]) >= 3
+    assert content.method == method
+    assert len(content.panels) >= 3
     assert len(tables["localisation"]) == 12
     assert set(tables["sanity"]["stage"]) >= {"head", "pairs"}
 
@@ -230,10 +233,15 @@ def test_masks_of_another_size_cost_their_images_not_the_run(
     assert (folder / "metrics.json").is_file()
 
 
-def test_measures_are_called_by_the_names_of_the_report() -> None:
-    (line,) = verdicts(
-        {"localisation": {"better_than_centre": False, "not_better": ["pointing", "iou", "lesion_share"]}}
+def said_of(localisation: dict[str, Any] | None, sanity: dict[str, Any] | None = None) -> list[str]:
+    return verdicts(
+        None if localisation is None else from_json(LocalisationSummary, localisation),
+        None if sanity is None else from_json(SanitySummary, sanity),
     )
+
+
+def test_measures_are_called_by_the_names_of_the_report() -> None:
+    (line,) = said_of({"better_than_centre": False, "not_better": ["pointing", "iou", "lesion_share"]})
     assert f"(by {measure_names(['pointing', 'iou', 'lesion_share'])})" in line
 
 
@@ -257,15 +265,15 @@ def test_a_sweep_counts_a_image_that_several_models_explain_once(tmp_path: Path)
     (sweep / "fold=1/explanations/localisation.csv").write_text("")
     found = explanations_of(read_sweep(sweep), 2)
     assert found is not None
-    assert found["folds"] == [0, 1, 2]
-    assert found["fold"] == 2
-    assert found["panels"] == [{"title": "errors", "path": "fold=2/panels/errors.png"}]
-    assert found["sanity"] is None
-    assert found["localisation"]["n"] == 8
-    share = found["localisation"]["measures"]["lesion_share"]["model"]["value"]
+    assert found.folds == [0, 1, 2]
+    assert found.fold == 2
+    assert found.panels == [Panel("errors", "fold=2/panels/errors.png")]
+    assert found.sanity is None
+    assert found.localisation.n == 8
+    share = found.localisation.measures["lesion_share"].model.value
     assert share == pytest.approx((perfect[0] + perfect[2]) / 2)
-    assert found["localisation"]["better_than_centre"] is True
-    assert verdicts(found) == []
+    assert found.localisation.better_than_centre is True
+    assert verdicts(found.localisation, found.sanity) == []
 
 
 def test_a_sweep_without_explanations_says_nothing_of_them(tmp_path: Path) -> None:
@@ -274,20 +282,20 @@ def test_a_sweep_without_explanations_says_nothing_of_them(tmp_path: Path) -> No
 
 def test_what_speaks_against_the_maps_is_said() -> None:
     poor = {"n": 40, "better_than_centre": False, "not_better": ["iou", "pointing"]}
-    (first,) = verdicts({"localisation": poor, "sanity": {"verdict": "depends"}})
+    (first,) = said_of(poor, {"verdict": "depends"})
     assert "no better than the centre prior or chance" in first
     assert first.startswith("On 40 images with known lesions")
     assert "(by IoU, pointing game)" in first
-    (second,) = verdicts({"localisation": {"better_than_centre": None}, "sanity": {"verdict": "does not depend"}})
+    (second,) = said_of({"better_than_centre": None}, {"verdict": "does not depend"})
     assert "fail the sanity test" in second
-    (alone,) = verdicts({"localisation": {"n": 1, "patients": 1, "better_than_centre": None}})
+    (alone,) = said_of({"n": 1, "patients": 1, "better_than_centre": None})
     assert alone == "Heat maps: too few images with known lesions (1) for a verdict; at least 5 are needed."
-    (few,) = verdicts({"localisation": {"n": 30, "patients": 4, "better_than_centre": None}})
+    (few,) = said_of({"n": 30, "patients": 4, "better_than_centre": None})
     assert "too few patients with known lesions (4, with 30 images)" in few
-    assert verdicts({"localisation": None, "sanity": {"verdict": "unclear"}}) != []
-    (third,) = verdicts({"sanity": {"verdict": "unclear", "reason": "too few images"}})
+    assert said_of(None, {"verdict": "unclear"}) != []
+    (third,) = said_of(None, {"verdict": "unclear", "reason": "too few images"})
     assert third.endswith("is unclear: too few images.")
-    assert verdicts({}) == []
+    assert said_of(None) == []
 
 
 def test_maps_that_lie_beside_the_lungs_are_said_to_fail_where_lungs_alone_are_known() -> None:
@@ -298,22 +306,22 @@ def test_maps_that_lie_beside_the_lungs_are_said_to_fail_where_lungs_alone_are_k
     for heats, failed in ((off, True), (on, False)):
         table = localisation_table(heats, [None] * 12, [lung] * 12, ids, ids, ["Normal"] * 12)
         found = localisation_summary(table, 200)
-        assert found["better_than_centre"] is None
-        assert found["lungs"]["better_than_centre"] is not failed
-        lines = verdicts({"localisation": found})
+        assert found.better_than_centre is None
+        assert found.lungs.better_than_centre is not failed
+        lines = verdicts(found)
         assert len(lines) == failed
         for line in lines:
-            share = found["measures"]["lung_share"]
-            difference, centre = share["difference"], share["centre"]["value"]
-            low, high = (f"{100 * end:.1f}" for end in difference["ci"])
+            share = found.measures["lung_share"]
+            difference, centre = share.difference, share.centre.value
+            low, high = (f"{100 * end:.1f}" for end in difference.ci)
             text = (
-                f"On 12 images with known lungs {100 * share['model']['value']:.1f}% of the heat of the maps lies in "
+                f"On 12 images with known lungs {100 * share.model.value:.1f}% of the heat of the maps lies in "
                 f"the lungs, less than the centre prior ({100 * centre:.1f}%; difference "
-                f"{100 * difference['value']:.1f} points [{low}, {high}])"
+                f"{100 * difference.value:.1f} points [{low}, {high}])"
             )
             assert text.replace("-", "\N{MINUS SIGN}") in line
             assert "and less than chance (25.0%;" in line
-    (few,) = verdicts({"localisation": localisation_summary(table.query("image_id == 'i0'"), 200)})
+    (few,) = verdicts(localisation_summary(table.query("image_id == 'i0'"), 200))
     assert few == "Heat maps: too few images with known lungs (1) for a verdict; at least 5 are needed."
 
 
@@ -322,18 +330,16 @@ def test_the_checkpoint_says_what_the_log_says_of_the_maps(run: Path) -> None:
     said = ClassificationModule.from_checkpoint(run / "checkpoints/best.ckpt").serving["maps"]
     assert said == map_notes(content)
     assert said
-    assert set(content["constant_maps"]) == {
+    assert set(content.constant_maps) == {
         "panels", "where the maps lie", "sanity test, trained network", "sanity test, re-initialised networks",
     }  # fmt: skip
-    assert content["constant_maps"]["where the maps lie"] == [content["localisation"]["constant"], 6]
+    assert content.constant_maps["where the maps lie"] == (content.localisation.constant, 6)
     # Three images, five stages drawn once and the last three times.
-    assert content["constant_maps"]["sanity test, re-initialised networks"][1] == 3 * (
-        len(content["sanity"]["stages"]) + 2
-    )
+    assert content.constant_maps["sanity test, re-initialised networks"][1] == 3 * (len(content.sanity.stages) + 2)
 
 
 def test_what_was_not_tested_is_no_praise() -> None:
-    assert map_notes({}) == [
+    assert map_notes(RunExplanations()) == [
         "Whether the heat maps lie on lesions or lungs was not measured.",
         "Whether the heat maps depend on the trained weights was not tested.",
     ]

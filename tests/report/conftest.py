@@ -1,9 +1,9 @@
-"""A summary of a sweep made of random predictions, with scikit-learn, statsmodels and NumPy alone."""
+"""A summary of a sweep of random predictions; its numbers are scikit-learn's, statsmodels' and NumPy's alone."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -16,10 +16,46 @@ from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
 from covidnet.base.caveats import Caveat
+from covidnet.evaluation.comparison import Comparison
+from covidnet.evaluation.results import from_json
+from covidnet.report.summary import SweepSummary
 
 CLASSES = ("COVID-19", "Normal", "Pneumonia")
 GRID = np.linspace(0.0, 1.0, 101)
 Array = np.ndarray[Any, Any]
+
+
+def sweep(content: Mapping[str, Any]) -> SweepSummary:
+    """The summary that the content of a summary.json makes."""
+    return from_json(SweepSummary, content)
+
+
+def of_content(function: Callable[..., Any], kind: Any = SweepSummary) -> Callable[..., Any]:
+    """A function of results as one of the content of their JSON; comparisons and other summaries may follow.
+
+    Args:
+        function: what is called.
+        kind: of its first argument, or of each where that is a list.
+    """
+
+    def called(content: Any, *more: Any, **named: Any) -> Any:
+        named = {name: _read(one, kind) for name, one in named.items()}
+        return function(_read(content, kind), *(_read(one, kind) for one in more), **named)
+
+    return called
+
+
+def _read(given: Any, kind: Any) -> Any:
+    if isinstance(given, list):
+        return [_read(one, kind) for one in given]
+    if not isinstance(given, dict):
+        return given
+    return from_json(Comparison if "mcnemar" in given else kind, given)
+
+
+def ends(estimate: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of an estimate."""
+    return None if estimate["ci"] is None else (estimate["ci"][0], estimate["ci"][1])
 
 
 def _scores(truth: Array, skill: float, rng: np.random.Generator, shift: Array | float = 0.0) -> Array:
@@ -99,7 +135,7 @@ def _calibrations(
         brier = ((scores - np.eye(3)[true]) ** 2).sum(1)
         return {"brier": brier, "loss": -np.log(scores[np.arange(len(true)), true])}
 
-    def ends(values: Array) -> list[float]:
+    def band(values: Array) -> list[float]:
         drawn = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(5)]
         return [float(end) for end in np.percentile([*drawn, values.mean()], [2.5, 97.5])]
 
@@ -108,7 +144,7 @@ def _calibrations(
             **_calibration(true, scores),
             "loss": float(sk.log_loss(true, scores, labels=[0, 1, 2])),
             "accuracy": float(sk.accuracy_score(true, scores.argmax(1))),
-            "ci": {name: ends(values) for name, values in images(true, scores).items()},
+            "ci": {name: band(values) for name, values in images(true, scores).items()},
         }
 
     found: dict[str, Any] = {
@@ -120,7 +156,7 @@ def _calibrations(
         found[name], found[f"{name}_calibrated"] = told(true, before), told(true, after)
         found["change"][name] = {
             "ece": found[f"{name}_calibrated"]["ece"] - found[name]["ece"],
-            **{k: {"value": float((new[k] - old[k]).mean()), "ci": ends(new[k] - old[k])} for k in old},
+            **{k: {"value": float((new[k] - old[k]).mean()), "ci": band(new[k] - old[k])} for k in old},
         }
     _, before, after = pairs["ensemble_unseen"]
     found["ensemble_changed"] = int((before.argmax(1) != after.argmax(1)).sum())
@@ -278,6 +314,7 @@ def build_summary(seed: int = 0, folds: int = 10, skill: float = 2.5, per_fold: 
             "candidates": [
                 {
                     "fold": row["fold"], "val_accuracy": row["val"]["accuracy"], "val_loss": row["val"]["loss"],
+                    "val_covid19_sensitivity": row["val"]["classes"]["COVID-19"]["sensitivity"],
                     "unseen_accuracy": row["unseen"]["accuracy"], "unseen_loss": row["unseen"]["loss"],
                     "unseen_covid19_sensitivity": row["unseen"]["classes"]["COVID-19"]["sensitivity"],
                 }
@@ -301,8 +338,7 @@ def build_summary(seed: int = 0, folds: int = 10, skill: float = 2.5, per_fold: 
         "bootstrap": {"resamples": 2000, "seed": seed},
         "curves": {"pooled": _curves(pooled_truth, pooled, rng), "unseen": _curves(truth, ensemble, rng)},
         "training_curves": [
-            {"fold": k, "epoch": epochs, "train_loss": loss(1.1, 0.2), "val_loss": loss(1.0, 0.3), "lr": [1e-3] * 20,
-             "stopped": 14 + k % 5}
+            {"fold": k, "epoch": epochs, "train_loss": loss(1.1, 0.2), "val_loss": loss(1.0, 0.3), "best": 14 + k % 5}
             for k in range(folds)
         ],
         "versions": {"torch": "2.15.0", "numpy": "2.4.0", "scikit-learn": "1.9.1", "onnxruntime": None},
@@ -474,7 +510,7 @@ def page() -> str:
     """The page of the summary, the other sweep and their comparison; drawn once, for tests that only read it."""
     from covidnet.report.write import report_html
 
-    return report_html(_built(), [COMPARISON], [_other()])
+    return str(of_content(report_html)(_built(), [COMPARISON], [_other()]))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
 from covidnet.base.classes import CLASSES
+from covidnet.evaluation.results import to_json
 from covidnet.sweep.calibration import averaged, sweep_calibration, with_temperature
 from covidnet.sweep.folder import Run, read_sweep
 from tests.sweeps import split_table, write_sweep
@@ -31,7 +32,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 def told(runs: list[Run], **numbers: int) -> dict:
     pooled = pd.concat([run.rows("test") for run in runs], ignore_index=True)
-    return sweep_calibration(runs, pooled, [run.rows("unseen") for run in runs], **(NUMBERS | numbers))
+    unseen = [run.rows("unseen") for run in runs]
+    return dict(to_json(sweep_calibration(runs, pooled, unseen, **(NUMBERS | numbers))))
 
 
 def truth(table: pd.DataFrame) -> np.ndarray:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -8,13 +9,20 @@ import torch
 
 from covidnet.base.classes import CLASSES
 from covidnet.data.folds.splits import COLUMNS
+from covidnet.evaluation.results import to_json
 from covidnet.models import networks
 from covidnet.models.classifier import build_classifier
-from covidnet.sweep.card_facts import NETWORKS, card_facts
+from covidnet.sweep.card_facts import NETWORKS
+from covidnet.sweep.card_facts import card_facts as facts_of
 from covidnet.sweep.folder import Run
 from tests.sweeps import split_table
 
 EMPTY = pd.DataFrame()
+
+
+def card_facts(runs: list[Run]) -> dict[str, Any]:
+    """The facts as summary.json has them."""
+    return dict(to_json(facts_of(runs)))
 
 
 def _run(folder: Path, split: pd.DataFrame | None = None, **settings: object) -> Run:

@@ -43,7 +43,7 @@ def entered(tmp_path: Path, folds: int = 3, *, ledger: bool = True, counted: int
 
 
 def words(folder: Path) -> str:
-    return unseen_use(read_sweep(folder))["words"]
+    return unseen_use(read_sweep(folder)).words or ""
 
 
 def without_unseen(table: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def test_the_report_says_it_and_no_longer_that_it_was_looked_at_once(tmp_path: P
     folder = entered(tmp_path)
     (summary,) = report_sweeps([folder], **FEW)
     said = "the unseen fold was not used for selection and has been scored in 3 runs (counted in the cache)"
-    assert said in summary["selection"]["label"]
+    assert said in summary.selection.label
     for name in ("report.md", "model_card.md", "report.html"):
         text = (folder / "report" / name).read_text()
         assert said in text
@@ -107,13 +107,13 @@ def test_a_locked_fold_is_not_opened_through_a_link(locked: Path, tmp_path: Path
 
 def test_a_locked_sweep_is_reported_without_the_unseen_fold(locked: Path) -> None:
     (summary,) = report_sweeps([locked], **FEW)
-    assert summary["problems"] == []
-    assert summary["unseen"] is None
-    assert summary["selection"]["fold"] is not None
-    assert summary["selection"]["paper_fold"] is None
-    assert summary["calibration"]["ensemble_unseen"] is None
+    assert summary.problems == []
+    assert summary.unseen is None
+    assert summary.selection.fold is not None
+    assert summary.selection.paper_fold is None
+    assert summary.calibration.ensemble_unseen is None
     # Table 4 counts images: those of the split.
-    assert summary["data"]["classes"]["Normal"]["unseen"] == 6
+    assert summary.data.classes["Normal"].unseen == 6
     text = (locked / "report/report.md").read_text()
     assert "no run of this sweep has scored the unseen fold (whether others did is not known)" in text
     assert "Accuracy: unseen" not in text
@@ -123,8 +123,8 @@ def test_a_locked_sweep_is_reported_without_the_unseen_fold(locked: Path) -> Non
 
 def test_a_locked_sweep_is_compared_with_another(locked: Path, tmp_path: Path) -> None:
     first, second = report_sweeps([locked, write_sweep(tmp_path / "other", seed=4)], **FEW)
-    assert first["unseen"] is None
-    assert second["unseen"]["ensemble"]["n"] == 18
+    assert first.unseen is None
+    assert second.unseen.ensemble.n == 18
 
 
 def test_the_study_of_a_locked_model_has_its_test_folds_alone(locked: Path) -> None:
@@ -220,18 +220,18 @@ def test_opening_a_locked_fold_gives_what_the_run_would_have_predicted(
     assert set(read_predictions(run / "predictions.csv")["split"]) == {"val", "test"}
     assert len(ledger.names("run") or ()) == before + 1
     assert len(ledger.names("opening") or ()) == 1
-    assert summary["unseen"]["ensemble"]["n"] == len(unseen)
-    assert any("has been opened once" in note for note in summary["notes"])
+    assert summary.unseen.ensemble.n == len(unseen)
+    assert any("has been opened once" in note for note in summary.notes)
 
     # Opened twice: said, counted, and not scored again.
     _, (summary,) = summaries_of([run], **opened)
     assert "the unseen fold was opened before" in caplog.text
-    assert any("has been opened 2 times" in note for note in summary["notes"])
+    assert any("has been opened 2 times" in note for note in summary.notes)
     assert len(ledger.names("run") or ()) == before + 1
     # The sweep folder's record may go; the ledger has it too.
     (run / "unseen.json").unlink()
     _, (summary,) = summaries_of([run], **FEW)
-    assert any("has been opened 2 times" in note for note in summary["notes"])
+    assert any("has been opened 2 times" in note for note in summary.notes)
 
 
 def test_opening_a_grid_opens_its_finished_groups_together_and_names_the_others(
@@ -245,8 +245,8 @@ def test_opening_a_grid_opens_its_finished_groups_together_and_names_the_others(
     (grid / "fold=2,seed=1").mkdir()
     (grid / "fold=2,seed=1/train.log").write_text("")
     summaries = report_sweeps([grid], unseen="open", cache_dir=cache, **FEW)
-    assert [summary["asked"]["only"] for summary in summaries] == ["seed=0", "seed=2"]
-    assert all(summary["unseen"]["ensemble"]["n"] for summary in summaries)
+    assert [summary.asked["only"] for summary in summaries] == ["seed=0", "seed=2"]
+    assert all(summary.unseen.ensemble.n for summary in summaries)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert line.startswith("seed=1: left out: ")
     # They were opened at one time.

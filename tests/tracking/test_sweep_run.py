@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from covidnet.launch.command import compose, config_dir
+from covidnet.report.summary import SweepSummary
 from covidnet.sweep.reports import report_sweeps
 from covidnet.tracking.sweep_run import log_sweep, pooled_values
 from tests.sweeps import write_sweep
@@ -17,8 +18,8 @@ from tests.tracking.fakes import run_files
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A sweep folder with its report, and the content of summary.json."""
+def sweep(tmp_path: Path) -> tuple[Path, SweepSummary]:
+    """A sweep folder with its report, and its summary."""
     folder = tmp_path / "strict"
     write_sweep(folder, folds=range(3))
     (summary,) = report_sweeps([folder], resamples=100)
@@ -33,7 +34,7 @@ def log_to_wandb(folder: Path, **settings: Any) -> None:
         OmegaConf.save(found, file)
 
 
-def test_a_sweep_has_one_summary_run_with_tables_numbers_and_report(sweep: tuple[Path, dict[str, Any]]) -> None:
+def test_a_sweep_has_one_summary_run_with_tables_numbers_and_report(sweep: tuple[Path, SweepSummary]) -> None:
     folder, summary = sweep
     log_to_wandb(folder, project="images", tags=["pilot"])
     assert log_sweep(summary, folder)
@@ -48,16 +49,16 @@ def test_a_sweep_has_one_summary_run_with_tables_numbers_and_report(sweep: tuple
         lines = (folder / f"report/table{number}.csv").read_text().splitlines()
         assert table["columns"] == lines[0].split(",")
         assert len(table["data"]) == len(lines) - 1
-    pooled = summary["pooled"]
-    assert file.summary["pooled/accuracy"] == pooled["accuracy"]["value"]
-    assert [file.summary[f"pooled/COVID-19/f1_{end}"] for end in ("low", "high")] == pooled["classes"]["COVID-19"][
-        "f1"
-    ]["ci"]
+    pooled = summary.pooled
+    assert file.summary["pooled/accuracy"] == pooled.accuracy.value
+    assert [file.summary[f"pooled/COVID-19/f1_{end}"] for end in ("low", "high")] == list(
+        pooled.classes["COVID-19"].f1.ci or ()
+    )
     (report,) = [artifact for artifact in file.artifacts if artifact.type == "report"]
     assert {"report.html", "table4.csv", "summary.json"} <= {entry.path for entry in report.manifest.contents}
 
 
-def test_a_second_report_goes_into_the_same_run(sweep: tuple[Path, dict[str, Any]]) -> None:
+def test_a_second_report_goes_into_the_same_run(sweep: tuple[Path, SweepSummary]) -> None:
     folder, summary = sweep
     log_to_wandb(folder)
     for _ in range(2):
@@ -65,20 +66,20 @@ def test_a_second_report_goes_into_the_same_run(sweep: tuple[Path, dict[str, Any
     assert len({file.run.run_id for file in run_files(folder)}) == 1
 
 
-def test_a_sweep_that_was_not_logged_to_wandb_is_left_alone(sweep: tuple[Path, dict[str, Any]]) -> None:
+def test_a_sweep_that_was_not_logged_to_wandb_is_left_alone(sweep: tuple[Path, SweepSummary]) -> None:
     folder, summary = sweep
     assert not log_sweep(summary, folder)
     assert not (folder / "wandb").exists()
 
 
-def test_every_pooled_number_has_a_name(sweep: tuple[Path, dict[str, Any]]) -> None:
+def test_every_pooled_number_has_a_name(sweep: tuple[Path, SweepSummary]) -> None:
     _, summary = sweep
     values = pooled_values(summary)
-    for part, scores in (("pooled", summary["pooled"]), ("ensemble", summary["unseen"]["ensemble"])):
-        assert values[f"{part}/accuracy"] == scores["accuracy"]["value"]
-        for label, numbers in scores["classes"].items():
+    for part, scores in (("pooled", summary.pooled), ("ensemble", summary.unseen.ensemble)):
+        assert values[f"{part}/accuracy"] == scores.accuracy.value
+        for label, numbers in scores.classes.items():
             for key in ("sensitivity", "specificity", "f1"):
-                assert values[f"{part}/{label}/{key}"] == numbers[key]["value"]
+                assert values[f"{part}/{label}/{key}"] == getattr(numbers, key).value
 
 
 def test_the_command_of_a_wandb_sweep_composes_for_drawn_settings() -> None:

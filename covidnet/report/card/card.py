@@ -5,6 +5,8 @@ The order follows Mitchell et al. 2019, Model cards for model reporting, https:/
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from covidnet.base.caveats import Caveat
 from covidnet.base.classes import CLASSES
 from covidnet.report.card.limits import limits
@@ -13,7 +15,7 @@ from covidnet.report.card.numbers import calibration, numbers, selection
 from covidnet.report.paper.published import PAPER, Source
 from covidnet.report.rendering.document import Block, Bullets, Code, Document, Notice, Paragraph, References, Section
 from covidnet.report.rendering.markdown import markdown_of
-from covidnet.report.summary import Summary
+from covidnet.report.summary import SweepSummary
 from covidnet.report.sweep.notices import warnings_of
 from covidnet.report.words import FOLDS, count, model_name, sweep_name
 
@@ -26,11 +28,11 @@ MODEL_CARDS = Source(
 """Where the form of the card comes from."""
 
 
-def model_card(summary: Summary) -> str:
+def model_card(summary: SweepSummary) -> str:
     """The model card as Markdown.
 
     Args:
-        summary: of a sweep or of a single run (the content of summary.json). What it lacks is ``not available``.
+        summary: of a sweep or of a single run; what it lacks is ``not available``.
 
     Returns:
         The text. It holds no path of the machine.
@@ -38,7 +40,7 @@ def model_card(summary: Summary) -> str:
     return markdown_of(card_document(summary))
 
 
-def card_document(summary: Summary) -> Document:
+def card_document(summary: SweepSummary) -> Document:
     """The model card, before it becomes Markdown or a page.
 
     Args:
@@ -61,16 +63,16 @@ def card_document(summary: Summary) -> Document:
         Section("Versions and licence", "versions", [lines(versions(summary))]),
         Section("About this card", "about", [References([MODEL_CARDS, PAPER])]),
     ]
-    folds = summary.get("folds") or []
+    folds = summary.folds
     kind = f"the model of fold {folds[0]}" if len(folds) == 1 else f"{count(len(folds), 'model')}, one for each fold"
     subtitle = f"{model_name(summary)}: {kind if folds else f'models {UNKNOWN}'}. Classes: {', '.join(CLASSES)}."
     return Document(f"Model card: {sweep_name(summary)}", subtitle, sections)
 
 
-def _first(summary: Summary) -> list[str]:
-    folds = summary.get("folds") or []
+def _first(summary: SweepSummary) -> list[str]:
+    folds = summary.folds
     # Problems name paths of the machine, and the folds are told of here.
-    said = warnings_of({**summary, "problems": [], "folds": list(range(FOLDS))})
+    said = warnings_of(replace(summary, problems=[], folds=list(range(FOLDS))))
     if len(folds) == 1:
         said.append("This card is of one model: its test fold is one tenth of the images, and its intervals are wide.")
     elif len(folds) != FOLDS:
@@ -78,8 +80,8 @@ def _first(summary: Summary) -> list[str]:
     return said or ["No reservation was recorded; the limits below hold all the same."]
 
 
-def _commands(summary: Summary) -> list[Block]:
-    alone = len(summary.get("folds") or []) == 1
+def _commands(summary: SweepSummary) -> list[Block]:
+    alone = len(summary.folds) == 1
     folder = "the run folder" if alone else "the sweep folder (the mean of its models), or one of its run folders"
     return [
         Paragraph(f"FOLDER is {folder}."),

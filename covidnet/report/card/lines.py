@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 from covidnet.base.classes import CLASSES
+from covidnet.evaluation.results import empty
 from covidnet.report.rendering.document import Bullets
-from covidnet.report.summary import Summary, at
+from covidnet.report.summary import CardFacts, DataFacts, GateFacts, Origin, Parameters, SweepSummary
 from covidnet.report.words import FOLDS, count, model_name, rate_of
 
 UNKNOWN = "not available"
@@ -33,19 +34,19 @@ _VALIDATIONS = {
 }
 _REFUSES = (
     "no radiograph (a text page, a chart, noise), a colour photograph, a lateral view, a CT slice, an inverted image, "
-    "a "
-    "image rotated by a quarter or a half turn, one that is too dark, too bright or too small"
+    "an image rotated by a quarter or a half turn, one that is too dark, too bright or too small"
 )
 
 
-def network(summary: Summary) -> Facts:
+def network(summary: SweepSummary) -> Facts:
     """The network, its weights, its input.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    model, card = summary.get("model") or {}, summary.get("card") or {}
-    frozen, (whole, own) = model.get("freeze"), (at(card, "parameters", key) for key in ("all", "trained"))
+    model, card = summary.model, summary.card
+    frozen, parameters = model.get("freeze"), card.parameters or empty(Parameters)
+    whole, own = parameters.all, parameters.trained
     weights = model.get("weights")
     seed = model.get("weights_seed")
     names = {
@@ -65,8 +66,8 @@ def network(summary: Summary) -> Facts:
         ("Input", _input(card)),
         ("Preprocessing", _preprocessing(card)),
         ("Features standardised before the linear layer", _yes(model.get("standardise"))),
-        ("Date of training", card.get("trained")),
-        ("Seed", at(summary, "training", "seed")),
+        ("Date of training", card.trained),
+        ("Seed", summary.training.get("seed")),
     ]
 
 
@@ -88,66 +89,67 @@ def use() -> Facts:
     ]
 
 
-def images(summary: Summary) -> Facts:
+def images(summary: SweepSummary) -> Facts:
     """The images, where they come from and what is not known of them.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    data, card = summary.get("data") or {}, summary.get("card") or {}
-    per_class = {name: at(data, "classes", name, "images") for name in CLASSES}
-    unknown = data.get("unknown_patients")
-    patients = data.get("patients")
-    least, most = at(card, "input", "min_side"), at(card, "input", "max_megapixels")
+    data, card = summary.data, summary.card
+    per_class = {name: data.classes[name].images for name in CLASSES}
+    unknown = data.unknown_patients
+    patients = data.patients
+    least, most = card.input.min_side, card.input.max_megapixels
     refusal = (
         "unreadable, damaged or too small files, and those that are no single grey image"
         if least is None or most is None
         else f"unreadable or damaged files, images with a side below {least} pixels or above {most} megapixels"
     )
-    refused = data.get("refused")
+    refused = data.refused
     return [
-        ("Name", data.get("name")),
-        ("Synthetic", _yes(data.get("synthetic"))),
+        ("Name", data.name),
+        ("Synthetic", _yes(data.synthetic)),
         *((f"Images of {name} in the folds", n) for name, n in per_class.items()),
-        ("Images left out of the balanced draw", data.get("left_out")),
+        ("Images left out of the balanced draw", data.left_out),
         ("Patients", None if not patients and unknown else patients),
         ("Images of unknown patient", unknown),
-        ("Sources", _kinds(card, "source")),
-        ("Views", _kinds(card, "view")),
-        ("Views asked for (data.view)", "all" if "view" in data and data["view"] is None else data.get("view")),
+        ("Sources", _kinds(card.source)),
+        ("Views", _kinds(card.view)),
+        ("Views asked for (data.view)", "all" if data.name and data.view is None else data.view),
         ("Files refused", None if refused is None else f"{refused} ({refusal}; each is named with its cause)"),
         ("Reference standard", None),
         ("Age, sex and origin of the patients", None),
-        ("Hash of the manifest (SHA-256)", data.get("manifest_sha256")),
+        ("Hash of the manifest (SHA-256)", data.manifest_sha256),
     ]
 
 
-def split(summary: Summary) -> Facts:
+def split(summary: SweepSummary) -> Facts:
     """How the images were divided.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    data, folds = summary.get("data") or {}, summary.get("folds") or []
-    group, validation = data.get("group"), data.get("validation")
+    data, folds = summary.data, summary.folds
+    group, validation = data.group, data.validation
     return [
         ("Folds", f"{FOLDS + 1} of one size: {FOLDS} test folds, and the unseen fold, which no model was trained on"),
         ("Test folds in this card", ", ".join(str(fold) for fold in folds) or None),
-        ("Images of each class in a fold", data.get("per_fold")),
+        ("Images of each class in a fold", data.per_fold),
         ("Images that one model was trained on", _trained_on(data)),
         ("Kept together (split.group)", _GROUPS.get(str(group), group)),
         ("Validation (split.validation)", _VALIDATIONS.get(str(validation), validation)),
-        ("Hash of the split (SHA-256)", data.get("split_sha256")),
+        ("Hash of the split (SHA-256)", data.split_sha256),
     ]
 
 
-def gate(summary: Summary) -> Facts:
+def gate(summary: SweepSummary) -> Facts:
     """What images the input gate turns away.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    n, refused = (at(summary, "card", "gate", key) for key in ("n", "refused"))
+    asked = summary.card.gate or empty(GateFacts)
+    n, refused = asked.n, asked.refused
     return [
         ("Meant to refuse, with the reason", _REFUSES),
         (
@@ -161,20 +163,20 @@ def gate(summary: Summary) -> Facts:
     ]
 
 
-def versions(summary: Summary) -> Facts:
+def versions(summary: SweepSummary) -> Facts:
     """Versions, revision and licences.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    found = summary.get("versions") or {}
+    found = summary.versions
     known = [f"{name} {version}" for name, version in found.items() if version is not None]
     return [
         ("Versions", ", ".join(known) or None),
-        ("Revision", summary.get("git_revision")),
+        ("Revision", summary.git_revision),
         ("Licence of the software", "MIT"),
         ("Licence of the trained weights", f"{UNKNOWN}; what holds for the images may hold for them"),
-        ("Licence of the images", "those here are drawn by the software" if at(summary, "data", "synthetic") else None),
+        ("Licence of the images", "those here are drawn by the software" if summary.data.synthetic else None),
         ("Questions and reports", "to whoever trained the model; the card names nobody"),
     ]
 
@@ -192,15 +194,14 @@ def lines(facts: Facts) -> Bullets:
     return Bullets([f"{name}: {_said(value)}" for name, value in facts])
 
 
-def _input(card: Mapping[str, Any]) -> str | None:
-    size = at(card, "input", "size")
+def _input(card: CardFacts) -> str | None:
+    size = card.input.size
     return None if size is None else f"one frontal image, 8-bit grey, {size} x {size} pixels"
 
 
-def _preprocessing(card: Mapping[str, Any]) -> str | None:
-    told = card.get("input") or {}
-    fit = _FITS.get(str(told.get("fit")))
-    channels, mean, std = told.get("channels"), told.get("mean"), told.get("std")
+def _preprocessing(card: CardFacts) -> str | None:
+    channels, mean, std = card.input.channels, card.input.mean, card.input.std
+    fit = _FITS.get(str(card.input.fit))
     if fit is None:
         return None
     scaled = (
@@ -216,21 +217,18 @@ def _list(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _kinds(card: Mapping[str, Any], column: str) -> str | None:
-    counts, unknown = at(card, column, "counts"), at(card, column, "unknown")
-    if not counts:
+def _kinds(origin: Origin | None) -> str | None:
+    if origin is None or not origin.counts:
         return None
     kinds = [
         f"{value}: {', '.join(f'{n} {label}' for label, n in of_class.items() if n)}"
-        for value, of_class in counts.items()
+        for value, of_class in origin.counts.items()
     ]
-    return "; ".join([*kinds, *([f"unknown: {unknown}"] if unknown else [])])
+    return "; ".join([*kinds, *([f"unknown: {origin.unknown}"] if origin.unknown else [])])
 
 
-def _trained_on(data: Mapping[str, Any]) -> str | None:
-    counts = [
-        (name, at(data, "classes", name, "train"), at(data, "classes", name, "train_augmented")) for name in CLASSES
-    ]
+def _trained_on(data: DataFacts) -> str | None:
+    counts = [(name, data.classes[name].train, data.classes[name].train_augmented) for name in CLASSES]
     if any(images is None for _, images, _ in counts):
         return None
     return ", ".join(

@@ -3,46 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from covidnet.base.classes import CLASSES
+from covidnet.evaluation.results import empty
+from covidnet.evaluation.scores import Metric, SplitScores
+from covidnet.evaluation.selection import ObservedChoice
 from covidnet.report.card.lines import UNKNOWN, Facts
 from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Paragraph, Table
-from covidnet.report.summary import Summary, at
-from covidnet.report.sweep.calibration import SCORES, change_words, parts, temperature_words
+from covidnet.report.summary import SweepSummary, UnseenScores
+from covidnet.report.sweep.calibration import SCORES, change_words, parts, score_values, temperature_words
 from covidnet.report.values import Value, area, rate
 from covidnet.report.words import estimate_of, points
 
 # With fewer resamples the ends of an interval move visibly from seed to seed.
 _ROUGH = 1000
-_SCORED = (("sensitivity", "sensitivity"), ("specificity", "specificity"), ("F1", "f1"))
+_SCORED: tuple[tuple[str, Metric], ...] = (
+    ("sensitivity", "sensitivity"),
+    ("specificity", "specificity"),
+    ("F1", "f1"),
+    ("AUC", "auc"),
+)
 
 
-def numbers(summary: Summary) -> Table:
+def numbers(summary: SweepSummary) -> Table:
     """What the models do on test folds and unseen fold, with intervals.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    unseen, chosen = summary.get("unseen") or {}, summary.get("selection") or {}
-    alone = len(summary.get("folds") or []) == 1
-    fold = chosen.get("fold")
+    unseen, chosen = summary.unseen or empty(UnseenScores), summary.selection
+    alone = len(summary.folds) == 1
+    fold = chosen.fold
     title = "Unseen fold, selected model" + ("" if fold is None else f" (fold {fold})")
-    if chosen.get("rule") == "paper":
+    if chosen.rule == "paper":
         title += ", a selection score"
-    names = [name for name, _ in parts(summary)]
-    shown_of = dict(zip(names, (summary.get("pooled"), unseen.get("ensemble"))[: len(names)], strict=True))
+    names = [part.title for part in parts(summary)]
+    shown_of = dict(zip(names, (summary.pooled, unseen.ensemble)[: len(names)], strict=True))
     if not alone and len(names) > 1:
-        shown_of[title] = unseen.get("selected")
+        shown_of[title] = unseen.selected or empty(SplitScores)
 
-    def row(title: str, shown: Callable[[Any], Value], *keys: str) -> list[Cell]:
-        return [title, *(_known(shown(at(scores, *keys))) for scores in shown_of.values())]
+    def row(title: str, value: Callable[[SplitScores], Value]) -> list[Cell]:
+        return [title, *(_known(value(scores)) for scores in shown_of.values())]
 
-    rows = [row("Images", Value, "n"), row("Patients", Value, "patients"), row("Accuracy", rate, "accuracy")]
+    rows = [
+        row("Images", lambda scores: Value(scores.n)),
+        row("Patients", lambda scores: Value(scores.patients)),
+        row("Accuracy", lambda scores: rate(scores.accuracy)),
+    ]
     for name in CLASSES:
-        rows += [row(f"{name}: {word}", rate, "classes", name, key) for word, key in _SCORED]
-        rows.append(row(f"{name}: AUC", area, "classes", name, "auc"))
-    resamples = at(summary, "bootstrap", "resamples")
+        for word, key in _SCORED:
+            estimates = [scores.classes[name].of(key) for scores in shown_of.values()]
+            rows.append([f"{name}: {word}", *(_known((area if key == "auc" else rate)(one)) for one in estimates)])
+    resamples = summary.bootstrap.resamples
     drawn = f"{resamples:,} resamples" if resamples is not None else f"resamples: {UNKNOWN}"
     notes = [
         f"In brackets: 95% intervals with the patient as the unit (means over the classes: bootstrap, {drawn}"
@@ -58,23 +70,18 @@ def numbers(summary: Summary) -> Table:
     )
 
 
-def calibration(summary: Summary) -> list[Block]:
+def calibration(summary: SweepSummary) -> list[Block]:
     """Calibration before and after the temperature.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    found = summary.get("calibration") or {}
-    after = any(at(found, f"{key}_calibrated") is not None for _, key in parts(summary))
-    columns = [Column(""), *(Column(f"{name} {when}") for name, _ in SCORES for when in ("before", "after"))]
+    after = any(part.after for part in parts(summary))
+    columns = [Column(""), *(Column(f"{name} {when}") for name in SCORES for when in ("before", "after"))]
     rows: list[list[Cell]] = []
-    for title, key in parts(summary):
-        row: list[Cell] = [title]
-        for _, score in SCORES:
-            for part in (key, f"{key}_calibrated"):
-                ends = at(found, part, "ci", score)
-                row.append(_known(area({"value": at(found, part, score), "ci": ends})))
-        rows.append(row)
+    for part in parts(summary):
+        both = zip(score_values(part.before), score_values(part.after), strict=True)
+        rows.append([part.title, *(_known(value) for pair in both for value in pair)])
     blocks: list[Block] = [Paragraph(" ".join(temperature_words(summary)) or f"Temperature: {UNKNOWN}.")]
     if words := change_words(summary):
         blocks.append(Bullets(words))
@@ -88,22 +95,21 @@ def calibration(summary: Summary) -> list[Block]:
     return [*blocks, table]
 
 
-def selection(summary: Summary) -> Facts:
+def selection(summary: SweepSummary) -> Facts:
     """How the model was chosen, and what choosing adds to a number.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    chosen = summary.get("selection") or {}
-    models, fold = chosen.get("models"), chosen.get("fold")
+    chosen = summary.selection
+    models, fold = chosen.models, chosen.fold
     if models == 1:
         return [("Rule", "none: there is one model, and nothing was chosen by its numbers here")]
-    data = chosen.get("data") or {}
-    cost = data.get("split_half_optimism")
-    simulated = at(chosen, "simulated", "optimism")
-    best = data.get("best")
+    data = chosen.data or empty(ObservedChoice)
+    cost, best = data.split_half_optimism, data.best
+    simulated = chosen.simulated.optimism if chosen.simulated else None
     return [
-        ("Rule", chosen.get("label")),
+        ("Rule", chosen.label),
         ("Model", None if fold is None else f"that of fold {fold}"),
         ("Models to choose from", models),
         (
@@ -115,7 +121,7 @@ def selection(summary: Summary) -> Facts:
         ),
         (
             "Highest accuracy of one model on the unseen fold",
-            None if best is None else f"{estimate_of(best, chosen.get('n'))}, not a result",
+            None if best is None else f"{estimate_of(best, chosen.n)}, not a result",
         ),
     ]
 

@@ -8,20 +8,20 @@ from pathlib import Path
 from covidnet.base.atomic import write_text
 from covidnet.base.caveats import Caveat
 from covidnet.report.external import sections as parts
+from covidnet.report.external.summary import ExternalSummary
 from covidnet.report.rendering.document import Code, Document, Paragraph, Section
 from covidnet.report.rendering.html import json_text, page_of
 from covidnet.report.rendering.markdown import markdown_of
-from covidnet.report.summary import Summary, at
 from covidnet.report.sweep.content import numbered
 from covidnet.report.sweep.method import facts_table
 from covidnet.report.words import TRAINED_ON, count
 
 
-def external_document(summary: Summary) -> Document:
+def external_document(summary: ExternalSummary) -> Document:
     """Everything that the report of an evaluation says.
 
     Args:
-        summary: the content of its summary.json.
+        summary: of the evaluation.
     """
     sections = [
         Section("", "abstract", [parts.abstract(summary), parts.notice(summary)]),
@@ -34,14 +34,14 @@ def external_document(summary: Summary) -> Document:
         parts.intervals(),
     ]
     subtitle = (
-        f"Model: {at(summary, 'model', 'title')}. Data: {at(summary, 'data', 'root')}, "
-        f"{count(at(summary, 'data', 'films'), 'image')}. {Caveat.RESEARCH_ONLY}"
+        f"Model: {summary.model.get('title')}. Data: {summary.data.root}, "
+        f"{count(summary.data.images, 'image')}. {Caveat.RESEARCH_ONLY}"
     )
     there = [section for section in sections if section is not None]
-    return Document(f"External validation: {summary.get('name')}", subtitle, numbered(there))
+    return Document(f"External validation: {summary.name}", subtitle, numbered(there))
 
 
-def write_external_report(summary: Summary, folder: Path) -> None:
+def write_external_report(summary: ExternalSummary, folder: Path) -> None:
     """Write report.html, report.md and summary.json, each whole or not at all.
 
     Args:
@@ -62,23 +62,23 @@ def write_external_report(summary: Summary, folder: Path) -> None:
         write_text(folder / name, text)
 
 
-def _method(summary: Summary) -> Section:
-    model, data = summary.get("model") or {}, summary.get("data") or {}
+def _method(summary: ExternalSummary) -> Section:
+    model, training = summary.model, summary.model.get("training") or {}
     temperatures = [f"{t:.3f}" if t is not None else "none" for t in model.get("temperatures") or []]
     facts = [
         ("Network", model.get("network")),
         ("Weights that it started from", model.get("weights")),
         ("Test folds of its models", ", ".join(str(fold) for fold in model.get("folds") or [])),
         ("Temperatures", ", ".join(temperatures)),
-        ("Trained on", TRAINED_ON.get(str(at(model, "training", "name")), at(model, "training", "name"))),
+        ("Trained on", TRAINED_ON.get(str(training.get("name")), training.get("name"))),
         ("Input", f"{model.get('image_size')} pixels, fit={model.get('fit')}"),
         ("Input gate", model.get("gate")),
-        ("Data set", data.get("name")),
-        ("Resamples of the bootstrap, seed", "{resamples}, {seed}".format(**(summary.get("bootstrap") or {}))),
+        ("Data set", summary.data.name),
+        ("Resamples of the bootstrap, seed", f"{summary.bootstrap.resamples}, {summary.bootstrap.seed}"),
     ]
-    hashes = [*(summary.get("hashes") or {}).items(), ("git revision", summary.get("git_revision"))]
-    seconds = [(f"{name}, seconds", value) for name, value in (summary.get("seconds") or {}).items()]
-    asked = [f"{name}={value}" for name, value in (summary.get("asked") or {}).items() if value is not None]
+    hashes = [*summary.hashes.items(), ("git revision", summary.git_revision)]
+    seconds = [(f"{name}, seconds", value) for name, value in summary.seconds.items()]
+    asked = [f"{name}={value}" for name, value in summary.asked.items() if value is not None]
     return Section(
         "Model, hashes and how to compute this again",
         "method",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from covidnet.report.summary import Summary, at
+from covidnet.evaluation.localisation import LocalisationSummary, MapEstimate, MeasureSummary
+from covidnet.evaluation.results import empty
+from covidnet.evaluation.sanity import SanitySummary
+from covidnet.report.summary import SweepExplanations, SweepSummary
 
-MAPS = ("model", "centre", "mean_map", "chance", "difference", "difference_chance")
+Map = Literal["model", "centre", "mean_map", "chance", "difference", "difference_chance"]
 """The model's maps, the centre prior, the mean of the model's other maps, chance, and the model minus the centre prior
 and minus chance."""
+
+MAPS: tuple[Map, ...] = get_args(Map)
 
 _COLUMNS = ["measure", "map", "published", "ours", "ci_low", "ci_high", "method", "n", "name", "source"]
 
@@ -19,7 +25,7 @@ _COLUMNS = ["measure", "map", "published", "ours", "ci_low", "ci_high", "method"
 _PUBLISHED = {("touch", "model"): 1.0}
 
 
-def figure4(summary: Summary) -> pd.DataFrame:
+def figure4(summary: SweepSummary) -> pd.DataFrame:
     """Where the heat of unseen images lies, and how much of the maps is left when the network is re-initialised.
 
     Args:
@@ -29,17 +35,16 @@ def figure4(summary: Summary) -> pd.DataFrame:
         One row per measure and map, in the columns of the paper's other tables; the paper gives no number.
     """
     rows = [_row(summary, "lung_share", name, "Figure 4") for name in MAPS]
-    retained = at(summary, "explanations", "sanity", "retained") or {}
-    images = at(summary, "explanations", "sanity", "n")
-    for key, name in (
-        ("ssim", "similarity left when re-initialised, SSIM"),
-        ("rank", "similarity left when re-initialised, rank correlation"),
+    sanity = (summary.explanations or empty(SweepExplanations)).sanity or empty(SanitySummary)
+    for estimate, name in (
+        (sanity.retained.ssim, "similarity left when re-initialised, SSIM"),
+        (sanity.retained.rank, "similarity left when re-initialised, rank correlation"),
     ):
-        rows.append(_cells(summary, name, "model", {**(retained.get(key) or {}), "n": images}, "Figure 4"))
+        rows.append(_cells(summary, name, "model", replace(estimate, n=sanity.n), "Figure 4"))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def figure5(summary: Summary) -> pd.DataFrame:
+def figure5(summary: SweepSummary) -> pd.DataFrame:
     """How the maps lie on known lesions: the paper's own criterion first, then those that say more.
 
     Args:
@@ -61,15 +66,23 @@ def figure5(summary: Summary) -> pd.DataFrame:
     )
 
 
-def _row(summary: Summary, measure: str, name: str, source: str) -> Sequence[Any]:
-    found = at(summary, "explanations", "localisation", "measures", measure) or {}
-    return _cells(summary, measure, name, {**(found.get(name) or {}), "n": found.get("n")}, source)
+def _row(summary: SweepSummary, measure: str, name: Map, source: str) -> Sequence[Any]:
+    localisation = (summary.explanations or empty(SweepExplanations)).localisation or empty(LocalisationSummary)
+    found = localisation.measures[measure] if measure in localisation.measures else empty(MeasureSummary)
+    estimates: dict[Map, MapEstimate] = {
+        "model": found.model,
+        "centre": found.centre,
+        "mean_map": found.mean_map,
+        "chance": found.chance,
+        "difference": found.difference,
+        "difference_chance": found.difference_chance,
+    }
+    return _cells(summary, measure, name, replace(estimates[name], n=found.n), source)
 
 
-def _cells(summary: Summary, measure: str, name: str, estimate: dict[str, Any], source: str) -> Sequence[Any]:
-    low, high = estimate.get("ci") or (None, None)
+def _cells(summary: SweepSummary, measure: str, name: Map, estimate: MapEstimate, source: str) -> Sequence[Any]:
+    low, high = estimate.ci or (None, None)
     published = _PUBLISHED.get((measure, name))
     return [
-        measure, name, published, estimate.get("value"), low, high, estimate.get("method"), estimate.get("n"),
-        summary.get("name"), source,
+        measure, name, published, estimate.value, low, high, estimate.method, estimate.n, summary.name, source
     ]  # fmt: skip

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from covidnet.base.classes import CLASSES
+from covidnet.evaluation.results import Estimate, empty
+from covidnet.evaluation.scores import MACRO, SplitScores
 from covidnet.report.paper.published import ACCURACY, APPROACHES, TABLE4, TABLE5, TABLE6, TABLE7
-from covidnet.report.summary import ALL, Summary, at
+from covidnet.report.summary import ALL, SweepSummary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +27,7 @@ PARTS: tuple[str, ...] = ("images", "train", "train_augmented", "test", "unseen"
 _VALUES = ("published", "ours", "ci_low", "ci_high", "method", "n", "name", "source")
 
 
-def augmentation(summary: Summary) -> str | None:
+def augmentation(summary: SweepSummary) -> str | None:
     """Which column of Table 6 a sweep belongs to.
 
     Args:
@@ -33,29 +35,21 @@ def augmentation(summary: Summary) -> str | None:
 
     Returns:
         ``with``, ``without``, or None where its settings do not say.
-
-    Example:
-        >>> augmentation({"augment": {"mode": "fixed"}}), augmentation({"augment": {"mode": "none"}}), augmentation({})
-        ('with', 'without', None)
     """
-    mode = at(summary, "augment", "mode")
+    mode = summary.augment.get("mode")
     return None if mode is None else "without" if str(mode) == "none" else "with"
 
 
-def approach(summary: Summary) -> str | None:
+def approach(summary: SweepSummary) -> str | None:
     """Which column of Table 7 a sweep repeats; None where its model is none of the paper's.
 
     Args:
         summary: of a sweep.
-
-    Example:
-        >>> approach({"model": {"name": "densenet121"}}), approach({"model": {"name": "vit"}})
-        ('Our approach', None)
     """
-    return APPROACHES.get(str(at(summary, "model", "name")))
+    return APPROACHES.get(str(summary.model.get("name")))
 
 
-def table4(summary: Summary) -> pd.DataFrame:
+def table4(summary: SweepSummary) -> pd.DataFrame:
     """Table 4: images of each class and part.
 
     Args:
@@ -66,14 +60,14 @@ def table4(summary: Summary) -> pd.DataFrame:
         one model as in the paper; see `images`.
     """
     rows = [
-        (label, part, TABLE4[label][part], images(summary, label, part), summary.get("name"), "Table 4")
+        (label, part, TABLE4[label][part], images(summary, label, part), summary.name, "Table 4")
         for label in CLASSES
         for part in PARTS
     ]
     return _frame(rows, ("class", "part", "published", "ours", "name", "source"), ("published", "ours"))
 
 
-def images(summary: Summary, label: str, part: str) -> int | None:
+def images(summary: SweepSummary, label: str, part: str) -> int | None:
     """The images of one cell of Table 4.
 
     A summary counts the test images of all folds together, the paper those of one fold; where the folds are equal,
@@ -83,20 +77,23 @@ def images(summary: Summary, label: str, part: str) -> int | None:
         summary: of a sweep.
         label: the class.
         part: one of `PARTS`.
-
-    Example:
-        >>> summary = {"folds": [0, 1], "data": {"per_fold": 52, "classes": {"Normal": {"test": 104}}}}
-        >>> images(summary, "Normal", "test")
-        52
     """
-    count = at(summary, "data", "classes", label, part)
-    per_fold = at(summary, "data", "per_fold")
-    if part == "test" and per_fold is not None and count == per_fold * len(summary.get("folds") or []):
-        return int(per_fold)
-    return None if count is None else int(count)
+    classes = summary.data.classes[label]
+    counts = {
+        "images": classes.images,
+        "train": classes.train,
+        "train_augmented": classes.train_augmented,
+        "test": classes.test,
+        "unseen": classes.unseen,
+    }
+    count = counts[part]
+    per_fold = summary.data.per_fold
+    if part == "test" and per_fold is not None and count == per_fold * len(summary.folds):
+        return per_fold
+    return count
 
 
-def table5(summary: Summary) -> pd.DataFrame:
+def table5(summary: SweepSummary) -> pd.DataFrame:
     """Table 5: each class against the other two on the pooled test folds; below, all classes together.
 
     Args:
@@ -107,29 +104,29 @@ def table5(summary: Summary) -> pd.DataFrame:
         interval), ``n``, ``name``, ``source``. The paper has no AUC; its accuracy stands in section 4, its means in
         Table 6.
     """
-    pooled = summary.get("pooled")
+    pooled = summary.pooled
     rows: list[tuple[Any, ...]] = []
     for label in CLASSES:
-        for metric in ("sensitivity", "specificity", "f1", "auc"):
+        for metric in MACRO:
             published = TABLE5[label].get(metric)
-            estimate = at(pooled, "classes", label, metric)
-            n = _images(pooled, metric, label)
+            estimate = pooled.classes[label].of(metric)
             source = "Table 5" if published is not None else None
-            rows.append((label, metric, published, *_parts(estimate), n, summary.get("name"), source))
-    macro = TABLE6["with"]
-    for metric, published, source in (
-        ("accuracy", ACCURACY, "Section 4"),
-        ("sensitivity", macro["sensitivity"], "Table 6"),
-        ("specificity", macro["specificity"], "Table 6"),
-        ("f1", None, None),
-        ("auc", None, None),
+            rows.append(
+                (label, metric, published, *_parts(estimate), _images(pooled, metric, label), summary.name, source)
+            )
+    means = TABLE6["with"]
+    for name, estimate, published, source in (
+        ("accuracy", pooled.accuracy, ACCURACY, "Section 4"),
+        ("sensitivity", pooled.macro.sensitivity, means["sensitivity"], "Table 6"),
+        ("specificity", pooled.macro.specificity, means["specificity"], "Table 6"),
+        ("f1", pooled.macro.f1, None, None),
+        ("auc", pooled.macro.auc, None, None),
     ):
-        estimate = at(pooled, "accuracy") if metric == "accuracy" else at(pooled, "macro", metric)
-        rows.append((ALL, metric, published, *_parts(estimate), at(pooled, "n"), summary.get("name"), source))
+        rows.append((ALL, name, published, *_parts(estimate), pooled.n, summary.name, source))
     return _frame(rows, ("class", "metric", *_VALUES))
 
 
-def table6(summaries: Sequence[Summary]) -> pd.DataFrame:
+def table6(summaries: Sequence[SweepSummary]) -> pd.DataFrame:
     """Table 6: with and without augmentation, pooled over the test folds.
 
     Args:
@@ -144,17 +141,20 @@ def table6(summaries: Sequence[Summary]) -> pd.DataFrame:
     for kind in ("with", "without", None):
         sweeps = [summary for summary in summaries if augmentation(summary) == kind]
         published = TABLE6.get(kind, {}) if kind else {}
-        for summary in sweeps or ([{}] if published else []):
-            for metric in ("accuracy", "sensitivity", "specificity"):
-                pooled = summary.get("pooled")
-                estimate = at(pooled, "accuracy") if metric == "accuracy" else at(pooled, "macro", metric)
+        for summary in sweeps or ([empty(SweepSummary)] if published else []):
+            pooled = summary.pooled
+            for metric, estimate in (
+                ("accuracy", pooled.accuracy),
+                ("sensitivity", pooled.macro.sensitivity),
+                ("specificity", pooled.macro.specificity),
+            ):
                 source = "Table 6" if published else None
-                values = (published.get(metric), *_parts(estimate), at(pooled, "n"), summary.get("name"), source)
+                values = (published.get(metric), *_parts(estimate), pooled.n, summary.name, source)
                 rows.append((kind or "unknown", metric, *values))
     return _frame(rows, ("augmentation", "metric", *_VALUES))
 
 
-def table7(summaries: Sequence[Summary]) -> pd.DataFrame:
+def table7(summaries: Sequence[SweepSummary]) -> pd.DataFrame:
     """Table 7: COVID-19 against the other two classes, for each approach.
 
     Args:
@@ -168,44 +168,49 @@ def table7(summaries: Sequence[Summary]) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for name, published in TABLE7.items():
         sweeps = [summary for summary in summaries if approach(summary) == name]
-        for summary in sweeps or [{}]:
+        for summary in sweeps or [empty(SweepSummary)]:
             rows += _covid19(name, summary, published, "Table 7")
     for summary in summaries:
         if approach(summary) is None:
-            rows += _covid19(at(summary, "model", "name") or "unknown model", summary, {}, None)
+            rows += _covid19(summary.model.get("name") or "unknown model", summary, {}, None)
     return _frame(rows, ("approach", "metric", *_VALUES))
 
 
 def _covid19(
-    name: Any, summary: Summary, published: Mapping[str, float | None], source: str | None
+    name: Any, summary: SweepSummary, published: Mapping[str, float | None], source: str | None
 ) -> list[tuple[Any, ...]]:
-    pooled, label = summary.get("pooled"), CLASSES[0]
+    pooled, label = summary.pooled, CLASSES[0]
+    covid = pooled.classes[label]
     return [
         (
             str(name),
             metric,
             published.get(metric),
-            *_parts(at(pooled, "classes", label, metric)),
+            *_parts(estimate),
             _images(pooled, metric, label),
-            summary.get("name"),
+            summary.name,
             source,
         )
-        for metric in ("accuracy", "sensitivity", "specificity")
+        for metric, estimate in (
+            ("accuracy", covid.accuracy),
+            ("sensitivity", covid.sensitivity),
+            ("specificity", covid.specificity),
+        )
     ]
 
 
-def _parts(estimate: Any) -> tuple[Any, Any, Any, Any]:
-    low, high = at(estimate, "ci") or (None, None)
-    return at(estimate, "value"), low, high, at(estimate, "method")
+def _parts(estimate: Estimate) -> tuple[float | None, float | None, float | None, str | None]:
+    low, high = estimate.ci or (None, None)
+    return estimate.value, low, high, estimate.method
 
 
-def _images(pooled: Any, metric: str, label: str) -> int | None:
-    n, support = at(pooled, "n"), at(pooled, "classes", label, "support")
+def _images(pooled: SplitScores, metric: str, label: str) -> int | None:
+    n, support = pooled.n, pooled.classes[label].support
     if metric == "sensitivity":
-        return None if support is None else int(support)
+        return support
     if metric == "specificity":
-        return None if n is None or support is None else int(n) - int(support)
-    return None if n is None else int(n)
+        return None if n is None or support is None else n - support
+    return n
 
 
 def _frame(rows: Sequence[tuple[Any, ...]], columns: Sequence[str], counts: Sequence[str] = ("n",)) -> pd.DataFrame:

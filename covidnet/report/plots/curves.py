@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from covidnet.base.classes import CLASSES, COLOURS
+from covidnet.evaluation.results import UNDEFINED_ESTIMATE
 from covidnet.report.plots.drawing import DASHES, GREY, axes_of, percent_axis, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from covidnet.evaluation.ranking import ClassCurves
+    from covidnet.evaluation.results import Estimate
+
+    # Abscissa, ordinate, the ends of the band, and the area.
+    Curve = tuple[list[float], list[float], list[float] | None, list[float] | None, Estimate]
 
 # From this area on all curves lie in the corner, and need a lens to be told apart.
 _CROWDED = 0.95
 
 
 @styled
-def roc_axes(curves: Mapping[str, Any], ax: Axes | None = None, title: str = "") -> Axes:
+def roc_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: str = "") -> Axes:
     """Draw sensitivity against 1 - specificity; the corner once more, enlarged, where all curves lie in it.
 
     Args:
-        curves: for each class name ``roc`` with ``fpr``, ``tpr``, the band ``low`` and ``high`` (fractions, all of one
-            length) and ``auc`` (an estimate). Classes without a curve are left out.
+        curves: by class. Classes without a curve are left out.
         ax: where to draw; a new figure if None.
         title: above.
 
@@ -31,23 +35,25 @@ def roc_axes(curves: Mapping[str, Any], ax: Axes | None = None, title: str = "")
         The axes; its first lines are the curves in the order of the classes, named by them.
     """
     ax = axes_of(ax)
-    drawn = _draw(ax, curves, "roc", "fpr", "tpr", "auc", "AUC")
+    parts: dict[str, Curve] = {
+        name: (c.roc.fpr, c.roc.tpr, c.roc.low, c.roc.high, c.roc.auc) for name, c in curves.items()
+    }
+    drawn = _draw(ax, parts, "roc", "AUC")
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=":")
     _frame(ax, title, "1 \N{MINUS SIGN} specificity", "Sensitivity")
-    if _crowded(curves, drawn, "roc", "auc"):
+    if _crowded(drawn):
         lens = ax.inset_axes((0.44, 0.36, 0.5, 0.5), xlim=(-0.005, 0.25), ylim=(0.75, 1.005))
-        _draw(lens, curves, "roc", "fpr", "tpr", "auc", "AUC")
+        _draw(lens, parts, "roc", "AUC")
         _lens(ax, lens, [0.0, 0.1, 0.2])
     return ax
 
 
 @styled
-def precision_recall_axes(curves: Mapping[str, Any], ax: Axes | None = None, title: str = "") -> Axes:
+def precision_recall_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: str = "") -> Axes:
     """Draw precision against sensitivity; a dotted line shows what guessing reaches.
 
     Args:
-        curves: for each class name ``pr`` with ``recall``, ``precision``, the band ``low`` and ``high`` (fractions, all
-            of one length), ``average_precision`` (an estimate) and ``prevalence``. Classes without one are left out.
+        curves: by class. Classes without a curve are left out.
         ax: where to draw; a new figure if None.
         title: above.
 
@@ -55,20 +61,22 @@ def precision_recall_axes(curves: Mapping[str, Any], ax: Axes | None = None, tit
         The axes; its first lines are the curves in the order of the classes, named by them.
     """
     ax = axes_of(ax)
-    drawn = _draw(ax, curves, "pr", "recall", "precision", "average_precision", "AP")
-    for prevalence in {curves[name]["pr"].get("prevalence") for name in drawn} - {None}:
+    parts: dict[str, Curve] = {
+        name: (c.pr.recall, c.pr.precision, c.pr.low, c.pr.high, c.pr.average_precision) for name, c in curves.items()
+    }
+    drawn = _draw(ax, parts, "pr", "AP")
+    for prevalence in {known for name in drawn if (known := curves[name].pr.prevalence) is not None}:
         ax.axhline(prevalence, color=GREY, linewidth=0.7, linestyle=":")
     _frame(ax, title, "Sensitivity (recall)", "Precision")
-    if _crowded(curves, drawn, "pr", "average_precision"):
+    if _crowded(drawn):
         lens = ax.inset_axes((0.14, 0.36, 0.5, 0.5), xlim=(0.75, 1.005), ylim=(0.75, 1.005))
-        _draw(lens, curves, "pr", "recall", "precision", "average_precision", "AP")
+        _draw(lens, parts, "pr", "AP")
         _lens(ax, lens, [0.8, 0.9, 1.0])
     return ax
 
 
-def _crowded(curves: Mapping[str, Any], drawn: Sequence[str], kind: str, area: str) -> bool:
-    areas = [_value(curves[name][kind].get(area)) for name in drawn]
-    return bool(areas) and all(value is not None and value >= _CROWDED for value in areas)
+def _crowded(drawn: Mapping[str, Estimate]) -> bool:
+    return bool(drawn) and all(area.value is not None and area.value >= _CROWDED for area in drawn.values())
 
 
 def _lens(ax: Axes, lens: Axes, ticks: Sequence[float]) -> None:
@@ -82,40 +90,26 @@ def _lens(ax: Axes, lens: Axes, ticks: Sequence[float]) -> None:
     ax.indicate_inset_zoom(lens, edgecolor=GREY, linewidth=0.5, alpha=0.7)
 
 
-def _draw(ax: Axes, curves: Mapping[str, Any], kind: str, x: str, y: str, area: str, word: str) -> list[str]:
-    drawn = []
+def _draw(ax: Axes, curves: Mapping[str, Curve], kind: str, word: str) -> dict[str, Estimate]:
+    drawn = {}
     for name in CLASSES:
-        curve = (curves.get(name) or {}).get(kind) or {}
-        xs, ys = curve.get(x), curve.get(y)
+        xs, ys, _, _, area = curves.get(name, ([], [], None, None, UNDEFINED_ESTIMATE))
         if not xs or not ys:
             continue
-        value = _value(curve.get(area))
-        label = name if value is None else f"{name}, {word} {value:.3f}{_ends(curve.get(area))}"
+        label = name if area.value is None else f"{name}, {word} {area.value:.3f}{_ends(area)}"
         (line,) = ax.plot(xs, ys, color=COLOURS[name], linestyle=DASHES[name], label=label, solid_capstyle="butt")
         line.set_gid(f"{kind} {name}")
-        drawn.append(name)
+        drawn[name] = area
     # After the lines, so that the axes' first lines are the curves.
     for name in drawn:
-        curve = curves[name][kind]
-        low, high = curve.get("low"), curve.get("high")
-        if _same_length(curve[x], low, high):
-            # Without None, which a band cannot hold.
-            ends = np.array([curve[x], low, high], dtype=np.float64)
-            ax.fill_between(*ends, color=COLOURS[name], alpha=0.16, linewidth=0)
+        xs, _, low, high, _ = curves[name]
+        if low is not None and high is not None and len(low) == len(high) == len(xs):
+            ax.fill_between(xs, low, high, color=COLOURS[name], alpha=0.16, linewidth=0)
     return drawn
 
 
-def _same_length(xs: Sequence[float], low: Any, high: Any) -> bool:
-    return low is not None and high is not None and len(low) == len(high) == len(xs)
-
-
-def _value(estimate: Any) -> float | None:
-    return None if estimate is None else estimate.get("value")
-
-
-def _ends(estimate: Any) -> str:
-    ends = estimate.get("ci")
-    return "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+def _ends(area: Estimate) -> str:
+    return "" if area.ci is None else f" [{area.ci[0]:.3f}, {area.ci[1]:.3f}]"
 
 
 def _frame(ax: Axes, title: str, x: str, y: str) -> None:

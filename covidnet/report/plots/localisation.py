@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from covidnet.report.plots.drawing import GREY, INK, axes_of, percent_axis, styled
 from covidnet.report.words import MEASURES
@@ -11,18 +11,19 @@ from covidnet.report.words import MEASURES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MAPS = (("model", "model", INK, "o", INK), ("centre", "centre prior", GREY, "s", "white"),
-         ("mean_map", "mean map", GREY, "^", "white"), ("chance", "chance", GREY, "x", GREY))  # fmt: skip
+    from covidnet.evaluation.localisation import MeasureSummary
+
+_LOOKS = (("model", INK, "o", INK), ("centre prior", GREY, "s", "white"), ("mean map", GREY, "^", "white"),
+          ("chance", GREY, "x", GREY))  # fmt: skip
 _STEP = 0.19
 
 
 @styled
-def localisation_axes(measures: Mapping[str, Any], ax: Axes | None = None) -> Axes:
+def localisation_axes(measures: Mapping[str, MeasureSummary], ax: Axes | None = None) -> Axes:
     """Draw each measure of the model, the centre prior, the mean map and chance, with 95% intervals, in percent.
 
     Args:
-        measures: by name, each with ``model``, ``centre``, ``mean_map`` and ``chance``: ``{"value", "ci", ...}`` or
-            None.
+        measures: by name.
         ax: where to draw; a new figure if None.
 
     Returns:
@@ -31,23 +32,28 @@ def localisation_axes(measures: Mapping[str, Any], ax: Axes | None = None) -> Ax
     """
     known = [name for name in MEASURES if name in measures]
     ax = axes_of(ax, 7.2, 0.8 + 0.5 * max(len(known), 1))
-    for rank, (key, label, colour, marker, face) in enumerate(_MAPS):
+    shown = {
+        "model": [measures[name].model for name in known],
+        "centre": [measures[name].centre for name in known],
+        "mean_map": [measures[name].mean_map for name in known],
+        "chance": [measures[name].chance for name in known],
+    }
+    for rank, ((key, estimates), (label, colour, marker, face)) in enumerate(zip(shown.items(), _LOOKS, strict=True)):
         xs, ys = [], []
-        for row, name in enumerate(known):
-            estimate = (measures[name] or {}).get(key) or {}
-            if estimate.get("value") is None:
+        for row, estimate in enumerate(estimates):
+            if estimate.value is None:
                 continue
-            xs.append(estimate["value"])
+            xs.append(estimate.value)
             ys.append(row + (rank - 1.5) * _STEP)
-            if estimate.get("ci"):
-                ax.plot(estimate["ci"], [ys[-1]] * 2, color=colour, linewidth=1.2, solid_capstyle="butt")
+            if estimate.ci:
+                ax.plot(estimate.ci, [ys[-1]] * 2, color=colour, linewidth=1.2, solid_capstyle="butt")
         if xs:
             (dots,) = ax.plot(xs, ys, marker, color=colour, markerfacecolor=face, markersize=5, label=label)
             dots.set_gid(key)
             # On the line at 0 or 100 a dot is whole.
             dots.set_clip_on(False)
-    for row, name in enumerate(known):
-        if all(((measures[name] or {}).get(key) or {}).get("value") is None for key, *_ in _MAPS):
+    for row, estimates_of in enumerate(zip(*shown.values(), strict=True)):
+        if all(estimate.value is None for estimate in estimates_of):
             ax.text(0.01, row, "no value", va="center", color=GREY)
     ax.set_yticks(range(len(known)), [MEASURES[name] for name in known])
     ax.set_ylim(max(len(known), 1) - 0.5, -0.5)
@@ -58,5 +64,5 @@ def localisation_axes(measures: Mapping[str, Any], ax: Axes | None = None) -> Ax
     ax.set_axisbelow(True)
     percent_axis(ax.xaxis)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(_MAPS), borderaxespad=0.2, handletextpad=0.2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(shown), borderaxespad=0.2, handletextpad=0.2)
     return ax

@@ -1,9 +1,8 @@
-"""Whether heat maps depend on the network: how like they stay to the trained model's as it is re-initialised."""
+"""Whether heat maps depend on the network: how similar they stay to the trained model's as it is re-initialised."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from covidnet.report.plots.drawing import GREY, INK, axes_of, styled
 from covidnet.report.values import clean
@@ -11,17 +10,18 @@ from covidnet.report.values import clean
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from covidnet.evaluation.sanity import SanitySummary, SimilarityMeasure
+
 _LETTERS = 24
 
 
 @styled
-def sanity_axes(sanity: Mapping[str, Any], measure: str, ax: Axes | None = None, title: str = "") -> Axes:
+def sanity_axes(sanity: SanitySummary, measure: SimilarityMeasure, ax: Axes | None = None, title: str = "") -> Axes:
     """Draw the similarity of maps to the trained model's, by the stage down to which the network was re-initialised.
 
     Args:
-        sanity: ``stages`` from the head to the first layer, each with ``stage`` and the measure's ``{"value", "ci"}``,
-            and ``pairs``, how like the trained maps of two images are.
-        measure: ``ssim`` or ``rank``.
+        sanity: the result of the test.
+        measure: by which maps are compared.
         ax: where to draw; a new figure if None.
         title: above.
 
@@ -30,33 +30,31 @@ def sanity_axes(sanity: Mapping[str, Any], measure: str, ax: Axes | None = None,
         whose interval is a band.
     """
     ax = axes_of(ax)
-    stages = [stage or {} for stage in sanity.get("stages") or []]
-    pairs = (sanity.get("pairs") or {}).get(measure) or {}
+    pairs = sanity.pairs.of(measure)
     ax.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":", label="unchanged")
     shown = [0.0, 1.0]
-    if pairs.get("value") is not None:
-        ends = pairs.get("ci")
-        if ends:
-            ax.axhspan(*ends, color="#dcdcdc", linewidth=0, zorder=0)
-            shown += ends
-        line = ax.axhline(pairs["value"], color=GREY, linewidth=1.0, linestyle="--", label="maps of two images")
+    if pairs.value is not None:
+        if pairs.ci:
+            ax.axhspan(*pairs.ci, color="#dcdcdc", linewidth=0, zorder=0)
+            shown += pairs.ci
+        line = ax.axhline(pairs.value, color=GREY, linewidth=1.0, linestyle="--", label="maps of two images")
         line.set_gid("pairs")
     xs, ys = [], []
-    for at, stage in enumerate(stages):
-        estimate = stage.get(measure) or {}
-        if estimate.get("value") is None:
+    for at, stage in enumerate(sanity.stages):
+        estimate = stage.of(measure)
+        if estimate.value is None:
             continue
         xs.append(at)
-        ys.append(estimate["value"])
-        shown += [estimate["value"], *(estimate.get("ci") or [])]
-        if estimate.get("ci"):
-            ax.plot([at, at], estimate["ci"], color=INK, linewidth=1.2, solid_capstyle="butt")
+        ys.append(estimate.value)
+        shown += [estimate.value, *(estimate.ci or ())]
+        if estimate.ci:
+            ax.plot([at, at], estimate.ci, color=INK, linewidth=1.2, solid_capstyle="butt")
     if xs:
         (line,) = ax.plot(xs, ys, "o-", color=INK, markersize=4, linewidth=1.0, label="re-initialised")
         line.set_gid(measure)
-    ax.set_xticks(range(len(stages)), [_name(stage.get("stage")) for stage in stages], rotation=40, ha="right")
+    ax.set_xticks(range(len(sanity.stages)), [_name(stage.stage) for stage in sanity.stages], rotation=40, ha="right")
     ax.tick_params(axis="x", pad=1)
-    ax.set_xlim(-0.5, max(len(stages), 1) - 0.5)
+    ax.set_xlim(-0.5, max(len(sanity.stages), 1) - 0.5)
     # Room for the legend above the highest line.
     span = max(shown) - min(shown)
     ax.set_ylim(min(shown) - 0.05 * span, max(shown) + 0.28 * span)
@@ -69,6 +67,6 @@ def sanity_axes(sanity: Mapping[str, Any], measure: str, ax: Axes | None = None,
     return ax
 
 
-def _name(stage: Any) -> str:
+def _name(stage: str | None) -> str:
     # The font draws every ASCII letter; a layer of someone's own network may be called anything.
-    return clean("" if stage is None else stage).encode("ascii", "backslashreplace").decode()[:_LETTERS]
+    return clean(stage or "").encode("ascii", "backslashreplace").decode()[:_LETTERS]

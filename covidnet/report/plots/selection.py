@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidnet.evaluation.selection import best_of
+from covidnet.evaluation.selection import SimulatedChoice, best_of
 from covidnet.report.plots.drawing import GREY, INK, axes_of, percent_axis, styled
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _LIKELY = 0.001
 def selection_axes(
     accuracies: Sequence[float | None],
     n: int,
-    simulated: Mapping[str, Any],
+    simulated: SimulatedChoice | None,
     selected: float | None = None,
     ax: Axes | None = None,
     title: str = "",
@@ -30,7 +30,7 @@ def selection_axes(
     Args:
         accuracies: of the models on the unseen fold.
         n: images of that fold; where patients have several, as many as they count for.
-        simulated: ``accuracy`` (the true one of each model) and ``expected_best``.
+        simulated: the best of models of the same mean accuracy; None where that was not simulated.
         selected: accuracy of the selected model on the unseen fold.
         ax: where to draw; a new figure if None.
         title: above.
@@ -40,7 +40,7 @@ def selection_axes(
     """
     ax = axes_of(ax, 7.2, 2.6)
     there = sorted(value for value in accuracies if value is not None)
-    p, expected = simulated.get("accuracy"), simulated.get("expected_best")
+    p, expected = (None, None) if simulated is None else (simulated.accuracy, simulated.expected_best)
     top = 1.0
     shown = list(there)
     if p is not None and n and there:
@@ -65,13 +65,9 @@ def selection_axes(
         dots.set_markeredgewidth(0)
         dots.set_gid("models")
         foot = min(spots)
-    marks = [
-        (p, "mean", GREY, "--"),
-        (expected, "expected best", INK, "--"),
-        (max(there) if there else None, "best", INK, "-"),
-        (selected, "selected", "#8e3b76", "-"),
-    ]
-    _marks(ax, [mark for mark in marks if mark[0] is not None], top)
+    marks = ((p, "mean", GREY, "--"), (expected, "expected best", INK, "--"),
+             (max(there) if there else None, "best", INK, "-"), (selected, "selected", "#8e3b76", "-"))  # fmt: skip
+    _marks(ax, [(value, name, colour, style) for value, name, colour, style in marks if value is not None], top)
     ax.axhline(0.0, color="#555555", linewidth=0.6)
     ax.set_ylim(foot - 0.08 * top, 1.62 * top)
     if shown:
@@ -99,7 +95,7 @@ def _stacked(values: Sequence[float], first: float, step: float) -> list[float]:
     return heights
 
 
-def _marks(ax: Axes, marks: Sequence[tuple[Any, str, str, str]], top: float) -> None:
+def _marks(ax: Axes, marks: Sequence[tuple[float, str, str, str]], top: float) -> None:
     """Vertical lines, each with its name on a height of its own, so that names of near lines do not overlap."""
     for rank, (value, name, colour, style) in enumerate(sorted(marks, key=lambda mark: mark[0])):
         height = top * (1.14 + 0.13 * rank)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +12,13 @@ from covidnet.report.plots.drawing import GREY, INK, axes_of, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from covidnet.report.summary import Loss, TrainingCurve
+
 
 @styled
 def training_axes(
-    curves: Sequence[Mapping[str, Any]],
-    key: str,
+    curves: Sequence[TrainingCurve],
+    loss: Loss,
     ax: Axes | None = None,
     title: str = "",
     highlight: int | None = None,
@@ -24,9 +26,8 @@ def training_axes(
     """Draw one loss of every fold by epoch.
 
     Args:
-        curves: each with ``fold``, ``epoch``, the loss, and ``best`` or ``stopped``: the epoch whose weights were kept,
-            or else the one at which training stopped, where it is known.
-        key: ``train_loss`` or ``val_loss``. Folds without it are left out.
+        curves: of the folds. Those without the loss are left out.
+        loss: which one.
         ax: where to draw; a new figure if None.
         title: above.
         highlight: the fold whose line is drawn thick.
@@ -39,18 +40,18 @@ def training_axes(
     ax = axes_of(ax)
     last = 0
     for curve in curves:
-        epochs = np.array(curve.get("epoch") or [], dtype=np.float64)
-        losses = np.array(curve.get(key) or [], dtype=np.float64)
+        epochs = np.array(curve.epoch, dtype=np.float64)
+        losses = np.array(curve.of(loss), dtype=np.float64)
         if not epochs.size or epochs.size != losses.size or np.isnan(losses).all():
             continue
         last = max(last, int(epochs.max()))
-        chosen = highlight is not None and curve.get("fold") == highlight
+        chosen = highlight is not None and curve.fold == highlight
         colour, width = (INK, 1.6) if chosen else (GREY, 0.7)
         # A single epoch is no line.
         marker = "_" if epochs.size == 1 else ""
         (line,) = ax.plot(epochs, losses, color=colour, linewidth=width, marker=marker, zorder=3 if chosen else 2)
-        line.set_gid(f"{key} {curve.get('fold')}")
-        marked = curve.get("best") if curve.get("best") is not None else curve.get("stopped")
+        line.set_gid(f"{loss} {curve.fold}")
+        marked = curve.stopped if curve.best is None else curve.best
         where = np.flatnonzero(epochs == marked) if marked is not None else np.array([], dtype=np.intp)
         if where.size and not np.isnan(losses[where[0]]):
             ax.plot(epochs[where[0]], losses[where[0]], "o", color=colour, markersize=4.5 if chosen else 3, zorder=4)

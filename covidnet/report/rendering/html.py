@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from covidnet.base.errors import DataError
+from covidnet.evaluation.results import to_json
 from covidnet.report.rendering.document import Cell, Document, Figure, Picture, Table
 from covidnet.report.rendering.pictures import picture_size
 from covidnet.report.rendering.svg import data_uri, svg
@@ -31,13 +32,13 @@ def json_text(name: str, content: Any) -> str:
 
     Args:
         name: of the file, for the error.
-        content: plain values.
+        content: results, or plain values.
 
     Raises:
         DataError: a number is not finite.
     """
     try:
-        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+        return json.dumps(to_json(content), indent=2, allow_nan=False) + "\n"
     except ValueError as error:
         raise DataError(f"{name}: {error}; a value that does not exist is None") from None
 

@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from covidnet.evaluation.calibration import Calibration
+from covidnet.evaluation.results import Measured, empty
 from covidnet.report.plots.figures import calibration_figure
 from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Figure, Paragraph, Section, Table
-from covidnet.report.summary import Summary, at
+from covidnet.report.summary import CalibrationChange, ScoredCalibration, SweepSummary, Temperature
 from covidnet.report.terminal import UNDEFINED
 from covidnet.report.values import Value, area, rate
 from covidnet.report.words import count, is_locked
 
-SCORES: tuple[tuple[str, str], ...] = (("ECE", "ece"), ("Brier score", "brier"), ("Log loss", "loss"))
-"""The measures of calibration, as they are written and by their keys."""
-
-_AFTER = "_calibrated"
+SCORES = ("ECE", "Brier score", "Log loss")
+"""The measures of calibration, as they are written, in the order of `score_values`."""
 
 
-def parts(summary: Summary) -> list[tuple[str, str]]:
-    """What is looked at: how it is written, and its key in the summary.
+@dataclass(frozen=True)
+class Part:
+    """What is looked at: the pooled test folds, or the ensemble on the unseen fold.
 
     Args:
-        summary: of a sweep, or of a single run, which has nothing to pool.
-
-    Example:
-        >>> parts({"folds": [3]})
-        [('Test fold', 'pooled'), ('Unseen fold', 'ensemble_unseen')]
+        title: how it is written.
+        before: the temperature.
+        after: the temperature; None where there is none.
+        change: after less before.
     """
-    alone = len(summary.get("folds") or []) == 1
-    titles = ("Test fold", "Unseen fold") if alone else ("Test folds, pooled", "Unseen fold, ensemble")
-    found = list(zip(titles, ("pooled", "ensemble_unseen"), strict=True))
-    return found[:1] if is_locked(summary) else found
+
+    title: str
+    before: ScoredCalibration | None
+    after: ScoredCalibration | None
+    change: CalibrationChange | None
 
 
-def calibration(summary: Summary) -> Section:
+def parts(summary: SweepSummary) -> list[Part]:
+    """What is looked at; of a single run, which has nothing to pool, its folds; no unseen fold that is locked.
+
+    Args:
+        summary: of a sweep or of a single run.
+    """
+    alone = len(summary.folds) == 1
+    found, change = summary.calibration, summary.calibration.change or {}
+    test = Part(
+        "Test fold" if alone else "Test folds, pooled", found.pooled, found.pooled_calibrated, change.get("pooled")
+    )
+    unseen = Part(
+        "Unseen fold" if alone else "Unseen fold, ensemble",
+        found.ensemble_unseen,
+        found.ensemble_unseen_calibrated,
+        change.get("ensemble_unseen"),
+    )
+    return [test] if is_locked(summary) else [test, unseen]
+
+
+def score_values(numbers: ScoredCalibration | None) -> list[Value]:
+    """The values of `SCORES`."""
+    known = numbers or empty(ScoredCalibration)
+    return [
+        area(known.ece), area(Measured(known.brier, known.ci.brier)), area(Measured(known.loss, known.ci.loss))
+    ]  # fmt: skip
+
+
+def calibration(summary: SweepSummary) -> Section:
     """Whether the probabilities mean what they say, as predicted and as shown to users.
 
     Args:
         summary: of a sweep; one from before there were temperatures has the numbers before alone.
     """
-    told = at(summary, "calibration") or {}
     blocks: list[Block] = []
     if words := temperature_words(summary):
         blocks.append(Paragraph(" ".join(words)))
@@ -48,39 +76,40 @@ def calibration(summary: Summary) -> Section:
         blocks.append(Bullets(words))
     drawing = calibration_figure(summary)
     if drawing is not None:
-        both = any(at(told, key + _AFTER, "bins") for _, key in parts(summary))
+        both = any(part.after and part.after.bins for part in parts(summary))
         blocks.append(
             Figure(
                 "Reliability: how often predictions of a given confidence are right, with 95% intervals over "
                 f"the number of images in each bin{' before the temperature' if both else ''}. On the dotted line "
                 "confidence is accuracy; above it the models are under-confident, below it over-confident."
                 + (" Filled: as predicted. Hollow: after the temperature." if both else ""),
-                "Reliability diagrams. " + " ".join(_spoken(told, title, key) for title, key in _with_after(summary)),
+                "Reliability diagrams. " + " ".join(_spoken(*one) for one in _with_after(summary)),
                 drawing,
-                [t for title, key in _with_after(summary) if (t := _bins(told, title, key)) is not None],
+                [table for one in _with_after(summary) if (table := _bins(*one)) is not None],
             )
         )
     blocks.append(calibration_table(summary))
-    if (table := _temperatures(told)) is not None:
+    if (table := _temperatures(summary.calibration.temperatures)) is not None:
         blocks.append(table)
     return Section("Calibration", "calibration", blocks)
 
 
-def calibration_table(summary: Summary) -> Table:
+def calibration_table(summary: SweepSummary) -> Table:
     """ECE, Brier score and log loss before and after the temperature, and what it changed.
 
     Args:
         summary: of a sweep.
     """
-    told = at(summary, "calibration") or {}
     rows: list[list[Cell]] = []
-    for title, key in parts(summary):
-        rows.append([f"{title}{': before' if at(told, key + _AFTER) else ''}", *_row(at(told, key))])
-        if at(told, key + _AFTER):
-            rows.append([f"{title}: after", *_row(at(told, key + _AFTER))])
-        if (change := at(told, "change", key)) is not None:
-            rows.append([f"{title}: after less before", "", *(area(at(change, score)) for _, score in SCORES)])
-    columns = [Column(""), Column("Accuracy"), *(Column(name) for name, _ in SCORES)]
+    for part in parts(summary):
+        rows.append([f"{part.title}{': before' if part.after else ''}", *_row(part.before)])
+        if part.after:
+            rows.append([f"{part.title}: after", *_row(part.after)])
+        if change := part.change:
+            rows.append(
+                [f"{part.title}: after less before", "", area(change.ece), area(change.brier), area(change.loss)]
+            )
+    columns = [Column(""), Column("Accuracy"), *(Column(name) for name in SCORES)]
     return Table(
         "Calibration. Accuracy in percent. ECE: mean distance of accuracy and confidence, weighted by images (0 is "
         "best). Brier: mean squared distance of probabilities and truth, summed over the classes (0 best, 2 worst; "
@@ -96,7 +125,7 @@ def calibration_table(summary: Summary) -> Table:
     )
 
 
-def temperature_words(summary: Summary) -> list[str]:
+def temperature_words(summary: SweepSummary) -> list[str]:
     """How the temperatures were fitted, and how far to trust them.
 
     Args:
@@ -105,15 +134,14 @@ def temperature_words(summary: Summary) -> list[str]:
     Returns:
         Sentences; none where the summary is from before there were temperatures.
     """
-    fitted = at(summary, "calibration", "temperatures")
+    fitted = summary.calibration.temperatures
     if not fitted:
         return []
-    known = [one for one in fitted if at(one, "value") is not None]
-    if not known:
+    values = [one.value for one in fitted if one.value is not None]
+    if not values:
         return ["No temperature was fitted: the runs have no validation images. The probabilities are as predicted."]
-    validation = at(summary, "data", "validation")
+    validation = summary.data.validation
     where = "its test fold, which the protocol calls validation" if validation == "test" else "its validation images"
-    values = [one["value"] for one in known]
     spread = (
         f"It is {_plain(values[0])}"
         if len(values) == 1
@@ -124,9 +152,9 @@ def temperature_words(summary: Summary) -> list[str]:
         "maximum likelihood (Guo et al. 2017). Above 1 it lowers the confidence of a model, below 1 it raises it. "
         f"{spread}. It never changes what a single model predicts."
     ]
-    if len(known) < len(fitted):
+    if len(values) < len(fitted):
         words.append(
-            f"{count(len(fitted) - len(known), 'run')} of {len(fitted)} had no validation images, so there are no "
+            f"{count(len(fitted) - len(values), 'run')} of {len(fitted)} had no validation images, so there are no "
             "numbers after the temperature."
         )
     if validation == "test":
@@ -137,7 +165,7 @@ def temperature_words(summary: Summary) -> list[str]:
     return words
 
 
-def change_words(summary: Summary) -> list[str]:
+def change_words(summary: SweepSummary) -> list[str]:
     """What the temperature changed, good or bad.
 
     Args:
@@ -146,37 +174,38 @@ def change_words(summary: Summary) -> list[str]:
     Returns:
         Sentences; none where there are no numbers after it.
     """
-    told = at(summary, "calibration") or {}
     words = []
-    for title, key in parts(summary):
-        before, after = at(told, key), at(told, key + _AFTER)
-        if at(told, "change", key, "loss", "value") is None:
+    for part in parts(summary):
+        before, after, change = part.before, part.after, part.change
+        if before is None or after is None or change is None or change.loss.value is None:
             continue
         words.append(
-            f"{title}: log loss {_plain(at(before, 'loss'))} before, {_plain(at(after, 'loss'))} after, ECE "
-            f"{_plain(at(before, 'ece'))} and {_plain(at(after, 'ece'))}; {_verdict(at(told, 'change', key))}."
+            f"{part.title}: log loss {_plain(before.loss)} before, {_plain(after.loss)} after, ECE "
+            f"{_plain(before.ece)} and {_plain(after.ece)}; {_verdict(change)}."
         )
-    changed = told.get("ensemble_changed")
-    if changed is not None and len(told.get("temperatures") or []) > 1:
+    found = summary.calibration
+    if found.ensemble_changed is not None and len(found.temperatures) > 1:
         ensemble = (
             "The ensemble averages the tempered probabilities, which is another average than that of the untempered "
             "ones: it predicts another class for "
         )
-        before, after = (at(told, f"ensemble_unseen{end}", "accuracy") for end in ("", _AFTER))
-        moved = f"{changed} of the images" if changed else "none of the images"
-        if changed and before is not None and after is not None:
-            moved += f", and its accuracy is {rate(before).number}% before and {rate(after).number}% after"
+        first, second = found.ensemble_unseen, found.ensemble_unseen_calibrated
+        moved = f"{found.ensemble_changed} of the images" if found.ensemble_changed else "none of the images"
+        if found.ensemble_changed and first is not None and second is not None:
+            moved += (
+                f", and its accuracy is {rate(first.accuracy).number}% before and {rate(second.accuracy).number}% after"
+            )
         words.append(f"{ensemble}{moved}.")
     return words
 
 
-def _verdict(change: Mapping[str, Any]) -> str:
+def _verdict(change: CalibrationChange) -> str:
     """What changed by more than the choice of patients may explain, and what did not."""
     clear: dict[str, list[str]] = {"worse": [], "better": []}
     unclear = []
-    for name, key in (("log loss", "loss"), ("Brier score", "brier")):
-        value, ends = at(change, key, "value"), at(change, key, "ci")
-        if value is None:
+    for name, measured in (("log loss", change.loss), ("Brier score", change.brier)):
+        ends = measured.ci
+        if measured.value is None:
             continue
         if ends is not None and ends[0] * ends[1] > 0.0:
             clear["worse" if ends[0] > 0.0 else "better"].append(name)
@@ -192,37 +221,35 @@ def _plain(value: float | None) -> str:
     return area(value).number
 
 
-def _with_after(summary: Summary) -> list[tuple[str, str]]:
+def _with_after(summary: SweepSummary) -> list[tuple[str, Calibration | None]]:
     """The parts, each followed by itself after the temperature where there is that."""
-    found = []
-    for title, key in parts(summary):
-        after = at(summary, "calibration", key + _AFTER) is not None
-        found.append((f"{title}, before" if after else title, key))
-        if after:
-            found.append((f"{title}, after", key + _AFTER))
+    found: list[tuple[str, Calibration | None]] = []
+    for part in parts(summary):
+        found.append((f"{part.title}, before" if part.after else part.title, part.before))
+        if part.after:
+            found.append((f"{part.title}, after", part.after))
     return found
 
 
-def _row(numbers: Any) -> list[Cell]:
-    ends = at(numbers, "ci") or {}
-    cells: list[Cell] = [rate(at(numbers, "accuracy"))]
-    return [*cells, *(area({"value": at(numbers, score), "ci": ends.get(score)}) for _, score in SCORES)]
+def _row(numbers: ScoredCalibration | None) -> list[Cell]:
+    return [rate(None if numbers is None else numbers.accuracy), *score_values(numbers)]
 
 
-def _spoken(told: Mapping[str, Any], title: str, key: str) -> str:
-    return f"{title}: ECE {_plain(at(told, key, 'ece'))}, Brier score {_plain(at(told, key, 'brier'))}."
+def _spoken(title: str, numbers: Calibration | None) -> str:
+    known = numbers or empty(Calibration)
+    return f"{title}: ECE {_plain(known.ece)}, Brier score {_plain(known.brier)}."
 
 
-def _bins(told: Mapping[str, Any], title: str, key: str) -> Table | None:
-    bins = [b for b in at(told, key, "bins") or [] if b.get("n")]
+def _bins(title: str, numbers: Calibration | None) -> Table | None:
+    bins = [b for b in numbers.bins if b.n] if numbers else []
     if not bins:
         return None
     rows: list[list[Cell]] = [
         [
-            f"{100 * b['low']:.0f}\N{EN DASH}{100 * b['high']:.0f}",
-            Value(b["n"]),
-            rate(b.get("confidence")),
-            rate({"value": b.get("accuracy"), "ci": b.get("ci")}),
+            f"{100 * b.low:.0f}\N{EN DASH}{100 * b.high:.0f}",
+            Value(b.n),
+            rate(b.confidence),
+            rate(Measured(b.accuracy, b.ci)),
         ]
         for b in bins
     ]
@@ -230,13 +257,12 @@ def _bins(told: Mapping[str, Any], title: str, key: str) -> Table | None:
     return Table(f"Reliability, {title[:1].lower()}{title[1:]}. Percent.", columns, rows)
 
 
-def _temperatures(told: Mapping[str, Any]) -> Table | None:
-    fitted: Sequence[Mapping[str, Any]] = told.get("temperatures") or []
-    if not any(at(one, "value") is not None for one in fitted):
+def _temperatures(fitted: Sequence[Temperature]) -> Table | None:
+    if not any(one.value is not None for one in fitted):
         return None
-    folds = [UNDEFINED if at(one, "fold") is None else str(one["fold"]) for one in fitted]
+    folds = [UNDEFINED if one.fold is None else str(one.fold) for one in fitted]
     rows: list[list[Cell]] = [
-        ["Temperature", *(Value(at(one, "value"), None, 1.0, 2) for one in fitted)],
-        ["Images that it was fitted on", *(Value(at(one, "n")) for one in fitted)],
+        ["Temperature", *(Value(one.value, None, 1.0, 2) for one in fitted)],
+        ["Images that it was fitted on", *(Value(one.n) for one in fitted)],
     ]
     return Table("Temperatures.", [Column("Model of fold"), *(Column(fold) for fold in folds)], rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from covidnet.evaluation.comparison import Comparison
 from covidnet.report.paper.published import PAPER
 from covidnet.report.rendering.document import Block, Document, Figure, Link, Picture, Section, Table
 from covidnet.report.rendering.pictures import with_pictures
-from covidnet.report.summary import Summary, at
+from covidnet.report.summary import SweepSummary
 from covidnet.report.sweep.calibration import calibration
 from covidnet.report.sweep.explanations import explanations
 from covidnet.report.sweep.method import again, data, intervals, method, training
@@ -21,7 +21,7 @@ from covidnet.report.words import CARD_PAGE, CARD_PLAIN, FOLDS, beside_paper, co
 
 
 def report_document(
-    summary: Summary, compared: Sequence[Mapping[str, Any]] = (), others: Sequence[Summary] = ()
+    summary: SweepSummary, compared: Sequence[Comparison] = (), others: Sequence[SweepSummary] = ()
 ) -> Document:
     """Everything that a report says.
 
@@ -55,15 +55,12 @@ def report_document(
         what_does_not_add_up() if beside_paper(summary) else None,
         intervals(),
     ]
-    folds = len(summary.get("folds") or [])
+    folds = len(summary.folds)
     what = "Ten-fold cross-validation" if folds == FOLDS else f"Cross-validation, {folds} of {FOLDS} folds"
-    subtitle = (
-        f"Data: {at(summary, 'data', 'name') or 'unnamed'}; {count(at(summary, 'pooled', 'n'), 'image')} in the test "
-        "folds."
-    )
+    subtitle = f"Data: {summary.data.name or 'unnamed'}; {count(summary.pooled.n, 'image')} in the test folds."
     if beside_paper(summary):
         subtitle += f" Beside each number stands that of {PAPER.authors}, {PAPER.title}."
-    read = with_pictures(sections, summary.get("folder"))
+    read = with_pictures(sections, summary.folder)
     return Document(f"{what}: {sweep_name(summary)}", subtitle, numbered(read))
 
 

@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covidnet.base.classes import CLASSES
-from covidnet.report.summary import Summary, at
+from covidnet.evaluation.results import Estimate, empty
+from covidnet.evaluation.scores import SplitScores
+from covidnet.report.summary import SweepSummary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_METRICS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("accuracy", ("accuracy",)),
-    ("macro sensitivity", ("macro", "sensitivity")),
-    ("macro specificity", ("macro", "specificity")),
-    (f"{CLASSES[0]} sensitivity", ("classes", CLASSES[0], "sensitivity")),
-    (f"{CLASSES[0]} specificity", ("classes", CLASSES[0], "specificity")),
-)
 
-
-def grid_table(summaries: Mapping[str, Summary]) -> pd.DataFrame:
+def grid_table(summaries: Mapping[str, SweepSummary]) -> pd.DataFrame:
     """Numbers of the pooled test folds by method, with a column for each seed.
 
     Args:
@@ -31,15 +25,10 @@ def grid_table(summaries: Mapping[str, Summary]) -> pd.DataFrame:
     Returns:
         Columns ``method``, ``metric``, ``folds`` (the fewest of a seed), ``seed=0`` and so on (fractions of 1, NaN
         where there is none), ``mean``, ``sd`` (over seeds, n - 1; NaN for one seed) and ``n`` (seeds).
-
-    Example:
-        >>> table = grid_table({f"seed={n}": {"folds": [0], "pooled": {"accuracy": {"value": n / 2}}} for n in (0, 1)})
-        >>> table.iloc[0].to_dict()["mean"] == 0.25, int(table["n"].iloc[0])
-        (True, 2)
     """
     import pandas as pd
 
-    methods: dict[str, dict[str, Summary]] = {}
+    methods: dict[str, dict[str, SweepSummary]] = {}
     for group, summary in summaries.items():
         parts = group.split(",")
         method = ",".join(part for part in parts if not part.startswith("seed=")) or "all runs"
@@ -48,9 +37,12 @@ def grid_table(summaries: Mapping[str, Summary]) -> pd.DataFrame:
     seeds = sorted({seed for of_method in methods.values() for seed in of_method}, key=lambda seed: (len(seed), seed))
     rows: list[dict[str, Any]] = []
     for method, of_method in methods.items():
-        folds = min(len(summary.get("folds") or []) for summary in of_method.values())
-        for metric, keys in _METRICS:
-            values = {seed: at(of_method.get(seed), "pooled", *keys, "value") for seed in seeds}
+        folds = min(len(summary.folds) for summary in of_method.values())
+        numbers = {
+            seed: _metrics(of_method[seed].pooled if seed in of_method else empty(SplitScores)) for seed in seeds
+        }
+        for metric in _metrics(empty(SplitScores)):
+            values = {seed: numbers[seed][metric].value for seed in seeds}
             there = [float(value) for value in values.values() if value is not None]
             rows.append(
                 {
@@ -64,6 +56,17 @@ def grid_table(summaries: Mapping[str, Summary]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _metrics(scores: SplitScores) -> dict[str, Estimate]:
+    covid = scores.classes[CLASSES[0]]
+    return {
+        "accuracy": scores.accuracy,
+        "macro sensitivity": scores.macro.sensitivity,
+        "macro specificity": scores.macro.specificity,
+        f"{CLASSES[0]} sensitivity": covid.sensitivity,
+        f"{CLASSES[0]} specificity": covid.specificity,
+    }
 
 
 def grid_latex(table: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from covidnet.base.classes import CLASSES
+from covidnet.evaluation.results import to_json
 from covidnet.report.paper.published import TABLE4
 from covidnet.report.paper.tables import PARTS, images
 from covidnet.report.plots.figures import training_figure
@@ -23,13 +24,13 @@ from covidnet.report.rendering.document import (
     Table,
     without_paper,
 )
-from covidnet.report.summary import Summary, at
+from covidnet.report.summary import SweepSummary
 from covidnet.report.terminal import UNDEFINED
 from covidnet.report.values import Value
 from covidnet.report.words import beside_paper, count
 
 
-def training(summary: Summary) -> Section | None:
+def training(summary: SweepSummary) -> Section | None:
     """The loss by epoch; None where no curves were kept.
 
     Args:
@@ -38,27 +39,27 @@ def training(summary: Summary) -> Section | None:
     drawing = training_figure(summary)
     if drawing is None:
         return None
-    curves = summary["training_curves"]
+    curves = summary.training_curves
     marked = (
         "the epoch with the lowest validation loss"
-        if any(at(curve, "best") is not None for curve in curves)
+        if any(curve.best is not None for curve in curves)
         else "the epoch at which training stopped"
-        if any(at(curve, "stopped") is not None for curve in curves)
+        if any(curve.stopped is not None for curve in curves)
         else ""
     )
-    fold = at(summary, "selection", "fold")
+    fold = summary.selection.fold
     caption = (
         f"Loss by epoch, {'one line for each of ' if len(curves) > 1 else ''}{count(len(curves), 'model')}"
         + (f"; thick: the model of fold {fold}" if fold is not None else "")
         + (f"; dots: {marked}" if marked else "")
         + ". The training loss is taken while the weights still change, and with augmented images."
     )
-    last = max((epoch for curve in curves for epoch in curve.get("epoch") or []), default=0)
+    last = max((epoch for curve in curves for epoch in curve.epoch), default=0)
     alt = f"Training and validation loss of {count(len(curves), 'model')} over {count(last + 1, 'epoch')}."
     return Section("Training", "training", [Figure(caption, alt, drawing)])
 
 
-def data(summary: Summary) -> Section:
+def data(summary: SweepSummary) -> Section:
     """Table 4, and what the images and the folds are.
 
     Args:
@@ -84,51 +85,50 @@ def data(summary: Summary) -> Section:
     )
     if not beside_paper(summary):
         table = without_paper(table)
-    described = summary.get("data") or {}
+    described = summary.data
     facts = [
-        ("Data set", described.get("name")),
-        ("Synthetic", _yes(described.get("synthetic"))),
-        ("Images in the folds", described.get("images")),
-        ("Images left out of the balanced draw", described.get("left_out")),
-        ("Files refused", described.get("refused")),
-        ("Patients", described.get("patients")),
-        ("Images of unknown patient", described.get("unknown_patients")),
-        ("Images of each class in a fold", described.get("per_fold")),
-        ("Kept together in one fold (split.group)", described.get("group")),
-        ("Validation (split.validation)", described.get("validation")),
-        ("View (data.view)", described.get("view") or "all"),
+        ("Data set", described.name),
+        ("Synthetic", _yes(described.synthetic)),
+        ("Images in the folds", described.images),
+        ("Images left out of the balanced draw", described.left_out),
+        ("Files refused", described.refused),
+        ("Patients", described.patients),
+        ("Images of unknown patient", described.unknown_patients),
+        ("Images of each class in a fold", described.per_fold),
+        ("Kept together in one fold (split.group)", described.group),
+        ("Validation (split.validation)", described.validation),
+        ("View (data.view)", described.view or "all"),
     ]
     return Section("Data and split", "data", [table, facts_table("Data and split.", facts)])
 
 
-def method(summary: Summary) -> Section:
+def method(summary: SweepSummary) -> Section:
     """Settings, versions, hashes and times.
 
     Args:
         summary: of a sweep.
     """
-    settings = [
-        (name, value) for key in ("model", "augment", "training") for name, value in _flat(summary.get(key) or {}, key)
-    ]
+    parts = (("model", summary.model), ("augment", summary.augment), ("training", summary.training))
+    settings = [(name, value) for key, part in parts for name, value in _flat(part, key)]
     hashes = [
         (name.replace("predictions_sha256.", "predictions_sha256, fold "), value)
-        for name, value in _flat(summary.get("hashes") or {}, "")
+        for name, value in _flat(to_json(summary.hashes), "")
     ]
-    seconds = [(f"{name}, seconds", value) for name, value in _flat(summary.get("seconds") or {}, "")]
-    versions = _flat(summary.get("versions") or {}, "")
+    seconds = [(f"{name}, seconds", value) for name, value in summary.seconds.items()]
+    versions = list(summary.versions.items())
     blocks: list[Block] = [facts_table("Settings.", settings)]
     if versions:
         blocks.append(facts_table("Versions.", versions))
     blocks.append(
         facts_table(
             "Hashes (SHA-256), revision and times, summed over the runs.",
-            [*hashes, ("git revision", summary.get("git_revision")), *seconds],
+            [*hashes, ("git revision", summary.git_revision), *seconds],
         )
     )
     return Section("Settings, versions and hashes", "method", blocks)
 
 
-def again(summaries: Sequence[Summary]) -> Section:
+def again(summaries: Sequence[SweepSummary]) -> Section:
     """The command that makes this report again.
 
     Args:
@@ -143,8 +143,8 @@ def again(summaries: Sequence[Summary]) -> Section:
             ),
             Code(
                 command(
-                    [str(s.get("folder") or "DIR") for s in summaries],
-                    [str((s.get("asked") or {}).get("only") or "") for s in summaries],
+                    [str(s.folder or "DIR") for s in summaries],
+                    [str(s.asked.get("only") or "") for s in summaries],
                 )
                 + _asked(summaries[0])
             ),
@@ -152,10 +152,9 @@ def again(summaries: Sequence[Summary]) -> Section:
     )
 
 
-def _asked(summary: Summary) -> str:
+def _asked(summary: SweepSummary) -> str:
     """What the report was asked for beside its folders, as further settings."""
-    asked = summary.get("asked") or {}
-    return "".join(f" {name}={value}" for name, value in asked.items() if value is not None and name != "only")
+    return "".join(f" {name}={value}" for name, value in summary.asked.items() if value is not None and name != "only")
 
 
 def command(folders: Sequence[str], only: Sequence[str] = ()) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from covidnet.base.classes import CLASSES
+from covidnet.evaluation.comparison import AdjustedP, Comparison
+from covidnet.evaluation.results import Measured, empty
 from covidnet.report.paper.published import SOURCES, TABLE6, TABLE7, inconsistencies
 from covidnet.report.paper.tables import approach, augmentation
 from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Paragraph, References, Section, Table
-from covidnet.report.summary import Summary, at
+from covidnet.report.summary import SweepSummary
 from covidnet.report.terminal import UNDEFINED
 from covidnet.report.values import Value, area, printed, rate
 from covidnet.report.words import count, model_name, probability, sweep_name
@@ -17,7 +18,7 @@ from covidnet.report.words import count, model_name, probability, sweep_name
 _METRICS = (("Accuracy", "accuracy"), ("Sensitivity", "sensitivity"), ("Specificity", "specificity"))
 
 
-def beside_the_paper(summaries: Sequence[Summary]) -> Section:
+def beside_the_paper(summaries: Sequence[SweepSummary]) -> Section:
     """Tables 6 and 7.
 
     Args:
@@ -28,7 +29,7 @@ def beside_the_paper(summaries: Sequence[Summary]) -> Section:
     return Section("With and without augmentation, and other approaches", "paper", [*blocks, References(cited)])
 
 
-def _table6(summaries: Sequence[Summary]) -> Table:
+def _table6(summaries: Sequence[SweepSummary]) -> Table:
     columns, rows = [Column("")], [[title] for title, _ in _METRICS]
     cells: list[list[Cell]] = [list(row) for row in rows]
     for kind, group in (("with", "With augmentation"), ("without", "Without augmentation"), (None, "Not recorded")):
@@ -39,9 +40,10 @@ def _table6(summaries: Sequence[Summary]) -> Table:
         for summary in summaries:
             if augmentation(summary) == kind:
                 columns.append(Column(sweep_name(summary), group))
-                pooled = summary.get("pooled")
-                for row, (_, key) in zip(cells, _METRICS, strict=True):
-                    row.append(rate(at(pooled, "accuracy") if key == "accuracy" else at(pooled, "macro", key)))
+                pooled = summary.pooled
+                means = (pooled.accuracy, pooled.macro.sensitivity, pooled.macro.specificity)
+                for row, mean in zip(cells, means, strict=True):
+                    row.append(rate(mean))
     return Table(
         "With and without augmentation: accuracy, and the classes' mean sensitivity and specificity, on the pooled "
         "test folds. Percent; 95% intervals in brackets.",
@@ -52,7 +54,7 @@ def _table6(summaries: Sequence[Summary]) -> Table:
     )
 
 
-def _table7(summaries: Sequence[Summary]) -> Table:
+def _table7(summaries: Sequence[SweepSummary]) -> Table:
     columns = [Column(""), *(Column(name, "Published") for name in TABLE7)]
     cells: list[list[Cell]] = [[title] for title, _ in _METRICS]
     for published in TABLE7.values():
@@ -63,8 +65,9 @@ def _table7(summaries: Sequence[Summary]) -> Table:
         repeats = approach(summary)
         note = "" if repeats is None else f", as \N{LEFT DOUBLE QUOTATION MARK}{repeats}\N{RIGHT DOUBLE QUOTATION MARK}"
         columns.append(Column(f"{sweep_name(summary)} ({model_name(summary)}{note})", "Ours"))
-        for row, (_, key) in zip(cells, _METRICS, strict=True):
-            row.append(rate(at(summary, "pooled", "classes", CLASSES[0], key)))
+        covid = summary.pooled.classes[CLASSES[0]]
+        for row, number in zip(cells, (covid.accuracy, covid.sensitivity, covid.specificity), strict=True):
+            row.append(rate(number))
     return Table(
         "COVID-19 against the other two classes, on the pooled test folds. Percent; 95% intervals in brackets.",
         columns,
@@ -79,7 +82,7 @@ def _table7(summaries: Sequence[Summary]) -> Table:
     )
 
 
-def comparisons(found: Sequence[Mapping[str, Any]]) -> Section:
+def comparisons(found: Sequence[Comparison]) -> Section:
     """Each pair of sweeps, compared on the same images.
 
     Args:
@@ -96,51 +99,51 @@ def comparisons(found: Sequence[Mapping[str, Any]]) -> Section:
     return Section("Sweeps compared", "comparison", blocks)
 
 
-def _comparison(pair: Mapping[str, Any]) -> Table:
+def _comparison(pair: Comparison) -> Table:
     columns = [Column("Test"), Column("A"), Column("B"), Column("A \N{MINUS SIGN} B"), Column("Statistic"), Column("p"),
                Column("p, adjusted")]  # fmt: skip
-    mcnemar, test, holm = pair.get("mcnemar"), pair.get("t_test"), pair.get("p_holm")
+    mcnemar, test, holm = pair.mcnemar, pair.t_test, pair.p_holm or empty(AdjustedP)
     rows: list[list[Cell]] = [
         [
             "Accuracy, McNemar",
-            rate(pair.get("accuracy_a")),
-            rate(pair.get("accuracy_b")),
-            rate(pair.get("difference")),
-            f"A alone right: {count(at(mcnemar, 'only_a'))}; B alone right: {count(at(mcnemar, 'only_b'))}",
-            probability(at(mcnemar, "p")),
-            probability(at(holm, "mcnemar")),
+            rate(pair.accuracy_a),
+            rate(pair.accuracy_b),
+            rate(pair.difference),
+            f"A alone right: {count(mcnemar.only_a)}; B alone right: {count(mcnemar.only_b)}",
+            probability(mcnemar.p),
+            probability(holm.mcnemar),
         ]
     ]
     if test:
-        difference = {"value": at(test, "mean_difference"), "ci": at(test, "ci")}
+        difference = Measured(test.mean_difference, test.ci)
         rows.append(
             [
                 "Accuracy over folds, corrected t",
                 "",
                 "",
                 rate(difference),
-                f"t = {Value(at(test, 't'), digits=2).number}, {Value(at(test, 'df')).number} degrees of freedom",
-                probability(at(test, "p")),
-                probability(at(holm, "t_test")),
+                f"t = {Value(test.t, digits=2).number}, {Value(test.df).number} degrees of freedom",
+                probability(test.p),
+                probability(holm.t_test),
             ]
         )
     for name in CLASSES:
-        delong = at(pair, "delong", name)
+        delong = pair.delong.get(name)
         if delong:
             rows.append(
                 [
                     f"AUC of {name}, DeLong",
-                    area(at(delong, "auc_a")),
-                    area(at(delong, "auc_b")),
-                    area({"value": at(delong, "difference"), "ci": at(delong, "ci")}),
-                    f"z = {Value(at(delong, 'z'), digits=2).number}",
-                    probability(at(delong, "p")),
-                    probability(at(holm, "delong", name)),
+                    area(delong.auc_a),
+                    area(delong.auc_b),
+                    area(Measured(delong.difference, delong.ci)),
+                    f"z = {Value(delong.z, digits=2).number}",
+                    probability(delong.p),
+                    probability(holm.delong.get(name)),
                 ]
             )
-    a, b = pair.get("a"), pair.get("b")
+    a, b = pair.a, pair.b
     return Table(
-        f"A: {a}. B: {b}. {count(pair.get('n'), 'image')} that both predicted. Accuracy in percent, its differences "
+        f"A: {a}. B: {b}. {count(pair.n, 'image')} that both predicted. Accuracy in percent, its differences "
         "in percentage points; AUC as a fraction; 95% intervals in brackets.",
         columns,
         rows,
@@ -156,7 +159,7 @@ def what_does_not_add_up() -> Section:
     return Section("What does not add up in the published tables", "inconsistencies", blocks)
 
 
-def overview(summaries: Sequence[Summary]) -> Table:
+def overview(summaries: Sequence[SweepSummary]) -> Table:
     """The sweeps of a report side by side.
 
     Args:
@@ -168,12 +171,12 @@ def overview(summaries: Sequence[Summary]) -> Table:
     rows: list[list[Cell]] = [
         [
             sweep_name(summary),
-            str(len(summary.get("folds") or [])),
+            str(len(summary.folds)),
             model_name(summary),
-            str(at(summary, "augment", "mode") or UNDEFINED),
-            rate(at(summary, "pooled", "accuracy")),
-            rate(at(summary, "unseen", "ensemble", "accuracy")),
-            rate(at(summary, "unseen", "sd", "accuracy")),
+            str(summary.augment.get("mode") or UNDEFINED),
+            rate(summary.pooled.accuracy),
+            rate(summary.unseen.ensemble.accuracy if summary.unseen else None),
+            rate(summary.unseen.sd.accuracy if summary.unseen else None),
         ]
         for summary in summaries
     ]

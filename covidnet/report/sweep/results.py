@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from covidnet.base.caveats import Caveat
 from covidnet.base.classes import CLASSES
+from covidnet.evaluation.ranking import ClassCurves
+from covidnet.evaluation.results import empty
+from covidnet.evaluation.scores import Metric, PointScores
 from covidnet.evaluation.sparse import FEWEST_IMAGES
 from covidnet.report.paper.published import ACCURACY, TABLE5, TABLE6
 from covidnet.report.plots.figures import confusion_figure, curves_figure, folds_figure
 from covidnet.report.rendering.document import Block, Cell, Column, Figure, Paragraph, Section, Table, without_paper
-from covidnet.report.summary import ALL, Summary, at
+from covidnet.report.summary import ALL, Selection, SweepSummary, UnseenScores
 from covidnet.report.terminal import percent
 from covidnet.report.values import Value, area, printed, rate
 from covidnet.report.words import (
@@ -27,24 +29,30 @@ from covidnet.report.words import (
 )
 
 _COVID = CLASSES[0]
-_METRICS = (("Sensitivity", "sensitivity"), ("Specificity", "specificity"), ("F1", "f1"))
+METRICS: tuple[tuple[str, Metric], ...] = (
+    ("Sensitivity", "sensitivity"),
+    ("Specificity", "specificity"),
+    ("F1", "f1"),
+    ("AUC", "auc"),
+)
+"""The numbers of a class, as they are written and by their names."""
 
 
-def abstract(summary: Summary) -> Paragraph:
+def abstract(summary: SweepSummary) -> Paragraph:
     """One paragraph with the numbers that can be quoted, each with its interval.
 
     Args:
         summary: of a sweep.
     """
-    pooled, unseen, selection = (summary.get(key) or {} for key in ("pooled", "unseen", "selection"))
-    folds = len(summary.get("folds") or [])
-    frozen = at(summary, "model", "freeze")
+    pooled, unseen, selection = summary.pooled, summary.unseen or empty(UnseenScores), summary.selection
+    folds = len(summary.folds)
+    frozen = summary.model.get("freeze")
     kind = {True: "with a frozen backbone", False: "fine-tuned"}.get(frozen, "") if isinstance(frozen, bool) else ""
-    weights = at(summary, "model", "weights")
+    weights = summary.model.get("weights")
     start = f"from {weights} weights" if weights else ""
     network = " ".join(part for part in (model_name(summary), kind, start) if part)
     whole = "ten-fold cross-validation" if folds == FOLDS else f"{folds} of the {FOLDS} folds of a cross-validation"
-    name = at(summary, "data", "name")
+    name = summary.data.name
     data = (
         "an unnamed data set"
         if name is None
@@ -52,54 +60,53 @@ def abstract(summary: Summary) -> Paragraph:
     )
     unseen_by = (
         "by the model that was not trained on it but chose its checkpoint by it, which is optimistic"
-        if at(summary, "data", "validation") == "test"
+        if summary.data.validation == "test"
         else "by the model that did not see it in training"
     )
-    covid = at(pooled, "classes", _COVID)
+    covid = pooled.classes[_COVID]
     against, of_covid = "", ""
     if beside_paper(summary):
         against = f", against {percent(ACCURACY)} in the paper"
         of_covid = " (paper: " + ", ".join(percent(TABLE5[_COVID][key]) for key in ("sensitivity", "specificity")) + ")"
-    n, support = at(pooled, "n"), at(covid, "support")
+    n, support = pooled.n, covid.support
     others = None if n is None or support is None else n - support
-    known = at(pooled, "patients")
+    known = pooled.patients
     patients = "" if known is None else f", on images of {count(known, 'patient')},"
     text = (
         f"{network} was trained and tested in {whole} on {data}. Each image of the test folds was predicted "
-        f"once, {unseen_by}; {estimate_of(at(pooled, 'accuracy'), n, 'prediction')}"
+        f"once, {unseen_by}; {estimate_of(pooled.accuracy, n, 'prediction')}"
         f"{patients} are right (in brackets, here and below: 95% intervals){against}. "
         f"{class_words(_COVID, covid, others)}{of_covid}. "
     )
     if is_locked(summary):
         return Paragraph(f"{text}{Caveat.UNSEEN_LOCKED}")
-    n = at(unseen, "ensemble", "n") or selection.get("n")
+    n = unseen.ensemble.n or selection.n
     text += f"On the unseen fold ({count(n, 'image')}) " + _selected_words(unseen, selection, n)
     text += (
         "; the mean of all models' probabilities (the ensemble) is right for "
-        f"{estimate_of(at(unseen, 'ensemble', 'accuracy'), n)}"
+        f"{estimate_of(unseen.ensemble.accuracy, n)}"
     )
     if n is None or n >= FEWEST_IMAGES:
         text += (
-            f"; the single models are right for {estimate_text(at(unseen, 'mean', 'accuracy'))} on average, with a "
-            f"standard "
-            f"deviation of {points(at(unseen, 'sd', 'accuracy'))}"
+            f"; the single models are right for {estimate_text(unseen.mean.accuracy)} on average, with a "
+            f"standard deviation of {points(unseen.sd.accuracy)}"
         )
     text += "."
-    if selection.get("label"):
-        text += f" How that model was chosen: {selection['label']}."
+    if selection.label:
+        text += f" How that model was chosen: {selection.label}."
     return Paragraph(text)
 
 
-def _selected_words(unseen: Mapping[str, Any], selection: Mapping[str, Any], n: int | None) -> str:
-    if selection.get("fold") is None:
+def _selected_words(unseen: UnseenScores, selection: Selection, n: int | None) -> str:
+    if selection.fold is None:
         return "no single model was selected"
-    accuracy = estimate_of(at(unseen, "selected", "accuracy"), n)
-    if selection.get("rule") == "paper":
-        return f"the model of fold {selection['fold']} scores {accuracy}, a selection score: these images chose it"
-    return f"the selected model, that of fold {selection['fold']}, is right for {accuracy}"
+    accuracy = estimate_of(unseen.selected.accuracy if unseen.selected else None, n)
+    if selection.rule == "paper":
+        return f"the model of fold {selection.fold} scores {accuracy}, a selection score: these images chose it"
+    return f"the selected model, that of fold {selection.fold}, is right for {accuracy}"
 
 
-def results(summary: Summary) -> Section:
+def results(summary: SweepSummary) -> Section:
     """Table 5, the confusion matrices, the curves and the folds one by one.
 
     Args:
@@ -112,15 +119,17 @@ def results(summary: Summary) -> Section:
             Figure(
                 "Confusion matrices: images, and below them the percentage of the row. Rows are the true classes, "
                 "columns the predicted ones.",
-                _confusion_alt(summary),
+                " ".join(f"{title.capitalize()}: {confusion_words(n)}." for title, n in _confusions(summary)),
                 drawing,
-                _confusion_tables(summary),
+                [confusion_table(f"Confusion matrix, {title}. Images.", n) for title, n in _confusions(summary)],
             )
         )
-    blocks += curve_blocks(summary, "pooled", "pooled test folds")
+    blocks += curve_blocks(summary.curves.pooled, "pooled test folds")
     drawing = folds_figure(summary)
     if drawing is not None:
-        beside = "" if is_locked(summary) else f"; {_spread(summary, 'unseen')} on the unseen fold"
+        beside = (
+            "" if is_locked(summary) else f"; {_spread([fold.unseen for fold in summary.per_fold])} on the unseen fold"
+        )
         blocks.append(
             Figure(
                 "Fold by fold. Each dot is one model, from left to right in the order of the folds; the solid line is "
@@ -128,8 +137,8 @@ def results(summary: Summary) -> Section:
                 + (", the dashed line the paper's value" if beside_paper(summary) else "")
                 + (", the diamond the ensemble" if not is_locked(summary) else "")
                 + ". Not every axis starts at 0.",
-                f"Dot plots of {count(len(summary['per_fold']), 'model')}: {_spread(summary, 'test')} on the test "
-                f"folds{beside}.",
+                f"Dot plots of {count(len(summary.per_fold), 'model')}: "
+                f"{_spread([fold.test for fold in summary.per_fold])} on the test folds{beside}.",
                 drawing,
             )
         )
@@ -137,27 +146,25 @@ def results(summary: Summary) -> Section:
     return Section("Results on the test folds", "results", blocks)
 
 
-def _table5(summary: Summary) -> Table:
-    pooled = summary.get("pooled")
+def _table5(summary: SweepSummary) -> Table:
+    pooled = summary.pooled
     columns = [Column("")]
     for name in (*CLASSES, ALL):
         columns += [Column("ours", name), Column("paper", name)]
     rows: list[list[Cell]] = []
-    for title, key in _METRICS:
+    for title, key in METRICS:
+        as_shown = area if key == "auc" else rate
         row: list[Cell] = [title]
         for name in CLASSES:
-            row += [rate(at(pooled, "classes", name, key)), printed(TABLE5[name].get(key))]
+            published = TABLE5[name].get(key)
+            row += [as_shown(pooled.classes[name].of(key)), "" if key == "auc" else printed(published)]
         mean = TABLE6["with"].get(key)
-        rows.append([*row, rate(at(pooled, "macro", key)), "" if mean is None else printed(mean)])
-    row = ["AUC"]
-    for name in CLASSES:
-        row += [area(at(pooled, "classes", name, "auc")), ""]
-    rows.append([*row, area(at(pooled, "macro", "auc")), ""])
-    rows.append(["Accuracy", *[""] * (2 * len(CLASSES)), rate(at(pooled, "accuracy")), printed(ACCURACY)])
+        rows.append([*row, as_shown(pooled.macro.of(key)), "" if mean is None else printed(mean)])
+    rows.append(["Accuracy", *[""] * (2 * len(CLASSES)), rate(pooled.accuracy), printed(ACCURACY)])
     row = ["Images"]
     for name in CLASSES:
-        row += [Value(at(pooled, "classes", name, "support")), ""]
-    rows.append([*row, Value(at(pooled, "n")), ""])
+        row += [Value(pooled.classes[name].support), ""]
+    rows.append([*row, Value(pooled.n), ""])
     table = Table(
         "Each class against the other two, on the pooled predictions of the test folds. Percent, AUC as a fraction; "
         "95% intervals in brackets. All classes: the mean of the three, and the accuracy over all images.",
@@ -172,56 +179,54 @@ def _table5(summary: Summary) -> Table:
     return table if beside_paper(summary) else without_paper(table)
 
 
-_CONFUSIONS = (("pooled test folds", ("pooled",)), ("unseen fold, ensemble", ("unseen", "ensemble")))
+def _confusions(summary: SweepSummary) -> list[tuple[str, list[list[int]]]]:
+    found = [("pooled test folds", summary.pooled.confusion)]
+    if summary.unseen is not None:
+        found.append(("unseen fold, ensemble", summary.unseen.ensemble.confusion))
+    return [(title, counts) for title, counts in found if counts]
 
 
-def _confusion_tables(summary: Summary) -> list[Table]:
-    tables = []
-    for title, keys in _CONFUSIONS:
-        counts = at(summary, *keys, "confusion")
-        if counts:
-            columns = [Column("true class"), *(Column(name, "predicted") for name in CLASSES)]
-            rows: list[list[Cell]] = [
-                [name, *(Value(n) for n in row)] for name, row in zip(CLASSES, counts, strict=True)
-            ]
-            tables.append(Table(f"Confusion matrix, {title}. Images.", columns, rows))
-    return tables
+def confusion_table(title: str, counts: list[list[int]]) -> Table:
+    """The counts of a confusion matrix.
+
+    Args:
+        title: what they are of.
+        counts: rows are the true classes, columns the predicted ones.
+    """
+    columns = [Column("true class"), *(Column(name, "predicted") for name in CLASSES)]
+    rows: list[list[Cell]] = [[name, *(Value(n) for n in row)] for name, row in zip(CLASSES, counts, strict=True)]
+    return Table(title, columns, rows)
 
 
-def _confusion_alt(summary: Summary) -> str:
-    parts = []
-    for title, keys in _CONFUSIONS:
-        counts = at(summary, *keys, "confusion")
-        if counts:
-            rows = "; ".join(
-                f"true {name}: " + ", ".join(f"{n} called {called}" for n, called in zip(row, CLASSES, strict=True))
-                for name, row in zip(CLASSES, counts, strict=True)
-            )
-            parts.append(f"{title.capitalize()}: {rows}.")
-    return " ".join(parts)
+def confusion_words(counts: list[list[int]]) -> str:
+    """A confusion matrix for those who do not see it."""
+    return "; ".join(
+        f"true {name}: " + ", ".join(f"{n} called {called}" for n, called in zip(row, CLASSES, strict=True))
+        for name, row in zip(CLASSES, counts, strict=True)
+    )
 
 
-def curve_blocks(summary: Summary, part: str, words: str) -> list[Block]:
+def curve_blocks(curves: Mapping[str, ClassCurves] | None, words: str) -> list[Block]:
     """ROC and precision-recall curves with the areas under them; nothing where there are none.
 
     Args:
-        summary: of a sweep.
-        part: ``pooled`` or ``unseen``.
+        curves: by class.
         words: what the predictions are of.
     """
-    drawing = curves_figure(summary, part)
-    if drawing is None:
+    drawing = curves_figure(curves or {})
+    if not curves or drawing is None:
         return []
-    curves = at(summary, "curves", part)
-    rows: list[list[Cell]] = [
-        [name, area(at(curves, name, "roc", "auc")), area(at(curves, name, "pr", "average_precision"))]
+    known: list[tuple[str, Value, Value]] = [
+        (name, area(curves[name].roc.auc), area(curves[name].pr.average_precision))
+        if name in curves
+        else (name, area(None), area(None))
         for name in CLASSES
     ]
-    areas = ", ".join(f"{row[0]} {row[1].number}" for row in rows if isinstance(row[1], Value))
+    areas = ", ".join(f"{name} {auc.number}" for name, auc, _ in known)
     table = Table(
         f"Areas under the curves, {words}. Fractions.",
         [Column(""), Column("ROC (AUC)"), Column("precision-recall (AP)")],
-        rows,
+        [list(row) for row in known],
     )
     caption = (
         f"Curves of each class against the other two, {words}, with pointwise 95% bands. Dotted: guessing. AP: average "
@@ -230,43 +235,44 @@ def curve_blocks(summary: Summary, part: str, words: str) -> list[Block]:
     return [Figure(caption, f"ROC and precision-recall curves; areas under the ROC curves: {areas}.", drawing, [table])]
 
 
-def _spread(summary: Summary, part: str) -> str:
-    values = [at(fold, part, "accuracy") for fold in summary["per_fold"]]
-    there = [value for value in values if value is not None]
+def _spread(scores: Sequence[PointScores | None]) -> str:
+    there = [one.accuracy for one in scores if one is not None and one.accuracy is not None]
     return f"accuracy from {percent(min(there))} to {percent(max(there))}" if there else "no accuracy"
 
 
-def _fold_table(summary: Summary) -> Table:
+def _fold_table(summary: SweepSummary) -> Table:
     parts = ("test",) if is_locked(summary) else ("test", "unseen")
     columns = [Column("Fold"), Column("Images"), Column("validation", "Accuracy"),
                *(Column(part, "Accuracy") for part in parts),
                *(Column(name, "Sensitivity, test") for name in CLASSES),
                *(Column(part, "Loss") for part in parts)]  # fmt: skip
     rows: list[list[Cell]] = []
-    for fold in summary.get("per_fold") or []:
+    for fold in summary.per_fold:
+        val, test, unseen = (part or empty(PointScores) for part in (fold.val, fold.test, fold.unseen))
+        shown = (test, unseen)[: len(parts)]
         rows.append(
             [
-                str(at(fold, "fold")),
-                Value(at(fold, "n")),
-                *(rate(at(fold, part, "accuracy")) for part in ("val", *parts)),
-                *(rate(at(fold, "test", "classes", name, "sensitivity")) for name in CLASSES),
-                *(area(at(fold, part, "loss")) for part in parts),
+                str(fold.fold),
+                Value(fold.n),
+                *(rate(part.accuracy) for part in (val, *shown)),
+                *(rate(test.classes[name].sensitivity) for name in CLASSES),
+                *(area(part.loss) for part in shown),
             ]
         )
     return Table("Every fold. Percent; the loss is the mean cross-entropy.", columns, rows)
 
 
-def _mean_table(summary: Summary) -> Table:
+def _mean_table(summary: SweepSummary) -> Table:
     columns = [Column(""), *(Column(word, name) for name in (*CLASSES, ALL) for word in ("mean", "sd"))]
+    both = (summary.mean, summary.sd)
     rows: list[list[Cell]] = []
-    for title, key in (*_METRICS, ("AUC", "auc")):
+    for title, key in METRICS:
         as_shown = area if key == "auc" else rate
         row: list[Cell] = [title]
-        for place in (*(("classes", name) for name in CLASSES), ("macro",)):
-            row += [as_shown(at(summary, part, *place, key)) for part in ("mean", "sd")]
-        rows.append(row)
-    last = [rate(at(summary, part, "accuracy")) for part in ("mean", "sd")]
-    rows.append(["Accuracy", *[""] * (2 * len(CLASSES)), *last])
+        for name in CLASSES:
+            row += [as_shown(part.classes[name].of(key)) for part in both]
+        rows.append([*row, *(as_shown(part.macro.of(key)) for part in both)])
+    rows.append(["Accuracy", *[""] * (2 * len(CLASSES)), *(rate(part.accuracy) for part in both)])
     return Table(
         "Mean and standard deviation over the test folds. Percent and percentage points, AUC as a fraction.",
         columns,

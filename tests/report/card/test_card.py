@@ -7,6 +7,10 @@ import pytest
 
 from covidnet.report.card.card import card_document, model_card
 from covidnet.report.rendering.document import Bullets
+from tests.report.conftest import of_content
+
+card_document = of_content(card_document)
+model_card = of_content(model_card)
 
 Summary = dict[str, Any]
 HEADINGS = ["Model", "Intended use", "Data", "Split", "Numbers", "Calibration", "How the model was selected",

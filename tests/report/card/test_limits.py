@@ -1,6 +1,9 @@
 from typing import Any
 
 from covidnet.report.card.limits import limits
+from tests.report.conftest import of_content
+
+limits = of_content(limits)
 
 Summary = dict[str, Any]
 

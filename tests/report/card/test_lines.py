@@ -3,6 +3,12 @@ from typing import Any
 import pytest
 
 from covidnet.report.card.lines import gate, images, lines, network, split, use
+from tests.report.conftest import of_content
+
+gate = of_content(gate)
+images = of_content(images)
+network = of_content(network)
+split = of_content(split)
 
 Summary = dict[str, Any]
 

@@ -4,6 +4,11 @@ from covidnet.base.classes import CLASSES
 from covidnet.report.card.numbers import calibration, numbers, selection
 from covidnet.report.rendering.document import Paragraph, Table
 from covidnet.report.values import Value
+from tests.report.conftest import ends, of_content
+
+calibration = of_content(calibration)
+numbers = of_content(numbers)
+selection = of_content(selection)
 
 Summary = dict[str, Any]
 
@@ -26,7 +31,7 @@ def test_every_number_has_its_interval(summary: Summary) -> None:
         for title, estimate in expected.items():
             cell = rows[title][at]
             assert isinstance(cell, Value)
-            assert (cell.value, cell.interval) == (estimate["value"], estimate["ci"])
+            assert (cell.value, cell.interval) == (estimate["value"], ends(estimate))
         images = rows["Images"][at]
         assert isinstance(images, Value)
         assert images.value == part["n"]

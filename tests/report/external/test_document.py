@@ -18,13 +18,20 @@ from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.calibration import calibration
 from covidnet.evaluation.predictions import EXTERNAL, predictions_table
 from covidnet.evaluation.ranking import class_curves
+from covidnet.evaluation.results import to_json
 from covidnet.evaluation.scores import scored
 from covidnet.evaluation.sparse import class_sizes, curves_without_sparse, sparse_words, without_sparse
 from covidnet.report.external.document import external_document, write_external_report
 from covidnet.report.external.sections import abstract, images
+from covidnet.report.external.summary import ExternalSummary
 from covidnet.report.rendering.document import Table
 from covidnet.report.rendering.markdown import markdown_of
 from covidnet.report.values import Value
+from tests.report.conftest import of_content
+
+abstract, images = (of_content(part, ExternalSummary) for part in (abstract, images))
+external_document = of_content(external_document, ExternalSummary)
+write_external_report = of_content(write_external_report, ExternalSummary)
 
 HOSTILE = "<script>alert(1)</script>|`a` & 'q' ${x} %s {0}"
 
@@ -43,7 +50,7 @@ def summary_of(counts: tuple[int, int, int] = (4, 30, 30)) -> dict[str, Any]:
     curves = class_curves(table, cluster_weights(cluster_codes(table), 50)) if labels else {}
     listed = {"path": "a/b.png", "label": "Normal", "training_image_id": "0f", "part": "train", "kind": "mirrored",
               "similarity": 0.97}  # fmt: skip
-    return {
+    content = {
         "name": "hospital B",
         "model": {"title": "densenet121, fold 3", "network": "densenet121", "weights": "random", "gate": "refuse",
                   "folds": [3], "temperatures": [1.25], "training": {"name": "kaggle"}, "image_size": 224,
@@ -72,6 +79,7 @@ def summary_of(counts: tuple[int, int, int] = (4, 30, 30)) -> dict[str, Any]:
         "seconds": {"look": 1.0},
         "asked": {"checkpoint": "my runs/fold=3", "data": "folder", "data.root": "/data/b", "data.view": None},
     }  # fmt: skip
+    return dict(to_json(content))
 
 
 @pytest.fixture(scope="module")

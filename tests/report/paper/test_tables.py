@@ -9,6 +9,12 @@ import pytest
 from covidnet.base.classes import CLASSES
 from covidnet.report.paper.tables import table4, table5, table6, table7
 from covidnet.report.summary import ALL
+from tests.report.conftest import of_content
+
+table4 = of_content(table4)
+table5 = of_content(table5)
+table6 = of_content(table6)
+table7 = of_content(table7)
 
 Summary = dict[str, Any]
 

@@ -17,6 +17,10 @@ from scipy.stats import binom
 
 from covidnet.base.classes import CLASSES, COLOURS
 from covidnet.base.errors import DataError
+from covidnet.evaluation.calibration import Calibration
+from covidnet.evaluation.ranking import ClassCurves
+from covidnet.evaluation.results import from_json
+from covidnet.evaluation.selection import SimulatedChoice
 from covidnet.report.plots.confusion import confusion_axes, row_fractions
 from covidnet.report.plots.curves import precision_recall_axes, roc_axes
 from covidnet.report.plots.drawing import new_figure
@@ -33,12 +37,24 @@ from covidnet.report.plots.reliability import reliability_axes
 from covidnet.report.plots.selection import best_of, selection_axes
 from covidnet.report.plots.training import training_axes
 from covidnet.report.rendering.svg import data_uri, svg
+from covidnet.report.summary import TrainingCurve
+from tests.report.conftest import of_content, sweep
+
+roc_axes = of_content(roc_axes, dict[str, ClassCurves])
+precision_recall_axes = of_content(precision_recall_axes, dict[str, ClassCurves])
+reliability_axes = of_content(reliability_axes, Calibration)
+training_axes = of_content(training_axes, TrainingCurve)
+calibration_figure = of_content(calibration_figure)
+confusion_figure = of_content(confusion_figure)
+folds_figure = of_content(folds_figure)
+selection_figure = of_content(selection_figure)
+training_figure = of_content(training_figure)
 
 Summary = dict[str, Any]
 ALL: list[Callable[[Summary], Figure | None]] = [
     confusion_figure,
-    lambda s: curves_figure(s, "pooled"),
-    lambda s: curves_figure(s, "unseen"),
+    lambda s: curves_figure(sweep(s).curves.pooled),
+    lambda s: curves_figure(sweep(s).curves.unseen or {}),
     folds_figure,
     calibration_figure,
     selection_figure,
@@ -134,7 +150,7 @@ def test_dots_of_the_classes_skip_what_is_missing() -> None:
 
 def test_reliability_shows_bins_and_scores(summary: Summary) -> None:
     numbers = summary["calibration"]["pooled"]
-    ax = reliability_axes(numbers["bins"], numbers["ece"], numbers["brier"], title="Pooled")
+    ax = reliability_axes(numbers, title="Pooled")
     filled = [b for b in numbers["bins"] if b["n"]]
     np.testing.assert_array_equal(ax.get_lines()[1].get_xdata(), [b["confidence"] for b in filled])
     np.testing.assert_array_equal(ax.get_lines()[1].get_ydata(), [b["accuracy"] for b in filled])
@@ -147,7 +163,7 @@ def test_reliability_shows_bins_and_scores(summary: Summary) -> None:
 
 def test_reliability_after_the_temperature_lies_over_that_before(summary: Summary) -> None:
     before, after = (summary["calibration"][key] for key in ("pooled", "pooled_calibrated"))
-    ax = reliability_axes(before["bins"], before["ece"], before["brier"], title="Pooled", after=after)
+    ax = reliability_axes(before, title="Pooled", after=after)
     for gid, numbers in (("before", before), ("after", after)):
         filled = [b for b in numbers["bins"] if b["n"]]
         np.testing.assert_array_equal(_line(ax, gid).get_xdata(), [b["confidence"] for b in filled])
@@ -158,12 +174,12 @@ def test_reliability_after_the_temperature_lies_over_that_before(summary: Summar
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["as predicted", "after the temperature"]
     assert ax.get_title(loc="left").endswith(f"after: ECE {after['ece']:.3f}, Brier {after['brier']:.3f}")
-    assert reliability_axes(before["bins"], after={"bins": None}).get_legend() is None
+    assert reliability_axes({"bins": before["bins"]}, after={"bins": None}).get_legend() is None
 
 
 def test_reliability_of_nothing_says_so() -> None:
     empty = [{"low": 0.0, "high": 0.1, "n": 0, "confidence": None, "accuracy": None, "ci": None}]
-    assert [text.get_text() for text in reliability_axes(empty).texts] == ["no predictions"]
+    assert [text.get_text() for text in reliability_axes({"bins": empty}).texts] == ["no predictions"]
 
 
 def test_the_best_of_ten_is_distributed_as_in_a_simulation() -> None:
@@ -178,7 +194,9 @@ def test_the_best_of_ten_is_distributed_as_in_a_simulation() -> None:
 
 def test_the_selection_figure_marks_best_mean_expected_and_selected() -> None:
     accuracies = [0.90, 0.92, 0.92, 0.95, None]
-    ax = selection_axes(accuracies, 156, {"accuracy": 0.9225, "expected_best": 0.946}, selected=0.92)
+    ax = selection_axes(
+        accuracies, 156, from_json(SimulatedChoice, {"accuracy": 0.9225, "expected_best": 0.946}), selected=0.92
+    )
     for name, value in (("mean", 0.9225), ("expected best", 0.946), ("best", 0.95), ("selected", 0.92)):
         (line,) = [line for line in ax.get_lines() if line.get_gid() == name and line.get_xdata()[0] == value]
         assert list(line.get_xdata()) == [value, value]
@@ -228,7 +246,7 @@ def test_no_name_in_the_selection_figure_lies_over_the_legend_or_another_name(
 @pytest.mark.parametrize("accuracies", [[], [None], [1.0], [0.0, 0.0], [1.0, 1.0]])
 def test_the_selection_figure_copes_with_the_ends(accuracies: list[float | None]) -> None:
     there = [value for value in accuracies if value is not None]
-    simulated = {"accuracy": there[0], "expected_best": there[0]} if there else {}
+    simulated = from_json(SimulatedChoice, {"accuracy": there[0], "expected_best": there[0]} if there else {})
     ax = selection_axes(accuracies, 3, simulated)
     svg(ax.figure)  # type: ignore[arg-type]
     assert len([line for line in ax.get_lines() if line.get_gid() == "models"]) == len(there[:1])
@@ -308,8 +326,10 @@ def test_a_drawing_goes_into_axes_that_are_given() -> None:
 def test_the_report_draws_without_pyplot_and_without_torch() -> None:
     code = (
         "import sys; from covidnet.report.plots.figures import confusion_figure;"
-        "from covidnet.report.write import report_html; report_html({});"
-        "confusion_figure({'pooled': {'confusion': [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}});"
+        "from covidnet.evaluation.results import empty, from_json; from covidnet.report.summary import SweepSummary;"
+        "from covidnet.report.write import report_html; report_html(empty(SweepSummary));"
+        "summary = from_json(SweepSummary, {'pooled': {'confusion': [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}});"
+        "assert confusion_figure(summary);"
         "print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

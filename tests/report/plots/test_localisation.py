@@ -4,14 +4,26 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from covidnet.evaluation.localisation import MeasureSummary
 from covidnet.report.plots.drawing import new_figure
-from covidnet.report.plots.figures import localisation_figure
+from covidnet.report.plots.figures import localisation_figure as figure_of_measures
 from covidnet.report.plots.localisation import localisation_axes
 from covidnet.report.rendering.svg import svg
 from covidnet.report.words import MEASURES
+from tests.report.conftest import of_content, sweep
 
 Summary = dict[str, Any]
+localisation_axes = of_content(localisation_axes, dict[str, MeasureSummary])
+
+
+def localisation_figure(content: Summary) -> Figure | None:
+    explained = sweep(content).explanations
+    found = None if explained is None else explained.localisation
+    return figure_of_measures({} if found is None else found.measures)
+
+
 MAPS = ("model", "centre", "mean_map", "chance")
 
 

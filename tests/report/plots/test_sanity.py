@@ -4,13 +4,23 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from covidnet.evaluation.results import empty
+from covidnet.evaluation.sanity import SanitySummary
 from covidnet.report.plots.drawing import new_figure
-from covidnet.report.plots.figures import sanity_figure
+from covidnet.report.plots.figures import sanity_figure as figure_of_test
 from covidnet.report.plots.sanity import sanity_axes
 from covidnet.report.rendering.svg import svg
+from tests.report.conftest import of_content, sweep
 
 Summary = dict[str, Any]
+sanity_axes = of_content(sanity_axes, SanitySummary)
+
+
+def sanity_figure(content: Summary) -> Figure | None:
+    explained = sweep(content).explanations
+    return figure_of_test((None if explained is None else explained.sanity) or empty(SanitySummary))
 
 
 def _line(ax: Axes, gid: str) -> Any:

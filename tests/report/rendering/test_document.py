@@ -1,15 +1,16 @@
 import pytest
 
+from covidnet.evaluation.results import Measured
 from covidnet.report.values import Value, area, clean, printed, rate
 
 
 def test_a_rate_is_percent_with_its_interval() -> None:
-    value = rate({"value": 0.946, "ci": [0.9338, 1.0]})
+    value = rate(Measured(0.946, (0.9338, 1.0)))
     assert (value.number, value.ends) == ("94.6", "[93.4, 100.0]")
     assert (rate(0.5).number, rate(0.5).ends) == ("50.0", "")
 
 
-@pytest.mark.parametrize("nothing", [None, {"value": None, "ci": None}, {"value": None, "ci": [0.0, 1.0]}, {}])
+@pytest.mark.parametrize("nothing", [None, Measured(None, None), Measured(None, (0.0, 1.0))])
 def test_a_number_that_does_not_exist_is_a_dash_without_an_interval(nothing: object) -> None:
     for value in (rate(nothing), area(nothing)):
         assert (value.number, value.ends) == ("–", "")  # noqa: RUF001

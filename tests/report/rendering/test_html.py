@@ -11,9 +11,18 @@ import pytest
 
 from covidnet.base.atomic import WriteError
 from covidnet.base.errors import DataError
+from covidnet.evaluation.comparison import Comparison
+from covidnet.evaluation.results import from_json, to_json
 from covidnet.report.paper.tables import table4, table5, table6, table7
 from covidnet.report.write import report_html, write_report
-from tests.report.conftest import build_explanations, tiny_png
+from tests.report.conftest import build_explanations, of_content, sweep, tiny_png
+
+report_html = of_content(report_html)
+write_report = of_content(write_report)
+table4 = of_content(table4)
+table5 = of_content(table5)
+table6 = of_content(table6)
+table7 = of_content(table7)
 
 Summary = dict[str, Any]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert(2)\">|`a`\n# b & 'q' \x00\x1b[31m \udce9 ]]> --> ${x} %s"
@@ -204,8 +213,8 @@ def test_a_report_folder_holds_all_files_and_their_values(
              "table7.csv", "summary.json"]  # fmt: skip
     assert [file.name for file in files] == [*names, "comparisons.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(file.name for file in files)
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert json.loads((tmp_path / "comparisons.json").read_text()) == [comparison]
+    assert json.loads((tmp_path / "summary.json").read_text()) == to_json(sweep(summary))
+    assert json.loads((tmp_path / "comparisons.json").read_text()) == [to_json(from_json(Comparison, comparison))]
     expected = {"table4": table4(summary), "table5": table5(summary), "table6": table6([summary, other]),
                 "table7": table7([summary, other])}  # fmt: skip
     for name, frame in expected.items():

@@ -8,6 +8,9 @@ from markdown_it.token import Token
 
 from covidnet.report.rendering.markdown import escaped
 from covidnet.report.write import report_markdown
+from tests.report.conftest import of_content
+
+report_markdown = of_content(report_markdown)
 
 Summary = dict[str, Any]
 HOSTILE = "<script>x</script> a|b `c` **d** _e_ [f](http://g) ![h](i) ~~j~~ $k$\n# l\n- m\n\n```\nn & \\"

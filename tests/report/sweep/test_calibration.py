@@ -7,6 +7,12 @@ import pytest
 from covidnet.report.rendering.document import Bullets, Figure, Paragraph, Table
 from covidnet.report.sweep.calibration import calibration, calibration_table, change_words, temperature_words
 from covidnet.report.values import Value
+from tests.report.conftest import of_content
+
+calibration = of_content(calibration)
+calibration_table = of_content(calibration_table)
+change_words = of_content(change_words)
+temperature_words = of_content(temperature_words)
 
 Summary = dict[str, Any]
 
@@ -39,7 +45,12 @@ def test_the_table_has_before_after_and_the_difference(summary: Summary) -> None
         for row, part in ((table.rows[at], told[key]), (table.rows[at + 1], told[f"{key}_calibrated"])):
             cells = [cell for cell in row if isinstance(cell, Value)]
             assert [cell.value for cell in cells] == [part[name] for name in ("accuracy", "ece", "brier", "loss")]
-            assert [cell.interval for cell in cells] == [None, None, part["ci"]["brier"], part["ci"]["loss"]]
+            assert [cell.interval for cell in cells] == [
+                None,
+                None,
+                tuple(part["ci"]["brier"]),
+                tuple(part["ci"]["loss"]),
+            ]
         change = told["change"][key]
         cells = [cell for cell in table.rows[at + 2] if isinstance(cell, Value)]
         assert [cell.value for cell in cells] == [change["ece"], change["brier"]["value"], change["loss"]["value"]]

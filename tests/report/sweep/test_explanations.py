@@ -10,7 +10,10 @@ from covidnet.report.rendering.document import Figure, Notice, Paragraph, Pictur
 from covidnet.report.sweep.content import report_document
 from covidnet.report.sweep.explanations import explanations
 from covidnet.report.values import Value
-from tests.report.conftest import build_explanations, hollow
+from tests.report.conftest import build_explanations, ends, hollow, of_content
+
+explanations = of_content(explanations)
+report_document = of_content(report_document)
 
 Summary = dict[str, Any]
 MINUS = "\N{MINUS SIGN}"
@@ -189,7 +192,7 @@ def test_the_localisation_table_has_the_summary_s_numbers() -> None:
             "model", "centre", "mean_map", "chance", "difference", "difference_mean_map", "difference_chance",
         )  # fmt: skip
         for cell, key in zip(cells[1:], keys, strict=True):
-            assert (cell.value, cell.interval, cell.scale) == (numbers[key]["value"], numbers[key]["ci"], 100.0)
+            assert (cell.value, cell.interval, cell.scale) == (numbers[key]["value"], ends(numbers[key]), 100.0)
 
 
 def test_the_paper_s_figure_5_is_answered_by_a_number_where_there_is_one() -> None:
@@ -287,7 +290,7 @@ def test_the_sanity_table_has_the_summary_s_numbers() -> None:
     for row, numbers in zip(table.rows, expected, strict=True):
         for cell, key in zip(row[1:], ("ssim", "rank"), strict=True):
             assert isinstance(cell, Value)
-            assert (cell.value, cell.interval, cell.scale) == (numbers[key]["value"], numbers[key]["ci"], 1.0)
+            assert (cell.value, cell.interval, cell.scale) == (numbers[key]["value"], ends(numbers[key]), 1.0)
 
 
 def test_a_test_that_was_not_run_is_said_with_its_setting() -> None:

@@ -4,6 +4,10 @@ import pytest
 
 from covidnet.base.caveats import Caveat
 from covidnet.report.sweep.notices import notice, warnings_of
+from tests.report.conftest import of_content
+
+notice = of_content(notice)
+warnings_of = of_content(warnings_of)
 
 Summary = dict[str, Any]
 
