@@ -19,17 +19,17 @@ NUMBERS = {"resamples": 100, "seed": 0}
 def test_of_one_run_they_are_its_test_and_unseen_fold(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", split_table(), 3)
     found = study_numbers([run], [None], **NUMBERS)
-    assert [found[part]["title"] for part in ("test", "unseen")] == ["Test fold", "Unseen fold"]
+    assert [found[part].title for part in ("test", "unseen")] == ["Test fold", "Unseen fold"]
     table = read_predictions(run / "predictions.csv")
     for part in ("test", "unseen"):
-        rows, scores = table[table["split"] == part], found[part]["scores"]
-        assert scores["n"] == len(rows)
-        assert scores["accuracy"]["value"] == pytest.approx(accuracy_score(rows["label"], rows["prediction"]))
+        rows, scores = table[table["split"] == part], found[part].scores
+        assert scores.n == len(rows)
+        assert scores.accuracy.value == pytest.approx(accuracy_score(rows["label"], rows["prediction"]))
         recalls = recall_score(rows["label"], rows["prediction"], labels=list(CLASSES), average=None)
         f1s = f1_score(rows["label"], rows["prediction"], labels=list(CLASSES), average=None)
         for label, recall, f1 in zip(CLASSES, recalls, f1s, strict=True):
-            assert scores["classes"][label]["sensitivity"]["value"] == pytest.approx(recall)
-            assert scores["classes"][label]["f1"]["value"] == pytest.approx(f1)
+            assert scores.classes[label].sensitivity.value == pytest.approx(recall)
+            assert scores.classes[label].f1.value == pytest.approx(f1)
 
 
 def test_of_a_sweep_the_test_folds_are_pooled_and_the_unseen_fold_is_that_of_the_mean(tmp_path: Path) -> None:
@@ -37,22 +37,20 @@ def test_of_a_sweep_the_test_folds_are_pooled_and_the_unseen_fold_is_that_of_the
     found = study_numbers([tmp_path / f"fold={n}" for n in range(3)], [None] * 3, **NUMBERS)
     tables = [read_predictions(tmp_path / f"fold={n}/predictions.csv") for n in range(3)]
     pooled = pd.concat([table[table["split"] == "test"] for table in tables])
-    assert found["test"]["scores"]["n"] == len(pooled)
-    assert found["test"]["scores"]["accuracy"]["value"] == pytest.approx(
-        (pooled["label"] == pooled["prediction"]).mean()
-    )
+    assert found["test"].scores.n == len(pooled)
+    assert found["test"].scores.accuracy.value == pytest.approx((pooled["label"] == pooled["prediction"]).mean())
     unseen = [table[table["split"] == "unseen"].set_index("image_id").sort_index() for table in tables]
     mean = sum(table[list(PROBABILITIES)].astype(float) for table in unseen) / 3
     called = mean.to_numpy().argmax(1)
     truth = [CLASSES.index(label) for label in unseen[0]["label"]]
-    assert found["unseen"]["scores"]["accuracy"]["value"] == pytest.approx(accuracy_score(truth, called))
+    assert found["unseen"].scores.accuracy.value == pytest.approx(accuracy_score(truth, called))
 
 
 def test_temperatures_change_the_probabilities_and_not_the_classes(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", split_table(), 3)
-    cold, warm = (study_numbers([run], [t], **NUMBERS)["test"]["scores"] for t in (1.0, 3.0))
-    assert cold["accuracy"] == warm["accuracy"]
-    assert cold["loss"] != warm["loss"]
+    cold, warm = (study_numbers([run], [t], **NUMBERS)["test"].scores for t in (1.0, 3.0))
+    assert cold.accuracy == warm.accuracy
+    assert cold.loss != warm.loss
 
 
 @pytest.mark.parametrize("fault", ["no predictions", "damaged", "not of one split", "no run folder"])
