@@ -188,7 +188,7 @@ def test_the_folds_that_are_shown_are_those_of_split_csv(data: NotebookNode, spl
 
 def test_images_and_patients_of_each_class_are_counted(data: NotebookNode, split: pd.DataFrame) -> None:
     header, _, *rows = rows_of(tagged(data, "counts"))
-    assert header[1:3] == ["films", "patients"]
+    assert header[1:3] == ["images", "patients"]
     for label, count, patients, *_ in rows:
         of_class = split[split["label"] == label]
         assert (int(count), int(patients)) == (len(of_class), of_class["patient_id"].nunique())
