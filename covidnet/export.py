@@ -17,6 +17,7 @@ from covidnet.serving.checkpoint_path import ONNX, exported_name, find_models
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from covidnet.serving.model import Squares
     from covidnet.serving.torch_model import TorchModel
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def _target(given: str, out: str | None, only: str = "") -> Path:
     return target
 
 
-def _images(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list, str]:
+def _images(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list[Squares], str]:
     """Some images as squares, and their origin: those given, else those of the run's own unseen fold."""
     from covidnet.data.reading.decoders import shared_decoders
 
@@ -146,7 +147,7 @@ def _unseen_images(checkpoint: Path) -> tuple[Path, list[str]]:
     return root, [path for path in paths if (root / path).is_file()]
 
 
-def _difference(model: TorchModel, exported: object, squares: list) -> float:
+def _difference(model: TorchModel, exported: object, squares: list[Squares]) -> float:
     """The largest difference between the probabilities of two engines, for the mean and every member."""
     import numpy as np
 

@@ -244,7 +244,7 @@ def _indices(names: Sequence[str]) -> npt.NDArray[np.intp]:
         return np.array([CLASSES.index(name) for name in names], dtype=np.intp)
     except ValueError:
         unknown = next(name for name in names if name not in CLASSES)
-        raise DataError(f"class {unknown!r} is unknown; allowed is {', '.join(CLASSES)}") from None
+        raise DataError(f"class {unknown!r} is unknown; must be one of {', '.join(CLASSES)}") from None
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -141,12 +141,12 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
             numbers = np.array([_number(cell) for cell in cells], dtype=np.float64)
             if column == "fold":
                 fine = np.isin(numbers, np.arange(-1, 11))
-                rule = "is no fold; allowed is an integer of 0..10, or -1 for an image in no fold"
+                rule = "is no fold; must be an integer from 0 to 10, or -1 for an image in no fold"
             else:
                 # Rounded first: a mean of ones in double precision may be 1 + 2e-16, which is 1 in the file.
                 numbers = numbers.astype(np.float32)
                 fine = (numbers >= 0.0) & (numbers <= 1.0)
-                rule = "is no probability; allowed is a number of 0..1"
+                rule = "is no probability; must be a number from 0 to 1"
             if not fine.all():
                 row = int(np.flatnonzero(~fine)[0])
                 raise refuse(row, column, f"{_shown(cells[row])} {rule}")
@@ -156,9 +156,11 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
         allowed = _ALLOWED.get(column)
         for row, cell in enumerate(cells):
             if missing[row] and column != "patient_id":
-                raise refuse(row, column, f"no value; allowed is {', '.join(allowed) if allowed else 'any text'}")
+                raise refuse(
+                    row, column, f"no value; must be {'one of ' + ', '.join(allowed) if allowed else 'any text'}"
+                )
             if allowed and cell not in allowed:
-                raise refuse(row, column, f"{cell!r} is unknown; allowed is {', '.join(allowed)}")
+                raise refuse(row, column, f"{cell!r} is unknown; must be one of {', '.join(allowed)}")
         columns[column] = [np.nan if gone else str(cell) for cell, gone in zip(cells, missing, strict=True)]
 
     scores = np.stack([np.asarray(columns[name]) for name in PROBABILITIES], axis=1)

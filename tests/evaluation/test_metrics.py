@@ -193,7 +193,7 @@ def test_confusion_has_the_truth_in_rows() -> None:
 
 
 def test_confusion_refuses_an_unknown_class_and_different_lengths() -> None:
-    with pytest.raises(DataError, match="'TB' is unknown; allowed is COVID-19"):
+    with pytest.raises(DataError, match="'TB' is unknown; must be one of COVID-19"):
         confusion(["Normal", "TB"], ["Normal", "Normal"])
     with pytest.raises(DataError, match="1 classes for 2 images"):
         confusion(["Normal", "Normal"], ["Normal"])
