@@ -195,7 +195,7 @@ def test_the_checkpoint_is_of_the_best_epoch_whichever_way_the_metric_gets_bette
     assert len(set(values)) > 1
     assert checkpoint["epoch"] == (values.idxmin() if monitor == "val/loss" else values.idxmax())
     assert checkpoint["lr_schedulers"][0]["mode"] == ("min" if monitor == "val/loss" else "max")
-    assert _training_curve(read_sweep(folder).runs[0])["best"] == checkpoint["epoch"]
+    assert _training_curve(read_sweep(folder).runs[0]).best == checkpoint["epoch"]
 
 
 @pytest.mark.parametrize(
