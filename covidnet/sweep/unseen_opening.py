@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 
-from covidnet.base.atomic import locked, write_text
+from covidnet.base.atomic import WriteError, locked, write_text
 from covidnet.base.errors import DataError, WeightsError
 from covidnet.base.provenance import file_sha256
 from covidnet.base.quiet import quieten
@@ -60,7 +60,7 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
     quieten()
     with locked(sweep.folder / f".{OPENINGS}.lock") as unwritable:
         if unwritable is not None:
-            raise unwritable
+            raise WriteError(sweep.folder, unwritable.errno or 0, unwritable.strerror or str(unwritable))
         before = sweep.openings
         if before:
             log.warning(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from covidnet.base.atomic import locked, make_folder, write_text
+from covidnet.base.atomic import locked, write_text
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, SettingError, SplitError
 from covidnet.base.names import counted
@@ -265,7 +265,7 @@ def _split_dataset(
     folder = home / f"split-{digest(settings)}"
     file, record = folder / "split.csv", folder / "split.json"
     if not record.exists():
-        make_folder(folder)
+        folder.mkdir(exist_ok=True)
         if copies == "near":
             pairs = _kept_copies(home, manifest, progress)
             images = images.assign(copy_of=images["image_id"].map(_first_copies(pairs)))
@@ -328,7 +328,7 @@ def _phantoms(data: Mapping[str, Any], cache_dir: Path, progress: bool) -> Path:
     if not isinstance(settings["images_per_class"], int) or settings["images_per_class"] < 11:
         raise SettingError("data.images_per_class", settings["images_per_class"], "an integer of at least 11")
     root = cache_dir / "phantoms" / f"{settings['images_per_class']}-{digest({**settings, 'drawing': DRAWING})}"
-    make_folder(root.parent)
+    root.parent.mkdir(parents=True, exist_ok=True)
     lacking = not (root / "metadata.csv").exists()
     if lacking:
         log.info("drawing %d phantoms per class (once; kept in %s)", settings["images_per_class"], root)
