@@ -266,7 +266,7 @@ def test_help_says_what_masks_are_relative_to() -> None:
     )
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())
-    for words in ("relative to the input folder", "without lesion/", "black all over", "of the class drawn"):
+    for words in ("relative to the input folder", "without lesion/", "all-black mask", "of the class drawn"):
         assert words in told
 
 

@@ -90,6 +90,10 @@ class ClassificationModule(pl.LightningModule):
         try:
             checkpoint = read_checkpoint(path)
             settings = checkpoint["hyper_parameters"]
+            # A default must not stand in for what the model was trained with.
+            for name, needed in (("optim", OPTIM), ("preprocessing", PREPROCESSING)):
+                if missing := set(needed) - set(settings[name]):
+                    raise KeyError(f"{name}.{min(missing)}")
             weights = PurePath(str(settings["model"]["weights"])).name
             # The file that the weights once came from may be gone. The checkpoint stands in for it, and tells by its
             # first layer, as that file did, which input the network expects.
