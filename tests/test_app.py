@@ -99,8 +99,8 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(checkpoint: Path) -> N
         ("port=http", "port=http: must be 0 to 65535"),
         ("host=no.such.machine.invalid", "host=no.such.machine.invalid: must be an address"),
         ("host=192.0.2.7", "host=192.0.2.7: must be an address of this machine"),
-        ("queue=0", "queue=0: must be an integer above 0"),
-        ("rate=-1", "rate=-1: must be a number above 0, or 0 for no limit"),
+        ("queue=0", "queue=0: must be an integer of at least 1"),
+        ("rate=-1", "rate=-1: must be a number of at least 0"),
         ("engine=jax", "engine=jax: must be"),
     ],
 )

@@ -118,7 +118,11 @@ _NULL = (None,)
 _EXPLAIN_METHOD = _one_of("Which heat map is drawn.", "gradcam", "gradcam++", "cam", "gradient", "eigencam")
 _GATE = _one_of("What becomes of an image that is unlike the training images.", "refuse", "warn", "off")
 _MODEL_ENGINE = _one_of("What runs the model; auto takes what the file is made for.", "auto", "torch", "onnx")
-_CHECKPOINT = _text("The model: a best.ckpt, a run folder, a sweep folder or an exported model.onnx.", also=(list,))
+_CHECKPOINT = _text(
+    "The model: a best.ckpt, a run folder, a sweep folder or an exported model.onnx.",
+    also=(list,),
+    remedy="no model yet? make demo trains one",
+)
 _ONLY = _text("Part of the names of the runs to take from a sweep, such as seed=1.", also=(int, float), extra=_NULL)
 _INPUT = _text("An image, a folder of images, or a pattern of files.")
 _OUT = _text("The folder that results are written to.", also=(int, float))
