@@ -72,7 +72,7 @@ class Bench:
         )  # fmt: skip
         self.run = FoldRun(OmegaConf.to_container(cfg, resolve=True), home / "run")
         setup = self.run.setup
-        self.study = setup.study()
+        self.study = setup.prepared()
         self.module = setup.module()
         self.backbone = self.module.classifier.backbone.eval()
         self.fold = setup.datamodule(self.study, self.module, 3, [])

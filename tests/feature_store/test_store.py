@@ -267,7 +267,7 @@ WRITER = """
 import hashlib, os, signal, sys
 import numpy as np
 from pathlib import Path
-from covidnet.features.store import FeatureStore
+from covidnet.feature_store.store import FeatureStore
 root, total, size, die = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 keys = [hashlib.sha256(str(n).encode()).digest() for n in range(total)]
 def vectors(keys):

@@ -12,6 +12,7 @@ import pytest
 
 from covidnet.base.classes import CLASSES
 from covidnet.evaluation.metrics import run_metrics
+from covidnet.evaluation.results import to_json
 from covidnet.evaluation.predictions import predictions_table
 
 
@@ -67,7 +68,7 @@ def predictions() -> pd.DataFrame:
 @pytest.fixture
 def metrics(predictions: pd.DataFrame) -> dict[str, Any]:
     """The content of metrics.json."""
-    return {"fold": 3, "seed": 0, "splits": run_metrics(predictions), "seconds": {"fit": 1.5}}
+    return {"fold": 3, "seed": 0, "splits": to_json(run_metrics(predictions)), "seconds": {"fit": 1.5}}
 
 
 @pytest.fixture
