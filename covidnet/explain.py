@@ -52,7 +52,8 @@ def main(cfg: DictConfig) -> None:
     check_out(given["input"], out, root, paths)
     from covidnet.data.collection.annotations import Annotations
 
-    annotations = Annotations(root, masks=cfg.masks, boxes=cfg.boxes, images=paths)
+    reading = {"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading}
+    annotations = Annotations(root, masks=cfg.masks, boxes=cfg.boxes, images=paths, reading=reading)
     check_out(given["input"], out, root, paths, annotations.folders.values())
     from covidnet.explaining.image_maps import ImageMaps
     from covidnet.serving.open_model import open_model
@@ -69,7 +70,7 @@ def main(cfg: DictConfig) -> None:
         method=cfg.explain.method,
         target=target,
         annotations=annotations,
-        reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading},
+        reading=reading,
         progress=cfg.progress,
     )
     _print(explained.facts.notes())

@@ -12,8 +12,8 @@ import pytest
 
 from covidnet.base.classes import CLASSES
 from covidnet.evaluation.metrics import run_metrics
-from covidnet.evaluation.results import to_json
 from covidnet.evaluation.predictions import predictions_table
+from covidnet.evaluation.results import to_json
 
 
 @pytest.fixture(autouse=True)

@@ -95,6 +95,8 @@ def collect(images: pd.DataFrame, small: dict[str, Pixels]) -> Thumbnails:
 def make_thumbnails(images: pd.DataFrame, root: Path, *, progress: bool = True) -> Thumbnails:
     """Read images that a manifest lists, and make them small; one that changed since is named and has none.
 
+    As in `covidnet.data.loading.dataset.ImageDataset`, a hash is checked before anything is decoded.
+
     Args:
         images: rows with image_id, path, sha256, width and height.
         root: the folder that path is relative to.
@@ -105,7 +107,7 @@ def make_thumbnails(images: pd.DataFrame, root: Path, *, progress: bool = True) 
         path, sha256 = row
         try:
             # The manifest's limits were applied when the image was taken into it.
-            image = read_image(root / path, max_megapixels=float("inf"), min_side=1, sha256=sha256)
+            image = read_image(root / path, max_megapixels=float("inf"), min_side=1, sha256=str(sha256))
             return path, thumbnail(image)
         except ImageRefusedError as error:
             log.warning("no thumbnail: %s", error)

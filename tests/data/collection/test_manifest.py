@@ -30,6 +30,7 @@ from covidnet.data.collection.manifest import (
 )
 from covidnet.data.collection.sources import folder_source
 from covidnet.data.reading.images import Radiograph
+from tests.data.reading import hostile
 
 RAMP = np.add.outer(np.arange(80), np.arange(96)).astype(np.uint8)  # 80 rows, 96 columns
 FOLDERS = ("COVID19", "NORMAL", "PNEUMONIA")
@@ -329,3 +330,19 @@ def test_rules_see_the_view_of_the_header_and_that_of_the_table_first(tmp_path: 
         "NORMAL/c.dcm": "",
     }
     assert [seen[sha] for sha in images.sort_values("path")["sha256"]] == ["L", "L", "AP"]
+
+
+def test_an_image_that_passes_a_limit_is_named_and_the_others_stay(tmp_path: Path) -> None:
+    for n in range(6):
+        put(tmp_path, f"{FOLDERS[n % 3]}/{n}.png", noise(n))
+    before = scanned(tmp_path)
+    put(tmp_path, "NORMAL/2b.png", hostile.png_large(5000))
+    found = scan(folder_source(tmp_path), max_megapixels=64, min_side=64, limits={"max_memory": 0.25}, progress=False)
+    assert found.refused[["path", "cause"]].to_numpy().tolist() == [["NORMAL/2b.png", "needed more than 0.25 GB"]]
+    assert found.images.equals(before.images)
+
+
+def test_dicom_without_its_first_132_bytes_is_prepared_with_its_patient(tmp_path: Path) -> None:
+    put(tmp_path, "NORMAL/image.dcm", dicom(PatientID="p7", ViewPosition="PA")[132:])
+    image = scanned(tmp_path).images.iloc[0]
+    assert (image["path"], image["patient_id"], image["view"]) == ("NORMAL/image.dcm", "p7", "PA")

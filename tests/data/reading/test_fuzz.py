@@ -21,7 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 
 from covidnet.base.errors import ImageRefusedError
 from covidnet.data.reading.images import decode_radiograph
-from tests.data import hostile
+from tests.data.reading import hostile
 
 GREY16 = np.linspace(0, 4095, 80 * 96).round().astype(np.uint16).reshape(80, 96)
 COLOUR = np.stack([hostile.RAMP, hostile.RAMP[::-1], 255 - hostile.RAMP], axis=2)

@@ -23,7 +23,7 @@ from covidnet.base.errors import ImageRefusedError
 from covidnet.data.reading.decoders import Decoders
 from covidnet.data.reading.dicom import identifiers_of, read_header
 from covidnet.data.reading.images import decode_image
-from tests.data import hostile
+from tests.data.reading import hostile
 
 
 class Case(NamedTuple):

@@ -23,6 +23,7 @@ from covidnet.data.reading import images
 from covidnet.data.reading.grey_levels import to_eight_bits
 from covidnet.data.reading.images import ImageFacts, decode_image, inspect_image, is_image_file, read_image
 from tests.conftest import PROJECT
+from tests.data.reading.both_ways import pixels_both_ways
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -68,7 +69,7 @@ def saved(image: Image.Image | np.ndarray, kind: str, **options: object) -> byte
 
 
 def pixels(data: bytes, name: str = "image.png", **limits: float) -> np.ndarray:
-    return decode_image(data, name, **{"max_megapixels": 64.0, "min_side": 64, **limits})[0]  # type: ignore[arg-type]
+    return pixels_both_ways(data, name, **limits)  # type: ignore[arg-type]
 
 
 def refusal(data: bytes, name: str = "image.png", **limits: float) -> str:
@@ -706,7 +707,8 @@ def test_decoder_out_of_memory_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
         raise MemoryError
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", full)
-    assert "memory" in refusal(saved(RAMP, "PNG"))
+    with pytest.raises(ImageRefusedError, match="does not fit in memory"):
+        decode_image(saved(RAMP, "PNG"), "image.png")
 
 
 def test_image_files_are_told_by_suffix_or_by_their_first_bytes(tmp_path: Path) -> None:

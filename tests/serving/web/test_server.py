@@ -39,7 +39,7 @@ from covidnet.serving.facts import NOTICE
 from covidnet.serving.model import Outputs, ServedModel
 from covidnet.serving.web import reception
 from covidnet.serving.web.guard import HEADERS
-from tests.data import hostile
+from tests.data.reading import hostile
 from tests.data.reading.test_dicom import image as dicom_image
 from tests.data.reading.test_dicom import written
 from tests.data.reading.test_hostile import CASES, Case
