@@ -143,7 +143,7 @@ def test_damaged_files_are_read_or_refused_and_leave_nothing(files: int, seed: i
         pytest.skip("memory is measured on Linux alone")
     home, fuzzed = tmp_path / "home", tmp_path / "fuzzed"
     home.mkdir()
-    command = [sys.executable, "-c", f"from tests.data.test_fuzz import run; run({files}, {seed})"]
+    command = [sys.executable, "-c", f"from tests.data.reading.test_fuzz import run; run({files}, {seed})"]
     places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "COVIDNET_CACHE"), str(home))
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, **places, "PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1", "FUZZED": str(fuzzed)}

@@ -117,7 +117,7 @@ def outcomes(files: dict[str, Path]) -> dict[str, Outcome]:
     """All cases, in one process of their own."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of memory is measured on Linux alone")
-    code = "import sys; from tests.data.test_hostile import measure; measure(sys.argv[1:])"
+    code = "import sys; from tests.data.reading.test_hostile import measure; measure(sys.argv[1:])"
     command = [sys.executable, "-c", code, *(str(files[case.maker]) for case in CASES)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
