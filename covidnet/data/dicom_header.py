@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import zlib
 from pathlib import Path
@@ -92,9 +93,11 @@ def _parsed(bounded: _Bounded, path: str | Path, names: tuple[str, ...], force: 
         # The stream has all that pydicom asks of a file.
         header = read_partial(bounded, at_pixels, force=force, specific_tags=wanted)  # type: ignore[arg-type]
         _bound_values(header, path)
+    except ImageRefusedError:
+        raise
     except Exception as error:
-        if bounded.refusal is not None:  # pydicom makes other errors of some
-            raise bounded.refusal from error
+        if bounded.refusal is not None:  # pydicom made another error of it
+            raise copy.copy(bounded.refusal) from error
         raise
     return Header(header, pixels[0] if pixels else None, data)
 
@@ -113,8 +116,8 @@ def _bound_values(header: Dataset, path: str | Path) -> None:
             try:
                 item = read_sequence_item(part, raw.is_implicit_VR, raw.is_little_endian, "iso8859")
             except Exception as error:
-                if part.refusal is not None:
-                    raise part.refusal from error
+                if part.refusal is not None and error is not part.refusal:
+                    raise copy.copy(part.refusal) from error
                 raise
             header[tag] = DataElement(tag, "SQ", Sequence([] if item is None else [item]))
     items = [header[name].value[0] for name in _TABLES if header.get(name)]

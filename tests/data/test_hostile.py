@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
+from covidnet.data.decoders import Decoders
 from covidnet.data.dicom import identifiers_of, read_header
 from covidnet.data.images import decode_image
 from covidnet.errors import ImageRefusedError
@@ -40,10 +44,11 @@ CASES = [
     Case("png_chunks", (500_000,), "PNG chunks"),
     Case("png_pixel_chunks", (500_000,), "PNG chunks"),
     Case("png_profile", (30_000_000,), ""),
-    Case("bmp_runs", (60_000_000,), "run-length coded"),
+    Case("bmp_runs", (20_000_000,), "run-length coded"),
     Case("webp_chunks", (500_000,), "WebP chunks"),
     Case("webp_size", (16_384,), "268 megapixels"),
-    Case("avif_brands", (60_000_000,), "not a supported format"),
+    Case("avif_size", (2_000,), "every pixel is 0"),
+    Case("avif_brands", (20_000_000,), "not a supported format"),
     Case("dicom_elements", (1_000_000,), "more than 16,000 elements"),
     Case("dicom_items", (500_000,), "more than 16,000 elements"),
     Case("dicom_lookup_items", (1_000_000,), "LUTDescriptor"),
@@ -82,30 +87,39 @@ def _peak(what: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure(cases: list[tuple[str, list[int]]]) -> None:
+def measure(paths: list[str]) -> None:
     """Read each file in this process, and print what it cost; made for a process of its own."""
     decode_image(hostile.written(hostile.film()), "warm.dcm")  # imports its libraries
     decode_image(hostile.saved(hostile.RAMP, "PNG"), "warm.png")
-    for maker, sizes in cases:
-        data, refusal = getattr(hostile, maker)(*sizes), ""
+    for path in paths:
+        data, refusal = Path(path).read_bytes(), ""
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is held now
         held, start = _peak("VmRSS"), time.process_time()
         try:
-            decode_image(data, "film.dcm" if data[128:132] == b"DICM" else "film")
+            decode_image(data, path)
         except ImageRefusedError as error:
             refusal = str(error)
         print(json.dumps([refusal, time.process_time() - start, _peak("VmHWM") - held]), flush=True)
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, Outcome]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """The files of all cases, by their makers."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for case in CASES:
+        (folder / case.maker).write_bytes(getattr(hostile, case.maker)(*case.sizes))
+    yield {case.maker: folder / case.maker for case in CASES}
+    shutil.rmtree(folder)  # 200 MB, which pytest would keep
+
+
+@pytest.fixture(scope="module")
+def outcomes(files: dict[str, Path]) -> dict[str, Outcome]:
     """All cases, in one process of their own."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of memory is measured on Linux alone")
-    cases = [(case.maker, case.sizes) for case in CASES]
-    code = f"import json, sys; from tests.data.test_hostile import measure; measure(json.loads({json.dumps(cases)!r}))"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    code = "import sys; from tests.data.test_hostile import measure; measure(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *(str(files[case.maker]) for case in CASES)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [Outcome(*json.loads(line)) for line in done.stdout.splitlines()]
     return {case.maker: outcome for case, outcome in zip(CASES, found, strict=True)}
@@ -119,6 +133,43 @@ def test_hostile_files_cost_neither_time_nor_memory(case: Case, outcomes: dict[s
     assert "\n" not in outcome.refusal
     assert outcome.seconds < SECONDS
     assert outcome.megabytes < MEGABYTES
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    with Decoders(1, max_memory=0.6, max_seconds=10) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.maker)
+def test_hostile_files_are_refused_or_read_by_the_decoders(
+    case: Case, files: dict[str, Path], decoders: Decoders
+) -> None:
+    if not case.cause:
+        assert decoders.read(files[case.maker]).pixels.size
+        return
+    with pytest.raises(ImageRefusedError) as caught:
+        decoders.read(files[case.maker])
+    assert case.cause in caught.value.cause
+    assert caught.value.path == str(files[case.maker])
+
+
+@pytest.mark.parametrize(
+    ("maker", "sizes", "limits", "cause"),
+    [
+        ("jpeg_scans", (100, 8_000), {"max_seconds": 0.5}, "took more than 0.5 s to decode"),
+        ("rle_window", (8_000,), {"max_memory": 0.4}, "needed more than 0.4 GB"),
+    ],
+)
+def test_what_no_look_ahead_catches_is_ended_by_the_decoders(
+    maker: str, sizes: tuple[int, ...], limits: dict[str, float], cause: str
+) -> None:
+    data = getattr(hostile, maker)(*sizes)
+    with Decoders(1, **limits) as pool:  # type: ignore[arg-type]
+        with pytest.raises(ImageRefusedError) as caught:
+            pool.decode(data, "film.dcm" if data[128:132] == b"DICM" else "film")
+        assert caught.value.cause == cause
+        assert np.array_equal(pool.decode(hostile.saved(hostile.RAMP, "PNG"), "good.png").pixels, hostile.RAMP)
 
 
 def test_an_image_in_runs_with_a_window_takes_less_than_six_bytes_a_pixel(outcomes: dict[str, Outcome]) -> None:
