@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from covidnet.arguments import quoted
@@ -54,22 +55,32 @@ def main(cfg: DictConfig) -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CovidnetError(f'the web application needs {", ".join(missing)}: pip install "covidnet[app]"')
+    from covidnet.data.decoders import Decoders
     from covidnet.serving.web.guard import access_of
     from covidnet.serving.web.limits import WebLimits
+    from covidnet.serving.web.reception import READERS
+    from covidnet.serving.web.warm import warm_decoders, warm_up
 
     limits = WebLimits(**{name: cfg[name] for name in WebLimits.__dataclass_fields__})
     host = str(cfg.host)
     access = access_of(host, cfg.hosts, cfg.proxies, cfg.token)
     _check_files(limits.connections)
+    decoders = Decoders(
+        READERS,
+        max_memory=cfg.reading.max_memory,
+        max_seconds=cfg.reading.max_seconds,
+        max_megapixels=limits.max_megapixels,
+        min_side=limits.min_side,
+    )
     # Taken before the model is loaded: who finds the port in use should not have waited for that.
     listener = _listen(host, cfg.port)
-    with listener:
+    with listener, ThreadPoolExecutor(1) as aside, decoders:
+        started = aside.submit(warm_decoders, decoders)
         from covidnet.serving.answers import Answering
         from covidnet.serving.model import open_model
         from covidnet.serving.stream import Share
         from covidnet.serving.web.guard import is_loopback
         from covidnet.serving.web.server import create_app
-        from covidnet.serving.web.warm import warm_up
 
         log.info("loading %s", f"{given} only={only}" if only else given)
         share = Share.of_cores()
@@ -78,6 +89,7 @@ def main(cfg: DictConfig) -> None:
         app = create_app(
             model,
             answering,
+            decoders,
             limits,
             card=_card(given, only, model),
             access=access,
@@ -85,6 +97,7 @@ def main(cfg: DictConfig) -> None:
             workers=share.passes,
         )
         warm_up(model)
+        started.result()
         if not is_loopback(host):
             log.warning(
                 "warning: host=%s: whoever reaches this machine%s can use the server, it knows neither users nor TLS",

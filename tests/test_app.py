@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,8 +22,8 @@ from covidnet.app import main
 from covidnet.config import compose
 from covidnet.errors import CovidnetError, SettingError, WeightsError
 from covidnet.serving.web.limits import WebLimits
-from tests.serving.web.commands import command
-from tests.serving.web.servers import film_png
+from tests.serving.web.commands import children_of, command
+from tests.serving.web.servers import fetched, film_png
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +144,34 @@ def test_a_server_on_this_machine_answers_says_nothing_more_and_ends_quietly(run
         assert len(server.lines) == said, server.lines
         assert files_in(tmp_path) == kept
         line.close()
+
+
+def test_sigterm_ends_the_server_in_seconds_whatever_is_decoded(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "cwd").mkdir()
+    with command(run, "gate=warn", "answer_seconds=60", cwd=tmp_path / "cwd") as server, ExitStack() as held:
+        port = urlsplit(server.address).port
+        children = children_of(server.process.pid)
+        assert len(children) == 2
+        # A file that takes for ever, whatever files do so today.
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        for _ in range(3):
+            line = http.client.HTTPConnection("127.0.0.1", port)
+            line.request("POST", "/v1/predict", film_png())
+            held.callback(line.close)
+        assert fetched(port, "/health")[0] == 200
+        status, _, answer = fetched(port, "/ready")
+        assert (status, answer["error"]["code"]) == (503, "busy")
+        start = time.monotonic()
+        server.end(signal.SIGTERM)
+        assert time.monotonic() - start < 10
+        assert not any(alive(child) for child in children)
+        assert not any("Traceback" in text for text in server.lines)
+
+
+def alive(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def files_in(folder: Path) -> set[Path]:

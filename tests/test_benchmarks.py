@@ -23,7 +23,7 @@ TINY = {
     "features": ["--films", "33", "--rounds", "1", "--side", "32", "--head", "32", "--fills"],
     "overlap": ["{images}"],
     "scaling": ["--films", "200"],
-    "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3"],
+    "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256"],
 }
 """The arguments of each script that is run here. `COMMANDS` and `SLOW` name the others."""
 

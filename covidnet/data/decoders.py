@@ -22,6 +22,7 @@ import math
 import mmap
 import os
 import re
+import selectors
 import signal
 import socket
 import struct
@@ -55,6 +56,7 @@ _START = (
 )
 _START_SECONDS = 120.0
 _LEAST_MEMORY = 0.25  # GB, of which a child that has decoded nothing yet takes half
+_LOOK_SECONDS = 0.1  # between two looks at whether somebody still waits for an image
 _NEAR = 0.9  # of the limit on memory: what fails from here on failed for memory
 _FAILED_ALLOCATION = re.compile(r"bad_alloc|memory|allocat", re.IGNORECASE)
 # A thread of OpenBLAS reserves address space, and there is nothing here for it to do.
@@ -67,6 +69,10 @@ _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 class DecoderError(CovidnetError, RuntimeError):
     """An image could not be decoded for a reason that is not the image: none was free in time, or they are closed."""
+
+
+class ShortOfMemoryError(ImageRefusedError):
+    """The machine, not the limit of a decoder, had too little memory for an image."""
 
 
 class Decoders:
@@ -149,19 +155,24 @@ class Decoders:
         with images.open_film(path, self._limits["max_megapixels"]) as file:
             return self._film(path, {"do": "film", "sha256": sha256}, file.fileno())
 
-    def decode(self, data: bytes, name: str | Path, *, seconds: float | None = None) -> Film:
+    def decode(
+        self, data: bytes, name: str | Path, *, seconds: float | None = None, left: threading.Event | None = None
+    ) -> Film:
         """One image as `covidnet.data.images.decode_film` decodes it, within the limits.
 
         Args:
             data: the whole file.
             name: the name that errors give it.
             seconds: at most so long in all, with waiting until a decoder is free.
+            left: set where nobody wants the image any more; its decoder is killed then.
 
         Raises:
             ImageRefusedError: whatever is wrong with the bytes; or they passed a limit, or crashed their decoder.
-            DecoderError: the pool is closed, no decoder can be started, or none was free in time.
+            ShortOfMemoryError: the machine has not the memory that the limit allows.
+            DecoderError: the pool is closed, no decoder can be started, or none was free in time; or nobody wants the
+                image any more.
         """
-        return self._film(name, {"do": "film"}, data, seconds)
+        return self._film(name, {"do": "film"}, data, seconds, left)
 
     def identifiers(self, path: str | Path) -> list[str]:
         """What `covidnet.data.dicom.identifiers_of` reads, within the limits; empty texts where they are passed."""
@@ -184,9 +195,14 @@ class Decoders:
             child.kill()
 
     def _film(
-        self, name: str | Path, message: dict[str, Any], given: int | bytes, seconds: float | None = None
+        self,
+        name: str | Path,
+        message: dict[str, Any],
+        given: int | bytes,
+        seconds: float | None = None,
+        left: threading.Event | None = None,
     ) -> Film:
-        reply, pixels = self._ask(name, message, given, seconds)
+        reply, pixels = self._ask(name, message, given, seconds, left)
         for kind, about in reply["told"]:
             images.tell_once(kind, about)
         assert pixels is not None  # a film has them
@@ -194,7 +210,12 @@ class Decoders:
         return Film(pixels, facts, reply["colour"], reply["view"], reply["patient_id"])
 
     def _ask(
-        self, name: str | Path, message: dict[str, Any], given: int | bytes, seconds: float | None
+        self,
+        name: str | Path,
+        message: dict[str, Any],
+        given: int | bytes,
+        seconds: float | None,
+        left: threading.Event | None = None,
     ) -> tuple[dict[str, Any], Pixels | None]:
         end = math.inf if seconds is None else time.monotonic() + seconds
         message |= {"name": str(name)}
@@ -202,10 +223,12 @@ class Decoders:
             child = self._take(end)
             most = min(self._limits["max_seconds"], end - time.monotonic())
             try:
-                reply, pixels = child.ask(message, given, most)
+                reply, pixels = child.ask(message, given, most, left)
             except TimeoutError:
                 self._replace(child)
                 self._check_open()
+                if left is not None and left.is_set():
+                    raise DecoderError("decoders: nobody wants the image any more") from None
                 took = (
                     self._limits["max_seconds"] if end == math.inf else min(self._limits["max_seconds"], seconds or 0)
                 )
@@ -227,6 +250,8 @@ class Decoders:
             self._give_back(child)
         if "refused" in reply:
             raise ImageRefusedError(name, *reply["refused"])
+        if "short" in reply:
+            raise _too_little(name)
         if "memory" in reply:
             raise self._too_much(name)
         return reply, pixels
@@ -294,6 +319,9 @@ class Decoders:
 
     def _died(self, name: str | Path, child: _Child) -> ImageRefusedError:
         words = child.last_words()
+        if child.ended == -signal.SIGKILL:
+            # The system ends who takes most where memory is short; twice, and below its own limit.
+            return _too_little(name)
         if _FAILED_ALLOCATION.search(words):
             return self._too_much(name)
         try:
@@ -352,6 +380,11 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
+def _too_little(name: str | Path) -> ImageRefusedError:
+    cause = "the machine has too little memory left to decode it"
+    return ShortOfMemoryError(name, cause, "free some, or do less at once, and try again")
+
+
 def _too_long(name: str | Path, seconds: float) -> ImageRefusedError:
     cause = f"took more than {seconds:g} s to decode"
     return ImageRefusedError(name, cause, "save it again, or raise reading.max_seconds where it can be trusted")
@@ -398,13 +431,20 @@ class _Child:
             _receive(self._socket)
             self._ready = True
 
-    def ask(self, message: dict[str, Any], given: int | bytes, seconds: float) -> tuple[dict[str, Any], Pixels | None]:
+    def ask(
+        self,
+        message: dict[str, Any],
+        given: int | bytes,
+        seconds: float,
+        left: threading.Event | None = None,
+    ) -> tuple[dict[str, Any], Pixels | None]:
         """Its answer, and pixels where there are some.
 
         Args:
             message: what to do.
             given: an open file, or its bytes.
             seconds: until TimeoutError.
+            left: set where nobody waits for the answer any more, which is a TimeoutError too.
 
         Raises:
             TimeoutError: no answer.
@@ -417,7 +457,10 @@ class _Child:
         else:
             _send(self._socket, {**message, "bytes": len(given)})
             self._socket.sendall(given)
-        _set_timeout(self._socket, end - time.monotonic())
+        while left is not None and not left.is_set() and time.monotonic() < end:
+            if _readable(self._socket, min(_LOOK_SECONDS, end - time.monotonic())):
+                break
+        _set_timeout(self._socket, end - time.monotonic() if left is None or not left.is_set() else 0)
         reply, file = _receive(self._socket)
         if "shape" not in reply:
             return reply, None
@@ -464,6 +507,12 @@ class _Child:
             if stream is not None:
                 stream.close()
         os.close(self._log)
+
+
+def _readable(stream: socket.socket, seconds: float) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        return bool(selector.select(max(0.0, seconds)))
 
 
 def _set_timeout(stream: socket.socket, seconds: float) -> None:
@@ -553,12 +602,12 @@ def _guarded(
         reply, pixels = _work(message, given, limits)
     except Exception as error:
         if _ran_out(error) or _peak() >= _NEAR * memory:
-            reply = {"memory": True}
+            reply = {"short" if _machine_is_short(memory) else "memory": True}
         else:
             refused = error if isinstance(error, ImageRefusedError) else images.unreadable(limits.path, error)
             reply = {"refused": [refused.cause, refused.remedy]}
     # The peak of a process never falls, so that the next image would seem to need what this one did.
-    return reply | {"worn": "memory" in reply or _peak() >= _NEAR * memory}, pixels
+    return reply | {"worn": not {"memory", "short"}.isdisjoint(reply) or _peak() >= _NEAR * memory}, pixels
 
 
 def _work(message: dict[str, Any], given: int | bytes, limits: images.Limits) -> tuple[dict[str, Any], Pixels | None]:
@@ -640,7 +689,24 @@ def _limit_memory(gigabytes: float, max_megapixels: float) -> float:
 
 def _peak() -> float:
     """The most address space that this process ever had, in bytes; 0 where the system does not tell."""
+    return _told_by_system(b"VmPeak")
+
+
+def _told_by_system(name: bytes) -> float:
     with contextlib.suppress(OSError), Path("/proc/self/status").open("rb") as status:
-        if found := re.search(rb"VmPeak:\s*(\d+) kB", status.read()):
+        if found := re.search(name + rb":\s*(\d+) kB", status.read()):
             return int(found[1]) * 1024.0
     return 0.0
+
+
+def _machine_is_short(limit: float) -> bool:
+    """Whether less memory can be had than the limit leaves: then what failed did so for the machine."""
+    # What failed may have been told in little steps, and some of it is not free yet.
+    room = limit - _told_by_system(b"VmSize") - 2**26
+    if not 0 < room < math.inf:
+        return False
+    try:
+        mmap.mmap(-1, int(room)).close()
+    except (OSError, MemoryError):
+        return True
+    return False

@@ -7,16 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from covidnet.data.decoders import DecoderError, Decoders
+from covidnet.data.decoders import DecoderError, Decoders, ShortOfMemoryError, _Child
 from covidnet.errors import ImageRefusedError, SettingError
 from tests.data.test_images import RAMP, chunk, saved
 
@@ -94,8 +96,32 @@ def test_where_none_is_free_in_time_the_image_is_not_to_blame(good: Path) -> Non
         assert np.array_equal(busy.result().pixels, RAMP)
 
 
-def test_an_image_that_needs_too_much_memory_costs_itself_alone(good: Path, tmp_path: Path) -> None:
-    side = 5000
+def test_a_decode_that_nobody_waits_for_is_killed(good: Path) -> None:
+    with Decoders(1) as pool, ThreadPoolExecutor(1) as thread:
+        (slow,) = stopped(pool, good)
+        left = threading.Event()
+        given = {"seconds": 60, "left": left}
+        lost = thread.submit(lambda: pool.decode(good.read_bytes(), "upload", **given))  # type: ignore[arg-type]
+        while pool._idle:
+            time.sleep(0.01)
+        start = time.monotonic()
+        left.set()
+        with pytest.raises(DecoderError, match="nobody wants the image"):
+            lost.result()
+        assert time.monotonic() - start < 5
+        assert not (PROC / str(slow)).exists()
+        assert np.array_equal(pool.decode(good.read_bytes(), "upload", left=threading.Event()).pixels, RAMP)
+        with pytest.raises(DecoderError, match="nobody wants the image"):
+            pool.decode(good.read_bytes(), "upload", left=left)
+
+
+SIDE = 5000
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A picture in colour of 25 megapixels and few bytes."""
+    side = SIDE
     lines = zlib.compress(bytes(1) + bytes(range(250)) * (3 * side // 250), 1)
     line = zlib.decompress(lines)
     packer = zlib.compressobj(1)
@@ -103,11 +129,44 @@ def test_an_image_that_needs_too_much_memory_costs_itself_alone(good: Path, tmp_
     head = np.array([side, side], ">u4").tobytes() + bytes([8, 2, 0, 0, 0])
     large = tmp_path / "memory.png"
     large.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    return large
+
+
+def test_an_image_that_needs_too_much_memory_costs_itself_alone(good: Path, large: Path) -> None:
     with Decoders(1, max_memory=0.25) as pool:
         assert refusal(pool, large) == "needed more than 0.25 GB"
         assert np.array_equal(pool.read(good).pixels, RAMP)
     with Decoders(1) as pool:
-        assert pool.read(large).pixels.shape == (side, side)
+        assert pool.read(large).pixels.shape == (SIDE, SIDE)
+
+
+def test_a_machine_that_is_short_of_memory_is_not_the_image_s_fault(good: Path, large: Path) -> None:
+    resource = pytest.importorskip("resource")
+    with Decoders(1) as pool:
+        pool.read(good)
+        (child,) = pool._children
+        # The system gives it less than the limit of the pool.
+        resource.prlimit(child._process.pid, resource.RLIMIT_AS, (250_000_000, 250_000_000))
+        with pytest.raises(ShortOfMemoryError, match="the machine has too little memory left"):
+            pool.read(large)
+        assert pool.read(large).pixels.shape == (SIDE, SIDE)
+
+
+def test_a_decoder_that_the_system_kills_twice_is_not_the_image_s_fault(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = _Child.ask
+
+    def killed(child: _Child, *given: Any) -> Any:
+        child._process.kill()
+        return ask(child, *given)
+
+    with Decoders(1) as pool:
+        monkeypatch.setattr(_Child, "ask", killed)
+        with pytest.raises(ShortOfMemoryError):
+            pool.read(good)
+        monkeypatch.undo()
+        assert np.array_equal(pool.read(good).pixels, RAMP)
 
 
 def test_a_decoder_that_crashes_costs_its_image_alone(good: Path) -> None:

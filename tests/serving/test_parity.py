@@ -12,6 +12,7 @@ import torch
 from starlette.testclient import TestClient
 
 from covidnet.config import compose
+from covidnet.data.decoders import Decoders
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.export import main as export
 from covidnet.labels import CLASSES
@@ -37,8 +38,8 @@ def certain(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def over_the_network(checkpoint: Path, paths: list[Path]) -> np.ndarray:
     model = open_model(checkpoint)
-    app = create_app(model, Answering(model, "warn"), WebLimits(rate=0))
-    with TestClient(app) as client:
+    decoders = Decoders(2)
+    with TestClient(create_app(model, Answering(model, "warn"), decoders, WebLimits(rate=0))) as client:
         answers = [client.post("/v1/predict", content=path.read_bytes()).json() for path in paths]
     return np.array([[answer["probabilities"][label] for label in CLASSES] for answer in answers])
 

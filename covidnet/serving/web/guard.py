@@ -19,7 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from covidnet.errors import SettingError
 from covidnet.serving.web.rate import client_of
-from covidnet.serving.web.reception import place_of
+from covidnet.serving.web.reception import place_of, short_of_memory
 from covidnet.serving.web.web_error import WebError, busy, internal
 
 _LOG = logging.getLogger(__name__)
@@ -164,9 +164,11 @@ class Guard:
                 await busy("the server is closing").response()(scope, receive, guarded)
             raise
         except Exception as error:
-            _LOG.error("internal error on a request: %s", place_of(error))
+            short = short_of_memory(error)
+            _LOG.error("%s: %s", "short of memory" if short else "internal error on a request", place_of(error))
             if not started:
-                await internal().response()(scope, receive, guarded)
+                said = busy("the server is short of memory") if short else internal()
+                await said.response()(scope, receive, guarded)
         finally:
             self._busy[client] -= 1
             if not self._busy[client]:

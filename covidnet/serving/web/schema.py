@@ -95,7 +95,7 @@ class Model(BaseModel):
 
 
 class Health(BaseModel):
-    """The server is up."""
+    """The server is up, or ready."""
 
     status: str = "ok"
 
@@ -136,6 +136,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"model": Error, "description": "the file is no film that can be used; the cause says why"},
     429: {"model": Error, "description": "too many requests of one address; Retry-After says how long to wait"},
     500: {"model": Error, "description": "the server failed"},
-    503: {"model": Error, "description": "too many films wait, or no answer in time; see Retry-After"},
+    503: {
+        "model": Error,
+        "description": "too many images wait, no answer in time, short of memory, or closing; see Retry-After",
+    },
 }
 """What else /v1/predict answers."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -29,6 +29,9 @@ from covidnet.serving.web.reception import Reception, place_of
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError, internal
 from covidnet.serving.web.worker import Answers
+
+if TYPE_CHECKING:
+    from covidnet.data.decoders import Decoders
 
 _LOG = logging.getLogger(__name__)
 _MINUTE = 60.0
@@ -61,6 +64,7 @@ class Shown(Protocol):
 def create_app(
     model: Shown,
     answering: Answers,
+    decoders: Decoders,
     limits: WebLimits | None = None,
     *,
     card: str = "",
@@ -73,6 +77,7 @@ def create_app(
     Args:
         model: what is told of the model.
         answering: answers films; called from threads of its own.
+        decoders: decode films; closed when the application ends.
         limits: on sizes, rates and times.
         card: the model card in Markdown.
         access: who may ask, and under which names.
@@ -98,7 +103,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_exception_handler(_Seldom())
-        app.state.reception = Reception(answering, model.fit, model.facts, limits, workers)
+        app.state.reception = Reception(answering, decoders, model.fit, model.facts, limits, workers)
         yield
         app.state.reception.close()
 
@@ -119,6 +124,13 @@ def create_app(
     @app.get("/health", response_model=schema.Health)
     async def health() -> Response:
         """Whether the server is up."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/ready", response_model=schema.Health, responses={503: schema.ERRORS[503]})
+    async def ready(request: Request) -> Response:
+        """Whether an image that came now would be taken up."""
+        reception: Reception = request.app.state.reception
+        await reception.check_ready()
         return JSONResponse({"status": "ok"})
 
     @app.get("/v1/model", response_model=schema.Model)

@@ -1,14 +1,21 @@
-"""The first film of a fresh process would wait for libraries to plan their work."""
+"""The first film of a fresh process would wait for libraries to plan their work, and for decoders to start."""
 
 from __future__ import annotations
 
+import io
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
+from covidnet.errors import ImageRefusedError
+from covidnet.serving.web.reception import READERS
 from covidnet.serving.web.worker import BATCH
 
 if TYPE_CHECKING:
+    from covidnet.data.decoders import Decoders
     from covidnet.serving.model import ServedModel
 
 
@@ -21,3 +28,25 @@ def warm_up(model: ServedModel) -> None:
         outputs = model.outputs(squares, maps=model.explains)
         if model.explains:
             model.heat(squares, outputs, [0] * count)
+
+
+def warm_decoders(decoders: Decoders) -> None:
+    """Decode one picture with each process, so that all of them are started.
+
+    Args:
+        decoders: of the server.
+
+    Raises:
+        DecoderError: a process cannot be started.
+    """
+    file = io.BytesIO()
+    Image.fromarray(np.add.outer(*[np.arange(64, dtype=np.uint8)] * 2)).save(file, "PNG")
+
+    def decode() -> None:
+        # A server may want larger ones.
+        with suppress(ImageRefusedError):
+            decoders.decode(file.getvalue(), "warm-up")
+
+    with ThreadPoolExecutor(READERS) as threads:
+        for started in [threads.submit(decode) for _ in range(READERS)]:
+            started.result()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from covidnet.errors import ImageRefusedError
 
@@ -32,9 +34,11 @@ class Answers(Protocol):
 
 @dataclass(eq=False)
 class _Task:
-    film: Film
+    """One film; without one it asks whether a thread is free."""
+
+    film: Film | None
     heat: bool
-    future: Future[FilmAnswer | ImageRefusedError] = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
 
 
 class Worker:
@@ -50,6 +54,7 @@ class Worker:
     def __init__(self, answering: Answers, count: int = 1) -> None:
         self._answering = answering
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._closed = False
         self._threads = [threading.Thread(target=self._run, name=f"network-{n}", daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
@@ -61,20 +66,43 @@ class Worker:
             film: as `decode_film` gives it.
             heat: whether a heat map is wanted.
         """
-        task = _Task(film, heat)
-        self._tasks.put(task)
-        return task.future
+        return self._put(_Task(film, heat))
 
-    def close(self) -> None:
-        """End after the batch at work; films that still wait get a `LeftError`."""
+    def free(self) -> Future[None]:
+        """A future that is done as soon as a thread takes up something new."""
+        return self._put(_Task(None, False))
+
+    def close(self, seconds: float = 2.0) -> None:
+        """End after the batch at work, or without it; films that still wait get a `LeftError` at once.
+
+        Args:
+            seconds: to wait for the batch.
+        """
+        self._closed = True
+        self._turn_away()
         for _ in self._threads:
             self._tasks.put(None)
+        end = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(timeout=10)
-        while not self._tasks.empty():
-            task = self._tasks.get()
-            if task is not None and task.future.set_running_or_notify_cancel():
-                task.future.set_exception(LeftError())
+            thread.join(timeout=max(0.0, end - time.monotonic()))
+
+    def _put(self, task: _Task) -> Future[Any]:
+        self._tasks.put(task)
+        if self._closed:
+            self._turn_away()
+        return task.future
+
+    def _turn_away(self) -> None:
+        """Tell all who wait that nobody answers; a mark of the end among them is for a thread."""
+        marks = 0
+        with suppress(queue.Empty):
+            while True:
+                task = self._tasks.get_nowait()
+                marks += task is None
+                if task is not None and task.future.set_running_or_notify_cancel():
+                    task.future.set_exception(LeftError())
+        for _ in range(marks):
+            self._tasks.put(None)
 
     def _run(self) -> None:
         while (first := self._tasks.get()) is not None:
@@ -84,8 +112,11 @@ class Worker:
             while len(batch) < min(BATCH, share) and (task := self._next()) is not None:
                 batch.append(task)
             tasks = [task for task in batch if task.future.set_running_or_notify_cancel()]
+            for task in tasks:
+                if task.film is None:
+                    task.future.set_result(None)
             for heat in (True, False):
-                if chosen := [task for task in tasks if task.heat is heat]:
+                if chosen := [task for task in tasks if task.film is not None and task.heat is heat]:
                     self._answer(chosen, heat)
 
     def _next(self) -> _Task | None:
@@ -101,7 +132,7 @@ class Worker:
 
     def _answer(self, tasks: list[_Task], heat: bool) -> None:
         try:
-            answers = self._answering.answer([task.film for task in tasks], heat=heat)
+            answers = self._answering.answer([task.film for task in tasks if task.film is not None], heat=heat)
             for task, answer in zip(tasks, answers, strict=True):
                 task.future.set_result(answer)
         except Exception as error:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 PATIENCE = 120.0
 
 
@@ -65,3 +67,11 @@ def command(checkpoint: Path, *settings: str, cwd: Path, home: Path | None = Non
         process.wait(10)
         assert process.stderr is not None
         process.stderr.close()
+
+
+def children_of(process: int) -> list[int]:
+    """The processes that a process started, such as its decoders."""
+    tasks = Path(f"/proc/{process}/task")
+    if not tasks.is_dir():
+        pytest.skip("the system does not tell the children of a process")
+    return sorted({int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()})

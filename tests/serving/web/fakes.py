@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from covidnet.data.images import Film
+from covidnet.data.decoders import DecoderError
+from covidnet.data.images import Film, decode_film
 from covidnet.data.transforms import SquareFit
 from covidnet.errors import ImageRefusedError
 from covidnet.quality.flags import Flag
@@ -81,3 +82,45 @@ class FakeAnswering:
         ramp = np.linspace(0, 1, 32, dtype=np.float32)
         picture = np.broadcast_to(ramp, (32, 32)).copy() if heat else None
         return FilmAnswer(members.mean(axis=0), members, list(self.flags), picture)
+
+
+HOLDS = b"a file that is decoded for ever"
+
+
+@dataclass
+class FakeDecoders:
+    """Decodes in the thread that asks; `HOLDS` takes it until it is killed.
+
+    Args:
+        error: raised for every file.
+    """
+
+    error: Exception | None = None
+    max_megapixels: float = 64.0
+    min_side: int = 64
+    closed: threading.Event = field(default_factory=threading.Event)
+    at_work: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def decode(
+        self, data: bytes, name: str, *, seconds: float | None = None, left: threading.Event | None = None
+    ) -> Film:
+        assert seconds is not None
+        self.seconds.append(seconds)
+        if self.error is not None:
+            raise self.error
+        if data != HOLDS:
+            return decode_film(data, name, max_megapixels=self.max_megapixels, min_side=self.min_side)
+        self.at_work.append(name)
+        end = time.monotonic() + seconds
+        try:
+            while not self.closed.is_set() and not (left and left.is_set()):
+                if time.monotonic() > end:
+                    raise ImageRefusedError(name, "took more than 20 s to decode", "export it again")
+                time.sleep(0.005)
+            raise DecoderError("decoders: closed; nothing more is decoded")
+        finally:
+            self.at_work.remove(name)
+
+    def close(self) -> None:
+        self.closed.set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import json
 import logging
 import socket
 import threading
@@ -20,7 +22,7 @@ from covidnet.serving.web.guard import Access, access_of
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.protocol import FilmProtocol
 from covidnet.serving.web.server import create_app
-from tests.serving.web.fakes import FakeAnswering, FakeModel
+from tests.serving.web.fakes import FakeAnswering, FakeDecoders, FakeModel
 
 LOCAL = access_of("127.0.0.1")
 
@@ -35,17 +37,19 @@ def film_png(side: int = 96, first: int = 40, seed: int = 0) -> bytes:
 
 
 @contextmanager
-def client(answering: Any = None, model: Any = None, **limits: Any) -> Iterator[TestClient]:
+def client(answering: Any = None, model: Any = None, decoders: Any = None, **limits: Any) -> Iterator[TestClient]:
     """A client that talks to the application without a network."""
+    given = WebLimits(**limits)
+    decoders = decoders or FakeDecoders(max_megapixels=given.max_megapixels, min_side=given.min_side)
     answering = answering or FakeAnswering()
     model = model or getattr(answering, "model", FakeModel())
-    app = create_app(model, answering, WebLimits(**limits), card="# Model card: fake")
+    app = create_app(model, answering, decoders, given, card="# Model card: fake")
     with TestClient(app, raise_server_exceptions=False) as found:
         yield found
 
 
 @contextmanager
-def serving(answering: Any = None, access: Access = LOCAL, **limits: Any) -> Iterator[int]:
+def serving(answering: Any = None, access: Access = LOCAL, decoders: Any = None, **limits: Any) -> Iterator[int]:
     """The port of a server at 127.0.0.1."""
     given = WebLimits(**limits)
 
@@ -53,7 +57,7 @@ def serving(answering: Any = None, access: Access = LOCAL, **limits: Any) -> Ite
         pass
 
     Protocol.limits, Protocol.access = given, access
-    app = create_app(FakeModel(), answering or FakeAnswering(), given, access=access)
+    app = create_app(FakeModel(), answering or FakeAnswering(), decoders or FakeDecoders(), given, access=access)
     # As the command does; what it cuts off at its end is logged otherwise.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
@@ -89,3 +93,13 @@ def talk(port: int, *pieces: bytes, seconds: float = 10.0, pause: float = 0.0) -
         except (TimeoutError, ConnectionResetError):
             pass
         return found
+
+
+def fetched(port: int, path: str) -> tuple[int, Any, Any]:
+    """The status, the headers and the JSON of a page."""
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    line.request("GET", path)
+    answer = line.getresponse()
+    found = answer.status, answer.headers, json.load(answer)
+    line.close()
+    return found

@@ -88,6 +88,16 @@ def test_what_fails_is_answered_without_a_word_on_it(caplog: pytest.LogCaptureFi
     assert "RuntimeError in tests.serving.web.test_guard" in caplog.text
 
 
+def test_a_machine_without_memory_is_a_503(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        raise MemoryError
+
+    answer = client(fails).get("/")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
+    assert answer.headers["retry-after"]
+    assert "short of memory" in caplog.text
+
+
 def test_a_client_that_has_left_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     async def left(scope: Scope, receive: Receive, send: Send) -> None:
         raise ClientDisconnect

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import cv2
 import pytest
 from starlette.requests import ClientDisconnect
 
 from covidnet.data.transforms import SquareFit
+from covidnet.errors import ImageRefusedError
+from covidnet.serving.web import reception as module
 from covidnet.serving.web.limits import WebLimits
-from covidnet.serving.web.reception import Reception, place_of
+from covidnet.serving.web.reception import Reception, place_of, short_of_memory
 from covidnet.serving.web.web_error import WebError
-from tests.serving.web.fakes import FACTS, FakeAnswering
+from tests.serving.web.fakes import FACTS, HOLDS, FakeAnswering, FakeDecoders
 from tests.serving.web.servers import film_png
 
 
@@ -23,9 +27,15 @@ async def stays() -> None:
     await asyncio.sleep(60)
 
 
-def within(answering: FakeAnswering, work: Callable[[Reception], Awaitable[Any]], **limits: Any) -> Any:
+def within(
+    answering: FakeAnswering,
+    work: Callable[[Reception], Awaitable[Any]],
+    decoders: FakeDecoders | None = None,
+    **limits: Any,
+) -> Any:
     async def run() -> Any:
-        reception = Reception(answering, SquareFit(32), FACTS, WebLimits(**limits))
+        decodes: Any = decoders or FakeDecoders()
+        reception = Reception(answering, decodes, SquareFit(32), FACTS, WebLimits(**limits))
         try:
             return await work(reception)
         finally:
@@ -98,6 +108,176 @@ def test_a_client_that_leaves_costs_no_pass_of_the_network() -> None:
 
     within(answering, work)
     assert sum(answering.batches) == 2
+
+
+async def until(done: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not done() and time.monotonic() < end:
+        await asyncio.sleep(0.01)
+    assert done()
+
+
+# Files that are decoded for ever
+
+
+def test_two_files_that_hold_both_readers_are_killed_in_time_and_the_next_is_answered() -> None:
+    decoders = FakeDecoders()
+
+    async def work(reception: Reception) -> None:
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays)) for _ in range(2)]
+        await until(lambda: len(decoders.at_work) == 2)
+        await asyncio.sleep(0.5)
+        # Half of its time is left when they are killed.
+        assert (await reception.answer(film_png(), False, stays))["prediction"]
+        assert decoders.at_work == []
+        for one in bad:
+            with pytest.raises(WebError, match="no answer within 1 seconds") as caught:
+                await one
+            assert (caught.value.status, caught.value.code) == (503, "timed_out")
+        reception.check_room()
+
+    within(FakeAnswering(), work, decoders, queue=3, answer_seconds=1)
+    assert 0 < decoders.seconds[2] < 1
+
+
+def test_what_is_left_of_the_time_is_told_to_the_decoder() -> None:
+    decoders = FakeDecoders()
+    within(FakeAnswering(), lambda reception: reception.answer(film_png(), False, stays), decoders, answer_seconds=7)
+    assert 6 < decoders.seconds[0] <= 7
+
+
+def test_a_client_that_leaves_frees_its_reader_and_its_place() -> None:
+    decoders = FakeDecoders()
+
+    async def work(reception: Reception) -> None:
+        gone = asyncio.Event()
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait)) for _ in range(4)]
+        await until(lambda: len(decoders.at_work) == 2)
+        with pytest.raises(WebError, match="4 images are waiting already"):
+            reception.check_room()
+        gone.set()
+        for one in bad:
+            with pytest.raises(ClientDisconnect):
+                await one
+        await until(lambda: not reception._visits)
+        assert len(decoders.seconds) == 2
+        assert (await reception.answer(film_png(), False, stays))["prediction"]
+
+    within(FakeAnswering(), work, decoders, queue=4)
+
+
+def test_an_answer_that_is_there_does_not_wait_for_the_readers() -> None:
+    answering, decoders = FakeAnswering(), FakeDecoders()
+    answering.open.clear()
+
+    async def work(reception: Reception) -> None:
+        good = asyncio.create_task(reception.answer(film_png(), True, stays))
+        await until(lambda: bool(answering.batches))
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays)) for _ in range(2)]
+        await until(lambda: len(decoders.at_work) == 2)
+        answering.open.set()
+        assert (await good)["heat"]
+        for one in bad:
+            one.cancel()
+
+    within(answering, work, decoders)
+
+
+def test_closing_ends_what_is_decoded_or_answered_in_seconds() -> None:
+    answering, decoders = FakeAnswering(), FakeDecoders()
+    answering.open.clear()
+
+    async def work(reception: Reception) -> None:
+        good = asyncio.create_task(reception.answer(film_png(), False, stays))
+        await until(lambda: bool(answering.batches))
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays)) for _ in range(3)]
+        await until(lambda: len(decoders.at_work) == 2)
+        start = time.monotonic()
+        reception.close()
+        assert time.monotonic() - start < 3
+        for one in bad:
+            with pytest.raises(WebError, match="the server is closing"):
+                await one
+        for asked in (reception.check_ready(), reception.answer(film_png(), False, stays)):
+            with pytest.raises(WebError, match="the server is closing"):
+                await asked
+        answering.open.set()
+        await asyncio.wait({good}, timeout=5)
+
+    within(answering, work, decoders)
+
+
+def test_a_server_is_ready_while_a_reader_and_a_thread_of_the_network_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "READY_SECONDS", 0.2)
+    answering, decoders = FakeAnswering(), FakeDecoders()
+
+    async def work(reception: Reception) -> None:
+        await reception.check_ready()
+        gone = asyncio.Event()
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait)) for _ in range(2)]
+        await until(lambda: len(decoders.at_work) == 2)
+        with pytest.raises(WebError, match=r"no reader is free within 0\.2 seconds") as caught:
+            await reception.check_ready()
+        assert caught.value.status == 503
+        gone.set()
+        await asyncio.wait(bad)
+        for one in bad:
+            assert isinstance(one.exception(), ClientDisconnect)
+        await reception.check_ready()
+        answering.open.clear()
+        good = asyncio.create_task(reception.answer(film_png(), False, stays))
+        await until(lambda: bool(answering.batches))
+        with pytest.raises(WebError, match="no thread of the network is free"):
+            await reception.check_ready()
+        answering.open.set()
+        await good
+        await reception.check_ready()
+
+    within(answering, work, decoders)
+
+
+# A machine without memory
+
+
+SHORT = [
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("can't start new thread"),
+    RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
+    cv2.error("OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 99 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", SHORT, ids=[repr(error)[:30] for error in SHORT])
+def test_a_machine_without_memory_is_not_the_image_s_fault(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: Any) -> Any:
+        raise error
+
+    assert short_of_memory(error)
+    for answering, decoders in (
+        (FakeAnswering(), FakeDecoders(error=error)),
+        (FakeAnswering(error=error), FakeDecoders()),
+        (FakeAnswering(), FakeDecoders()),
+    ):
+        if answering.error is None and decoders.error is None:
+            monkeypatch.setattr(module, "answer_json", fails)
+        with pytest.raises(WebError, match="short of memory") as caught:
+            within(answering, lambda reception: reception.answer(film_png(first=13), False, stays), decoders)
+        assert (caught.value.status, caught.value.code) == (503, "busy")
+        assert caught.value.headers["Retry-After"]
+
+
+def test_an_image_that_needs_too_much_is_refused_itself() -> None:
+    decoders = FakeDecoders(error=ImageRefusedError("upload", "needed more than 1.5 GB", "export it smaller"))
+    with pytest.raises(WebError, match=r"needed more than 1\.5 GB") as caught:
+        within(FakeAnswering(), lambda reception: reception.answer(film_png(), False, stays), decoders)
+    assert caught.value.status == 422
+    assert not short_of_memory(ValueError("bad header"))
+    assert not short_of_memory(FileNotFoundError(errno.ENOENT, "No such file"))
 
 
 def test_what_fails_inside_is_logged_by_its_place_and_not_by_its_text(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import random
 import re
+import signal
+import socket
 import struct
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from covidnet.data.decoders import Decoders
 from covidnet.data.phantom import draw_film
 from covidnet.labels import CLASSES, COLOURS
 from covidnet.quality.flags import Flag
@@ -29,12 +35,13 @@ from covidnet.quality.gate import InputGate
 from covidnet.serving.answers import Answering
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.model import Outputs, ServedModel
+from covidnet.serving.web import reception
 from covidnet.serving.web.guard import HEADERS
 from tests.data.test_dicom import film as dicom_film
 from tests.data.test_dicom import written
 from tests.data.test_images import COLOUR, GRADIENT12, RAMP, chunk, mutated, orientation, png, png16, saved, tiff
-from tests.serving.web.fakes import FACTS, FakeAnswering, FakeModel
-from tests.serving.web.servers import client, film_png
+from tests.serving.web.fakes import FACTS, HOLDS, FakeAnswering, FakeDecoders, FakeModel
+from tests.serving.web.servers import client, fetched, film_png, serving
 
 
 class MeanModel(ServedModel):
@@ -111,12 +118,54 @@ def test_the_model_says_what_it_is() -> None:
 def test_the_server_says_that_it_is_up() -> None:
     with client() as ask:
         assert ask.get("/health").json() == {"status": "ok"}
+        assert ask.get("/ready").json() == {"status": "ok"}
+
+
+def test_a_file_that_takes_too_long_is_refused_and_one_that_waits_too_long_is_not_blamed() -> None:
+    # A stopped process stands for a file that takes for ever, whatever files do so today.
+    for limits, status, code in (
+        ({"max_seconds": 0.5}, 422, "unreadable_file"),
+        ({"answer_seconds": 0.5}, 503, "timed_out"),
+    ):
+        with Decoders(1, max_seconds=limits.pop("max_seconds", 20)) as decoders:
+            decoders.decode(film_png(), "film.png")
+            with client(decoders=decoders, **limits) as ask:
+                assert ask.post("/v1/predict", content=film_png()).status_code == 200
+                for child in decoders._children:
+                    child._process.send_signal(signal.SIGSTOP)
+                answer = ask.post("/v1/predict", content=film_png())
+                assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+                if status == 422:
+                    assert answer.json()["error"]["cause"] == "took more than 0.5 s to decode"
+                end = time.monotonic() + 20
+                while ask.post("/v1/predict", content=film_png()).status_code != 200 and time.monotonic() < end:
+                    time.sleep(0.1)
+                assert ask.get("/ready").status_code == 200
+
+
+def test_the_server_is_not_ready_while_no_reader_is_free_and_still_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reception, "READY_SECONDS", 0.2)
+    decoders = FakeDecoders()
+    with serving(decoders=decoders, answer_seconds=20) as port, ExitStack() as held:
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(HOLDS)}\r\n\r\n".encode()
+        for _ in range(2):
+            held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(head + HOLDS)
+        while len(decoders.at_work) < 2:
+            time.sleep(0.01)
+        status, _, answer = fetched(port, "/ready")
+        assert status == 503
+        assert answer["error"]["cause"] == "no reader is free within 0.2 seconds"
+        assert fetched(port, "/health")[0] == 200
+        held.close()
+        while decoders.at_work:
+            time.sleep(0.01)
+        assert fetched(port, "/ready")[0] == 200
 
 
 def test_the_description_names_the_ways_to_send_a_film_and_every_error() -> None:
     with client() as ask:
         told = ask.get("/openapi.json").json()
-    assert set(told["paths"]) == {"/v1/predict", "/v1/model", "/health"}
+    assert set(told["paths"]) == {"/v1/predict", "/v1/model", "/health", "/ready"}
     predict = told["paths"]["/v1/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"application/octet-stream", "multipart/form-data"}
     assert {"200", "400", "403", "408", "413", "415", "422", "429", "503"} <= set(predict["responses"])
@@ -336,9 +385,10 @@ def test_neither_a_file_nor_its_name_is_kept(
     assert not any("muster" in text for text in ours)
 
 
-def test_200_damaged_files_leave_no_failure_and_no_file(
+def test_2000_damaged_files_leave_no_failure_no_file_and_no_memory(
     watched: Callable[[], list[Path]], caplog: pytest.LogCaptureFixture
 ) -> None:
+    count = 2000
     rng = random.Random(7)
     seeds = [
         saved(RAMP, "JPEG", exif=orientation(6)),
@@ -353,11 +403,19 @@ def test_200_damaged_files_leave_no_failure_and_no_file(
         b"",
     ]
     statuses: list[int] = []
-    with caplog.at_level(logging.ERROR), client(gated(), rate=0, max_megapixels=4) as ask:
-        for number in range(200):
+    half = (0, 0)
+    with (
+        caplog.at_level(logging.ERROR),
+        Decoders(2, max_megapixels=4) as decoders,
+        client(gated(), decoders=decoders, rate=0, max_megapixels=4) as ask,
+    ):
+        for number in range(count):
+            if number == count // 2:
+                half = taken()
             seed = seeds[number % len(seeds)]
             data = mutated(seed, rng) if seed else rng.randbytes(rng.choice([1, 3, 40, 5000]))
             form = number % 3 == 0
+            start = time.monotonic()
             answer = (
                 ask.post("/v1/predict", files={"file": ("film", data)}) if form
                 else ask.post("/v1/predict", content=data)
@@ -365,10 +423,22 @@ def test_200_damaged_files_leave_no_failure_and_no_file(
             statuses.append(answer.status_code)
             assert answer.status_code in (200, 400, 422), (number, answer.text)
             assert answer.headers["content-type"] == "application/json"
+            assert time.monotonic() - start < 25, number
         assert ask.post("/v1/predict", content=draw_png()).status_code == 200
-    assert statuses.count(422) > 60
+        memory, files = taken()
+    assert statuses.count(422) > 0.3 * count
+    assert memory < 1.1 * half[0]
+    assert files <= half[1]
     assert not caplog.records
     assert watched() == []
+
+
+def taken() -> tuple[int, int]:
+    """Bytes of memory and open files of this process; (1, 0) where the system does not tell."""
+    gc.collect()
+    if not Path("/proc/self/statm").exists():
+        return 1, 0
+    return int(Path("/proc/self/statm").read_text().split()[1]), len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_100_damaged_forms_leave_no_failure() -> None:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from covidnet.data.decoders import Decoders
 from covidnet.serving.model import Outputs, ServedModel
-from covidnet.serving.web.warm import warm_up
+from covidnet.serving.web.reception import READERS
+from covidnet.serving.web.warm import warm_decoders, warm_up
 from covidnet.serving.web.worker import BATCH
 from tests.serving.web.fakes import FACTS
 
@@ -40,3 +42,10 @@ def test_every_size_of_batch_is_run_once(explains: bool) -> None:
     sizes = list(range(1, BATCH + 1))
     assert [size for what, size in model.seen if what == "outputs"] == sizes
     assert [size for what, size in model.seen if what == "heat"] == (sizes if explains else [])
+
+
+@pytest.mark.parametrize("min_side", [64, 500])
+def test_every_decoder_is_started(min_side: int) -> None:
+    with Decoders(READERS, min_side=min_side) as decoders:
+        warm_decoders(decoders)
+        assert len(decoders._children) == READERS
