@@ -24,7 +24,7 @@ from covidnet.serving.facts import NOTICE, ModelFacts
 from covidnet.serving.web import schema
 from covidnet.serving.web.guard import Access, Guard
 from covidnet.serving.web.limits import WebLimits
-from covidnet.serving.web.rate import RateLimit
+from covidnet.serving.web.rate import RateLimit, client_of
 from covidnet.serving.web.reception import Reception, place_of
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError, internal
@@ -149,7 +149,7 @@ def create_app(
             raise WebError(429, "too_many", cause, "wait as long as Retry-After says", retry=wait)
         reception: Reception = request.app.state.reception
         reception.check_room()
-        with memory.share() as share:
+        with memory.share(client_of(client)) as share:
             data = await read_upload(request.stream(), request.headers, limits, share)
             start = time.perf_counter()
             answer = await reception.answer(data, heat and model.explains, _left(request))

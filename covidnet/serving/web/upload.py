@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -26,7 +27,7 @@ _HOW = "send one film as the body (curl --data-binary @film.dcm), or as one part
 
 
 class Memory:
-    """The bytes that all uploads together may hold at once.
+    """The bytes that all uploads together may hold at once, and those of one client half of it.
 
     Args:
         limit: in bytes.
@@ -35,33 +36,45 @@ class Memory:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.used_by: Counter[str] = Counter()
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
-        """What one upload takes of it; given back at the end."""
-        share = Share(self)
+    def share(self, client: str = "") -> Iterator[Share]:
+        """What one upload takes of it; given back at the end.
+
+        Args:
+            client: whose upload it is.
+        """
+        share = Share(self, client)
         try:
             yield share
         finally:
             self.used -= share.size
+            self.used_by[client] -= share.size
+            if not self.used_by[client]:
+                del self.used_by[client]
 
 
 class Share:
     """The bytes that one upload holds."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, client: str) -> None:
         self.memory = memory
+        self.client = client
         self.size = 0
 
     def take(self, size: int) -> None:
         """Take more of it.
 
         Raises:
-            WebError: the uploads of this moment hold it all.
+            WebError: the uploads of this moment hold it all, or those of this client their half.
         """
         if self.memory.used + size > self.memory.limit:
             raise busy("too many uploads at once")
+        if self.memory.used_by[self.client] + size > self.memory.limit // 2:
+            raise busy("too many uploads of one address at once")
         self.memory.used += size
+        self.memory.used_by[self.client] += size
         self.size += size
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import http.client
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import socket
 import struct
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -37,8 +39,10 @@ from covidnet.serving.facts import NOTICE
 from covidnet.serving.model import Outputs, ServedModel
 from covidnet.serving.web import reception
 from covidnet.serving.web.guard import HEADERS
+from tests.data import hostile
 from tests.data.test_dicom import film as dicom_film
 from tests.data.test_dicom import written
+from tests.data.test_hostile import CASES, Case
 from tests.data.test_images import COLOUR, GRADIENT12, RAMP, chunk, mutated, orientation, png, png16, saved, tiff
 from tests.serving.web.fakes import FACTS, HOLDS, FakeAnswering, FakeDecoders, FakeModel
 from tests.serving.web.servers import client, fetched, film_png, serving
@@ -439,6 +443,45 @@ def taken() -> tuple[int, int]:
     if not Path("/proc/self/statm").exists():
         return 1, 0
     return int(Path("/proc/self/statm").read_text().split()[1]), len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_files_made_to_hurt_are_refused_while_the_other_reader_answers() -> None:
+    good, over = film_png(), threading.Event()
+    answers: list[int] = []
+
+    def ask(port: int) -> None:
+        while not over.is_set():
+            answers.append(posted(port, good)[0])
+
+    # The last one is refused by no look ahead, and takes longer than it may.
+    cases = [*CASES, Case("jpeg_scans", (100, 8_000), "took more than 3 s to decode")]
+    with Decoders(2, max_seconds=3) as decoders, serving(decoders=decoders, rate=0) as port:
+        other = threading.Thread(target=ask, args=(port,))
+        other.start()
+        try:
+            for case in cases:
+                data, before = getattr(hostile, case.maker)(*case.sizes), len(answers)
+                status, said = posted(port, data)
+                if status != 413:
+                    assert status == (422 if case.cause else 200), (case, said)
+                    assert case.cause in said.get("error", {}).get("cause", ""), (case, said)
+            # While it was decoded.
+            assert len(answers) > before
+            assert fetched(port, "/ready")[0] == 200
+        finally:
+            over.set()
+            other.join()
+    assert set(answers) == {200}
+
+
+def posted(port: int, data: bytes) -> tuple[int, Any]:
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        line.request("POST", "/v1/predict?heat=false", data)
+        answer = line.getresponse()
+        return answer.status, json.load(answer)
+    finally:
+        line.close()
 
 
 def test_100_damaged_forms_leave_no_failure() -> None:

@@ -187,13 +187,18 @@ def test_a_packed_body_is_refused() -> None:
 
 
 def test_uploads_share_a_memory_and_give_it_back() -> None:
-    memory = Memory(1500)
+    memory = Memory(1800)
     assert read([bytes(900)], memory=memory) == bytes(900)
     assert memory.used == 0
-    with memory.share() as other:
-        other.take(700)
+    with memory.share("10.0.0.1") as first, memory.share("10.0.0.2") as second:
+        first.take(700)
+        second.take(300)
         found = refusal([bytes(500), bytes(400)], memory=memory)
         assert (found.status, found.code) == (503, "busy")
         assert int(found.headers["Retry-After"]) >= 1
-        assert memory.used == 700
+        assert memory.used == 1000
+        with pytest.raises(WebError, match="uploads of one address"):
+            first.take(201)
+        second.take(600)
     assert memory.used == 0
+    assert not memory.used_by
