@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import Counter
 from typing import Any
 
 import h11
@@ -19,12 +20,13 @@ WAIT_SECONDS = 10.0
 """How long the head of a request may take, and how long an answer may stay untaken."""
 
 RESERVED = 8
-"""Connections beyond the limit, for /health and /ready alone; a newer one takes the place of the oldest."""
+"""Connections beyond the limit, for /health and /ready alone; a newer one takes the place of the oldest of the address
+that has most of them."""
 
-# Of one read, and of the lengths that chunks of one body may have beside it. Python parses them, one by one, while
-# nobody else is served: a body in chunks of one byte each is nearly nothing else.
-_READ = 1 << 14
-_FRAMING = 1 << 15
+# Bytes of one read, which grow while a body of known length comes, and those that the lengths of chunks may have beside
+# a body. Python parses chunk by chunk while nobody else is served, and chunks of one byte are nearly nothing else.
+_READ, _LONGEST_READ = 1 << 12, 1 << 16
+_FRAMING = 1 << 13
 
 
 class FilmProtocol(H11Protocol):
@@ -58,14 +60,13 @@ class FilmProtocol(H11Protocol):
         super().data_received(data)
         if self.cycle is not cycle:
             before, self._framing = 0, 0
-        if self.cycle and self._dripping(len(data), len(self.cycle.body) - before):
-            if self.cycle.response_started:
-                self.transport.close()
-            else:
-                self._refuse(
-                    WebError(400, "small_chunks", "the body comes in tiny chunks", "send the file in one piece")
-                )
-            return
+        if self.cycle:
+            if self._dripping(len(data), len(self.cycle.body) - before):
+                self._refuse_chunks()
+                return
+            plain = self._framing == 0 and not self.cycle.response_complete and not self._chunked()
+            reads: Any = self.transport  # asyncio's, which reads so many bytes at once
+            reads.max_size = min(2 * reads.max_size, _LONGEST_READ) if plain else _READ
         self._listen()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -99,10 +100,13 @@ class FilmProtocol(H11Protocol):
         if not self.cycle.response_complete:
             # A fifth is what chunks of 24 bytes take.
             self._framing = max(0, self._framing + size - gained * 5 // 4)
-        elif any(name == b"transfer-encoding" for name, _ in self.cycle.scope["headers"]):
+        elif self._chunked():
             # What comes after the answer is thrown away, chunk by chunk.
             self._framing += size
         return self._framing > _FRAMING
+
+    def _chunked(self) -> bool:
+        return any(name == b"transfer-encoding" for name, _ in self.cycle.scope["headers"])
 
     def _find_place(self) -> None:
         """Count the connections, and take a reserved place where there are too many."""
@@ -117,8 +121,9 @@ class FilmProtocol(H11Protocol):
             # The guard answers nothing else where it finds this.
             self.app_state = {**self.app_state, "reserved": True}
             kept = sorted((one for one in others if one.reserved), key=lambda one: one.since)
-            for one in kept[: max(0, len(kept) + 1 - RESERVED)]:
-                one.transport.abort()
+            if len(kept) >= RESERVED:
+                held = Counter(one.client_key for one in [*kept, self])
+                max(kept, key=lambda one: held[one.client_key]).transport.abort()
 
     def _listen(self) -> None:
         """Run the clock while no request is at work."""
@@ -133,6 +138,13 @@ class FilmProtocol(H11Protocol):
         self._silence = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+
+    def _refuse_chunks(self) -> None:
+        if self.cycle.response_started:
+            self.transport.close()
+        else:
+            problem = WebError(400, "small_chunks", "the body comes in tiny chunks", "send the file in one piece")
+            self._refuse(problem)
 
     def _refuse(self, problem: WebError) -> None:
         body = json.dumps(problem.body()).encode()

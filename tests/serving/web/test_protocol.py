@@ -130,6 +130,20 @@ def test_silent_connections_do_not_take_the_reserved_places() -> None:
             assert_healthy(port)
 
 
+def test_an_address_with_many_connections_displaces_its_own() -> None:
+    with serving(connections=1) as port, ExitStack() as held:
+        held.enter_context(socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)))
+        time.sleep(0.1)
+        line = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        line.connect()
+        for _ in range(3 * protocol.RESERVED):
+            held.enter_context(socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)))
+        time.sleep(0.2)
+        line.request("GET", "/health")
+        assert line.getresponse().status == 200
+        line.close()
+
+
 def test_a_named_proxy_may_have_all_connections() -> None:
     with serving(access=access_of("127.0.0.1", proxies=["127.0.0.1"]), per_address=1) as port, ExitStack() as held:
         for _ in range(10):
@@ -152,12 +166,12 @@ def test_a_body_in_tiny_chunks_is_refused_and_holds_up_nobody(query: str) -> Non
 
 def test_a_body_in_usual_chunks_is_read() -> None:
     data = film_png(side=400)
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     for size in (100, 4096, 65536):
         cut = [data[at : at + size] for at in range(0, len(data), size)]
         body = b"".join(f"{len(one):x}\r\n".encode() + one + b"\r\n" for one in cut) + b"0\r\n\r\n"
         with serving() as port:
-            assert talk(port, head + body, seconds=1).startswith(b"HTTP/1.1 200")
+            assert talk(port, head + body, seconds=5).startswith(b"HTTP/1.1 200")
 
 
 STARVED = """
