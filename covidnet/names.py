@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 
 # The last four are full-width forms, which a Japanese spreadsheet takes for the same.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?")
 
 
 def shown(name: object) -> str:
@@ -40,8 +42,20 @@ def listed(path: str) -> str:
         >>> print(listed("a/film (1).png"), listed("bad\udcff.png"), listed("=1+1.png"))
         a/film (1).png bad\xff.png ./=1+1.png
     """
-    text = "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in path)
-    return f"./{text}" if text.startswith(_FORMULA) else text
+    return harmless("".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in path))
+
+
+def harmless(path: str) -> str:
+    """A path that no spreadsheet runs as a formula, and that leads to the same file.
+
+    Args:
+        path: relative to some folder.
+
+    Example:
+        >>> harmless("a/=1+1.png"), harmless("=1+1.png")
+        ('a/=1+1.png', './=1+1.png')
+    """
+    return f"./{path}" if path.startswith(_FORMULA) else path
 
 
 def inert(value: str) -> str:
@@ -51,10 +65,10 @@ def inert(value: str) -> str:
         value: such as the PatientID of a DICOM header.
 
     Example:
-        >>> inert("1.2.840.1"), inert("=1+1")
-        ('1.2.840.1', "'=1+1")
+        >>> inert("1.2.840.1"), inert("=1+1"), inert("-17")
+        ('1.2.840.1', "'=1+1", '-17')
     """
-    return f"'{shown(value)}" if value.startswith(_FORMULA) else shown(value)
+    return f"'{shown(value)}" if value.startswith(_FORMULA) and not _NUMBER.fullmatch(value) else shown(value)
 
 
 class ShownFormatter(logging.Formatter):

@@ -11,7 +11,7 @@ import string
 import pytest
 
 from covidnet.errors import ImageRefusedError
-from covidnet.names import ShownFormatter, listed, shown
+from covidnet.names import ShownFormatter, inert, listed, shown
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,23 @@ def test_every_other_name_in_utf_8_is_listed_as_it_is() -> None:
     stream = io.StringIO()
     csv.writer(stream).writerow([listed(name)])
     assert next(csv.reader(io.StringIO(stream.getvalue()))) == [name]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("=1+1", "'=1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-cmd", "'-cmd"),
+        ("+1;2", "'+1;2"),
+        ("-17", "-17"),
+        ("+3.5", "+3.5"),
+        ("P 17", "P 17"),
+        ("two\nlines", r"two\nlines"),
+    ],
+)
+def test_a_value_in_a_cell_is_no_formula_and_one_line(value: str, expected: str) -> None:
+    assert inert(value) == expected
 
 
 def test_log_lines_of_ours_are_shown_and_those_of_others_are_left_alone() -> None:

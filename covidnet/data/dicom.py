@@ -17,6 +17,7 @@ from covidnet.data.dicom_frames import frame_size, only_frame, run_lengths
 from covidnet.data.dicom_header import Header, read_elements
 from covidnet.data.images import Limits, is_dicom, through, to_eight_bits
 from covidnet.errors import ImageRefusedError
+from covidnet.names import inert
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -48,6 +49,7 @@ def read_header(path: str | Path) -> dict[str, str | None]:
 
     Returns:
         ``patient_id``: placeholders such as "anonymous" count as unknown, for they would make one patient of many.
+            Both are as `covidnet.names.inert` gives them, for they go into tables.
         ``view``: ``PA``, ``AP``, ``L`` for either lateral, or another term as it stands, in upper case.
         None is unknown, for both.
 
@@ -96,12 +98,12 @@ def identifiers_of(data: bytes, name: str | Path) -> list[str]:
 
 
 def _patient(header: Dataset) -> str | None:
-    patient = str(header.get("PatientID") or "").strip()
+    patient = inert(str(header.get("PatientID") or "").strip())
     return None if patient.lower() in _NO_ID else patient
 
 
 def _view(header: Dataset) -> str | None:
-    view = str(header.get("ViewPosition") or "").strip().upper()
+    view = inert(str(header.get("ViewPosition") or "").strip().upper())
     return "L" if is_lateral(view) else view or None
 
 

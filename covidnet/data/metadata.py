@@ -18,7 +18,7 @@ import pandas as pd
 from covidnet.data.images import SUFFIXES
 from covidnet.errors import DataError
 from covidnet.labels import label_of
-from covidnet.names import counted
+from covidnet.names import counted, inert
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +311,12 @@ def _cells(file: Path, table: Table, rows: pd.DataFrame, found: Sequence[str | N
     for at, row, path in zip(rows.index, rows[columns].to_dict("records"), found, strict=True):
         if path is None:
             continue
-        cells = {column: row[column].strip() for column in columns if row[column].strip().lower() not in _UNKNOWN}
+        # Patients, views and sources go into our own tables, which spreadsheets open.
+        cells = {
+            column: row[column].strip() if column == "label" else inert(row[column].strip())
+            for column in columns
+            if row[column].strip().lower() not in _UNKNOWN
+        }
         line = table.first_line + int(at)
         before, first = known.setdefault(path, (cells, line))
         if before != cells:

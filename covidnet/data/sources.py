@@ -17,7 +17,7 @@ from covidnet.data.images import is_image_file
 from covidnet.data.metadata import Metadata, read_metadata
 from covidnet.errors import DataError, SettingError
 from covidnet.labels import CLASSES, key_of, label_of
-from covidnet.names import counted
+from covidnet.names import counted, harmless
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def folder_source(
             unlabelled.append(path)
             continue
         patient = known.get("patient_id") or patient_from_name(path)
-        rows.append((path, label, patient, known.get("view"), known.get("source")))
+        rows.append((harmless(path), label, patient, known.get("view"), known.get("source")))
     for one, count in ignored.items():
         if not count:
             raise SettingError("data.ignore", one, "the name of a folder, a label or a file of the data set")

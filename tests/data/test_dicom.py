@@ -548,6 +548,12 @@ def test_header_names_patient_and_view(tmp_path: Path, view: str, expected: str 
     assert read_header(path) == {"patient_id": "p 17", "view": expected}
 
 
+def test_a_patient_that_a_spreadsheet_would_run_is_made_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "film"
+    path.write_bytes(written(film(RAMP, PatientID="=cmd|'/c calc'!A1")))
+    assert read_header(path)["patient_id"] == "'=cmd|'/c calc'!A1"
+
+
 def test_header_without_patient_and_view_is_unknown(tmp_path: Path) -> None:
     path = tmp_path / "film.dcm"
     path.write_bytes(written(film(RAMP)))

@@ -55,6 +55,19 @@ def test_films_of_one_patient_in_two_classes_have_one_id(tmp_path: Path) -> None
     assert {row["patient_id"] for row in told(tmp_path).values()} == {"nih-00001280"}
 
 
+def test_what_tables_hold_is_no_formula_and_no_control_character(tmp_path: Path) -> None:
+    place(tmp_path, "=1+1.png", "Normal/=1+1.png", "Normal/b.png")
+    row = 'Normal/b.png,Normal,=HYPERLINK(A1),-7,"\x1b[31m\nred"\n'
+    text = f"filename,label,patient_id,view,source\n=1+1.png,Normal,@SUM(A1),,\n{row}"
+    (tmp_path / "metadata.csv").write_text(text)
+    found = told(tmp_path)
+    assert set(found) == {"./=1+1.png", "Normal/=1+1.png", "Normal/b.png"}
+    assert all((tmp_path / path).is_file() for path in found)
+    assert found["./=1+1.png"]["patient_id"] == "'@SUM(A1)"
+    row_of_b = found["Normal/b.png"]
+    assert (row_of_b["patient_id"], row_of_b["view"], row_of_b["source"]) == ("'=HYPERLINK(A1)", "-7", r"\x1b[31m\nred")
+
+
 def test_unknown_is_missing_and_neither_zero_nor_empty(tmp_path: Path) -> None:
     place(tmp_path, "Normal/a.png")
     files = folder_source(tmp_path).files
