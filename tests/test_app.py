@@ -22,6 +22,7 @@ from covidnet.app import main
 from covidnet.config import compose
 from covidnet.errors import CovidnetError, SettingError, WeightsError
 from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.reception import READERS
 from tests.serving.web.commands import children_of, command
 from tests.serving.web.servers import fetched, film_png
 
@@ -151,12 +152,12 @@ def test_sigterm_ends_the_server_in_seconds_whatever_is_decoded(run: Path, tmp_p
     with command(run, "gate=warn", "answer_seconds=60", cwd=tmp_path / "cwd") as server, ExitStack() as held:
         port = urlsplit(server.address).port
         children = children_of(server.process.pid)
-        assert len(children) == 2
+        assert len(children) == READERS
         # A file that takes for ever, whatever files do so today.
         for child in children:
             os.kill(child, signal.SIGSTOP)
-        for _ in range(3):
-            line = http.client.HTTPConnection("127.0.0.1", port)
+        for number in range(READERS + 1):
+            line = http.client.HTTPConnection("127.0.0.1", port, source_address=(f"127.0.0.{1 + number % 2}", 0))
             line.request("POST", "/v1/predict", film_png())
             held.callback(line.close)
         assert fetched(port, "/health")[0] == 200

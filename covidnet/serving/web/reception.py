@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from starlette.requests import ClientDisconnect
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-READERS = 2
-"""Files that are decoded at once; the network has the cores for the rest."""
+READERS = 3
+"""Files that are decoded at once, of one client one less: its files may be made to hold whatever reads them."""
 
 READY_SECONDS = 2.0
 """How long a reader and a thread of the network may take to be free in a server that is ready."""
@@ -60,6 +61,7 @@ class _Visit:
 
     data: bytes
     heat: bool
+    client: str
     end: float
     left: threading.Event = field(default_factory=threading.Event)
     asked: Future[Any] | None = None
@@ -100,6 +102,7 @@ class Reception:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         # Of its own: an answer that is there does not wait for files that are being decoded.
         self._drawers = ThreadPoolExecutor(READERS, thread_name_prefix="drawer")
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._visits: set[asyncio.Task[dict[str, Any]]] = set()
         self._closing = False
 
@@ -139,13 +142,16 @@ class Reception:
         except (TimeoutError, LeftError):
             raise busy(f"no {what} is free within {READY_SECONDS:g} seconds") from None
 
-    async def answer(self, data: bytes, heat: bool, gone: Callable[[], Awaitable[object]]) -> dict[str, Any]:
+    async def answer(
+        self, data: bytes, heat: bool, gone: Callable[[], Awaitable[object]], client: str = ""
+    ) -> dict[str, Any]:
         """The answer on one file.
 
         Args:
             data: the file.
             heat: whether a heat map is wanted.
             gone: returns when the client has left.
+            client: whose file it is.
 
         Raises:
             WebError: the file is refused, too many wait, or it takes too long.
@@ -153,7 +159,7 @@ class Reception:
         """
         self.check_room()
         seconds = self._limits.answer_seconds
-        visit = _Visit(data, heat, time.monotonic() + seconds)
+        visit = _Visit(data, heat, client, time.monotonic() + seconds)
         work = asyncio.create_task(self._work(visit))
         # It keeps its place until its threads are done with it, which is soon where nobody waits any more.
         self._visits.add(work)
@@ -172,12 +178,17 @@ class Reception:
             watch.cancel()
             if not work.done():
                 visit.leave()
+                if visit.asked is None:
+                    # It waits for its turn.
+                    work.cancel()
                 # Nobody asks for the result any more, and an error that nobody asks for would be logged.
                 work.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _work(self, visit: _Visit) -> dict[str, Any]:
         try:
-            film, preview = await self._within(visit, self._readers, lambda: self._decode(visit))
+            turn = self._turns.setdefault(visit.client, asyncio.Semaphore(READERS - 1))
+            async with turn:
+                film, preview = await self._within(visit, self._readers, lambda: self._decode(visit))
             if visit.left.is_set():
                 raise LeftError
             visit.asked = self._worker.submit(film, visit.heat)

@@ -143,16 +143,16 @@ def create_app(
         request: Request, heat: bool = Query(True, description="false leaves the heat map out")
     ) -> Response:
         """Class probabilities of one film, and where the evidence lies."""
-        client = request.client.host if request.client else ""
+        client = client_of(request.client.host if request.client else "")
         if wait := rate.wait(client):
             cause = f"more than {limits.rate:g} films per second from one address"
             raise WebError(429, "too_many", cause, "wait as long as Retry-After says", retry=wait)
         reception: Reception = request.app.state.reception
         reception.check_room()
-        with memory.share(client_of(client)) as share:
+        with memory.share(client) as share:
             data = await read_upload(request.stream(), request.headers, limits, share)
             start = time.perf_counter()
-            answer = await reception.answer(data, heat and model.explains, _left(request))
+            answer = await reception.answer(data, heat and model.explains, _left(request), client)
         return JSONResponse({**answer, "seconds": round(time.perf_counter() - start, 4)})
 
     return Guard(app, access, limits.connections, limits.per_address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from covidnet.data.transforms import SquareFit
 from covidnet.errors import ImageRefusedError
 from covidnet.serving.web import reception as module
 from covidnet.serving.web.limits import WebLimits
-from covidnet.serving.web.reception import Reception, place_of, short_of_memory
+from covidnet.serving.web.reception import READERS, Reception, place_of, short_of_memory
 from covidnet.serving.web.web_error import WebError
 from tests.serving.web.fakes import FACTS, HOLDS, FakeAnswering, FakeDecoders
 from tests.serving.web.servers import film_png
@@ -120,12 +121,12 @@ async def until(done: Callable[[], bool], seconds: float = 5.0) -> None:
 # Files that are decoded for ever
 
 
-def test_two_files_that_hold_both_readers_are_killed_in_time_and_the_next_is_answered() -> None:
+def test_files_that_hold_all_readers_are_killed_in_time_and_the_next_is_answered() -> None:
     decoders = FakeDecoders()
 
     async def work(reception: Reception) -> None:
-        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays)) for _ in range(2)]
-        await until(lambda: len(decoders.at_work) == 2)
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays, str(n))) for n in range(READERS)]
+        await until(lambda: len(decoders.at_work) == READERS)
         await asyncio.sleep(0.5)
         # Half of its time is left when they are killed.
         assert (await reception.answer(film_png(), False, stays))["prediction"]
@@ -136,8 +137,30 @@ def test_two_files_that_hold_both_readers_are_killed_in_time_and_the_next_is_ans
             assert (caught.value.status, caught.value.code) == (503, "timed_out")
         reception.check_room()
 
-    within(FakeAnswering(), work, decoders, queue=3, answer_seconds=1)
-    assert 0 < decoders.seconds[2] < 1
+    within(FakeAnswering(), work, decoders, queue=READERS + 1, answer_seconds=1)
+    assert 0 < decoders.seconds[READERS] < 1
+
+
+def test_the_files_of_one_client_never_hold_all_readers() -> None:
+    decoders = FakeDecoders()
+
+    async def work(reception: Reception) -> None:
+        gone = asyncio.Event()
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait, "10.0.0.1")) for _ in range(5)]
+        await until(lambda: len(decoders.at_work) == READERS - 1)
+        assert (await reception.answer(film_png(), False, stays, "10.0.0.2"))["prediction"]
+        await reception.check_ready()
+        # Those that wait for their turn leave at once too.
+        gone.set()
+        await asyncio.wait(bad)
+        assert [type(one.exception()) for one in bad] == [ClientDisconnect] * 5
+        await until(lambda: not reception._visits)
+        assert len(decoders.seconds) == READERS
+        bad.clear()
+        gc.collect()
+        assert not reception._turns
+
+    within(FakeAnswering(), work, decoders)
 
 
 def test_what_is_left_of_the_time_is_told_to_the_decoder() -> None:
@@ -151,19 +174,19 @@ def test_a_client_that_leaves_frees_its_reader_and_its_place() -> None:
 
     async def work(reception: Reception) -> None:
         gone = asyncio.Event()
-        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait)) for _ in range(4)]
-        await until(lambda: len(decoders.at_work) == 2)
-        with pytest.raises(WebError, match="4 images are waiting already"):
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait, str(n % 2))) for n in range(6)]
+        await until(lambda: len(decoders.at_work) == READERS)
+        with pytest.raises(WebError, match="6 images are waiting already"):
             reception.check_room()
         gone.set()
         for one in bad:
             with pytest.raises(ClientDisconnect):
                 await one
         await until(lambda: not reception._visits)
-        assert len(decoders.seconds) == 2
+        assert len(decoders.seconds) == READERS
         assert (await reception.answer(film_png(), False, stays))["prediction"]
 
-    within(FakeAnswering(), work, decoders, queue=4)
+    within(FakeAnswering(), work, decoders, queue=6)
 
 
 def test_an_answer_that_is_there_does_not_wait_for_the_readers() -> None:
@@ -173,12 +196,13 @@ def test_an_answer_that_is_there_does_not_wait_for_the_readers() -> None:
     async def work(reception: Reception) -> None:
         good = asyncio.create_task(reception.answer(film_png(), True, stays))
         await until(lambda: bool(answering.batches))
-        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays)) for _ in range(2)]
-        await until(lambda: len(decoders.at_work) == 2)
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays, str(n))) for n in range(READERS)]
+        await until(lambda: len(decoders.at_work) == READERS)
         answering.open.set()
         assert (await good)["heat"]
         for one in bad:
             one.cancel()
+        await asyncio.wait(bad)
 
     within(answering, work, decoders)
 
@@ -190,8 +214,8 @@ def test_closing_ends_what_is_decoded_or_answered_in_seconds() -> None:
     async def work(reception: Reception) -> None:
         good = asyncio.create_task(reception.answer(film_png(), False, stays))
         await until(lambda: bool(answering.batches))
-        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays)) for _ in range(3)]
-        await until(lambda: len(decoders.at_work) == 2)
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, stays, str(n))) for n in range(READERS + 1)]
+        await until(lambda: len(decoders.at_work) == READERS)
         start = time.monotonic()
         reception.close()
         assert time.monotonic() - start < 3
@@ -202,7 +226,8 @@ def test_closing_ends_what_is_decoded_or_answered_in_seconds() -> None:
             with pytest.raises(WebError, match="the server is closing"):
                 await asked
         answering.open.set()
-        await asyncio.wait({good}, timeout=5)
+        with pytest.raises(WebError, match="the server is closing"):
+            await good
 
     within(answering, work, decoders)
 
@@ -216,8 +241,8 @@ def test_a_server_is_ready_while_a_reader_and_a_thread_of_the_network_are_free(
     async def work(reception: Reception) -> None:
         await reception.check_ready()
         gone = asyncio.Event()
-        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait)) for _ in range(2)]
-        await until(lambda: len(decoders.at_work) == 2)
+        bad = [asyncio.create_task(reception.answer(HOLDS, False, gone.wait, str(n))) for n in range(READERS)]
+        await until(lambda: len(decoders.at_work) == READERS)
         with pytest.raises(WebError, match=r"no reader is free within 0\.2 seconds") as caught:
             await reception.check_ready()
         assert caught.value.status == 503

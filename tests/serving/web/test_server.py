@@ -152,9 +152,11 @@ def test_the_server_is_not_ready_while_no_reader_is_free_and_still_up(monkeypatc
     decoders = FakeDecoders()
     with serving(decoders=decoders, answer_seconds=20) as port, ExitStack() as held:
         head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(HOLDS)}\r\n\r\n".encode()
-        for _ in range(2):
-            held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(head + HOLDS)
-        while len(decoders.at_work) < 2:
+        for number in range(reception.READERS):
+            source = f"127.0.0.{1 + number}", 0
+            line = socket.create_connection(("127.0.0.1", port), source_address=source)
+            held.enter_context(line).sendall(head + HOLDS)
+        while len(decoders.at_work) < reception.READERS:
             time.sleep(0.01)
         status, _, answer = fetched(port, "/ready")
         assert status == 503
