@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
-import os
 import statistics
 import subprocess
 import sys
@@ -21,8 +20,6 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import cv2
 import numpy as np

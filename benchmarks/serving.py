@@ -27,7 +27,6 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np

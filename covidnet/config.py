@@ -128,8 +128,7 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
         name: the primary configuration file.
         after: called when all jobs have ended, also where some of them failed; not after Ctrl-C.
     """
-    # Set before any import of theirs: neither library may look for updates or ask questions.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # Before wandb is imported: it prints notes of its own otherwise.
     os.environ.setdefault("WANDB_SILENT", "true")
     import hydra
     from hydra.errors import HydraException

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-# Before any import of theirs: libraries that would ask the network or take all cores for tiny work.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+# Before any other library: it keeps them from asking the network.
+import covidnet  # noqa: F401
+
 os.environ["WANDB_MODE"] = "offline"
+# Libraries would take all cores for tiny work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROJECT = Path(__file__).parents[1]

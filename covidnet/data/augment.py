@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import albumentations
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,6 @@ import pandas as pd
 
 from covidnet.errors import SettingError
 from covidnet.labels import CLASSES
-
-# Albumentations looks for a newer release of itself whenever it is imported.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations
 
 ORIGINAL = ""
 """The operator of a film that is not augmented."""

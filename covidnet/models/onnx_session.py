@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ def onnx_session(graph: str | Path | bytes, threads: int) -> Any:
     """
     import onnxruntime
 
+    if os.environ.get("ORT_DISABLE_TELEMETRY", "1") == "1":
+        # Where it was imported before covidnet, or on Windows, where the environment variable may have no effect.
+        onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -160,9 +160,8 @@ def wandb_logger(
     names: dict[str, Any] = {"save_dir": str(save_dir), "project": project, "name": name}
     if getattr(rank_zero_only, "rank", 0):
         return FoldLogger(None, artifact=artifact, patience=patience, **names)
-    # Before wandb's first word: it neither talks on the terminal nor reports its errors to its makers.
+    # Before wandb is imported: it prints notes of its own otherwise.
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     decision = decide(mode)
     asked: dict[str, Any] = {
         "dir": str(save_dir),
