@@ -57,7 +57,8 @@ def test_help_comes_in_a_moment_and_shows_the_settings() -> None:
     assert done.returncode == 0
     assert "curl --data-binary" in done.stdout
     assert "Research use only; not a medical device." in done.stdout
-    for name in ("checkpoint", "host: 127.0.0.1", "port: 8000", *WebLimits.__dataclass_fields__):
+    own = ("checkpoint", "host: 127.0.0.1", "port: 8000", "hosts", "token", "proxies", "reading")
+    for name in (*own, *WebLimits.__dataclass_fields__):
         assert f"\n{name}" in done.stdout
 
 
