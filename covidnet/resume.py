@@ -207,9 +207,11 @@ class Resumption:
                 before = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise DataError(f"{file}: is damaged ({error}); start the run anew in another folder") from None
-            differ = [name for name in record if before.get(name) != record[name]]
+            differ = [name for name in record if name != "folder" and before.get(name) != record[name]]
             self._refuse([f"{name} was {before.get(name)}, now {record[name]}" for name in differ])
-            self.run_id = str(before.get("run_id") or self.run_id)
+            if before.get("folder") == record.get("folder"):
+                # A folder elsewhere may be a copy, which counts as a run of its own.
+                self.run_id = str(before.get("run_id") or self.run_id)
         if not self.wanted:
             # Predictions of an earlier run in this folder are not this one's.
             (self.folder / UNSEEN).unlink(missing_ok=True)

@@ -40,6 +40,21 @@ def test_the_file_lies_in_the_run_folder_and_is_checked_on_its_unseen_films(
     (run / "model.onnx").unlink()
 
 
+def test_nothing_that_leaves_the_machine_names_a_folder_of_it(
+    run: Path, cache: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Neither that of the run, nor of the films, nor of the code, nor the user's home."""
+    export(f"checkpoint='{run}'", f"out='{tmp_path}/model.onnx'", "films=1")
+    base, home = tmp_path_factory.getbasetemp(), Path.home()
+    assert run.is_relative_to(base)
+    assert cache.is_relative_to(base)
+    folders = {base, base.resolve(), PROJECT, Path(sys.prefix), Path.cwd(), *([home] if home != Path("/") else [])}
+    left = [run / "checkpoints/best.ckpt", run / "checkpoints/last.ckpt", tmp_path / "model.onnx"]
+    for file in left:
+        content = file.read_bytes()
+        assert [folder for folder in folders if f"{folder}/".encode() in content] == [], file
+
+
 def test_it_is_checked_on_films_that_are_given(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 90), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")

@@ -89,7 +89,10 @@ def same(one: Path, other: Path) -> None:
 def test_runs_killed_at_random_moments_and_resumed_are_bit_equal(
     kind: str, tmp_path: Path, start: Callable[..., Any]
 ) -> None:
-    """Seven kills of each kind, 21 in all, by SIGKILL and SIGTERM in turn, each chain to its end."""
+    """Seven kills of each kind, 21 in all, by SIGKILL and SIGTERM in turn, each chain to its end.
+
+    After each kill the run folder is moved.
+    """
     plain, length = tmp_path / "plain", 0.0
     # The first draws films, fills the feature store and warms the server of processes; the second tells the time.
     for folder in (tmp_path / "first", plain):
@@ -117,6 +120,7 @@ def test_runs_killed_at_random_moments_and_resumed_are_bit_equal(
             # Before the run begins SIGTERM ends the process as the system does.
             assert process.exitcode in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
             stopped += 1
+            folder = folder.rename(folder.with_name(f"{folder.name}+"))
             process = start(folder, KINDS[kind], True)
         process.join(120)
         assert process.exitcode == 0
@@ -201,12 +205,16 @@ def test_other_data_folds_and_weights_are_refused_by_name(name: str, stopped: Pa
         (stopped / "run.json").write_text(json.dumps(record))
 
 
-def test_a_run_that_was_moved_is_refused(stopped: Path, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(stopped, tmp_path / "moved")
-    with pytest.raises(SettingError, match="folder was "):
-        resume(tmp_path / "moved")
+def test_a_run_that_was_moved_counts_as_a_run_of_its_own(stopped: Path, tmp_path: Path) -> None:
+    """It may be a copy."""
+    record = json.loads((stopped / "run.json").read_text())
+    for folder, same_run in ((stopped, True), (tmp_path, False)):
+        (folder / "run.json").write_text(json.dumps(record))
+        settings = {**settings_of(stopped), "resume": str(folder)}
+        resumption = Resumption(folder, settings)
+        resumption.begin({**record, "folder": str(folder.resolve())})
+        assert (resumption.run_id == record["run_id"]) is same_run
+        assert json.loads((folder / "run.json").read_text())["run_id"] == resumption.run_id
 
 
 def test_what_does_not_change_numbers_may_change(stopped: Path) -> None:

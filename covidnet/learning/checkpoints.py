@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,9 @@ from covidnet.trust import archive_damage
 # What predictions depend on; a checkpoint also holds the state of the training.
 _HASHED = ("state_dict", "hyper_parameters", "serving")
 
+# Stands in a checkpoint for the folder that it lies in.
+_HERE = "{checkpoints}"
+
 
 class DamagedCheckpointError(WeightsError):
     """A checkpoint is not what was written."""
@@ -39,6 +43,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     and written when `seconds` have passed since the last writing, or by `flush`. A killed run loses that much work.
     Checkpoints are written in the order in which they were made: one that stands for all that was before it, such as
     a resume point, is on the disk after them.
+
+    Paths that callbacks keep, such as that of the best checkpoint, are relative to the checkpoint's folder in the file:
+    a run can be moved, and says nothing of the machine that trained it.
 
     Args:
         seconds: between two writings; 0 writes at once.
@@ -60,6 +67,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             WriteError: where the disk is full; the checkpoint that was there is whole.
         """
         copied = tree_map_only(Tensor, self._copied, checkpoint)
+        if "callbacks" in copied:
+            copied["callbacks"] = _rebased(copied["callbacks"], str(Path(path).parent), _HERE)
         # Between the two lines the older checkpoint would be lost, and a resume point that counts on it would not.
         with _undisturbed():
             # The newest stands last.
@@ -85,12 +94,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Load a checkpoint, written first if it waits."""
         self.flush()
-        return super().load_checkpoint(path, *arguments, **options)
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        if "callbacks" in checkpoint:
+            checkpoint["callbacks"] = _rebased(checkpoint["callbacks"], _HERE, str(Path(path).parent))
+        return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint, written or waiting."""
         self._waiting.pop(str(path), None)
         super().remove_checkpoint(path)
+
+
+def _rebased(value: Any, old: str, new: str) -> Any:
+    """Nested plain values in which paths that lie in one folder lie in another one."""
+    if isinstance(value, str):
+        return new + value[len(old) :] if value == old or value.startswith(old + os.sep) else value
+    if isinstance(value, dict):
+        return {_rebased(key, old, new): _rebased(item, old, new) for key, item in value.items()}
+    return [_rebased(item, old, new) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytorch_lightning as pl
@@ -53,6 +53,9 @@ class ClassificationModule(pl.LightningModule):
         model, optim, preprocessing = _plain(model), _plain(optim), _plain(preprocessing)
         check_optim(optim)
         self.save_hyperparameters()
+        # A file of weights is of no use to those who have the checkpoint; its folders are somebody's own.
+        if "weights" in model:
+            self.hparams["model"] = {**model, "weights": PurePath(str(model["weights"])).name}
         self.classifier: Classifier = build_classifier(**model)
         side, least = preprocessing.get("image_size"), NETWORKS[self.classifier.backbone.name].least
         if isinstance(side, int) and side < least:
@@ -74,7 +77,7 @@ class ClassificationModule(pl.LightningModule):
         try:
             checkpoint = read_checkpoint(path)
             settings = checkpoint["hyper_parameters"]
-            weights = settings["model"]["weights"]
+            weights = PurePath(str(settings["model"]["weights"])).name
             # The file that the weights once came from may be gone. The checkpoint stands in for it, and tells by its
             # first layer, as that file did, which input the network expects.
             module = cls(**{**settings, "model": {**settings["model"], "weights": str(Path(path).resolve())}})

@@ -49,6 +49,11 @@ def onnx_graph(
                 dynamo=True,
                 verbose=False,
             )
+        assert program is not None  # with dynamo=True and no file the exporter gives the program
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+        # The exporter notes for each operation which lines of code it comes from, with the folders of this machine.
+        ClearMetadataAndDocStringPass()(program.model)
     except ImportError as error:
         name, value = setting
         raise SettingError(
@@ -57,5 +62,4 @@ def onnx_graph(
     finally:
         for logger, level in zip(talkative, levels, strict=True):
             logger.setLevel(level)
-    assert program is not None  # with dynamo=True and no file the exporter gives the program
     return program.model_proto.SerializeToString()
