@@ -68,7 +68,11 @@ def main(cfg: DictConfig) -> None:
     # The model needs no data: what is wrong with it is reported before an image is read or drawn.
     answering = Answering(open_model(checkpoint, cfg.engine, share.threads, only), cfg.gate)
     films = read_film_table(
-        settings["data"], cache_dir=Path(settings["cache_dir"]).expanduser(), rules=fixed_rules, progress=cfg.progress
+        settings["data"],
+        cache_dir=Path(settings["cache_dir"]).expanduser(),
+        rules=fixed_rules,
+        limits=settings["reading"],
+        progress=cfg.progress,
     )
     _check_out(out, films.root)
     _print(answering.notes())
@@ -77,7 +81,7 @@ def main(cfg: DictConfig) -> None:
     summary = validation.run(
         answering,
         models,
-        reading={name: settings["data"][name] for name in ("max_megapixels", "min_side")},
+        reading={name: settings["data"][name] for name in ("max_megapixels", "min_side")} | settings["reading"],
         passes=share.passes,
         resamples=cfg.resamples,
         seed=cfg.seed,

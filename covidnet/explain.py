@@ -72,7 +72,7 @@ def main(cfg: DictConfig) -> None:
         method=cfg.explain.method,
         target=target,
         annotations=annotations,
-        reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side},
+        reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading},
         progress=cfg.progress,
     )
     _print(explained.facts.notes())

@@ -109,16 +109,16 @@ def _target(given: str, out: str | None, only: str = "") -> Path:
 
 def _films(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list, str]:
     """Some films as squares, and whose they are: those that were given, else those of the run's own unseen fold."""
-    from covidnet.data.images import read_image
+    from covidnet.data.decoders import shared_decoders
 
     root, paths = _given_films(cfg.check) if cfg.check is not None else _unseen_films(files[0])
     where = f"of {cfg.check}" if cfg.check is not None else "of the unseen fold"
-    found, first = [], ""
+    decoders, found, first = shared_decoders(**cfg.reading), [], ""
     # Spread over the list, which is ordered by class.
     step = max(1, len(paths) // cfg.films)
     for path in paths[::step]:
         try:
-            found.append(model.fit(read_image(root / path)))
+            found.append(model.fit(decoders.read(root / path).pixels))
         except ImageRefusedError as error:
             first = first or str(error)
         if len(found) == cfg.films:

@@ -102,7 +102,7 @@ class ExternalValidation:
         Args:
             answering: the model and its input gate.
             models: the files that it was loaded from.
-            reading: keyword arguments of `covidnet.data.images.read_film`.
+            reading: keyword arguments of `covidnet.data.decoders.shared_decoders`.
             passes: of the network, side by side.
             resamples: of the bootstrap over patients.
             seed: of the bootstrap.

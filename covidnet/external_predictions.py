@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.data.images import Film, read_film
+from covidnet.data.decoders import shared_decoders
+from covidnet.data.images import Film
 from covidnet.data.manifest import REFUSED_COLUMNS, refused_row
 from covidnet.errors import ImageRefusedError
 from covidnet.evaluation.predictions import EXTERNAL, predictions_table
@@ -59,17 +60,18 @@ def predict_external(
         answering: the model and its input gate.
         root: the folder that paths are relative to.
         films: rows of a manifest.
-        reading: keyword arguments of `covidnet.data.images.read_film`.
+        reading: keyword arguments of `covidnet.data.decoders.shared_decoders`.
         passes: of the network, side by side.
         progress: whether a progress bar is drawn.
     """
+    decoders = shared_decoders(**reading)
     temperatures = answering.model.facts.temperatures
     answers: dict[str, FilmAnswer] = {}
     raw: list[npt.NDArray[np.float64]] = []
     refused, flagged = [], Counter[str]()
 
     def read(row: Any) -> Film:
-        film = read_film(root / row.path, **reading)
+        film = decoders.read(root / row.path)
         if film.facts.sha256 != row.sha256:
             raise ImageRefusedError(root / row.path, "changed while it was evaluated", "run evaluate again")
         return film

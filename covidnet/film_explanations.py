@@ -13,7 +13,8 @@ import pandas as pd
 
 from covidnet.atomic import make_folder, write_text
 from covidnet.data.annotations import Annotations
-from covidnet.data.images import read_image, unreadable
+from covidnet.data.decoders import DecoderError, shared_decoders
+from covidnet.data.images import unreadable
 from covidnet.data.inputs import pictures_of
 from covidnet.data.manifest import REFUSED_COLUMNS, refused_row, relative_to
 from covidnet.errors import DataError, ImageRefusedError, SettingError
@@ -48,7 +49,7 @@ class FilmExplanations:
         method: of the setting ``explain.method``.
         target: the class whose evidence is drawn; None for the predicted one.
         annotations: known lesions and lungs of the films; None where there are none.
-        reading: keyword arguments of `read_image`.
+        reading: keyword arguments of `shared_decoders`.
         progress: whether a progress bar is drawn.
 
     Raises:
@@ -83,7 +84,7 @@ class FilmExplanations:
         self.method = method
         self.target = target
         self.annotations = annotations
-        self.reading = reading or {}
+        self.decoders = shared_decoders(**(reading or {}))
         self.progress = progress
         self.notes: list[str] = []
         self.unfit: list[str] = []
@@ -137,7 +138,9 @@ class FilmExplanations:
         batch: list[tuple[str, Film]] = []
         for path in self.paths:
             try:
-                batch.append((path, read_image(self.root / path, **self.reading)))
+                batch.append((path, self.decoders.read(self.root / path).pixels))
+            except DecoderError:
+                raise  # no image is to blame
             except Exception as error:
                 cause = error if isinstance(error, ImageRefusedError) else unreadable(self.root / path, error)
                 log.warning("refused: %s", cause)

@@ -96,6 +96,7 @@ class FoldSetup:
             cache_dir=self.cache,
             strict=s["strict"],
             rules=fixed_rules,
+            limits=s.get("reading"),
             progress=self.progress,
         )
         for note in study.notes:

@@ -36,6 +36,8 @@ _UNUSED = {
 # Numbers that need not be whole, whatever the default is.
 _FRACTIONS = ("max_megapixels", "min_side", "max_megabytes", "rate", "upload_seconds", "answer_seconds")
 _ABOVE_ZERO = ("max_megapixels", "min_side")
+# As `covidnet.data.decoders.check_limits` has them, whose libraries are not needed to read settings.
+_LEAST = {"reading.max_memory": 0.25, "reading.max_seconds": 0.1}
 # What settings are read without, and which take null or a text too; what is said of a fold is more than its kind.
 _OPTIONAL = ("data.view", "data.ignore", "trust", "split.copies")
 _ALSO: dict[str, tuple[type, ...]] = {
@@ -293,6 +295,8 @@ def _must_be(name: str, default: object, value: object) -> str:
         return ""
     leaf = name.rpartition(".")[2]
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in _LEAST:
+        return "" if isinstance(value, int | float) and number and value >= _LEAST[name] else f"{_LEAST[name]} or more"
     if leaf in _ABOVE_ZERO:
         return "" if isinstance(value, int | float) and number and value > 0 else "a number above 0"
     if isinstance(default, bool):

@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
         out,
         panels=bool(cfg.panels),
         identifiers=bool(cfg.identifiers),
-        reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side},
+        reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading},
         passes=share.passes,
         progress=cfg.progress,
     )

@@ -39,6 +39,7 @@ def main(cfg: DictConfig) -> None:
         strict=settings["strict"],
         rescan=True,
         rules=fixed_rules,
+        limits=settings["reading"],
         progress=settings["progress"],
     )
     console = Console(soft_wrap=True, highlight=False)

@@ -40,7 +40,7 @@ OPENINGS = "unseen.json"
 _INCIDENTAL = (
     "fold", "progress", "debug", "strict", "trust", "cache_dir", "selection", "logger", "resume", "defaults",
     "callbacks.panels", "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator",
-    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra", "reading",
 )  # fmt: skip
 _ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+: (?P<text>.*)$")
 

@@ -22,6 +22,7 @@ TINY = {
     "explain": ["--rounds", "1", "--side", "64"],
     "features": ["--films", "33", "--rounds", "1", "--side", "32", "--head", "32", "--fills"],
     "overlap": ["{images}"],
+    "reading": ["--films", "2", "--sides", "96", "--rounds", "1"],
     "scaling": ["--films", "200"],
     "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256"],
 }

@@ -126,6 +126,8 @@ def test_a_setting_that_the_choice_does_not_use_is_refused(command: str, words: 
         ("app", "max_megapixels=x", "max_megapixels=x: must be a number above 0"),
         ("explain", "min_side=true", "min_side=true: must be a number above 0"),
         ("evaluate", "data.min_side=0", "data.min_side=0: must be a number above 0"),
+        ("config", "reading.max_memory=0.1", "reading.max_memory=0.1: must be 0.25 or more"),
+        ("app", "reading.max_seconds=null", "reading.max_seconds=null: must be 0.1 or more"),
         ("config", "seed=1.5", "seed=1.5: must be a whole number"),
         ("config", "seed=true", "seed=true: must be a whole number"),
         ("config", "optim.lr=high", "optim.lr=high: must be a number"),
@@ -162,6 +164,7 @@ def test_a_setting_of_another_kind_or_deleted_is_refused(command: str, words: st
         ("crossval", "sweep_dir=[a,b] names=[a,b] only=a unseen=open"),
         ("app", "rate=0.5 upload_seconds=1.5 checkpoint=[a,b]"),
         ("explain", "explain=off target=Normal"),
+        *((command, "reading.max_memory=2 reading.max_seconds=0.5") for command in COMMANDS),
     ],
 )  # fmt: skip
 def test_what_fits_is_taken(command: str, words: str) -> None:

@@ -15,7 +15,6 @@ import atexit
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
 import logging
 import math
@@ -46,9 +45,10 @@ from covidnet.errors import CovidnetError, ImageRefusedError, SettingError
 from covidnet.progress import available_cores
 
 try:
+    import fcntl
     import resource
-except ImportError:  # not on every platform; there is no limit on memory then
-    resource = None  # type: ignore[assignment]
+except ImportError:  # Windows, which passes no open files either: images are decoded in the process, without limits
+    fcntl = resource = None  # type: ignore[assignment]
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -64,6 +64,8 @@ _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
 Pixels = npt.NDArray[np.uint8]
+# Memory that one image needed is kept for the next: to get it from the system anew takes as long as a JPEG does.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**27)}
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -83,7 +85,8 @@ class Decoders:
 
     Args:
         count: processes at most; None for one per core that may be used.
-        max_memory: address space of each, in GB. Without the module ``resource`` there is no such limit.
+        max_memory: address space of each, in GB. Only Linux enforces it. Windows has neither limit: images are decoded
+            in the process itself.
         max_seconds: for one image.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side, in pixels, are refused.
@@ -203,7 +206,7 @@ class Decoders:
         left: threading.Event | None = None,
     ) -> Film:
         reply, pixels = self._ask(name, message, given, seconds, left)
-        for kind, about in reply["told"]:
+        for kind, about in reply.get("told", ()):
             images.tell_once(kind, about)
         assert pixels is not None  # a film has them
         facts = ImageFacts(**reply["facts"])
@@ -217,6 +220,9 @@ class Decoders:
         seconds: float | None,
         left: threading.Event | None = None,
     ) -> tuple[dict[str, Any], Pixels | None]:
+        if fcntl is None:
+            limits = images.Limits(name, self._limits["max_megapixels"], self._limits["min_side"])
+            return _work(message, given, limits)
         end = math.inf if seconds is None else time.monotonic() + seconds
         message |= {"name": str(name)}
         for last in (False, True):
@@ -343,7 +349,7 @@ def check_limits(max_memory: object, max_seconds: object) -> None:
     """
     for name, value, least in (("max_memory", max_memory, _LEAST_MEMORY), ("max_seconds", max_seconds, 0.1)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise SettingError(f"reading.{name}", value, f"a number from {least} on")
+            raise SettingError(f"reading.{name}", value, f"{least} or more")
 
 
 _POOLS: weakref.WeakSet[Decoders] = weakref.WeakSet()
@@ -377,7 +383,8 @@ def _forget_all() -> None:
         pool._forget()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _too_little(name: str | Path) -> ImageRefusedError:
@@ -407,7 +414,7 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=theirs.fileno(),
                 stderr=self._log,
-                env={**os.environ, **_ONE_THREAD, "PYTHONWARNINGS": "ignore"},
+                env={**os.environ, **_ONE_THREAD, **_KEEP_MEMORY, "PYTHONWARNINGS": "ignore"},
             )
         except BaseException:
             self._socket.close()
@@ -576,6 +583,8 @@ def serve(limits: str) -> None:
                 given = file
             reply, pixels = _guarded(message, given, sizes._replace(path=message["name"]), limit)
             del given
+            if file is not None:
+                os.close(file)
             _answer(stream, reply | {"told": told.lines}, pixels)
             del pixels
 
@@ -612,7 +621,7 @@ def _guarded(
 
 def _work(message: dict[str, Any], given: int | bytes, limits: images.Limits) -> tuple[dict[str, Any], Pixels | None]:
     if isinstance(given, int):
-        with images.reading(limits.path), os.fdopen(given, "rb") as file:
+        with images.reading(limits.path), os.fdopen(given, "rb", closefd=False) as file:
             data = file.read()
     else:
         data = given
@@ -629,7 +638,9 @@ def _work(message: dict[str, Any], given: int | bytes, limits: images.Limits) ->
 
 def _ran_out(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, is of an allocation that failed: libraries of C have words alone."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # causes can go round in a circle
+        seen.add(id(error))
         words = "" if isinstance(error, ImageRefusedError) else str(error)  # which names the file
         if isinstance(error, MemoryError) or _FAILED_ALLOCATION.search(words):
             return True
@@ -673,8 +684,6 @@ def _settle() -> socket.socket:
 
 def _limit_memory(gigabytes: float, max_megapixels: float) -> float:
     """Bytes that may be taken in all; infinite without a limit."""
-    if resource is None:
-        return math.inf
     most = gigabytes * 1e9
     # Neither pixels of patients in a core dump, nor a log without an end.
     files = max_megapixels * 1e6 + 2**20

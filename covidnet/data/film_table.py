@@ -54,7 +54,12 @@ class FilmTable:
 
 
 def read_film_table(
-    data: Mapping[str, Any], *, cache_dir: Path, rules: Rules | None = None, progress: bool = True
+    data: Mapping[str, Any],
+    *,
+    cache_dir: Path,
+    rules: Rules | None = None,
+    limits: Mapping[str, float] | None = None,
+    progress: bool = True,
 ) -> FilmTable:
     """The films of a data set: from the cache where they are as they were, read now otherwise.
 
@@ -63,6 +68,7 @@ def read_film_table(
         cache_dir: where manifests are kept. One that is there and does not fit any more is left as it is: a study may
             be built on it.
         rules: as in `covidnet.data.manifest.scan`.
+        limits: the settings under ``reading``.
         progress: whether progress bars are drawn.
 
     Raises:
@@ -78,6 +84,7 @@ def read_film_table(
                 source,
                 max_megapixels=data["max_megapixels"],
                 min_side=data["min_side"],
+                limits=limits,
                 rules=rules,
                 progress=progress,
             )

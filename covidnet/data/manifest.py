@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from covidnet.data.dicom import is_lateral, read_header
-from covidnet.data.images import Film, ImageFacts, decode_film, film_bytes, is_dicom, unreadable
+from covidnet.data.decoders import DecoderError, shared_decoders
+from covidnet.data.dicom import is_lateral
+from covidnet.data.images import Film, ImageFacts, unreadable
 from covidnet.data.sources import Source
 from covidnet.data.thumbnails import Pixels, Thumbnails, collect, thumbnail
 from covidnet.errors import DataError, ImageRefusedError
@@ -85,7 +86,13 @@ def manifest_hash(films: pd.DataFrame) -> str:
 
 
 def scan(
-    source: Source, *, max_megapixels: float, min_side: int, rules: Rules | None = None, progress: bool = True
+    source: Source,
+    *,
+    max_megapixels: float,
+    min_side: int,
+    limits: Mapping[str, float] | None = None,
+    rules: Rules | None = None,
+    progress: bool = True,
 ) -> Manifest:
     """Read every file of a source once, in parallel: hash, size, mode, thumbnail; refuse what is no usable film.
 
@@ -93,12 +100,15 @@ def scan(
         source: the files.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side (pixels) are refused.
+        limits: ``max_memory`` and ``max_seconds`` of one image, as `covidnet.data.decoders.Decoders` takes them.
         rules: what prediction would refuse an image for; None leaves the column flags unknown.
         progress: whether a progress bar is drawn.
 
     Raises:
         DataError: where not one file can be used.
+        DecoderError: nothing can be decoded, whatever the file.
     """
+    decoders = shared_decoders(max_megapixels=max_megapixels, min_side=min_side, **(limits or {}))
     facts: dict[str, ImageFacts] = {}
     headers: dict[str, dict[str, str | None]] = {}
     small: dict[str, Pixels] = {}
@@ -113,12 +123,8 @@ def scan(
 
     def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
         try:
-            file = source.root / path
-            data = film_bytes(file, max_megapixels)
-            film = decode_film(data, file, max_megapixels=max_megapixels, min_side=min_side)
-            # By its bytes, as it was decoded: a DICOM file named .png knows its patient too.
-            if is_dicom(data, file):
-                headers[path] = read_header(file)
+            film = decoders.read(source.root / path)
+            headers[path] = {"patient_id": film.patient_id, "view": film.view}
             small[path] = thumbnail(film.pixels)
             if rules is not None:
                 view = views[path] if isinstance(views[path], str) else film.view
@@ -127,10 +133,14 @@ def scan(
             return path, film.facts
         except ImageRefusedError as error:
             return path, error
+        except DecoderError:
+            # No file is to blame.
+            raise
         except Exception as error:
             return path, unreadable(source.root / path, error)
 
-    with ThreadPoolExecutor(available_cores()) as pool, progress_bar(progress) as bar:
+    # Twice as many as there are decoders, so that none waits while a thumbnail is made.
+    with ThreadPoolExecutor(2 * available_cores()) as pool, progress_bar(progress) as bar:
         for path, found in bar.track(
             pool.map(look, source.files["path"]), len(source.files), description="reading films"
         ):

@@ -131,6 +131,7 @@ def prepare_study(
     strict: bool = False,
     rescan: bool = False,
     rules: Rules | None = None,
+    limits: Mapping[str, float] | None = None,
     progress: bool = True,
 ) -> Study:
     """Manifest and split of a data set: read from the cache if they are there, made and written otherwise.
@@ -143,6 +144,7 @@ def prepare_study(
         rescan: read every file again even where a manifest is there.
         rules: what prediction would refuse an image for, as in `covidnet.data.manifest.scan`; such images are used and
             named in a note.
+        limits: the settings under ``reading``.
         progress: whether progress bars are drawn.
 
     Raises:
@@ -163,6 +165,7 @@ def prepare_study(
                 source,
                 max_megapixels=data["max_megapixels"],
                 min_side=data["min_side"],
+                limits=limits,
                 rules=rules,
                 progress=progress,
             )
