@@ -3,7 +3,7 @@
 A file of a few kilobytes can take a decoder minutes, or all memory, and no list of known tricks is ever whole. So every
 file is parsed and decoded in a child process whose address space is limited and that is killed and replaced where it
 takes too long. A child gets an open file, or bytes, through a socket, and gives the pixels back in shared memory that
-has no name. Nothing that it says is more than JSON.
+has no name and is used again. Nothing that it says is more than JSON.
 
 Images that a manifest lists are decoded in the process itself where their sha256 is checked before, as
 `covidnet.data.dataset.FilmDataset` does: those bytes were decoded within the limits when the manifest was made.
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
-import errno
 import json
 import logging
 import math
@@ -52,7 +50,7 @@ except ImportError:  # Windows, which passes no open files either: images are de
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "import covidnet.data.decoders as decoders; decoders.serve(sys.argv[2])"
+    "import covidnet.data.decoders as decoders; decoders.serve(*sys.argv[2:])"
 )
 _START_SECONDS = 120.0
 _LEAST_MEMORY = 0.25  # GB, of which a child that has decoded nothing yet takes half
@@ -66,7 +64,11 @@ _ONE_THREAD = dict.fromkeys(
 Pixels = npt.NDArray[np.uint8]
 # Memory that one image needed is kept for the next: to get it from the system anew takes as long as a JPEG does.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**27)}
+_HEAD = struct.Struct("<I")
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+_STATUS = Path("/proc/self/status")
 
 
 class DecoderError(CovidnetError, RuntimeError):
@@ -228,6 +230,9 @@ class Decoders:
         for last in (False, True):
             child = self._take(end)
             most = min(self._limits["max_seconds"], end - time.monotonic())
+            if most <= 0:
+                self._give_back(child)
+                raise DecoderError("decoders: all were busy until the time was over; try again later")
             try:
                 reply, pixels = child.ask(message, given, most, left)
             except TimeoutError:
@@ -246,8 +251,10 @@ class Decoders:
                 if child.ended in (-signal.SIGKILL, -signal.SIGTERM) and not last:
                     continue
                 raise self._died(name, child) from None
-            except BaseException:
+            except BaseException as error:
                 self._replace(child)  # such as Ctrl-C: its answer would be taken for that of the next image
+                if isinstance(error, OSError):
+                    self._check_open()  # what was closed under it says so in its own way
                 raise
             break
         if reply.get("worn"):
@@ -402,6 +409,7 @@ class _Child:
 
     def __init__(self, limits: dict[str, Any]) -> None:
         self._socket, theirs = socket.socketpair()
+        self._shared = _SharedPixels.create()
         # What decoders print is for nobody, but that one ran out of memory before it crashed.
         self._log = os.memfd_create("decoder") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
         home = str(Path(covidnet.__file__).parents[1])
@@ -410,7 +418,8 @@ class _Child:
         paths = paths if home in paths else [home, *paths]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, json.dumps(paths), json.dumps(limits)],
+                [sys.executable, "-P", "-c", _START, json.dumps(paths), json.dumps(limits), str(self._shared.file)],
+                pass_fds=[] if self._shared.file < 0 else [self._shared.file],
                 stdin=subprocess.PIPE,
                 stdout=theirs.fileno(),
                 stderr=self._log,
@@ -418,6 +427,7 @@ class _Child:
             )
         except BaseException:
             self._socket.close()
+            self._shared.close()
             os.close(self._log)
             raise
         finally:
@@ -462,29 +472,20 @@ class _Child:
         if isinstance(given, int):
             _send(self._socket, message, [given])
         else:
-            _send(self._socket, {**message, "bytes": len(given)})
-            self._socket.sendall(given)
+            _send(self._socket, {**message, "bytes": len(given)}, more=given)
         while left is not None and not left.is_set() and time.monotonic() < end:
             if _readable(self._socket, min(_LOOK_SECONDS, end - time.monotonic())):
                 break
         _set_timeout(self._socket, end - time.monotonic() if left is None or not left.is_set() else 0)
-        reply, file = _receive(self._socket)
+        reply, _ = _receive(self._socket)
         if "shape" not in reply:
             return reply, None
-        shape = tuple(reply["shape"])
-        size = math.prod(shape)
-        if "inline" in reply:
-            pixels = np.empty(size, np.uint8)
-            _receive_into(self._socket, pixels.data)
-            return reply, pixels.reshape(shape)
-        if file is None:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        try:
-            # Private: a process that is forked from this one must not write into our pixels.
-            shared = mmap.mmap(file, size, flags=mmap.MAP_PRIVATE)
-        finally:
-            os.close(file)
-        return reply, np.frombuffer(shared, np.uint8).reshape(shape)
+        pixels = np.empty(reply["shape"], np.uint8)
+        if self._shared.file < 0:
+            _receive_into(self._socket, pixels.data.cast("B"))
+        else:
+            pixels.reshape(-1)[:] = self._shared.mapped(pixels.size)
+        return reply, pixels
 
     def last_words(self) -> str:
         """The last line that it wrote to its error stream before it was killed."""
@@ -513,7 +514,43 @@ class _Child:
         for stream in (self._socket, self._process.stdin):
             if stream is not None:
                 stream.close()
+        self._shared.close()
         os.close(self._log)
+
+
+class _SharedPixels:
+    """Memory of a child and its parent, which has no name and holds one image at a time: what is reused costs least.
+
+    Args:
+        file: as `create` opened it; -1 where the system has no such memory.
+    """
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._bytes: Pixels = np.zeros(0, np.uint8)
+
+    @classmethod
+    def create(cls) -> _SharedPixels:
+        if not hasattr(os, "memfd_create"):
+            return cls(-1)
+        file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # A reader of memory that has become shorter would be ended by the system.
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        return cls(file)
+
+    def mapped(self, size: int) -> Pixels:
+        """Its first bytes, as many as are asked for; it grows where they are more than it has."""
+        if self._bytes.size < size:
+            if os.fstat(self.file).st_size < size:
+                os.ftruncate(self.file, size)
+            self._bytes = np.frombuffer(mmap.mmap(self.file, size), np.uint8)
+        return self._bytes[:size]
+
+    def close(self) -> None:
+        self._bytes = np.zeros(0, np.uint8)
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
 
 
 def _readable(stream: socket.socket, seconds: float) -> bool:
@@ -528,23 +565,32 @@ def _set_timeout(stream: socket.socket, seconds: float) -> None:
     stream.settimeout(None if seconds == math.inf else seconds)
 
 
-def _send(stream: socket.socket, message: dict[str, Any], files: list[int] | None = None) -> None:
+def _send(
+    stream: socket.socket, message: dict[str, Any], files: list[int] | None = None, more: bytes | memoryview = b""
+) -> None:
+    """A message, with an open file beside it or bytes behind it."""
     body = json.dumps(message).encode()
-    frame = struct.pack("<I", len(body)) + body
+    frame = _HEAD.pack(len(body)) + body
     sent = socket.send_fds(stream, [frame], files or [])
-    stream.sendall(frame[sent:])
+    if sent < len(frame):
+        stream.sendall(frame[sent:])
+    if more:
+        stream.sendall(more)
 
 
 def _receive(stream: socket.socket) -> tuple[dict[str, Any], int | None]:
     """A message, and the open file that came with it."""
-    head, files, _, _ = socket.recv_fds(stream, 4, 1, _CLOSE_ON_EXEC)
+    head, files, _, _ = socket.recv_fds(stream, _HEAD.size, 1, _CLOSE_ON_EXEC)
     if not head:
         raise EOFError
-    rest = bytearray(4 - len(head))
-    _receive_into(stream, memoryview(rest))
-    body = bytearray(struct.unpack("<I", head + rest)[0])
-    _receive_into(stream, memoryview(body))
-    return json.loads(body), files[0] if files else None
+    head += _received(stream, _HEAD.size - len(head))
+    return json.loads(_received(stream, *_HEAD.unpack(head))), files[0] if files else None
+
+
+def _received(stream: socket.socket, size: int) -> bytearray:
+    found = bytearray(size)
+    _receive_into(stream, memoryview(found))
+    return found
 
 
 def _receive_into(stream: socket.socket, place: memoryview) -> None:
@@ -555,13 +601,14 @@ def _receive_into(stream: socket.socket, place: memoryview) -> None:
         place = place[got:]
 
 
-def serve(limits: str) -> None:
+def serve(limits: str, shared: str) -> None:
     """What a child does: answer until the other end closes.
 
     Args:
         limits: those of `Decoders`, as JSON.
+        shared: the number of the open file of shared memory.
     """
-    stream = _settle()
+    stream, place = _settle(), _SharedPixels(int(shared))
     most = json.loads(limits)
     sizes = images.Limits("", most["max_megapixels"], most["min_side"])
     told = _Told()
@@ -571,21 +618,26 @@ def serve(limits: str) -> None:
         _send(stream, {"ready": True})
         while True:
             message, file = _receive(stream)
-            os.ftruncate(2, 0)
+            with contextlib.suppress(OSError):  # where it is no file
+                os.ftruncate(2, 0)
             told.lines.clear()
             images.forget_told()
             if file is None:
-                received = bytearray(message["bytes"])
-                _receive_into(stream, memoryview(received))
-                given: int | bytes = bytes(received)
-                del received
+                given: int | bytes = bytes(_received(stream, message["bytes"]))
             else:
                 given = file
             reply, pixels = _guarded(message, given, sizes._replace(path=message["name"]), limit)
             del given
             if file is not None:
                 os.close(file)
-            _answer(stream, reply | {"told": told.lines}, pixels)
+            reply["told"] = told.lines
+            if pixels is None:
+                _send(stream, reply)
+            elif place.file < 0:
+                _send(stream, reply, more=pixels.data.cast("B"))
+            else:
+                place.mapped(pixels.size)[:] = pixels.reshape(-1)
+                _send(stream, reply)
             del pixels
 
 
@@ -616,7 +668,9 @@ def _guarded(
             refused = error if isinstance(error, ImageRefusedError) else images.unreadable(limits.path, error)
             reply = {"refused": [refused.cause, refused.remedy]}
     # The peak of a process never falls, so that the next image would seem to need what this one did.
-    return reply | {"worn": not {"memory", "short"}.isdisjoint(reply) or _peak() >= _NEAR * memory}, pixels
+    if not {"memory", "short"}.isdisjoint(reply) or _peak() >= _NEAR * memory:
+        reply["worn"] = True
+    return reply, pixels
 
 
 def _work(message: dict[str, Any], given: int | bytes, limits: images.Limits) -> tuple[dict[str, Any], Pixels | None]:
@@ -633,7 +687,7 @@ def _work(message: dict[str, Any], given: int | bytes, limits: images.Limits) ->
         images.check_sha256(data, limits.path, message["sha256"])
     film = images.decode_film(data, limits.path, max_megapixels=limits.max_megapixels, min_side=limits.min_side)
     told = {"colour": film.colour, "view": film.view, "patient_id": film.patient_id}
-    return {"facts": dataclasses.asdict(film.facts), **told, "shape": film.pixels.shape}, film.pixels
+    return {"facts": vars(film.facts), **told, "shape": film.pixels.shape}, film.pixels
 
 
 def _ran_out(error: BaseException | None) -> bool:
@@ -646,23 +700,6 @@ def _ran_out(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _answer(stream: socket.socket, reply: dict[str, Any], pixels: Pixels | None) -> None:
-    if pixels is None:
-        _send(stream, reply)
-    elif hasattr(os, "memfd_create"):
-        shared = os.memfd_create("pixels")
-        try:
-            place = pixels.data.cast("B")
-            while place:
-                place = place[os.write(shared, place) :]
-            _send(stream, reply, [shared])
-        finally:
-            os.close(shared)
-    else:
-        _send(stream, reply | {"inline": True})
-        stream.sendall(pixels.data)
 
 
 def _settle() -> socket.socket:
@@ -702,10 +739,12 @@ def _peak() -> float:
 
 
 def _told_by_system(name: bytes) -> float:
-    with contextlib.suppress(OSError), Path("/proc/self/status").open("rb") as status:
-        if found := re.search(name + rb":\s*(\d+) kB", status.read()):
-            return int(found[1]) * 1024.0
-    return 0.0
+    try:
+        with _STATUS.open("rb", 0) as status:
+            found = re.search(name + rb":\s*(\d+) kB", status.read())
+    except OSError:
+        return 0.0
+    return int(found[1]) * 1024.0 if found else 0.0
 
 
 def _machine_is_short(limit: float) -> bool:
