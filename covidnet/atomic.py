@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from covidnet.errors import CovidnetError
 
@@ -107,3 +111,37 @@ def write_text(path: str | Path, text: str) -> None:
         b'{}\n'
     """
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[WriteError | None]:
+    """Hold a lock while files beside it are looked for and written; other processes wait.
+
+    Where the folder cannot be written, as in a cache of another user, the lock is not needed: files appear whole, and
+    nothing is written here.
+
+    Args:
+        file: the lock; made where it is not there, with the permissions that the umask leaves, and never removed.
+
+    Yields:
+        None, or the error that writing into the folder would meet.
+
+    Raises:
+        WriteError: the lock cannot be had, though the folder can be written.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire()
+    except OSError as error:
+        found = WriteError(file, error.errno or 0, error.strerror or str(error))
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise found from error
+        if os.access(file.parent, os.W_OK):
+            cause = "it is another user's; chmod g+w lets the group have it"
+            raise WriteError(file, error.errno, cause) from error
+        yield found
+        return
+    try:
+        yield None
+    finally:
+        lock.release()

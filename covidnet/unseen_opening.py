@@ -13,9 +13,8 @@ from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
-from filelock import FileLock
 
-from covidnet.atomic import write_text
+from covidnet.atomic import locked, write_text
 from covidnet.callbacks.prediction_writer import PredictionWriter
 from covidnet.data.unseen_ledger import UnseenLedger
 from covidnet.errors import DataError, WeightsError
@@ -51,14 +50,16 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
         WeightsError: a run has no checkpoint.
         WriteError: a folder cannot be written.
     """
-    locked = [run for run in sweep.runs if run.locked]
-    if not locked:
+    kept_out = [run for run in sweep.runs if run.locked]
+    if not kept_out:
         log.warning("unseen=open: nothing to open in %s, whose runs scored the unseen fold themselves", sweep.folder)
         return False
     # Predictions are written into the run folders, one of which may be a link.
     check_links(sweep.folder)
     quieten()
-    with FileLock(sweep.folder / f".{OPENINGS}.lock"):
+    with locked(sweep.folder / f".{OPENINGS}.lock") as unwritable:
+        if unwritable is not None:
+            raise unwritable
         before = sweep.openings
         if before:
             log.warning(
@@ -66,8 +67,8 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
                 before[0][:10],
                 len(before) + 1,
             )
-        found = {run.folder: _predicted(run, cache_dir) for run in locked if not (run.folder / UNSEEN).is_file()}
-        _record(sweep, locked, before, cache_dir)
+        found = {run.folder: _predicted(run, cache_dir) for run in kept_out if not (run.folder / UNSEEN).is_file()}
+        _record(sweep, kept_out, before, cache_dir)
         for folder, table in found.items():
             write_predictions(table, folder / UNSEEN)
     log.info("unseen=open: %s scored on the unseen fold of %s", count(len(found), "model"), sweep.folder)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
+from covidnet.atomic import locked
 from covidnet.data.manifest import Manifest, Rules, manifest_hash, scan
 from covidnet.data.manifest_files import (
     filter_view,
@@ -76,7 +76,7 @@ def read_film_table(
     """
     source = find_source(data, cache_dir, progress=progress)
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
-    with FileLock(home / ".lock"):
+    with locked(home / ".lock"):
         manifest = read_current_manifest(home, source)
         kept = manifest is not None
         if manifest is None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
-from covidnet.atomic import write_text
+from covidnet.atomic import locked, make_folder, write_text
 from covidnet.data.dicom import is_lateral
 from covidnet.data.images import READING
 from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest
@@ -45,7 +44,7 @@ def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path, *, f
     }
     key = digest({"root": str(source.root), "labels": dict(data.get("labels") or {}), **reading})
     home = cache_dir / "manifests" / f"{source.name}-{key}"
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     return home
 
 
@@ -168,12 +167,12 @@ def kept_thumbnails(home: Path, root: Path, *, progress: bool) -> Thumbnails:
     found = read_thumbnails(home / THUMBNAILS, films)
     if found is not None:
         return found
-    with FileLock(home / ".lock"):
+    with locked(home / ".lock") as unwritable:
         found = read_thumbnails(home / THUMBNAILS, films)
         if found is None:
             found = make_thumbnails(films, root, progress=progress)
             # Where some are lacking they are looked for again next time.
-            if len(found.image_id) == len(films):
+            if len(found.image_id) == len(films) and unwritable is None:
                 write_thumbnails(home / THUMBNAILS, found)
     return found
 

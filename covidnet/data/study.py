@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
-from covidnet.atomic import write_text
+from covidnet.atomic import locked, make_folder, write_text
 from covidnet.data.manifest import Manifest, Rules, duplicates, manifest_hash, scan
 from covidnet.data.manifest_files import (
     digest,
@@ -158,9 +157,12 @@ def prepare_study(
     source = find_source(data, cache_dir, progress=progress)
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
     # Jobs of one sweep start together: the first one writes, the others read.
-    with FileLock(home / ".lock"):
+    with locked(home / ".lock") as unwritable:
         manifest = None if rescan else read_manifest(home, source)
         if manifest is None:
+            # Before every image is read for nothing.
+            if unwritable is not None:
+                raise unwritable
             manifest = scan(
                 source,
                 max_megapixels=data["max_megapixels"],
@@ -204,7 +206,7 @@ def _split_study(
     folder = home / f"split-{digest(settings)}"
     file, record = folder / "split.csv", folder / "split.json"
     if not record.exists():
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         if copies == "near":
             pairs = _kept_copies(home, manifest, progress)
             films = films.assign(copy_of=films["image_id"].map(_first_copies(pairs)))
@@ -265,10 +267,13 @@ def _phantoms(data: Mapping[str, Any], cache_dir: Path, progress: bool) -> Path:
     if not isinstance(settings["images_per_class"], int) or settings["images_per_class"] < 11:
         raise SettingError("data.images_per_class", settings["images_per_class"], "a whole number from 11 on")
     root = cache_dir / "phantoms" / f"{settings['images_per_class']}-{digest({**settings, 'drawing': DRAWING})}"
-    root.parent.mkdir(parents=True, exist_ok=True)
-    if not (root / "metadata.csv").exists():
+    make_folder(root.parent)
+    lacking = not (root / "metadata.csv").exists()
+    if lacking:
         log.info("drawing %d phantoms per class (once; kept in %s)", settings["images_per_class"], root)
-    with FileLock(f"{root}.lock"):
+    with locked(root.with_name(f"{root.name}.lock")) as unwritable:
+        if lacking and unwritable is not None:
+            raise unwritable
         write_phantoms(root, **settings)
     return root
 

@@ -150,6 +150,9 @@ def fill_store(
     # A film and its copies stand side by side, so that it is read once.
     inputs = inputs.sort_values(["sha256", "operator"], ignore_index=True)
     keys = input_keys(inputs, films(inputs.head(0)).operators)
+    if store.holds(keys).all():
+        # A store that is complete may be another user's.
+        return 0
     # Of the processes of one job the first alone takes the lock: the others work beside it, each on its own share.
     with store.lock() if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
         # Another job may have computed them while this one waited.

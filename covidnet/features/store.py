@@ -15,17 +15,16 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from covidnet.atomic import write_bytes
+from covidnet.atomic import WriteError, locked, write_bytes
 from covidnet.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -98,18 +97,17 @@ class FeatureStore:
         Raises:
             StoreError: where the lock's file cannot be made.
         """
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire()
-        except OSError as error:
-            raise StoreError(
-                f"{self.folder}: the feature store cannot be written ({error.strerror or error}); "
-                "free some space there, or give a writable cache_dir"
-            ) from error
-        try:
+        with ExitStack() as held:
+            try:
+                unwritable = held.enter_context(locked(self.folder / ".lock"))
+            except WriteError as error:
+                unwritable = error
+            if unwritable is not None:
+                raise StoreError(
+                    f"{self.folder}: the feature store cannot be written ({unwritable.cause}); "
+                    "free some space there, or give a writable cache_dir"
+                )
             yield
-        finally:
-            lock.release()
 
     def refresh(self) -> None:
         """Take in segments that others have written since; a damaged one is named and passed over."""
