@@ -114,7 +114,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[WriteError | None]:
+def locked(file: Path) -> Iterator[OSError | None]:
     """Hold a lock while files beside it are looked for and written; other processes wait.
 
     Where the folder cannot be written, as in a cache of another user, the lock is not needed: files appear whole, and
@@ -130,18 +130,17 @@ def locked(file: Path) -> Iterator[WriteError | None]:
         WriteError: the lock cannot be had, though the folder can be written.
     """
     lock = FileLock(file)
+    unwritable = None
     try:
         lock.acquire()
     except OSError as error:
-        found = WriteError(file, error.errno or 0, error.strerror or str(error))
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise found from error
+            raise WriteError(file, error.errno or 0, error.strerror or str(error)) from error
         if os.access(file.parent, os.W_OK):
             cause = "it is another user's; chmod g+w lets the group have it"
             raise WriteError(file, error.errno, cause) from error
-        yield found
-        return
+        unwritable = error
     try:
-        yield None
+        yield unwritable
     finally:
         lock.release()

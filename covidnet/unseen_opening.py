@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 
-from covidnet.atomic import locked, write_text
+from covidnet.atomic import WriteError, locked, write_text
 from covidnet.callbacks.prediction_writer import PredictionWriter
 from covidnet.data.unseen_ledger import UnseenLedger
 from covidnet.errors import DataError, WeightsError
@@ -59,7 +59,7 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
     quieten()
     with locked(sweep.folder / f".{OPENINGS}.lock") as unwritable:
         if unwritable is not None:
-            raise unwritable
+            raise WriteError(sweep.folder, unwritable.errno or 0, unwritable.strerror or str(unwritable))
         before = sweep.openings
         if before:
             log.warning(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from covidnet.atomic import locked, make_folder, write_text
+from covidnet.atomic import locked, write_text
 from covidnet.data.dicom import is_lateral
 from covidnet.data.images import READING
 from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest
@@ -44,7 +44,7 @@ def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path, *, f
     }
     key = digest({"root": str(source.root), "labels": dict(data.get("labels") or {}), **reading})
     home = cache_dir / "manifests" / f"{source.name}-{key}"
-    make_folder(home)
+    home.mkdir(parents=True, exist_ok=True)
     return home
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from covidnet.atomic import locked, make_folder, write_text
+from covidnet.atomic import locked, write_text
 from covidnet.data.manifest import Manifest, Rules, duplicates, manifest_hash, scan
 from covidnet.data.manifest_files import (
     digest,
@@ -206,7 +206,7 @@ def _split_study(
     folder = home / f"split-{digest(settings)}"
     file, record = folder / "split.csv", folder / "split.json"
     if not record.exists():
-        make_folder(folder)
+        folder.mkdir(exist_ok=True)
         if copies == "near":
             pairs = _kept_copies(home, manifest, progress)
             films = films.assign(copy_of=films["image_id"].map(_first_copies(pairs)))
@@ -267,7 +267,7 @@ def _phantoms(data: Mapping[str, Any], cache_dir: Path, progress: bool) -> Path:
     if not isinstance(settings["images_per_class"], int) or settings["images_per_class"] < 11:
         raise SettingError("data.images_per_class", settings["images_per_class"], "a whole number from 11 on")
     root = cache_dir / "phantoms" / f"{settings['images_per_class']}-{digest({**settings, 'drawing': DRAWING})}"
-    make_folder(root.parent)
+    root.parent.mkdir(parents=True, exist_ok=True)
     lacking = not (root / "metadata.csv").exists()
     if lacking:
         log.info("drawing %d phantoms per class (once; kept in %s)", settings["images_per_class"], root)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from covidnet.atomic import WriteError, locked, write_bytes
+from covidnet.atomic import locked, write_bytes
 from covidnet.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -99,14 +99,14 @@ class FeatureStore:
         """
         with ExitStack() as held:
             try:
-                unwritable = held.enter_context(locked(self.folder / ".lock"))
-            except WriteError as error:
-                unwritable = error
-            if unwritable is not None:
+                if unwritable := held.enter_context(locked(self.folder / ".lock")):
+                    raise unwritable
+            except OSError as error:
+                cause = getattr(error, "cause", None) or error.strerror or error
                 raise StoreError(
-                    f"{self.folder}: the feature store cannot be written ({unwritable.cause}); "
+                    f"{self.folder}: the feature store cannot be written ({cause}); "
                     "free some space there, or give a writable cache_dir"
-                )
+                ) from error
             yield
 
     def refresh(self) -> None:
