@@ -326,6 +326,14 @@ def test_an_empty_resume_is_no_new_run() -> None:
             resumed_arguments([empty])
 
 
+@pytest.mark.parametrize("left", ["train.log", ".hydra/config.yaml"])
+def test_a_run_that_was_stopped_before_its_settings_were_written_is_started_again(left: str, tmp_path: Path) -> None:
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).touch()
+    with pytest.raises(SettingError, match="stopped before it wrote its settings; give its first command again"):
+        resumed_arguments([f"resume={tmp_path}"])
+
+
 @pytest.mark.parametrize("given", ["nowhere", "plain", "file"])
 def test_a_folder_that_cannot_be_gone_on_with_is_named(given: str, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
