@@ -55,7 +55,8 @@ def main(cfg: DictConfig) -> None:
     check_out(given["input"], out, root, paths)
     from covidnet.data.annotations import Annotations
 
-    annotations = Annotations(root, masks=cfg.masks, boxes=cfg.boxes, films=paths)
+    reading = {"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading}
+    annotations = Annotations(root, masks=cfg.masks, boxes=cfg.boxes, films=paths, reading=reading)
     check_out(given["input"], out, root, paths, annotations.folders.values())
     from covidnet.film_explanations import FilmExplanations
     from covidnet.serving.model import open_model
@@ -72,7 +73,7 @@ def main(cfg: DictConfig) -> None:
         method=cfg.explain.method,
         target=target,
         annotations=annotations,
-        reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading},
+        reading=reading,
         progress=cfg.progress,
     )
     _print(explained.facts.notes())

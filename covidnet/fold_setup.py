@@ -216,8 +216,9 @@ class FoldSetup:
         Raises:
             DataError: where one of them is named and cannot be used.
         """
-        masks, boxes = (self.settings["data"].get(name) for name in ("masks", "boxes"))
-        return Annotations(study.root, masks=masks, boxes=boxes)
+        data = self.settings["data"]
+        reading = {name: data[name] for name in ("max_megapixels", "min_side")} | (self.settings.get("reading") or {})
+        return Annotations(study.root, masks=data.get("masks"), boxes=data.get("boxes"), reading=reading)
 
     def engine(self, module: ClassificationModule, store: FeatureStore) -> nn.Module:
         """What runs the backbone: torch, or ONNX Runtime."""

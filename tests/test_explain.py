@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from covidnet.models.saliency import METHODS
 from covidnet.report.words import EXPLAINERS
 from tests.commands import command
 from tests.conftest import PROJECT
+from tests.data import hostile
 
 pytestmark = pytest.mark.filterwarnings("ignore:(gradcam|cam|gradient|eigencam)")
 
@@ -141,6 +143,19 @@ def test_a_pattern_and_a_second_call_into_the_same_folder(run: Path, films: Path
     explain(f"checkpoint={run}", f"input='{films}/**/film 1.png'", f"out={tmp_path}", "overwrite=true")
     assert len(pd.read_csv(tmp_path / "explanations.csv")) == 1
     assert not (tmp_path / "refused.csv").exists()
+
+
+def test_an_image_that_passes_a_limit_is_named_and_the_others_are_explained(
+    run: Path, films: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "films"
+    mine.mkdir()
+    shutil.copy(films / "sub0/film 0.png", mine / "good.png")
+    (mine / "large.png").write_bytes(hostile.png_large(5000))
+    explain(f"checkpoint={run}", f"input={mine}", f"out={tmp_path / 'out'}", "reading.max_memory=0.25")
+    refused = pd.read_csv(tmp_path / "out/refused.csv")
+    assert refused[["path", "cause"]].to_numpy().tolist() == [["large.png", "needed more than 0.25 GB"]]
+    assert len(pd.read_csv(tmp_path / "out/explanations.csv")) == 1
 
 
 def test_strict_refuses_after_the_work(run: Path, films: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from covidnet.serving.answers import Answering
 from covidnet.serving.model import open_model
 from tests.commands import command
 from tests.conftest import PROJECT
+from tests.data import hostile
 from tests.data.test_manifest import dicom
 from tests.serving.web.test_server import BAD
 
@@ -274,6 +275,18 @@ def test_what_no_decoder_foresaw_costs_one_film(
     assert list(refused["path"]) == ["film (12).png"]
     assert "RuntimeError: a fault of the decoder" in refused["cause"].item()
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 4
+
+
+def test_an_image_that_passes_a_limit_is_named_and_the_others_are_predicted(sweep: Path, tmp_path: Path) -> None:
+    films, out = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    for n in range(3):
+        Image.fromarray(draw_film(CLASSES[n], n, 0, size=96).image).save(films / f"{n}.png")
+    (films / "1b.png").write_bytes(hostile.png_large(5000))
+    predict(f"checkpoint='{sweep}/fold=0'", f"input='{films}'", f"out='{out}'", "gate=off", "reading.max_memory=0.25")
+    refused = pd.read_csv(out / "refused.csv")
+    assert refused[["path", "cause"]].to_numpy().tolist() == [["1b.png", "needed more than 0.25 GB"]]
+    assert list(pd.read_csv(out / "predictions.csv")["path"]) == ["0.png", "1.png", "2.png"]
 
 
 def test_rows_that_are_ready_are_kept_when_the_work_ends_early(

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image, ImageOps
 
+from covidnet.data.decoders import shared_decoders
 from covidnet.data.images import SUFFIXES
 from covidnet.data.metadata import read_table
 from covidnet.data.sources import image_files
 from covidnet.data.transforms import SquareFit
-from covidnet.errors import DataError
+from covidnet.errors import DataError, ImageRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class Annotations:
         masks: the folder of masks (``data.masks``); None for ``masks`` in `root`, where it is there.
         boxes: the CSV of boxes (``data.boxes``); None for ``boxes.csv`` in `root`, where it is there.
         films: paths of the films that are meant, relative to `root`; None for all images below it.
+        reading: keyword arguments of `covidnet.data.decoders.shared_decoders`.
 
     Raises:
         DataError: a path that is given is not there or belongs to none of the films, or the CSV is not as described, or
@@ -56,7 +57,9 @@ class Annotations:
         masks: str | Path | None = None,
         boxes: str | Path | None = None,
         films: Sequence[str] | None = None,
+        reading: Mapping[str, Any] | None = None,
     ) -> None:
+        self._decoders = shared_decoders(**(reading or {}))
         self.root = Path(root).expanduser()
         self.folders = self._mask_folders(masks)
         self.boxes = self._read_boxes(boxes)
@@ -173,7 +176,10 @@ class Annotations:
         for region, folder in self.folders.items():
             file = _mask_file(folder, name) if name else None
             if file is not None:
-                yield region, _read_mask(file, shape)
+                try:
+                    yield region, self._decoders.mask(file, shape)
+                except ImageRefusedError as error:
+                    raise DataError(str(error)) from error
         for region, box in self.boxes.get(name, []):
             yield region, _boxed(box, shape, name)
 
@@ -195,30 +201,6 @@ def _mask_file(folder: Path, name: str) -> Path | None:
             if file.is_file():
                 return file
     return None
-
-
-def _read_mask(file: Path, shape: tuple[int, int]) -> Mask:
-    """What is brighter than half of the brightest pixel; nothing where all are 0."""
-    try:
-        with Image.open(file) as stored:
-            values = _values(ImageOps.exif_transpose(stored))
-    except Exception as error:  # Pillow answers a damaged file with many kinds of error
-        raise DataError(f"{file}: not a readable mask ({error}); save it as PNG, 0 outside and 255 inside") from error
-    if values.shape != tuple(shape):
-        found, wanted = (f"{width} x {height}" for height, width in (values.shape, shape))
-        raise DataError(f"{file}: {found} pixels, the film has {wanted}; save the mask at the size of its film")
-    return values > values.max() / 2
-
-
-def _values(image: Image.Image) -> npt.NDArray[Any]:
-    """The brightest channel of any mode; what is transparent counts as black, as it does in films."""
-    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("values that are not finite")
-        return values
-    pixels = np.asarray(image.convert("RGBA"))
-    return pixels[..., :3].max(axis=2) * (pixels[..., 3] / 255.0)
 
 
 def _rows(file: Path) -> tuple[pd.DataFrame, int]:

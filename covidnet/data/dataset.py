@@ -26,8 +26,11 @@ class FilmDataset(Dataset[dict[str, Any]]):
     An item is a dict of ``image`` float32 (C, H, W), ``label`` int64, ``image_id`` str and ``row`` int64 (the place in
     `rows`).
 
+    Images are decoded here and not by `covidnet.data.decoders`: bytes with the manifest's sha256 were decoded within
+    the limits when the manifest was made, and others are refused before they are decoded.
+
     Args:
-        rows: one per item: image_id, path, label, operator, sha256.
+        rows: one per item: image_id, path, label, operator, sha256; without a hash an image is refused.
         root: the folder that path is relative to.
         fit: makes a film square.
         normalise: makes it the network's input.
@@ -54,7 +57,7 @@ class FilmDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.image_ids = list(rows["image_id"])
         self.paths = list(rows["path"])
-        self.sha256 = list(rows["sha256"])
+        self.sha256 = [str(sha256) for sha256 in rows["sha256"]]
         self.operators_of_rows = list(rows["operator"]) if "operator" in rows else [ORIGINAL] * len(rows)
         self.labels = [CLASSES.index(label) for label in rows["label"]]
         self.root = root

@@ -56,7 +56,8 @@ _START_SECONDS = 120.0
 _LEAST_MEMORY = 0.25  # GB, of which a child that has decoded nothing yet takes half
 _LOOK_SECONDS = 0.1  # between two looks at whether somebody still waits for an image
 _NEAR = 0.9  # of the limit on memory: what fails from here on failed for memory
-_FAILED_ALLOCATION = re.compile(r"bad_alloc|memory|allocat", re.IGNORECASE)
+# DICOM has an element BitsAllocated.
+_FAILED_ALLOCATION = re.compile(r"bad_alloc|MemoryError|\bmemory\b|\ballocat(e|ion)\b", re.IGNORECASE)
 # A thread of OpenBLAS reserves address space, and there is nothing here for it to do.
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
@@ -189,6 +190,22 @@ class Decoders:
         except ImageRefusedError:
             return [""] * len(IDENTIFIERS)
         return [str(value) for value in reply["identifiers"]]
+
+    def mask(self, path: str | Path, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """One mask as `covidnet.data.images.decode_mask` decodes it, within the limits.
+
+        Args:
+            path: the file.
+            shape: (H, W) of the film that it is a mask of.
+
+        Raises:
+            ImageRefusedError: whatever is wrong with the file; or it passed a limit, or crashed its decoder.
+            DecoderError: the pool is closed, or no decoder can be started.
+        """
+        with images.open_film(path, self._limits["max_megapixels"]) as file:
+            _, pixels = self._ask(path, {"do": "mask", "shape": [int(side) for side in shape]}, file.fileno(), None)
+        assert pixels is not None  # a mask has them
+        return pixels.astype(np.bool_)
 
     def close(self) -> None:
         """Kill all processes at once, also those at work, whose callers get a DecoderError."""
@@ -683,6 +700,9 @@ def _work(message: dict[str, Any], given: int | bytes, limits: images.Limits) ->
         from covidnet.data.dicom import identifiers_of
 
         return {"identifiers": identifiers_of(data, limits.path)}, None
+    if message["do"] == "mask":
+        mask = images.decode_mask(data, limits.path, tuple(message["shape"]))
+        return {"shape": mask.shape}, np.require(mask, np.uint8, "C")
     if message.get("sha256") is not None:
         images.check_sha256(data, limits.path, message["sha256"])
     film = images.decode_film(data, limits.path, max_megapixels=limits.max_megapixels, min_side=limits.min_side)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 import re
 import stat
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from covidnet.data.colour import colour_of
 from covidnet.data.containers import (
@@ -244,6 +245,47 @@ def decode_film(data: bytes, name: str | Path, *, max_megapixels: float = 64.0, 
     """
     decoded = _decode(data, Limits(name, max_megapixels, min_side), colour=True)
     return Film(decoded.pixels, _facts(data, decoded), decoded.colour, decoded.view, decoded.patient_id)
+
+
+def decode_mask(data: bytes, name: str | Path, shape: tuple[int, int]) -> np.ndarray:
+    """What is brighter than half of the brightest pixel of a mask; nothing where all are 0.
+
+    Args:
+        data: the whole file, of any format and mode that Pillow reads.
+        name: the name that errors give it.
+        shape: (H, W) of the film that it is a mask of.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        ImageRefusedError: it cannot be read, or has another size than the film.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as stored:
+            # Of another size in either orientation: told before anything is decoded.
+            size = stored.size[::-1] if sorted(stored.size) != sorted(shape) else None
+            values = np.zeros(0) if size else _mask_values(ImageOps.exif_transpose(stored))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow answers a damaged file with many kinds of error
+        cause = f"not a readable mask ({error})"
+        raise ImageRefusedError(name, cause, "save it as PNG, 0 outside and 255 inside") from error
+    if (size := size or values.shape) != tuple(shape):
+        found, wanted = (f"{width} x {height}" for height, width in (size, shape))
+        raise ImageRefusedError(name, f"{found} pixels, the film has {wanted}", "save the mask at the size of its film")
+    return values > values.max() / 2
+
+
+def _mask_values(image: Image.Image) -> np.ndarray:
+    """The brightest channel of any mode; what is transparent counts as black, as it does in films."""
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("values that are not finite")
+        return values
+    pixels = np.asarray(image.convert("RGBA"))
+    return pixels[..., :3].max(axis=2) * (pixels[..., 3] / 255.0)
 
 
 def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = None) -> np.ndarray:

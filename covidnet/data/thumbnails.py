@@ -95,6 +95,8 @@ def collect(films: pd.DataFrame, small: dict[str, Pixels]) -> Thumbnails:
 def make_thumbnails(films: pd.DataFrame, root: Path, *, progress: bool = True) -> Thumbnails:
     """Read films that a manifest lists, and make them small; one that changed since is named and has none.
 
+    As in `covidnet.data.dataset.FilmDataset`, a hash is checked before anything is decoded.
+
     Args:
         films: rows with image_id, path, sha256, width and height.
         root: the folder that path is relative to.

@@ -94,6 +94,15 @@ def _png_with(extra: bytes) -> bytes:
     return data[:33] + extra + data[33:]
 
 
+def png_large(side: int) -> bytes:
+    """An honest picture in colour, of few bytes and many pixels."""
+    line = bytes(1) + (bytes(range(250)) * (3 * side // 250 + 1))[: 3 * side]
+    packer = zlib.compressobj(1)
+    lines = b"".join(packer.compress(line) for _ in range(side)) + packer.flush()
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + _chunk(b"IDAT", lines) + _chunk(b"IEND", b"")
+
+
 def png_chunks(number: int) -> bytes:
     """Private chunks of no bytes."""
     return _png_with(_chunk(b"puNk", b"") * number)

@@ -145,6 +145,13 @@ def test_online_augmentation_draws_anew_for_a_film_in_memory(rows: pd.DataFrame,
     assert len(set(draws(kept))) == 4
 
 
+def test_without_a_hash_nothing_is_decoded(rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covidnet.data.images._decode", lambda *given, **options: pytest.fail("decoded"))
+    for unknown in (None, float("nan"), "0" * 64):
+        with pytest.raises(ImageRefusedError, match="does not match the manifest's sha256"):
+            films(rows.assign(sha256=unknown), tmp_path)[1]
+
+
 def test_changed_bytes_are_refused_with_the_path(rows: pd.DataFrame, tmp_path: Path) -> None:
     data = films(rows, tmp_path)
     data[1]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from covidnet.data.decoders import DecoderError, Decoders, ShortOfMemoryError, _Child
+from covidnet.data import images
+from covidnet.data.decoders import DecoderError, Decoders, ShortOfMemoryError, _Child, shared_decoders
+from covidnet.data.images import read_film
 from covidnet.errors import ImageRefusedError, SettingError
-from tests.data.test_images import RAMP, chunk, saved
+from tests.data import hostile
+from tests.data.test_images import RAMP, saved
 
 PROC = Path("/proc")
 
@@ -59,9 +64,8 @@ def refusal(pool: Decoders, path: Path) -> str:
 
 def stopped(pool: Decoders, good: Path, number: int = signal.SIGSTOP) -> set[int]:
     """Its processes, after one image, with a signal sent to each: one that is stopped takes for ever."""
-    before = children()
     pool.read(good)
-    mine = children() - before
+    mine = {child._process.pid for child in pool._children}
     for process in mine:
         os.kill(process, number)
     return mine
@@ -120,16 +124,9 @@ SIDE = 5000
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A picture in colour of 25 megapixels and few bytes."""
-    side = SIDE
-    lines = zlib.compress(bytes(1) + bytes(range(250)) * (3 * side // 250), 1)
-    line = zlib.decompress(lines)
-    packer = zlib.compressobj(1)
-    body = b"".join(packer.compress(line) for _ in range(side)) + packer.flush()
-    head = np.array([side, side], ">u4").tobytes() + bytes([8, 2, 0, 0, 0])
-    large = tmp_path / "memory.png"
-    large.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
-    return large
+    path = tmp_path / "memory.png"
+    path.write_bytes(hostile.png_large(SIDE))
+    return path
 
 
 def test_an_image_that_needs_too_much_memory_costs_itself_alone(good: Path, large: Path) -> None:
@@ -217,26 +214,103 @@ def test_nothing_starts_before_it_is_needed(tmp_path: Path) -> None:
     assert children() == before
 
 
-def test_children_die_with_their_parent_in_the_middle_of_their_work(good: Path) -> None:
-    script = (
-        "import sys, os, signal, threading, time\n"
-        "from covidnet.data.decoders import Decoders\n"
-        "pool = Decoders(2)\n"
-        "pool.read(sys.argv[1])\n"
-        "child = next(iter(pool._children))._process.pid\n"
-        "print(child, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script, str(good)], stdout=subprocess.PIPE, text=True)
+def test_children_die_with_their_parent_in_the_middle_of_their_work(good: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "endless")
+    script = """
+import os, sys, threading, time
+from covidnet.data.decoders import Decoders
+pool = Decoders(2)
+pool.read(sys.argv[1])
+(child,) = pool._children
+# A reader of a pipe that is its own writer waits for ever.
+endless = os.open(sys.argv[2], os.O_RDWR)
+work = threading.Thread(target=pool._ask, args=("endless", {"do": "film"}, endless, None))
+work.start()
+while pool._idle:
+    time.sleep(0.01)
+pool.read(sys.argv[1])
+print(*(child._process.pid for child in pool._children), flush=True)
+time.sleep(60)
+"""
+    words = [sys.executable, "-c", script, str(good), str(tmp_path / "endless")]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    found = [int(word) for word in parent.stdout.readline().split()]
+    assert len(found) == 2
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
     end = time.monotonic() + 5
-    while (PROC / str(child)).exists() and "Z" not in (PROC / str(child) / "stat").read_text().rpartition(")")[2]:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    for child in found:
+        # Who takes orphans in may leave their entries for a while.
+        while (PROC / str(child)).exists() and "Z" not in (PROC / str(child) / "stat").read_text().rpartition(")")[2]:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_are_meant_for_the_parent_do_not_end_a_child(good: Path, number: int) -> None:
+    with Decoders(1) as pool:
+        mine = stopped(pool, good, number)
+        assert np.array_equal(pool.read(good).pixels, RAMP)
+        assert mine <= children()
+
+
+def test_a_child_imports_what_its_parent_does_and_nothing_of_the_current_folder(good: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("numpy", "json", "covidnet", "PIL"):
+        (home / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    script = """
+import os, sys
+sys.path.insert(0, os.environ.pop("PYTHONPATH"))
+from covidnet.data.decoders import Decoders
+os.chdir(sys.argv[2])
+with Decoders(1) as pool:
+    print(pool.read(sys.argv[1]).pixels.sum(), "torch" in sys.modules)
+"""
+    words = [sys.executable, "-c", script, str(good), str(home)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{RAMP.sum()} False\n", "")
+
+
+def test_daemonic_processes_have_decoders_too(good: Path) -> None:
+    # As workers of a DataLoader or of joblib, which may have no children of multiprocessing.
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+
+    def work() -> None:
+        with Decoders(1) as pool:
+            queue.put(int(pool.read(good).pixels.sum()))
+
+    process = context.Process(target=work, daemon=True)
+    process.start()
+    assert queue.get(timeout=60) == RAMP.sum()
+    process.join()
+
+
+def test_decoders_go_to_another_process_without_their_children(decoders: Decoders, good: Path) -> None:
+    decoders.read(good)
+    copy = pickle.loads(pickle.dumps(decoders))
+    assert copy._limits == decoders._limits
+    assert not copy._children
+    copy.close()
+
+
+def test_what_is_special_about_an_image_is_logged_once_and_nothing_else(
+    decoders: Decoders, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images.forget_told()
+    clear = np.dstack([RAMP, np.full_like(RAMP, 9)])
+    for n in range(3):
+        (tmp_path / f"{n}.png").write_bytes(saved(Image.fromarray(clear, "LA"), "PNG"))
+        decoders.read(tmp_path / f"{n}.png")
+    odd = hostile.written(hostile.film(RAMP, PatientID="p", SpecificCharacterSet="ISO_IR 100"))
+    decoders.decode(odd.replace(b"ISO_IR 100", b"ISO_IR 999"), "film.dcm")  # pydicom warns of it, and logs it
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}/0.png: transparency is laid on black (further files are not named)"
+    ]
+    assert capfd.readouterr().err == ""
 
 
 def test_many_threads_share_few_decoders(decoders: Decoders, good: Path) -> None:
@@ -292,3 +366,38 @@ def test_the_hash_is_checked_before_anything_is_decoded(decoders: Decoders, tmp_
     path.write_bytes(b"no image at all")
     with pytest.raises(ImageRefusedError, match="does not match the manifest's sha256"):
         decoders.read(path, sha256="0" * 64)
+
+
+def test_identifiers_and_masks_are_read_within_the_limits_too(good: Path, large: Path, tmp_path: Path) -> None:
+    film, mask = tmp_path / "film.dcm", tmp_path / "mask.png"
+    film.write_bytes(hostile.written(hostile.film(RAMP, PatientID="p7")))
+    mask.write_bytes(saved(np.where(RAMP > 90, 255, 0).astype(np.uint8), "PNG"))
+    with Decoders(1, max_memory=0.25, max_seconds=1) as pool:
+        assert pool.identifiers(film)[0] == "p7"
+        assert pool.identifiers(good) == ["", "", ""]
+        assert np.array_equal(pool.mask(mask, RAMP.shape), RAMP > 90)
+        with pytest.raises(ImageRefusedError, match=r"needed more than 0\.25 GB"):
+            pool.mask(large, (SIDE, SIDE))
+        with pytest.raises(ImageRefusedError, match=r"5000 x 5000 pixels, the film has 96 x 80"):
+            pool.mask(large, (80, 96))
+        stopped(pool, good)
+        assert pool.identifiers(film) == ["", "", ""]
+
+
+def test_where_processes_cannot_be_limited_images_are_decoded_here(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("covidnet.data.decoders.fcntl", None)
+    before = children()
+    with Decoders(1) as pool:
+        expected = read_film(good)
+        for found in (pool.read(good), pool.decode(good.read_bytes(), good)):
+            assert np.array_equal(found.pixels, expected.pixels)
+            assert found.facts == expected.facts
+        assert refusal(pool, tmp_path / "absent.png") == "no such file"
+    assert children() == before
+
+
+def test_one_process_shares_its_decoders() -> None:
+    assert shared_decoders() is shared_decoders(max_memory=1.5, min_side=64)
+    assert shared_decoders() is not shared_decoders(min_side=65)

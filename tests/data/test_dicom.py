@@ -35,6 +35,7 @@ from pydicom.uid import (
 from covidnet.data.dicom import read_header
 from covidnet.data.images import decode_image, inspect_image, read_image
 from covidnet.errors import ImageRefusedError
+from tests.data.both_ways import pixels_both_ways
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -73,7 +74,7 @@ def written(header: Dataset, **options: object) -> bytes:
 
 def pixels(data: Dataset | bytes, name: str = "film.dcm", max_megapixels: float = 64.0) -> np.ndarray:
     data = data if isinstance(data, bytes) else written(data)
-    return decode_image(data, name, max_megapixels=max_megapixels, min_side=64)[0]
+    return pixels_both_ways(data, name, max_megapixels=max_megapixels)
 
 
 def refusal(data: Dataset | bytes, name: str = "film.dcm", max_megapixels: float = 64.0) -> str:
@@ -465,7 +466,7 @@ def test_compression_whose_plugin_is_missing_is_refused_naming_the_remedy(monkey
     data = written(compressed(jpeg(RAMP)))
     monkeypatch.setattr(Decoder, "is_available", property(lambda self: False))
     with pytest.raises(ImageRefusedError, match=r'no decoder for JPEG Baseline .*; pip install "covidnet\[dicom\]"'):
-        pixels(data)
+        decode_image(data, "film.dcm")
 
 
 def test_without_pydicom_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

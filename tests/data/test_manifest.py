@@ -22,6 +22,7 @@ from covidnet.data.images import Film
 from covidnet.data.manifest import COLUMNS, REFUSED_COLUMNS, Manifest, check_files, duplicates, manifest_hash, scan
 from covidnet.data.sources import folder_source
 from covidnet.errors import DataError
+from tests.data import hostile
 
 RAMP = np.add.outer(np.arange(80), np.arange(96)).astype(np.uint8)  # 80 rows, 96 columns
 FOLDERS = ("COVID19", "NORMAL", "PNEUMONIA")
@@ -321,3 +322,13 @@ def test_rules_see_the_view_of_the_header_and_that_of_the_table_first(tmp_path: 
         "NORMAL/c.dcm": "",
     }
     assert [seen[sha] for sha in films.sort_values("path")["sha256"]] == ["L", "L", "AP"]
+
+
+def test_an_image_that_passes_a_limit_is_named_and_the_others_stay(tmp_path: Path) -> None:
+    for n in range(6):
+        put(tmp_path, f"{FOLDERS[n % 3]}/{n}.png", noise(n))
+    before = scanned(tmp_path)
+    put(tmp_path, "NORMAL/2b.png", hostile.png_large(5000))
+    found = scan(folder_source(tmp_path), max_megapixels=64, min_side=64, limits={"max_memory": 0.25}, progress=False)
+    assert found.refused[["path", "cause"]].to_numpy().tolist() == [["NORMAL/2b.png", "needed more than 0.25 GB"]]
+    assert found.films.equals(before.films)

@@ -1,0 +1,47 @@
+"""A file's bytes decoded here and in a decoder's process: the same pixels, facts and refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from covidnet.data.decoders import Decoders
+from covidnet.data.images import Film, decode_film
+from covidnet.errors import ImageRefusedError
+
+
+@functools.cache
+def _decoders(max_megapixels: float) -> Decoders:
+    return Decoders(1, max_megapixels=max_megapixels)
+
+
+def _found(decode: Callable[[], Film]) -> Film | ImageRefusedError:
+    try:
+        return decode()
+    except ImageRefusedError as error:
+        return error
+
+
+def pixels_both_ways(data: bytes, name: str, *, max_megapixels: float = 64.0, min_side: int = 64) -> np.ndarray:
+    """The pixels, or the refusal; of limits that few tests have the decoders end with the call."""
+    limits = {"max_megapixels": max_megapixels, "min_side": min_side}
+    with contextlib.ExitStack() as stack:
+        usual = max_megapixels in (64, 4) and min_side == 64
+        decoders = _decoders(max_megapixels) if usual else stack.enter_context(Decoders(1, **limits))  # type: ignore[arg-type]
+        theirs = _found(lambda: decoders.decode(data, name))
+    ours = _found(lambda: decode_film(data, name, **limits))  # type: ignore[arg-type]
+    if isinstance(ours, ImageRefusedError):
+        assert str(theirs) == str(ours)
+        assert isinstance(theirs, ImageRefusedError)
+        assert (theirs.path, theirs.cause, theirs.remedy) == (ours.path, ours.cause, ours.remedy)
+        raise ours
+    assert isinstance(theirs, Film), theirs
+    assert np.array_equal(theirs.pixels, ours.pixels)
+    assert theirs.pixels.flags.writeable
+    assert theirs.pixels.flags.c_contiguous
+    assert (theirs.facts, theirs.colour) == (ours.facts, ours.colour)
+    assert (theirs.view, theirs.patient_id) == (ours.view, ours.patient_id)
+    return ours.pixels
