@@ -332,3 +332,9 @@ def test_an_image_that_passes_a_limit_is_named_and_the_others_stay(tmp_path: Pat
     found = scan(folder_source(tmp_path), max_megapixels=64, min_side=64, limits={"max_memory": 0.25}, progress=False)
     assert found.refused[["path", "cause"]].to_numpy().tolist() == [["NORMAL/2b.png", "needed more than 0.25 GB"]]
     assert found.films.equals(before.films)
+
+
+def test_dicom_without_its_first_132_bytes_is_prepared_with_its_patient(tmp_path: Path) -> None:
+    put(tmp_path, "NORMAL/film.dcm", dicom(PatientID="p7", ViewPosition="PA")[132:])
+    film = scanned(tmp_path).films.iloc[0]
+    assert (film["path"], film["patient_id"], film["view"]) == ("NORMAL/film.dcm", "p7", "PA")
