@@ -129,7 +129,7 @@ class Decoders:
     def _forget(self) -> None:
         """Begin without children: at first, and in a process that was forked from the one that has them."""
         for child in getattr(self, "_children", ()):
-            child.abandon()
+            child.disown()
         self._children: set[_Child] = set()
         self._idle: list[_Child] = []
         self._free = threading.Condition()
@@ -525,6 +525,11 @@ class _Child:
                 lines = os.pread(self._log, 1 << 16, 0).decode(errors="replace").strip().splitlines()
                 self._words = lines[-1] if lines else ""
             self.abandon()
+
+    def disown(self) -> None:
+        """Close our ends of the child of another process, which waits for it itself."""
+        self._process.returncode = 0
+        self.abandon()
 
     def abandon(self) -> None:
         """Close our ends."""

@@ -107,7 +107,7 @@ def make_thumbnails(films: pd.DataFrame, root: Path, *, progress: bool = True) -
         path, sha256 = row
         try:
             # The manifest's limits were applied when the film was taken into it.
-            film = read_image(root / path, max_megapixels=float("inf"), min_side=1, sha256=sha256)
+            film = read_image(root / path, max_megapixels=float("inf"), min_side=1, sha256=str(sha256))
             return path, thumbnail(film)
         except ImageRefusedError as error:
             log.warning("no thumbnail: %s", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -329,6 +331,10 @@ def test_a_forked_process_has_decoders_of_its_own(good: Path) -> None:
             code = 1
             with contextlib.suppress(BaseException):
                 assert not pool._children
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always")
+                    gc.collect()
+                assert not told
                 code = 0 if np.array_equal(pool.read(good).pixels, RAMP) else 2
                 pool.close()
             os._exit(code)
