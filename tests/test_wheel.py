@@ -12,9 +12,11 @@ PROJECT = Path(__file__).parents[1]
 # The configuration and the templates of reports are no Python files, and are there all the same.
 SHIPPED = """
 from covidnet.launch.command import config_dir
+from covidnet.evaluation.results import from_json
+from covidnet.report.summary import SweepSummary
 from covidnet.report.write import report_html
 print(config_dir())
-print(report_html({}).splitlines()[0])
+print(report_html(from_json(SweepSummary, {})).splitlines()[0])
 """
 
 

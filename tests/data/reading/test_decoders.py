@@ -220,7 +220,7 @@ def test_children_die_with_their_parent_in_the_middle_of_their_work(good: Path, 
     os.mkfifo(tmp_path / "endless")
     script = """
 import os, sys, threading, time
-from covidnet.data.decoders import Decoders
+from covidnet.data.reading.decoders import Decoders
 pool = Decoders(2)
 pool.read(sys.argv[1])
 (child,) = pool._children
@@ -266,7 +266,7 @@ def test_a_child_imports_what_its_parent_does_and_nothing_of_the_current_folder(
     script = """
 import os, sys
 sys.path.insert(0, os.environ.pop("PYTHONPATH"))
-from covidnet.data.decoders import Decoders
+from covidnet.data.reading.decoders import Decoders
 os.chdir(sys.argv[2])
 with Decoders(1) as pool:
     print(pool.read(sys.argv[1]).pixels.sum(), "torch" in sys.modules)
