@@ -345,7 +345,7 @@ def test_settings_that_are_not_allowed(
 
 def test_an_earlier_report_is_not_replaced_unless_that_is_asked_for(sweep: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(SettingError, match=r"summary.json is there already; .* overwrite=true"):
+    with pytest.raises(SettingError, match=r"summary.json already exists; .* overwrite=true"):
         evaluate(sweep, tmp_path, *folder(images))
     assert (tmp_path / "summary.json").read_text() == "{}"
 
@@ -364,7 +364,7 @@ def test_the_report_does_not_go_among_the_images(
 def test_a_folder_that_names_no_class_is_refused_unless_it_is_mapped(sweep: Path, tmp_path: Path) -> None:
     for n in range(3):
         put(tmp_path / "images", f"TB/{n}.png", draw_image("Pneumonia", 9000 + n, 0, size=96).image)
-    with pytest.raises(DataError, match=r"not the name of a class: TB/ \(3 images\)"):
+    with pytest.raises(DataError, match=r"folders not named after a class: TB/ \(3 images\)"):
         evaluate(sweep, tmp_path / "out", *folder(tmp_path / "images"))
     summary = evaluate(sweep, tmp_path / "out", *folder(tmp_path / "images"), "data.labels={TB: Pneumonia}", "gate=off")
     assert summary["external"]["classes"]["Pneumonia"]["support"] == 3

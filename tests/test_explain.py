@@ -138,7 +138,7 @@ def test_a_target_and_a_method_are_taken(run: Path, images: Path, tmp_path: Path
 def test_a_pattern_and_a_second_call_into_the_same_folder(run: Path, images: Path, tmp_path: Path) -> None:
     explain(f"checkpoint={run}", f"input='{images}/sub0/*'", f"out={tmp_path}")
     assert (tmp_path / "refused.csv").exists()
-    with pytest.raises(SettingError, match=r"explanations.csv is there already; .* overwrite=true"):
+    with pytest.raises(SettingError, match=r"explanations.csv already exists; .* overwrite=true"):
         explain(f"checkpoint={run}", f"input='{images}/**/image 1.png'", f"out={tmp_path}")
     explain(f"checkpoint={run}", f"input='{images}/**/image 1.png'", f"out={tmp_path}", "overwrite=true")
     assert len(pd.read_csv(tmp_path / "explanations.csv")) == 1
@@ -286,7 +286,7 @@ def test_help_says_what_masks_are_relative_to() -> None:
 
 
 def test_nothing_but_refused_files_is_an_error(run: Path, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file is left, 1 refused"):
+    with pytest.raises(DataError, match="no usable file; 1 refused"):
         explain(f"checkpoint={run}", f"input={images}/sub0/broken.jpg", f"out={tmp_path}")
     assert len(pd.read_csv(tmp_path / "refused.csv")) == 1
 

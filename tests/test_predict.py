@@ -438,7 +438,7 @@ def test_what_an_earlier_call_refused_is_not_left_beside_new_predictions(
     predict(f"checkpoint='{sweep}'", f"input='{images}'", f"out='{tmp_path}'", "gate=off")
     before = (tmp_path / "predictions.csv").read_bytes()
     again = (f"checkpoint='{sweep}'", f"input='{images}/more/image (1).png'", f"out='{tmp_path}'", "gate=off")
-    with pytest.raises(SettingError, match=r"out=.*: predictions.csv is there already|.* overwrite=true"):
+    with pytest.raises(SettingError, match=r"out=.*: predictions.csv already exists|.* overwrite=true"):
         predict(*again)
     assert (tmp_path / "predictions.csv").read_bytes() == before
     predict(*again, "overwrite=true")

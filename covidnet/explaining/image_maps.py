@@ -125,7 +125,9 @@ class ImageMaps:
             table = pd.DataFrame(body, columns=list(REFUSED_COLUMNS))
             write_text(self.out / "refused.csv", table.to_csv(index=False, lineterminator="\n"))
         if not rows:
-            raise DataError(f"{self.root}: no file is left, {len(refused)} refused, the first for: {refused[0].cause}")
+            raise DataError(
+                f"{self.root}: no usable file; {len(refused)} refused, the first because: {refused[0].cause}"
+            )
         text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.6f")
         write_text(self.out / "explanations.csv", text)
         if self._known:

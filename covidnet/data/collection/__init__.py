@@ -1,1 +1,1 @@
-"""Folders and tables become a manifest and a prepared data set."""
+"""Turn folders and tables into a manifest and a prepared data set."""

@@ -1,4 +1,4 @@
-"""Where the lesions and lungs of images are, from masks and boxes, and how they come to the network's square."""
+"""Lesion and lung regions from masks and boxes, in image coordinates and in the network's square input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from covidnet.data.reading.images import SUFFIXES
 log = logging.getLogger(__name__)
 
 REGIONS: tuple[str, ...] = ("lesion", "lung")
-"""What a mask or a box shows, by the name of the folder of masks or the column region of the boxes."""
+"""Regions by name: the mask subfolder, or the column ``region`` of the boxes."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -32,23 +32,24 @@ _MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 class Annotations:
     """The masks and boxes of a folder of images.
 
-    Masks lie as the images do: ``masks/lesion/<path of the image>`` and ``masks/lung/<path of the image>``; a folder
-    that has neither a folder lesion nor lung holds lesions. The suffix may be another one than the image's. A mask
-    that is black all over says that the image has no such region. Boxes are rows
-    of a CSV: filename, x, y, width, height in pixels of the image as it is displayed, x and y of the upper left corner,
-    and region (lesion or lung; lesion where there is no such column or the cell is empty). A row whose four numbers
-    are empty says that the image has no such region. An image may have several boxes, and masks too.
+    Masks mirror the image folders: ``masks/lesion/<image path>`` and ``masks/lung/<image path>``. A mask folder with
+    neither subfolder holds lesion masks. A mask's suffix may differ from the image's. An all-black mask means that the
+    image has no such region.
+
+    Boxes are rows of a CSV: filename, x, y, width, height and region. The four numbers are pixels of the image as
+    displayed; x and y are the upper left corner. Region is lesion or lung, and defaults to lesion. A row with the four
+    numbers empty means that the image has no such region. An image may have several boxes, and masks too.
 
     Args:
-        root: the folder that the paths of images are relative to.
-        masks: the folder of masks (``data.masks``); None for ``masks`` in `root`, where it is there.
-        boxes: the CSV of boxes (``data.boxes``); None for ``boxes.csv`` in `root`, where it is there.
-        images: paths of the images that are meant, relative to `root`; None for all images below it.
+        root: the folder that image paths are relative to.
+        masks: the folder of masks (``data.masks``); None for ``masks`` in `root`, if it exists.
+        boxes: the CSV of boxes (``data.boxes``); None for ``boxes.csv`` in `root`, if it exists.
+        images: paths of the images to annotate, relative to `root`; None for all images below it.
         reading: keyword arguments of `covidnet.data.reading.decoders.shared_decoders`.
 
     Raises:
-        DataError: a path that is given is not there or belongs to none of the images, or the CSV is not as described,
-            or names no image below `root`.
+        DataError: a given path does not exist or matches none of the images, or the CSV is malformed or names no image
+            below `root`.
     """
 
     def __init__(
@@ -64,31 +65,33 @@ class Annotations:
         self.folders = self._mask_folders(masks)
         self.boxes = self._read_boxes(boxes)
         if masks is not None or (boxes is not None and images is not None):
-            # A path that is slightly wrong would else be found out by the empty table at the end.
-            names = image_files(self.root, tell=False) if images is None else [self._name(image) for image in images]
+            # Otherwise a slightly wrong path would only show as an empty table at the end.
+            names = (
+                image_files(self.root, log_skipped=False) if images is None else [self._name(image) for image in images]
+            )
             if masks is not None:
                 self._check_masks(Path(masks).expanduser(), names)
             if boxes is not None and images is not None:
                 self._check_boxes(Path(boxes).expanduser(), names)
 
     def __bool__(self) -> bool:
-        """Whether there are masks or boxes at all."""
+        """Whether there are any masks or boxes."""
         return bool(self.folders or self.boxes)
 
     def regions(self, path: str | Path, shape: tuple[int, int]) -> dict[str, Mask]:
-        """What is known of one image.
+        """The known regions of one image.
 
         Args:
             path: the image, relative to the root.
             shape: (H, W) of the image as `read_image` gives it.
 
         Returns:
-            For each region (of `REGIONS`) that is known a mask (H, W), all False where the image is known to have none
-            of it. Masks and boxes of one image are joined. A region that nothing is known of is absent.
+            A mask (H, W) for each known region (of `REGIONS`), all False if the image is known not to have it. Masks
+            and boxes of one image are merged. Unknown regions are absent.
 
         Raises:
-            DataError: a mask cannot be read or has another size than the image, or more than half of a box lies outside
-                of it.
+            DataError: a mask cannot be read or differs in size from the image, or more than half of a box lies outside
+                the image.
         """
         name = self._name(path)
         found: dict[str, Mask] = {}
@@ -97,15 +100,15 @@ class Annotations:
         return found
 
     def fitted(self, path: str | Path, shape: tuple[int, int], fit: SquareFit) -> dict[str, Mask]:
-        """The same in the square that the network sees.
+        """`regions` in the square that the network sees.
 
-        Masks go the way of the image: a pixel belongs to a region where at least half of it does. A region that is too
-        small for half of any pixel keeps those that it touches; one that the square leaves out is empty.
+        Masks are transformed like the image: a pixel belongs to a region if the region covers at least half of it. A
+        region too small to cover half of any pixel keeps every pixel it touches. A region cropped away is empty.
 
         Args:
             path: the image, relative to the root.
             shape: (H, W) of the image as `read_image` gives it.
-            fit: what makes the image square.
+            fit: the transform that makes the image square.
 
         Returns:
             As `regions`, each mask (size, size).
@@ -116,10 +119,10 @@ class Annotations:
         return {region: _fitted(mask, fit) for region, mask in self.regions(path, shape).items()}
 
     def _name(self, path: str | Path) -> str:
-        """The image as its path below the root, however it is written; nothing for an image that lies elsewhere."""
+        """The image's path relative to the root, however it is written; empty for an image outside the root."""
         path = Path(path)
         if path.is_absolute():
-            # Joined to the folder of masks an absolute path would be the image itself.
+            # Joining an absolute path to the mask folder would give the image itself.
             return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else ""
         return _posix(str(path))
 
@@ -128,15 +131,14 @@ class Annotations:
             return
         sought = (next(iter(self.folders.values())) / names[0]).with_suffix(_MASK_SUFFIXES[0])
         raise DataError(
-            f"data.masks={given}: no mask of any of the {len(names)} images, such as {sought}; masks lie as the images "
-            f"do below {self.root}, in lesion/ and lung/ or, where they are all of lesions, right in the folder"
+            f"data.masks={given}: no mask for any of the {len(names)} images, for example {sought}; mirror the image "
+            f"paths below {self.root} in lesion/ and lung/, or directly in the folder if all masks are of lesions"
         )
 
     def _check_boxes(self, given: Path, names: Sequence[str]) -> None:
         if names and not any(name in self.boxes for name in names):
             raise DataError(
-                f"data.boxes={given}: no row of any of the {len(names)} images, such as filename {names[0]}; give "
-                f"paths "
+                f"data.boxes={given}: no row for any of the {len(names)} images, for example {names[0]}; give paths "
                 f"relative to {self.root}"
             )
 
@@ -165,8 +167,8 @@ class Annotations:
         absent = [name for name in found if not (self.root / name).is_file()]
         if found and len(absent) == len(found):
             raise DataError(
-                f"{file}: none of its {len(found)} images lies below {self.root}, such as {absent[0]}; give paths "
-                "relative to the folder of images"
+                f"{file}: none of its {len(found)} images is below {self.root}, for example {absent[0]}; give paths "
+                "relative to the image folder"
             )
         if absent:
             listed = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
@@ -186,7 +188,7 @@ class Annotations:
 
 
 def _posix(name: str) -> str:
-    # Tables written on Windows may separate folders by backslashes.
+    # Tables written on Windows may use backslashes.
     return PureWindowsPath(name).as_posix()
 
 
@@ -194,7 +196,7 @@ def _mask_file(folder: Path, name: str) -> Path | None:
     image = folder / name
     if image.is_file():
         return image
-    # The last number of a DICOM file's UID looks like a suffix and is none.
+    # The last number of a DICOM UID looks like a suffix but is not one.
     bare = image.with_suffix("") if image.suffix.lower() in SUFFIXES else image
     for suffix in _MASK_SUFFIXES:
         for written in (suffix, suffix.upper()):
@@ -205,7 +207,7 @@ def _mask_file(folder: Path, name: str) -> Path | None:
 
 
 def _rows(file: Path) -> tuple[pd.DataFrame, int]:
-    """The rows of a table of boxes, and the line of the first one."""
+    """The rows of a table of boxes, and the line number of the first row."""
     table = read_table(file, ("filename", *_BOX, "region"))
     rows = table.rows
     absent = [column for column in ("filename", *_BOX) if column not in rows]
@@ -215,18 +217,18 @@ def _rows(file: Path) -> tuple[pd.DataFrame, int]:
             f"filename,{','.join(_BOX)}"
         )
     if table.separator != "," and rows[list(_BOX)].map(lambda cell: "," in cell).any(axis=None):
-        log.info("%s: commas within numbers are read as decimal points", file)
+        log.info("%s: reading commas within numbers as decimal points", file)
         rows[list(_BOX)] = rows[list(_BOX)].map(lambda cell: cell.replace(",", "."))
     return rows, table.first_line
 
 
 def _box(row: dict[Any, str], place: str) -> tuple[str, tuple[float, ...]]:
-    """Region and box of a row; an image without the region has no numbers."""
+    """Region and box of a row; the box is empty if the image lacks the region."""
     region = row.get("region", "").strip().lower() or "lesion"
     if not row["filename"].strip():
-        raise DataError(f"{place}: no filename; give the image's path relative to the folder of images")
+        raise DataError(f"{place}: no filename; give the image's path relative to the image folder")
     if region not in REGIONS:
-        raise DataError(f"{place}: region {row['region']!r}; allowed are {', '.join(REGIONS)}")
+        raise DataError(f"{place}: region {row['region']!r}; must be one of {', '.join(REGIONS)}")
     cells = [row[column].strip() for column in _BOX]
     if not any(cells):
         return region, ()
@@ -235,15 +237,15 @@ def _box(row: dict[Any, str], place: str) -> tuple[str, tuple[float, ...]]:
     except ValueError:
         box = (float("nan"),) * len(_BOX)
     if not np.isfinite(box).all() or min(box[2:]) <= 0:
-        told = ", ".join(f"{column}={cell}" for column, cell in zip(_BOX, cells, strict=True))
+        given = ", ".join(f"{column}={cell}" for column, cell in zip(_BOX, cells, strict=True))
         raise DataError(
-            f"{place}: {told}; give four numbers in pixels, width and height above 0, or leave all four empty"
+            f"{place}: {given}; give four numbers in pixels, width and height above 0, or leave all four empty"
         )
     return region, box
 
 
 def _boxed(box: tuple[float, ...], shape: tuple[int, int], name: str) -> Mask:
-    """All pixels that a box touches."""
+    """Every pixel that a box touches."""
     mask = np.zeros(shape, bool)
     if not box:
         return mask
@@ -251,12 +253,12 @@ def _boxed(box: tuple[float, ...], shape: tuple[int, int], name: str) -> Mask:
     across = min(x + width, shape[1]) - max(x, 0.0)
     down = min(y + height, shape[0]) - max(y, 0.0)
     inside = max(across, 0.0) * max(down, 0.0)
-    # A box at the edge may stick out by a little; one of another image, or in other units, by much.
+    # A box at the edge may stick out a little. One that sticks out a lot is of another image, or in other units.
     if inside * 2 < width * height:
-        lies = "lies outside" if inside == 0 else "lies for more than half of its area outside"
+        lies = "is outside" if inside == 0 else "has more than half of its area outside"
         raise DataError(
             f"{name}: the box x={x:g}, y={y:g}, width={width:g}, height={height:g} {lies} the image of "
-            f"{shape[1]} x {shape[0]} pixels; give boxes in pixels of the image as it is displayed"
+            f"{shape[1]} x {shape[0]} pixels; give boxes in pixels of the image as displayed"
         )
     top, left = max(0, int(np.floor(y))), max(0, int(np.floor(x)))
     mask[top : int(np.ceil(y + height)), left : int(np.ceil(x + width))] = True
@@ -267,8 +269,8 @@ def _fitted(mask: Mask, fit: SquareFit) -> Mask:
     fitted = fit(mask.astype(np.uint8) * 255) >= 128
     if fitted.any() or not mask.any():
         return fitted
-    # So small that averaging in 8 bits may leave nothing: the pixels where its own pixels come to lie. At its own size
-    # the square is cut or padded but not resampled.
+    # The region is so small that 8-bit averaging left nothing: mark the pixels that its own pixels map to. At full size
+    # the square is cropped or padded, not resampled.
     seen = mask
     if fit.fit != "squash":
         side = min(mask.shape) if fit.fit == "crop" else max(mask.shape)

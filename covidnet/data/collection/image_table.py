@@ -1,4 +1,4 @@
-"""Images that are looked at as they are, without folds: any number of each class, none included."""
+"""A data set without folds: any number of images per class, including none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageTable:
         refused: files that cannot be used: path, cause, remedy.
         manifest_sha256: hash of the images' contents, labels, patients and views.
         thumbnails: of `images`, in their order; an image that changed while it was read has none.
-        notes: what a reader of the numbers has to know of the data, in sentences.
+        notes: what a reader of the numbers must know about the data, in sentences.
     """
 
     name: str
@@ -61,18 +61,17 @@ def read_image_table(
     limits: Mapping[str, float] | None = None,
     progress: bool = True,
 ) -> ImageTable:
-    """The images of a data set: from the cache where they are as they were, read now otherwise.
+    """The images of a data set: from the cache if nothing changed, otherwise read now.
 
     Args:
         data: the group ``data`` of the configuration.
-        cache_dir: where manifests are kept. One that is there and does not fit any more is left as it is: a study may
-            be built on it.
+        cache_dir: where manifests are kept. An outdated manifest is left as it is: a study may depend on it.
         rules: as in `covidnet.data.collection.manifest.scan`.
         limits: the settings under ``reading``.
         progress: whether progress bars are drawn.
 
     Raises:
-        DataError: where the data cannot be used, in one line.
+        DataError: the data cannot be used, in one line.
     """
     source = find_source(data, cache_dir, progress=progress)
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
@@ -91,26 +90,26 @@ def read_image_table(
             if not (home / "manifest.csv").exists():
                 write_manifest(home, manifest)
             else:
-                log.info("%s: changed since its manifest was made; its images were read again", source.root)
+                log.info("%s: changed since its manifest was written; images were read again", source.root)
     images, notes = filter_view(manifest.images, data.get("view"))
-    small = kept_thumbnails(home, source.root, progress=progress) if kept else _of(manifest)
+    small = kept_thumbnails(home, source.root, progress=progress) if kept else _new_thumbnails(manifest)
     return ImageTable(
         name=manifest.name,
         root=manifest.root,
         images=images,
         refused=manifest.refused,
         manifest_sha256=manifest_hash(images),
-        thumbnails=_only(small, images),
+        thumbnails=_select(small, images),
         notes=[*source.notes, *notes],
     )
 
 
-def _of(manifest: Manifest) -> Thumbnails:
+def _new_thumbnails(manifest: Manifest) -> Thumbnails:
     assert manifest.thumbnails is not None  # a scan makes them
     return manifest.thumbnails
 
 
-def _only(small: Thumbnails, images: pd.DataFrame) -> Thumbnails:
+def _select(small: Thumbnails, images: pd.DataFrame) -> Thumbnails:
     place = {image_id: n for n, image_id in enumerate(small.image_id)}
     chosen = [place[image_id] for image_id in images["image_id"] if image_id in place]
     return Thumbnails([small.image_id[n] for n in chosen], small.pixels[chosen], small.aspects[chosen])

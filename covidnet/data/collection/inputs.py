@@ -1,4 +1,4 @@
-"""The images that a command is given on its line: a file, a folder, or a pattern."""
+"""The images given on the command line: a file, a folder, or a pattern."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from covidnet.base.errors import DataError, SettingError
-from covidnet.data.collection.sources import image_files, own_results, tell_others
+from covidnet.data.collection.sources import image_files, log_skipped_files, own_results
 from covidnet.data.reading.images import is_image_file
 
 
 def find_images(given: str) -> tuple[Path, list[str]]:
-    """The image files that an input means.
+    """The image files that an input refers to.
 
-    A file is taken whatever its name; in a folder (at any depth) and behind a pattern those that look like images are.
-    Folders named ``masks`` or ``boxes`` and hidden ones are passed over.
+    A single file is used whatever its name. In a folder (at any depth) or a pattern, only files that look like images
+    are. Folders named ``masks`` or ``boxes`` and hidden folders are skipped.
 
     Args:
         given: a file, a folder, or a pattern such as ``images/**/*.dcm``.
@@ -26,10 +26,10 @@ def find_images(given: str) -> tuple[Path, list[str]]:
 
     Raises:
         SettingError: nothing was given.
-        DataError: there is no such file, or no image among them.
+        DataError: there is no such file, or no image among the files.
     """
     if not given.strip():
-        # input=$DIR with DIR unset: the empty path would mean the current folder.
+        # input=$DIR with DIR unset: an empty path would mean the current folder.
         raise SettingError("input", given, "a file, a folder or a pattern of images", "say input=FILE_OR_FOLDER")
     path = Path(given).expanduser()
     if path.is_file():
@@ -47,13 +47,13 @@ def find_images(given: str) -> tuple[Path, list[str]]:
 
 
 def pictures_of(paths: Sequence[str]) -> dict[str, Path]:
-    """The picture of each image, relative to the folder where the pictures go.
+    """The path of each image's heat map picture, relative to the output folder.
 
     Args:
-        paths: of images; two of them may differ in their suffix alone.
+        paths: of images; two of them may differ only in their suffix.
 
     Returns:
-        For each image a path of its own.
+        A unique path for each image.
 
     Example:
         >>> [path.as_posix() for path in pictures_of(["a/1.dcm", "a/2.png", "a/2.bmp"]).values()]
@@ -65,9 +65,9 @@ def pictures_of(paths: Sequence[str]) -> dict[str, Path]:
 
 
 def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated: Iterable[Path] = ()) -> None:
-    """Refuse a folder for pictures in which one of them could replace an image, or pass for one in the next call.
+    """Refuse an output folder where a picture could replace an image, or be taken for one by the next call.
 
-    ``outputs`` of the working directory is fine also where it lies among the images: no call looks for images in there.
+    ``outputs`` of the working directory is allowed even among the images: no call looks for images there.
 
     Args:
         given: the input, as in `find_images`.
@@ -77,16 +77,16 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
         annotated: folders of masks.
 
     Raises:
-        SettingError: `out` is the folder that was given or lies in it, or in a folder of masks; or a picture would
-            replace an image, or be written through a link in `out`.
+        SettingError: `out` is the input folder or inside it, or inside a folder of masks; or a picture would replace an
+            image, or be written through a link in `out`.
     """
     target = out.expanduser().resolve()
     folder = root if Path(given).expanduser().is_dir() or "**" in given else None
     for kept in (folder, *annotated):
-        passed_over = own_results(target) is not None and kept is not None and own_results(kept) is None
-        if kept is not None and target.is_relative_to(kept.resolve()) and not passed_over:
+        skipped = own_results(target) is not None and kept is not None and own_results(kept) is None
+        if kept is not None and target.is_relative_to(kept.resolve()) and not skipped:
             raise SettingError(
-                "out", out, f"a folder outside of {kept}", "pictures would lie among the images and masks"
+                "out", out, f"a folder outside of {kept}", "pictures would be mixed with the images and masks"
             )
     images = {(root / path).parent.resolve() / Path(path).name for path in paths}
     images |= {(root / path).resolve() for path in paths}
@@ -97,7 +97,7 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
                 "out", out, "a folder without links", f"{place.parent} is reached through a link; remove the link"
             )
         if {place.parent.resolve() / place.name, place.resolve()} & images:
-            raise SettingError("out", out, "a folder without the images", f"{place} would be replaced by its picture")
+            raise SettingError("out", out, "a folder without the images", f"a picture would replace {place}")
 
 
 def check_earlier(out: Path, results: Iterable[str], *, overwrite: bool) -> None:
@@ -105,20 +105,20 @@ def check_earlier(out: Path, results: Iterable[str], *, overwrite: bool) -> None
 
     Args:
         out: the folder that results go to.
-        results: names of files that a call leaves there.
+        results: names of the files that a call writes there.
         overwrite: whether they may be replaced.
 
     Raises:
-        SettingError: one of them is there, and `overwrite` is not set.
+        SettingError: one of them exists, and `overwrite` is false.
     """
     for name in results:
         if not overwrite and (out / name).exists():
-            remedy = f"{name} is there already; give another folder, or overwrite=true"
+            remedy = f"{name} already exists; give another folder, or overwrite=true"
             raise SettingError("out", out, "a folder without earlier results", remedy)
 
 
 def _pattern(path: Path) -> tuple[Path, list[str]]:
-    # The part before the first wild card is the folder that all that match lie in.
+    # The part before the first wildcard is the folder that holds every match.
     plain = [n for n, part in enumerate(path.parts) if glob.has_magic(part)]
     if not plain:
         return path, []
@@ -127,7 +127,7 @@ def _pattern(path: Path) -> tuple[Path, list[str]]:
         return root, []
     pattern = "/".join(path.parts[plain[0] :])
     matched = {name.replace("\\", "/") for name in glob.glob(pattern, root_dir=root, recursive=True)}  # noqa: PTH207
-    images = set(image_files(root, tell=False))
+    images = set(image_files(root, log_skipped=False))
     rest = map(root.joinpath, matched - images)
-    tell_others(root, (path.name for path in rest if path.is_file() and not is_image_file(path)))
+    log_skipped_files(root, (path.name for path in rest if path.is_file() and not is_image_file(path)))
     return root, sorted(matched & images)

@@ -1,4 +1,4 @@
-"""The manifest: one row per image, with everything later steps may ask about it. Unknown is NaN, never 0 or ""."""
+"""The manifest: one row per image, with everything that later steps need. Unknown is NaN, never 0 or ""."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ log = logging.getLogger(__name__)
 COLUMNS = (
     "image_id", "path", "label", "patient_id", "view", "source", "sha256", "width", "height", "mode", "bytes", "flags",
 )  # fmt: skip
-"""Columns of manifest.csv. image_id: the first 16 digits of sha256; later copies of the same file end in -2, -3. flags:
-codes of `covidnet.gate.flags.CODES`, with semicolons between, of what prediction would refuse the image for."""
+"""Columns of manifest.csv. image_id: the first 16 digits of sha256; further copies of the same file end in -2, -3.
+flags: why prediction would refuse the image, as codes of `covidnet.gate.flags.CODES` separated by semicolons."""
 
 Rules = Callable[[Radiograph], Iterable[str]]
-"""Codes of what is wrong with an image, such as `covidnet.gate.fixed_rules`."""
+"""A function from an image to the codes of its faults, such as `covidnet.gate.fixed_rules`."""
 
 REFUSED_COLUMNS = ("path", "cause", "remedy")
 
 
 def refused_row(path: str, error: ImageRefusedError) -> tuple[str, str, str]:
-    """The row of refused.csv for a file, columns `REFUSED_COLUMNS`.
+    """A file's row in refused.csv, columns `REFUSED_COLUMNS`.
 
     Args:
-        path: relative to the folder of the images; escaped as `covidnet.base.names.shown` does, for people read it.
-        error: what is wrong with it.
+        path: relative to the image folder; escaped with `covidnet.base.names.shown`, since people read it.
+        error: why it was refused.
     """
     return listed(shown(path)), shown(error.cause), shown(error.remedy)
 
 
 def relative_to(path: str | Path, root: Path) -> str:
-    """The posix path of an image relative to the folder of the images; as it is where it lies elsewhere.
+    """The posix path of an image relative to the image folder; unchanged if it is outside.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ class Manifest:
         root: the folder that `images.path` is relative to.
         images: one row per image, columns `COLUMNS`, sorted by image_id.
         refused: one row per refused file, columns `REFUSED_COLUMNS`.
-        thumbnails: of the images, where they were read just now.
+        thumbnails: of the images, if they were just read.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Hash of what the data set says: file contents, labels, patients and views, in no order of files."""
+        """Hash of file contents, labels, patients and views, independent of file order."""
         return manifest_hash(self.images)
 
 
 def manifest_hash(images: pd.DataFrame) -> str:
-    """Hash of a manifest's contents, independent of paths and of the order of rows (hexadecimal)."""
+    """Hash of a manifest's contents, independent of paths and row order (hexadecimal)."""
     columns = ["sha256", "label", "patient_id", "view"]
     lines = sorted("\t".join(map(str, row)) for row in images[columns].astype(object).fillna("").to_numpy())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -94,20 +94,19 @@ def scan(
     rules: Rules | None = None,
     progress: bool = True,
 ) -> Manifest:
-    """Read every file of a source once, in parallel: hash, size, mode, thumbnail; refuse what is no usable image.
+    """Read every file of a source once, in parallel: hash, size, mode, thumbnail. Unusable files are refused.
 
     Args:
         source: the files.
-        max_megapixels: larger images are refused before they are decoded.
+        max_megapixels: larger images are refused before decoding.
         min_side: images with a shorter side (pixels) are refused.
-        limits: ``max_memory`` and ``max_seconds`` of one image, as `covidnet.data.reading.decoders.Decoders` takes
-            them.
+        limits: ``max_memory`` and ``max_seconds`` per image, see `covidnet.data.reading.decoders.Decoders`.
         rules: what prediction would refuse an image for; None leaves the column flags unknown.
         progress: whether a progress bar is drawn.
 
     Raises:
-        DataError: where not one file can be used.
-        DecoderError: nothing can be decoded, whatever the file.
+        DataError: no file can be used.
+        DecoderError: decoding fails whatever the file.
     """
     decoders = shared_decoders(max_megapixels=max_megapixels, min_side=min_side, **(limits or {}))
     facts: dict[str, ImageFacts] = {}
@@ -135,12 +134,12 @@ def scan(
         except ImageRefusedError as error:
             return path, error
         except DecoderError:
-            # No file is to blame.
+            # This is not the file's fault.
             raise
         except Exception as error:
             return path, unreadable(source.root / path, error)
 
-    # Twice as many as there are decoders, so that none waits while a thumbnail is made.
+    # Twice as many threads as decoders, so that no decoder waits while a thumbnail is made.
     with ThreadPoolExecutor(2 * available_cores()) as pool, progress_bar(progress) as bar:
         for path, found in bar.track(
             pool.map(look, source.files["path"]), len(source.files), description="reading images"
@@ -151,7 +150,7 @@ def scan(
             else:
                 facts[path] = found
     if not facts:
-        raise DataError(f"{source.root}: no file is left, {len(refused)} refused, the first for: {refused[0][1]}")
+        raise DataError(f"{source.root}: no usable file; {len(refused)} refused, the first because: {refused[0][1]}")
     images = _images(source.files, facts, headers, flags)
     table = pd.DataFrame(sorted(refused), columns=list(REFUSED_COLUMNS))
     return Manifest(source.name, source.root, images, table, collect(images, small))
@@ -167,24 +166,24 @@ def _images(
     for column in ("sha256", "width", "height", "mode", "bytes"):
         images[column] = [getattr(facts[path], column) for path in images["path"]]
     for column in ("patient_id", "view"):
-        told = images["path"].map(lambda path, column=column: headers.get(path, {}).get(column))
-        images[column] = images[column].where(images[column].notna(), told)
+        from_header = images["path"].map(lambda path, column=column: headers.get(path, {}).get(column))
+        images[column] = images[column].where(images[column].notna(), from_header)
     images["flags"] = [flags.get(path) or None for path in images["path"]]
     images["image_id"] = _image_ids(images)
     images = images[list(COLUMNS)].sort_values("image_id", ignore_index=True)
-    # The same types as a manifest that is read from its file.
+    # The same types as a manifest read from disk.
     images = images.where(images.notna(), float("nan")).astype(object)
     return images.astype(dict.fromkeys(("width", "height", "bytes"), "int64"))
 
 
 def _image_ids(images: pd.DataFrame) -> list[str]:
-    # By content, so that an id survives renaming and moving; copies are numbered in the order of their paths.
+    # From the content, so that an id survives renaming and moving. Copies are numbered in path order.
     rank = images.sort_values("path").groupby("sha256").cumcount().reindex(images.index)
     return [sha[:16] + (f"-{n + 1}" if n else "") for sha, n in zip(images["sha256"], rank, strict=True)]
 
 
 def check_files(images: pd.DataFrame, root: Path, *, progress: bool = True) -> list[ImageRefusedError]:
-    """The images whose file is gone or no longer has the manifest's sha256, each as the error that names it.
+    """An error for each image whose file is missing or no longer has the manifest's sha256.
 
     Args:
         images: rows with path and sha256.
@@ -214,7 +213,7 @@ def check_files(images: pd.DataFrame, root: Path, *, progress: bool = True) -> l
 
 
 def duplicates(images: pd.DataFrame) -> list[tuple[str, list[str], list[str]]]:
-    """Byte-identical images: sha256, their paths, and the classes they lie in, for every image that is there twice."""
+    """Byte-identical images: the sha256, paths and classes of each group of two or more."""
     found = []
     for sha256, rows in images.groupby("sha256"):
         if len(rows) > 1:

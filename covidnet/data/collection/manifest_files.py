@@ -1,4 +1,4 @@
-"""The files of a manifest in the cache: written by one process, read by all others."""
+"""A manifest's files in the cache: one process writes them, all others read them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _TEXT = ["image_id", "path", "label", "patient_id", "view", "source", "sha256", 
 
 
 def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path, *, flagged: bool) -> Path:
-    """The folder for the manifest of a source that is read in a certain way; it is made where it is not there.
+    """The folder for the manifest of a source read with these settings; created if missing.
 
     Args:
         data: the group ``data`` of the configuration.
         source: the images.
-        cache_dir: of everything that is kept.
-        flagged: whether the manifest says what prediction would refuse.
+        cache_dir: the cache.
+        flagged: whether the manifest records what prediction would refuse.
     """
     reading = {k: data[k] for k in ("max_megapixels", "min_side")}
     ignore = data.get("ignore") or ()
@@ -49,10 +49,10 @@ def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path, *, f
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that tell settings apart.
+    """Twelve hexadecimal digits that identify settings.
 
     Args:
-        settings: as JSON takes them.
+        settings: JSON-serialisable.
 
     Example:
         >>> digest({"seed": 0}) == digest({"seed": 0}), len(digest({}))
@@ -62,11 +62,11 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 def read_csv(file: str | Path, text: Iterable[str]) -> pd.DataFrame:
-    """A table whose text stays text, and whose empty cells are NaN.
+    """Read a table, keeping text as text and empty cells as NaN.
 
     Args:
-        file: as it was written.
-        text: the columns of text: a patient 007 is no number, and one called "NA" is not unknown.
+        file: the CSV.
+        text: the text columns: patient 007 is not a number, and a patient called "NA" is not unknown.
     """
     kinds = dict.fromkeys(text, object)
     return pd.read_csv(
@@ -75,18 +75,18 @@ def read_csv(file: str | Path, text: Iterable[str]) -> pd.DataFrame:
 
 
 RECORD = "manifest.json"
-"""Beside manifest.csv: the hashes of it and of refused.csv."""
+"""Hashes of manifest.csv and refused.csv, in the same folder."""
 
 
 def write_manifest(home: Path, manifest: Manifest) -> None:
     """Write thumbnails.npz, refused.csv, manifest.json and manifest.csv.
 
     Args:
-        home: of the manifest.
-        manifest: that was made just now.
+        home: the manifest's folder.
+        manifest: a manifest that was just made.
 
     Raises:
-        WriteError: the system refused.
+        WriteError: the files cannot be written.
     """
     if manifest.thumbnails is not None:
         write_thumbnails(home / THUMBNAILS, manifest.thumbnails)
@@ -95,27 +95,27 @@ def write_manifest(home: Path, manifest: Manifest) -> None:
     write_text(home / "refused.csv", texts["refused.csv"])
     hashes = {name: hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest() for name, text in texts.items()}
     write_text(home / RECORD, json.dumps(hashes, indent=2) + "\n")
-    # Last, since its presence says that the scan is complete.
+    # Last, since its presence means that the scan is complete.
     write_text(home / "manifest.csv", texts["manifest.csv"])
 
 
 def read_manifest(home: Path, source: Source) -> Manifest | None:
-    """The manifest that was written, or None where there is none that can be read.
+    """The manifest on disk, or None if there is no readable one.
 
     Args:
-        home: of the manifest.
-        source: the images; those that the manifest does not know, or knows otherwise, are counted in the log.
+        home: the manifest's folder.
+        source: the images; the log counts those that are missing from the manifest or differ from it.
     """
     found = _read(home, source)
     if found is None:
         return None
-    added, told_anew, _ = changes(found, source)
-    if told_anew:
+    added, relabelled, _ = changes(found, source)
+    if relabelled:
         log.warning(
-            "%s: label, patient or view of %d images is not what the manifest says, which is used; "
+            "%s: label, patient or view of %d images differs from the manifest, which is used; "
             "python -m covidnet.prepare reads them again",
             source.root,
-            told_anew,
+            relabelled,
         )
     if added:
         log.warning(
@@ -127,39 +127,39 @@ def read_manifest(home: Path, source: Source) -> Manifest | None:
 
 
 def read_current_manifest(home: Path, source: Source) -> Manifest | None:
-    """The manifest that was written, where it still says what the folder and its metadata.csv say.
+    """The manifest on disk, if it still matches the folder and its metadata.csv.
 
     Args:
-        home: of the manifest.
+        home: the manifest's folder.
         source: the images.
 
     Returns:
-        None where there is none; where files were added or removed since, or have another label, patient or view.
+        None if there is no manifest, if files were added or removed since, or if a label, patient or view changed.
     """
     found = _read(home, source)
     return None if found is None or any(changes(found, source)) else found
 
 
 def changes(manifest: Manifest, source: Source) -> tuple[int, int, int]:
-    """Count the files added since a manifest was made, the images whose facts changed, and those that are gone.
+    """Count the files added since the manifest was made, the images relabelled, and the images removed.
 
     Args:
-        manifest: of then.
-        source: of now.
+        manifest: the earlier manifest.
+        source: the current files.
     """
     there = set(source.files["path"])
     gone = set(manifest.images["path"]) - there
     refused = set(manifest.refused["path"])
-    # refused.csv is for people: a name in it may be escaped.
+    # Names in refused.csv may be escaped, since people read it.
     added = [path for path in there - set(manifest.images["path"]) if listed(shown(path)) not in refused]
-    return len(added), _told_anew(manifest.images, source.files), len(gone)
+    return len(added), _count_relabelled(manifest.images, source.files), len(gone)
 
 
 def kept_thumbnails(home: Path, root: Path, *, progress: bool) -> Thumbnails:
-    """The thumbnails of a manifest's images; made and written where they are not there.
+    """The thumbnails of a manifest's images; computed and written if missing.
 
     Args:
-        home: of the manifest.
+        home: the manifest's folder.
         root: the folder that paths are relative to.
         progress: whether a progress bar is drawn.
     """
@@ -171,14 +171,14 @@ def kept_thumbnails(home: Path, root: Path, *, progress: bool) -> Thumbnails:
         found = read_thumbnails(home / THUMBNAILS, images)
         if found is None:
             found = make_thumbnails(images, root, progress=progress)
-            # Where some are lacking they are looked for again next time.
+            # Write only a complete set; otherwise the next call tries again.
             if len(found.image_id) == len(images) and unwritable is None:
                 write_thumbnails(home / THUMBNAILS, found)
     return found
 
 
 def filter_view(images: pd.DataFrame, view: str | None) -> tuple[pd.DataFrame, list[str]]:
-    """The images of some views, and a sentence that says how many were left out; all images without a view.
+    """The images of some views, and a note on how many were left out; all images if `view` is None.
 
     Args:
         images: rows of a manifest.
@@ -201,11 +201,13 @@ def filter_view(images: pd.DataFrame, view: str | None) -> tuple[pd.DataFrame, l
     dropped = known.index[~wanted]
     unknown = len(images) - len(known)
     if not wanted.any() and not unknown:
-        raise DataError(f"data.view={view}: no image has this view; known are {', '.join(sorted(known.unique()))}")
+        raise DataError(
+            f"data.view={view}: no image has this view; the images have {', '.join(sorted(known.unique()))}"
+        )
     if frontal:
         such = ", ".join(images["path"][dropped[:3]])
         note = (
-            f"{counted(len(dropped), 'lateral image is', 'lateral images are')} left out, such as {such}; "
+            f"{counted(len(dropped), 'lateral image is', 'lateral images are')} left out, for example {such}; "
             "data.view=null keeps them"
         )
         return images.drop(index=dropped).reset_index(drop=True), [note] if len(dropped) else []
@@ -225,35 +227,36 @@ def _read(home: Path, source: Source) -> Manifest | None:
         images = read_csv(file, _TEXT)[list(COLUMNS)]
         refused = read_csv(refused_file, REFUSED_COLUMNS)[list(REFUSED_COLUMNS)]
     except (ValueError, KeyError):
-        log.warning("%s: not a manifest any more; the images are read again", file)
+        log.warning("%s: not a readable manifest; the images are read again", file)
         return None
     return Manifest(source.name, source.root, images, refused)
 
 
 def _check_whole(home: Path) -> None:
-    """Refuse tables that are not what was written: half a manifest looks like a smaller data set."""
+    """Refuse damaged tables: half a manifest looks like a smaller data set."""
     try:
-        told = json.loads((home / RECORD).read_text(encoding="utf-8"))
+        hashes = json.loads((home / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        # An older release wrote none; it ended each table with a line end.
-        told = {}
+        # Older releases wrote no hashes, but ended each table with a newline.
+        hashes = {}
     except ValueError:
-        told = None
+        hashes = None
     for name in ("manifest.csv", "refused.csv"):
         content = (home / name).read_bytes()
-        whole = isinstance(told, dict) and (
-            told.get(name) == hashlib.sha256(content).hexdigest() if told else content.endswith(b"\n")
+        whole = isinstance(hashes, dict) and (
+            hashes.get(name) == hashlib.sha256(content).hexdigest() if hashes else content.endswith(b"\n")
         )
         if not whole:
             raise DataError(
-                f"{home / name}: damaged (it is not what was written); delete it, and the images are read again"
+                f"{home / name}: damaged (it or its hash changed since it was written); "
+                "delete it to read the images again"
             )
 
 
-def _told_anew(images: pd.DataFrame, files: pd.DataFrame) -> int:
-    """Images of which folders or metadata.csv now say something else than the manifest."""
+def _count_relabelled(images: pd.DataFrame, files: pd.DataFrame) -> int:
+    """How many images have a label, patient or view that now differs from the manifest."""
     columns = ["label", "patient_id", "view"]
     both = files.merge(images, on="path", suffixes=("", "_before"))
-    # What is unknown here can have come from a DICOM header.
+    # Values unknown here may have come from a DICOM header.
     changed = [both[c].notna() & (both[c] != both[f"{c}_before"]) for c in columns]
     return int(pd.concat(changed, axis=1).any(axis=1).sum())

@@ -1,4 +1,4 @@
-"""The table that people keep beside their images: read as it was saved, its rows matched to the images they mean."""
+"""Read the metadata table that people keep beside their images, and match its rows to images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 FILE = "metadata.csv"
 COLUMNS = ("filename", "label", "patient_id", "view", "source")
 
-# Lower case, without blanks and underscores. A column's own name goes before its synonyms, those in their order.
+# Lower case, without blanks and underscores. A column's own name takes precedence, then its synonyms in this order.
 _SYNONYMS = {
     "filename": ("filename", "file", "image", "imagename", "imageindex", "path", "filepath", "imagepath"),
     "label": ("label", "diagnosis", "class", "category"),
@@ -34,18 +34,18 @@ _SYNONYMS = {
 }
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _UNKNOWN = {"", "unknown", "none", "nan", "n/a", "na"}
-# More rows without a file than this share are a table of something else, not a few files that are gone.
+# Above this share of rows without a file, the table describes something else; below it, a few files are missing.
 _MOST_LOST = 0.05
 
 
 class Table(NamedTuple):
-    """A table as it was saved.
+    """A table as read from its file.
 
     Attributes:
-        rows: cells as text, "" where there is none; columns that were recognised have their usual names.
-        columns: as the file names them.
+        rows: cells as text, "" if empty; recognised columns have their usual names.
+        columns: the column names in the file.
         separator: between cells.
-        first_line: the line of the file that holds the first row, from 1 on.
+        first_line: the line number of the first row, counted from 1.
     """
 
     rows: pd.DataFrame
@@ -56,12 +56,12 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Metadata:
-    """What metadata.csv says.
+    """The content of metadata.csv.
 
     Attributes:
-        cells: for each path that a row means, what is known of it, by column.
-        missing: rows that match no image, as the table writes them.
-        columns: of the table, as the file names them; empty where there is no table.
+        cells: for each matched path, its known cells by column.
+        missing: file names of rows that match no image, as written in the table.
+        columns: the column names in the file; empty without a table.
     """
 
     cells: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -70,11 +70,11 @@ class Metadata:
 
 
 def read_table(file: Path, wanted: Iterable[str] = COLUMNS) -> Table:
-    """A table of text in any encoding and with any separator that spreadsheets write; what was assumed is logged.
+    """Read a text table in any encoding and with any separator that spreadsheets write; assumptions are logged.
 
-    UTF-8, UTF-16 and, failing both, Windows-1252; commas, semicolons, tabs or bars, whichever make a column of file
-    names; Excel's line ``sep=;`` is understood. Column names may differ in case, blanks and underscores, and a few
-    have synonyms.
+    The encoding is UTF-8, UTF-16 or, failing both, Windows-1252. The separator is the comma, semicolon, tab or bar that
+    yields a column of file names, or what Excel's line ``sep=;`` names. Column names may differ in case, blanks and
+    underscores, and a few have synonyms.
 
     Args:
         file: the table.
@@ -101,28 +101,28 @@ def read_table(file: Path, wanted: Iterable[str] = COLUMNS) -> Table:
     columns = [str(column).strip() for column in rows.columns]
     named = _recognised(columns, wanted)
     rows.columns = pd.Index([named.get(column, column) for column in columns])
-    told = [f"as {encoding}"] if encoding != "UTF-8" else []
-    told += [f"with {_SEPARATORS.get(separator, repr(separator))} between"] if separator != "," else []
-    told += [f"column {column} as {name}" for column, name in named.items() if column != name]
-    if told:
-        log.info("%s: read %s", file, ", ".join(told))
+    assumed = [f"as {encoding}"] if encoding != "UTF-8" else []
+    assumed += [f"with {_SEPARATORS.get(separator, repr(separator))} between"] if separator != "," else []
+    assumed += [f"column {column} as {name}" for column, name in named.items() if column != name]
+    if assumed:
+        log.info("%s: read %s", file, ", ".join(assumed))
     return Table(rows, columns, separator, 3 if first else 2)
 
 
 def read_metadata(root: Path, paths: Sequence[str], labels: Mapping[str, str] | None = None) -> Metadata:
-    """What the metadata.csv in a folder, or in its parent, says of the images in the folder.
+    """Read the metadata.csv of a folder, or of its parent, for the images in the folder.
 
-    A row means the image whose path it gives. Where there is none, letter case, folders before the path (the folder's
-    own name, or one that the row leaves out) and then the suffix are passed over, if only one image is left.
+    A row refers to the image whose path it gives. If there is none, matching ignores letter case, then leading folders
+    (the folder's own name, or one that the row omits), then the suffix, as long as exactly one image matches.
 
     Args:
         root: the folder.
         paths: of its images, posix, relative to it.
-        labels: more names of labels and the class they mean.
+        labels: more label names and the class of each.
 
     Raises:
-        DataError: the table cannot be read or has no column of file names; two rows of one image differ; more than 5%
-            of the rows, or all rows of a class, match no image.
+        DataError: the table cannot be read or has no column of file names; two rows of one image differ; or more than
+            5% of the rows, or all rows of a class, match no image.
     """
     for folder in (root, root.parent):
         file = folder / FILE
@@ -133,7 +133,7 @@ def read_metadata(root: Path, paths: Sequence[str], labels: Mapping[str, str] | 
             if folder == root:
                 raise DataError(
                     f"{file}: no column filename; its columns are {', '.join(table.columns)}; expected are "
-                    f"{','.join(COLUMNS)}, of which only filename is needed"
+                    f"{','.join(COLUMNS)}, and only filename is required"
                 )
             continue
         rows = table.rows[(table.rows != "").any(axis=1)]
@@ -143,7 +143,7 @@ def read_metadata(root: Path, paths: Sequence[str], labels: Mapping[str, str] | 
         if folder != root:
             found, lost = _about(names, found, root)
             if not lost and all(path is None for path in found):
-                log.warning("%s: no row is about an image in %s; passed over", file, root)
+                log.warning("%s: skipped; no row refers to an image in %s", file, root)
                 continue
         _check_lost(file, rows, found, lost, paths, labels)
         cells = _cells(file, table, rows, found)
@@ -175,13 +175,13 @@ def _plain(column: str) -> str:
 
 
 def _score(header: str, separator: str) -> tuple[bool, int]:
-    """How well a separator fits: whether it makes a column of file names, and the number of columns."""
+    """How well a separator fits: whether it yields a column of file names, and the number of columns."""
     cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
     return any(_plain(cell) in _SYNONYMS["filename"] for cell in cells), len(cells)
 
 
 def _recognised(columns: Sequence[str], wanted: Iterable[str]) -> dict[str, str]:
-    """The usual name of each column that has one."""
+    """Maps column names in the file to the usual names."""
     named = {}
     for name in wanted:
         if name in columns:
@@ -196,17 +196,17 @@ def _recognised(columns: Sequence[str], wanted: Iterable[str]) -> dict[str, str]
 
 
 def _posix(name: str) -> PurePosixPath:
-    # Tables written on Windows may separate folders by backslashes, and begin with a drive.
+    # Tables written on Windows may use backslashes and begin with a drive.
     return PurePosixPath(re.sub(r"^[A-Za-z]:", "", name.strip().replace("\\", "/")).lstrip("/"))
 
 
 def _bare(path: PurePosixPath) -> PurePosixPath:
-    """The path without the suffix of an image; DICOM files are often named by numbers with dots."""
+    """The path without an image suffix; DICOM names often contain dots that are not one."""
     return path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
 
 
 def _about(names: Sequence[str], found: Sequence[str | None], root: Path) -> tuple[list[str | None], list[int]]:
-    """Matches and lost rows of the parent's table, without rows that are about other folders beside this one."""
+    """Matches and lost rows of the parent's table, without the rows that refer to sibling folders."""
     inside = [root.name.casefold() in (part.casefold() for part in _posix(name).parts[:-1]) for name in names]
     kept = [
         path if path is not None and (here or not (root.parent / _posix(name)).is_file()) else None
@@ -218,18 +218,18 @@ def _about(names: Sequence[str], found: Sequence[str | None], root: Path) -> tup
 
 
 def _below(name: str, root: Path) -> list[PurePosixPath]:
-    """What a row's path can mean, relative to root: itself, and what follows the folder's own name in it."""
+    """The possible readings of a row's path, relative to root: itself, and the part after the folder's own name."""
     path = _posix(name)
     own = [n for n, part in enumerate(path.parts[:-1]) if part.casefold() == root.name.casefold()]
     return [path, *(PurePosixPath(*path.parts[n + 1 :]) for n in own)]
 
 
 def _tails(path: PurePosixPath) -> list[str]:
-    """The path, and what is left of it without its first folders."""
+    """The path, and the path with one or more leading folders removed."""
     return [PurePosixPath(*path.parts[n:]).as_posix() for n in range(len(path.parts))]
 
 
-# From strict to lenient: what a file is called, by one or several names, and what a row asks for.
+# From strict to lenient: the names that a file goes by, and the name that a row looks for.
 _LEVELS: tuple[tuple[str, Callable[[PurePosixPath], list[str]], Callable[[PurePosixPath], str]], ...] = (
     ("", lambda file: [file.as_posix()], lambda row: row.as_posix()),
     ("in another letter case", lambda file: [file.as_posix().casefold()], lambda row: row.as_posix().casefold()),
@@ -243,7 +243,7 @@ _LEVELS: tuple[tuple[str, Callable[[PurePosixPath], list[str]], Callable[[PurePo
 
 
 def _matched(file: Path, names: Sequence[str], root: Path, paths: Sequence[str]) -> list[str | None]:
-    """The image that each row means."""
+    """The image that each row refers to, or None."""
     wanted = [_below(name, root) if name.strip() else [] for name in names]
     found: list[str | None] = [None] * len(names)
     taken: set[str] = set()
@@ -264,14 +264,14 @@ def _matched(file: Path, names: Sequence[str], root: Path, paths: Sequence[str])
                 new[n] = fits.pop()
         left -= new.keys()
         for n, path in new.items():
-            # a.jpg is not a.png where another row means a.png.
+            # a.jpg does not mean a.png if another row means a.png.
             other = _posix(names[n]).suffix.lower()
             if path not in taken or other not in SUFFIXES or other == PurePosixPath(path).suffix.lower():
                 found[n] = path
         taken.update(new.values())
         if new and how:
             n = min(new)
-            log.info("%s: %d rows name their image %s, such as %s for %s", file, len(new), how, names[n], new[n])
+            log.info("%s: %d rows name their image %s, for example %s for %s", file, len(new), how, names[n], new[n])
     return found
 
 
@@ -283,25 +283,25 @@ def _check_lost(
     paths: Sequence[str],
     labels: Mapping[str, str] | None,
 ) -> None:
-    """Refuse a table of which too many rows, or all rows of a class, match nothing."""
+    """Refuse a table if too many rows, or all rows of a class, match no image."""
     if not lost:
         return
     total = len(lost) + sum(path is not None for path in found)
     cause = f"{len(lost)} of {total} rows match no single image" if len(lost) > _MOST_LOST * total else ""
     if not cause and "label" in rows:
-        told = [label_of(cell, labels) or cell.strip() for cell in rows["label"]]
-        held = {told[n] for n, path in enumerate(found) if path is not None}
-        if gone := Counter(told[n] for n in lost if told[n] and told[n] not in held):
+        classes = [label_of(cell, labels) or cell.strip() for cell in rows["label"]]
+        held = {classes[n] for n, path in enumerate(found) if path is not None}
+        if gone := Counter(classes[n] for n in lost if classes[n] and classes[n] not in held):
             name, count = gone.most_common(1)[0]
             cause = f"none of the {counted(count, 'row')} of {name} matches an image"
-            lost = [n for n in lost if told[n] == name]
+            lost = [n for n in lost if classes[n] == name]
     if cause:
         listed = ", ".join(rows["filename"].iloc[n].strip() or "an empty cell" for n in lost[:3])
         known = {path for path in found if path is not None}
         free = [path for path in paths if path not in known] or list(paths)
         raise DataError(
-            f"{file}: {cause}, such as {listed}; images are named like {', '.join(free[:3])}: give such paths in the "
-            "column filename, or delete the rows of images that are not here"
+            f"{file}: {cause}, such as {listed}; images are named like {', '.join(free[:3])}: use such paths in the "
+            "column filename, or delete the rows of missing images"
         )
 
 
@@ -311,7 +311,7 @@ def _cells(file: Path, table: Table, rows: pd.DataFrame, found: Sequence[str | N
     for at, row, path in zip(rows.index, rows[columns].to_dict("records"), found, strict=True):
         if path is None:
             continue
-        # Patients, views and sources go into our own tables, which spreadsheets open.
+        # Patients, views and sources end up in our own tables, which people open in spreadsheets.
         cells = {
             column: row[column].strip() if column == "label" else inert(row[column].strip())
             for column in columns

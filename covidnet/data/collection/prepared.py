@@ -1,4 +1,4 @@
-"""A data set made ready: its manifest and its split, written once into the cache, hashed, and only read afterwards."""
+"""A prepared data set: its manifest and split are written to the cache once, hashed, and only read from then on."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COPIES_FILE = "copies.csv"
-"""Lies beside split.csv: pairs of images that are one."""
+"""In the folder of split.csv: pairs of images that are copies."""
 
-# Pairs in two classes that are named one by one.
+# How many pairs in two classes are listed individually.
 _NAMED = 5
 
 _COPIES_CSV: dict[str, Any] = {"index": False, "float_format": "%.3f", "lineterminator": "\n"}
@@ -63,9 +63,9 @@ class PreparedDataset:
         refused: files that cannot be used: path, cause, remedy.
         manifest_sha256: hash of the images' contents, labels, patients and views.
         split_sha256: hash of split.csv's bytes.
-        folder: where split.csv, copies.csv and left_out.csv lie, the last with what data.view leaves out too;
-            manifest.csv, refused.csv and thumbnails.npz lie above it.
-        notes: what a reader of the numbers has to know of the data, in sentences.
+        folder: holds split.csv, copies.csv and left_out.csv, which includes images excluded by data.view; its parent
+            holds manifest.csv, refused.csv and thumbnails.npz.
+        notes: what a reader of the numbers must know about the data, in sentences.
         group: what no two folds share: ``patient`` or ``image``.
         copies: which copies of an image share a fold: ``near``, ``bytes`` or ``off``.
     """
@@ -84,7 +84,7 @@ class PreparedDataset:
 
     @property
     def split_file(self) -> Path:
-        """The split.csv that was written once for this data set."""
+        """The data set's split.csv."""
         return self.folder / "split.csv"
 
     @property
@@ -97,23 +97,23 @@ class PreparedDataset:
         return self.split.merge(self.images[["image_id", "sha256"]], on="image_id", how="left", validate="1:1")
 
     def fold(self, fold: int, **settings: Any) -> FoldDataModule:
-        """The images of one fold: nine folds to train on, one to test on, and the unseen one.
+        """The data module of one fold: nine folds to train on, one to test on, and the unseen one.
 
         Args:
             fold: the test fold, 0..9.
             settings: keyword arguments of `FoldDataModule`, such as ``fit=SquareFit(96)`` or ``batch_size=16``.
         """
-        # Lightning takes seconds to import, and preparing has no use for it.
+        # Lightning takes seconds to import, and preparing data does not need it.
         from covidnet.data.loading.datamodule import FoldDataModule
 
-        told = {"root": self.root, "group": self.group, "split_copies": self.copies}
-        return FoldDataModule(self.rows(), fold=fold, **{**told, **settings})
+        defaults = {"root": self.root, "group": self.group, "split_copies": self.copies}
+        return FoldDataModule(self.rows(), fold=fold, **{**defaults, **settings})
 
     def thumbnails(self, *, progress: bool = True) -> Thumbnails:
-        """Every image of the manifest, also of other views, at 64 x 64 pixels: image_id, pixels, aspects.
+        """Every image of the manifest, of any view, at 64 x 64 pixels: image_id, pixels, aspects.
 
-        They were kept when the manifest was made. For a manifest from before the images are read once more; one that
-        changed since is named in the log and has no row.
+        They are written with the manifest. If an older manifest has none, the images are read once more; an image that
+        changed since is logged and has no row.
 
         Args:
             progress: whether a progress bar is drawn.
@@ -133,10 +133,10 @@ def prepare_folder(
 ) -> PreparedDataset:
     """Prepare a folder of class folders: read every image once, find patients and copies, draw eleven balanced folds.
 
-    The same call later reads what this one wrote. `prepare_dataset` takes the commands' settings instead.
+    A second call reads what the first one wrote. `prepare_dataset` takes the commands' settings instead.
 
     Args:
-        root: holds a folder per class, and may hold a metadata.csv (filename, label, patient_id, view, source).
+        root: has a folder per class, and optionally a metadata.csv (filename, label, patient_id, view, source).
         cache_dir: where manifest and folds are kept; ``COVIDNET_CACHE``, or ``~/.cache/covidnet``, if None.
         view: ``frontal``, one view such as ``PA``, or None for all.
         group: what no two folds share: ``patient`` or ``image``.
@@ -156,7 +156,7 @@ def prepare_folder(
 
 
 def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = True) -> Source:
-    """The source that the settings under ``data`` name; phantoms are drawn first if they are not there.
+    """The source named by the settings under ``data``; missing phantoms are drawn first.
 
     Args:
         data: the group ``data`` of the configuration.
@@ -170,7 +170,7 @@ def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = Tr
             raise SettingError(f"data.{limit}", value, "a number above 0")
     root = data.get("root")
     if root is not None and not str(root).strip():
-        # data.root=$DIR with DIR unset: the empty path would mean the current folder.
+        # data.root=$DIR with DIR unset: an empty path would mean the current folder.
         raise SettingError("data.root", root, "a folder of class folders", "say data.root=DIR")
     if name == "phantom":
         return folder_source(_phantoms(data, cache_dir, progress), name=name, labels=labels, ignore=ignore)
@@ -192,22 +192,22 @@ def prepare_dataset(
     limits: Mapping[str, float] | None = None,
     progress: bool = True,
 ) -> PreparedDataset:
-    """Manifest and split of a data set: read from the cache if they are there, made and written otherwise.
+    """Manifest and split of a data set: read from the cache if present, otherwise made and written.
 
     Args:
         data: the group ``data`` of the configuration.
         split: the group ``split``.
         cache_dir: where both are kept.
         strict: whether an image in two classes is an error rather than a warning.
-        rescan: read every file again even where a manifest is there.
-        rules: what prediction would refuse an image for, as in `covidnet.data.collection.manifest.scan`; such images
-            are used and named in a note.
+        rescan: read every file again even if there is a manifest.
+        rules: what prediction would refuse an image for, as in `covidnet.data.collection.manifest.scan`. Such images
+            are still used, and a note counts them.
         limits: the settings under ``reading``.
         progress: whether progress bars are drawn.
 
     Raises:
-        DataError: where the data cannot be used, in one line.
-        SplitError: where no balanced folds can be made.
+        DataError: the data cannot be used, in one line.
+        SplitError: no balanced folds can be made.
     """
     if split["group"] not in GROUPS:
         raise SettingError("split.group", split["group"], GROUPS)
@@ -215,11 +215,11 @@ def prepare_dataset(
         raise SettingError("split.copies", split["copies"], COPIES)
     source = find_source(data, cache_dir, progress=progress)
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
-    # Jobs of one sweep start together: the first one writes, the others read.
+    # Jobs of one sweep start together: the first writes, the others read.
     with locked(home / ".lock") as unwritable:
         manifest = None if rescan else read_manifest(home, source)
         if manifest is None:
-            # Before every image is read for nothing.
+            # Fail before reading every image in vain.
             if unwritable is not None:
                 raise unwritable
             manifest = scan(
@@ -252,13 +252,13 @@ def _split_dataset(
     progress: bool,
 ) -> PreparedDataset:
     data_hash = manifest_hash(images)
-    # The manifest's paths may differ where its contents do not, so they are part of the name, not of the draw.
+    # Two manifests with the same contents may differ in paths, so paths are part of the folder's name, not of the draw.
     paths = _sha256("\n".join(images["path"]))
     settings = {"data": data_hash, "paths": paths, "group": split["group"], "seed": split["seed"]}
     other = manifest.images[~manifest.images["image_id"].isin(images["image_id"])]
     if len(other):
         settings["other_views"] = _sha256("\n".join(other["path"]))
-    # The settings of an older run have no copies, and its split has no such entry: equal files were kept together.
+    # Older runs have no setting `copies`, and no such entry in their splits: identical files were kept together.
     copies = split.get("copies", "bytes")
     if copies != "bytes":
         settings["copies"] = f"near {METHOD}" if copies == "near" else copies
@@ -270,7 +270,7 @@ def _split_dataset(
             pairs = _kept_copies(home, manifest, progress)
             images = images.assign(copy_of=images["image_id"].map(_first_copies(pairs)))
             settings["copies_sha256"] = _write_copies(folder / COPIES_FILE, _pairs_within(pairs, images))
-        # A split.csv without its record is what a stopped process left behind: it is written anew.
+        # A split.csv without a record was left by a stopped process: write it again.
         made = balanced_folds(images, group=split["group"], seed=split["seed"], copies=copies)
         for text in made.warnings:
             log.warning("%s", text)
@@ -279,19 +279,19 @@ def _split_dataset(
         left_out = pd.concat([other.assign(reason="view: " + other["view"].astype(str)), made.left_out], join="inner")
         left_out = left_out[list(made.left_out)].sort_values("image_id")
         write_text(folder / "left_out.csv", left_out.to_csv(index=False, lineterminator="\n"))
-        told = {**settings, "split_sha256": _sha256(text), "notes": made.notes}
-        write_text(record, json.dumps(told, indent=2) + "\n")
+        facts = {**settings, "split_sha256": _sha256(text), "notes": made.notes}
+        write_text(record, json.dumps(facts, indent=2) + "\n")
     try:
-        told = json.loads(record.read_text(encoding="utf-8"))
-        hashes = {file: told["split_sha256"]}
-        # A record of an older release has no hash of copies.csv.
-        hashes |= {folder / COPIES_FILE: told["copies_sha256"]} if "copies_sha256" in told else {}
-        notes = [*notes, *map(str, told["notes"])]
+        facts = json.loads(record.read_text(encoding="utf-8"))
+        hashes = {file: facts["split_sha256"]}
+        # Records of older releases have no hash of copies.csv.
+        hashes |= {folder / COPIES_FILE: facts["copies_sha256"]} if "copies_sha256" in facts else {}
+        notes = [*notes, *map(str, facts["notes"])]
     except (ValueError, KeyError, TypeError) as error:
-        raise SplitError(f"{record}: damaged ({error}); delete {folder} to have it drawn again") from None
+        raise SplitError(f"{record}: damaged ({error}); delete {folder} to draw the split again") from None
     for written, sha256 in hashes.items():
         if _file_sha256(written) != sha256:
-            raise SplitError(f"{written}: was changed after it was written; delete {folder} to have it drawn again")
+            raise SplitError(f"{written}: changed after it was written; delete {folder} to draw the split again")
     table = read_split(file)
     return PreparedDataset(
         name=manifest.name,
@@ -309,11 +309,11 @@ def _split_dataset(
 
 
 def read_split(file: str | Path) -> pd.DataFrame:
-    """The table of a split.csv, unknown cells as NaN and fold as int; without reason and copy_of where it has none."""
+    """Read a split.csv, with unknown cells as NaN and fold as int; reason and copy_of are optional columns."""
     table = read_csv(file, [c for c in SPLIT_COLUMNS if c != "fold"])
     absent = [c for c in SPLIT_COLUMNS[:-2] if c not in table]
     if absent:
-        raise SplitError(f"{file}: has no column {', '.join(absent)}; expected {','.join(SPLIT_COLUMNS[:-2])}")
+        raise SplitError(f"{file}: no column {', '.join(absent)}; expected columns are {','.join(SPLIT_COLUMNS[:-2])}")
     return table
 
 
@@ -340,7 +340,7 @@ def _phantoms(data: Mapping[str, Any], cache_dir: Path, progress: bool) -> Path:
 
 
 def _sha256(text: str) -> str:
-    # As write_text writes it: names of files that are no UTF-8 keep their bytes.
+    # Encoded as write_text does: file names that are not UTF-8 keep their bytes.
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -349,7 +349,7 @@ def _file_sha256(file: Path) -> str:
 
 
 def _write_copies(file: Path, pairs: pd.DataFrame) -> str:
-    """Write a table of pairs; its hash."""
+    """Write a table of pairs and return its hash."""
     text = pairs.to_csv(**_COPIES_CSV)
     write_text(file, text)
     return _sha256(text)
@@ -365,15 +365,15 @@ def _notes(manifest: Manifest, images: pd.DataFrame) -> list[str]:
         codes = Counter(code for flags in flagged["flags"] for code in flags.split(";"))
         notes.append(
             f"{counted(len(flagged), 'image is', 'images are')} used that prediction would refuse "
-            f"({', '.join(f'{code} {count}' for code, count in sorted(codes.items()))}), such as "
-            f"{', '.join(sorted(flagged['path'])[:3])}; manifest.csv has all in the column flags, data.ignore leaves "
-            "files out"
+            f"({', '.join(f'{code} {count}' for code, count in sorted(codes.items()))}), for example "
+            f"{', '.join(sorted(flagged['path'])[:3])}; the column flags of manifest.csv marks them all, and "
+            "data.ignore leaves files out"
         )
     return notes
 
 
 def _two_classes(images: pd.DataFrame, folder: Path) -> list[str]:
-    """Images that are filed under two classes: equal files, and the near copies of copies.csv."""
+    """Images filed under two classes: identical files, and the near copies of copies.csv."""
     found = [
         f"one image in two classes: {' and '.join(paths)}"
         for _, paths, classes in duplicates(images)
@@ -388,19 +388,19 @@ def _two_classes(images: pd.DataFrame, folder: Path) -> list[str]:
                 sides = f"{row.path} ({row.label}) and {row.other_path} ({row.other_label})"
                 found.append(f"one image in two classes ({row.kind}): {sides}")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            # The hash is not there to be compared: an older release wrote it.
-            raise SplitError(f"{file}: damaged ({error}); delete {folder} to have it drawn again") from None
+            # An older release wrote this file without a hash to check.
+            raise SplitError(f"{file}: damaged ({error}); delete {folder} to draw the split again") from None
         if len(apart) > _NAMED:
             found.append(f"{len(apart) - _NAMED} more pairs are in two classes: {file}")
     return found
 
 
 def _kept_copies(home: Path, manifest: Manifest, progress: bool) -> pd.DataFrame:
-    """Pairs of images of a manifest that are one, by image id; looked for once, whatever is split how."""
+    """Pairs of copies in a manifest, by image id; searched for once per manifest, whatever the split."""
     images = manifest.images
-    # An image id is the hash of the file, so that the same ids have the same pairs.
+    # An image id is the hash of the file, so the same ids have the same pairs.
     file = home / f"copies-{digest({'method': METHOD, 'images': sorted(images['image_id'])})}.csv"
-    # Pairs that are missing would be taken for images that have no copy, and lie in training and test.
+    # If pairs were missing, copies could end up in both training and test. So the file is checked against its hash.
     record = file.with_suffix(".sha256")
     whole = record.exists() and record.read_bytes() == _file_sha256(file).encode()
     if not whole:
@@ -412,13 +412,13 @@ def _kept_copies(home: Path, manifest: Manifest, progress: bool) -> pd.DataFrame
         ids = pd.Series(small.image_id, dtype=object)
         found = found.assign(image=ids[found["image"]].tolist(), other=ids[found["other"]].tolist())
         if len(small.image_id) < len(images):
-            return found  # Images that changed since were not compared: they are looked for again next time.
+            return found  # Changed images were not compared, so nothing is written and the next call searches again.
         write_text(record, _write_copies(file, found))
     return read_csv(file, ["image", "other", "kind"])
 
 
 def _first_copies(pairs: pd.DataFrame) -> dict[str, str]:
-    """For each image that has a copy the smallest id of all that are one with it."""
+    """For each image with a copy, the smallest id among its copies."""
     first: dict[str, str] = {}
 
     def root(image_id: str) -> str:
@@ -433,7 +433,7 @@ def _first_copies(pairs: pd.DataFrame) -> dict[str, str]:
 
 
 def _pairs_within(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """The rows of copies.csv where both images are among those that are split."""
+    """The rows of copies.csv with both images in the split."""
     at = pd.Series(range(len(images)), index=images["image_id"])
     here = pairs[pairs["image"].isin(at.index) & pairs["other"].isin(at.index)]
     return named_copies(here.assign(image=at[here["image"]].tolist(), other=at[here["other"]].tolist()), images)

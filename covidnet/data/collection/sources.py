@@ -1,4 +1,4 @@
-"""Where the images of a data set lie and what is known of each: file layouts are known here and nowhere else."""
+"""Where a data set's images are and what is known about each. Only this module knows file layouts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from covidnet.data.reading.images import is_image_file
 
 log = logging.getLogger(__name__)
 
-# Folders beside the images that hold annotations of them, not images.
+# Folders that hold annotations rather than images.
 _ANNOTATIONS = {"masks", "boxes"}
-# Files beside the images that are read for what they say.
+# Files that are read for their content, and so are not counted as skipped.
 _TABLES = {"metadata.csv", "boxes.csv", "phantoms.json"}
 
 _WRITTEN = ("outputs", "multirun")
-"""Folders of the working directory that commands write into where they are not told another place."""
+"""Folders of the working directory that commands write to by default."""
 
 _RESULTS = re.compile(r"predict|explain|evaluate|\d{4}-\d\d-\d\d")
-"""What commands name the folders that they make in there."""
+"""The names of the folders that commands create in them."""
 
 _PATIENT_PATTERNS = (
     # NIH ChestX-ray: 00001280_004.png is the fifth study of patient 1280.
@@ -44,14 +44,14 @@ _PATIENT_PATTERNS = (
 
 @dataclass(frozen=True)
 class Source:
-    """The images of a data set before any of them was read.
+    """The images of a data set, before any image is read.
 
     Attributes:
         name: phantom, kaggle or folder.
         root: the folder that `files.path` is relative to.
         files: one row per file: path (posix, relative to root), label, patient_id, view, source; unknown is NaN.
-        missing: paths that metadata.csv lists and that match no image.
-        notes: what a reader of the numbers has to know of the choice of files, in sentences.
+        missing: paths listed in metadata.csv that match no image.
+        notes: what a reader of the numbers must know about the choice of files, in sentences.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Source:
 
 
 def patient_from_name(path: str | Path) -> str | None:
-    """The patient that a file name tells, or None where it tells none.
+    """The patient encoded in a file name, or None.
 
     Example:
         >>> patient_from_name("NORMAL/00001280_004.png"), patient_from_name("person1_virus_6.jpeg")
@@ -84,22 +84,21 @@ def folder_source(
     labels: Mapping[str, str] | None = None,
     ignore: str | Sequence[str] | None = None,
 ) -> Source:
-    """Find the images of a folder of class folders, at any depth, with what metadata.csv says of them.
+    """Find the images of a folder of class folders, at any depth, and their rows in metadata.csv.
 
-    The class of an image is the label in metadata.csv, else the nearest folder above it that names a class.
-    metadata.csv (see `covidnet.data.collection.metadata`) is sought in `root` and above it. Folders named ``masks`` or
-    ``boxes`` and hidden ones are passed over.
+    The class of an image is its label in metadata.csv, else the nearest parent folder that names a class. metadata.csv
+    (see `covidnet.data.collection.metadata`) may be in `root` or its parent. Folders named ``masks`` or ``boxes`` and
+    hidden folders are skipped.
 
     Args:
         root: the folder.
         name: the data set's name in reports.
-        labels: more folder names and the class they mean (``data.labels``).
+        labels: more folder names and the class of each (``data.labels``).
         ignore: folders, labels and files to leave out (``data.ignore``).
 
     Raises:
-        DataError: where the folder is absent, holds no image, or has images of no class; or metadata.csv cannot be
-            used.
-        SettingError: `ignore` names what is not there.
+        DataError: the folder is missing, has no images or has images without a class, or metadata.csv cannot be used.
+        SettingError: a name in `ignore` matches nothing.
     """
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
@@ -117,10 +116,10 @@ def folder_source(
         if (one := _ignored(path, known, ignored)) is not None:
             ignored[one] += 1
             continue
-        told, filed = _label_from_metadata(known, path, labels), _label_from_folders(path, labels)
-        label = told or filed
-        if told and filed and told != filed:
-            contradicted.append(f"{path} ({told})")
+        listed, filed = _label_from_metadata(known, path, labels), _label_from_folders(path, labels)
+        label = listed or filed
+        if listed and filed and listed != filed:
+            contradicted.append(f"{path} ({listed})")
         if label is None:
             unlabelled.append(path)
             continue
@@ -133,19 +132,19 @@ def folder_source(
         raise DataError(f"{root}: {_without_class(unlabelled, metadata)}")
     if contradicted:
         log.warning(
-            "metadata.csv: the label of %d files is not that of their folder and is taken: %s",
+            "metadata.csv: the label of %d files differs from their folder's; metadata.csv is used: %s",
             len(contradicted),
             ", ".join(contradicted[:3]) + (", ..." if len(contradicted) > 3 else ""),
         )
     if not rows:
-        raise DataError(f"{root}: no images are left; data.ignore leaves out all {len(paths)}")
+        raise DataError(f"{root}: no images left; data.ignore leaves out all {len(paths)}")
     files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
     notes = [f"data.ignore: {counted(count, 'image')} of {one} left out" for one, count in ignored.items()]
     return Source(name, root, files.sort_values("path", ignore_index=True), metadata.missing, tuple(notes))
 
 
 def _ignored(path: str, known: Mapping[str, str], ignored: Iterable[str]) -> str | None:
-    """Which of the names in data.ignore an image has: its own, that of a folder above it, or its label."""
+    """The name in data.ignore that matches an image: its own name, a parent folder or its label. None if none does."""
     place = Path(path)
     names = {key_of(part) for part in (*place.parent.parts, known.get("label", ""))} - {""}
     for one in ignored:
@@ -155,7 +154,7 @@ def _ignored(path: str, known: Mapping[str, str], ignored: Iterable[str]) -> str
 
 
 def _without_class(paths: list[str], metadata: Metadata) -> str:
-    """Cause and remedy for images of which neither a folder nor the table tells a class."""
+    """Cause and remedy for images that get a class from neither a folder nor metadata.csv."""
     folders = Counter(Path(path).parent.as_posix() for path in paths)
     loose = folders.pop(".", 0)
     causes = []
@@ -167,7 +166,7 @@ def _without_class(paths: list[str], metadata: Metadata) -> str:
         )
     if folders:
         listed = ", ".join(f"{folder}/ ({counted(count, 'image')})" for folder, count in sorted(folders.items())[:5])
-        causes.append(f"not the name of a class: {listed}")
+        causes.append(f"folders not named after a class: {listed}")
     if metadata.columns:
         causes.append(
             f"metadata.csv, with the columns {', '.join(metadata.columns[:12])}, has no label for {paths[0]} (in a "
@@ -175,13 +174,13 @@ def _without_class(paths: list[str], metadata: Metadata) -> str:
         )
     example = paths[0] if loose else Path(paths[0]).parent.name
     return (
-        f"{'; '.join(causes)}; allowed are {', '.join(CLASSES)} and their usual spellings: map a name with "
+        f"{'; '.join(causes)}; a class must be one of {', '.join(CLASSES)} or a usual spelling: map a name with "
         f"data.labels='{{NAME: Pneumonia}}', or leave images out with data.ignore='[{example}]'"
     )
 
 
 def own_results(folder: Path) -> Path | None:
-    """The ``outputs`` or ``multirun`` of the working directory that a folder is or lies in; None where it does not.
+    """The ``outputs`` or ``multirun`` of the working directory that contains (or is) a folder; None if neither does.
 
     Args:
         folder: any path.
@@ -190,15 +189,15 @@ def own_results(folder: Path) -> Path | None:
     return next((place for name in _WRITTEN if real.is_relative_to(place := Path.cwd().resolve() / name)), None)
 
 
-def image_files(root: Path, *, tell: bool = True) -> list[str]:
-    """The images below a folder, at any depth; folders of annotations and hidden ones are passed over.
+def image_files(root: Path, *, log_skipped: bool = True) -> list[str]:
+    """The images below a folder, at any depth, except in hidden folders and folders of annotations.
 
-    So are ``outputs`` and ``multirun`` of the working directory, where commands put their own pictures, unless `root`
-    lies in there, and those that commands have written below `root` from another working directory.
+    Results of commands are skipped too: ``outputs`` and ``multirun`` of the working directory, unless `root` is inside
+    them, and folders of results that commands wrote below `root` from another working directory.
 
     Args:
         root: the folder.
-        tell: whether other files are counted in the log.
+        log_skipped: whether the log counts skipped files.
 
     Returns:
         Posix paths relative to it, sorted.
@@ -208,7 +207,7 @@ def image_files(root: Path, *, tell: bool = True) -> list[str]:
     seen: set[str] = set()
     if own_results(root) is None:
         seen |= {os.path.realpath(name) for name in _WRITTEN}
-    # Class folders are often links to where the images lie; a folder that is met again is a circle or a second link.
+    # Class folders are often links to the images. A folder seen before is a cycle or a second link.
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
@@ -218,26 +217,26 @@ def image_files(root: Path, *, tell: bool = True) -> list[str]:
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _ANNOTATIONS)
         for written in [path for path in map(Path(place).joinpath, folders) if _is_written(path)]:
             folders.remove(written.name)
-            if tell:
-                log.info("%s: results of an earlier call; passed over", written)
+            if log_skipped:
+                log.info("%s: skipped; results of an earlier call", written)
         for path in map(Path(place).joinpath, names):
             (found if is_image_file(path) else others).append(path.relative_to(root).as_posix())
-    if tell:
-        tell_others(root, others)
+    if log_skipped:
+        log_skipped_files(root, others)
     return sorted(found)
 
 
 def _is_written(folder: Path) -> bool:
-    """Whether a command made this folder for its results, in whichever working directory."""
+    """Whether a command created this folder for its results, in any working directory."""
     return folder.name in _WRITTEN and any(map(_RESULTS.fullmatch, next(os.walk(folder), ("", [], []))[1]))
 
 
-def tell_others(root: Path, others: Iterable[str]) -> None:
-    """Count files that are taken for no images in one line of the log, by kind.
+def log_skipped_files(root: Path, others: Iterable[str]) -> None:
+    """Log one line that counts the files that are not images, by kind.
 
     Args:
         root: the folder that was searched.
-        others: their paths; tables beside the images are not counted.
+        others: paths of the files; known tables such as metadata.csv are not counted.
     """
     kinds = Counter(
         "hidden" if name.startswith(".") else Path(name).suffix.lower() or "without a suffix"
@@ -247,7 +246,7 @@ def tell_others(root: Path, others: Iterable[str]) -> None:
     if kinds:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
         more = "" if len(kinds) <= 12 else f", and {len(kinds) - 12} other kinds"
-        log.info("%s: %s passed over: %s%s", root, counted(kinds.total(), "file is", "files are"), listed, more)
+        log.info("%s: %s skipped: %s%s", root, counted(kinds.total(), "file is", "files are"), listed, more)
 
 
 def kaggle_source(
@@ -258,17 +257,17 @@ def kaggle_source(
     labels: Mapping[str, str] | None = None,
     ignore: str | Sequence[str] | None = None,
 ) -> Source:
-    """The paper's set from disk, or downloaded with kagglehub; the class folders of train/ and test/ are pooled.
+    """The paper's data set, from disk or downloaded with kagglehub; the class folders of train/ and test/ are pooled.
 
     Args:
         root: a copy on disk, or None to download.
-        handle: owner/name of the set at Kaggle.
+        handle: owner/name of the data set on Kaggle.
         name: the data set's name in reports.
         labels: as in `folder_source`.
         ignore: as in `folder_source`.
 
     Raises:
-        DataError: where it is neither on disk nor to be had, in one line that says how to get it.
+        DataError: it is not on disk and cannot be downloaded, in one line that says how to get it.
     """
     if root is None:
         root = _download(handle)
@@ -276,7 +275,7 @@ def kaggle_source(
 
 
 def _download(handle: str) -> Path:
-    remedy = f"download {handle} elsewhere and give the copy with data.root=DIR"
+    remedy = f"download {handle} elsewhere and set data.root=DIR to the copy"
     try:
         import kagglehub
     except ImportError as error:
@@ -296,8 +295,8 @@ def _label_from_metadata(known: Mapping[str, str], path: str, labels: Mapping[st
     label = label_of(known["label"], labels)
     if label is None:
         raise DataError(
-            f"metadata.csv: {path} has the label {known['label']!r}; allowed are {', '.join(CLASSES)} and their usual "
-            f"spellings: map it with data.labels='{{NAME: Pneumonia}}', or leave it out with "
+            f"metadata.csv: {path} has the label {known['label']!r}; must be one of {', '.join(CLASSES)} or a usual "
+            f"spelling: map it with data.labels='{{NAME: Pneumonia}}', or leave it out with "
             f"data.ignore='[{known['label']}]'"
         )
     return label
@@ -315,5 +314,5 @@ def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     checked = {str(name): str(target) for name, target in (labels or {}).items()}
     for name, target in checked.items():
         if label_of(target) is None:
-            raise DataError(f"data.labels: {name} is mapped to {target!r}; allowed are {', '.join(CLASSES)}")
+            raise DataError(f"data.labels: {name} is mapped to {target!r}; must be one of {', '.join(CLASSES)}")
     return checked

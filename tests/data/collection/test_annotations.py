@@ -149,7 +149,7 @@ def test_masks_of_none_of_the_images_are_refused_with_an_example(
     # One folder too deep: the likely slip.
     save(tmp_path / "known/lesion/images/sub/a.png", grey(square()))
     with pytest.raises(
-        DataError, match=r"no mask of any of the \d images, such as .*known/lesion/sub/a\.png; masks lie as"
+        DataError, match=r"no mask for any of the \d images, for example .*known/lesion/sub/a\.png; mirror the"
     ):
         Annotations(tmp_path / "images", masks=tmp_path / "known", images=images)
     # Found by itself it is no mistake.
@@ -163,13 +163,13 @@ def test_masks_of_some_of_the_images_are_enough(tmp_path: Path) -> None:
     save(tmp_path / "known/b.png", grey(square()))
     for images in (None, ["a.png", "b.png"]):
         assert Annotations(tmp_path / "images", masks=tmp_path / "known", images=images)
-    with pytest.raises(DataError, match=r"any of the 1 images, such as .*known/a\.png"):
+    with pytest.raises(DataError, match=r"any of the 1 images, for example .*known/a\.png"):
         Annotations(tmp_path / "images", masks=tmp_path / "known", images=["a.png"])
 
 
 def test_boxes_of_none_of_the_images_are_refused_with_an_example(tmp_path: Path) -> None:
     file = csv(tmp_path, "filename,x,y,width,height\na.png,1,1,1,1\n", ("a.png", "b.png"))
-    with pytest.raises(DataError, match=r"boxes\.csv: no row of any of the 1 images, such as filename b\.png"):
+    with pytest.raises(DataError, match=r"boxes\.csv: no row for any of the 1 images, for example b\.png"):
         Annotations(tmp_path, boxes=file, images=["b.png"])
     assert Annotations(tmp_path, boxes=file, images=["b.png", "a.png"])
     assert Annotations(tmp_path, images=["b.png"])
@@ -303,12 +303,10 @@ def test_a_box_is_cut_at_the_images_edge_and_refused_beyond(tmp_path: Path) -> N
     # Half of it is on the image.
     assert np.array_equal(annotations.regions("a.png", SHAPE)["lesion"], square(60, 0, 20, 10))
     for name in ("b.png", "c.png"):
-        with pytest.raises(DataError, match=rf"{name}: the box x=.* lies outside the image of 100 x 80 pixels; give"):
+        with pytest.raises(DataError, match=rf"{name}: the box x=.* is outside the image of 100 x 80 pixels; give"):
             annotations.regions(name, SHAPE)
     for name in ("d.png", "e.png"):
-        with pytest.raises(
-            DataError, match=rf"{name}: the box x=.* lies for more than half of its area outside the image"
-        ):
+        with pytest.raises(DataError, match=rf"{name}: the box x=.* has more than half of its area outside the image"):
             annotations.regions(name, SHAPE)
 
 
@@ -326,8 +324,8 @@ def test_a_box_is_cut_at_the_images_edge_and_refused_beyond(tmp_path: Path) -> N
         ("filename,x,y,width,height\na.png,1,1,1\n", "line 2: .*height="),
         ("filename,x,y,width,height\na.png,1,1,1,inf\n", "line 2: .*height=inf"),
         ("filename,x,y,width,height\n,1,1,1,1\n", "line 2: no filename"),
-        ("filename,x,y,width,height,region\na.png,1,1,1,1,heart\n", "region 'heart'; allowed are lesion, lung"),
-        ("filename,x,y,width,height\nz.png,1,1,1,1\n", r"none of its 1 images lies below .*, such as z\.png; give"),
+        ("filename,x,y,width,height,region\na.png,1,1,1,1,heart\n", "region 'heart'; must be one of lesion, lung"),
+        ("filename,x,y,width,height\nz.png,1,1,1,1\n", r"none of its 1 images is below .*, for example z\.png; give"),
         ("", "not a readable CSV"),
     ],
 )

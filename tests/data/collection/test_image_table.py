@@ -113,6 +113,6 @@ def test_a_study_and_an_evaluation_share_one_reading(tmp_path: Path, monkeypatch
 
 def test_an_unknown_class_folder_is_refused(root: Path, tmp_path: Path) -> None:
     draw(root / "TB/a.png", 70)
-    with pytest.raises(DataError, match=r"TB/ \(1 image\); allowed are .*data\.labels"):
+    with pytest.raises(DataError, match=r"TB/ \(1 image\); a class must be one of .*data\.labels"):
         read(root, tmp_path / "cache")
     assert len(read(root, tmp_path / "cache", labels={"TB": "Pneumonia"}).images) == 5

@@ -105,7 +105,7 @@ def test_what_a_folder_or_a_pattern_passes_over_is_counted_by_kind(
     find_images(str(home))
     find_images(f"{home}/sub/*")
     find_images(f"{home}/**/*.[pP]*")  # masks are images, and nothing is said of them
-    others = "files are passed over:"
+    others = "files are skipped:"
     assert [record.getMessage() for record in caplog.records] == [
         f"{home}: 5 {others} 2 .gif, 1 .txt, 1 .xyz, 1 .nii",
         f"{home}/sub: 2 {others} 1 .gif, 1 .nii",

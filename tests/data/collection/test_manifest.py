@@ -195,7 +195,7 @@ def test_files_that_metadata_lists_and_the_disk_lacks_are_refused_too(tmp_path: 
 
 def test_nothing_but_refused_files_is_an_error_that_tells_the_cause(tmp_path: Path) -> None:
     put(tmp_path, "NORMAL/a.png", b"")
-    with pytest.raises(DataError, match="no file is left, 1 refused, the first for: empty file"):
+    with pytest.raises(DataError, match="no usable file; 1 refused, the first because: empty file"):
         scanned(tmp_path)
 
 

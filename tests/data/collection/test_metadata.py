@@ -110,7 +110,7 @@ def test_a_whole_column_without_suffixes_is_matched_and_told(tmp_path: Path, cap
     paths = [f"NORMAL/{n}.jpeg" for n in range(42)]
     text = "filename,patient_id\n" + "".join(f"{n},p{n}\n" for n in range(42))
     assert read(tmp_path, text, *paths).cells == {f"NORMAL/{n}.jpeg": {"patient_id": f"p{n}"} for n in range(42)}
-    assert "42 rows name their image without folder and suffix, such as 0 for NORMAL/0.jpeg" in caplog.text
+    assert "42 rows name their image without folder and suffix, for example 0 for NORMAL/0.jpeg" in caplog.text
 
 
 def test_an_exact_name_goes_before_a_similar_one(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_rows_that_mean_no_image_or_several_stop_with_examples_and_the_remedy(tm
     with pytest.raises(DataError) as caught:
         read(tmp_path, f"filename,view\n{row},PA\n", *paths)
     text = str(caught.value)
-    assert f"1 of 1 rows match no single image, such as {row}; images are named like {', '.join(paths)}: give" in text
+    assert f"1 of 1 rows match no single image, such as {row}; images are named like {', '.join(paths)}: use" in text
     assert "\n" not in text
 
 
@@ -169,7 +169,7 @@ def test_the_parents_table_may_be_about_other_folders_too(tmp_path: Path, caplog
     assert (found.cells, found.missing) == ({"a.png": {"view": "PA"}}, ())
     table.write_text("filename,view\nOther/b.png,AP\n")
     assert read_metadata(root, ["a.png"]) == Metadata()
-    assert "no row is about an image in" in caplog.text
+    assert "no row refers to an image in" in caplog.text
     (tmp_path / "a.png").write_bytes(b"another image")
     table.write_text("filename,view\na.png,AP\n")
     assert read_metadata(root, ["a.png"]) == Metadata()

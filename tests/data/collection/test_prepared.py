@@ -427,7 +427,7 @@ def test_pairs_that_were_cut_off_are_looked_for_again(copied: Path, tmp_path: Pa
 def test_a_damaged_file_beside_the_split_is_one_line(copied: Path, tmp_path: Path, name: str, content: bytes) -> None:
     prepared = prepare(settings(copied), tmp_path)
     (prepared.folder / name).write_bytes(content)
-    with pytest.raises(SplitError, match=rf"{name}: .*; delete .* to have it drawn again|{name}: was changed"):
+    with pytest.raises(SplitError, match=rf"{name}: .*; delete .* to draw the split again|{name}: changed after"):
         prepare(settings(copied), tmp_path)
 
 
@@ -440,7 +440,7 @@ def test_damaged_copies_of_an_older_record_are_one_line(copied: Path, tmp_path: 
     record.write_text(json.dumps(told))
     prepare(settings(copied), tmp_path)
     (prepared.folder / "copies.csv").write_bytes(content)
-    with pytest.raises(SplitError, match=r"copies\.csv: damaged \(.*; delete .* to have it drawn again"):
+    with pytest.raises(SplitError, match=r"copies\.csv: damaged \(.*; delete .* to draw the split again"):
         prepare(settings(copied), tmp_path)
 
 
@@ -514,7 +514,7 @@ def _all(root: Path) -> list[dict[str, str]]:
 def test_view_that_no_image_has_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
     root = images(tmp_path / "d")
     with_views(root, {row["path"]: "AP" for row in _all(root)} | {"NORMAL/0.png": "L"})
-    with pytest.raises(DataError, match=r"data\.view=PA: no image has this view; known are AP, L"):
+    with pytest.raises(DataError, match=r"data\.view=PA: no image has this view; the images have AP, L"):
         prepare(settings(root, view="PA"), tmp_path / "c")
 
 
@@ -527,7 +527,7 @@ def test_laterals_are_left_out_whatever_the_table_calls_them_and_named_with_the_
     prepared = prepare(settings(root, view="frontal"), tmp_path / "c")
     laterals = {"NORMAL/0.png", "COVID19/3.png"}
     assert set(prepared.images["path"]) == {row["path"] for row in _all(root)} - laterals
-    assert any(note.startswith("2 lateral images are left out, such as ") for note in prepared.notes)
+    assert any(note.startswith("2 lateral images are left out, for example ") for note in prepared.notes)
     left_out = pd.read_csv(prepared.folder / "left_out.csv").set_index("path")["reason"]
     assert set(left_out.index) == laterals | set(prepared.split.loc[prepared.split["fold"] == -1, "path"])
     assert {left_out[path] for path in laterals} == {f"view: {word}"}
@@ -560,7 +560,7 @@ def test_images_that_prediction_would_refuse_are_counted_and_named(tmp_path: Pat
     flags = prepared.images.set_index("path")["flags"].dropna()
     assert flags["NORMAL/0.png"] == "lateral;noise"
     assert (flags["COVID19/0.png"], flags["PNEUMONIA/0.png"]) == ("noise", "noise")
-    words = "(lateral 1, noise 3), such as COVID19/0.png, NORMAL/0.png, PNEUMONIA/0.png; manifest.csv has all"
+    words = "(lateral 1, noise 3), for example COVID19/0.png, NORMAL/0.png, PNEUMONIA/0.png; the column flags"
     assert any(
         note.startswith("3 images are used that prediction would refuse") and words in note for note in prepared.notes
     )

@@ -232,7 +232,7 @@ def test_masks_hidden_files_and_other_files_are_no_images_and_are_counted(
     place(tmp_path, "Normal/._a.png", "Normal/.b.png", "Normal/notes.txt", "README.md", "Thumbs.db")
     caplog.set_level(logging.INFO)
     assert list(told(tmp_path)) == ["Normal/a.png"]
-    others = "5 files are passed over: 2 hidden, 1 .md, 1 .db, 1 .txt"
+    others = "5 files are skipped: 2 hidden, 1 .md, 1 .db, 1 .txt"
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {others}"]
 
 
@@ -287,7 +287,7 @@ def test_labels_map_an_unknown_folder_to_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["flu", 3, None])
 def test_labels_that_map_to_no_class_are_refused(tmp_path: Path, target: object) -> None:
     place(tmp_path, "Normal/a.png")
-    with pytest.raises(DataError, match=r"data\.labels: TB is mapped .* allowed are COVID-19, Normal, Pneumonia"):
+    with pytest.raises(DataError, match=r"data\.labels: TB is mapped .* must be one of COVID-19, Normal, Pneumonia"):
         folder_source(tmp_path, labels={"TB": target})  # type: ignore[dict-item]
 
 
