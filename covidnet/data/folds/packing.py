@@ -1,8 +1,8 @@
-"""Whole groups of images packed into folds that hold exactly the same number of every class.
+"""Pack whole groups of images into folds with exactly equal numbers of every class.
 
-Integers go in and integers come out: nothing here knows images, patients or tables. A group is a tuple of its image
-counts, one for each class. Most groups lie in one class; the few that span classes are placed first, and the others
-are then dealt out around them, the largest first; exchanges between bins close the gaps that stay.
+This module works on integers and knows nothing of images, patients or tables. A group is a tuple of image counts, one
+per class. Most groups have images of one class. The few that span classes are placed first, then the others, largest
+first. Exchanges between bins close the remaining gaps.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _COVER_STEPS = 300
 
 @dataclass(frozen=True)
 class Packing:
-    """Which fold every group went to, and how many of its images it gives.
+    """The fold of each group, and how many of its images are used.
 
     Args:
-        bin_of: the fold of each group, -1 for a group that is left out.
-        kept: images per class that each group gives; less than the group has where it was trimmed.
+        bin_of: the fold of each group, -1 if the group is left out.
+        kept: images used per class of each group; fewer than the group has if it was trimmed.
         per_bin: images of each class in every fold.
     """
 
@@ -38,11 +38,11 @@ class Packing:
 
 
 def shuffled(names: Sequence[str], *salt: object) -> list[int]:
-    """Positions of the names in a random order that hangs on the names and the salt, not on where a name stands.
+    """Positions of the names in a random order that depends on the names and the salt, not on the input order.
 
     Args:
         names: unique names.
-        salt: the seed and whatever else tells this order from another one.
+        salt: the seed and anything else that distinguishes this order from others.
 
     Returns:
         A permutation of ``range(len(names))``.
@@ -58,20 +58,20 @@ def shuffled(names: Sequence[str], *salt: object) -> list[int]:
 
 
 def draw(counts: Sequence[Counts], targets: Sequence[int], order: Sequence[int]) -> list[int]:
-    """Groups taken in the given order so that every class adds up to its target.
+    """Take groups in the given order so that every class adds up to its target.
 
-    The walk takes each group unless the target could then no longer be met exactly by the groups behind it, so the
-    order alone decides but for the last few groups, where small ones fit more often than large ones. Classes go by
-    the number of their images, the scarcest first; a group that spans classes is decided with its scarcest class.
+    The walk takes a group unless the remaining groups could then no longer meet the target exactly. So the order
+    decides, except for the last few groups, where small ones fit more often than large ones. Classes are processed from
+    the scarcest to the largest; a group that spans classes is decided with its scarcest class.
 
     Args:
         counts: images per class of each group.
         targets: images wanted of each class.
-        order: the groups that may be taken, in the order of the walk.
+        order: the groups that may be taken, in walking order.
 
     Returns:
-        The taken groups, in the order of the walk within each class. No class exceeds its target. A class stays below
-        it where no sum of whole groups meets it, or where a group that spans classes has no room in the other class.
+        The taken groups, in walking order within each class. No class exceeds its target. A class stays below it if no
+        sum of whole groups meets it, or if a group that spans classes does not fit in its other class.
 
     Example:
         >>> draw([(3,), (2,), (2,)], [4], [0, 1, 2])
@@ -86,7 +86,7 @@ def draw(counts: Sequence[Counts], targets: Sequence[int], order: Sequence[int])
     for c in sorted(range(len(left)), key=lambda i: (totals[i], i)):
         walk = [g for g in undecided if counts[g][c]]
         within = (1 << (left[c] + 1)) - 1
-        sums = [1]  # bit s of the i-th last entry: the groups from there on can add up to s
+        sums = [1]  # bit s of the i-th entry from the end: the last i groups can add up to s
         for g in reversed(walk):
             sums.append(sums[-1] | (sums[-1] << counts[g][c]) & within)
         aim = sums.pop().bit_length() - 1
@@ -98,27 +98,26 @@ def draw(counts: Sequence[Counts], targets: Sequence[int], order: Sequence[int])
                 left = [room - n for n, room in zip(counts[g], left, strict=True)]
                 aim = rest
             elif not behind >> aim & 1:
-                # The group was needed here and had no room in another class: go for the next lower sum.
+                # The group was needed but does not fit in another class: aim for the next lower sum.
                 aim = (behind & ((1 << (aim + 1)) - 1)).bit_length() - 1
             del undecided[g]
     return taken
 
 
 def pack(counts: Sequence[Counts], names: Sequence[str], *, bins: int, seed: int) -> Packing | None:
-    """The packing with the most images per class in every bin that the search finds.
+    """Search for the packing with the most images per class in every bin.
 
-    For each size it asks first for a packing of whole groups, then for one in which some groups are trimmed, and only
-    then goes on to a smaller size. The search is a heuristic (the problem is NP-hard), and always ends the same way
-    for the same arguments.
+    For each size the search tries whole groups first, then trims some groups, and only then tries a smaller size. The
+    search is a heuristic (the problem is NP-hard) and is deterministic.
 
     Args:
         counts: images per class of each group.
-        names: a name for each group; the random draw hangs on them and on the seed.
+        names: a name for each group; the random draw depends on the names and the seed.
         bins: how many bins.
         seed: another seed gives another draw.
 
     Returns:
-        The packing, or None where not even one image of each class can be had in every bin.
+        The packing, or None if not even one image of each class fits in every bin.
 
     Example:
         >>> found = pack([(2,), (1,), (1,), (3,)], ["a", "b", "c", "d"], bins=2, seed=0)
@@ -126,13 +125,13 @@ def pack(counts: Sequence[Counts], names: Sequence[str], *, bins: int, seed: int
         (3, [(0,), (1,), (2,), (3,)])
     """
     top = min(sum(column) for column in zip(*counts, strict=True)) // bins
-    # With many groups nearly every draw can be dealt out, and an attempt is slow: more would not find more.
+    # With many groups nearly every draw can be packed, and attempts are slow: more attempts would not find more.
     attempts = _ATTEMPTS if len(counts) < _MANY_GROUPS else _FEW_ATTEMPTS
     found = _best(counts, names, bins, top, seed, attempts)
     if found is not None:
         return found
-    # Trimming makes every size possible below one that is possible, so the sizes can be halved. A few attempts do
-    # for that; the last steps up from there are worth more.
+    # With trimming, every size below a feasible one is feasible too, so binary search works. A few attempts suffice for
+    # it; the final steps up are worth more.
     low, high = 0, top
     while high - low > 1:
         middle = (low + high) // 2
@@ -151,7 +150,7 @@ def pack(counts: Sequence[Counts], names: Sequence[str], *, bins: int, seed: int
 def _best(
     counts: Sequence[Counts], names: Sequence[str], bins: int, per_bin: int, seed: int, attempts: int
 ) -> Packing | None:
-    """The first packing of whole groups that is found, else the one that trims the fewest images, else None."""
+    """The first packing of whole groups found, else the one that trims the fewest images, else None."""
     if per_bin < 1 or any(
         sum(min(n, per_bin) for n in column) < bins * per_bin for column in zip(*counts, strict=True)
     ):
@@ -162,7 +161,7 @@ def _best(
         found = _Bins(counts, bins, per_bin, shuffled(names, seed, attempt)).fill()
         if found is not None and (best is None or _trimmed(counts, found) < _trimmed(counts, best)):
             best = found
-        # Where whole groups cannot do, more attempts would only save a few images.
+        # If whole groups cannot fill the bins, more attempts would save only a few images.
         if best is not None and (_trimmed(counts, best) <= least or (least and attempt + 1 >= _FEW_ATTEMPTS)):
             break
     return best
@@ -177,7 +176,7 @@ def _trimmed(counts: Sequence[Counts], packing: Packing) -> int:
 
 
 def _whole_is_possible(counts: Sequence[Counts], bins: int, per_bin: int) -> bool:
-    """False where some class can by no choice of whole groups fill one bin, or all of them."""
+    """False if, for some class, no choice of whole groups can fill one bin, or all bins."""
     for c in range(len(counts[0])):
         sizes = Counter(count[c] for count in counts if count[c] and max(count) <= per_bin)
         for goal in (per_bin, bins * per_bin):
@@ -191,12 +190,12 @@ def _whole_is_possible(counts: Sequence[Counts], bins: int, per_bin: int) -> boo
 
 
 class _Bins:
-    """Bins being filled: the room left in each for each class, and where every group lies."""
+    """Bins being filled: the room left per bin and class, and the bin of every group."""
 
     def __init__(self, counts: Sequence[Counts], bins: int, per_bin: int, order: Sequence[int]) -> None:
         self.counts = counts
         self.per_bin = per_bin
-        # A group that outgrows a bin is cut down to one, and stands behind all others: it cannot be had whole.
+        # A group larger than a bin is cut to the bin's size and comes last, since it cannot be used whole.
         self.sizes = [tuple(min(n, per_bin) for n in count) for count in counts]
         self.order = sorted(order, key=lambda g: self.sizes[g] != counts[g])
         self.room = [[per_bin] * len(counts[0]) for _ in range(bins)]
@@ -204,10 +203,10 @@ class _Bins:
         self.kept: list[Counts] = [(0,) * len(counts[0])] * len(counts)
 
     def fill(self) -> Packing | None:
-        """All bins filled to the last image, or None."""
+        """Fill all bins completely, or return None."""
         rank = {g: i for i, g in enumerate(self.order)}
         drawn = draw(self.sizes, [sum(column) for column in zip(*self.room, strict=True)], self.order)
-        # The largest first, so that the small ones can fill what the large ones leave.
+        # Largest first, so that small groups can fill the gaps that large ones leave.
         for g in sorted(drawn, key=lambda g: (-sum(n > 0 for n in self.sizes[g]), -sum(self.sizes[g]), rank[g])):
             self._place(g)
         if not self._cover():
@@ -225,7 +224,7 @@ class _Bins:
         self.bin_of[g], self.kept[g] = -1, (0,) * len(self.room[home])
 
     def _place(self, g: int) -> None:
-        """Put the group where the most room stays, or nowhere."""
+        """Put the group in the bin where the most room remains, or in none if it does not fit."""
         size = self.sizes[g]
         spare = [min(room - n for room, n in zip(rooms, size, strict=True) if n) for rooms in self.room]
         home = max(range(len(spare)), key=spare.__getitem__)
@@ -233,7 +232,7 @@ class _Bins:
             self._put(g, home, size)
 
     def _cover(self) -> bool:
-        """Add, move and swap groups until no bin has a gap, though some overflow; False where the search gets stuck."""
+        """Add, move and swap groups until no bin has a gap; bins may overflow. False if the search gets stuck."""
         for _ in range(_COVER_STEPS):
             gaps = [(-room, b, c) for b, rooms in enumerate(self.room) for c, room in enumerate(rooms) if room > 0]
             if not gaps:
@@ -243,8 +242,8 @@ class _Bins:
         return False
 
     def _exchange(self, b: int, c: int) -> bool:
-        """Bring in the group, for one of the bin or for none, that leaves the least squared gaps of all."""
-        # Groups of equal counts in the same place are worth the same: one of each is enough to look at.
+        """Bring a group into bin b, alone or in a swap, so that the sum of squared gaps shrinks most. False if none."""
+        # Groups with equal counts in the same bin are interchangeable: try one of each.
         alike = {(self.bin_of[g], self.sizes[g]): g for g in reversed(self.order)}
         incoming = [g for (home, size), g in alike.items() if home != b and size[c]]
         if not incoming:
@@ -252,7 +251,7 @@ class _Bins:
         outgoing = [g for (home, _), g in alike.items() if home == b]
         come = np.array([self.sizes[g] for g in incoming])
         go = np.array([(0,) * come.shape[1], *(self.sizes[g] for g in outgoing)])[:, None]
-        # What is left out is a bin that never has a gap.
+        # The left-out groups count as a bin that never has a gap.
         room = np.array([*self.room, (-(10**9),) * come.shape[1]])
         there = room[[self.bin_of[g] for g in incoming]]
 
@@ -260,7 +259,7 @@ class _Bins:
             return (np.maximum(rooms, 0) ** 2).sum(axis=-1)
 
         change = gap(room[b] + go - come) - gap(room[b]) + gap(there + come - go) - gap(there)
-        # Among equals the exchange that overflows least, so that little has to be trimmed.
+        # Break ties by the least overflow, so that little has to be trimmed.
         excess = np.maximum(come - go - room[b], 0).sum(axis=-1)
         best = np.lexsort((excess.ravel(), change.ravel()))[0]
         if change.flat[best] >= 0:
@@ -278,7 +277,7 @@ class _Bins:
         return True
 
     def _trim(self) -> None:
-        """Empty what overflows: whole groups that nothing needs, then parts of as few groups as will do."""
+        """Remove the overflow: first whole groups that are not needed, then parts of as few groups as possible."""
         for g in reversed(self.order):
             rooms = self.room[self.bin_of[g]]
             if self.bin_of[g] >= 0 and all(n <= -room for n, room in zip(self.kept[g], rooms, strict=True) if n):

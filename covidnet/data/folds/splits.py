@@ -1,4 +1,4 @@
-"""Folds: pure functions from a manifest to a fold column, and from that column to the parts of one run."""
+"""Pure functions from a manifest to a fold column, and from the fold column to the parts of one run."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _INNER_ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class Split:
-    """Every image of a manifest with its fold, and the account of those that have none.
+    """Every image of a manifest with its fold, and why some have none.
 
     Args:
         table: the columns of split.csv, ``image_id,path,label,patient_id,view,source,fold,reason,copy_of``, sorted by
-            image_id; fold is 0..9 (test folds), 10 (unseen) or -1 (left out), and reason, why it is left out; copy_of
-            is equal for near copies of one image.
+            image_id. fold is 0..9 (test folds), 10 (unseen) or -1 (left out). reason says why an image is left out.
+            copy_of is equal for near copies of one image.
         left_out: ``image_id,path,label,patient_id,reason`` of the images in fold -1, sorted by image_id.
         per_fold: images of each class in every fold.
-        notes: plain sentences for the log and the report.
-        warnings: those of the notes that ask for a decision.
+        notes: sentences for the log and the report.
+        warnings: the notes that call for a decision.
     """
 
     table: pd.DataFrame
@@ -58,26 +58,27 @@ class Split:
 
 
 def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies = "near") -> pd.Series:
-    """For each image the group that no two folds may share.
+    """The group of each image; no two folds may share a group.
 
-    Copies of an image are one group. With ``group="patient"`` so are the images of one patient, and what follows from
-    both: if an image of patient A is also filed under patient B, then A and B are one group. An image whose patient is
-    not known (NaN, None or blank) is joined to others as their copy alone. Two *different* patients that bear the same
-    id are joined, and one patient under two ids is not: the guarantee is as good as the ids.
+    Copies of an image are one group. With ``group="patient"`` the images of a patient are too, and groups merge: if an
+    image of patient A is also filed under patient B, A and B are one group. An image of unknown patient (NaN, None or
+    blank) is joined only to its copies. Two *different* patients with the same id are joined, and one patient with two
+    ids is not: the guarantee is only as good as the ids.
 
     Args:
-        manifest: columns image_id (unique str), for ``group="patient"`` patient_id, and sha256 if it is known. Where it
-            is not, as in split.csv, the image id stands in: it begins with 16 hexadecimal digits of the sha256.
-            copy_of, if it is there, is equal for near copies and unknown for all others.
+        manifest: columns image_id (unique str), for ``group="patient"`` patient_id, and optionally sha256. Without it,
+            as in split.csv, the image id is used instead: it begins with 16 hexadecimal digits of the sha256. copy_of,
+            if present, is equal for near copies and unknown for all other images.
         group: ``patient`` or ``image``.
-        copies: which copies are joined: ``near`` (also those of column copy_of), ``bytes`` (equal files) or ``off``.
+        copies: which copies are joined: ``near`` (also those in column copy_of), ``bytes`` (identical files) or
+            ``off``.
 
     Returns:
         The smallest image id of each row's group, on the manifest's index.
 
     Raises:
         SettingError: group or copies is not an allowed value.
-        DataError: a column is missing, or an image id comes twice.
+        DataError: a column is missing, or an image id is not unique.
 
     Example:
         >>> images = pd.DataFrame({"image_id": ["a", "b", "c"], "patient_id": ["p1", None, "p1"]})
@@ -109,27 +110,27 @@ def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies =
 def balanced_folds(
     manifest: pd.DataFrame, *, group: Group = "patient", seed: int = 0, copies: Copies = "near"
 ) -> Split:
-    """Eleven folds with exactly the same number of images of every class, and no group in two of them.
+    """Draw eleven folds with exactly the same number of images of every class, and no group in two folds.
 
-    Guaranteed, or else a SplitError: every fold holds ``per_fold`` images of each class; no group of `groups_of` lies
-    in two folds; every image that is left out has a reason. The folds hang on the image ids, the labels, the groups
-    and the seed: not on the order of the rows, the paths or any random state.
+    Guaranteed, or else a SplitError: every fold has ``per_fold`` images of each class; no group of `groups_of` is in
+    two folds; every image left out has a reason. The folds depend on the image ids, labels, groups and seed, and not on
+    row order, paths or any random state.
 
-    ``per_fold`` is the smallest class divided by 11, rounded down, whenever the groups allow it. The surplus is left
-    out by a random draw of whole groups. Only where whole groups cannot fill every fold are groups trimmed: what
-    remains of one is in a single fold, its other images are left out. Only where trimming cannot fill every fold is
-    ``per_fold`` lowered, to the largest number that the search finds. It is a heuristic: it can trim or lower where a
-    perfect packing exists, most likely if most groups span classes or there are hardly more groups than folds.
+    ``per_fold`` is the size of the smallest class divided by 11, rounded down, if the groups allow it. A random draw of
+    whole groups leaves out the surplus. If whole groups cannot fill every fold, some groups are trimmed: the rest of
+    such a group is in a single fold, and its other images are left out. If trimming cannot fill every fold either,
+    ``per_fold`` is lowered to the largest number that the search finds. The search is a heuristic: it may trim or lower
+    although a perfect packing exists, most likely if most groups span classes or there are hardly more groups than
+    folds.
 
-    The draw is uniform over the groups of a class, but for three things. The last few groups drawn are those that make
-    the sum exact, so small groups fit there more often. A group that spans classes is drawn with its scarcest class,
-    and brings its other images along. A group with more images of a class than a fold holds is drawn only to be
-    trimmed.
+    The draw is uniform over the groups of a class, with three exceptions. The last few groups must make the sum exact,
+    so small groups are more likely there. A group that spans classes is drawn with its scarcest class and brings its
+    other images along. A group with more images of a class than a fold holds is drawn only to be trimmed.
 
     Args:
         manifest: columns image_id, path, label, patient_id, view, source, and sha256 and copy_of if they are known.
         group: ``patient``, or ``image`` for the paper's protocol, which lets a patient's images lie in several folds.
-        seed: another seed draws and places anew.
+        seed: another seed gives another draw and other folds.
         copies: which copies share a fold, as in `groups_of`.
 
     Returns:
@@ -137,13 +138,13 @@ def balanced_folds(
 
     Raises:
         SettingError: group or copies is not an allowed value.
-        DataError: a column is missing, an image id comes twice, or a label is not one of `CLASSES`.
+        DataError: a column is missing, an image id is not unique, or a label is not one of `CLASSES`.
         SplitError: a class has fewer than 11 images or fewer than 11 groups, or no balanced folds were found.
     """
     _require(manifest, COLUMNS[:-1])
     unknown = sorted({str(label) for label in manifest["label"]} - set(CLASSES))
     if unknown:
-        raise DataError(f"the manifest has the label {unknown[0]!r}; the labels are {', '.join(CLASSES)}")
+        raise DataError(f"the manifest has the label {unknown[0]!r}; must be one of {', '.join(CLASSES)}")
     if "copy_of" not in manifest:
         manifest = manifest.assign(copy_of=pd.Series(float("nan"), index=manifest.index, dtype=object))
     images = manifest.assign(group=groups_of(manifest, group, copies)).sort_values("image_id", ignore_index=True)
@@ -155,10 +156,10 @@ def balanced_folds(
     packing = pack(counts, names, bins=N_FOLDS, seed=seed)
     if packing is None:
         raise SplitError(
-            f"no {N_FOLDS} folds with an equal number of {', '.join(CLASSES)} could be made: too many groups span "
-            "classes; add patients with images of one class only"
+            f"cannot make {N_FOLDS} folds with equal numbers of {', '.join(CLASSES)}: too many groups span classes; "
+            "add patients with images of one class only"
         )
-    # The packing fills its bins in turn; numbering them at random keeps the unseen fold from being a special one.
+    # Bins are filled in order, so they are numbered at random. Otherwise the unseen fold would be a special one.
     numbers = shuffled([str(fold) for fold in range(N_FOLDS)], seed, "fold")
     images["fold"] = _fold_column(images, dict(zip(names, range(len(names)), strict=True)), packing, numbers, seed)
 
@@ -186,26 +187,26 @@ def balanced_folds(
 def inner_validation(
     table: pd.DataFrame, *, fold: int, seed: int, groups: pd.Series, share: float = 0.1
 ) -> frozenset[str]:
-    """Ids of a patient-grouped tenth of the training part of one fold: the images that choose when to stop.
+    """Ids of a patient-grouped share (a tenth) of one fold's training part: the images that decide when to stop.
 
-    Guaranteed: no image of the test fold, the unseen fold or fold -1; no group of which a part stays in training; at
-    least one image of each class, and not all of them. Not guaranteed: the size. The classes have equal counts, as
-    near to the share as whole groups allow, between half and one and a half times it; where no equal counts are found
-    they differ as little as was found. Test folds draw independently of each other.
+    Guaranteed: no image of the test fold, the unseen fold or fold -1; no group split between training and validation;
+    at least one image of each class, but not all of them. Not guaranteed: the size. The classes have equal counts, as
+    close to the share as whole groups allow and within 0.5 to 1.5 times it. If no equal counts are found, they differ
+    by the smallest difference found. The draws of different test folds are independent.
 
     Args:
         table: columns image_id, label and fold.
         fold: the test fold, 0..9; the training part is the other nine.
-        seed: another seed draws anew.
+        seed: another seed gives another draw.
         groups: the group of each row, on the table's index, from `groups_of`.
-        share: the part of each class's training images to take, between 0 and 1.
+        share: the share of each class's training images to take, between 0 and 1.
 
     Returns:
         The image ids.
 
     Raises:
-        SettingError: the fold is not one of 0..9, or the share not between 0 and 1.
-        SplitError: some class cannot give a group and keep another.
+        SettingError: the fold is not one of 0..9, or the share is not between 0 and 1.
+        SplitError: a class has only one group, so it cannot be in both training and validation.
     """
     fold = _test_fold(fold)
     if not 0 < share < 1:
@@ -220,8 +221,8 @@ def inner_validation(
     for label, column in zip(CLASSES, zip(*counts, strict=True) if counts else [()] * len(CLASSES), strict=True):
         if sum(n > 0 for n in column) < 2:
             raise SplitError(
-                f"class {label}: the training part of fold {fold} has {sum(n > 0 for n in column)} groups, at least 2 "
-                "are needed to set some aside; add patients, or set split.validation=none"
+                f"class {label}: the training part of fold {fold} has {sum(n > 0 for n in column)} groups, but inner "
+                "validation needs at least 2; add patients, or set split.validation=none"
             )
 
     goal = max(1, round(share * min(totals)))
@@ -240,7 +241,7 @@ def inner_validation(
             break
     if best is None:
         raise SplitError(
-            f"fold {fold}: no whole groups can be set aside from every class for validation; add patients, or set "
+            f"fold {fold}: inner validation cannot take whole groups from every class; add patients, or set "
             "split.validation=none"
         )
     chosen = {names[g] for g in best[1]}
@@ -256,13 +257,13 @@ def fold_roles(
     group: Group = "patient",
     copies: Copies = "near",
 ) -> pd.DataFrame:
-    """What every image is in the run of one fold: a truth table with the columns train, val, test and unseen.
+    """The role of every image in the run of one fold: boolean columns train, val, test and unseen.
 
-    It needs nothing but split.csv. Test is the fold itself, unseen is fold 10, and images of fold -1 have no role.
+    Only split.csv is needed. Test is the fold itself, unseen is fold 10, and images of fold -1 have no role.
 
     - ``validation="inner"``: val is `inner_validation`, taken out of train. The four columns are disjoint, by group.
     - ``validation="test"``: val equals test, which is why the roles are four columns and not one. The test fold then
-      chooses the model that it measures: an optimistic number.
+      both selects and scores the model, so its scores are optimistic.
     - ``validation="none"``: val is empty.
 
     Args:
@@ -271,15 +272,15 @@ def fold_roles(
         validation: ``inner``, ``test`` or ``none``.
         seed: the seed of the inner validation draw.
         group: the group that the table was made with.
-        copies: which copies the table was made to keep together.
+        copies: which copies the table keeps together.
 
     Returns:
         Booleans on the table's index, with the columns ``train``, ``val``, ``test`` and ``unseen``.
 
     Raises:
-        SettingError: the fold, the validation or the group is not an allowed one.
-        DataError: a column is missing, an image id comes twice, or a fold is not one of -1..10.
-        SplitError: a group lies in two folds: the table was edited, or made with another group.
+        SettingError: the fold, the validation or the group is not an allowed value.
+        DataError: a column is missing, an image id is not unique, or a fold is not one of -1..10.
+        SplitError: a group is in two folds: the table was edited, or made with another `group`.
 
     Example:
         >>> ids = [f"image{n}" for n in range(33)]
@@ -294,15 +295,15 @@ def fold_roles(
     _require(table, ["image_id", "label", "fold"])
     strange = [number for number in table["fold"] if number not in range(LEFT_OUT, N_FOLDS)]
     if strange:
-        raise DataError(f"the split has an image in fold {strange[0]}; folds are {LEFT_OUT}..{N_FOLDS - 1}")
+        raise DataError(f"the split has an image in fold {strange[0]}; must be {LEFT_OUT} to {N_FOLDS - 1}")
     groups = groups_of(table, group, copies)
     used = table["fold"] != LEFT_OUT
     split_up = _in_several(table["fold"][used], groups[used])
     if split_up:
         inside = table[used & (groups == split_up[0])].sort_values("image_id")
         raise SplitError(
-            f"images {', '.join(inside['image_id'][:4])} are one group (split.group={group}) but lie in folds "
-            f"{', '.join(map(str, sorted(set(inside['fold']))))}; make split.csv anew"
+            f"images {', '.join(inside['image_id'][:4])} are one group (split.group={group}) but are in folds "
+            f"{', '.join(map(str, sorted(set(inside['fold']))))}; make split.csv again"
         )
     test = table["fold"] == fold
     unseen = table["fold"] == UNSEEN_FOLD
@@ -320,23 +321,23 @@ def _require(table: pd.DataFrame, columns: Iterable[str]) -> None:
         raise DataError(f"the table has no column {', '.join(missing)}; its columns are {', '.join(map(str, table))}")
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
-        raise DataError(f"the image id {twice.iloc[0]} comes twice; every row needs its own")
+        raise DataError(f"image id {twice.iloc[0]} is not unique; give every row its own")
 
 
 def _test_fold(fold: int) -> int:
-    # bool is an int to Python, and numpy's integers are not: the comparison takes the second and not the first.
+    # bool is an int in Python and numpy integers are not; this check refuses bool and accepts numpy integers.
     if isinstance(fold, bool) or fold not in range(UNSEEN_FOLD):
         raise SettingError("fold", fold, f"0 to {UNSEEN_FOLD - 1}")
     return int(fold)
 
 
 def _known(value: object) -> str | None:
-    # NaN is the one value that differs from itself; pandas' own NA has no truth value at all.
+    # NaN is the only value unequal to itself; pandas' NA has no truth value.
     return None if value is None or value is pd.NA or value != value else str(value).strip() or None
 
 
 def _in_several(values: pd.Series, keys: pd.Series) -> list[str]:
-    """The keys that come with more than one value."""
+    """The keys that have more than one value."""
     pairs = pd.DataFrame({"key": keys, "value": values}).drop_duplicates()
     return sorted(pairs["key"][pairs["key"].duplicated()].unique())
 
@@ -347,7 +348,7 @@ def _content(image_id: str) -> str | None:
 
 
 def _joined(ties: Sequence[Sequence[Hashable]], n: int) -> list[int]:
-    """For each of n rows the root of its set: rows with an equal value in one of the ties are in one set."""
+    """For each of n rows the root of its set. Rows with an equal value in any of the ties are in one set."""
     parent = list(range(n))
 
     def root(i: int) -> int:
@@ -367,28 +368,26 @@ def _refuse_small_classes(images: pd.DataFrame, sizes: pd.DataFrame, group: Grou
     for label in CLASSES:
         number, groups = int(sizes[label].sum()), int((sizes[label] > 0).sum())
         if number < N_FOLDS:
-            raise SplitError(
-                f"class {label}: {number} images, at least {N_FOLDS} are needed, one for each fold; add images"
-            )
+            raise SplitError(f"class {label}: {number} images, at least {N_FOLDS} are needed, one per fold; add images")
         if groups < N_FOLDS:
             owner, remedy = ("patients", "add patients") if group == "patient" else ("different images", "add images")
             apart = groups_of(images[images["label"] == label], group, "bytes").nunique()
             if copies == "near" and apart >= N_FOLDS:
                 raise SplitError(
                     f"class {label}: {number} images of {apart} {owner}, but near copies join them to {groups} groups "
-                    f"and at least {N_FOLDS} are needed; look at copies.csv, and set split.copies=bytes if they are "
-                    "not copies"
+                    f"and at least {N_FOLDS} are needed; check copies.csv, and set split.copies=bytes if they are not "
+                    "copies"
                 )
             raise SplitError(
-                f"class {label}: {number} images of {groups} {owner}, at least {N_FOLDS} {owner} are needed, one for "
-                f"each fold; {remedy}" + (" or set split.group=image" if group == "patient" else "")
+                f"class {label}: {number} images of {groups} {owner}, at least {N_FOLDS} {owner} are needed, one per "
+                f"fold; {remedy}" + (" or set split.group=image" if group == "patient" else "")
             )
 
 
 def _fold_column(
     images: pd.DataFrame, position: dict[str, int], packing: Packing, numbers: Sequence[int], seed: int
 ) -> list[int]:
-    """The fold of each image; which images of a trimmed group stay is a random draw."""
+    """The fold of each image. The images kept of a trimmed group are drawn at random."""
     ids, labels, groups = (images[column].tolist() for column in ("image_id", "label", "group"))
     folds = [LEFT_OUT] * len(ids)
     stay = {(key, label): packing.kept[at][c] for key, at in position.items() for c, label in enumerate(CLASSES)}
@@ -408,7 +407,7 @@ def _reason(label: str, key: str, home: dict[str, int], largest: int, per_fold: 
 
 
 def _too_large(images: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
-    """Groups that near copies join and no fold can hold whole."""
+    """Warnings about groups that are joined by near copies and are too large for a fold."""
     found = []
     apart = groups_of(images, group, "bytes").groupby(images["group"]).nunique()
     for _, rows in images[images["group"].isin(apart.index[apart > 1])].groupby("group"):
@@ -417,7 +416,7 @@ def _too_large(images: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
             first = ", ".join(rows["path"].iloc[:3])
             found.append(
                 f"near copies join {len(rows)} images ({first}, ...) into one group with {count} images of {label}, "
-                f"and a fold holds {per_fold}: {int((rows['fold'] == LEFT_OUT).sum())} of them are left out; look at "
+                f"but a fold holds {per_fold}: {int((rows['fold'] == LEFT_OUT).sum())} of them are left out; check "
                 "copies.csv, and set split.copies=bytes if they are not copies."
             )
     return found
@@ -435,34 +434,34 @@ def _notes(
             trimmed = int(out["group"].isin(list(home)).sum())
             notes.append(
                 f"{label}: {len(out)} of {counted(total[label], 'image')} left out"
-                + (f", {trimmed} of them to trim groups that do not fit as a whole." if trimmed else ".")
+                + (f", {trimmed} of them to trim groups that do not fit whole." if trimmed else ".")
             )
     smallest = min(CLASSES, key=lambda label: total[label])
     if per_fold < total[smallest] // N_FOLDS:
         notes.append(
-            f"{smallest} has images for {total[smallest] // N_FOLDS} in every fold; the groups of some class are too "
-            f"large or too few for more than {per_fold}."
+            f"{smallest} has enough images for {total[smallest] // N_FOLDS} in every fold, but some class has too "
+            f"large or too few groups for more than {per_fold}."
         )
     patients = images["patient_id"].map(_known)
     known = patients.notna()
     if not known.all():
         notes.append(
-            f"Unknown patient: {int((~known).sum())} of {counted(len(images), 'image')}; each counts as a patient."
+            f"Unknown patient: {int((~known).sum())} of {counted(len(images), 'image')}; each counts as one patient."
         )
     same_bytes = groups_of(images, "image", "bytes")
     identical = len(images) - same_bytes.nunique()
     if identical:
-        together = "split.copies=off lets them lie in several folds" if copies == "off" else "copies share a fold"
+        together = "split.copies=off allows them in different folds" if copies == "off" else "copies share a fold"
         notes.append(
-            f"{counted(identical, 'image is a byte-identical copy', 'images are byte-identical copies')} of another "
-            f"one; {together}."
+            f"{counted(identical, 'image is a byte-identical copy', 'images are byte-identical copies')} of another; "
+            f"{together}."
         )
     content = groups_of(images, "image", copies) if copies == "near" else same_bytes
     near = same_bytes.nunique() - content.nunique()
     if near:
         notes.append(
-            f"{counted(near, 'image is a near copy', 'images are near copies')} of another one (copies.csv); copies "
-            "share a fold."
+            f"{counted(near, 'image is a near copy', 'images are near copies')} of another (copies.csv); copies share "
+            "a fold."
         )
     torn = len(_in_several(images["label"], content))
     if torn:

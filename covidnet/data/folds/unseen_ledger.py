@@ -1,4 +1,4 @@
-"""Which runs have scored the unseen fold of a split: a small file for each, in the cache."""
+"""Records which runs have scored a split's unseen fold, as one small file per run in the cache."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class UnseenLedger:
-    """The runs that have scored the unseen fold of one split, and the times it was opened.
+    """The runs that have scored the unseen fold of one split, and the occasions it was opened.
 
-    Each entry is a file of its own, named by the run: parallel jobs and other processes need no lock, and a run that
-    is resumed finds its own entry. The count covers one cache, and is too low where that was deleted.
+    Each entry is its own file, named after the run: parallel jobs need no lock, and a resumed run finds its own entry.
+    The count covers one cache, and is too low if that cache was deleted.
 
     Args:
-        folder: of the entries; see `of`.
+        folder: holds the entries; see `of`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,15 +37,15 @@ class UnseenLedger:
         return cls(cache_dir / "unseen" / split_sha256)
 
     def add(self, kind: str, name: str, facts: Mapping[str, Any]) -> int | None:
-        """Keep an entry; one of the same name is replaced.
+        """Write an entry, replacing one of the same name.
 
         Args:
             kind: ``run`` or ``opening``.
             name: of the run or the opening.
-            facts: what is kept of it, as JSON takes it.
+            facts: the entry's content, JSON-serialisable.
 
         Returns:
-            How many entries of this kind there are now; None where the cache cannot be written, which is logged.
+            How many entries of this kind there are now; None if the cache cannot be written (logged).
         """
         file = self.folder / f"{kind}-{name}.json"
         try:
@@ -58,7 +58,7 @@ class UnseenLedger:
         return None if names is None else len(names)
 
     def names(self, kind: str) -> set[str] | None:
-        """The names of the entries of a kind; None where no ledger can be read.
+        """The names of the entries of a kind; None if there is no readable ledger.
 
         Args:
             kind: ``run`` or ``opening``.
@@ -69,7 +69,7 @@ class UnseenLedger:
             return None
 
     def entries(self, kind: str) -> list[dict[str, Any]]:
-        """What is kept of the entries of a kind; damaged ones are passed over.
+        """The contents of the entries of a kind; damaged entries are skipped.
 
         Args:
             kind: ``run`` or ``opening``.

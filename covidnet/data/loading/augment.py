@@ -1,4 +1,4 @@
-"""The paper's three augmentations: fixed copies that belong to the image, or random ranges drawn anew."""
+"""The paper's three augmentations: as fixed copies of an image, or drawn at random in every epoch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from covidnet.base.classes import CLASSES
 from covidnet.base.errors import SettingError
 
 ORIGINAL = ""
-"""The operator of an image that is not augmented."""
+"""The operator of an unaugmented image."""
 
 Radiograph = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Operators:
-    """Rotation, zoom and shear of fixed size about the centre of the image; the edge's pixels fill what comes free.
+    """Rotation, zoom and shear of fixed size about the image centre; edge pixels fill the uncovered area.
 
     Args:
         rotation: degrees; the operators ``rotate+`` (counter-clockwise) and ``rotate-`` have this magnitude.
@@ -37,7 +37,7 @@ class Operators:
     shear: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse magnitudes that are no numbers, or that leave nothing of an image."""
+        """Refuse magnitudes that are not numbers, or that would destroy the image."""
         for name, value, low, high in (
             ("rotation", self.rotation, 0.0, 180.0),
             ("zoom", self.zoom, 0.1, 10.0),
@@ -52,7 +52,7 @@ class Operators:
             "rotate+": {"rotate": (self.rotation, self.rotation)},
             "rotate-": {"rotate": (-self.rotation, -self.rotation)},
             "zoom": {"scale": (self.zoom, self.zoom)},
-            # A number alone would shear both axes. Negative leans the top to the left, which is counter-clockwise.
+            # A single number would shear both axes. A negative shear leans the top left, which is counter-clockwise.
             "shear": {"shear": {"x": (-self.shear, -self.shear), "y": (0.0, 0.0)}},
         }
         if operator not in settings:
@@ -60,24 +60,24 @@ class Operators:
         return albumentations.Affine(p=1.0, border_mode=cv2.BORDER_REPLICATE, **settings[operator])
 
     def apply(self, operator: str, image: Radiograph) -> Radiograph:
-        """The image (H, W) under one operator; `ORIGINAL` gives it back as it is."""
+        """Apply one operator to the image (H, W); `ORIGINAL` returns it unchanged."""
         if operator == ORIGINAL:
             return image
         return np.asarray(self.affine(operator)(image=image)["image"], dtype=np.uint8)
 
     def describe(self) -> dict[str, object]:
-        """Name, parameters and library version: what the feature store's key holds."""
+        """Name, parameters and library version, for the feature store's key."""
         return {"name": "Operators", **asdict(self), "albumentations": albumentations.__version__}
 
 
 def copies_of(image_id: str) -> tuple[str, str, str]:
-    """The operators of an image's first, second and third copy: a fixed property of the image, the same in every fold.
+    """The operators of an image's first, second and third copy: a property of the image, the same in every fold.
 
     Args:
-        image_id: the image; nothing else goes into the draw.
+        image_id: the image; the draw depends on nothing else.
 
     Returns:
-        Rotation, zoom and shear in an order of the image's own, with the rotation's sign drawn.
+        Rotation, zoom and shear in an order drawn for the image, with the sign of the rotation drawn too.
 
     Example:
         >>> copies_of("0123456789abcdef") == copies_of("0123456789abcdef")
@@ -93,15 +93,15 @@ def copies_of(image_id: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class FixedCopies:
-    """Grow every class to a target with fixed copies of its training images.
+    """Grow every class to a target size with fixed copies of its training images.
 
-    Every image gets its first copy before any image gets its second, and images come in an order of their own
-    (a hash of their id), so that the copies of two folds are almost the same ones.
+    Every image gets its first copy before any image gets its second. The order of images is fixed (a hash of their id),
+    so that two folds have almost the same copies.
 
     Args:
         target_per_class: training images per class, copies included, at the size of the paper's data.
-        reference_per_class: the training images per class that the target is meant for; the target scales in
-            proportion to the images that there are. None takes the target as it is.
+        reference_per_class: the number of training images per class that the target is meant for. The target scales in
+            proportion to the actual number. None uses the target as it is.
         operators: the three operators.
     """
 
@@ -110,7 +110,7 @@ class FixedCopies:
     operators: Operators = Operators()
 
     def __post_init__(self) -> None:
-        """Refuse targets that are no counts."""
+        """Refuse targets that are not counts."""
         for name, value in (
             ("target_per_class", self.target_per_class),
             ("reference_per_class", self.reference_per_class),
@@ -121,7 +121,7 @@ class FixedCopies:
                 raise SettingError(f"augment.{name}", value, "an integer of at least 1")
 
     def target(self, size: int) -> int:
-        """Training images per class, for `size` images per class in the folds that are trained on.
+        """Training images per class, copies included, for `size` images per class in the training folds.
 
         Example:
             >>> FixedCopies().target(468), FixedCopies().target(27)
@@ -136,11 +136,11 @@ class FixedCopies:
 
         Args:
             train: the training images, with image_id and label.
-            size: images per class in the folds that are trained on, inner validation included: the target then
-                does not depend on how much of them validation takes.
+            size: images per class in the training folds, inner validation included, so that the target does not depend
+                on how many of them validation takes.
 
         Returns:
-            The rows of `train` with a column ``operator``, `ORIGINAL` first, then the copies of each class. A class
+            The rows of `train` with a column ``operator``: originals first, then the copies of each class. A class
             grows to at most four times its images, since there are three operators.
         """
         parts = [train.assign(operator=ORIGINAL)]
@@ -181,7 +181,7 @@ def online_augmentation(operators: Operators) -> Callable[[Radiograph, int], Rad
 
 
 def operators_of(settings: Mapping[str, Any]) -> Operators:
-    """The operators that the group ``augment`` describes; ``augment=none`` has the default ones and uses none."""
+    """The operators described by the group ``augment``; the defaults for ``augment=none``, which does not use them."""
     given = {k: settings[k] for k in ("rotation", "zoom", "shear") if k in settings}
-    # 5 and 5.0 are one operator, and so one key of the feature store; what is no number is refused by name.
+    # 5 and 5.0 must give the same key in the feature store. Values that are not numbers are refused by `Operators`.
     return Operators(**{k: float(v) if type(v) is int else v for k, v in given.items()})

@@ -1,4 +1,4 @@
-"""The LightningDataModule: picks images by fold and builds loaders, nothing else."""
+"""The LightningDataModule: selects images by fold and builds loaders, nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from covidnet.data.loading.transforms import Normalise, SquareFit
 
 PARTS = ("train", "val", "test", "unseen")
 
-# Bytes of images that the readers of one part may keep together: 20,000 images of 224 x 224 pixels.
+# Bytes of images that all readers of one part together may keep in memory: 20,000 images of 224 x 224 pixels.
 _MEMORY = 1 << 30
 
 
@@ -29,22 +29,22 @@ class FoldDataModule(pl.LightningDataModule):
     """Training, validation, test and unseen images of one fold.
 
     Args:
-        split: the table of split.csv, with a column sha256 of the manifest beside it.
+        split: the table of split.csv, with the manifest's column sha256.
         root: the folder that paths are relative to.
         fold: the test fold, 0..9.
         group: ``patient`` or ``image``, as the split was made.
         split_copies: ``near``, ``bytes`` or ``off``, as the split was made.
         validation: ``inner``, ``test`` or ``none``.
-        validation_seed: seed of the draw of inner validation.
+        validation_seed: seed of the inner validation draw.
         fit: makes an image square; 224 x 224 pixels by default.
-        normalise: makes it the network's input; by ImageNet's mean and deviation by default.
+        normalise: turns it into the network's input; with ImageNet's mean and standard deviation by default.
         copies: fixed copies of training images, or None.
         online: magnitudes of random augmentation of training images, or None.
         batch_size: images per batch.
         num_workers: worker processes that read images; None for one per spare core.
-        seed: seed of the order of training images.
+        seed: seed of the order of training images and of online augmentation.
         reading: keyword arguments of `covidnet.data.reading.images.read_image`.
-        locked: whether the unseen fold is kept out: its images are counted and never read.
+        locked: whether the unseen fold is locked: its images are counted but never read.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class FoldDataModule(pl.LightningDataModule):
         self.reading = reading or {}
         self.locked = locked
         self.features: dict[str, torch.Tensor] = {}
-        # The epoch that the training loader begins with: workers ask for images before Lightning tells it.
+        # The epoch that the training loader starts with: workers request images before Lightning sets it.
         self.epoch = 0
         roles = fold_roles(
             split, fold=fold, validation=validation, seed=validation_seed, group=group, copies=split_copies
@@ -93,25 +93,25 @@ class FoldDataModule(pl.LightningDataModule):
     def _rows(self, split: pd.DataFrame, roles: pd.DataFrame) -> dict[str, pd.DataFrame]:
         rows = {part: split[roles[part].to_numpy()].assign(operator=ORIGINAL) for part in PARTS}
         if self.copies is not None:
-            # Every fold holds the same number of each class, so the test fold tells the size of the nine others.
+            # Every fold has the same number of each class, so the test fold gives the size of the nine others.
             size = 9 * int((split["fold"] == self.fold).sum()) // split["label"].nunique()
             rows["train"] = self.copies.plan(rows["train"], size)
         return {part: table.reset_index(drop=True) for part, table in rows.items()}
 
     @property
     def read_parts(self) -> tuple[str, ...]:
-        """The parts whose images are read: all, or all but the unseen fold where that is locked."""
+        """The parts whose images are read: all, except the unseen fold if it is locked."""
         return tuple(part for part in PARTS if not (self.locked and part == "unseen"))
 
     @property
     def distinct_inputs(self) -> pd.DataFrame:
-        """Every image and copy that this fold looks at, once."""
+        """Every image and copy that this fold uses, once."""
         everything = pd.concat([self.rows[part] for part in self.read_parts], ignore_index=True)
         return everything.drop_duplicates(["sha256", "operator"], ignore_index=True)
 
     @property
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """For each part and class the number of images, and of inputs: images and their copies."""
+        """The number of images, and of inputs (images and their copies), by part and class."""
         return {
             part: {
                 label: {"films": int(of_class["image_id"].nunique()), "inputs": len(of_class)}
@@ -122,19 +122,19 @@ class FoldDataModule(pl.LightningDataModule):
         }
 
     def drop(self, image_ids: set[str]) -> None:
-        """Go on without some images, such as those that changed since prepare."""
+        """Exclude some images, such as those that changed since prepare."""
         self.rows = {p: t[~t["image_id"].isin(image_ids)].reset_index(drop=True) for p, t in self.rows.items()}
 
     def use_features(self, features: dict[str, torch.Tensor]) -> None:
         """Serve features instead of images.
 
         Args:
-            features: for each part the tensor (n, D), a row per row of ``self.rows[part]``.
+            features: a tensor (n, D) for each part, with one row per row of ``self.rows[part]``.
         """
         self.features = features
 
     def images(self, rows: pd.DataFrame, *, online: bool = False, memory: int = 0) -> ImageDataset:
-        """The dataset of some rows, read from files; `memory` as in `ImageDataset`."""
+        """A dataset of some rows, read from files; `memory` as in `ImageDataset`."""
         operators = self.copies.operators if self.copies else self.online or Operators()
         return ImageDataset(
             rows,
@@ -149,15 +149,15 @@ class FoldDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Training images in an order that depends on the seed and the epoch alone."""
+        """Training images in an order that depends only on the seed and the epoch."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
-        """Validation images; an empty list where there are none (``split.validation=none``)."""
+        """Validation images; an empty list if there are none (``split.validation=none``)."""
         return self._loader("val") if len(self.rows["val"]) else []
 
     def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
-        """The test fold and the unseen fold, in this order; the test fold alone where the unseen fold is locked."""
+        """The test fold and the unseen fold, in this order; only the test fold if the unseen fold is locked."""
         return [self._loader("test")] if self.locked else [self._loader("test"), self._loader("unseen")]
 
     def unseen_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -182,7 +182,7 @@ class FoldDataModule(pl.LightningDataModule):
             return DataLoader(dataset, self.batch_size, sampler=sampler, collate_fn=whole_batch)
         workers = min(self.num_workers, max(len(rows) - 1, 0) // self.batch_size)
         return DataLoader(
-            # Images of an unseen or test fold are read once or twice.
+            # Test and unseen images are read only once or twice, so they are not kept in memory.
             self.images(
                 rows, online=part == "train", memory=_MEMORY // max(workers, 1) if part in ("train", "val") else 0
             ),

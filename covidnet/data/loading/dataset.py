@@ -1,4 +1,4 @@
-"""Datasets: images from files, or the features of images that a frozen backbone has seen already."""
+"""Datasets: images from files, or features that a frozen backbone has already computed."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ Radiograph = npt.NDArray[np.uint8]
 class ImageDataset(Dataset[dict[str, Any]]):
     """Images read from files, made square, augmented and normalised.
 
-    An item is a dict of ``image`` float32 (C, H, W), ``label`` int64, ``image_id`` str and ``row`` int64 (the place in
-    `rows`).
+    An item is a dict of ``image`` float32 (C, H, W), ``label`` int64, ``image_id`` str and ``row`` int64 (the position
+    in `rows`).
 
-    Images are decoded here and not by `covidnet.data.reading.decoders`: bytes with the manifest's sha256 were decoded
-    within the limits when the manifest was made, and others are refused before they are decoded.
+    Images are decoded in this process, not by `covidnet.data.reading.decoders`. That is safe: files with the manifest's
+    sha256 were decoded within the limits when the manifest was made, and all others are refused before decoding.
 
     Args:
-        rows: one per item: image_id, path, label, operator, sha256; without a hash an image is refused.
+        rows: one per item: image_id, path, label, operator, sha256; an image without a hash is refused.
         root: the folder that path is relative to.
         fit: makes an image square.
-        normalise: makes it the network's input.
+        normalise: turns it into the network's input.
         operators: what the names in the column operator mean.
-        online: random augmentation of image and seed, on top; None for none.
-        seed: of the random augmentation, which depends on it, the epoch and the place alone.
+        online: additional random augmentation, a function of image and seed; None for none.
+        seed: of the random augmentation, which depends only on it, the epoch and the position.
         reading: keyword arguments of `read_image`.
-        memory: bytes of finished images that are kept in this process after their first reading. A network that is
-            trained whole sees every image in every epoch, and reading one takes longer than a small network does.
+        memory: bytes of transformed images to keep in this process after the first read. Training a whole network needs
+            every image in every epoch, and reading an image takes longer than a small network takes to process it.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.paths)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        # Every key is allowed below, so that Python's own way of going through a sequence would not end.
+        # __getitem__ accepts any key, so Python's default iteration over a sequence would never end.
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, key: int) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         epoch, index = divmod(int(key), len(self.paths))
         image = self._image(index)
         if self.online is not None:
-            # From no generator: those of workers that live on are not what they would be in a run that was resumed.
+            # Not from a generator: in persistent workers its state would differ from that of a resumed run.
             image = self.online(image, int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0] >> 1))
         return {
             "image": torch.from_numpy(self.normalise(image)),
@@ -93,18 +93,18 @@ class ImageDataset(Dataset[dict[str, Any]]):
         }
 
     def _image(self, index: int) -> Radiograph:
-        """The square image under its fixed operator, from memory where it is kept."""
+        """The square image after its fixed operator, from memory if it was kept."""
         key = (self.sha256[index], self.operators_of_rows[index])
         if key in self._kept:
             return self._kept[key]
         image = self.operators.apply(key[1], self._square(index))
-        # All images are of one size, so that their number tells the bytes.
+        # All images have the same size, so their number gives the bytes.
         if (len(self._kept) + 1) * image.nbytes <= self.memory:
             self._kept[key] = image
         return image
 
     def _square(self, index: int) -> Radiograph:
-        # An image and its copies stand side by side in a feature pass: it is read and decoded once for all of them.
+        # In a feature pass an image and its copies are adjacent: it is read and decoded once for all of them.
         sha256 = self.sha256[index]
         if self._last is None or self._last[0] != sha256:
             image = read_image(self.root / self.paths[index], sha256=sha256, **self.reading)
@@ -118,7 +118,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
     A batch is a dict of ``features`` float32 (N, D), ``label`` int64 (N) and ``image_id``, an array of str (N).
 
     Args:
-        features: (n, D), a row per image.
+        features: (n, D), one row per image.
         rows: image_id and label, in the same order.
     """
 
@@ -137,16 +137,16 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        """A whole batch; `whole_batch` keeps the loader from taking it apart."""
+        """A whole batch; `whole_batch` keeps the loader from collating it again."""
         chosen = torch.as_tensor(indices) % len(self.labels)
         return {
             "features": self.features[chosen],
             "label": self.labels[chosen],
-            # No list: Lightning looks for tensors in every item of one, which takes a tenth of a head's training.
+            # Not a list: Lightning searches every item of one for tensors, which takes a tenth of a head's training.
             "image_id": self.image_ids[chosen.numpy()],
         }
 
 
 def whole_batch(batch: Any) -> Any:
-    """The collate function of `FeatureDataset`: its batches are made already."""
+    """The collate function of `FeatureDataset`, whose batches are already collated."""
     return batch

@@ -1,4 +1,4 @@
-"""The order of training images: it depends on the seed and the epoch alone, so that a stopped run can go on with it."""
+"""The order of training images. It depends only on the seed and the epoch, so that a stopped run can be resumed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch.utils.data import DistributedSampler
 
 
 class EpochShuffle(DistributedSampler[int]):
-    """Every place once, in an order of its own for each epoch, whatever was drawn before.
+    """Yield every index once, in an order that depends only on the seed and the epoch.
 
-    What it gives is the place plus the epoch times the number of places: a dataset that draws something at random for
-    an item knows from it which epoch it is for, also in a worker process that was started epochs ago.
+    The yielded key is the index plus the epoch times the size. From it a dataset that augments at random knows the
+    epoch, even in a worker process that was started epochs ago.
 
-    Of several processes each gets a share, and shares are of one size: the first places of the order fill the last one.
+    With several processes, each gets a share of equal size: the first indices of the order pad the last share.
 
     Args:
-        size: number of places.
+        size: number of indices.
         seed: of the orders.
-        rank: which of the processes this is.
-        processes: how many there are.
+        rank: the rank of this process.
+        processes: the number of processes.
 
     Example:
         >>> sampler = EpochShuffle(4, seed=0)
@@ -31,16 +31,16 @@ class EpochShuffle(DistributedSampler[int]):
     """
 
     def __init__(self, size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
-        # Of Lightning's samplers for several processes only this class is left as it is.
+        # Lightning replaces every sampler but a DistributedSampler when there are several processes.
         super().__init__(range(size), num_replicas=processes, rank=rank)  # type: ignore[arg-type]  # its length is used
         self.size = size
         self.seed = seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it before each epoch.
+        """Set the epoch. Lightning calls this before each epoch.
 
         Args:
-            epoch: from 0 on.
+            epoch: counted from 0.
         """
         self.epoch = epoch
 
@@ -48,6 +48,6 @@ class EpochShuffle(DistributedSampler[int]):
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
-        # A generator reads the epoch when the first item is asked for, not when the loader is made.
+        # As a generator, this reads the epoch at the first item, not when the loader is made.
         order = np.resize(np.random.default_rng([self.seed, self.epoch]).permutation(self.size), self.total_size)
         yield from (int(place) + self.epoch * self.size for place in order[self.rank :: self.num_replicas])

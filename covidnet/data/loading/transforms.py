@@ -1,4 +1,4 @@
-"""From a grey image of any size to the square tensor of a network. Deterministic; randomness lives in augment."""
+"""Turn a grey image of any size into a network's square input. Deterministic; random augmentation is in augment."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from covidnet.base.errors import SettingError
 FITS = ("squash", "crop", "pad")
 
 MAX_SIDE = 4096
-"""Pixels: a square beyond it is a slip, or a file that is to fill the memory."""
+"""Pixels. A larger square is a mistake, or a file made to exhaust memory."""
 
 
 @dataclass(frozen=True)
 class SquareFit:
-    """Make an image square and shrink or enlarge it to the network's size.
+    """Make an image square and resize it to the network's size.
 
-    One channel is kept to the end: augmentation and normalisation of three equal channels would cost three times.
+    The image stays single-channel: augmenting and normalising three equal channels would cost three times as much.
 
     Args:
         size: side of the result in pixels.
-        fit: ``squash`` changes the aspect ratio (the usual way, and ours for the paper), ``crop`` keeps the central
+        fit: ``squash`` changes the aspect ratio (the usual choice, and ours for the paper), ``crop`` keeps the central
             square, ``pad`` adds black bars.
     """
 
@@ -32,7 +32,7 @@ class SquareFit:
     fit: str = "squash"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done before any image is read."""
+        """Refuse invalid settings before any image is read."""
         if self.fit not in FITS:
             raise SettingError("data.fit", self.fit, FITS)
         if isinstance(self.size, bool) or not isinstance(self.size, int) or not 1 <= self.size <= MAX_SIDE:
@@ -51,8 +51,8 @@ class SquareFit:
             top, left = (side - height) // 2, (side - width) // 2
             square[top : top + height, left : left + width] = image
             image = square
-        # INTER_AREA averages where it shrinks, so that no detail aliases; it is no good for enlarging. An image can
-        # need one along its width and the other along its height.
+        # INTER_AREA averages when it shrinks, which prevents aliasing, but is poor at enlarging. An image may need to
+        # shrink along one axis and grow along the other.
         height, width = (min(side, self.size) for side in image.shape)
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
         if image.shape != (self.size, self.size):
@@ -62,14 +62,14 @@ class SquareFit:
         return image
 
     def back(self, square: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """What lies on the square, such as a heat map, where it lies on the image.
+        """Map something on the square, such as a heat map, back to the image.
 
         Args:
             square: (size, size) float32.
             shape: (H, W) of the image.
 
         Returns:
-            (H, W); 0 where ``crop`` left the image out.
+            (H, W); 0 in the part that ``crop`` removed.
         """
         height, width = shape
         if self.fit == "squash":
@@ -84,7 +84,7 @@ class SquareFit:
         return image
 
     def describe(self) -> dict[str, object]:
-        """Name, parameters and library version: what the feature store's key holds."""
+        """Name, parameters and library version, for the feature store's key."""
         return {"name": "SquareFit", **asdict(self), "opencv": cv2.__version__}
 
 
@@ -106,7 +106,7 @@ class Normalise:
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(H, W) 8-bit grey to (C, H, W) float32."""
-        # An image has 256 values: a table per channel is exact and needs no arithmetic per pixel.
+        # There are only 256 grey values: a lookup table per channel is exact and needs no arithmetic per pixel.
         values = np.arange(256, dtype=np.float64) / 255.0
         table = (values[None] - np.array(self.mean)[:, None]) / np.array(self.std)[:, None]
         return np.take(table.astype(np.float32), image, axis=1)

@@ -14,8 +14,8 @@ Bytes = NDArray[np.uint8]
 Points = NDArray[np.float64]
 Stroke = tuple[list[Points] | Points, float, float]
 
-# Body coordinates: one unit is half the width of the rib cage, u grows to the right of the image (the patient's left),
-# v grows downwards, and (0, 0) lies at the height of the hila. Shapes of one side are given for u > 0 and mirrored.
+# Body coordinates: one unit is half the width of the rib cage. u grows to the right of the image (the patient's left),
+# v grows downwards, and (0, 0) is at the height of the hila. Shapes on one side are given for u > 0 and mirrored.
 _CHEST_WALL = ((0.22, -1.10), (0.38, -1.10), (0.58, -0.97), (0.73, -0.72), (0.83, -0.38), (0.89, 0.0), (0.92, 0.36))
 _MEDIAL_WALL = ((0.05, 0.48), (0.05, 0.0), (0.05, -0.6), (0.10, -0.98))
 _SUPERIOR = ((-0.14, -1.6), (-0.15, -0.88), (-0.17, -0.55), (-0.18, -0.26))
@@ -54,7 +54,7 @@ TRAITS: dict[str, tuple[float, float]] = {
     "breast_r": (0.34, 0.48), "shoulder": (-0.10, 0.10), "clavicle": (-0.08, 0.06), "bubble": (-1.0, 1.0),
     "spine": (-0.03, 0.03), "scapula": (0.4, 1.0), "mottle": (0.6, 1.4),
 }  # fmt: skip
-"""Measures of a body and their ranges: ratios around 1, densities, or lengths in body units."""
+"""Body measures and their ranges: ratios around 1, densities, or lengths in body units."""
 
 
 def curve(points: Sequence[Sequence[float]] | Points, *, closed: bool = False, steps: int = 6) -> Points:
@@ -86,8 +86,8 @@ def cloud(rng: np.random.Generator, cells: Sequence[int], side: int = 128) -> Fl
 
     Args:
         rng: the source of the texture.
-        cells: grid sizes of the layers, coarse to fine; each layer weighs 0.6 of the one before.
-        side: height and width of the texture; half of it is the finest grid that does not look like tiles.
+        cells: grid sizes of the layers, coarse to fine; each layer has 0.6 of the previous layer's weight.
+        side: height and width of the texture; grids finer than half of it look like tiles.
 
     Returns:
         Texture of shape (side, side), mean about 0, standard deviation about 0.8.
@@ -111,7 +111,7 @@ def ramp(x: Floats, low: float, high: float) -> Floats:
 
 
 def blur(image: Floats, sigma: float) -> Floats:
-    """Gaussian blur that costs the same for every `sigma` (pixels): wide ones run on a shrunk copy."""
+    """Gaussian blur at a cost independent of `sigma` (pixels): wide blurs run on a shrunk copy."""
     height, width = image.shape
     shrink = 1
     while sigma / shrink > 4:
@@ -124,7 +124,7 @@ def blur(image: Floats, sigma: float) -> Floats:
 
 @dataclass(frozen=True)
 class View:
-    """Where the body lies on an image.
+    """Where the body is on an image.
 
     Args:
         matrix: from body coordinates to pixels, shape (2, 3).
@@ -140,7 +140,7 @@ class View:
         return float(np.hypot(self.matrix[0, 0], self.matrix[1, 0]))
 
     def small(self, side: int = 64) -> View:
-        """The same view on an image with this short side, for everything that is smooth."""
+        """The same view on an image with this short side, for drawing smooth structures."""
         ratio = side / min(self.shape)
         height, width = (round(n * ratio) for n in self.shape)
         by = np.array([[width / self.shape[1]], [height / self.shape[0]]])
@@ -149,11 +149,11 @@ class View:
         return View(matrix, (height, width))
 
     def grown(self, small: Floats) -> Floats:
-        """An image of the `small` view at the size of this one."""
+        """Resize an image of the `small` view to the size of this one."""
         return np.asarray(cv2.resize(small, self.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
     def pixels(self, points: Points) -> NDArray[np.int32]:
-        """Points (any number of lines of them) in sixteenths of a pixel, as OpenCV's drawing functions take them."""
+        """Points (of any number of lines) in sixteenths of a pixel, as OpenCV's drawing functions expect."""
         return np.rint((points @ self.matrix[:, :2].T + self.matrix[:, 2]) * 16).astype(np.int32)
 
     def grid(self) -> tuple[Floats, Floats]:
@@ -170,12 +170,12 @@ class View:
         return self._finished(canvas, soft)
 
     def drawn(self, strokes: Iterable[Stroke], soft: float = 0.0) -> Floats:
-        """Lines, each stroke given as (lines, width in body units, brightness 0..1), painted one over the other."""
+        """Draw strokes over one another; a stroke is (lines, width in body units, brightness 0..1)."""
         canvas = np.zeros(self.shape, np.uint8)
         for lines, width, level in strokes:
             thin = width * self.scale
             thick = max(1, round(thin))
-            # A line under one pixel is drawn one pixel wide and fainter.
+            # A line thinner than one pixel is drawn one pixel wide, but fainter.
             shade = int(255 * level * min(1.0, thin / thick))
             cv2.polylines(
                 canvas,
@@ -189,7 +189,7 @@ class View:
         return self._finished(canvas, soft)
 
     def textured(self, texture: Floats) -> Floats:
-        """A `cloud` laid over the image, fixed to the body."""
+        """A `cloud` over the image, fixed to the body."""
         cell = 3.2 / len(texture)
         place = np.array([[cell, 0, -1.6], [0, cell, -1.6], [0, 0, 1]])
         matrix = np.vstack([self.matrix, [0, 0, 1]]) @ place
@@ -224,7 +224,7 @@ def _vessels(rng: np.random.Generator) -> list[tuple[float, Points]]:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Everything about a patient that all of their images share.
+    """What all images of a patient share.
 
     Args:
         traits: the measures named in `TRAITS`.
@@ -240,7 +240,7 @@ class Anatomy:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Anatomy:
-        """A random patient, drawn from a stream of random numbers of their own."""
+        """A random patient, drawn from their own random stream."""
         traits = {name: float(rng.uniform(*bounds)) for name, bounds in TRAITS.items()}
         return cls(traits, _vessels(rng), cloud(rng, (6, 14, 30, 60)), cloud(rng, (5, 11, 24)))
 
@@ -254,7 +254,7 @@ class Anatomy:
         return float(np.interp(v, [p[1] for p in _CHEST_WALL[1:]], [p[0] for p in _CHEST_WALL[1:]]))
 
     def lung(self, side: int, breath: float) -> Points:
-        """Outline of one lung with the part that the heart hides.
+        """Outline of one lung, including the part hidden by the heart.
 
         Args:
             side: -1 for the patient's right lung (left on the image), 1 for the left.
@@ -277,7 +277,7 @@ class Anatomy:
         return self.placed(curve(np.concatenate(parts), closed=True))
 
     def ribs(self) -> tuple[list[Points], list[Points]]:
-        """Middle lines of the rear and of the front parts of the ribs: tilted half rings seen from behind."""
+        """Centre lines of the posterior and the anterior parts of the ribs: tilted half rings seen from behind."""
         rear, front = [], []
         turn = np.linspace(0.1, np.pi * 0.86, 30)
         for i in range(10):
@@ -292,7 +292,7 @@ class Anatomy:
         return rear, front
 
     def pair(self, shape: Sequence[Sequence[float]], trait: str, fat: float = 0.0) -> list[Points]:
-        """Both sides of a bone that lies as high as a trait says and further out the fatter the body is."""
+        """Both sides of a bone. A trait gives its height; the fatter the body, the further out it is."""
         line = curve(np.asarray(shape) * [1 + fat * self.traits["fat"], 1.0] + [0.0, self.traits[trait]])
         return [self.placed(line, side) for side in (-1, 1)]
 
@@ -305,7 +305,7 @@ class Anatomy:
         return torso, [self.placed(arm, side) for side in (-1, 1)]
 
     def placed(self, points: Points, side: int = 1) -> Points:
-        """Points of the left side on the side asked for, stretched to the patient's height."""
+        """Points given for the left side, on the requested side and stretched to the patient's height."""
         return points * np.array([float(side), self.traits["tall"]])
 
 
@@ -315,8 +315,8 @@ class Projection:
 
     Args:
         depth: optical depth, about 0 beside the body, 0.5 in the lungs and 2.5 at the spine.
-        air: the part of the depth that the air of the lungs takes away: what a lesion can fill.
-        lungs: where the image shows lung that neither heart nor diaphragm hides.
+        air: the depth missing because of air in the lungs, which a lesion can fill.
+        lungs: where the image shows lung not hidden by heart or diaphragm.
     """
 
     depth: Floats
@@ -365,12 +365,12 @@ def _bones(a: Anatomy, view: View, u: Floats, v: Floats) -> Floats:
 
 
 def project(a: Anatomy, view: View, breath: float) -> Projection:
-    """The patient's chest without lesions on one image.
+    """Project the patient's chest, without lesions, onto one image.
 
     Args:
         a: the patient.
-        view: how the patient stands before the image.
-        breath: how far the diaphragm is lower than usual, in body units.
+        view: the patient's position on the image.
+        breath: how much lower than usual the diaphragm is, in body units.
     """
     t, low = a.traits, view.small()
     u, v = low.grid()

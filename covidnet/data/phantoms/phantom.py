@@ -1,4 +1,4 @@
-"""Phantoms: synthetic chest radiographs with known lesions, in which nothing but the lesions tells the class."""
+"""Phantoms: synthetic chest radiographs with known lesions, where only the lesions reveal the class."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from covidnet.base.progress import available_cores, progress_bar
 from covidnet.data.phantoms.anatomy import Anatomy, Floats, Projection, View, blur, cloud, project, ramp
 
 DRAWING = 2
-"""Raised whenever the same settings give other images, so that sets drawn before are not taken for new ones."""
+"""Increased whenever the same settings give different images, so that older sets are not mistaken for new ones."""
 
 FAULTS: tuple[str, ...] = ("copies", "shared_patient", "corner_mark", "source")
-"""Mistakes of real collections to plant: copies and patients in two classes, marks and sources that tell the class."""
+"""Faults of real data sets to plant: copies and patients in two classes, marks and sources that reveal the class."""
 
 FOLDERS: dict[str, str] = dict(zip(CLASSES, ("COVID19", "NORMAL", "PNEUMONIA"), strict=True))
-"""The folder of each class, as the public collections name it."""
+"""The folder of each class, named as in public data sets."""
 
 _SOURCES = dict(zip(CLASSES, ("phantom-a", "phantom-b", "phantom-c"), strict=True))
 _FAULT_SHARE = 0.03
@@ -61,7 +61,7 @@ class PhantomImage:
 
 
 def _stream(seed: int, *key: int) -> np.random.Generator:
-    # Streams are told apart by key, never by order of use: what one draws cannot shift what another draws.
+    # Streams differ by key, not by order of use: draws from one cannot shift draws from another.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
@@ -82,15 +82,15 @@ def _stand(a: Anatomy, rng: np.random.Generator, size: int) -> View:
 
 
 def _lesions(label: str, a: Anatomy, view: View, rng: np.random.Generator, course: float) -> Floats:
-    """How much of the lung's air is gone at severity 1, as -log(air left), before the lung's outline is applied.
+    """How much of the lung's air is lost at severity 1, as -log(air left), before the lung's outline is applied.
 
-    COVID-19 lies in both lungs, at the outer wall and mostly low (doi:10.1148/radiol.2020201160); pneumonia is one
-    focus in one lung, at any height.
+    COVID-19 affects both lungs, peripherally and mostly low (doi:10.1148/radiol.2020201160); pneumonia is one focus in
+    one lung, at any height.
     """
     low = view.small()
     u, v = low.grid()
     texture = low.textured(cloud(rng, (10, 22, 44)))
-    # Thickened septa make a fine net in the haze of COVID-19; filled acini run together into the flecks of pneumonia.
+    # In COVID-19, thickened septa form a fine net in the haze. In pneumonia, filled acini merge into flecks.
     grain, uneven = ((84, 126), 0.55) if label == "COVID-19" else ((26, 46), 0.45)
     fine = uneven * view.textured(cloud(rng, grain, side=256))
     foci: list[tuple[float, float, float, float, float, float]] = []
@@ -110,17 +110,18 @@ def _lesions(label: str, a: Anatomy, view: View, rng: np.random.Generator, cours
     patchy = np.clip(0.85 + 0.2 * texture, 0, 1)
     for out, at, wide, high, dense, soft in foci:
         away = np.hypot((u - out) / wide, (v - at * a.traits["tall"]) / high) + 0.35 * texture
-        # A focus near the midline stops there: the other lung has foci of its own or none.
+        # A focus near the midline stops there: the other lung has its own foci or none.
         left *= 1 - min(0.97, dense * course) * ramp(1.2 - away, 0.0, soft) * patchy * (u * np.sign(out) > 0)
     return view.grown(-np.log(left)) * np.clip(1 + fine, 0.15, 2.0)
 
 
 def _exposed(projection: Projection, fill: Floats, view: View, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Grey values of an image with its own scatter, edge enhancement, noise, brightness and contrast."""
+    """Grey values of an image with random scatter, edge enhancement, noise, brightness and contrast."""
     depth = projection.depth
     scatter, sharpen = rng.uniform(0.08, 0.28), rng.uniform(0.2, 0.45)
     depth = (1 - scatter) * depth + scatter * blur(depth, 0.35 * view.scale)
-    # Lesions come after everything that reaches beyond a pixel, so that the rest of the image cannot tell the class.
+    # Lesions are added after every operation that spreads beyond a pixel, so the rest of the image cannot reveal the
+    # class.
     depth = depth + sharpen * (depth - blur(depth, 0.05 * view.scale)) + fill
     grain = rng.standard_normal(depth.shape, dtype=np.float32)
     grain = 0.7 * grain + 0.9 * np.asarray(cv2.GaussianBlur(grain, (0, 0), 0.8), np.float32)
@@ -146,7 +147,7 @@ def _marked(image: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:
 
 
 def _processed(image: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:
-    """The look of one make of machine per class: sharpened, smoothed, or with a black frame."""
+    """One machine's processing per class: sharpened, smoothed, or with a black frame."""
     smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
     if label == "COVID-19":
         return np.asarray(cv2.addWeighted(image, 2.0, smooth, -1.0, 0), np.uint8)
@@ -178,10 +179,10 @@ def draw_image(
     seed: int = 0,
     faults: Sequence[str] = (),
 ) -> PhantomImage:
-    """One synthetic radiograph: the same arguments give the same image.
+    """Draw one synthetic radiograph. The same arguments give the same image.
 
-    Anatomy depends on (seed, patient), exposure and position on (seed, patient, image). The label decides the lesions
-    alone: outside them the images of all labels agree in every pixel, and at severity 0 everywhere.
+    Anatomy depends on (seed, patient), exposure and position on (seed, patient, image). The label determines only the
+    lesions: outside them, images of all labels are equal pixel for pixel, and at severity 0 they are equal everywhere.
 
     Args:
         label: one of `CLASSES`.
@@ -190,7 +191,7 @@ def draw_image(
         size: short side in pixels, 64 or more.
         severity: how conspicuous lesions are; 0 hides them, 1 is usual, 2 is obvious.
         seed: another seed gives other patients.
-        faults: of `FAULTS`; ``copies`` and ``shared_patient`` concern sets of images and change nothing here.
+        faults: of `FAULTS`; ``copies`` and ``shared_patient`` concern sets of images and have no effect here.
 
     Returns:
         The image with its masks.
@@ -222,14 +223,14 @@ def draw_image(
     if "corner_mark" in faults:
         drawn = _marked(drawn, label)
     source = _SOURCES[label] if "source" in faults else "phantom"
-    # Smoothed, so that the fine net of a lesion leaves no holes in its mask.
+    # Smooth the mask, so that the fine net of a lesion leaves no holes in it.
     lesion = (blur(fill, 0.02 * view.scale) > 0.08) & projection.lungs
     return PhantomImage(drawn, lesion, projection.lungs, label, f"phantom-{patient:04d}", "PA", source)
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """A file to write: its own class and patient, and the image that it shows (another one's for a planted copy)."""
+    """A file to write: its class and patient, and the image it shows (another file's for a planted copy)."""
 
     label: str
     patient: int
@@ -245,13 +246,14 @@ def _slots(images_per_class: int, seed: int, faults: tuple[str, ...]) -> list[_S
     rng = _stream(seed, _SET)
     patients: list[tuple[str, int]] = []
     for label in CLASSES:
-        # Filled share by share, so that eleven folds of whole patients use every image of a multiple of eleven.
+        # Filled share by share, so that eleven folds of whole patients can use all images if their number is a multiple
+        # of eleven.
         for share in range(11):
             left = images_per_class // 11 + (share < images_per_class % 11)
             while left:
                 patients.append((label, min(left, int(rng.integers(1, 5)))))
                 left -= patients[-1][1]
-    # Shuffled before they are numbered: a patient's number says nothing about the class.
+    # Shuffled before numbering, so that a patient's number does not reveal the class.
     patients = [patients[i] for i in rng.permutation(len(patients))]
     slots = [
         _Slot(label, patient, image, (label, patient, image))
@@ -283,21 +285,21 @@ def _slots(images_per_class: int, seed: int, faults: tuple[str, ...]) -> list[_S
 
 
 def _renumbered(slot: _Slot, patient: int, patients: list[tuple[str, int]]) -> _Slot:
-    # The images that a patient has in a second class are numbered on from those in the first.
+    # A patient's images in a second class continue the numbering of those in the first.
     image = slot.image if patient == slot.patient else slot.image + patients[patient][1]
     return _Slot(slot.label, patient, image, (slot.label, patient, image))
 
 
 def _write(folder: Path, slots: Sequence[_Slot], options: dict[str, Any], own_process: bool = False) -> int:
     if own_process:
-        # One process per core is enough of them.
+        # There is already one process per core.
         cv2.setNumThreads(1)
     for slot in slots:
         image = draw_image(*slot.shows, **options)
         masks = {"masks/lesion": image.lesion_mask, "masks/lung": image.lung_mask}
         pictures = {"": image.image} | {place: mask.astype(np.uint8) * 255 for place, mask in masks.items()}
         for place, picture in pictures.items():
-            # Encoded here and written by Python, because OpenCV keeps silent about a full disk.
+            # Encoded here and written by Python, because OpenCV does not report a full disk.
             data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
             (folder / place / slot.filename).write_bytes(data.tobytes())
     return len(slots)
@@ -308,7 +310,7 @@ def _write_all(folder: Path, slots: list[_Slot], options: dict[str, Any], worker
     few = workers == 1 or len(slots) < 100 or multiprocessing.current_process().daemon
     with progress_bar() as bar:
         task = bar.add_task("phantoms", total=len(slots))
-        # Not multiprocessing: its fork locks up where threads run, and its spawn runs the caller's script again.
+        # Not multiprocessing: fork can deadlock with running threads, and spawn runs the caller's script again.
         pool = joblib.Parallel(1 if few else workers, return_as="generator_unordered")
         for done in pool(joblib.delayed(_write)(folder, chunk, options, not few) for chunk in chunks):
             bar.advance(task, done)
@@ -319,7 +321,7 @@ def _stored(root: Path, settings: dict[str, Any]) -> pd.DataFrame | None:
         return None
     note, table = root / "phantoms.json", root / "metadata.csv"
     if not (note.is_file() and table.is_file()):
-        raise DataError(f"{root}: is not a folder of phantoms; give an empty or new folder as data.root")
+        raise DataError(f"{root}: not a folder of phantoms; give an empty or new folder as data.root")
     kept = json.loads(note.read_text(encoding="utf-8"))
     changed = [f"{name}={kept.get(name)}" for name in settings if kept.get(name) != settings[name]]
     if changed:
@@ -339,16 +341,16 @@ def write_phantoms(
     faults: Sequence[str] = (),
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """A folder of phantoms in class folders, with masks and metadata.csv: written whole or not at all.
+    """Write phantoms into class folders, with masks and metadata.csv, completely or not at all.
 
     Args:
-        root: a new or empty folder, or one that an earlier call filled with the same settings: it is used again.
+        root: a new or empty folder, or one that an earlier call filled with the same settings, which is reused.
         images_per_class: images of each class, 1 or more.
         size: short side of the images in pixels.
         severity: how conspicuous lesions are, see `draw_image`.
         seed: another seed gives another set.
-        faults: mistakes to plant, of `FAULTS`; numbers of images per class stay the same.
-        workers: processes; None for one per processor that this process may use.
+        faults: faults to plant, of `FAULTS`; the number of images per class stays the same.
+        workers: processes; None for one per core available to this process.
 
     Returns:
         One row per image: filename (relative to `root`), label, patient_id, view, source.
@@ -382,7 +384,7 @@ def write_phantoms(
         try:
             partial.replace(root)
         except OSError:
-            # Another process finished first: its folder is kept. Anything else is a true error.
+            # If another process finished first, its folder is kept. Anything else is a real error.
             if not root.is_dir() or not any(root.iterdir()):
                 raise
     finally:

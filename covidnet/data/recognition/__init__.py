@@ -1,1 +1,1 @@
-"""The same image again: alignment, search, overlap of data sets, training images."""
+"""Recognise the same image again: alignment, search, overlap of data sets, training images."""

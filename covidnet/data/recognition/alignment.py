@@ -1,4 +1,4 @@
-"""How alike two images are at 64 x 64 pixels where one may be a part of the other: by matrix products of many."""
+"""Similarity of two images at 64 x 64 pixels if one may be a crop of the other, computed by batched matrix products."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ LEAST = 44.0
 """The smallest window in pixels of the 64: just over two thirds of a side."""
 
 WHOLE = 61.5
-"""From this length on a window is taken for the whole side: less than 4% of it are off."""
+"""A window at least this long counts as the whole side: less than 4% of it is cut off."""
 
-# Of local contrast below that, in grey levels, nothing is made.
+# Added to the local contrast, in grey levels, so that weaker contrast is not amplified.
 _NOISE = 8.0
 
-# A picture of one grey has that length by rounding, a picture of two greys more than 1; it stays as short.
+# Rounding alone gives a uniform image a length below this. It is not scaled up to 1; an image of two greys is longer.
 _NOTHING = 0.01
 
-# The lengths and the step of the windows that are tried first: any window down to 77% of a side is close to one.
+# Lengths and step of the initial windows: any window down to 77% of a side is close to one of them.
 _LENGTHS = (64.0, 57.0, 51.0)
 _STEP = 3.2
 
-# A step of the refinement moves and scales a window by no more than these shares of it.
+# The most that one refinement step moves and scales a window, as shares of it.
 _MOVE, _SCALE = 0.08, 0.1
 
 
 @dataclass(frozen=True)
 class Level:
-    """Pictures at one size, freed of what brightness, contrast and gamma change: of local mean and local contrast.
+    """Images at one size, with local mean and contrast removed, as brightness, contrast and gamma change these.
 
     Args:
         side: height and width in pixels.
-        sigma: of the Gaussian that tells the local mean, in pixels.
+        sigma: of the Gaussian that gives the local mean, in pixels.
     """
 
     side: int
     sigma: float
 
     def of(self, pictures: Floats, rows: Floats | None = None, columns: Floats | None = None) -> Floats:
-        """The windows of pictures at this size.
+        """Windows of images at this size.
 
         Args:
             pictures: (..., 64, 64).
@@ -62,7 +62,7 @@ class Level:
         return self.normalised(left @ pictures @ np.swapaxes(right, -1, -2))
 
     def normalised(self, small: Floats) -> Floats:
-        """Pictures of this size with local mean and contrast taken out, of mean 0 and length 1.
+        """Images of this size with local mean and contrast removed, scaled to mean 0 and length 1.
 
         Args:
             small: (..., side, side).
@@ -76,16 +76,16 @@ class Level:
 
 
 COARSE = Level(16, 1.0)
-"""Where all windows of all images are compared."""
+"""The level at which all windows of all images are compared."""
 
 MIDDLE = Level(32, 1.5)
 
 FINE = Level(64, 2.0)
-"""Where the similarity is told."""
+"""The level at which the similarity is measured."""
 
 
 def windows() -> npt.NDArray[np.float64]:
-    """The windows that are tried first.
+    """The initial windows.
 
     Returns:
         (W, 4) top, height, left, width in pixels of the 64; the first is the whole.
@@ -111,7 +111,7 @@ def coarse_windows(pixels: Pixels) -> Floats:
     found = np.empty((len(pixels), len(axis) ** 2, side * side), np.float32)
     for start in range(0, len(pixels), 32):
         some = pixels[start : start + 32].astype(np.float32)
-        # As in Level.normalised, but for all windows of an image at once.
+        # Like Level.normalised, for all windows of an image at once.
         detail = plain @ some @ plain.T
         detail -= blurred @ some @ blurred.T
         shape = (len(some), len(axis), side, len(axis) * side)
@@ -128,13 +128,13 @@ def coarse_windows(pixels: Pixels) -> Floats:
 def refine(
     inner: Pixels, outer: Pixels, window: npt.NDArray[np.float64], levels: Sequence[tuple[Level, int]]
 ) -> tuple[Floats, npt.NDArray[np.float64]]:
-    """Move and stretch windows of images until they show what other images show.
+    """Move and stretch windows of images until they match other images.
 
     Args:
         inner: (B, 64, 64) uint8.
         outer: (B, 64, 64) uint8; a window of each is compared with the whole of `inner`.
-        window: (B, 4) to begin with: top, height, left, width in pixels of the 64.
-        levels: and the steps at each.
+        window: (B, 4), the initial windows: top, height, left, width in pixels of the 64.
+        levels: the levels, each with its number of steps.
 
     Returns:
         (B,) the correlation at the last level, and (B, 4) the windows.
@@ -162,7 +162,7 @@ def refine(
 
 
 def window_matrices(start: npt.ArrayLike, length: npt.ArrayLike, side: int) -> Floats:
-    """What takes a part of 64 pixels to fewer or as many, each the mean of what it covers.
+    """Matrices that resample a part of 64 pixels to fewer or as many pixels, each the mean of what it covers.
 
     Args:
         start: (B,) in pixels, 0..64.
@@ -183,7 +183,7 @@ def window_matrices(start: npt.ArrayLike, length: npt.ArrayLike, side: int) -> F
 
 
 def _moved(window: npt.NDArray[np.float64], change: npt.NDArray[np.floating], side: int) -> npt.NDArray[np.float64]:
-    """Windows after a step, kept inside the image and above the least length."""
+    """Windows after a step, kept inside the image and no shorter than the minimum."""
     moved = np.empty_like(window)
     for n in (0, 2):
         start, length = window[:, n], window[:, n + 1]
@@ -194,10 +194,11 @@ def _moved(window: npt.NDArray[np.float64], change: npt.NDArray[np.floating], si
 
 
 def _directions(target: Floats) -> tuple[Floats, Floats]:
-    """What a difference looks like if it comes from a shift or a stretch of an axis.
+    """How an image changes if an axis is shifted or stretched.
 
     Returns:
-        (B, 4, pixels) the slopes, and (B, 4, 4) what turns their products with a difference into the least squares.
+        (B, 4, pixels) the slopes, and (B, 4, 4) matrices that turn their products with a difference into the
+        least-squares solution.
     """
     place = np.arange(target.shape[-1], dtype=np.float32) + np.float32(0.5)
     down, across = np.gradient(target, axis=(1, 2))
@@ -205,7 +206,7 @@ def _directions(target: Floats) -> tuple[Floats, Floats]:
         len(target), 4, target.shape[1] * target.shape[2]
     )
     square = (slopes @ slopes.swapaxes(1, 2)).astype(np.float64)
-    # An image without structure has no direction; it then stays where it is.
+    # An image without structure has no direction to move in; its window stays where it is.
     square += 1e-6 * (np.trace(square, axis1=1, axis2=2)[:, None, None] + 1e-6) * np.eye(4)
     return slopes, np.linalg.inv(square).astype(np.float32)
 
@@ -230,10 +231,10 @@ def gaussian(side: int, sigma: float) -> Floats:
     """(side, side): a Gaussian blur of one axis, mirrored at the ends."""
     place = np.arange(side)
     weights = np.zeros((side, side))
-    # Beyond four sigmas there is nothing, and no sigma here is longer than a side.
+    # The kernel is negligible beyond four sigmas, and no sigma here is longer than a side.
     for turn in (-1, 0, 1):
         for there in (place, -1 - place):
             weights += np.exp(-0.5 * ((place[:, None] - there - 2 * turn * side) / sigma) ** 2)
-    # Numbers near 0 that float32 holds as denormal ones make a product many times slower.
+    # Denormal float32 values near 0 would make a product many times slower.
     weights[weights < 1e-6] = 0.0
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

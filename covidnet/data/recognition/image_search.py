@@ -1,4 +1,4 @@
-"""Images that are windows of other images, whatever was done to them: an index, then a coarse and a fine look."""
+"""Find images that are windows of other images, however transformed: an index, then coarse and fine comparison."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ NEAR_DUPLICATE = "near-duplicate"
 
 COLUMNS = ("image", "other", "kind", "similarity")
 
-# Images that are compared at the finer levels, for each image that is looked for.
+# Candidates per image that are compared at the finer levels.
 _CANDIDATES = 6
 
-# Pairs whose windows are compared, for each image that is looked for: those that share most places.
+# Candidates per image whose windows are compared: those that share most landmarks.
 _LIKELY = 24
 
-# A turned image is found as a whole, and shares most of its places.
+# A rotated image is matched as a whole, so it shares most of its landmarks.
 _LIKELY_TURNED, _SHARED_TURNED = 3, 8
 
-# What is so far below the limit in its best window does not reach it.
+# A pair whose best window is this far below the limit at the coarse level does not reach the limit.
 _ROUGH = 0.17
 
-# What is so far below the limit at the middle level does not reach it at the fine one.
+# A pair this far below the limit at the middle level does not reach it at the fine level.
 _PROMISING = 0.07
 
-# Images, others and pairs at a time, so that memory does not grow with their number.
+# Chunk sizes of images, others and pairs, so that memory does not grow with their number.
 _IMAGES, _OTHERS, _PAIRS = 512, 64, 128
 
 
 @dataclass(frozen=True)
 class Guise:
-    """What was done to an image before it was cropped: mirrored first, then turned."""
+    """How an image was transformed before it was cropped: mirrored first, then turned."""
 
     mirrored: bool = False
     turns: int = 0
 
 
 UPRIGHT = (0,)
-"""Turns by 90 degrees that are tried, mirrored and not."""
+"""The turns by 90 degrees to try, mirrored and not."""
 
 TURNED = (1, 2, 3)
 
@@ -64,18 +64,18 @@ def search(
     itself: npt.NDArray[np.intp] | None = None,
     tick: Callable[[int], None] = lambda count: None,
 ) -> pd.DataFrame:
-    """Every image that is found as a window of another, or turned as the whole of another.
+    """Find every image that is a window of another, or, turned, the whole of another.
 
     Args:
         images: (N, 64, 64).
         others: (M, 64, 64).
         index: of the others.
-        turns: that are tried: `UPRIGHT` or `TURNED`.
-        limit: of the similarity.
-        itself: (N,) which of the others an image is, so that it is not compared with itself.
-        tick: is told how many of the images were looked at.
+        turns: the turns to try: `UPRIGHT` or `TURNED`.
+        limit: the lowest similarity of a match.
+        itself: (N,) each image's own index among the others, so that it is not compared with itself.
+        tick: called with the number of images just searched.
     """
-    # Many small products: threads of the library for each of them would only wait for one another.
+    # There are many small products: BLAS threads within each would only wait for one another.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
         tables = []
         for turn in turns:
@@ -86,10 +86,10 @@ def search(
 
 
 def table_of(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
-    """Rows as a table of `COLUMNS`, with the same types where there are none.
+    """Rows as a table of `COLUMNS`, with the same types even without rows.
 
     Args:
-        rows: number of the image, number of the other, kind, similarity.
+        rows: index of the image, index of the other, kind, similarity.
     """
     kinds = {"image": np.intp, "other": np.intp, "kind": object, "similarity": np.float64}
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
@@ -97,7 +97,7 @@ def table_of(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs that are compared: numbers of image and other, whether the image is mirrored, how often it is turned."""
+    """Pairs to compare: indices of image and other, whether the image is mirrored, and its turns by 90 degrees."""
 
     image: Ints
     other: Ints
@@ -113,7 +113,7 @@ def _likely(
     pool: ThreadPoolExecutor,
     tick: Callable[[int], None],
 ) -> _Pairs:
-    """The pairs that the index finds, by image."""
+    """The candidate pairs from the index, by image."""
 
     def look(start: int) -> tuple[int, tuple[Ints, Ints, Ints, Ints]]:
         some = slice(start, start + _IMAGES)
@@ -130,7 +130,7 @@ def _likely(
 
 
 def _compared(upright: Pixels, others: Pixels, pairs: _Pairs, limit: float, pool: ThreadPoolExecutor) -> pd.DataFrame:
-    """The pairs that reach the limit, from their best window at the coarse level on."""
+    """The pairs that reach the limit, refined from their best window at the coarse level."""
     rough, first = _coarse(upright, others, pairs, pool)
     order = np.lexsort((-np.abs(rough), pairs.image))
     rank = np.arange(len(order)) - np.searchsorted(pairs.image[order], pairs.image[order])
@@ -163,7 +163,7 @@ def _compared(upright: Pixels, others: Pixels, pairs: _Pairs, limit: float, pool
 def _coarse(
     upright: Pixels, others: Pixels, pairs: _Pairs, pool: ThreadPoolExecutor
 ) -> tuple[npt.NDArray[np.float32], Ints]:
-    """The correlation of each pair at its best window, negative where inverted, and the number of that window."""
+    """The correlation of each pair at its best window (negative if inverted), and the index of that window."""
     small = np.empty((2, len(upright), COARSE.side**2), np.float32)
     for start in range(0, len(upright), _IMAGES):
         some = slice(start, start + _IMAGES)
@@ -177,7 +177,7 @@ def _coarse(
     def compare(start: int) -> None:
         some = slice(start, start + _OTHERS)
         chunk = others[wanted[some]]
-        # A turned image is found as a whole: the first guess is not one of its windows.
+        # A turned image is matched as a whole, so its smaller windows are not tried.
         parts = COARSE.of(chunk.astype(np.float32)).reshape(len(chunk), 1, -1) if pairs.turns else coarse_windows(chunk)
         for part, begin, end in zip(parts, begins[some].tolist(), ends[some].tolist(), strict=True):
             here = order[begin:end]
@@ -191,7 +191,7 @@ def _coarse(
 
 
 def _kind(guise: Guise, inverted: bool, window: npt.NDArray[np.float64]) -> str:
-    """What was done to an image, in words."""
+    """How an image was transformed, in words."""
     words = [f"rotated by {90 * guise.turns} degrees"] if guise.turns else []
     words += ["mirrored"] if guise.mirrored else []
     words += ["inverted"] if inverted else []

@@ -1,4 +1,4 @@
-"""Images that look the same around some places: a short list of likely copies, without a comparison of all pairs."""
+"""Find likely copies by shared landmarks, without comparing all pairs of images."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from covidnet.data.recognition.alignment import Floats, Level, gaussian
 Ints = npt.NDArray[np.intp]
 
 PLACES = 32
-"""Places of an image: the strongest spots of its detail, bright and dark ones."""
+"""Landmarks per image: the places with the strongest detail, bright or dark."""
 
 _DETAIL = Level(SIDE, 3.0)
 _SMOOTH = 1.0
 _MARGIN = 5
 
-# A patch has 12 x 12 points, every second pixel around a place, and is described by its lowest frequencies.
+# A patch has 12 x 12 points, every second pixel around a landmark, and is described by its lowest frequencies.
 _REACH = 11
 _ORDER = 5
 _WIDTH = 0.35
 
-# A part that lost a fifth of each side shows its patches larger, by a quarter: those of the others are read twice.
+# Cropping a fifth off each side enlarges patches by a quarter, so patches of the others are read at two zooms.
 _ZOOMS = (1.0, 1.18)
 
-# From this correlation on two patches are alike.
+# Two patches match above this correlation.
 _ALIKE = 0.85
 
-# A place of an image and of a part of it are no further apart than that, in pixels of the 64.
+# The most that a landmark moves when an image is cropped, in pixels of the 64.
 _FAR = 14
 
-# Only patches with equal bits are compared. The number of bits grows with that of the images, so that about as many
-# patches share them as before. Bits that many more share tell nothing. Those nearest to the other side are tried both
-# ways.
+# Only patches with equal hash bits are compared. The number of bits grows with the number of images, so that about
+# _SHARE patches have the same bits. Bits shared by more than _COMMON times as many are uninformative and skipped. The
+# _FLIPPED least certain bits of a query are tried both ways.
 _SHARE = 32
 _COMMON = 8
 _FLIPPED = 3
@@ -46,10 +46,10 @@ _FLIPPED = 3
 
 @dataclass(frozen=True)
 class Landmarks:
-    """The places of N images.
+    """The landmarks of N images.
 
     Args:
-        patches: (zooms, N, `PLACES`, D) float32, what is around each place, the same for an inverted image.
+        patches: (zooms, N, `PLACES`, D) float32, descriptors of the landmarks, equal for an inverted image.
         at: (N, `PLACES`, 2) int16, row and column in pixels of the 64.
     """
 
@@ -58,11 +58,11 @@ class Landmarks:
 
     @classmethod
     def of(cls, pixels: Pixels, zooms: tuple[float, ...] = (1.0,)) -> Landmarks:
-        """Find the places of thumbnails.
+        """Find the landmarks of thumbnails.
 
         Args:
             pixels: (N, 64, 64) uint8.
-            zooms: by which patches are enlarged.
+            zooms: the factors by which patches are enlarged.
         """
         waves = _waves()[0]
         patches = np.empty((len(zooms), len(pixels), PLACES, waves.shape[1]), np.float32)
@@ -86,10 +86,10 @@ class Landmarks:
 
 
 class LandmarkIndex:
-    """The places of many images, found again by hash bits of their patches.
+    """The landmarks of many images, looked up by hash bits of their patches.
 
-    The bits are signs of projections, of which those nearest to 0 are tried both ways; work for an image does not grow
-    with the number of images.
+    The bits are signs of projections; those nearest to 0 are tried both ways. The work per query does not grow with the
+    number of images.
 
     Args:
         pixels: (M, 64, 64) uint8.
@@ -102,7 +102,7 @@ class LandmarkIndex:
         with threadpool_limits(1, "blas"):
             places = Landmarks.of(pixels, _ZOOMS)
         every = places.patches.reshape(-1, places.patches.shape[-1])
-        # Of waves that mirroring turns round the mean is 0, so that a mirrored patch has the same whiteness.
+        # The mean of waves that change sign under mirroring is set to 0, so that a mirrored patch is whitened alike.
         even = _waves()[1] > 0
         self._mean = np.where(even, every.mean(0), 0.0).astype(np.float32) if len(every) else np.float32(0.0)
         self._spread = (every.std(0) if len(every) else np.float32(0.0)) + np.float32(1e-6)
@@ -120,16 +120,16 @@ class LandmarkIndex:
         self._image, self._at = place // PLACES, places.at.reshape(-1, 2)[place]
 
     def likely(self, pixels: Pixels, count: int, itself: Ints | None = None) -> tuple[Ints, Ints, Ints, Ints]:
-        """The images that share most places with others, as they are, inverted or mirrored, whole or in part.
+        """The indexed images that share most landmarks with each query: as is, inverted or mirrored, whole or cropped.
 
         Args:
-            pixels: (N, 64, 64) uint8.
-            count: of the others for each image, at most.
-            itself: (N,) which of the others an image is, so that it is not told of itself.
+            pixels: (N, 64, 64) uint8, the queries.
+            count: the most matches per query.
+            itself: (N,) each query's own index among the others, so that it does not match itself.
 
         Returns:
-            Four arrays of one length, sorted by image, the most alike first: the image, the other, 1 where it was
-            mirrored, and how many pairs of places are alike.
+            Four arrays of equal length, sorted by image, best match first: the image, the other, 1 if mirrored, and the
+            number of matching pairs of landmarks.
         """
         image, other, mirrored, votes = self._shared(Landmarks.of(pixels))
         if itself is not None:
@@ -141,18 +141,18 @@ class LandmarkIndex:
         return image[kept], other[kept], mirrored[kept], votes[kept]
 
     def _shared(self, places: Landmarks) -> tuple[Ints, Ints, Ints, Ints]:
-        """Image, other, mirrored, and pairs of places, for all that share one."""
+        """Image, other, mirrored, and matching pairs of landmarks, for all pairs that share one."""
         patches, at = places.patches[0].reshape(-1, places.patches.shape[-1]), places.at.reshape(-1, 2)
         where = np.concatenate([at, at * [1, -1] + [0, SIDE - 1]])
         white = self._white(np.concatenate([patches, patches * _waves()[1]]))
-        codes, asked = self._asked(white)
+        codes, patch = self._probes(white)
         cells, begins = np.unique(codes, return_index=True)
         ranges = (begins, np.append(begins[1:], len(codes)), self._starts[cells], self._starts[cells + 1])
         found = [np.zeros(0, np.intp)]
         for begin, end, low, high in zip(*(part.tolist() for part in ranges), strict=True):
             if not 0 < high - low <= _COMMON * _SHARE:
                 continue
-            here = asked[begin:end]
+            here = patch[begin:end]
             one, two = np.nonzero(white[here] @ self._patches[low:high].T > _ALIKE)
             one, two = here[one], two + low
             near = (np.abs(where[one] - self._at[two]) <= _FAR).all(1)
@@ -162,8 +162,8 @@ class LandmarkIndex:
         mirrored, image = np.divmod(guise, max(len(places.at), 1))
         return image, other, mirrored, votes
 
-    def _asked(self, white: Floats) -> tuple[Ints, Ints]:
-        """The bits that are looked up, sorted, and the patch of each."""
+    def _probes(self, white: Floats) -> tuple[Ints, Ints]:
+        """The hash codes to look up, sorted, and the patch of each."""
         side = white @ self._planes
         nearest = np.argpartition(np.abs(side), _FLIPPED - 1, axis=1)[:, :_FLIPPED]
         codes = ((side > 0) @ self._weights)[:, None]
@@ -173,7 +173,7 @@ class LandmarkIndex:
         return codes.ravel()[order], order // codes.shape[1]
 
     def _white(self, patches: Floats) -> Floats:
-        """Patches of length 1 in which every wave tells as much as another, so that a product is a correlation."""
+        """Whitened patches of length 1: every wave has equal weight, and a product is a correlation."""
         white = (patches - self._mean) / self._spread
         white /= np.maximum(np.linalg.norm(white, axis=-1, keepdims=True), np.float32(1e-9))
         return white
@@ -190,7 +190,7 @@ def _peaks(size: Floats) -> tuple[Ints, Ints]:
 
 @lru_cache
 def _waves() -> tuple[Floats, Floats]:
-    """(points, D) waves of a patch under a bell, and (D,) the sign that mirroring gives each."""
+    """(points, D) cosine waves of a patch under a bell, and (D,) the sign of each under mirroring."""
     points = _REACH + 1
     point = np.arange(points)
     wave = np.cos(np.pi * (point[:, None] + 0.5) * point / points)

@@ -1,4 +1,4 @@
-"""Images of one data set inside another: the same file, or the same image in another guise."""
+"""Find images of one data set in another: the same file, or the same image transformed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from covidnet.data.recognition.image_search import COLUMNS, TURNED, UPRIGHT, sea
 from covidnet.data.recognition.landmarks import LandmarkIndex
 
 SIMILARITY = 0.72
-"""Correlation at 64 x 64 pixels from which on two images are taken for one, where images are as different as people
-are.
+"""Two images count as one from this correlation at 64 x 64 pixels, in data sets as diverse as people are.
 
-Of 1,157 radiographs of 774 patients no two of different people reach it: of 668,000 pairs the most alike have 0.68, but
-for three pairs of one patient who is listed twice. Of planted copies 99% to 100% of each kind do
+In 1,157 radiographs of 774 patients, no two images of different people reach it. The highest of 668,000 pairs is 0.68,
+apart from three pairs of one patient who is listed twice. Of planted copies, 99% to 100% of each kind reach it
 (`benchmarks/overlap.py`).
 """
 
 HIGHEST = 0.95
-"""No limit is above this: where images resemble each other more than that, they cannot be told apart."""
+"""The highest limit. Images that resemble each other even more cannot be distinguished."""
 
 SAME_FILE = "same file"
 
@@ -32,15 +31,15 @@ COPY_COLUMNS = ("path", "label", "other_path", "other_label", "kind", "similarit
 """Columns of copies.csv."""
 
 METHOD = 2
-"""Is raised where `find_copies` finds other pairs than before, so that what was kept is not used any more."""
+"""Increased whenever `find_copies` finds different pairs, so that cached results are not reused."""
 
-# Images from which it is measured how alike those of one set are.
+# Images sampled to measure how similar the images of one set are.
 _SAMPLE = 200
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one side, as they are recognised.
+    """A set of images, as needed to recognise them.
 
     Args:
         sha256: (N,) hashes of the files, hexadecimal.
@@ -55,44 +54,44 @@ class ImageSet:
 
 
 def find_overlap(images: ImageSet, others: ImageSet, *, progress: bool = True) -> pd.DataFrame:
-    """Which images are there among others, and how they were changed.
+    """Find the images that are among the others, and how they were transformed.
 
-    Found are the same bytes; the same image saved again, resized, with another brightness, contrast or gamma; mirrored,
-    inverted, or both; cropped by up to a fifth of each side, wherever the part lies, and the other way round; all of
-    that together; and turned by 90, 180 or 270 degrees where it is not cropped. Images of one patient that were taken
-    within a short time may be as alike as that.
+    An image is found if the file is identical, or if the image was saved again, resized, or changed in brightness,
+    contrast or gamma; mirrored, inverted or both; cropped by up to a fifth of each side, anywhere, or the other way
+    round; any of these together; or turned by 90, 180 or 270 degrees without cropping. Two images of one patient taken
+    shortly after each other may match too.
 
-    Local mean and contrast are taken out of each thumbnail. An index tells which images look the same around some
-    places (`LandmarkIndex`); of the 24 likeliest all windows are compared at 16 x 16 pixels, the best six are aligned
-    by least squares, and the correlation at 64 x 64 pixels decides. It is compared with `likeness_limit` of the others.
+    Local mean and contrast are removed from each thumbnail. An index finds the 24 most likely matches by shared
+    landmarks (`LandmarkIndex`). All their windows are compared at 16 x 16 pixels, and the best six are aligned by least
+    squares. A match needs a correlation at 64 x 64 pixels of at least `likeness_limit` of the others.
 
     Args:
-        images: that are looked for.
-        others: among which.
+        images: the images to find.
+        others: the images to search.
         progress: whether a progress bar is drawn.
 
     Returns:
-        At most one row per image, the best: ``image`` and ``other`` (numbers of rows), ``kind`` (``same file``,
-        ``near-duplicate``, or what was done, such as ``mirrored and inverted``) and ``similarity`` (0..1), sorted by
-        image. ``cropped`` images show a part of the other; the other shows a part of ``uncropped`` ones.
+        At most one row per image, the best match: ``image`` and ``other`` (row indices), ``kind`` (``same file``,
+        ``near-duplicate``, or the transformation, such as ``mirrored and inverted``) and ``similarity`` (0..1), sorted
+        by image. A ``cropped`` image shows a part of the other; of an ``uncropped`` image the other shows a part.
     """
     found = [_same_files(images, others), *_searches(images, others, alone=False, progress=progress)]
     table = pd.concat(found, ignore_index=True)
-    # The same file is told of where there is one, and otherwise the most alike.
+    # Prefer the same file, then the most similar image.
     table = table.sort_values("similarity", ascending=False, kind="stable").drop_duplicates("image")
     return table.sort_values("image", ignore_index=True)
 
 
 def find_copies(images: ImageSet, *, progress: bool = True) -> pd.DataFrame:
-    """Images of one set that are there more than once, in any guise that `find_overlap` knows.
+    """Find images that occur more than once in a set, under any transformation that `find_overlap` knows.
 
     Args:
-        images: of the set.
+        images: the set.
         progress: whether a progress bar is drawn.
 
     Returns:
-        One row per pair, in the form of `find_overlap`, with ``image`` below ``other``; which of the two was changed is
-        not told. Of many copies of one image not all pairs are told, but each copy is in one.
+        One row per pair, as in `find_overlap`, with ``image`` below ``other``. It does not say which of the two was
+        transformed. If an image has many copies, not all pairs are listed, but each copy is in at least one.
     """
     found = [_same_files(images, images, alone=True), *_searches(images, images, alone=True, progress=progress)]
     table = pd.concat(found, ignore_index=True)
@@ -103,10 +102,10 @@ def find_copies(images: ImageSet, *, progress: bool = True) -> pd.DataFrame:
 
 
 def named_copies(found: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of `find_copies` as they stand in copies.csv.
+    """The pairs of `find_copies` as rows of copies.csv.
 
     Args:
-        found: as `find_copies` returns them.
+        found: the result of `find_copies`.
         images: rows with path and label, in the order of the `ImageSet`.
 
     Returns:
@@ -125,13 +124,13 @@ def named_copies(found: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def likeness_limit(images: ImageSet) -> float:
-    """The similarity from which on two images are one: `SIMILARITY`, or more where images of the set are more alike.
+    """The similarity from which two images count as one: `SIMILARITY`, or more if the images of the set are more alike.
 
-    Drawn images (phantoms) are. Of up to 200 images the similarity to the nearest other one is measured; the limit is
-    three robust standard deviations above its median, so that copies within the set do not raise it.
+    Phantoms are more alike. For up to 200 images, the similarity to the nearest other image is measured. The limit is
+    three robust standard deviations above the median, so that copies within the set do not raise it.
 
     Args:
-        images: of the set among which others are looked for.
+        images: the set that is searched.
 
     Returns:
         `SIMILARITY` to `HIGHEST`.
@@ -144,7 +143,7 @@ def _limit(pixels: Pixels, index: LandmarkIndex) -> float:
         return SIMILARITY
     sample = np.unique(np.linspace(0, len(pixels) - 1, min(_SAMPLE, len(pixels))).round().astype(np.intp))
     found = search(pixels[sample], pixels, index, UPRIGHT, -1.0, itself=sample)
-    # An image that shares no place with another is like none.
+    # An image that shares no landmark with another resembles none.
     nearest = found.groupby("image")["similarity"].max().reindex(range(len(sample)), fill_value=0.0).to_numpy()
     median = float(np.median(nearest))
     spread = 1.4826 * float(np.median(np.abs(nearest - median)))
@@ -159,7 +158,7 @@ def _same_files(images: ImageSet, others: ImageSet, alone: bool = False) -> pd.D
             first.setdefault(sha256, n)
     for n, sha256 in enumerate(images.sha256.tolist()):
         if sha256 in first:
-            # Above every correlation, so that it comes first.
+            # The highest similarity, so that identical files sort first.
             rows.append((n, first[sha256], SAME_FILE, 1.0))
         elif alone:
             first[sha256] = n
@@ -167,7 +166,7 @@ def _same_files(images: ImageSet, others: ImageSet, alone: bool = False) -> pd.D
 
 
 def _searches(images: ImageSet, others: ImageSet, *, alone: bool, progress: bool) -> Iterator[pd.DataFrame]:
-    """Tables of images as parts of the others, of turned images, and of others as parts of images."""
+    """Yield the matches of images as parts of the others, of turned images, and of others as parts of images."""
     if not (len(images) and len(others)):
         return
     itself = np.arange(len(images)) if alone else None
@@ -185,6 +184,6 @@ def _searches(images: ImageSet, others: ImageSet, *, alone: bool, progress: bool
         if not alone:
             index = LandmarkIndex(images.pixels)
             table = search(others.pixels, images.pixels, index, UPRIGHT, limit, tick=tick)
-            # Where both show the whole image, the first search has found it.
+            # If both show the whole image, the first search already found the pair.
             table = table[table["kind"].str.contains("cropped")].rename(columns={"image": "other", "other": "image"})
             yield table.assign(kind=table["kind"].str.replace("cropped", "uncropped"))[list(COLUMNS)]

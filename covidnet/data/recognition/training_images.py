@@ -1,4 +1,4 @@
-"""training_images.npz of a run folder: by what the images that a model has seen are recognised in another data set."""
+"""training_images.npz of a run folder: fingerprints to recognise a model's training images in another data set."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pandas as pd
 from covidnet.data.reading.thumbnails import SIDE, Thumbnails, read_arrays, write_arrays
 
 FILE = "training_images.npz"
-"""Lies in the run folder. It holds no path and no patient, but small pictures of images: it is shared as those are."""
+"""In the run folder. It has no paths or patients, but thumbnails: share it only as you would share the images."""
 
 _FORMER_FILE = "training_films.npz"
 
 PARTS = ("train", "val", "test", "unseen")
-"""Parts of a run's images. Those of ``train`` and ``val`` shaped the model: val chose its checkpoint."""
+"""Parts of a run's images. ``train`` and ``val`` shaped the model: val selected its checkpoint."""
 
 SHAPING = ("train", "val")
-"""What the model was fitted to or chosen by."""
+"""The parts that the model was fitted to or selected by."""
 
 
 class TrainingImages(NamedTuple):
@@ -29,7 +29,7 @@ class TrainingImages(NamedTuple):
 
     Attributes:
         image_id: (N,) of the study's manifest.
-        part: (N,) the part of the run's images, one of `PARTS`; the first of them where an image is in several.
+        part: (N,) one of `PARTS`; the first of them if an image is in several.
         sha256: (N,) hash of the file's bytes, hexadecimal.
         pixels: (N, 64, 64) uint8 thumbnails.
     """
@@ -43,7 +43,7 @@ class TrainingImages(NamedTuple):
         """Some of the images.
 
         Args:
-            chosen: (N,) bool, or numbers of images.
+            chosen: (N,) bool, or indices of images.
         """
         return TrainingImages(self.image_id[chosen], self.part[chosen], self.sha256[chosen], self.pixels[chosen])
 
@@ -53,14 +53,14 @@ def write_training_images(run_folder: Path, rows: Mapping[str, pd.DataFrame], th
 
     Args:
         run_folder: of the run; it must exist.
-        rows: for each of `PARTS` its images with image_id and sha256; an image may have several rows (copies).
+        rows: the images of each of `PARTS`, with image_id and sha256; an image may have several rows (copies).
         thumbnails: of the study. An image without one is left out.
 
     Returns:
         The file.
 
     Raises:
-        WriteError: the system refused; an old file is unchanged.
+        WriteError: the file cannot be written; an old file is unchanged.
     """
     tables = [rows[part][["image_id", "sha256"]].assign(part=part) for part in PARTS if part in rows]
     known = {image_id: n for n, image_id in enumerate(thumbnails.image_id)}
@@ -76,7 +76,7 @@ def write_training_images(run_folder: Path, rows: Mapping[str, pd.DataFrame], th
 
 
 def read_training_images(run_folder: Path) -> TrainingImages | None:
-    """A run's images; None where the run kept none, as before there was this file, or it is damaged (logged).
+    """A run's images; None if the run, as older ones, has no such file, or if it is damaged (logged).
 
     Args:
         run_folder: of the run.

@@ -220,16 +220,16 @@ def test_near_copies_share_a_fold_and_a_side_of_inner_validation(group: Group, t
     assert used.groupby("copy_of")["fold"].nunique().max() == 1
     role = fold_roles(table, fold=3, group=group).loc[used.index].idxmax(axis=1)
     assert role.groupby(used["copy_of"]).nunique().max() == 1
-    assert "30 images are near copies of another one" in " ".join(split.notes)
+    assert "30 images are near copies of another (" in " ".join(split.notes)
 
 
 def test_copies_that_chain_into_a_group_larger_than_a_fold_are_named() -> None:
     images = near(images_of([p for c in range(3) for p in one_class([1] * 44, c)]), list(range(20)))
     split = balanced_folds(images)
-    [told] = split.warnings
-    assert told in split.notes
-    assert re.search(r"join 20 images \(\S+, \S+, \S+, \.\.\.\) into one group with 20 images of COVID-19", told)
-    assert told.endswith("look at copies.csv, and set split.copies=bytes if they are not copies.")
+    [warning] = split.warnings
+    assert warning in split.notes
+    assert re.search(r"join 20 images \(\S+, \S+, \S+, \.\.\.\) into one group with 20 images of COVID-19", warning)
+    assert warning.endswith("check copies.csv, and set split.copies=bytes if they are not copies.")
     assert not balanced_folds(images, copies="bytes").warnings
 
 
@@ -440,7 +440,7 @@ def test_unusable_tables_are_refused_by_name() -> None:
     manifest = images_of([p for c in range(3) for p in one_class([1] * 11, c)])
     with pytest.raises(DataError, match="no column patient_id"):
         balanced_folds(manifest.drop(columns="patient_id"))
-    with pytest.raises(DataError, match="comes twice"):
+    with pytest.raises(DataError, match="is not unique"):
         balanced_folds(pd.concat([manifest, manifest.iloc[:1]]))
     with pytest.raises(DataError, match="label 'Tuberculosis'"):
         balanced_folds(manifest.replace({"label": {"Normal": "Tuberculosis"}}))
