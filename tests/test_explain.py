@@ -115,7 +115,7 @@ def test_masks_beside_the_images_are_compared_with(
     assert table["image_id"].nunique() == 9
     # The tenth image has the mask of its namesake, which does not fit.
     assert "image 0.png" in caplog.text
-    assert "the image is taken for one without a mask" in caplog.text
+    assert "the image is treated as one without a mask" in caplog.text
     told = capsys.readouterr().out
     assert "centre prior" in told
     assert "chance" in told

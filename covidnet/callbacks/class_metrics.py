@@ -1,4 +1,4 @@
-"""Logs sensitivity, specificity and F1 of every class, for every split, under fixed names."""
+"""Log sensitivity, specificity and F1 of every class, for every split, under fixed names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from covidnet.learning.module import STAGES_OF_TEST
 
 
 class ClassMetrics(pl.Callback):
-    """Log ``test/COVID-19/sensitivity`` and its kin for val, test and unseen, from all images of a split together."""
+    """Log metrics such as ``test/COVID-19/sensitivity`` for val, test and unseen, over all images of a split."""
 
     def __init__(self) -> None:
         self.metrics = nn.ModuleDict({stage: _collection() for stage in ("val", *STAGES_OF_TEST)})
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew."""
+        """Reset the counts."""
         self._reset("val", pl_module)
 
     def on_validation_batch_end(
@@ -36,7 +36,7 @@ class ClassMetrics(pl.Callback):
             self._log("val", pl_module)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew."""
+        """Reset the counts."""
         for stage in STAGES_OF_TEST:
             self._reset(stage, pl_module)
 
@@ -48,9 +48,9 @@ class ClassMetrics(pl.Callback):
         self._collection(STAGES_OF_TEST[dataloader_idx]).update(outputs["logits"], batch["label"])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the splits that were looked at."""
+        """Log the splits that were tested."""
         for stage in STAGES_OF_TEST:
-            # A test may have a first loader alone.
+            # A test may have only the first loader.
             if self._collection(stage)["sensitivity"].update_called:
                 self._log(stage, pl_module)
 

@@ -1,4 +1,4 @@
-"""The curves of a run that is gone on with: what was logged before the point where it goes on stays."""
+"""The curves of a resumed run: what was logged before the resume point is kept."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 def curves_so_far(loggers: Iterable[Logger]) -> str:
-    """The content of the first metrics.csv, whose rows are written first; empty where no logger has one.
+    """The content of the first metrics.csv, after writing pending rows; empty if no logger has one.
 
     Args:
         loggers: of a trainer.
     """
-    # Of several processes the first alone has the file.
+    # With several processes, only the first has the file.
     for logger in loggers if getattr(rank_zero_only, "rank", 0) == 0 else ():
         if isinstance(logger, CSVLogger):
             logger.save()
@@ -26,12 +26,12 @@ def curves_so_far(loggers: Iterable[Logger]) -> str:
     return ""
 
 
-def hand_on(curves: str, loggers: Iterable[Logger]) -> None:
-    """Give loggers of CSV files, which delete those that they find, the rows of before.
+def restore_curves(curves: str, loggers: Iterable[Logger]) -> None:
+    """Give CSV loggers the earlier rows back, since they delete the files that they find.
 
     Args:
-        curves: of `curves_so_far`.
-        loggers: of a trainer that has logged nothing yet; others are passed over.
+        curves: from `curves_so_far`.
+        loggers: of a trainer that has logged nothing yet; loggers of other kinds are skipped.
     """
     rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(io.StringIO(curves))]
     for logger in loggers:

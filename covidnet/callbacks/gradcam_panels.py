@@ -1,4 +1,4 @@
-"""Draws panels of images: image, heat map, true class, prediction; some of each class, and the worst errors."""
+"""Draw panels of image, heat map, true class and prediction: some images of each class, and the worst errors."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ Mask = npt.NDArray[np.bool_]
 
 
 class GradCamPanels(pl.Callback):
-    """Write ``panels/unseen-COVID-19.png`` and its kin from a seeded draw of images, and ``panels/errors.png``.
+    """Write panels such as ``panels/unseen-COVID-19.png`` from a seeded draw of images, and ``panels/errors.png``.
 
-    The panels are drawn by `draw`, after the test loop: inside it Lightning's inference mode forbids the gradients.
+    `draw` must be called after the test loop: inside it Lightning's inference mode disables gradients.
 
     Args:
         per_class: images per class; 0 draws none.
-        errors: images that were called wrongly, those with the least probability for their true class; 0 draws none.
+        errors: how many of the worst errors to draw: misclassified images with the lowest probability for their true
+            class; 0 draws none.
         method: of `covidnet.models.saliency.METHODS`.
 
     Raises:
@@ -56,7 +57,7 @@ class GradCamPanels(pl.Callback):
         self.errors = errors
         self.method = method
         self.constant = (0, 0)
-        """Of the panels drawn last: how many maps are constant, and of how many."""
+        """In the last panels: the number of constant maps, and of all maps."""
 
     def draw(
         self,
@@ -72,7 +73,7 @@ class GradCamPanels(pl.Callback):
         outline: Callable[[int], Mask | None] | None = None,
         part: str = "unseen",
     ) -> list[Path]:
-        """One figure for each class, and one of the worst errors.
+        """Draw a figure for each class, and one of the worst errors.
 
         Args:
             module: the chosen model.
@@ -81,11 +82,11 @@ class GradCamPanels(pl.Callback):
             folder: where the PNG files go.
             seed: of the draw of images.
             caption: what a reader must know: the weights, whether the images are synthetic.
-            probabilities: what the model gave images, by image_id, where that is known already; the network is asked
-                where it is not. Errors are looked for among these.
-            maps: gives the backbone's maps of some images where they are known already; the network is asked if None.
-            outline: gives the known lesion of an image (H, W), or None.
-            part: of the split that the images are of; it begins the files' names.
+            probabilities: the model's probabilities by image_id, if already known; the network computes missing ones.
+                Only images with known probabilities can be among the errors.
+            maps: returns the backbone's maps of some images, if already known; if None, the network computes them.
+            outline: returns the known lesion of an image (H, W), or None.
+            part: the part of the split that the images belong to; file names begin with it.
 
         Returns:
             The files written.
@@ -107,7 +108,7 @@ class GradCamPanels(pl.Callback):
                     given = list(module.eval()(tensors).softmax(1).cpu().numpy())
             known_maps = maps(chosen).to(module.device) if maps else None
             ids = [item["image_id"] for item in batch]
-            heats = empty.counted(ids, module.classifier, tensors, None, self.method, known_maps)
+            heats = empty.compute(ids, module.classifier, tensors, None, self.method, known_maps)
             titles = [
                 title(rows["label"].iloc[i], p, heat)
                 for i, p, heat in zip(chosen, given, heats, strict=True)
@@ -128,36 +129,36 @@ class GradCamPanels(pl.Callback):
                 make_folder(folder)
                 save_figure(figure, folder / f"{name}.png")
             except WriteError as error:
-                # The model is trained and its numbers are known by now: a full disk costs the sheet alone.
-                log.warning("panel %s is not drawn: %s", name, error)
+                # By now the model is trained and evaluated: a full disk must cost only this sheet.
+                log.warning("panel %s was not drawn: %s", name, error)
                 continue
             written.append(folder / f"{name}.png")
-        self.constant = empty.tell()
+        self.constant = empty.report()
         return written
 
 
 def _readable(images: ImageDataset, chosen: Sequence[int], sheet: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """The images of a sheet that can still be read, and their places; an image that cannot costs itself alone."""
+    """The images of a sheet that can still be read, and their indices; unreadable images are left out."""
     batch, places = [], []
     for index in chosen:
         try:
             batch.append(images[index])
             places.append(index)
         except (CovidnetError, OSError) as error:
-            log.warning("panel %s is drawn without an image: %s", sheet, error)
+            log.warning("panel %s was drawn without an image: %s", sheet, error)
     return batch, places
 
 
 def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[str, list[int]]]:
-    """Some images of each class; a smaller draw is the beginning of a larger one.
+    """Draw some images of each class; a smaller draw is a prefix of a larger one.
 
     Args:
         labels: of the images, in their order.
-        per_class: how many of each class, or all where there are fewer.
+        per_class: how many of each class, or all if there are fewer.
         seed: of the draw.
 
     Returns:
-        For each class that has images its name and their places.
+        The name and the drawn indices of each class that has images.
 
     Example:
         >>> [(label, len(places)) for label, places in seeded_draw(["Normal", "COVID-19", "Normal"], 1, seed=0)]
@@ -174,12 +175,12 @@ def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[
 
 
 def worst_errors(rows: pd.DataFrame, probabilities: Mapping[str, npt.NDArray[np.floating]], count: int) -> list[int]:
-    """The places of images that were called wrongly, the one with the least probability for its true class first.
+    """Indices of misclassified images, in ascending order of the probability of their true class.
 
     Args:
         rows: images with image_id and label.
-        probabilities: (3,) by image_id; images without any are passed over.
-        count: how many at most.
+        probabilities: (3,) by image_id; images without any are skipped.
+        count: the most to return.
     """
     found = []
     for place, (image_id, label) in enumerate(zip(rows["image_id"], rows["label"], strict=True)):
@@ -190,7 +191,7 @@ def worst_errors(rows: pd.DataFrame, probabilities: Mapping[str, npt.NDArray[np.
 
 
 class EmptyMaps:
-    """Counts the maps that show nothing, to be told in one line of the log for all calls of one part of the work.
+    """Compute maps and count those that show nothing, to log them in one line per part of the work.
 
     Args:
         part: what the maps are for.
@@ -201,7 +202,7 @@ class EmptyMaps:
         self._maps = 0
         self._empty: dict[bool, list[str]] = {False: [], True: []}
 
-    def counted(
+    def compute(
         self,
         names: Sequence[str],
         classifier: Classifier,
@@ -210,15 +211,15 @@ class EmptyMaps:
         method: str,
         maps: Tensor | None = None,
     ) -> npt.NDArray[np.float32]:
-        """The maps of `covidnet.models.saliency.saliency`; other warnings than of empty maps go to the log at once.
+        """Call `covidnet.models.saliency.saliency` and count empty maps; other warnings are logged at once.
 
         Args:
-            names: of the images, as they are to be found: an image id or a path.
+            names: of the images, for the log: an image id or a path each.
             classifier: the network.
             images: (N, C, H, W).
             target: classes, or None for the predicted ones.
             method: of `METHODS`.
-            maps: of the backbone, where they are known.
+            maps: of the backbone, if known.
 
         Returns:
             float32 (N, H, W), 0..1.
@@ -234,23 +235,23 @@ class EmptyMaps:
                 log.warning("%s: %s", self.part, warning.message)
         return found
 
-    def tell(self) -> tuple[int, int]:
-        """One line for constant maps, and one for those that held NaN, with the names of at most three images.
+    def report(self) -> tuple[int, int]:
+        """Log a line for constant maps and one for maps with NaN, each naming at most three images.
 
         Returns:
-            How many maps are constant, those that held NaN among them, and of how many.
+            The number of constant maps, including those with NaN, and of all maps.
         """
         for broken, names in self._empty.items():
             if names:
                 images = list(dict.fromkeys(names))
-                what = "held NaN and were set to 0" if broken else "are constant, no place stands out"
+                what = "had NaN and were set to 0" if broken else "are constant, no place stands out"
                 listed = ", ".join(images[:3]) + (", ..." if len(images) > 3 else "")
                 log.warning("%s: %d of %d maps %s: %s", self.part, len(names), self._maps, what, listed)
         return sum(len(names) for names in self._empty.values()), self._maps
 
 
 def log_pictures(loggers: Iterable[Logger], pictures: Mapping[str, Path], step: int) -> None:
-    """Show pictures to the loggers that can: W&B and TensorBoard.
+    """Log pictures to the loggers that support it: W&B and TensorBoard.
 
     Args:
         loggers: of a trainer.
@@ -272,11 +273,11 @@ def log_pictures(loggers: Iterable[Logger], pictures: Mapping[str, Path], step: 
 
 
 def grey(image: Tensor, normalise: Normalise) -> npt.NDArray[np.uint8]:
-    """An image as the network saw it, (H, W): every channel of the input is the same image on another scale.
+    """An image as the network saw it, (H, W). All input channels are the same image at different scales.
 
     Args:
         image: (C, H, W), normalised.
-        normalise: what made it so.
+        normalise: the transform that normalised it.
     """
     values = image[0].double().numpy() * normalise.std[0] + normalise.mean[0]
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)

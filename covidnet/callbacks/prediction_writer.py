@@ -1,4 +1,4 @@
-"""Writes predictions.csv: one row per image of the validation, test and unseen splits that was predicted."""
+"""Write predictions.csv: one row per predicted image of the validation, test and unseen splits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from covidnet.learning.module import STAGES_OF_TEST
 
 
 class PredictionWriter(pl.Callback):
-    """Collect the probabilities that ``trainer.validate`` and ``trainer.test`` see; `write` puts them into a file.
+    """Collect probabilities during ``trainer.validate`` and ``trainer.test``; `write` writes them to a file.
 
-    Validation during ``fit`` is not collected: predictions are those of one model, the chosen one.
+    Validation during ``fit`` is not collected: predictions are only of the selected model.
 
     Args:
-        stages: the splits of the loaders that are tested, in their order.
+        stages: the splits of the test loaders, in their order.
     """
 
     def __init__(self, stages: Sequence[str] = STAGES_OF_TEST) -> None:
@@ -30,12 +30,12 @@ class PredictionWriter(pl.Callback):
         self.extras: dict[str, dict[str, dict[str, float]]] = {}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget what another model said."""
+        """Discard predictions of an earlier model."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._forget("val")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget what another model said."""
+        """Discard predictions of an earlier model."""
         for stage in self.stages:
             self._forget(stage)
 
@@ -43,7 +43,7 @@ class PredictionWriter(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Keep a batch of the chosen model."""
+        """Keep a batch of the selected model."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._keep("val", outputs, batch)
 
@@ -69,11 +69,11 @@ class PredictionWriter(pl.Callback):
         """The predictions table.
 
         Args:
-            rows: for each split its images: image_id, path, patient_id, label.
+            rows: the images of each split: image_id, path, patient_id, label.
             fold: the test fold of the run.
 
         Returns:
-            A row for every image that was predicted, in the columns of predictions.csv.
+            A row for every predicted image, with the columns of predictions.csv.
         """
         parts = []
         for stage, found in self.collected.items():
@@ -96,7 +96,7 @@ class PredictionWriter(pl.Callback):
         return pd.concat(parts, ignore_index=True)
 
     def write(self, path: Path, rows: dict[str, pd.DataFrame], fold: int) -> pd.DataFrame:
-        """Write the table to `path` and give it back; arguments as in `table`."""
+        """Write the table to `path` and return it; arguments as in `table`."""
         table = self.table(rows, fold)
         write_predictions(table, path)
         return table

@@ -1,4 +1,4 @@
-"""Where a stopped run goes on: at the start of an epoch, whose random numbers depend on the epoch alone."""
+"""A stopped run resumes at the start of an epoch, whose random numbers depend only on seed, fold and epoch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from covidnet.base.errors import WeightsError
 from covidnet.callbacks.curves import curves_so_far
 
 NAME = "resume.ckpt"
-"""The checkpoint of the last epoch's start, in a run's ``checkpoints/``; gone when the run is finished."""
+"""The checkpoint from the start of the last epoch, in a run's ``checkpoints/``; deleted when the run finishes."""
 
 _KEY = "covidnet_resume"
 
 
 class ResumePoint(pl.Callback):
-    """Seed every epoch from (seed, fold, epoch), and keep the state that an epoch begins with.
+    """Seed every epoch from (seed, fold, epoch), and save the state at its start.
 
-    An epoch is then the same whether the run came to it or was resumed there. Lightning's own state of its loops is not
-    used: a checkpoint that it writes after validation lacks that epoch's step of a plateau scheduler.
+    So an epoch is the same whether the run reached it or was resumed there. Lightning's own loop state is not used: a
+    checkpoint that it writes after validation lacks that epoch's step of the plateau scheduler.
 
     Args:
         folder: of the checkpoints.
@@ -37,23 +37,23 @@ class ResumePoint(pl.Callback):
 
     @staticmethod
     def read(path: Path) -> tuple[int, str]:
-        """The epoch that a resume point begins, and the curves before it, see `covidnet.callbacks.curves`.
+        """The epoch at which a resume point resumes, and the curves before it, see `covidnet.callbacks.curves`.
 
         Args:
             path: the file.
 
         Raises:
-            WeightsError: the file is none; code in it is never run.
+            WeightsError: the file is not a resume point. Code in it is never run.
         """
         try:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)[_KEY]
             return int(found["epoch"]), str(found["curves"])
         except Exception as error:  # torch raises a different type for every way of being wrong
             cause = " ".join([type(error).__name__ + ":", *str(error).split()])[:160]
-            raise WeightsError(f"{path}: no resume point ({cause}); delete it, and the run starts anew") from None
+            raise WeightsError(f"{path}: not a resume point ({cause}); delete it to start the run over") from None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count on from the epoch that was kept."""
+        """Continue counting from the saved epoch."""
         if not self._resumed:
             return
         epoch, steps = self._resumed["epoch"], self._resumed["steps"]
@@ -66,7 +66,7 @@ class ResumePoint(pl.Callback):
         self._resumed = {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seed the epoch and keep its start."""
+        """Seed the epoch and save the state at its start."""
         state = np.random.SeedSequence([self.seed, trainer.current_epoch]).generate_state(1)
         pl.seed_everything(int(state[0]), workers=True, verbose=False)
         self._saving = True
@@ -78,19 +78,19 @@ class ResumePoint(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Leave Lightning's loops out of a resume point, and put what `on_fit_start` needs into it."""
+        """Drop Lightning's loop state from a resume point and add what `on_fit_start` needs."""
         if self._saving:
             checkpoint.pop("loops", None)
             checkpoint[_KEY] = {
                 "epoch": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "batches": trainer.fit_loop.epoch_loop._batches_that_stepped,
-                # The file itself may be ahead of this point, or torn, when the run is stopped.
+                # When the run stops, the file itself may be ahead of this point, or cut off.
                 "curves": curves_so_far(trainer.loggers),
             }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember where to go on."""
+        """Remember where to resume."""
         self._resumed = dict(checkpoint.get(_KEY) or {})

@@ -1,4 +1,4 @@
-"""Heat maps of a fold's model and of any images, and their tests."""
+"""Heat maps of a fold's images and of any others, and tests of the maps."""
 
 from lazy_loader import attach_stub
 

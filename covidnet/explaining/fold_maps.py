@@ -1,4 +1,4 @@
-"""What a fold's model looks at: panels, where the maps lie, and whether they depend on the model."""
+"""Heat maps of a fold's model: panels, comparison with known lesions, and whether the maps depend on the model."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from covidnet.models.randomisation import randomised, stages, with_random_head
 log = logging.getLogger(__name__)
 
 SEED = 0
-"""Of the first randomised network of a stage; later draws count on from it. It is the same for all folds, which are
-compared with the same strangers."""
+"""The seed of a stage's first randomised network; later draws use the next ones. All folds use the same seeds, so that
+they are compared with the same re-initialised networks."""
 
 # Images whose maps are computed together.
 _BATCH = 16
@@ -39,18 +39,18 @@ Heats = npt.NDArray[np.float32]
 
 
 class Explanations:
-    """Heat maps of one model on one part of its images, and what they are worth.
+    """Heat maps of one model on one part of its images, and tests of their value.
 
     Args:
-        module: the chosen model.
+        module: the selected model.
         images: the dataset of `rows`.
         rows: images with image_id, path, patient_id, label, width and height.
         method: of `covidnet.models.saliency.METHODS`.
         seed: of the draw of images.
-        probabilities: (3,) of the model for each image, by image_id.
+        probabilities: (3,) the model's for each image, by image_id.
         annotations: masks and boxes of the images.
-        store: gives the store of the backbone's maps, for a re-initialised stage or None; None where maps are not kept,
-            because the backbone is trained.
+        store: returns the store of the backbone's maps for a re-initialised stage, or for the model's own backbone if
+            that is None. None if maps are not stored because the backbone is trained.
         progress: whether a progress bar is drawn.
     """
 
@@ -77,17 +77,17 @@ class Explanations:
         self.store = store
         self.progress = progress
         self.constant: dict[str, tuple[int, int]] = {}
-        """For each part of the work how many maps are constant, and of how many; filled as the parts are done."""
+        """The number of constant maps, and of all maps, by part of the work; filled as parts finish."""
         self._read: dict[int, dict[str, Mask]] = {}
 
     def panels(self, callback: GradCamPanels, folder: Path, caption: str, part: str = "unseen") -> list[Path]:
         """Draw the panels, with the outlines of known lesions.
 
         Args:
-            callback: what draws them.
+            callback: draws them.
             folder: where they go.
             caption: at the foot.
-            part: of the split that the images are of.
+            part: the part of the split that the images belong to.
         """
         drawn = callback.draw(
             self.module, self.images, self.rows, folder, seed=self.seed, caption=caption,
@@ -100,28 +100,27 @@ class Explanations:
         return drawn
 
     def localisation(self, count: int) -> pd.DataFrame | None:
-        """How the maps of the images' true classes lie on known lesions and lungs.
+        """Compare the maps of the images' true classes with known lesions and lungs.
 
         Args:
             count: images, spread evenly over the classes; 0 for none.
 
         Returns:
-            The table of `covidnet.evaluation.localisation.localisation_table`; None where nothing is known of any
-            image.
+            The table of `covidnet.evaluation.localisation.localisation_table`; None if no image has known regions.
         """
         if not self.annotations:
             return None
         chosen = [index for index in self._chosen(count) if self._regions(index)]
         if not chosen:
             if count:
-                log.warning("no mask and no box was found for any of the images that were drawn for a comparison")
+                log.warning("none of the images drawn for the comparison has a mask or a box")
             return None
         regions = [self._regions(index) for index in chosen]
         rows = self.rows.iloc[chosen]
         target = [CLASSES.index(label) for label in rows["label"]]
         empty = EmptyMaps("where the maps lie")
         heats = self._heats(self.module.classifier, chosen, target, empty)
-        self.constant[empty.part] = empty.tell()
+        self.constant[empty.part] = empty.report()
         return localisation_table(
             heats,
             [known.get("lesion") for known in regions],
@@ -132,39 +131,39 @@ class Explanations:
         )
 
     def sanity(self, count: int, draws: int = 3) -> pd.DataFrame | None:
-        """How like the trained maps those of a network are that is re-initialised, from the head to the first layer.
+        """Compare the trained maps with those of a network re-initialised stage by stage, from head to first layer.
 
         Args:
             count: images, spread evenly over the classes; 0 for none, and at least 2 otherwise.
             draws: how often the whole network is re-initialised; the other stages are drawn once.
 
         Returns:
-            The table of `covidnet.evaluation.sanity.sanity_table`, whose last stage has a row for each image and draw;
-            None where there are fewer than 2 images.
+            The table of `covidnet.evaluation.sanity.sanity_table`, whose last stage has a row per image and draw; None
+            with fewer than 2 images.
         """
         chosen = self._chosen(count)
         if len(chosen) < 2:
             return None
-        # The class stays that of the trained model: its map is what is compared.
+        # All maps explain the class predicted by the trained model.
         target = [int(self.probabilities[image_id].argmax()) for image_id in self.rows["image_id"].iloc[chosen]]
         own, empty = EmptyMaps("sanity test, trained network"), EmptyMaps("sanity test, re-initialised networks")
         trained = self._heats(self.module.classifier, chosen, target, own)
         names = stages(self.module.classifier)
-        # What the verdict rests on is the whole network re-initialised: one draw may be unlucky.
+        # The verdict rests on the fully re-initialised network. It is drawn several times, as one draw may be unlucky.
         todo = [(name, SEED) for name in names] + [(names[-1], SEED + draw) for draw in range(1, draws)]
         found: dict[str, list[Heats]] = {name: [] for name in names}
-        # The head is the same random head at every stage of one seed.
+        # One seed has the same random head at every stage.
         random_heads = {seed: with_random_head(self.module.classifier, seed) for seed in {seed for _, seed in todo}}
         with progress_bar(self.progress, unit="stages") as bar:
             for stage, seed in bar.track(todo, description="sanity test"):
-                found[stage].append(self._redrawn(chosen, target, stage, seed, random_heads[seed], empty))
+                found[stage].append(self._reinitialised_maps(chosen, target, stage, seed, random_heads[seed], empty))
         for counted in (own, empty):
-            self.constant[counted.part] = counted.tell()
+            self.constant[counted.part] = counted.report()
         of = self.rows.iloc[chosen]
         redrawn = {stage: np.stack(maps) for stage, maps in found.items()}
         return sanity_table(trained, redrawn, list(of["image_id"]), list(of["patient_id"]))
 
-    def _redrawn(
+    def _reinitialised_maps(
         self,
         chosen: Sequence[int],
         target: Sequence[int],
@@ -176,14 +175,14 @@ class Explanations:
         classifier = self.module.classifier
         if not self._pooled(self.method) or self.store is None:
             return self._heats(randomised(classifier, stage, seed), chosen, target, empty)
-        # The first draw keeps the name that maps kept by other runs have.
+        # The first draw uses the name under which other runs stored their maps.
         kept = stage if seed == SEED else f"{stage} draw {seed}"
         maps = self._maps(random_head, chosen, kept, partial(randomised, classifier, stage, seed))
         return self._heats(random_head, chosen, target, empty, maps)
 
     def _chosen(self, count: int) -> list[int]:
         drawn = seeded_draw(self.rows["label"], -(-count // len(CLASSES)), self.seed)
-        # One of each class in turn, so that a number that is no multiple of the classes cuts the last round.
+        # One of each class in turn: if count is not a multiple of the classes, the last round is cut.
         places = [index for _, indices in drawn for index in indices]
         order = [(at, number) for number, (_, indices) in enumerate(drawn) for at in range(len(indices))]
         return [places[n] for n in sorted(range(len(places)), key=lambda n: order[n])][:count]
@@ -204,13 +203,13 @@ class Explanations:
             if maps is None:
                 images = torch.stack([self.images[index]["image"] for index in chosen[part]])
             else:
-                # The maps are all that is looked at: the images lend their size.
+                # Only the maps are used; the images just give the size.
                 side = self.images.fit.size
                 images = torch.zeros(1, 1, 1, 1).expand(len(chosen[part]), classifier.spec.channels, side, side)
             images = images.to(self.module.device)
             given = None if maps is None else maps[part].to(self.module.device)
             names = list(self.rows["image_id"].iloc[list(chosen[part])])
-            found.append(empty.counted(names, classifier, images, target[part], self.method, given))
+            found.append(empty.compute(names, classifier, images, target[part], self.method, given))
         return np.concatenate(found)
 
     def _maps(
@@ -225,7 +224,7 @@ class Explanations:
         return self.store(stage).maps(self.images, chosen, lambda: (drawn() if drawn else classifier).backbone)
 
     def _pooled(self, method: str) -> bool:
-        """Whether a method looks at the pooled maps alone."""
+        """Whether a method needs only the pooled maps."""
         return method != "gradient"
 
     def _regions(self, index: int) -> dict[str, Mask]:
@@ -235,7 +234,7 @@ class Explanations:
             try:
                 self._read[index] = self.annotations.fitted(row["path"], shape, self.images.fit)
             except DataError as error:
-                # The model is trained by now: a mask that does not fit costs its image, not the run.
-                log.warning("%s; the image is taken for one without a mask", error)
+                # The model is already trained: a bad mask must cost only its image, not the run.
+                log.warning("%s; the image is treated as one without a mask", error)
                 self._read[index] = {}
         return self._read[index]

@@ -1,4 +1,4 @@
-"""Heat maps of any images by one model: pictures, a table, and a comparison where lesions are known."""
+"""Heat maps of any images by one model: pictures, a table, and a comparison with known lesions."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ Heat = npt.NDArray[np.float32]
 
 
 class ImageMaps:
-    """Explain images one batch after the other; memory does not grow with their number where no lesions are known.
+    """Explain images batch by batch. Heat maps stay in memory only for images with known lesions or lungs.
 
     Args:
-        model: that draws heat maps.
+        model: a model that draws heat maps.
         root: the folder that `paths` are relative to.
         paths: posix paths of images.
         out: where everything goes.
         method: of the setting ``explain.method``.
         target: the class whose evidence is drawn; None for the predicted one.
-        annotations: known lesions and lungs of the images; None where there are none.
+        annotations: known lesions and lungs of the images, or None.
         reading: keyword arguments of `shared_decoders`.
         progress: whether a progress bar is drawn.
 
     Raises:
-        SettingError: there is no such method or class, or the model draws no such maps.
+        SettingError: there is no such method or class, or the model draws no heat maps.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ImageMaps:
             raise SettingError("target", target, CLASSES)
         self.model = model
         self.facts = model.facts
-        """What the checkpoint tells of the model, and how its maps did in the tests of its run."""
+        """The checkpoint's facts about the model, and the results of its run's tests of the maps."""
         self.root = root
         self.paths = list(paths)
         self.out = out
@@ -95,14 +95,14 @@ class ImageMaps:
         self._known: list[tuple[Heat, Any, Any, str, str]] = []
 
     def run(self) -> list[ImageRefusedError]:
-        """Do it all; a picture that cannot be drawn or written costs itself alone, and `undrawn` counts it.
+        """Explain all images. A picture that cannot be drawn or written is skipped and counted in `undrawn`.
 
         Returns:
             The files that were refused; refused.csv lists them.
 
         Raises:
             DataError: every file was refused.
-            WriteError: something cannot be written.
+            WriteError: the folder or a table cannot be written.
         """
         make_folder(self.out)
         refused: list[ImageRefusedError] = []
@@ -118,7 +118,7 @@ class ImageMaps:
                 "%s maps: %d of %d maps are constant, no place stands out: %s",
                 self.method, len(self._empty), len(rows), listed_first,
             )  # fmt: skip
-        # Written anew each time: a table of an earlier call would stand beside other pictures.
+        # Remove an earlier call's table, which would not match the new pictures.
         (self.out / "refused.csv").unlink(missing_ok=True)
         if refused:
             body = [refused_row(relative_to(error.path, self.root), error) for error in refused]
@@ -133,7 +133,7 @@ class ImageMaps:
         if self._known:
             self._localise()
         elif self.annotations:
-            self.notes.append("no mask and no box was found for any of these images, so the maps were not compared")
+            self.notes.append("none of these images has a mask or a box, so the maps were not compared")
         return refused
 
     def _batches(self, refused: list[ImageRefusedError]) -> Iterator[list[tuple[str, Radiograph]]]:
@@ -142,7 +142,7 @@ class ImageMaps:
             try:
                 batch.append((path, self.decoders.read(self.root / path).pixels))
             except DecoderError:
-                raise  # no image is to blame
+                raise  # this is not the image's fault
             except Exception as error:
                 cause = error if isinstance(error, ImageRefusedError) else unreadable(self.root / path, error)
                 log.warning("refused: %s", cause)
@@ -155,7 +155,7 @@ class ImageMaps:
 
     def _explain(self, batch: list[tuple[str, Radiograph]]) -> list[dict[str, Any]]:
         squares = np.stack([self.fit(image) for _, image in batch])
-        # As `covidnet.predict` gives them.
+        # The same as in `covidnet.predict`.
         outputs = self.model.outputs(squares, maps=True)
         probabilities = outputs.probabilities
         called = probabilities.argmax(1)
@@ -180,7 +180,7 @@ class ImageMaps:
                 )
                 drawn = listed(picture.as_posix())
             except Exception as error:
-                # Whatever a drawing library makes of one image, the table has the others, and this one's numbers.
+                # If drawing one image fails, the table still has the others, and this one's numbers.
                 log.warning("%s: its picture is not drawn: %s", shown(path), " ".join(str(error).split())[:200])
                 self.undrawn += 1
                 drawn = ""
@@ -199,7 +199,7 @@ class ImageMaps:
         return rows
 
     def _regions(self, path: str, image: Radiograph) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is known of an image, on it and on the network's square; a mask that does not fit is passed over."""
+        """The known regions of an image, on the image and on the network's square; a bad mask is skipped."""
         height, width = image.shape
         if self.annotations is None:
             return {}, {}
@@ -207,7 +207,7 @@ class ImageMaps:
             known = self.annotations.regions(path, (height, width))
             return known, self.annotations.fitted(path, (height, width), self.fit)
         except DataError as error:
-            log.warning("%s; the image is taken for one without a mask", error)
+            log.warning("%s; the image is treated as one without a mask", error)
             self.unfit.append(str(error))
             return {}, {}
 
@@ -228,7 +228,7 @@ class ImageMaps:
             list(labels),
         )
         found = localisation_summary(table)
-        # The class that was drawn; what the image shows is not known here.
+        # This is the explained class; the true class is unknown here.
         table = table.rename(columns={"label": "explained"})
         write_text(self.out / "localisation.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
         for measure, numbers in found.measures.items():

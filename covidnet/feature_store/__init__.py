@@ -1,4 +1,4 @@
-"""What the frozen backbone computed, once and never again."""
+"""Stores features of the frozen backbone, so that each is computed once."""
 
 from lazy_loader import attach_stub
 

@@ -1,4 +1,4 @@
-"""What runs the frozen backbone: PyTorch, or ONNX Runtime, which is faster on a CPU."""
+"""Engines that run the frozen backbone: PyTorch, or ONNX Runtime, which is faster on a CPU."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ log = logging.getLogger(__name__)
 ENGINES = ("torch", "onnx")
 
 TOLERANCE = 1e-4
-"""The most that features of two engines may differ by, or the share of the largest of them where that is above 1."""
+"""The largest allowed difference between the features of two engines, relative to the largest feature if that is above
+1."""
 
 
 def check_engine(name: str) -> None:
-    """Refuse an engine that cannot run here, before anything is computed for it.
+    """Refuse an engine that cannot run here, before anything is computed.
 
     Args:
         name: one of `ENGINES`.
@@ -46,7 +47,7 @@ def engine_of(name: str, backbone: Backbone, image_size: int, folder: Path) -> n
         name: one of `ENGINES`.
         backbone: the network.
         image_size: side of its input in pixels.
-        folder: where the exported network is kept; it has to belong to these weights and this size.
+        folder: where the exported network is kept; it must belong to these weights and this size.
 
     Raises:
         SettingError: there is no such engine, or ONNX Runtime is not installed.
@@ -77,7 +78,7 @@ class OnnxBackbone(nn.Module):
         with torch.no_grad():
             expected = backbone(example)
             difference = (self(example) - expected).abs().max().item()
-        # Features of a ResNet with random weights go into the hundreds, where float32 has no more to give.
+        # Features of a ResNet with random weights are in the hundreds, where float32 has no more precision.
         allowed = TOLERANCE * max(1.0, expected.abs().max().item())
         if not difference <= allowed:
             raise StoreError(

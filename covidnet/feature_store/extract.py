@@ -33,18 +33,18 @@ log = logging.getLogger(__name__)
 # Inputs per segment of the store: a killed job loses at most this much work.
 SEGMENT = 256
 
-# Between two lines of the log where no bar is drawn.
-_TELL_SECONDS = 60.0
+# Seconds between two log lines if no progress bar is drawn.
+_LOG_SECONDS = 60.0
 
 
 def store_description(images: ImageDataset, backbone: str, weights_hash: str, engine: str = "torch") -> dict[str, Any]:
-    """Everything a feature depends on beside the image's bytes and its operator.
+    """Everything a feature depends on besides the image's bytes and its operator.
 
     Args:
         images: a dataset, for its transforms.
         backbone: the network's name.
         weights_hash: hash of its parameters and buffers.
-        engine: what runs it: engines agree to 1e-4, and a number must not depend on which of them was first.
+        engine: what runs it. Engines agree only to 1e-4, and results must not depend on which one ran first.
     """
     return description_of(images.fit, images.normalise, backbone, weights_hash, engine)
 
@@ -52,9 +52,9 @@ def store_description(images: ImageDataset, backbone: str, weights_hash: str, en
 def description_of(
     fit: SquareFit, normalise: Normalise, backbone: str, weights_hash: str, engine: str
 ) -> dict[str, Any]:
-    """As `store_description`, from the transforms themselves."""
+    """Like `store_description`, from the transforms themselves."""
     return {
-        # Our own versions too: a release may read images in another way.
+        # Our own versions too: a release may read images differently.
         "reading": {
             "name": "read_image",
             "covidnet": __version__,
@@ -71,7 +71,7 @@ def description_of(
 
 def input_keys(rows: pd.DataFrame, operators: Operators) -> list[bytes]:
     """The store's key of every row: its file's hash and the operator with the operator's parameters."""
-    # An original does not depend on the operators' magnitudes: every augmentation shares it.
+    # An original does not depend on the operators' magnitudes, so all augmentations share it.
     described = {name: str({"operator": name, **operators.describe()}) for name in set(rows["operator"]) - {ORIGINAL}}
     described[ORIGINAL] = ORIGINAL
     pairs = zip(rows["sha256"], rows["operator"], strict=True)
@@ -87,23 +87,24 @@ def fold_features(
     progress: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> dict[str, Tensor]:
-    """The features of every row of a fold; what the store does not hold is computed and added to it.
+    """The features of every row of a fold; missing ones are computed and added to the store.
 
     Args:
         datamodule: the fold.
-        engine: gives what maps images (N, C, H, W) to features (N, D), in eval mode; asked only if it is needed.
+        engine: returns a module from images (N, C, H, W) to features (N, D), in eval mode; called only if needed.
         store: where features are kept.
         batch_size: images per backbone pass; 8 to 16 is best on a CPU.
         progress: whether a progress bar is drawn.
-        trainer: accelerator, devices, num_nodes and strategy of the pass; other settings of a trainer are passed over.
+        trainer: accelerator, devices, num_nodes and strategy of the pass; other trainer settings are ignored.
 
     Returns:
-        For each part of the fold that is read a float32 tensor (n, D), a row per row of ``datamodule.rows[part]``.
+        A float32 tensor (n, D) for each part of the fold that is read, with one row per row of
+        ``datamodule.rows[part]``.
 
     Raises:
         ImageRefusedError: an image cannot be read.
-        StoreError: the store cannot be written, or does not give back what was written to it.
-        WriteError: the disk is full; what was computed before is kept.
+        StoreError: the store cannot be written, or what was written cannot be read back.
+        WriteError: the disk is full; features computed before are kept.
     """
     inputs = datamodule.distinct_inputs
     operators = datamodule.images(inputs).operators
@@ -130,11 +131,11 @@ def fill_store(
     progress: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> int:
-    """Compute the features that the store does not hold. Memory does not grow with the number of inputs.
+    """Compute the features missing from the store. Memory does not grow with the number of inputs.
 
     Args:
         inputs: distinct inputs: image_id, path, label, sha256, operator.
-        images: the dataset of some of these rows.
+        images: returns the dataset of some of these rows.
         engine: as in `fold_features`.
         store: where features are kept.
         batch_size: as in `fold_features`.
@@ -142,18 +143,18 @@ def fill_store(
         trainer: as in `fold_features`.
 
     Returns:
-        How many were computed here; another job may have computed the others.
+        How many features were computed here; another job may have computed the others.
 
     Raises:
         ImageRefusedError, StoreError, WriteError: as in `fold_features`.
     """
-    # An image and its copies stand side by side, so that it is read once.
+    # An image and its copies are adjacent, so that it is read once.
     inputs = inputs.sort_values(["sha256", "operator"], ignore_index=True)
     keys = input_keys(inputs, images(inputs.head(0)).operators)
     if store.holds(keys).all():
-        # A store that is complete may be another user's.
+        # A complete store may belong to another user and be read-only, so it is not locked.
         return 0
-    # Of the processes of one job the first alone takes the lock: the others work beside it, each on its own share.
+    # Only the first process of a job takes the lock; the others work alongside it, each on its own share.
     with store.lock() if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
         # Another job may have computed them while this one waited.
         store.refresh()
@@ -203,13 +204,13 @@ def _compute(
     )
     with _exact():
         runner.predict(_Extractor(backbone), loader, return_predictions=False)
-    # A process that is done early would not find what the others still write.
+    # Without it, a process that finishes early would miss what the others are still writing.
     runner.strategy.barrier()
 
 
 @contextmanager
 def _waiting_threads() -> Iterator[None]:
-    """Where jobs side by side share out the cores: take those of the jobs that wait for this one."""
+    """If parallel jobs share the cores, also use the cores of the jobs that wait for this one."""
     before = torch.get_num_threads()
     torch.set_num_threads(int(os.environ.get("COVIDNET_CORES_ALONE") or before))
     try:
@@ -220,7 +221,7 @@ def _waiting_threads() -> Iterator[None]:
 
 @contextmanager
 def _exact() -> Iterator[None]:
-    """True float32: graphics cards round convolutions to 10 bits unless they are told not to."""
+    """True float32: unless disabled, TF32 rounds convolutions on GPUs to 10 bits of mantissa."""
     rounded = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -230,7 +231,7 @@ def _exact() -> Iterator[None]:
 
 
 class _Extractor(pl.LightningModule):
-    """The backbone as Lightning's predict loop wants it; channels last, which is the CPU's fast layout."""
+    """The backbone as Lightning's predict loop needs it; channels last, the faster layout on a CPU."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -242,13 +243,13 @@ class _Extractor(pl.LightningModule):
 
 
 class _StoreWriter(pl.Callback):
-    """Hands features to the store, a segment at a time, and draws the bar."""
+    """Writes features to the store, segment by segment, and draws the progress bar."""
 
     def __init__(self, store: FeatureStore, keys: Sequence[bytes], progress: bool) -> None:
         self.store = store
         self.keys = keys
         self.bar = progress_bar(progress, unit="images")
-        self.started = self.told = time.monotonic()
+        self.started = self.logged = time.monotonic()
         self.done = 0
         self.rows: list[int] = []
         self.vectors: list[np.ndarray] = []
@@ -265,7 +266,7 @@ class _StoreWriter(pl.Callback):
         self.vectors.append(outputs.numpy())
         self.bar.update(self.task, advance=len(outputs))
         self.done += len(outputs)
-        self._tell()
+        self._log_progress()
         if len(self.rows) >= SEGMENT:
             self._flush()
 
@@ -276,12 +277,12 @@ class _StoreWriter(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.bar.stop()
 
-    def _tell(self) -> None:
-        """Where no bar is drawn, a line in the log each minute."""
+    def _log_progress(self) -> None:
+        """Log a line each minute if no progress bar is drawn."""
         now = time.monotonic()
-        if not self.bar.disable or now - self.told < _TELL_SECONDS or self.done >= len(self.keys):
+        if not self.bar.disable or now - self.logged < _LOG_SECONDS or self.done >= len(self.keys):
             return
-        self.told = now
+        self.logged = now
         speed = self.done / max(now - self.started, 1e-9)
         left = (len(self.keys) - self.done) / speed / 60
         log.info(

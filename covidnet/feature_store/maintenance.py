@@ -1,4 +1,4 @@
-"""Looking after the feature stores of a cache folder: what is there, whether it is whole, what can go."""
+"""Maintain the feature stores of a cache folder: list, verify, prune."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class StoreSummary:
     """One feature store.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         description: what its features depend on.
-        features: how many it holds.
-        segments: in how many files.
-        bytes: their size together.
+        features: the number of features.
+        segments: the number of files.
+        bytes: total size of the files.
         unusable: files that cannot be read.
-        damaged: features that do not match their checksum.
+        damaged: the number of features that do not match their checksum.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ def summaries(root: Path, *, verify: bool = False) -> list[StoreSummary]:
 
     Args:
         root: the folder of all stores.
-        verify: read every feature and compare it with its checksum; otherwise ``damaged`` is 0.
+        verify: check every feature against its checksum; otherwise ``damaged`` is 0.
     """
     return [_summary(file.parent, verify) for file in sorted(root.glob("*/store.json"))]
 
@@ -63,14 +63,14 @@ def _summary(folder: Path, verify: bool) -> StoreSummary:
 
 
 def prune(root: Path, current: dict[str, Any]) -> list[Path]:
-    """Remove what nothing will read again.
+    """Remove what will never be read again.
 
-    That is: files that are no whole segments, temporary files of killed writers, and stores that were made by other
-    versions of the libraries than those installed, whose features are never asked for.
+    That is: files that are not complete segments, temporary files of killed writers, and stores made with other library
+    versions than those installed.
 
     Args:
         root: the folder of all stores.
-        current: a store's description as this installation writes it, see
+        current: a store's description as written by this installation, see
             `covidnet.feature_store.extract.store_description`.
 
     Returns:
@@ -82,7 +82,7 @@ def prune(root: Path, current: dict[str, Any]) -> list[Path]:
             shutil.rmtree(summary.folder)
             removed.append(summary.folder)
             continue
-        # Whoever fills the store holds the lock: a temporary file that is there now was left behind.
+        # A writer holds the lock while it fills the store, so any temporary file found now was left behind.
         with FeatureStore.at(summary.folder).lock():
             for file in (*summary.unusable, *summary.folder.glob(".*.tmp")):
                 file.unlink(missing_ok=True)
@@ -91,6 +91,6 @@ def prune(root: Path, current: dict[str, Any]) -> list[Path]:
 
 
 def _versions(description: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a description that are versions of software, not choices."""
+    """The parts of a description that are software versions rather than settings."""
     transforms = {t["name"]: t.get("opencv") for t in description.get("transforms", []) if "opencv" in t}
     return {"reading": description.get("reading"), "transforms": transforms}

@@ -1,4 +1,4 @@
-"""The maps that a frozen backbone pools, for the few images that are explained: kept as features are."""
+"""Store the maps that a frozen backbone pools, for the few explained images, in the same way as features."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from covidnet.models.backbones import Backbone
 # Images per backbone pass; 8 to 16 is best on a CPU.
 _BATCH = 8
 
-# The folds of a sweep ask for the same shape.
+# All folds of a sweep need the same shape.
 _SHAPES: dict[tuple[str, int, int], tuple[int, int, int]] = {}
 
 
 class MapStore:
-    """Feature maps on disk: the unseen fold is explained by ten models whose frozen backbone is one and the same.
+    """Feature maps on disk. Ten models with the same frozen backbone explain the unseen fold.
 
     Args:
         root: folder of all stores.
-        description: what the maps depend on beside the image, see `covidnet.feature_store.extract.store_description`.
+        description: what the maps depend on besides the image, see `covidnet.feature_store.extract.store_description`.
         shape: (D, h, w) of the maps of one image.
     """
 
@@ -36,12 +36,12 @@ class MapStore:
         self._store = FeatureStore(root, {**description, "output": "maps"}, int(np.prod(self.shape)))
 
     def maps(self, images: ImageDataset, indices: Sequence[int], backbone: Callable[[], Backbone]) -> Tensor:
-        """The maps of some images; those that are not there are computed and added.
+        """The maps of some images; missing ones are computed and added.
 
         Args:
             images: the images.
             indices: which of them.
-            backbone: gives the network in eval mode; asked only if it is needed.
+            backbone: returns the network in eval mode; called only if needed.
 
         Returns:
             float32 (n, D, h, w), on the CPU.
@@ -53,7 +53,7 @@ class MapStore:
         keys = [feature_key(images.sha256[index], images.operators_of_rows[index]) for index in indices]
         vectors, found = self._store.read(keys)
         if not found.all():
-            # Jobs of one sweep explain the same images: the first one computes, the others read.
+            # Jobs of one sweep explain the same images: the first computes, the others read.
             with self._store.lock():
                 self._store.refresh()
                 vectors, found = self._store.read(keys)
@@ -92,7 +92,7 @@ def map_shape(backbone: Backbone, image_size: int) -> tuple[int, int, int]:
     """
     key = (backbone.name, backbone.spec.channels, image_size)
     if key not in _SHAPES:
-        # On tensors without values: a true pass through a whole network would cost more than all that is made of maps.
+        # On meta tensors: a real pass through the network would cost more than everything else done with the maps.
         state = {name: value.to("meta") for name, value in backbone.features.state_dict().items()}
         blank = torch.zeros(1, backbone.spec.channels, image_size, image_size, device="meta")
         with torch.no_grad():

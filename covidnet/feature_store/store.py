@@ -1,9 +1,9 @@
-"""Features on disk, keyed by content: what a frozen backbone made of an image is computed once, ever.
+"""Features on disk, keyed by content: the frozen backbone processes each image only once.
 
-The format is safetensors: a well-kept one whose files are a short JSON header and raw arrays, so that they are
-memory-mapped on read and hold no code. A store is a folder of such files (segments), each written whole under a
-temporary name and then renamed. Nothing is ever changed in place: readers need no lock, a killed writer leaves a
-temporary file that nobody reads, and this holds on network file systems, where LMDB and SQLite do not.
+The format is safetensors, which is well maintained. A file is a short JSON header and raw arrays, so it can be
+memory-mapped and contains no code. A store is a folder of such files (segments), each written under a temporary name
+and then renamed. Nothing is changed in place, so readers need no lock, and a killed writer leaves only a temporary file
+that nobody reads. This also works on network file systems, unlike LMDB and SQLite.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 def feature_key(sha256: str, operator: str) -> bytes:
-    """The key of one input: the image file's hash and the operator that was applied to it.
+    """The key of one input: the image file's hash and the operator applied to the image.
 
     Args:
         sha256: hexadecimal hash of the image file's bytes.
@@ -48,16 +48,16 @@ def feature_key(sha256: str, operator: str) -> bytes:
 
 
 class FeatureStore:
-    """Feature vectors of one backbone with one way of preparing images.
+    """Feature vectors of one backbone with one image preprocessing.
 
     Args:
         root: folder of all stores.
-        description: what the vectors depend on beside the key: reading, transforms, weights, precision. Its hash
-            names the store's folder, so that other settings never meet these vectors.
+        description: what the vectors depend on besides the key: reading, transforms, weights, precision. The store's
+            folder is named by its hash, so other settings never use these vectors.
         dim: length of a vector.
 
     Raises:
-        StoreError: where the folder cannot be made.
+        StoreError: the folder cannot be created.
     """
 
     def __init__(self, root: Path, description: Mapping[str, Any], dim: int) -> None:
@@ -68,7 +68,7 @@ class FeatureStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"{self.folder}: the feature store cannot be made ({error.strerror}); give a writable cache_dir"
+                f"{self.folder}: the feature store cannot be created ({error.strerror}); give a writable cache_dir"
             ) from error
         if not (self.folder / "store.json").exists():
             write_bytes(self.folder / "store.json", (text + "\n").encode())
@@ -78,10 +78,10 @@ class FeatureStore:
 
     @classmethod
     def at(cls, folder: Path) -> FeatureStore:
-        """The store that lies in a folder already.
+        """Open an existing store.
 
         Raises:
-            StoreError: where its store.json is not the one that it was made with.
+            StoreError: its store.json was changed.
         """
         description = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         dims = [dim for path in sorted(folder.glob("*.safetensors")) if (dim := _dim(path))]
@@ -92,10 +92,10 @@ class FeatureStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock for filling the store: the second job waits, then finds the work done. Reading needs none.
+        """Hold the lock for filling the store: a second job waits, then finds the work done. Reading needs no lock.
 
         Raises:
-            StoreError: where the lock's file cannot be made.
+            StoreError: the lock file cannot be created.
         """
         with ExitStack() as held:
             try:
@@ -110,7 +110,7 @@ class FeatureStore:
             yield
 
     def refresh(self) -> None:
-        """Take in segments that others have written since; a damaged one is named and passed over."""
+        """Load segments that others have written since; a damaged one is logged and skipped."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name in self._segments:
                 continue
@@ -118,23 +118,23 @@ class FeatureStore:
                 segment = _Segment(path, self.dim)
             except (SafetensorError, OSError, ValueError, KeyError) as error:
                 log.warning(
-                    "feature store: %s is not used (%s); its features are computed again, and the file can be deleted",
+                    "feature store: %s is ignored (%s); its features are computed again, and you can delete the file",
                     path,
                     error,
                 )
                 self._segments[path.name] = None
                 continue
             self._segments[path.name] = segment
-            # Segments are named by time: the newest place of a key is the one that counts.
+            # Segments are named by time: the newest entry of a key counts.
             self._places.update((key, (path.name, row)) for row, key in enumerate(segment.keys))
 
     @property
     def unusable(self) -> list[Path]:
-        """Files that are no whole segments of this store."""
+        """Files that are not complete segments of this store."""
         return [self.folder / name for name, segment in self._segments.items() if segment is None]
 
     def keys(self) -> list[bytes]:
-        """The keys that the store holds."""
+        """The keys in the store."""
         return list(self._places)
 
     def __len__(self) -> int:
@@ -150,7 +150,8 @@ class FeatureStore:
             keys: n keys.
 
         Returns:
-            The vectors (n, dim) and which of them (n) are there and match their checksum; the others are zero.
+            The vectors (n, dim), and a mask (n) of those that are present and match their checksum; the others are
+            zero.
         """
         vectors = np.zeros((len(keys), self.dim), np.float32)
         found = np.zeros(len(keys), np.bool_)
@@ -160,7 +161,7 @@ class FeatureStore:
             if place is None:
                 continue
             segment = self._segments[place[0]]
-            assert segment is not None  # places are made from whole segments alone
+            assert segment is not None  # entries come only from complete segments
             vector = segment.vectors[place[1]]
             if _checksum(key, vector) == segment.checksums[place[1]]:
                 vectors[n], found[n] = vector, True
@@ -176,19 +177,19 @@ class FeatureStore:
         return vectors, found
 
     def holds(self, keys: Sequence[bytes], at_once: int = 4096) -> npt.NDArray[np.bool_]:
-        """Which of n keys are there and match their checksum (n), without keeping the vectors in memory."""
+        """Which of n keys are present and match their checksum (n), without keeping the vectors in memory."""
         parts = [self.read(keys[n : n + at_once])[1] for n in range(0, len(keys), at_once)]
         return np.concatenate(parts) if parts else np.zeros(0, np.bool_)
 
     def append(self, keys: Sequence[bytes], vectors: Vectors) -> None:
-        """Add vectors as one segment; the file is there whole or not at all.
+        """Add vectors as one segment, which is written completely or not at all.
 
         Args:
             keys: n keys of `KEY_BYTES` bytes.
             vectors: (n, dim) float32.
 
         Raises:
-            WriteError: where the disk is full or the folder cannot be written; the store is as it was.
+            WriteError: the disk is full or the folder cannot be written; the store is unchanged.
         """
         if not len(keys):
             return
@@ -204,7 +205,7 @@ class FeatureStore:
                 "vectors": vectors,
                 "checksums": np.array([_checksum(k, v) for k, v in zip(keys, vectors, strict=True)], np.uint32),
             },
-            # Without it a damaged key would be one that nobody asks for, and the damage would have no name.
+            # Without it, nobody would ever look up a damaged key, and the damage would go unnoticed.
             metadata={"keys_crc32": f"{zlib.crc32(table.tobytes()):08x}"},
         )
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
@@ -233,7 +234,7 @@ class _Segment:
 
 
 def _dim(path: Path) -> int | None:
-    """The length of a segment's vectors, or None where it cannot be read."""
+    """The length of a segment's vectors, or None if it cannot be read."""
     try:
         with safe_open(path, framework="numpy") as file:
             return int(file.get_slice("vectors").get_shape()[1])

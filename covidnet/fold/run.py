@@ -23,7 +23,7 @@ from covidnet.base.caveats import Caveat
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.quiet import quieten
 from covidnet.base.trust import check_classes, check_links
-from covidnet.callbacks.curves import hand_on
+from covidnet.callbacks.curves import restore_curves
 from covidnet.callbacks.gradcam_panels import GradCamPanels
 from covidnet.callbacks.prediction_writer import PredictionWriter
 from covidnet.callbacks.resume_point import ResumePoint
@@ -239,7 +239,7 @@ class FoldRun:
         if self.progress:
             callbacks.append(_ProgressBar(refresh_rate=10, leave=False))
         if (point := self.resumption.point) is not None:
-            hand_on(ResumePoint.read(point)[1], self.loggers)
+            restore_curves(ResumePoint.read(point)[1], self.loggers)
         trainer: pl.Trainer = hydra.utils.instantiate(
             s["trainer"],
             callbacks=callbacks,

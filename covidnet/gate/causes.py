@@ -1,4 +1,4 @@
-"""What a picture that is no upright frontal image looks like."""
+"""Flags for images that are not upright frontal chest X-rays."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _EDGE = 3
 
 
 def direction_flag(way: int) -> Flag:
-    """An image that fits when it is turned.
+    """The flag of an image that fits after turning or inverting it.
 
     Args:
-        way: 1..7, an entry of `covidnet.gate.ranks.turned`: quarter turns anticlockwise that set it upright, 4 more
-            where it is inverted too.
+        way: 1..7, an entry of `covidnet.gate.ranks.turned`: the quarter turns anticlockwise that set the image upright,
+            plus 4 if it is also inverted.
 
     Example:
         >>> direction_flag(1).text
@@ -36,12 +36,12 @@ def direction_flag(way: int) -> Flag:
 LATERAL = Flag(
     "lateral", "looks like a lateral view, not a frontal one; use the frontal image (PA or AP)", learned=True
 )
-CT = Flag("ct", "looks like a CT slice, a body with black all round it; give a frontal chest radiograph", learned=True)
+CT = Flag("ct", "looks like a CT slice, a body surrounded by black; give a frontal chest radiograph", learned=True)
 NOT_FRONTAL = Flag("not_frontal", "does not look like a frontal chest image; give one, PA or AP", learned=True)
 
 
-def surrounded(thumbnail: npt.NDArray[np.uint8]) -> bool:
-    """Whether a picture is black along all its edges and not in its middle, as slices are and few images.
+def has_black_border(thumbnail: npt.NDArray[np.uint8]) -> bool:
+    """Whether an image is black along all edges but not in the middle, as CT slices are and few radiographs.
 
     Args:
         thumbnail: (64, 64).

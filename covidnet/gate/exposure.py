@@ -1,4 +1,4 @@
-"""Too dark, too bright, or without contrast: told by a thumbnail, which the limits are set on too."""
+"""Detect images that are too dark, too bright or without contrast. Thumbnails are used for this and for the limits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Exposure(NamedTuple):
     """How bright an image is, in grey of 0..255.
 
     Args:
-        mean: its mean.
-        low: what 5 % of it are darker than.
-        high: what 5 % of it are brighter than.
-        middle: how far apart the darkest and the brightest quarter are.
+        mean: mean grey.
+        low: 5th percentile.
+        high: 95th percentile.
+        middle: interquartile range.
     """
 
     mean: float
@@ -36,15 +36,15 @@ class Exposure(NamedTuple):
 
 
 class ExposureLimits(NamedTuple):
-    """The exposure beyond which an image is refused.
+    """The limits beyond which an image's exposure is refused.
 
     Args:
-        dark: least mean.
-        dark_high: least `Exposure.high`.
-        bright: largest mean.
-        bright_low: largest `Exposure.low`.
-        contrast: least difference of high and low.
-        middle: least `Exposure.middle`.
+        dark: lowest mean.
+        dark_high: lowest `Exposure.high`.
+        bright: highest mean.
+        bright_low: highest `Exposure.low`.
+        contrast: smallest difference of high and low.
+        middle: smallest `Exposure.middle`.
     """
 
     dark: float = 45.0
@@ -56,14 +56,14 @@ class ExposureLimits(NamedTuple):
 
     @classmethod
     def of(cls, seen: npt.NDArray[np.float64], share: float) -> ExposureLimits:
-        """Limits that hold for images that have been seen, five levels beyond nearly all of them.
+        """Set limits from known images, with a margin of five grey levels on brightness.
 
-        Images of one source are alike in exposure, and those of another are not wrong: so what is between the innermost
-        limits is never refused, whatever was seen.
+        Images of one source have similar exposure, but other exposures are not wrong. So there are innermost limits:
+        what lies between them is never refused.
 
         Args:
-            seen: (N, 4), of `exposures`.
-            share: of images that may lie beyond each limit, before the five levels are added.
+            seen: (N, 4), from `exposures`.
+            share: of images that may lie beyond each limit, before the margin is added.
         """
         mean, low, high, middle = seen.T
         fixed, room = cls(), 5.0
@@ -90,7 +90,7 @@ _CHUNK = 256
 
 
 def _levels(flat: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """The grey that each share of `_AT` does not exceed. Counting is many times as fast as sorting."""
+    """The grey levels at the quantiles `_AT`. Counting is many times faster than sorting."""
     counts = np.bincount((np.arange(len(flat))[:, None] * 256 + flat).ravel(), minlength=256 * len(flat))
     grown = counts.reshape(-1, 256).cumsum(axis=1)
     return np.stack([(grown >= at * flat.shape[1]).argmax(axis=1) for at in _AT], axis=1).astype(np.float64)
@@ -100,15 +100,15 @@ def exposure_flag(exposure: Exposure, limits: ExposureLimits) -> Flag | None:
     """What is wrong with an image's exposure, or None."""
     mean, low, high, middle = exposure
     if high - low < limits.contrast:
-        text = f"hardly any contrast: 90% of it lie within {high - low:.0f} of 255 levels of grey"
+        text = f"hardly any contrast: 90% of it is within {high - low:.0f} of 255 grey levels"
         return Flag("flat", f"{text}; {EXPOSE}")
     if mean < limits.dark or high < limits.dark_high:
         return Flag("dark", f"too dark: mean grey {mean:.0f} of 255, all but 5% below {high:.0f}; {EXPOSE}")
     if mean > limits.bright or low > limits.bright_low:
         return Flag("bright", f"too bright: mean grey {mean:.0f} of 255, all but 5% above {low:.0f}; {EXPOSE}")
     if middle < limits.middle:
-        # Nearly one grey: what that grey is tells the cause.
+        # The image is nearly uniform, so its grey gives the cause.
         code = "bright" if mean > 190 else "dark" if mean < 60 else "flat"
         cause = {"bright": "too bright", "dark": "too dark", "flat": "hardly any contrast"}[code]
-        return Flag(code, f"{cause}: half of it lies within {middle:.0f} of 255 levels of grey; {EXPOSE}")
+        return Flag(code, f"{cause}: half of it is within {middle:.0f} of 255 grey levels; {EXPOSE}")
     return None

@@ -1,4 +1,4 @@
-"""How far an image's features lie from those of the training images (Lee et al. 2018, arXiv:1807.03888)."""
+"""Distance of an image's features from those of the training images (Lee et al. 2018, arXiv:1807.03888)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from covidnet.gate.gaussian import squared_distance
 from covidnet.gate.ranks import Floats
 
 COMPONENTS = 64
-"""Principal components that are kept: 64 of 1,024 are 256 kB in a checkpoint."""
+"""Principal components kept: 64 of 1,024 take 256 kB in a checkpoint."""
 
 _POWER_STEPS = 2
 _TINY = 1e-12
-# Of a variance of 1 that each feature has: what rounding leaves over is no direction of its own.
+# Lower bound of the pooled variance, as a share of each feature's variance of 1. Less than that is rounding error.
 _LEAST = 1e-4
 
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """A Gaussian of few components: large variances as they are, the rest pooled.
+    """A Gaussian with few components: the largest variances are kept, the rest are pooled.
 
     Args:
         mean: (D,).
-        weights: (D,), which centred features are multiplied by: 1 over their deviation, 0 for a constant one.
+        weights: (D,), factors for centred features: 1 / standard deviation, or 0 for a constant feature.
         components: (k, D), orthonormal.
         variances: (k,) along them.
         rest: variance along each of the other directions.
@@ -39,10 +39,10 @@ class FeatureModel:
 
     @classmethod
     def fit(cls, features: Floats, seed: int = 0) -> FeatureModel:
-        """From the features of training images.
+        """Fit to the features of training images.
 
         Args:
-            features: (N, D), two rows or more.
+            features: (N, D), at least two rows.
             seed: of the random start of the subspace iteration.
         """
         mean, spread = features.mean(axis=0), features.std(axis=0)
@@ -51,8 +51,8 @@ class FeatureModel:
         centred = (features - mean) * weights
         n, dim = centred.shape
         k = min(COMPONENTS, max(1, n // 8), dim)
-        # Randomised subspace iteration (Halko et al. 2011, https://doi.org/10.1137/090771806): a whole decomposition
-        # of 1,024 features takes longer than all else that is fitted.
+        # Randomised subspace iteration (Halko et al. 2011, https://doi.org/10.1137/090771806): a full decomposition of
+        # 1,024 features would take longer than the rest of the fit.
         wide = min(k + 8, n, dim)
         basis = np.random.default_rng(seed).standard_normal((dim, wide), dtype=np.float32)
         for _ in range(_POWER_STEPS):
@@ -66,7 +66,7 @@ class FeatureModel:
         return cls(mean, weights, np.ascontiguousarray(components), (variances + rest).astype(np.float32), rest)
 
     def distance(self, features: Floats) -> npt.NDArray[np.float64]:
-        """The log of the squared Mahalanobis distance per feature: (N, D) to (N,); infinite where one is not finite."""
+        """The log of the squared Mahalanobis distance per feature: (N, D) to (N,); infinite if it is not finite."""
         with np.errstate(all="ignore"):
             away = (features - self.mean) * self.weights
             distance = squared_distance(away, self.components, self.variances, self.rest).astype(np.float64)

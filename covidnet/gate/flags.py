@@ -1,4 +1,4 @@
-"""What the input gate has to say of an image, in words."""
+"""The input gate's findings about an image."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Flag:
-    """One thing that is wrong with an image.
+    """One fault of an image.
 
     Args:
-        code: a short name that programs go by, of `CODES`.
-        text: why, in one clause, then what to do, after a semicolon.
-        refuses: whether the image must not be predicted; else the flag is a warning.
-        learned: whether it compares the image with the training images; else it is a rule about any image.
+        code: a short name for programs, of `CODES`.
+        text: the cause in one clause, a semicolon, then the remedy.
+        refuses: whether the image must not be predicted; otherwise the flag is a warning.
+        learned: whether it comes from a comparison with the training images; otherwise from a rule for any image.
     """
 
     code: str

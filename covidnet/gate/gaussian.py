@@ -1,4 +1,4 @@
-"""A Gaussian of few components: large variances as they are, the rest pooled."""
+"""A Gaussian with few components: the largest variances are kept, the rest are pooled."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def squared_distance(away: Floats, components: Floats, variances: Floats, rest: 
     """The squared Mahalanobis distance from the mean.
 
     Args:
-        away: (N, D), less the mean.
+        away: (N, D), minus the mean.
         components: (k, D), orthonormal.
         variances: (k,) along them.
         rest: variance along each of the other directions.
 
     Returns:
-        (N,), 0 and above.
+        (N,), at least 0.
     """
     along = away @ components.T
     left = np.maximum((away**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)

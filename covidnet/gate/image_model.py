@@ -1,4 +1,4 @@
-"""What upright frontal images look like from far away, and which way up an image is. Closed forms; no labels."""
+"""A coarse model of upright frontal images and of an image's orientation. Closed form; needs no labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from covidnet.gate.gaussian import squared_distance
 from covidnet.gate.ranks import CELLS, Floats, turned
 
 COMPONENTS = 32
-"""Principal components of `ImageModel`. Half or twice as many tell real laterals and photographs equally well."""
+"""Principal components of `ImageModel`. Half or twice as many detect real laterals and photographs equally well."""
 RIDGE = 1.0
 
 _PIXELS = CELLS**2
@@ -20,9 +20,9 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over images and their mirror images, from which the models of any subset follow by subtraction.
+    """Sums over images and their mirror images. Subtraction gives the sums of any subset, and so its model.
 
-    Mirrored images count as images, because a mirrored one cannot be told reliably, and must not look odd.
+    Mirror images are included because mirroring cannot be detected reliably, so a mirrored image must not count as odd.
 
     Args:
         n: number of images.
@@ -36,7 +36,7 @@ class Moments:
 
     @classmethod
     def of(cls, pictures: Floats) -> Moments:
-        """Of ranked thumbnails (N, 16, 16)."""
+        """The moments of ranked thumbnails (N, 16, 16)."""
         flat = pictures.reshape(-1, _PIXELS)
         square = (flat.T @ flat).astype(np.float64)
         total = flat.sum(axis=0, dtype=np.float64)
@@ -49,14 +49,15 @@ class Moments:
 
 @dataclass(frozen=True)
 class ImageModel:
-    """A Gaussian of few components for upright images, and a linear score of being upright and positive.
+    """A Gaussian with few components for upright images, and a linear score for "upright and not inverted".
 
     Args:
         mean: (256,) of ranked thumbnails.
         components: (k, 256), orthonormal.
         variances: (k,) along them.
         rest: variance along each of the other directions.
-        direction: (16, 16) weights of the score; the best of the eight ways of `turned` is the way an image lies.
+        direction: (16, 16) weights of the score. The orientation of an image is the best-scoring of the eight in
+            `turned`.
     """
 
     mean: Floats
@@ -67,11 +68,11 @@ class ImageModel:
 
     @classmethod
     def fit(cls, moments: Moments) -> ImageModel:
-        """From the moments of the images."""
+        """Fit to the moments of the images."""
         mean = moments.total / moments.n
         second = moments.square / moments.n
         values, vectors = np.linalg.eigh(second - np.outer(mean, mean))
-        # Eight images for each component, and every image is there twice.
+        # Eight images per component; n counts every image twice.
         k = min(COMPONENTS, max(1, moments.n // 16))
         values = np.maximum(values, 0.0)
         rest = max(float(values[:-k].mean()), _TINY)
@@ -84,7 +85,7 @@ class ImageModel:
         )
 
     def unlikeness(self, pictures: Floats) -> npt.NDArray[np.float64]:
-        """How unlike the images pictures are: the log of the squared Mahalanobis distance per pixel.
+        """Distance from the fitted images: the log of the squared Mahalanobis distance per pixel.
 
         Args:
             pictures: (N, 16, 16), ranked.
@@ -94,15 +95,15 @@ class ImageModel:
         return np.log(np.maximum(distance.astype(np.float64), _TINY) / _PIXELS)
 
     def ways(self, pictures: Floats) -> npt.NDArray[np.float64]:
-        """The direction's score of each of the eight ways to turn a picture: (N, 16, 16) to (N, 8)."""
+        """The direction score of an image in each of its eight orientations: (N, 16, 16) to (N, 8)."""
         return np.einsum("nkij,ij->nk", turned(pictures), self.direction).astype(np.float64)
 
 
 def _direction(mean: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> Floats:
-    """Ridge regression of "upright and positive" on the eight ways of all images.
+    """Ridge regression of "upright and not inverted" on all images in all eight orientations.
 
-    Second moments do not change by inversion, and by turning they are only permuted; the means of an image and its
-    inversion cancel. So nothing has to be computed on the turned images themselves.
+    Inversion does not change second moments, and turning only permutes them. The means of an image and its inversion
+    cancel. So nothing has to be computed on the turned images themselves.
     """
     place = np.arange(_PIXELS).reshape(CELLS, CELLS)
     turns = [np.rot90(place, k).ravel() for k in range(4)]

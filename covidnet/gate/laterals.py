@@ -1,8 +1,7 @@
-"""Drawn lateral chest images, as small as thumbnails: the other view that a gate is most often given.
+"""Synthetic lateral chest images at thumbnail size. Laterals are the most common wrong input to a gate.
 
-Training images hold no labelled laterals, and often none at all. So what a lateral looks like is drawn from anatomy:
-one lung field between breast bone and spine, the heart low in front, the shoulders above, the diaphragm falling
-backwards.
+Training data has no labelled laterals, and often none at all. So laterals are drawn from anatomy: one lung field
+between sternum and spine, the heart low in front, the shoulders above, the diaphragm falling towards the back.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from covidnet.data.reading.thumbnails import SIDE
 
 
 def draw_laterals(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Lateral images facing left, no two alike.
+    """Draw lateral images facing left, each different.
 
     Args:
         count: how many.
@@ -32,16 +31,16 @@ def draw_laterals(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     def between(low: float, high: float) -> npt.NDArray[np.float32]:
         return rng.uniform(low, high, (count, 1, 1)).astype(np.float32)
 
-    # At half the resolution of a thumbnail, which is all that is looked at, and a quarter of the work.
+    # Half the resolution of a thumbnail is enough, at a quarter of the work.
     y, x = np.meshgrid(*[np.linspace(0, 1, SIDE // 2, dtype=np.float32)] * 2, indexing="ij")
-    # The image's own frame: leaning, nearer or further, not quite in the middle.
+    # The frame of each image: tilted, scaled and slightly off centre.
     y, x = (y - 0.5) * between(0.85, 1.15) + 0.5 + between(-0.06, 0.06), x - 0.5 + between(-0.06, 0.06)
     x = x * between(0.8, 1.2) + between(-0.25, 0.25) * (y - 0.5)
     front = -0.24 - between(0.05, 0.22) * np.clip(y - 0.1, 0, 0.6) - between(-0.05, 0.12)
     back = 0.3 + between(0.02, 0.12) * np.sin(np.pi * y) + between(-0.05, 0.12)
     body = _step((x - front) / 0.02) * _step((back - x) / 0.02)
     thick = between(1.1, 1.5) + between(0.2, 0.9) * np.exp(-((y / between(0.1, 0.25)) ** 2))
-    # Arms lie before the face or over the apex.
+    # Arms are in front of the face or over the lung apex.
     arm = between(0, 0.8) * np.exp(-(((y - between(-0.05, 0.1)) / 0.12) ** 2) - ((x + between(-0.1, 0.35)) / 0.25) ** 2)
     lean = between(-0.1, 0.1) * (y - 0.45)
     dome = between(0.62, 0.8) + between(0.0, 0.35) * x + between(0.2, 0.9) * (x + 0.05) ** 2
@@ -50,7 +49,7 @@ def draw_laterals(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     heart = _step((1 - ((x + 0.1) / between(0.1, 0.17)) ** 2 - ((y - dome + 0.14) / between(0.1, 0.18)) ** 2) / 0.4)
     spine = np.exp(-(((x - 0.17 - 0.06 * np.sin(np.pi * y)) / 0.06) ** 2))
     depth = body * (thick + arm + between(0.05, 0.35) * spine + between(0.0, 0.4) * _step((y - dome) / 0.05))
-    # The lung is clearest behind the heart, low in front of the spine.
+    # The lung is darkest behind the heart, low in front of the spine.
     clear = between(0.5, 0.9) + between(0.0, 0.35) * (y - 0.4) + between(-0.3, 0.5) * x
     depth = depth - lung * (clear - between(0.2, 0.6) * heart)
     grey = _step((depth - between(0.5, 1.0)) / between(0.25, 0.5))

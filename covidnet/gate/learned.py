@@ -1,4 +1,4 @@
-"""What a gate has learned of the training images: models of them, and the limits that few real images exceed."""
+"""What a gate learns from the training images: models of them, and limits that few real images exceed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from covidnet.gate.rules import MAX_SHAPE
 Scores = dict[str, npt.NDArray[np.float64]]
 
 SHARES = {"direction": 0.003, "lateral": 0.004, "likeness": 0.012, "features": 0.01}
-"""Share of images that each check may refuse, 3 % in all; the rest of the 5 % is for the images of other patients and
-hospitals, which are refused more often than those that the limits are set on."""
+"""The share of images that each check may refuse, 3 % in all. The goal is 5 %: images of other patients and hospitals
+are refused more often than those that the limits are set on."""
 
 PARTS = 5
 LEAST_HELD_OUT = 50
-"""Held-out images from which on limits are set on them too."""
+"""The fewest held-out images that limits are also set on."""
 
 _EXPOSURE_SHARE = 0.001
 _DRAWN = 160
@@ -39,13 +39,13 @@ class Learned:
     """Models and limits.
 
     Args:
-        images: of the training images' thumbnails.
-        laterals: of drawn laterals' thumbnails.
-        features: of the training images' features.
-        limits: one for each of `SHARES`, which an image exceeds to be refused.
-        laterals_limit: the distance from the drawn laterals that they themselves rarely exceed.
-        exposure: what is too dark and too bright.
-        max_shape: times that an image may be as long as it is wide.
+        images: model of the training images' thumbnails.
+        laterals: model of drawn laterals' thumbnails.
+        features: model of the training images' features.
+        limits: one for each of `SHARES`; an image above it is refused.
+        laterals_limit: a distance from the drawn laterals that laterals rarely exceed.
+        exposure: limits of the exposure.
+        max_shape: the largest ratio of long to short side.
     """
 
     images: ImageModel
@@ -65,8 +65,8 @@ class Learned:
         aspects: npt.NDArray[np.floating] | None,
         seed: int,
     ) -> Learned:
-        """See `InputGate.fit`. Every limit is set on images that the scoring model has not seen."""
-        # Images stand in order of their ids or classes; parts must not.
+        """See `InputGate.fit`. Every limit is set on images that the scoring model was not fitted to."""
+        # Images may be sorted by id or class, so they are assigned to parts at random.
         part = np.random.default_rng(seed).permutation(len(thumbnails)) % PARTS
         pictures, seen = ranked(thumbnails), exposures(thumbnails)
         moments = Moments.of(pictures)
@@ -82,20 +82,20 @@ class Learned:
         features_limit = tail_limit(scores["features"], SHARES["features"])
         if held_out is not None and len(held_out[0]) >= LEAST_HELD_OUT:
             other = _scores(images, laterals, model, ranked(held_out[0]), held_out[1])
-            # A network that was trained on these images brings their features closer together than those of others.
+            # A network's features of its own training images are closer together than those of other images.
             features_limit = max(features_limit, tail_limit(other["features"], SHARES["features"]))
             scores = {name: np.concatenate([values, other[name]]) for name, values in scores.items()}
             seen = np.concatenate([seen, exposures(held_out[0])])
         limits = {name: tail_limit(scores[name], share) for name, share in SHARES.items()}
         limits["features"] = features_limit
-        # An image that fits best as it is, or is more like a frontal image than like a lateral one, has neither fault.
+        # An image that scores best as it is, or resembles a frontal more than a lateral image, has neither fault.
         limits |= {name: max(limits[name], 0.0) for name in ("direction", "lateral")}
         shapes = np.ones(1) if aspects is None or not len(aspects) else np.maximum(aspects, 1 / aspects)
         shape = max(MAX_SHAPE, 1.1 * float(shapes.max()))
         return cls(images, laterals, model, limits, laterals_limit, ExposureLimits.of(seen, _EXPOSURE_SHARE), shape)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Everything as plain numeric arrays."""
+        """The state as numeric arrays."""
         numbers = [self.laterals_limit, self.max_shape, self.images.rest, self.laterals.rest, self.features.rest]
         found = {
             "numbers": np.array(numbers),
@@ -111,10 +111,10 @@ class Learned:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Learned:
-        """What `arrays` was called on.
+        """Restore from `arrays`.
 
         Raises:
-            DataError: the arrays are of something else.
+            DataError: these are not the arrays of a gate.
         """
         try:
             if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
@@ -143,8 +143,8 @@ def _image_model(arrays: Mapping[str, npt.NDArray[Any]], kind: str, rest: float)
     return ImageModel(mean, components, variances, rest, direction)
 
 
-def astray(ways: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How much better a picture fits when it is turned: (N, 8) to (N,), above 0 where one of the turns is better."""
+def turn_gain(ways: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How much better an image scores when turned or inverted: (N, 8) to (N,), above 0 if one of these is better."""
     return np.asarray(ways[:, 1:].max(axis=1) - ways[:, 0], np.float64)
 
 
@@ -153,7 +153,7 @@ def _scores(
 ) -> Scores:
     likeness, lateral = images.unlikeness(pictures), laterals.unlikeness(pictures)
     return {
-        "direction": astray(images.ways(pictures)),
+        "direction": turn_gain(images.ways(pictures)),
         "lateral": likeness - lateral,
         "likeness": likeness,
         "features": model.distance(features),
@@ -162,6 +162,6 @@ def _scores(
 
 @lru_cache(maxsize=1)
 def _laterals() -> tuple[ImageModel, float]:
-    """The model of drawn laterals, and the distance that 5 % of others exceed."""
+    """The model of drawn laterals, and the distance that 5 % of other drawn laterals exceed."""
     model = ImageModel.fit(Moments.of(ranked(draw_laterals(_DRAWN))))
     return model, tail_limit(model.unlikeness(ranked(draw_laterals(_DRAWN, seed=1))), 0.05)

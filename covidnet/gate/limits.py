@@ -10,16 +10,16 @@ _FEW = 100
 
 
 def tail_limit(scores: npt.NDArray[np.floating], share: float) -> float:
-    """The score that a share of images exceeds, also where that share is less than one image of those that are there.
+    """The score that a given share of images exceeds, even if the share is less than one of these images.
 
-    Excesses over the upper tenth's lower end are taken for exponential, which needs no more than their mean. (Peaks
-    over threshold: Coles 2001, https://doi.org/10.1007/978-1-4471-3675-0, chapter 4, with shape 0.) Few images tell
-    little of their tail, so for n images the share is lowered by 1 + 100 / n. Where more images than the share exceed
-    the limit, as with a second kind of image among them, it is their own quantile.
+    Excesses over the 90th percentile are assumed to be exponential, which needs only their mean. (Peaks over threshold:
+    Coles 2001, https://doi.org/10.1007/978-1-4471-3675-0, chapter 4, with shape 0.) Few images say little about their
+    tail, so for n images the share is divided by 1 + 100 / n. If more images than the share exceed that limit, for
+    example because there are two kinds of image, the limit is the empirical quantile.
 
     Args:
         scores: (N,), of images that must pass.
-        share: of images that may exceed the limit, under 0.1.
+        share: of images that may exceed the limit, below 0.1.
 
     Returns:
         The limit; infinite without scores.

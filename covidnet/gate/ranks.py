@@ -1,4 +1,4 @@
-"""Thumbnails as ranks of grey: the same for every exposure, and negated by inversion."""
+"""Thumbnails as grey ranks: independent of exposure, and negated by inversion."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy.typing as npt
 from covidnet.data.reading.thumbnails import SIDE
 
 CELLS = 16
-"""Cells along each side. Finer ones tell images from other pictures no better, and cost more."""
+"""Cells along each side. Finer cells separate radiographs from other images no better, and cost more."""
 
 Floats = npt.NDArray[np.float32]
 
 
 def ranked(thumbnails: npt.NDArray[np.uint8]) -> Floats:
-    """Thumbnails in 16 x 16 cells, each cell's grey replaced by its rank.
+    """Reduce thumbnails to 16 x 16 cells and replace each cell's grey by its rank.
 
-    Equal greys share their mean rank, as in Spearman's correlation, so that a turned picture has turned ranks.
+    Equal greys share their mean rank, as in Spearman's correlation, so that a turned image has turned ranks.
 
     Args:
         thumbnails: (N, 64, 64), 0..255.
 
     Returns:
-        (N, 16, 16), mean 0; standard deviation 1 where no two cells are equal.
+        (N, 16, 16), mean 0; standard deviation 1 if no two cells are equal.
     """
     size = SIDE // CELLS
     cells = thumbnails.reshape(-1, CELLS, size, CELLS, size).sum(axis=(2, 4), dtype=np.int64).reshape(-1, CELLS**2)
@@ -33,13 +33,13 @@ def ranked(thumbnails: npt.NDArray[np.uint8]) -> Floats:
 
 
 def turned(pictures: Floats) -> Floats:
-    """All eight ways in which an image can come: turned by 0, 90, 180, 270 degrees, and each of them inverted.
+    """All eight orientations of an image: turned by 0, 90, 180 and 270 degrees, and each of these inverted.
 
     Args:
         pictures: (N, S, S), ranks.
 
     Returns:
-        (N, 8, S, S); entry k is turned anticlockwise by 90 k degrees, entry 4 + k is inverted too.
+        (N, 8, S, S); entry k is turned anticlockwise by 90 k degrees, and entry 4 + k is also inverted.
     """
     turns = np.stack([np.rot90(pictures, k, axes=(1, 2)) for k in range(4)], axis=1)
     return np.concatenate([turns, -turns], axis=1)

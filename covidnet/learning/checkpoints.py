@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, in their own folder, and no oftener than is of use."""
+"""Checkpoints that are written completely or not at all, in their own folder, and no more often than useful."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from covidnet.base.atomic import WriteError, make_folder, write_bytes
 from covidnet.base.errors import WeightsError
 from covidnet.base.trust import archive_damage
 
-# What predictions depend on; a checkpoint also holds the state of the training.
+# The parts that predictions depend on; a checkpoint also has the training state.
 _HASHED = ("state_dict", "hyper_parameters", "serving")
 
-# Stands in a checkpoint for the folder that it lies in.
+# Placeholder in a checkpoint for its own folder.
 _HERE = "{checkpoints}"
 
 
 class DamagedCheckpointError(WeightsError):
-    """A checkpoint is not what was written."""
+    """A checkpoint differs from what was written."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint under a temporary name beside its own, then rename it.
+    """Write a checkpoint under a temporary name in its own folder, then rename it.
 
-    Lightning's way goes through the system's folder for temporary files, which is often another file system, where a
-    rename becomes a copy that a killed run leaves half done.
+    Lightning writes to the system's folder for temporary files first. That is often another file system, where the
+    rename becomes a copy, which a killed run leaves incomplete.
 
-    A linear head's epoch takes less time than writing the network down. So a checkpoint is kept in memory at first,
-    and written when `seconds` have passed since the last writing, or by `flush`. A killed run loses that much work.
-    Checkpoints are written in the order in which they were made: one that stands for all that was before it, such as
-    a resume point, is on the disk after them.
+    An epoch of a linear head takes less time than writing the network. So a checkpoint is first kept in memory, and
+    written when `seconds` have passed since the last write, or by `flush`. A killed run loses at most that much work.
+    Checkpoints are written in the order in which they were saved, so a resume point is on disk only after the
+    checkpoints that it depends on.
 
-    Paths that callbacks keep, such as that of the best checkpoint, are relative to the checkpoint's folder in the file:
-    a run can be moved, and says nothing of the machine that trained it.
+    Paths kept by callbacks, such as that of the best checkpoint, are stored relative to the checkpoint's folder. So a
+    run can be moved, and its files do not reveal paths of the training machine.
 
     Args:
-        seconds: between two writings; 0 writes at once.
-        constant: tensors that never change, such as a frozen backbone's: no copy of them is kept.
+        seconds: between two writes; 0 writes at once.
+        constant: tensors that never change, such as a frozen backbone's; they are not copied.
     """
 
     def __init__(self, seconds: float = 0.0, constant: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.seconds = seconds
-        # Held, so that no other tensor can come to lie in their place.
+        # Keep references, so that no other tensor can get the same memory address.
         self._constant = {tensor.data_ptr(): tensor for tensor in constant if tensor.numel()}
         self._waiting: dict[str, dict[str, Any]] = {}
         self._written = time.monotonic()
@@ -64,21 +64,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Replace the checkpoint at `path`, now or later.
 
         Raises:
-            WriteError: where the disk is full; the checkpoint that was there is whole.
+            WriteError: the disk is full; an existing checkpoint stays intact.
         """
         copied = tree_map_only(Tensor, self._copied, checkpoint)
         if "callbacks" in copied:
             copied["callbacks"] = _rebased(copied["callbacks"], str(Path(path).parent), _HERE)
-        # Between the two lines the older checkpoint would be lost, and a resume point that counts on it would not.
-        with _undisturbed():
-            # The newest stands last.
+        # SIGTERM between the two lines would lose an older checkpoint, but not the resume point that needs it.
+        with _sigterm_deferred():
+            # The newest comes last.
             self._waiting.pop(str(path), None)
             self._waiting[str(path)] = copied
         if time.monotonic() - self._written >= self.seconds:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write all pending checkpoints."""
         while self._waiting:
             path = next(iter(self._waiting))
             write_checkpoint(self._waiting[path], Path(path))
@@ -86,13 +86,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._written = time.monotonic()
 
     def _copied(self, tensor: Tensor) -> Tensor:
-        # Training goes on in the same memory.
+        # Training continues to change the original.
         still = self._constant.get(tensor.data_ptr())
         same = still is not None and still.shape == tensor.shape and still.dtype == tensor.dtype
         return tensor.detach() if same else tensor.detach().clone()
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Load a checkpoint, written first if it waits."""
+        """Load a checkpoint; a pending one is written first."""
         self.flush()
         checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
         if "callbacks" in checkpoint:
@@ -100,13 +100,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint, written or waiting."""
+        """Remove a checkpoint, written or pending."""
         self._waiting.pop(str(path), None)
         super().remove_checkpoint(path)
 
 
 def _rebased(value: Any, old: str, new: str) -> Any:
-    """Nested plain values in which paths that lie in one folder lie in another one."""
+    """Replace a folder by another in all paths in nested plain values."""
     if isinstance(value, str):
         return new + value[len(old) :] if value == old or value.startswith(old + os.sep) else value
     if isinstance(value, dict):
@@ -115,8 +115,8 @@ def _rebased(value: Any, old: str, new: str) -> Any:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let SIGTERM, whose handler raises, wait for a moment."""
+def _sigterm_deferred() -> Iterator[None]:
+    """Defer SIGTERM, whose handler raises, until the block ends."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -128,30 +128,30 @@ def _undisturbed() -> Iterator[None]:
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint whole or not at all, and read it back.
+    """Write a checkpoint completely or not at all, and verify it.
 
     Args:
-        checkpoint: what ``torch.load`` with ``weights_only`` takes.
-        path: the file; its folder is made.
+        checkpoint: content that ``torch.load`` accepts with ``weights_only``.
+        path: the file; its folder is created.
 
     Raises:
-        WriteError: the disk is full, or does not give back what was written.
+        WriteError: the disk is full, or the file cannot be read back.
     """
     make_folder(path.parent, path)
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     data = buffer.getvalue()
     write_bytes(path, data)
-    # A disk that is about to fail says nothing when it is written to.
+    # A failing disk may not report errors on write.
     if path.read_bytes() != data:
         raise WriteError(path, errno.EIO, "what was written cannot be read back")
 
 
 def content_sha256(checkpoint: Mapping[str, Any]) -> str:
-    """The hash of a checkpoint's weights, settings and serving record, the record's own ``sha256`` left out.
+    """The hash of a checkpoint's weights, settings and serving record, without the record's own ``sha256``.
 
     Args:
-        checkpoint: as ``torch.load`` gives it.
+        checkpoint: from ``torch.load``.
 
     Returns:
         Hexadecimal digits.
@@ -185,14 +185,14 @@ def content_sha256(checkpoint: Mapping[str, Any]) -> str:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running code, and check that it is what was written.
+    """Read a checkpoint without running code, and verify it.
 
     Args:
-        path: the file. One without a hash in its serving record is checked by the archive's checksums alone.
+        path: the file. If its serving record has no hash, only the archive's checksums are verified.
 
     Raises:
-        DamagedCheckpointError: it is not what was written, or a weight is not finite.
-        Exception: what ``torch.load`` raises on what is no checkpoint; torch has a type for every way of being wrong.
+        DamagedCheckpointError: it differs from what was written, or a weight is not finite.
+        Exception: what ``torch.load`` raises for a file that is not a checkpoint, which can be many types.
     """
     if damage := archive_damage(Path(path)):
         raise DamagedCheckpointError(f"{path}: damaged ({damage}); copy it again, or train again")

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 MARGIN = 5.0
-"""How many standard deviations an anomaly is pushed away from the common images."""
+"""How many standard deviations anomalies are pushed away from common images."""
 
 _PRIOR_DRAWS = 5000
 
 
 def deviation_loss(scores: Tensor, anomalous: Tensor, margin: float = MARGIN) -> Tensor:
-    """Draw the scores of common images to the mean of a standard normal prior, and those of anomalies beyond a margin.
+    """Pull scores of common images to the mean of a standard normal prior, and push those of anomalies past a margin.
 
     Args:
         scores: (N) anomaly scores.
@@ -20,9 +20,9 @@ def deviation_loss(scores: Tensor, anomalous: Tensor, margin: float = MARGIN) ->
         margin: in standard deviations of the prior.
 
     Returns:
-        The mean over the images of |d| for common ones and max(0, margin - d) for anomalies, where d is the score in
-        standard deviations from the prior's mean. Mean and deviation are those of 5,000 draws, as in the source, of a
-        fixed seed.
+        The mean over images of |d| for common ones and max(0, margin - d) for anomalies, where d is the number of
+        standard deviations that the score is above the prior's mean. As in the source, mean and standard deviation are
+        estimated from 5,000 draws; the seed is fixed.
 
     Source: Pang, Shen and van den Hengel 2019, https://doi.org/10.1145/3292500.3330871, as used by Zhang et al. 2020,
     https://arxiv.org/abs/2003.12338

@@ -1,4 +1,4 @@
-"""The LightningModule: a classifier and how it is trained. It draws nothing and writes no file; callbacks do that."""
+"""The LightningModule: a classifier and its training. It does not plot or write files; callbacks do that."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from covidnet.models.heads import AnomalyHead
 from covidnet.models.networks import NETWORKS
 
 ANOMALY = CLASSES.index("COVID-19")
-"""The class that an `AnomalyHead` takes for the anomaly."""
+"""The class that an `AnomalyHead` treats as the anomaly."""
 
 OPTIM: dict[str, float] = {"lr": 1e-3, "weight_decay": 0.0, "plateau_factor": 0.5, "plateau_patience": 2}
 """The optimiser's settings, as in conf/optim/adam.yaml."""
@@ -37,19 +37,19 @@ STAGES_OF_TEST = ("test", "unseen")
 class ClassificationModule(pl.LightningModule):
     """Train a `Classifier` with cross-entropy, Adam and ReduceLROnPlateau.
 
-    Batches hold ``image`` (N, C, H, W) or, where the frozen backbone has seen them already, ``features`` (N, D), and
-    ``label`` (N). Logged are ``train/loss``, ``train/accuracy`` and the same for val, test and unseen.
+    Batches have ``label`` (N) and ``image`` (N, C, H, W), or ``features`` (N, D) if the frozen backbone has already
+    computed them. The module logs ``train/loss``, ``train/accuracy`` and the same for val, test and unseen.
 
     Args:
-        model: arguments of `build_classifier`, or the name of a network, whose weights are then random.
-        optim: lr, weight_decay, plateau_factor, plateau_patience; what is left out is as in `OPTIM`. See `check_optim`.
-        preprocessing: how an image becomes the input; kept in the checkpoint for those who predict with it. What is
-            left out is as in `PREPROCESSING`.
+        model: arguments of `build_classifier`, or the name of a network, which then has random weights.
+        optim: lr, weight_decay, plateau_factor, plateau_patience; defaults are in `OPTIM`. See `check_optim`.
+        preprocessing: how an image becomes the input; stored in the checkpoint for prediction. Defaults are in
+            `PREPROCESSING`.
         monitor: the logged value that the plateau scheduler watches.
 
     Raises:
-        SettingError: a setting of `model` or `optim` is not allowed, or the network cannot take images of that size.
-        WeightsError: the weights cannot be had, or do not fit.
+        SettingError: a setting of `model` or `optim` is not allowed, or the network does not accept this image size.
+        WeightsError: the weights are unavailable or do not fit.
     """
 
     def __init__(
@@ -60,43 +60,43 @@ class ClassificationModule(pl.LightningModule):
         monitor: str = "val/loss",
     ) -> None:
         super().__init__()
-        # Anything that is not plain would need code to be loaded from a checkpoint.
+        # Loading anything but plain values from a checkpoint would need to run code.
         model = {"weights": "random", **_plain({"name": model} if isinstance(model, str) else model)}
         optim = {**OPTIM, **_plain(optim or {})}
         preprocessing = {**PREPROCESSING, **_plain(preprocessing or {})}
         check_optim(optim)
         self.save_hyperparameters()
-        # A file of weights is of no use to those who have the checkpoint; its folders are somebody's own.
+        # A checkpoint does not need the weights file, whose path is private: keep only its name.
         if "weights" in model:
             self.hparams["model"] = {**model, "weights": PurePath(str(model["weights"])).name}
         self.classifier: Classifier = build_classifier(**model)
         side, least = preprocessing.get("image_size"), NETWORKS[self.classifier.backbone.name].least
         if isinstance(side, int) and side < least:
-            raise SettingError("data.image_size", side, f"{least} or more", f"{model['name']} halves it many times")
+            raise SettingError("data.image_size", side, f"{least} or more", f"{model['name']} needs larger images")
         self.optim = optim
         self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
         self.monitor = monitor
-        # What a checkpoint holds for those who predict with it, see `covidnet.serving.record`.
+        # The checkpoint's record for prediction, see `covidnet.serving.record`.
         self.serving: dict[str, Any] = {}
         self._sums: dict[str, list[Tensor]] = {}
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> ClassificationModule:
-        """Load a module from a checkpoint alone: no weights file, no feature store, no network.
+        """Load a module from just a checkpoint, without weights file, feature store or internet access.
 
         Raises:
-            WeightsError: where the file is no checkpoint of ours, or damaged; code in it is never run.
+            WeightsError: the file is not a covidnet checkpoint, or is damaged. Code in it is never run.
         """
         try:
             checkpoint = read_checkpoint(path)
             settings = checkpoint["hyper_parameters"]
-            # A default must not stand in for what the model was trained with.
+            # A default must not replace a setting that the model was trained with.
             for name, needed in (("optim", OPTIM), ("preprocessing", PREPROCESSING)):
                 if missing := set(needed) - set(settings[name]):
                     raise KeyError(f"{name}.{min(missing)}")
             weights = PurePath(str(settings["model"]["weights"])).name
-            # The file that the weights once came from may be gone. The checkpoint stands in for it, and tells by its
-            # first layer, as that file did, which input the network expects.
+            # The original weights file may be gone. The checkpoint replaces it: as in that file, the first layer shows
+            # which input the network expects.
             module = cls(**{**settings, "model": {**settings["model"], "weights": str(Path(path).resolve())}})
             module.load_state_dict(checkpoint["state_dict"])
             module.hparams["model"]["weights"] = module.classifier.backbone.weights = weights
@@ -137,7 +137,7 @@ class ClassificationModule(pl.LightningModule):
             loss = loss + self.anomaly_weight * deviation_loss(scores, labels == ANOMALY)
         with torch.no_grad():
             right = (logits.argmax(1) == labels).sum()
-            # Summed here and logged once: logging costs more than a whole step of a linear head does.
+            # Summed here and logged once: logging costs more than a whole step of a linear head.
             self._sums.setdefault(stage, []).append(
                 torch.stack([loss * len(labels), right, right.new_tensor(len(labels))])
             )
@@ -169,9 +169,9 @@ class ClassificationModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """Adam on what may move, and a plateau scheduler on the monitored value."""
+        """Adam on the trainable parameters, and a plateau scheduler on the monitored value."""
         moving = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        # One fused operation instead of a dozen: a fifth of a step of a linear head.
+        # One fused operation instead of a dozen saves a fifth of a linear head's step.
         optimizer = torch.optim.Adam(moving, lr=self.optim["lr"], weight_decay=self.optim["weight_decay"], fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer,
@@ -179,18 +179,18 @@ class ClassificationModule(pl.LightningModule):
             factor=self.optim["plateau_factor"],
             patience=self.optim["plateau_patience"],
         )
-        # The name is what LearningRateMonitor logs.
+        # LearningRateMonitor logs under this name.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor, "name": "lr"}}
 
 
 def check_optim(optim: Mapping[str, Any]) -> None:
-    """Refuse what Adam and ReduceLROnPlateau would refuse, or silently take, only when training begins.
+    """Refuse early what Adam and ReduceLROnPlateau would refuse only when training starts, or silently accept.
 
     Args:
         optim: the group ``optim`` of the configuration.
 
     Raises:
-        SettingError: a number is out of its range.
+        SettingError: a number is out of range.
     """
     for name, allowed, fits in (
         ("lr", "a number of at least 0", lambda value: 0 <= value < math.inf),
@@ -204,7 +204,7 @@ def check_optim(optim: Mapping[str, Any]) -> None:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts, lists, numbers and text, in place of Hydra's containers, tuples and paths."""
+    """Convert Hydra containers, tuples and paths to nested dicts, lists, numbers and text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):

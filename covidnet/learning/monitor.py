@@ -1,4 +1,4 @@
-"""Whether a monitored metric is better when it is lower or higher: the one place that says so."""
+"""Whether lower or higher is better for a monitored metric. This is the only place that defines it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _DIRECTIONS: dict[str, Literal["min", "max"]] = {
 
 
 def direction(monitor: str, name: str = "monitor") -> Literal["min", "max"]:
-    """Which end of a metric is the better one, for checkpoint, early stopping, plateau scheduler and search.
+    """Whether lower or higher is better, for checkpoint, early stopping, plateau scheduler and search.
 
     Args:
-        monitor: a metric that is logged while a run trains, such as ``val/loss``.
+        monitor: a metric that is logged during training, such as ``val/loss``.
         name: the setting that names it.
 
     Raises:
-        SettingError: no such metric is logged during training, so that its direction is not known.
+        SettingError: no such metric is logged during training, so its direction is unknown.
 
     Example:
         >>> direction("val/loss"), direction("val/accuracy")
@@ -37,7 +37,7 @@ def direction(monitor: str, name: str = "monitor") -> Literal["min", "max"]:
 
 
 def search_direction(monitor: str) -> str:
-    """The direction in Optuna's words.
+    """The direction in Optuna's terms.
 
     Example:
         >>> search_direction("val/accuracy")

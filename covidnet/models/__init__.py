@@ -1,4 +1,4 @@
-"""Networks as plain `torch.nn.Module`s: backbones, heads, weights, heat maps. No Lightning, no data."""
+"""Networks as plain `torch.nn.Module`s: backbones, heads, weights, heat maps. No Lightning, no data loading."""
 
 from lazy_loader import attach_stub
 

@@ -18,10 +18,10 @@ class Backbone(nn.Module):
     """A convolutional network without its classifier.
 
     Args:
-        features: the layers from images (N, C, H, W) to maps (N, D, h, w); a last ReLU may be missing.
+        features: the layers from images (N, C, H, W) to maps (N, D, h, w); the last ReLU may be missing.
         features_dim: D, the number of maps.
         spec: the input that the weights expect.
-        weights: the name or the path of the weights, as the user gave it.
+        weights: the name or path of the weights, as given by the user.
         name: the network's name.
     """
 
@@ -37,7 +37,7 @@ class Backbone(nn.Module):
 
     def feature_maps(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to the maps that are pooled, after the last ReLU: (N, D, h, w)."""
-        # Torchvision's DenseNet has its last ReLU outside its features; maps of other networks are not changed by one.
+        # Torchvision's DenseNet applies its last ReLU outside its features. It does not change other networks' maps.
         return functional.relu(self.features(images))
 
     def pool(self, maps: Tensor) -> Tensor:
@@ -50,21 +50,22 @@ class Backbone(nn.Module):
 
 
 def build_backbone(name: str = "densenet121", weights: str | Path = "random", seed: int = 0) -> Backbone:
-    """Build a backbone on the CPU, in train mode; the global random state is left as it was.
+    """Build a backbone on the CPU, in train mode; the global random state is unchanged.
 
     Args:
-        name: a model of `covidnet.models.networks.MODELS`; ``bayesian_cnn`` and ``anomaly_resnet`` give their networks.
+        name: a model of `covidnet.models.networks.MODELS`; ``bayesian_cnn`` and ``anomaly_resnet`` stand for the
+            networks that they use.
         weights: ``random`` (see `covidnet.models.networks`), ``imagenet``, ``chest`` (torchxrayvision, for
             densenet121), or the path of a file, see `covidnet.models.weights.load_state`. A file for densenet121 whose
             first layer takes one channel gets the input of ``chest``.
         seed: seed of the random weights: the same seed gives the same weights, whatever was drawn before.
 
     Returns:
-        The backbone, without in-place ReLUs, which would overwrite the maps that saliency looks at.
+        The backbone, without in-place ReLUs, which would overwrite the maps that saliency needs.
 
     Raises:
-        SettingError: no such network, or no weights of that name are published for it.
-        WeightsError: the weights cannot be had, or do not fit.
+        SettingError: there is no such network, or no weights of that name are published for it.
+        WeightsError: the weights are unavailable or do not fit.
     """
     network_name = network_of(name)
     network = NETWORKS[network_name]
@@ -92,7 +93,7 @@ def _state_of(name: str, weights: str) -> State | None:
         return None
     if weights == "chest":
         if name != "densenet121":
-            raise WeightsError(f"model.weights=chest: are of densenet121, not {name}; use imagenet, random or a file")
+            raise WeightsError(f"model.weights=chest: only for densenet121, not {name}; use imagenet, random or a file")
         return chest_state()
     if weights != "imagenet":
         return _named(load_state(weights), name)
@@ -109,7 +110,7 @@ def _state_of(name: str, weights: str) -> State | None:
 
 
 def _named(state: State, name: str) -> State:
-    """Published names such as layer1.0.conv1.weight as they are in a `Backbone`."""
+    """Rename published tensors such as layer1.0.conv1.weight to their names in a `Backbone`."""
     if name == "densenet121" or any(key.startswith("features.") for key in state):
         return state
     return {f"features.{key}": value for key, value in state.items()}

@@ -18,13 +18,13 @@ from covidnet.models.weights import hash_state
 class Classifier(nn.Module):
     """A network from radiographs to logits.
 
-    A frozen backbone stays exactly as it was loaded: its parameters take no gradients, and its batch normalisation
-    keeps its running statistics, because the backbone stays in eval mode after every ``train()``, as in Keras.
+    A frozen backbone never changes: its parameters get no gradients, and its batch normalisation keeps its running
+    statistics, because the backbone stays in eval mode after every ``train()``, as in Keras.
 
     Args:
         backbone: from images to feature vectors.
         head: from feature vectors to logits.
-        frozen: whether the head alone is trained.
+        frozen: whether only the head is trained.
     """
 
     def __init__(self, backbone: Backbone, head: nn.Module, frozen: bool = True) -> None:
@@ -44,7 +44,7 @@ class Classifier(nn.Module):
         return hash_state(self.backbone)
 
     def train(self, mode: bool = True) -> Classifier:
-        """Set train or eval mode; a frozen backbone stays in eval mode and takes no gradients."""
+        """Set train or eval mode; a frozen backbone stays in eval mode and gets no gradients."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to feature vectors (N, D).
 
-        Through a frozen backbone no graph is recorded, unless the images themselves ask for gradients.
+        No graph is recorded through a frozen backbone, unless the images require gradients.
         """
         if self.frozen and not images.requires_grad:
             with torch.no_grad():
@@ -66,7 +66,7 @@ class Classifier(nn.Module):
         return self.head(features)
 
     def extras(self, features: Tensor) -> dict[str, Tensor]:
-        """What the head says of images beside their classes, by the names of predictions.csv: (N) each."""
+        """The head's outputs besides the logits, (N) each, by column of predictions.csv."""
         return self.head.extras(features) if isinstance(self.head, LinearHead) else {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -90,20 +90,20 @@ def build_classifier(
     Args:
         name: a model of `covidnet.models.networks.MODELS`.
         weights: the backbone's weights, see `build_backbone`.
-        freeze: whether the head alone is trained.
+        freeze: whether only the head is trained.
         weights_seed: the seed of random backbone weights. The head is initialised from PyTorch's global random state.
         classes: the number of logits.
         dropout: dropout before the linear layer, 0 <= dropout < 1.
         standardise: whether features are standardised before the linear layer, see `LinearHead`.
-        samples: draws of a `MonteCarloHead`; others have none.
-        anomaly_weight: of an `AnomalyHead`'s loss; it is training's, and named here because it is a model's setting.
+        samples: draws of a `MonteCarloHead`; other heads ignore it.
+        anomaly_weight: of an `AnomalyHead`'s loss. Only training uses it; it is accepted because it is a model setting.
 
     Returns:
         The classifier.
 
     Raises:
-        SettingError: no such network, it cannot be frozen, or a number is out of its range.
-        WeightsError: the weights cannot be had, or do not fit.
+        SettingError: there is no such network, it cannot be frozen, or a number is out of range.
+        WeightsError: the weights are unavailable or do not fit.
     """
     if not isinstance(anomaly_weight, int | float) or not anomaly_weight >= 0.0:
         raise SettingError("model.anomaly_weight", anomaly_weight, "a number of at least 0")

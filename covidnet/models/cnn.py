@@ -11,9 +11,9 @@ WIDTHS = (16, 32, 64, 128)
 def cnn_features() -> nn.Sequential:
     """Four convolutions of stride 2, each with batch normalisation and ReLU: (N, 1, H, W) to (N, 128, H/16, W/16).
 
-    Source: Luiz et al., the column CNN of Table 7. They say of it that it is "a CNN-based model", no more: the number
-    of layers, their widths and all else is ours, chosen so that ten folds can be trained without a graphics card (49
-    million multiply-adds for an image of 224 pixels).
+    Source: Luiz et al., the column CNN of Table 7. They describe it only as "a CNN-based model". The number of layers,
+    their widths and everything else are ours, chosen so that ten folds can be trained without a GPU (49 million
+    multiply-adds for an image of 224 pixels).
     """
     layers: list[nn.Module] = []
     before = 1

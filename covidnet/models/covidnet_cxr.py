@@ -9,14 +9,14 @@ STAGES = ((256, 3), (512, 4), (1024, 6), (2048, 3))
 """Maps and number of blocks of the four stages."""
 
 NARROW, WIDE = 3 / 16, 7 / 16
-"""Maps inside a block, as shares of its input's: after a projection, and after the expansion."""
+"""Maps inside a block, as shares of its input maps: after a projection, and after the expansion."""
 
 
 class PepxBlock(nn.Module):
     """Projection, expansion, depth-wise convolution, projection, extension: (N, C, H, W) to (N, D, H, W).
 
-    1x1 convolutions to 3C/16 maps and from there to 7C/16, a 3x3 convolution of every map by itself, and 1x1
-    convolutions back to 3C/16 and out to D: the spatial layer sees many maps at the price of few weights.
+    1x1 convolutions to 3C/16 and then 7C/16 maps, a depth-wise 3x3 convolution, and 1x1 convolutions back to 3C/16 and
+    out to D. So the spatial layer has many maps but few weights.
 
     Args:
         channels: C, a multiple of 16.
@@ -42,7 +42,7 @@ class PepxBlock(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Blocks of one width; each sees the sum of what those before it made and of a 1x1 short cut from the start."""
+    """Blocks of one width. The input of each is the sum of all earlier outputs and a 1x1 shortcut from the start."""
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class CovidNetCxr(nn.Module):
     """The layers of COVID-Net CXR up to its last maps: (N, 1, H, W) to (N, 2048, H/32, W/32).
 
     Source: Wang, Lin and Wong 2020, https://doi.org/10.1038/s41598-020-76550-z: a 7x7 convolution, then stages of 3, 4,
-    6 and 3 projection-expansion-projection-extension blocks with long-range connections. What the article leaves open
-    is ours: the widths inside a block, which differ from block to block there (one pair of shares here, chosen so that
-    the network has the 11.75 million weights that the article counts), where normalisation and ReLU stand, and which
-    blocks a long-range connection joins (all of one stage). The fully connected layers of the original are the linear
-    head on pooled maps here, as for every other network. The original was pre-trained on ImageNet and sees images of
+    6 and 3 projection-expansion-projection-extension blocks with long-range connections. The article leaves some points
+    open, which are our choices: the widths inside a block (in the article they differ between blocks; here one pair of
+    shares, chosen to match the article's 11.75 million weights), the position of normalisation and ReLU, and the blocks
+    joined by long-range connections (all of one stage). In place of the original's fully connected layers there is the
+    linear head on pooled maps, as for every other network. The original was pre-trained on ImageNet and takes images of
     480 pixels.
     """
 

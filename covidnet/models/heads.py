@@ -14,21 +14,21 @@ _LEAST = 1.2e-38
 
 
 class LinearHead(nn.Module):
-    """Dropout and one linear layer, on standardised features if asked for, initialised from PyTorch's random state.
+    """Dropout and one linear layer, optionally on standardised features, initialised from PyTorch's random state.
 
-    Standardising subtracts a running mean and divides by a running standard deviation, without weights of its own
-    (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167). What is trained stays one linear map of the features,
-    but it is found in a few epochs where features of very different scales, such as those of random weights, would
-    take hundreds.
+    Standardising subtracts a running mean and divides by a running standard deviation, without trainable weights (Ioffe
+    and Szegedy 2015, https://arxiv.org/abs/1502.03167). The head is still one linear map of the features. But if
+    features have very different scales, as those of random weights do, it converges in a few epochs instead of
+    hundreds.
 
     Args:
         features_dim: D, the length of a feature vector.
         classes: the number of logits.
         dropout: the share of features set to zero in training, 0 <= dropout < 1.
-        standardise: whether features are standardised first; the paper trains the linear layer alone.
+        standardise: whether features are standardised first; the paper trains only the linear layer.
 
     Raises:
-        SettingError: dropout is out of its range.
+        SettingError: dropout is out of range.
     """
 
     def __init__(
@@ -49,22 +49,22 @@ class LinearHead(nn.Module):
         """Feature vectors (N, D) as the linear layer sees them, before dropout."""
         if self.norm is None:
             return features
-        # The last batch of an epoch may be a single image, which has no standard deviation.
+        # The last batch of an epoch may be a single image, whose standard deviation is undefined.
         alone = self.training and len(features) == 1
         norm = self.norm
         return batch_norm(features, norm.running_mean, norm.running_var) if alone else norm(features)
 
     def extras(self, features: Tensor) -> dict[str, Tensor]:
-        """What the head says of each image beside the classes, by the names of predictions.csv: nothing here."""
+        """The head's outputs besides the logits, by column of predictions.csv: none for this head."""
         return {}
 
 
 class MonteCarloHead(LinearHead):
-    """Dropout that stays at prediction: the class probabilities are the mean over many draws.
+    """Dropout that stays active at prediction: the class probabilities are the mean over many draws.
 
-    In training it is a `LinearHead`. In eval mode `samples` masks are drawn from a seed of the head's own, the same for
-    every image, so that a prediction depends neither on the batch nor on the hour. The logits are the logarithms of the
-    mean probabilities: their softmax is that mean.
+    In training it is a `LinearHead`. In eval mode it uses `samples` fixed masks from its own seed, the same for every
+    image, so that a prediction depends neither on the batch nor on when it is made. The logits are the logarithms of
+    the mean probabilities, so their softmax is that mean.
 
     Args:
         features_dim: D.
@@ -74,12 +74,12 @@ class MonteCarloHead(LinearHead):
         samples: draws, at least 2.
 
     Raises:
-        SettingError: dropout or samples is out of its range.
+        SettingError: dropout or samples is out of range.
 
     Source: Ghoshal and Tucker 2020, https://arxiv.org/abs/2003.10769, after Gal and Ghahramani 2016,
-    https://proceedings.mlr.press/v48/gal16.html. They put the dropout on the weights of a ResNet50V2's new layers and
-    leave its rate and the number of draws open; here it is on the pooled features of torchvision's ResNet-50, and both
-    are ours.
+    https://proceedings.mlr.press/v48/gal16.html. They apply dropout to the weights of a ResNet50V2's new layers and do
+    not give its rate or the number of draws. Here it is on the pooled features of torchvision's ResNet-50, and both
+    numbers are ours.
     """
 
     def __init__(
@@ -99,18 +99,18 @@ class MonteCarloHead(LinearHead):
             raise SettingError("model.samples", samples, "an integer of at least 2")
         generator = torch.Generator().manual_seed(0)
         kept = torch.rand(samples, features_dim, generator=generator) >= dropout
-        # Drawn once and kept with the weights: a checkpoint predicts alike on every machine.
+        # Drawn once and stored with the weights, so that a checkpoint predicts the same on every machine.
         self.masks: Tensor
         self.register_buffer("masks", kept.float() / (1.0 - dropout))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Feature vectors (N, D) to logits (N, classes); in eval mode those of the mean over the draws."""
+        """Feature vectors (N, D) to logits (N, classes), in eval mode of the mean over the draws."""
         if self.training:
             return super().forward(features)
         return self._draws(features).mean(0).clamp_min(_LEAST).log()
 
     def extras(self, features: Tensor) -> dict[str, Tensor]:
-        """In nats for each image: the entropy of the mean prediction, and the part of it that the draws disagree on.
+        """For each image, in nats: the entropy of the mean prediction, and the part due to disagreement of the draws.
 
         Args:
             features: (N, D).
@@ -125,13 +125,13 @@ class MonteCarloHead(LinearHead):
     def _draws(self, features: Tensor) -> Tensor:
         """Probabilities of every draw: (samples, N, classes)."""
         seen = self.standardised(features)
-        # The mask times the weights, not times the features: N x D x samples numbers would not fit.
+        # Apply the mask to the weights, not to the features: N x D x samples numbers would not fit into memory.
         weights = self.linear.weight[None] * self.masks[:, None]
         return (torch.einsum("nd,skd->snk", seen, weights) + self.linear.bias).softmax(-1)
 
 
 class AnomalyHead(LinearHead):
-    """A linear classifier, and beside it a linear score of how unlike the common classes an image is.
+    """A linear classifier, plus a linear score of how much an image differs from the common classes.
 
     Args:
         features_dim: D.
@@ -140,9 +140,9 @@ class AnomalyHead(LinearHead):
         standardise: as in `LinearHead`.
 
     Source: Zhang et al. 2020, https://arxiv.org/abs/2003.12338: a classification head and an anomaly head on a residual
-    network, COVID-19 being the anomaly; the loss of the score is in `covidnet.learning.losses`. Theirs has two classes
-    and fine-tunes an 18-layer network. Ours has the three classes of the paper and trains the two heads alone, and the
-    score has no say in the predicted class.
+    network, with COVID-19 as the anomaly; the score's loss is in `covidnet.learning.losses`. They have two classes and
+    fine-tune an 18-layer network. We use the three classes of the paper and train only the two heads, and the score
+    does not affect the predicted class.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class AnomalyHead(LinearHead):
 
     def scores(self, features: Tensor) -> Tensor:
         """Feature vectors (N, D) to anomaly scores (N): near 0 for common classes, 5 and more for an anomaly."""
-        # Standardised without a second look at the batch: the running statistics have seen it in `forward`.
+        # `forward` has already updated the running statistics with this batch, so they are not updated again.
         norm = self.norm
         seen = features if norm is None else batch_norm(features, norm.running_mean, norm.running_var, eps=norm.eps)
         return self.anomaly(seen).squeeze(1)
@@ -166,7 +166,7 @@ class AnomalyHead(LinearHead):
 def build_head(
     kind: str, features_dim: int, classes: int, dropout: float, standardise: bool, samples: int
 ) -> LinearHead:
-    """The head of that kind: linear, monte_carlo or anomaly; arguments as in the classes."""
+    """Build a linear, monte_carlo or anomaly head; arguments as in the classes."""
     if kind == "monte_carlo":
         return MonteCarloHead(features_dim, classes, dropout, standardise, samples)
     if kind == "anomaly":

@@ -25,13 +25,13 @@ class InputSpec:
 
 
 IMAGENET_SPEC = InputSpec(3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
-"""What torchvision's weights expect, and what their networks with random weights get."""
+"""The input of torchvision's weights, and of its networks with random weights."""
 
 INCEPTION_SPEC = InputSpec(3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 299)
-"""What the weights of the Inception family expect; torchvision's `transform_input` comes to the same."""
+"""The input of the Inception family's weights; torchvision's `transform_input` is equivalent."""
 
 CHEST_SPEC = InputSpec(1, (0.5,), (0.5 / 1024,), 224)
-"""What torchxrayvision's weights expect: one channel, black at -1024 and white at 1024."""
+"""The input of torchxrayvision's weights: one channel, black at -1024 and white at 1024."""
 
 GREY_SPEC = InputSpec(1, (0.5,), (0.25,), 224)
-"""What networks that are trained from scratch get: an image has one channel."""
+"""The input of networks that are trained from scratch: one channel."""

@@ -1,4 +1,4 @@
-"""Which networks there are: their layers, their input, where their weights are published, and their kind of head."""
+"""The available networks: layers, input, source of published weights, and kind of head."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Network:
     """A network without its classifier.
 
     Args:
-        features: makes the layers from images (N, C, H, W) to maps (N, D, h, w), with random weights: those that the
-            library draws, except for the Inception family.
+        features: builds the layers from images (N, C, H, W) to maps (N, D, h, w) with random weights, initialised by
+            the library except for the Inception family.
         features_dim: D.
         spec: the input.
-        imagenet: where weights trained on ImageNet are published; None where none are.
+        imagenet: where weights trained on ImageNet are published; None if there are none.
         least: the smallest side of an input in pixels.
     """
 
@@ -39,7 +39,7 @@ class Network:
 
 
 TIMM = "timm"
-"""Stands for an address where timm knows it."""
+"""Used in place of an address that timm knows."""
 
 
 def _densenet121() -> nn.Module:
@@ -58,16 +58,17 @@ def _resnet(make: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
 
 def _inception_v3() -> nn.Module:
     network = Inception3(aux_logits=False, init_weights=False)
-    # In the order in which they are declared, which is that of its forward pass; the rest is its classifier.
+    # In declaration order, which is that of the forward pass. The excluded layers are the classifier.
     layers = [(name, layer) for name, layer in network.named_children() if name not in ("avgpool", "dropout", "fc")]
-    return _levelled(nn.Sequential(OrderedDict((name, layer) for name, layer in layers if layer is not None)))
+    return _he_initialised(nn.Sequential(OrderedDict((name, layer) for name, layer in layers if layer is not None)))
 
 
-def _levelled(features: nn.Module) -> nn.Module:
-    """Draw the convolutions anew so that values keep their size from layer to layer (He et al. 2015, 1502.01852).
+def _he_initialised(features: nn.Module) -> nn.Module:
+    """Re-initialise the convolutions so that activations keep their scale across layers (He et al. 2015, 1502.01852).
 
-    A frozen network with random weights has batch normalisation that has seen nothing. Under the libraries' own draws
-    the features of the Inception family are then of size 10^10 (torchvision), or differ by 10^-5 between images (timm).
+    In a frozen network with random weights, batch normalisation has no statistics of the data. With the libraries' own
+    initialisation, features of the Inception family are then of order 10^10 (torchvision), or differ by only 10^-5
+    between images (timm).
     """
     for layer in features.modules():
         if isinstance(layer, nn.Conv2d):
@@ -76,7 +77,7 @@ def _levelled(features: nn.Module) -> nn.Module:
 
 
 class _Timm(nn.Module):
-    """A network of timm up to its last maps, under the names of timm's own weights."""
+    """A timm network up to its last maps, with timm's own tensor names."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class _Timm(nn.Module):
         network: Any = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
         for layer, module in network.named_children():
             self.add_module(layer, module)
-        # In a tuple it is no submodule: its layers are ours already.
+        # Inside a tuple it is not registered as a submodule; its layers are already ours.
         self._network = (network,)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ NETWORKS: dict[str, Network] = {
     ),
     # Szegedy et al. 2017, https://doi.org/10.1609/aaai.v31i1.11231
     "inception_resnet_v2": Network(
-        lambda: _levelled(_Timm("inception_resnet_v2")), 1536, INCEPTION_SPEC, TIMM, least=75
+        lambda: _he_initialised(_Timm("inception_resnet_v2")), 1536, INCEPTION_SPEC, TIMM, least=75
     ),
     "cnn": Network(cnn_features, 128, GREY_SPEC, least=16),
     "resnet8": Network(resnet8_features, 64, GREY_SPEC, least=16),
@@ -128,7 +129,7 @@ MODELS: dict[str, tuple[str, str]] = {
 
 
 def network_of(name: str) -> str:
-    """The network that a model stands on.
+    """The network that a model uses.
 
     Raises:
         SettingError: there is no such model.

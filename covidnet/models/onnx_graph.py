@@ -15,22 +15,22 @@ from covidnet.base.errors import SettingError
 def onnx_graph(
     network: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str], setting: tuple[str, str]
 ) -> bytes:
-    """Export a network that takes one tensor; the number of images in a batch stays open.
+    """Export a network that takes one tensor, with a dynamic batch size.
 
     Args:
         network: in eval mode.
         example: an input of at least two images.
         inputs: the name of the input.
-        outputs: the names of the outputs, in their order.
-        setting: name and value of what asked for it, for the error.
+        outputs: the names of the outputs, in order.
+        setting: name and value of the setting that requires the export, for the error.
 
     Returns:
         The file's content.
 
     Raises:
-        SettingError: a library that exports is not installed.
+        SettingError: a library needed for the export is not installed.
     """
-    # The exporter tells every step that it takes, and warns of its own parts.
+    # The exporter logs every step and warns about its own internals.
     talkative = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in talkative]
     try:
@@ -44,15 +44,15 @@ def onnx_graph(
                 (example,),
                 input_names=list(inputs),
                 output_names=list(outputs),
-                # By place: the name of the argument is the network's own.
+                # By position, since the argument's name depends on the network.
                 dynamic_shapes=({0: batch},),
                 dynamo=True,
                 verbose=False,
             )
-        assert program is not None  # with dynamo=True and no file the exporter gives the program
+        assert program is not None  # with dynamo=True and no file the exporter returns the program
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-        # The exporter notes for each operation which lines of code it comes from, with the folders of this machine.
+        # The exporter records the source lines of each operation, including paths of this machine.
         ClearMetadataAndDocStringPass()(program.model)
     except ImportError as error:
         name, value = setting

@@ -1,4 +1,4 @@
-"""An ONNX graph that is ready to run. Nothing here needs PyTorch."""
+"""Open ONNX graphs in ONNX Runtime. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 
 
 def onnx_session(graph: str | Path | bytes, threads: int) -> Any:
-    """Open a graph in ONNX Runtime, on a graphics card where there is one.
+    """Open a graph in ONNX Runtime, on a GPU if there is one.
 
     Args:
         graph: a file, or its content.
-        threads: of the engine on the CPU.
+        threads: CPU threads of the engine.
 
     Returns:
         An ``onnxruntime.InferenceSession``.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
-        Exception: what the engine raises on a graph that it cannot run.
+        Exception: what the engine raises for a graph that it cannot run.
     """
     import onnxruntime
 
     if os.environ.get("ORT_DISABLE_TELEMETRY", "1") == "1":
-        # Where it was imported before covidnet, or on Windows, where the environment variable may have no effect.
+        # The environment variable may have no effect if it was imported before covidnet, or on Windows.
         onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

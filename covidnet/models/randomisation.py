@@ -1,4 +1,4 @@
-"""A network with its last layers re-initialised: what the sanity test of saliency maps compares with."""
+"""Networks with re-initialised last layers, which the sanity test of saliency maps compares with."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ State = dict[str, Tensor]
 
 
 def stages(classifier: Classifier) -> tuple[str, ...]:
-    """The parts of a network in the order in which `randomised` redraws them: from the logits to the image.
+    """The parts of a network in the order in which `randomised` re-initialises them: from the logits to the image.
 
-    After the head come the children of ``backbone.features``, the last first. Those in a list count each for itself,
-    those without parameters are passed over, and normalisation goes with the convolutions before it. Every parameter
-    and buffer of the network belongs to one stage.
+    The head is first, then the children of ``backbone.features`` from last to first. Children in a list are separate
+    stages, those without parameters are skipped, and normalisation belongs to the convolutions before it. Every
+    parameter and buffer of the network belongs to one stage.
 
     Args:
         classifier: a network whose layers are declared in the order of its forward pass, as all of `NETWORKS` are.
@@ -37,22 +37,22 @@ def stages(classifier: Classifier) -> tuple[str, ...]:
 
 
 def randomised(classifier: Classifier, stage: str, seed: int = 0) -> Classifier:
-    """A copy of a network in which the head and all stages down to one are re-initialised.
+    """A copy of a network in which the head and all stages down to a given one are re-initialised.
 
-    The new values are those that the network's own maker draws. Layers that differ from what it makes (the first one
-    of weights for one channel, or all of a network that is not in `NETWORKS`) are drawn by their ``reset_parameters``.
-    Running statistics are those of a new layer. A stage gets the same values however far the cascade goes.
+    New values come from the function that builds the network. Layers that differ from what it builds (the first layer
+    of single-channel weights, or all layers of a network not in `NETWORKS`) use their ``reset_parameters``. Running
+    statistics are those of a new layer. A stage gets the same values however far the cascade goes.
 
     Args:
-        classifier: the network; it stays as it was, and so does the global random state.
-        stage: the last stage to redraw, one of `stages`.
-        seed: of the new values, from 0 on. They are not those of a backbone with random weights of the same seed.
+        classifier: the network; it is unchanged, and so is the global random state.
+        stage: the last stage to re-initialise, one of `stages`.
+        seed: of the new values, at least 0. They differ from those of a backbone with random weights and this seed.
 
     Returns:
         The copy, in eval mode, on the same device.
 
     Raises:
-        SettingError: no such stage, or a layer has weights that nothing is known to draw.
+        SettingError: there is no such stage, or there is no way to re-initialise a layer.
 
     Source: the cascading randomisation of Adebayo et al. 2018, https://arxiv.org/abs/1810.03292
     """
@@ -72,7 +72,7 @@ def randomised(classifier: Classifier, stage: str, seed: int = 0) -> Classifier:
 
 
 def with_random_head(classifier: Classifier, seed: int = 0) -> Classifier:
-    """The same backbone, not a copy of it, below the head that `randomised` draws: for those who have its maps already.
+    """The same backbone (not a copy) with the head that `randomised` draws, for use with stored maps.
 
     Args:
         classifier: a network in eval mode.
@@ -95,7 +95,7 @@ def _groups(features: nn.Module) -> dict[str, list[str]]:
     for name, child in _children(features):
         own = [key for key in left if key.startswith(f"{name}.")]
         left = [key for key in left if not key.startswith(f"{name}.")]
-        # Gains and shifts of a normalisation are vectors, and its statistics are buffers.
+        # Scale and shift of a normalisation are vectors, and its statistics are buffers.
         if any(value.ndim > 1 for value in child.parameters()):
             last = name if name != HEAD else f"features.{name}"
             groups[last], waiting = [*waiting, *own], []
@@ -103,7 +103,7 @@ def _groups(features: nn.Module) -> dict[str, list[str]]:
             groups[last] += own
         else:
             waiting += own
-    # Of no child, or of no child with weights: they are nearest to the image.
+    # Tensors of no child, or of no child with weights, belong to the stage nearest to the image.
     left += waiting
     if left:
         first = next(iter(groups), "features")
@@ -126,7 +126,7 @@ def _tensors(module: nn.Module) -> State:
 
 
 def _seed(seed: int, part: int) -> int:
-    # Not the seed itself: a backbone of random weights was drawn from the like, mostly 0, and would come out unchanged.
+    # Not the seed itself: a backbone with random weights was drawn from such a seed, often 0, and would not change.
     return int(np.random.SeedSequence([seed, part]).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -142,8 +142,8 @@ def _drawn(backbone: Backbone, seed: int) -> State:
 
 
 def _reset(module: nn.Module, seed: int, made: State | None = None) -> State:
-    """New values of every tensor of a module: those of `made` where all of a layer fit, else of its reset."""
-    # On the CPU and in float32, so that the draw depends neither on the device nor on the precision.
+    """New values of every tensor of a module: from `made` if all tensors of a layer fit, else from its reset."""
+    # On the CPU and in float32, so that the draw depends on neither device nor precision.
     fresh = copy.deepcopy(module).cpu().float()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
@@ -159,7 +159,7 @@ def _reset(module: nn.Module, seed: int, made: State | None = None) -> State:
                 reset()
             elif any(True for _ in layer.parameters(recurse=False)):
                 allowed = "a network whose layers have reset_parameters"
-                raise SettingError("stage", name or type(layer).__name__, allowed, "nothing else says how to draw it")
+                raise SettingError("stage", name or type(layer).__name__, allowed, "it cannot be re-initialised")
     return _tensors(fresh)
 
 

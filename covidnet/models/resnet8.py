@@ -1,4 +1,4 @@
-"""ResNet-8: the residual network of eight layers that Karakanis and Leontidis compare their own networks with."""
+"""ResNet-8: the eight-layer residual network that Karakanis and Leontidis use as a baseline."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ WIDTHS = (16, 32, 64)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a short cut: (N, C, H, W) to (N, D, H/stride, W/stride).
+    """Two 3x3 convolutions with a shortcut: (N, C, H, W) to (N, D, H/stride, W/stride).
 
     Args:
         channels: C.
         width: D.
-        stride: of the first convolution; the short cut is a 1x1 convolution where it or the width changes.
+        stride: of the first convolution. The shortcut is a 1x1 convolution if the stride is not 1 or the width changes.
     """
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
@@ -36,12 +36,12 @@ class ResidualBlock(nn.Module):
 
 
 def resnet8_features() -> nn.Sequential:
-    """One convolution and three residual blocks: with the linear head eight layers; (N, 1, H, W) to (N, 64, h, w).
+    """One convolution and three residual blocks, eight layers with the linear head; (N, 1, H, W) to (N, 64, h, w).
 
-    Source: Karakanis and Leontidis 2021, https://doi.org/10.1016/j.compbiomed.2020.104181, as the paper's Table 3 cites
-    it; their abstract calls it a baseline. The layers are not told there, so this is the CIFAR design of He et al. 2016
-    (https://doi.org/10.1109/CVPR.2016.90) with one block per stage; the first convolution has stride 2, which is ours,
-    because images are seven times as wide as CIFAR's images.
+    Source: Karakanis and Leontidis 2021, https://doi.org/10.1016/j.compbiomed.2020.104181, as cited in the paper's
+    Table 3; their abstract calls it a baseline. They do not give the layers, so this is the CIFAR design of He et al.
+    2016 (https://doi.org/10.1109/CVPR.2016.90) with one block per stage. Stride 2 in the first convolution is our
+    choice, because radiographs are seven times as wide as CIFAR's images.
     """
     stem = [nn.Conv2d(1, WIDTHS[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU()]
     blocks = [

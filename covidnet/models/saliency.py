@@ -1,4 +1,4 @@
-"""Saliency: where in a radiograph the evidence for a class lies."""
+"""Saliency: where in a radiograph a network finds evidence for a class."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ METHODS = ("gradcam", "gradcam++", "cam", "gradient", "eigencam")
 
 
 class MapWarning(RuntimeWarning):
-    """Of maps that show nothing.
+    """Warns of maps that show nothing.
 
     Args:
         text: what is wrong with them.
-        places: of the images in their batch.
-        broken: whether the maps held NaN; they are constant otherwise.
+        places: indices of the images in their batch.
+        broken: whether the maps had NaN; otherwise they are constant.
     """
 
     def __init__(self, text: str, places: Sequence[int], broken: bool) -> None:
@@ -42,41 +42,41 @@ def saliency(
     method: str = "gradcam",
     maps: Tensor | None = None,
 ) -> np.ndarray:
-    """Where the evidence for a class lies, as a heat map of each image.
+    """Compute a heat map of the evidence for a class in each image.
 
-    It works on a frozen backbone, inside ``torch.no_grad`` and ``torch.inference_mode``, and leaves the classifier as
-    it was: its mode, its gradients, no hooks. Each map is stretched to 0..1 by itself, so that maps of two images
-    cannot be compared in strength.
+    It works on a frozen backbone and inside ``torch.no_grad`` and ``torch.inference_mode``. It leaves the classifier
+    unchanged: its mode and gradients, and no hooks. Each map is stretched to 0..1 separately, so the strength of maps
+    of two images cannot be compared.
 
     - ``gradcam``: the pooled maps, weighted by the mean gradients of the class's logit (Selvaraju et al. 2017,
       https://doi.org/10.1109/ICCV.2017.74).
-    - ``gradcam++``: weighted by their positive gradients, each with its own factor (Chattopadhay et al. 2018,
+    - ``gradcam++``: weighted by positive gradients, each with its own factor (Chattopadhay et al. 2018,
       https://doi.org/10.1109/WACV.2018.00097).
     - ``cam``: weighted by the linear layer's weights, divided by the running standard deviation where the head
       standardises (Zhou et al. 2016, https://doi.org/10.1109/CVPR.2016.319); for such a head ``gradcam`` is the same.
     - ``eigencam``: the first principal component of the pooled maps, on the side where their sum is large (Muhammad and
-      Yeasin 2020, https://doi.org/10.1109/IJCNN48605.2020.9206626). It is the same whatever the class and the head.
-    - ``gradient``: the absolute gradient of the class's logit with respect to the image, the largest of the channels
-      (Simonyan et al. 2014, https://arxiv.org/abs/1312.6034). It needs the memory of one training step.
+      Yeasin 2020, https://doi.org/10.1109/IJCNN48605.2020.9206626). It depends on neither the class nor the head.
+    - ``gradient``: the absolute gradient of the class's logit with respect to the image, the maximum over the channels
+      (Simonyan et al. 2014, https://arxiv.org/abs/1312.6034). It needs as much memory as a training step.
 
-    What is negative in a weighted sum or a component is set to zero. All but ``gradient`` have the size of the pooled
-    maps and are enlarged linearly.
+    Negative values of a weighted sum or a component are set to zero. All maps but those of ``gradient`` have the size
+    of the pooled maps and are enlarged linearly.
 
     Args:
         classifier: the network.
         images: network inputs, (N, C, H, W).
-        target: for each image the class to explain, 0..classes-1; the predicted class where None.
+        target: for each image the class to explain, 0..classes-1; the predicted class if None.
         method: one of `METHODS`.
-        maps: ``classifier.backbone.feature_maps(images)``, (N, D, h, w), where they are known already: the backbone is
-            then not run. ``gradient`` has no use for them.
+        maps: ``classifier.backbone.feature_maps(images)``, (N, D, h, w), if already known: the backbone is then not
+            run. ``gradient`` ignores them.
 
     Returns:
-        float32 (N, H, W), 0..1. A map that is constant (no evidence in any place, or the same in all) is all zero, and
-        a map with NaN is set to zero; both come with a `MapWarning`.
+        float32 (N, H, W), 0..1. A constant map (no evidence anywhere, or the same everywhere) is all zero, and a map
+        with NaN is set to zero; both cause a `MapWarning`.
 
     Raises:
-        SettingError: no such method, ``cam`` of a head that is not linear, target or maps of another length than
-            images, or a class that does not exist.
+        SettingError: there is no such method or class, ``cam`` is used on a head that is not linear, or target or maps
+            differ in length from images.
     """
     if method not in METHODS:
         raise SettingError("explain.method", method, METHODS)
@@ -90,7 +90,7 @@ def saliency(
         raise SettingError("maps", tuple(maps.shape), f"those of the {count} images")
     if count == 0:
         return np.zeros((0, height, width), dtype=np.float32)
-    # A walk over all layers costs as much as the maps of a few images: most callers' networks are in eval mode already.
+    # Switching the mode visits all layers, which costs as much as the maps of a few images, and is seldom needed.
     training = [module for module in classifier.modules() if module.training]
     device = next(classifier.parameters()).device
     try:
@@ -118,12 +118,12 @@ def saliency(
 
 
 class _Tail(nn.Module):
-    """The network as pytorch-grad-cam needs it: gradients begin at the pooled maps, and no parameter takes one."""
+    """The network as pytorch-grad-cam needs it: gradients start at the pooled maps, and parameters get none."""
 
     def __init__(self, classifier: Classifier, known: Tensor | None) -> None:
         super().__init__()
         first = next(classifier.parameters())
-        # In a tuple it is no submodule: the library would switch its mode and clear its gradients.
+        # Inside a tuple it is not a submodule. Otherwise the library would switch its mode and clear its gradients.
         self.held = (classifier, known)
         self.maps = nn.Identity()
         # The library reads the device from the first parameter.
@@ -135,7 +135,7 @@ class _Tail(nn.Module):
         classifier, known = self.held
         with torch.no_grad():
             maps = classifier.backbone.feature_maps(images.to(self.dtype)) if known is None else known
-        # A copy, because maps that were made in inference mode or are somebody else's cannot begin a graph.
+        # A copy, because maps made in inference mode, or passed in by the caller, cannot start a graph.
         maps = maps.detach().to(self.anchor.device, self.anchor.dtype, copy=True)
         return self.logits(classifier.backbone.pool(self.maps(maps.requires_grad_())))
 
@@ -148,7 +148,7 @@ class _Tail(nn.Module):
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    # At least float32, because numpy knows no bfloat16.
+    # At least float32, because numpy has no bfloat16.
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -156,14 +156,14 @@ def _plain_state(module: nn.Module) -> dict[str, Tensor]:
     """All tensors of a module as constants that can take part in a graph, at least in float32."""
     state = {}
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        # Tensors made in inference mode cannot take part.
+        # Tensors made in inference mode cannot be part of a graph.
         plain = value.clone() if value.is_inference() else value.detach()
         state[name] = plain.to(_wide(plain.dtype)) if plain.is_floating_point() else plain
     return state
 
 
 def linear_weights(head: nn.Module) -> Tensor | None:
-    """What the logits change with each feature, (classes, D); None where that depends on the features."""
+    """The change of the logits per feature, (classes, D); None if it depends on the features."""
     if isinstance(head, nn.Linear):
         return head.weight.to(_wide(head.weight.dtype))
     if not isinstance(head, LinearHead) or type(head).forward is not LinearHead.forward:
@@ -178,7 +178,7 @@ def _activation_map(tail: _Tail, images: Tensor, target: Sequence[int] | None, m
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     targets = None if target is None else [ClassifierOutputTarget(int(index)) for index in target]
-    # Not as a context manager: that one prints and swallows an IndexError.
+    # Not as a context manager, which would print and swallow an IndexError.
     explainer = _explainers()[method](model=tail, target_layers=[tail.maps])
     try:
         return np.asarray(explainer(input_tensor=images, targets=targets))
@@ -188,7 +188,7 @@ def _activation_map(tail: _Tail, images: Tensor, target: Sequence[int] | None, m
 
 @functools.cache
 def _explainers() -> dict[str, Any]:
-    # pytorch-grad-cam brings matplotlib and OpenCV, which no other part of the models needs.
+    # pytorch-grad-cam imports matplotlib and OpenCV, which nothing else in models needs.
     from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus
     from pytorch_grad_cam.base_cam import BaseCAM
 
@@ -201,9 +201,9 @@ def _explainers() -> dict[str, Any]:
 
     class PlusPlus(GradCAMPlusPlus):
         def get_cam_weights(self, input_tensor: Any, layer: Any, targets: Any, activations: Any, grads: Any) -> Any:
-            # The library adds 1e-6 to a denominator of the size of a squared gradient, which is far smaller than that
-            # for pooled maps (1e-7 at 7 x 7 places and weights of 0.02) and would change the factors of the channels
-            # unequally. The factors stay the same where the gradients are divided and the maps multiplied alike.
+            # The library adds 1e-6 to a denominator of the order of a squared gradient. For pooled maps that is far
+            # smaller (1e-7 at 7 x 7 places and weights of 0.02), so the 1e-6 would distort the channels' factors
+            # unequally. Dividing the gradients and multiplying the maps by one number leaves the factors unchanged.
             size = np.abs(grads).max(axis=(1, 2, 3), keepdims=True)
             size = np.where(size > 0, size, 1).astype(grads.dtype)
             return super().get_cam_weights(input_tensor, layer, targets, activations * size, grads / size)
@@ -212,15 +212,15 @@ def _explainers() -> dict[str, Any]:
         def get_cam_image(
             self, input_tensor: Any, layer: Any, targets: Any, activations: Any, grads: Any, eigen_smooth: bool
         ) -> Any:
-            # The library takes NaN for 0 in silence, and fails where there is an infinity.
+            # The library silently replaces NaN by 0, and fails on infinity.
             sound = np.isfinite(activations).all(axis=(1, 2, 3))[:, None, None]
             kept = np.where(sound[..., None], activations, 0)
             found = super().get_cam_image(input_tensor, layer, targets, kept, grads, eigen_smooth)
-            # A principal component has no sign of its own.
+            # The sign of a principal component is arbitrary.
             total = kept.sum(axis=1)
             total -= total.mean(axis=(1, 2), keepdims=True)
             found = np.where((found * total).sum(axis=(1, 2), keepdims=True) < 0, -found, found)
-            # Maps without any spread leave rounding errors, which stretching would make a picture of.
+            # Maps without spread leave rounding errors, which stretching would amplify into a picture.
             noise = 1e-6 * np.sqrt(kept.shape[1]) * np.abs(kept).max(axis=(1, 2, 3))[:, None, None]
             found = np.where(np.abs(found).max(axis=(1, 2), keepdims=True) > noise, found, 0)
             return np.where(sound, found, np.nan)
@@ -235,13 +235,13 @@ def _gradient(classifier: Classifier, images: Tensor, target: Sequence[int] | No
     chosen = logits.argmax(1) if target is None else torch.tensor(list(target), device=logits.device)
     scores = logits.gather(1, chosen[:, None])
     (slopes,) = torch.autograd.grad(scores.sum(), seen)
-    # Behind a ReLU the slope of NaN is 0.
+    # After a ReLU the gradient of NaN is 0.
     slopes = slopes.abs().amax(1).where(scores.isfinite()[..., None], torch.nan)
     return slopes.cpu().numpy()
 
 
 def _stretched(maps: np.ndarray, method: str) -> np.ndarray:
-    # The library has stretched its maps already, before and after enlarging them, but adds 1e-7 to what it divides by.
+    # The library has already stretched its maps, before and after enlarging them, but adds 1e-7 to the divisor.
     broken = ~np.isfinite(maps).all(axis=(1, 2))
     if broken.any():
         places = np.flatnonzero(broken).tolist()

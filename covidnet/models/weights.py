@@ -1,4 +1,4 @@
-"""Weights from files, from ImageNet and from chest radiographs: read without running code, checked, hashed."""
+"""Load weights from files, from ImageNet and from chest radiographs: without running code, checked and hashed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from covidnet.base.errors import WeightsError
 State = dict[str, Tensor]
 
 IMAGENET_URL: str = DenseNet121_Weights.IMAGENET1K_V1.url
-"""Where torchvision keeps the ImageNet weights of densenet121; the file name carries the start of its sha256."""
+"""The URL of torchvision's ImageNet weights of densenet121; the file name contains the start of its sha256."""
 
 CHEST_NAME = "densenet121-res224-all"
 """The torchxrayvision weights that were trained on all of its data sets."""
@@ -33,26 +33,26 @@ CHEST_NAME = "densenet121-res224-all"
 _ENVELOPES = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "model.", "densenet121.")
 _BACKBONE = re.compile(r"^(?P<owner>(?:.*\.)?)backbone\.(?P<name>.+)$")
-# The published files carry the layer names of torchvision 0.2: https://github.com/pytorch/vision/pull/474
+# Published files use the layer names of torchvision 0.2: https://github.com/pytorch/vision/pull/474
 _OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
-# Layers that serve the classes of the data that a network was trained on.
+# Layers for the classes that a network was trained on.
 _OTHER_CLASSES = ("classifier.", "op_threshs", "fc.", "AuxLogits.", "classif.")
 
 
 def load_state(path: str | Path) -> State:
-    """Read the tensors of a backbone from a file, without running any code in it.
+    """Read the tensors of a backbone from a file, without running code in it.
 
     Args:
-        path: a ``.safetensors`` file, or a file of ``torch.save`` that holds a state dict, a state dict under
-            ``state_dict``, ``model_state_dict`` or ``model``, or a whole checkpoint of this package.
+        path: a ``.safetensors`` file, or a file of ``torch.save`` with a state dict, a state dict under ``state_dict``,
+            ``model_state_dict`` or ``model``, or a checkpoint of this package.
 
     Returns:
         The tensors on the CPU, named as in `Backbone`: ``features.conv0.weight`` and so on. Prefixes of wrappers are
-        gone, the old names ``norm.1`` are ``norm1``, and layers that serve other classes (``classifier.*``) are left
-        out; so is all that stands outside the backbone of a whole checkpoint.
+        removed, old names such as ``norm.1`` become ``norm1``, and layers for other classes (``classifier.*``) are left
+        out, as is everything outside the backbone of a checkpoint.
 
     Raises:
-        WeightsError: the file is missing, damaged, holds objects other than tensors, or holds no backbone.
+        WeightsError: the file is missing or damaged, has objects other than tensors, or has no backbone.
     """
     path = Path(path).expanduser()
     remedy = "give model.weights=PATH to a .pth or .safetensors file with a state dict of the network"
@@ -63,43 +63,43 @@ def load_state(path: str | Path) -> State:
     try:
         raw = _read(path)
     except pickle.UnpicklingError as error:
-        # Newer pickle protocols fail before a name is read; 0x80 is the byte that every one of them begins with.
+        # Newer pickle protocols fail before any name is read. All of them begin with the byte 0x80.
         if "GLOBAL" in str(error) or _first_byte(path) == b"\x80":
-            cause = "holds Python objects, not tensors alone, and is refused because loading it could run code"
-            raise WeightsError(f"{path}: {cause}; save its state_dict() alone, then {remedy}") from error
-        raise WeightsError(f"{path}: damaged, or no file of weights; {remedy}") from error
+            cause = "has Python objects besides tensors, and is refused because loading it could run code"
+            raise WeightsError(f"{path}: {cause}; save only its state_dict(), then {remedy}") from error
+        raise WeightsError(f"{path}: damaged, or not a weights file; {remedy}") from error
     # A damaged pickle or zip file can raise nearly anything: KeyError, EOFError, RuntimeError, UnicodeDecodeError …
     except Exception as error:
         if "legacy .tar format" in str(error):
             cause = "is in the .tar format of PyTorch before 0.1.10, which cannot be read without running code"
             raise WeightsError(f"{path}: {cause}; save it again with a newer PyTorch, then {remedy}") from error
-        raise WeightsError(f"{path}: damaged, or no file of weights ({_line(error)}); {remedy}") from error
+        raise WeightsError(f"{path}: damaged, or not a weights file ({_line(error)}); {remedy}") from error
     for envelope in _ENVELOPES:
         if isinstance(raw, Mapping) and isinstance(raw.get(envelope), Mapping):
             raw = raw[envelope]
             break
     if not isinstance(raw, Mapping) or not raw:
-        raise WeightsError(f"{path}: holds no state dict; {remedy}")
+        raise WeightsError(f"{path}: has no state dict; {remedy}")
     others = [str(name) for name, value in raw.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if others:
-        raise WeightsError(f"{path}: holds no state dict ({_few(others)} is no tensor); {remedy}")
+        raise WeightsError(f"{path}: has no state dict ({_few(others)} is not a tensor); {remedy}")
     state = _backbone_part(dict(raw), str(path))
     if not state:
-        raise WeightsError(f"{path}: holds no layers of a backbone (it holds {_few(raw)}); {remedy}")
+        raise WeightsError(f"{path}: has no layers of a backbone (it has {_few(raw)}); {remedy}")
     return state
 
 
 def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str, name: str = "densenet121") -> None:
-    """Put a state into a network, where every name and every shape agrees; otherwise the network stays as it was.
+    """Load a state into a network if every name and shape matches; otherwise the network is unchanged.
 
     Args:
-        module: the network that takes the tensors.
-        state: the tensors by name. Only the counters ``num_batches_tracked`` may be absent: older files have none.
-        source: the file or the name that the tensors came from, for the error.
+        module: the network.
+        state: the tensors by name. Only the counters ``num_batches_tracked`` may be absent, as in older files.
+        source: the file or name that the tensors came from, for the error.
         name: the network's name, for the error.
 
     Raises:
-        WeightsError: names are missing or unknown, shapes differ, or a tensor holds NaN or infinity.
+        WeightsError: names are missing or unknown, shapes differ, or a tensor has NaN or infinity.
     """
     own = module.state_dict()
     missing = [key for key in own if key not in state and not key.endswith(".num_batches_tracked")]
@@ -110,11 +110,11 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str, name:
         if key in own and value.shape != own[key].shape
     ]
     causes = [f"{len(missing)} tensors are missing ({_few(missing)})"] if missing else []
-    causes += [f"{len(unknown)} tensors have no place ({_few(unknown)})"] if unknown else []
-    causes += [f"{len(shapes)} tensors have another shape ({_few(shapes)})"] if shapes else []
+    causes += [f"{len(unknown)} tensors are unknown ({_few(unknown)})"] if unknown else []
+    causes += [f"{len(shapes)} tensors have the wrong shape ({_few(shapes)})"] if shapes else []
     if not causes:
         broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
-        causes = [f"{len(broken)} tensors hold NaN or infinity ({_few(broken)})"] if broken else []
+        causes = [f"{len(broken)} tensors have NaN or infinity ({_few(broken)})"] if broken else []
     if causes:
         remedy = f"give published weights of {name}, or model.weights=random, which needs no file"
         raise WeightsError(f"{source}: does not fit {name}: {' and '.join(causes)}; {remedy}")
@@ -135,7 +135,7 @@ def hash_state(module: nn.Module) -> str:
     Example:
         >>> layer = nn.BatchNorm1d(2)
         >>> before = hash_state(layer)
-        >>> _ = layer(torch.ones(4, 2))  # moves the running statistics, no parameter
+        >>> _ = layer(torch.ones(4, 2))  # changes the running statistics, but no parameter
         >>> hash_state(layer) == before
         False
     """
@@ -146,26 +146,26 @@ def hash_state(module: nn.Module) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        # A tensor without dimensions has no bytes view, and numpy knows no bfloat16.
+        # A tensor without dimensions has no byte view, and numpy has no bfloat16.
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def imagenet_state(timeout: float = 10.0, url: str | None = None) -> State:
-    """The backbone of a network of torchvision as trained on ImageNet.
+    """The backbone of a torchvision network trained on ImageNet.
 
-    A copy in the folder of ``torch.hub`` is used where there is one; otherwise the file is downloaded into it. Either
-    way its sha256 must begin as its name says.
+    A copy in the folder of ``torch.hub`` is used if there is one; otherwise the file is downloaded there. Either way
+    its sha256 must match the digits in its name.
 
     Args:
-        timeout: seconds without an answer after which the server counts as unreachable.
+        timeout: seconds without a response after which the server counts as unreachable.
         url: where the weights are published; those of densenet121 (``DenseNet121_Weights.IMAGENET1K_V1``) if None.
 
     Returns:
         The tensors, as `load_state` returns them.
 
     Raises:
-        WeightsError: there is no copy and no network, or the copy is damaged.
+        WeightsError: there is neither a copy nor internet access, or the copy is damaged.
     """
     url = url or IMAGENET_URL
     name = Path(urllib.parse.urlparse(url).path).name
@@ -173,58 +173,58 @@ def imagenet_state(timeout: float = 10.0, url: str | None = None) -> State:
     if not path.is_file():
         _download(url, path, timeout)
     elif not _as_named(path, path):
-        remedy = "delete it so that it is downloaded again, or give model.weights=PATH to a good copy"
-        raise WeightsError(f"{path}: damaged (its sha256 does not begin as its name says); {remedy}")
+        remedy = "delete it to download it again, or set model.weights=PATH to a good copy"
+        raise WeightsError(f"{path}: damaged (its sha256 does not match its name); {remedy}")
     return load_state(path)
 
 
 def chest_state() -> State:
-    """The backbone of torchxrayvision's densenet121 as trained on chest radiographs (one input channel).
+    """The backbone of torchxrayvision's densenet121 trained on chest radiographs (one input channel).
 
-    The file is a pickled network, which torchxrayvision downloads and reads itself: whoever chooses these weights
-    trusts that package's releases. Source: Cohen et al. 2022, TorchXRayVision, https://arxiv.org/abs/2111.00595
+    The file is a pickled network that torchxrayvision downloads and reads itself: by using these weights you trust that
+    package's releases. Source: Cohen et al. 2022, TorchXRayVision, https://arxiv.org/abs/2111.00595
 
     Returns:
         The tensors, as `load_state` returns them.
 
     Raises:
-        WeightsError: torchxrayvision is not installed, or its weights cannot be had.
+        WeightsError: torchxrayvision is not installed, or its weights are unavailable.
     """
     try:
-        # Its import switches all warnings of the process off; this undoes it.
+        # Importing it disables all warnings of the process; this restores them.
         with warnings.catch_warnings():
             import torchxrayvision
     except ImportError as error:
         remedy = 'pip install "covidnet[chest]", or use model.weights=random'
         raise WeightsError(f"model.weights=chest: needs torchxrayvision ({_line(error)}); {remedy}") from error
     try:
-        # It prints its progress; standard output belongs to the commands' own results.
+        # It prints its progress, but standard output is reserved for the commands' results.
         with contextlib.redirect_stdout(sys.stderr):
             network = torchxrayvision.models.DenseNet(weights=CHEST_NAME)
-    # No network, a damaged file and a pickle that a newer PyTorch cannot read each raise something else.
+    # Errors differ for no internet access, a damaged file, and a pickle that a newer PyTorch cannot read.
     except Exception as error:
         remedy = (
-            "download them where there is a network and copy ~/.torchxrayvision here, "
-            "or use model.weights=random, which needs no network"
+            "download them on a machine with internet access and copy ~/.torchxrayvision here, "
+            "or use model.weights=random, which needs no download"
         )
-        raise WeightsError(f"model.weights=chest: {CHEST_NAME} cannot be had ({_line(error)}); {remedy}") from error
+        raise WeightsError(f"model.weights=chest: {CHEST_NAME} is unavailable ({_line(error)}); {remedy}") from error
     return _backbone_part(network.state_dict(), CHEST_NAME)
 
 
 def timm_state(name: str, timeout: float = 10.0) -> State:
-    """The backbone of a network of timm as trained on ImageNet, from the hub where timm publishes it.
+    """The backbone of a timm network trained on ImageNet, from the hub where timm publishes it.
 
-    A copy in the hub's cache is used where there is one; otherwise the file is downloaded into it.
+    A copy in the hub's cache is used if there is one; otherwise the file is downloaded there.
 
     Args:
         name: the network's name in timm.
-        timeout: seconds without an answer after which the hub counts as unreachable.
+        timeout: seconds without a response after which the hub counts as unreachable.
 
     Returns:
         The tensors, under timm's names.
 
     Raises:
-        WeightsError: timm is not installed, or its weights cannot be had.
+        WeightsError: timm is not installed, or its weights are unavailable.
     """
     try:
         from huggingface_hub import constants, hf_hub_download
@@ -237,15 +237,15 @@ def timm_state(name: str, timeout: float = 10.0) -> State:
         path = hf_hub_download(published, file, local_files_only=True)
     except FileNotFoundError:
         try:
-            # Where there is no network the library tries for most of a minute, and tells of every try.
+            # Without internet access the library retries for most of a minute and logs every attempt.
             address = f"{constants.ENDPOINT}/{published}/resolve/main/config.json"
             urllib.request.urlopen(address, timeout=timeout).close()
             path = hf_hub_download(published, file)
-        # The library has errors of its own for every way of failing.
+        # The library raises a different error for every kind of failure.
         except Exception as error:
-            remedy = "give model.weights=PATH to a .pth or .safetensors file, or use model.weights=random"
+            remedy = "set model.weights=PATH to a .pth or .safetensors file, or use model.weights=random"
             raise WeightsError(
-                f"model.weights=imagenet: {published} cannot be had ({_line(error)}); {remedy}"
+                f"model.weights=imagenet: {published} is unavailable ({_line(error)}); {remedy}"
             ) from error
     return load_state(path)
 
@@ -256,7 +256,7 @@ def _read(path: Path) -> object:
 
         return load_file(path)
     with warnings.catch_warnings():
-        # That the pickle protocol is newer than the one of torch.save; the refusal says the same.
+        # Ignore the warning that the pickle protocol is newer than torch.save's; the error says the same.
         warnings.simplefilter("ignore", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -270,8 +270,8 @@ def _backbone_part(state: State, source: str) -> State:
     found = [match for match in map(_BACKBONE.match, state) if match]
     owners = sorted({match["owner"] for match in found})
     if len(owners) > 1:
-        remedy = "save the state_dict() of the one that is meant"
-        raise WeightsError(f"{source}: holds several backbones ({_few(owners)}); {remedy}")
+        remedy = "save the state_dict() of just one"
+        raise WeightsError(f"{source}: has several backbones ({_few(owners)}); {remedy}")
     if found:
         state = {match["name"]: state[match[0]] for match in found}
     while prefix := next((item for item in _WRAPPERS if state and all(key.startswith(item) for key in state)), None):
@@ -283,23 +283,23 @@ def _backbone_part(state: State, source: str) -> State:
 def _download(url: str, path: Path, timeout: float) -> None:
     remedy = (
         f"put that file into {path.parent}, or give model.weights=PATH to a .pth file, "
-        "or use model.weights=random, which needs no network"
+        "or use model.weights=random, which needs no download"
     )
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:
             content = answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(f"model.weights=imagenet: {url} cannot be reached ({_line(error)}); {remedy}") from error
-    # Several jobs of one sweep may download at once: each writes its own file, and the last rename wins.
+    # Jobs of one sweep may download at the same time: each writes its own file, and the last rename wins.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         if not _as_named(partial, path):
-            raise WeightsError(f"model.weights=imagenet: {url} sent another file than its name says; {remedy}")
+            raise WeightsError(f"model.weights=imagenet: {url} sent a file that does not match its name; {remedy}")
         partial.replace(path)
     except OSError as error:
-        remedy = "make room there, or set TORCH_HOME to another folder"
+        remedy = "free space there, or set TORCH_HOME to another folder"
         raise WeightsError(f"{path}: cannot be written ({_line(error)}); {remedy}") from error
     finally:
         with contextlib.suppress(OSError):
@@ -318,6 +318,6 @@ def _few(names: Mapping[str, object] | list[str], count: int = 2) -> str:
 
 
 def _line(error: Exception) -> str:
-    # The first sentence alone: what torch says after it is advice to load code from files.
+    # Only the first sentence: torch continues with advice to load code from files.
     first = " ".join(str(error).split()).split(". ")[0]
     return textwrap.shorten(first, 120, placeholder="...") or type(error).__name__

@@ -346,11 +346,11 @@ def test_maps_with_nan_have_a_line_of_their_own(
     maps = feature_maps(classifier.backbone, images[0], range(3))
     maps[1] = torch.nan
     empty = EmptyMaps("a part")
-    found = empty.counted(["x", "y", "z"], classifier, tensors, [0, 0, 0], "eigencam", maps)
+    found = empty.compute(["x", "y", "z"], classifier, tensors, [0, 0, 0], "eigencam", maps)
     assert not found[1].any()
     assert not caplog.records
-    empty.tell()
-    assert [record.getMessage() for record in caplog.records] == ["a part: 1 of 3 maps held NaN and were set to 0: y"]
+    empty.report()
+    assert [record.getMessage() for record in caplog.records] == ["a part: 1 of 3 maps had NaN and were set to 0: y"]
 
 
 def test_a_title_says_so_where_no_place_stands_out() -> None:

@@ -175,7 +175,10 @@ def test_masks_and_boxes_of_none_of_the_images_are_told_before_the_training(trai
                 place.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(place / f"{n}.png")
     for setting, words in (
-        (f"data.masks={tmp_path / 'known'}", r"no mask of any of the 66 images, such as .*known/lesion/COVID19/0\.png"),
+        (
+            f"data.masks={tmp_path / 'known'}",
+            r"no mask for any of the 66 images, for example .*known/lesion/COVID19/0\.png",
+        ),
         ("data.masks=/nowhere/masks", r"^data\.masks=/nowhere/masks: no such folder"),
         ("data.boxes=/nowhere/boxes.csv", r"^data\.boxes=/nowhere/boxes\.csv: no such file"),
     ):

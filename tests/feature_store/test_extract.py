@@ -324,7 +324,7 @@ def test_where_no_bar_is_drawn_the_log_tells_how_far_the_pass_is(
     make: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="covidnet")
-    monkeypatch.setattr("covidnet.feature_store.extract._TELL_SECONDS", 0.0)
+    monkeypatch.setattr("covidnet.feature_store.extract._LOG_SECONDS", 0.0)
     fold = make()
     features(fold, Means(), store_at(tmp_path), batch_size=16)
     total = len(fold.distinct_inputs)

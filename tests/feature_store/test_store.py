@@ -207,7 +207,7 @@ def test_a_foreign_safetensors_file_is_named_and_passed_over(tmp_path: Path, cap
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file where the folder should be")
-    with pytest.raises(StoreError, match=r"features.*cannot be made.*writable cache_dir") as caught:
+    with pytest.raises(StoreError, match=r"features.*cannot be created.*writable cache_dir") as caught:
         open_store(tmp_path / "features")
     assert "\n" not in str(caught.value)
 

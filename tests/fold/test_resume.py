@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from covidnet.base.errors import CovidnetError, SettingError, WeightsError
-from covidnet.callbacks.curves import curves_so_far, hand_on
+from covidnet.callbacks.curves import curves_so_far, restore_curves
 from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.fold.resume import Resumption, Terminated, resumed_arguments, termination
 from tests.commands import command as run
@@ -227,7 +227,7 @@ def test_a_damaged_resume_point_is_named(stopped: Path) -> None:
     whole = point.read_bytes()
     point.write_bytes(whole[: len(whole) // 2])
     try:
-        with pytest.raises(WeightsError, match=r"resume\.ckpt: no resume point .*delete it"):
+        with pytest.raises(WeightsError, match=r"resume\.ckpt: not a resume point .*delete it"):
             resume(stopped)
     finally:
         point.write_bytes(whole)
@@ -279,7 +279,7 @@ def test_curves_are_those_of_a_logger_that_was_not_stopped(tmp_path: Path) -> No
     assert curves_so_far([]) == ""
     told(whole, range(4))
     told(first, range(2))
-    hand_on(curves_so_far([first]), [second])
+    restore_curves(curves_so_far([first]), [second])
     told(second, range(2, 4))
     assert curves_so_far([second]) == curves_so_far([whole])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from covidnet.gate.causes import CT, LATERAL, NOT_FRONTAL, direction_flag, surrounded
+from covidnet.gate.causes import CT, LATERAL, NOT_FRONTAL, direction_flag, has_black_border
 from covidnet.gate.flags import CODES
 from tests.gate import planted
 
@@ -31,6 +31,6 @@ def test_the_other_names_are_codes_too() -> None:
 
 def test_slices_have_black_all_round_them_and_images_have_not(thumbnails: np.ndarray) -> None:
     rng = np.random.default_rng(0)
-    assert all(surrounded(planted.ct_slice(rng)[::8, ::8]) for _ in range(10))
-    assert not any(surrounded(one) for one in thumbnails)
-    assert not surrounded(np.zeros((64, 64), np.uint8))
+    assert all(has_black_border(planted.ct_slice(rng)[::8, ::8]) for _ in range(10))
+    assert not any(has_black_border(one) for one in thumbnails)
+    assert not has_black_border(np.zeros((64, 64), np.uint8))

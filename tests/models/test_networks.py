@@ -104,7 +104,7 @@ def test_what_is_trained_from_scratch_has_no_published_weights_and_is_not_frozen
 
 
 def test_chest_weights_are_of_densenet_alone() -> None:
-    with pytest.raises(WeightsError, match="are of densenet121, not resnet50"):
+    with pytest.raises(WeightsError, match="only for densenet121, not resnet50"):
         build_backbone("resnet50", "chest")
 
 
@@ -214,7 +214,7 @@ def test_weights_of_timm_are_taken_from_the_cache_of_its_hub(monkeypatch: pytest
     constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(WeightsError, match=r"timm/inception_resnet_v2.* cannot be had") as caught:
+    with pytest.raises(WeightsError, match=r"timm/inception_resnet_v2.* is unavailable") as caught:
         timm_state("inception_resnet_v2")
     assert "\n" not in str(caught.value)
     folder = tmp_path / "models--timm--inception_resnet_v2.tf_in1k"

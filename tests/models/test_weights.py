@@ -191,7 +191,7 @@ def test_a_pickle_with_code_is_refused_and_its_code_not_run(kind: str, published
 
 
 def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
-    assert "save its state_dict() alone" in refusal(load_state, saved(nn.Linear(2, 2), tmp_path / "network.pth"))
+    assert "save only its state_dict()" in refusal(load_state, saved(nn.Linear(2, 2), tmp_path / "network.pth"))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off", b"\x80\x02}q\x00("])
@@ -218,7 +218,7 @@ def test_a_missing_file_names_the_weights_that_need_none(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, torch.zeros(2), {1: torch.zeros(2)}])
 def test_a_file_without_a_state_is_refused(content: object, tmp_path: Path) -> None:
-    assert "holds no state dict" in refusal(load_state, saved(content, tmp_path / "odd.pth"))
+    assert "has no state dict" in refusal(load_state, saved(content, tmp_path / "odd.pth"))
 
 
 def test_a_file_with_a_classifier_alone_is_refused(tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(wanted: State)
     before = hash_state(backbone)
     cases = {
         f"1 tensors are missing ({name})": {key: value for key, value in wanted.items() if key != name},
-        "1 tensors have no place (features.extra)": wanted | {"features.extra": torch.zeros(1)},
-        f"1 tensors have another shape ({name} has shape (2,), not (": wanted | {name: torch.zeros(2)},
-        f"1 tensors hold NaN or infinity ({name})": wanted | {name: torch.full_like(wanted[name], torch.nan)},
+        "1 tensors are unknown (features.extra)": wanted | {"features.extra": torch.zeros(1)},
+        f"1 tensors have the wrong shape ({name} has shape (2,), not (": wanted | {name: torch.zeros(2)},
+        f"1 tensors have NaN or infinity ({name})": wanted | {name: torch.full_like(wanted[name], torch.nan)},
     }
     for cause, state in cases.items():
         text = refusal(fit_state, backbone, state, "some.pth")
@@ -246,7 +246,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(wanted: State)
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     text = refusal(build_backbone, "densenet121", saved(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth"))
     assert "tensors are missing (features.conv0.weight" in text
-    assert "2 tensors have no place (weight, bias)" in text
+    assert "2 tensors are unknown (weight, bias)" in text
 
 
 def test_imagenet_from_the_hub_cache_equals_the_same_file_given_as_a_path(
@@ -295,7 +295,7 @@ def test_a_download_that_is_not_what_its_name_says_leaves_no_file(
     folder, address = served
     (folder / "densenet121-a639ec97.pth").write_bytes(b"please log in to this network")
     monkeypatch.setattr(weights, "IMAGENET_URL", f"{address}/densenet121-a639ec97.pth")
-    assert "another file than its name says" in refusal(imagenet_state)
+    assert "a file that does not match its name" in refusal(imagenet_state)
     assert not list(hub.iterdir())
 
 
