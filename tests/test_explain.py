@@ -185,7 +185,7 @@ def test_images_are_never_replaced_by_pictures(run: Path, images: Path, out: str
     with pytest.raises(SettingError, match=r"out=.*must be a folder outside of"):
         explain(f"checkpoint={run}", f"input={images}", f"out={images.parent / out.replace('images', images.name, 1)}")
     image = images / "sub1/image 1.png"
-    with pytest.raises(SettingError, match="would be replaced by its picture"):
+    with pytest.raises(SettingError, match="a picture would replace"):
         explain(f"checkpoint={run}", f"input={image}", f"out={image.parent}")
     assert {path: path.read_bytes() for path in images.rglob("*") if path.is_file()} == before
 
@@ -194,10 +194,10 @@ def test_masks_and_boxes_of_none_of_the_images_are_told_before_the_work(
     run: Path, images: Path, tmp_path: Path
 ) -> None:
     settings = (f"checkpoint={run}", f"input={images}/sub1", f"out={tmp_path / 'out'}")
-    with pytest.raises(DataError, match=r"no mask of any of the 4 images, such as .*lesion/image 1\.png"):
+    with pytest.raises(DataError, match=r"no mask for any of the 4 images, for example .*lesion/image 1\.png"):
         explain(*settings, f"masks={images / 'masks'}")
     (tmp_path / "boxes.csv").write_text("filename,x,y,width,height\nsub1/image 1.png,1,1,9,9\n")
-    with pytest.raises(DataError, match=r"none of its 1 images lies below"):
+    with pytest.raises(DataError, match=r"none of its 1 images is below"):
         explain(*settings, f"boxes={tmp_path / 'boxes.csv'}")
     assert not (tmp_path / "out").exists()
 

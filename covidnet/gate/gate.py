@@ -163,14 +163,14 @@ def fixed_rules(image: Radiograph) -> list[str]:
 
 def _cause(known: Learned, small: Thumbnails) -> Flag | None:
     """Why a thumbnail is not like an upright frontal image, or None."""
-    picture, limits = ranked(small[None]), known.limits
-    ways = known.images.ways(picture)
+    ranks, limits = ranked(small[None]), known.limits
+    ways = known.images.ways(ranks)
     if turn_gain(ways)[0] > limits["direction"]:
         way = int(ways[0].argmax())
-        upright = np.rot90(picture, way % 4, axes=(1, 2)) * (-1 if way >= 4 else 1)
+        upright = np.rot90(ranks, way % 4, axes=(1, 2)) * (-1 if way >= 4 else 1)
         if known.images.unlikeness(upright)[0] <= limits["likeness"]:
             return direction_flag(way)
-    unlike, lateral = known.images.unlikeness(picture)[0], known.laterals.unlikeness(picture)[0]
+    unlike, lateral = known.images.unlikeness(ranks)[0], known.laterals.unlikeness(ranks)[0]
     if unlike > limits["likeness"] and has_black_border(small):
         return CT
     if unlike - lateral > limits["lateral"] and lateral <= known.laterals_limit:

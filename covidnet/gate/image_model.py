@@ -35,9 +35,9 @@ class Moments:
     square: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, pictures: Floats) -> Moments:
+    def of(cls, ranks: Floats) -> Moments:
         """The moments of ranked thumbnails (N, 16, 16)."""
-        flat = pictures.reshape(-1, _PIXELS)
+        flat = ranks.reshape(-1, _PIXELS)
         square = (flat.T @ flat).astype(np.float64)
         total = flat.sum(axis=0, dtype=np.float64)
         mirror = np.arange(_PIXELS).reshape(CELLS, CELLS)[:, ::-1].ravel()
@@ -84,19 +84,19 @@ class ImageModel:
             _direction(mean, second),
         )
 
-    def unlikeness(self, pictures: Floats) -> npt.NDArray[np.float64]:
+    def unlikeness(self, ranks: Floats) -> npt.NDArray[np.float64]:
         """Distance from the fitted images: the log of the squared Mahalanobis distance per pixel.
 
         Args:
-            pictures: (N, 16, 16), ranked.
+            ranks: (N, 16, 16), from `covidnet.gate.ranks.ranked`.
         """
-        away = pictures.reshape(-1, _PIXELS) - self.mean
+        away = ranks.reshape(-1, _PIXELS) - self.mean
         distance = squared_distance(away, self.components, self.variances, self.rest)
         return np.log(np.maximum(distance.astype(np.float64), _TINY) / _PIXELS)
 
-    def ways(self, pictures: Floats) -> npt.NDArray[np.float64]:
+    def ways(self, ranks: Floats) -> npt.NDArray[np.float64]:
         """The direction score of an image in each of its eight orientations: (N, 16, 16) to (N, 8)."""
-        return np.einsum("nkij,ij->nk", turned(pictures), self.direction).astype(np.float64)
+        return np.einsum("nkij,ij->nk", turned(ranks), self.direction).astype(np.float64)
 
 
 def _direction(mean: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> Floats:

@@ -68,15 +68,15 @@ class Learned:
         """See `InputGate.fit`. Every limit is set on images that the scoring model was not fitted to."""
         # Images may be sorted by id or class, so they are assigned to parts at random.
         part = np.random.default_rng(seed).permutation(len(thumbnails)) % PARTS
-        pictures, seen = ranked(thumbnails), exposures(thumbnails)
-        moments = Moments.of(pictures)
+        ranks, seen = ranked(thumbnails), exposures(thumbnails)
+        moments = Moments.of(ranks)
         laterals, laterals_limit = _laterals()
         scores: Scores = {name: np.zeros(len(thumbnails)) for name in SHARES}
         for n in range(PARTS):
             out = part == n
-            images = ImageModel.fit(moments - Moments.of(pictures[out]))
+            images = ImageModel.fit(moments - Moments.of(ranks[out]))
             model = FeatureModel.fit(features[~out], seed)
-            for name, values in _scores(images, laterals, model, pictures[out], features[out]).items():
+            for name, values in _scores(images, laterals, model, ranks[out], features[out]).items():
                 scores[name][out] = values
         images, model = ImageModel.fit(moments), FeatureModel.fit(features, seed)
         features_limit = tail_limit(scores["features"], SHARES["features"])
@@ -148,12 +148,10 @@ def turn_gain(ways: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(ways[:, 1:].max(axis=1) - ways[:, 0], np.float64)
 
 
-def _scores(
-    images: ImageModel, laterals: ImageModel, model: FeatureModel, pictures: Floats, features: Floats
-) -> Scores:
-    likeness, lateral = images.unlikeness(pictures), laterals.unlikeness(pictures)
+def _scores(images: ImageModel, laterals: ImageModel, model: FeatureModel, ranks: Floats, features: Floats) -> Scores:
+    likeness, lateral = images.unlikeness(ranks), laterals.unlikeness(ranks)
     return {
-        "direction": turn_gain(images.ways(pictures)),
+        "direction": turn_gain(images.ways(ranks)),
         "lateral": likeness - lateral,
         "likeness": likeness,
         "features": model.distance(features),

@@ -32,14 +32,14 @@ def ranked(thumbnails: npt.NDArray[np.uint8]) -> Floats:
     return ((ranks / 2 - CELLS**2 / 2) * scale).astype(np.float32).reshape(-1, CELLS, CELLS)
 
 
-def turned(pictures: Floats) -> Floats:
+def turned(images: Floats) -> Floats:
     """All eight orientations of an image: turned by 0, 90, 180 and 270 degrees, and each of these inverted.
 
     Args:
-        pictures: (N, S, S), ranks.
+        images: (N, S, S), ranks.
 
     Returns:
         (N, 8, S, S); entry k is turned anticlockwise by 90 k degrees, and entry 4 + k is also inverted.
     """
-    turns = np.stack([np.rot90(pictures, k, axes=(1, 2)) for k in range(4)], axis=1)
+    turns = np.stack([np.rot90(images, k, axes=(1, 2)) for k in range(4)], axis=1)
     return np.concatenate([turns, -turns], axis=1)

@@ -198,8 +198,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{path}: damaged ({damage}); copy it again, or train again")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     serving = checkpoint.get("serving")
-    told = serving.get("sha256") if isinstance(serving, Mapping) else None
-    if told is not None and told != content_sha256(checkpoint):
+    expected = serving.get("sha256") if isinstance(serving, Mapping) else None
+    if expected is not None and expected != content_sha256(checkpoint):
         raise DamagedCheckpointError(f"{path}: damaged (it does not match its hash); copy it again, or train again")
     for name, tensor in checkpoint["state_dict"].items():
         if not torch.isfinite(tensor).all():

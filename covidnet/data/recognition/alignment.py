@@ -46,11 +46,11 @@ class Level:
     side: int
     sigma: float
 
-    def of(self, pictures: Floats, rows: Floats | None = None, columns: Floats | None = None) -> Floats:
+    def of(self, images: Floats, rows: Floats | None = None, columns: Floats | None = None) -> Floats:
         """Windows of images at this size.
 
         Args:
-            pictures: (..., 64, 64).
+            images: (..., 64, 64).
             rows: (..., side, 64) from `window_matrices`; None for the whole height.
             columns: the same for the width.
 
@@ -59,7 +59,7 @@ class Level:
         """
         whole = _whole(self.side)
         left, right = whole if rows is None else rows, whole if columns is None else columns
-        return self.normalised(left @ pictures @ np.swapaxes(right, -1, -2))
+        return self.normalised(left @ images @ np.swapaxes(right, -1, -2))
 
     def normalised(self, small: Floats) -> Floats:
         """Images of this size with local mean and contrast removed, scaled to mean 0 and length 1.
@@ -141,7 +141,7 @@ def refine(
 
     Source: Baker and Matthews 2004, Lucas-Kanade 20 years on, https://doi.org/10.1023/B:VISI.0000011205.11775.fd
     """
-    pictures = outer.astype(np.float32)
+    images = outer.astype(np.float32)
     best = np.full(len(inner), -1.0, np.float32)
     for level, steps in levels:
         target = level.of(inner.astype(np.float32))
@@ -150,7 +150,7 @@ def refine(
         found, at = window.copy(), window.copy()
         for step in range(steps + 1):
             rows, columns = (window_matrices(at[:, n], at[:, n + 1], level.side) for n in (0, 2))
-            seen = level.of(pictures, rows, columns)
+            seen = level.of(images, rows, columns)
             score = np.einsum("bij,bij->b", target, seen)
             better = score > best
             best[better], found[better] = score[better], at[better]

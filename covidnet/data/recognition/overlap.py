@@ -75,7 +75,7 @@ def find_overlap(images: ImageSet, others: ImageSet, *, progress: bool = True) -
         ``near-duplicate``, or the transformation, such as ``mirrored and inverted``) and ``similarity`` (0..1), sorted
         by image. A ``cropped`` image shows a part of the other; of an ``uncropped`` image the other shows a part.
     """
-    found = [_same_files(images, others), *_searches(images, others, alone=False, progress=progress)]
+    found = [_same_files(images, others), *_searches(images, others, within=False, progress=progress)]
     table = pd.concat(found, ignore_index=True)
     # Prefer the same file, then the most similar image.
     table = table.sort_values("similarity", ascending=False, kind="stable").drop_duplicates("image")
@@ -93,7 +93,7 @@ def find_copies(images: ImageSet, *, progress: bool = True) -> pd.DataFrame:
         One row per pair, as in `find_overlap`, with ``image`` below ``other``. It does not say which of the two was
         transformed. If an image has many copies, not all pairs are listed, but each copy is in at least one.
     """
-    found = [_same_files(images, images, alone=True), *_searches(images, images, alone=True, progress=progress)]
+    found = [_same_files(images, images, within=True), *_searches(images, images, within=True, progress=progress)]
     table = pd.concat(found, ignore_index=True)
     table = table.sort_values("similarity", ascending=False, kind="stable")
     pairs = np.sort(table[["image", "other"]].to_numpy(np.intp), axis=1)
@@ -150,29 +150,29 @@ def _limit(pixels: Pixels, index: LandmarkIndex) -> float:
     return float(np.clip(median + 3.0 * spread, SIMILARITY, HIGHEST))
 
 
-def _same_files(images: ImageSet, others: ImageSet, alone: bool = False) -> pd.DataFrame:
+def _same_files(images: ImageSet, others: ImageSet, within: bool = False) -> pd.DataFrame:
     first: dict[str, int] = {}
     rows = []
-    if not alone:
+    if not within:
         for n, sha256 in enumerate(others.sha256.tolist()):
             first.setdefault(sha256, n)
     for n, sha256 in enumerate(images.sha256.tolist()):
         if sha256 in first:
             # The highest similarity, so that identical files sort first.
             rows.append((n, first[sha256], SAME_FILE, 1.0))
-        elif alone:
+        elif within:
             first[sha256] = n
     return table_of(rows)
 
 
-def _searches(images: ImageSet, others: ImageSet, *, alone: bool, progress: bool) -> Iterator[pd.DataFrame]:
+def _searches(images: ImageSet, others: ImageSet, *, within: bool, progress: bool) -> Iterator[pd.DataFrame]:
     """Yield the matches of images as parts of the others, of turned images, and of others as parts of images."""
     if not (len(images) and len(others)):
         return
-    itself = np.arange(len(images)) if alone else None
+    itself = np.arange(len(images)) if within else None
     turns = len(UPRIGHT) + len(TURNED)
     with progress_bar(progress) as bar:
-        task = bar.add_task("looking for copies", total=turns * len(images) + (0 if alone else len(others)))
+        task = bar.add_task("looking for copies", total=turns * len(images) + (0 if within else len(others)))
 
         def tick(count: int) -> None:
             bar.advance(task, count)
@@ -181,7 +181,7 @@ def _searches(images: ImageSet, others: ImageSet, *, alone: bool, progress: bool
         limit = _limit(others.pixels, index)
         yield search(images.pixels, others.pixels, index, UPRIGHT, limit, itself=itself, tick=tick)
         yield search(images.pixels, others.pixels, index, TURNED, limit, itself=itself, tick=tick)
-        if not alone:
+        if not within:
             index = LandmarkIndex(images.pixels)
             table = search(others.pixels, images.pixels, index, UPRIGHT, limit, tick=tick)
             # If both show the whole image, the first search already found the pair.
