@@ -1,4 +1,4 @@
-"""Grad-CAM panels: which images are drawn, and what is said of them."""
+"""Grad-CAM panels: which images are drawn, and what titles, captions and logs say."""
 
 from __future__ import annotations
 

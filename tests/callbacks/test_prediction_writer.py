@@ -1,4 +1,4 @@
-"""The predictions that a run collects: whose they are, and of which model."""
+"""The predictions that a run collects: of which images, and from which model."""
 
 from __future__ import annotations
 

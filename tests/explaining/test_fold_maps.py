@@ -1,4 +1,4 @@
-"""What a run keeps of its explanations: panels, localisation, sanity test; and what a sweep makes of them."""
+"""The explanations that a run stores (panels, localisation, sanity test), and how a sweep summarises them."""
 
 from __future__ import annotations
 

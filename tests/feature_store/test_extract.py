@@ -1,4 +1,4 @@
-"""The feature pass: what it computes, what it does not compute again, and whose row is whose."""
+"""The feature pass: what it computes, what it reuses, and which row belongs to which image."""
 
 from __future__ import annotations
 

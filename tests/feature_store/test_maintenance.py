@@ -1,4 +1,4 @@
-"""Looking after stores: what is there is told, damage is found, and only what is of no use goes."""
+"""Maintaining stores: contents are listed, damage is found, and only useless files are removed."""
 
 from __future__ import annotations
 

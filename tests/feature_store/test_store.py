@@ -1,4 +1,4 @@
-"""The feature store: what it gives back, and what becomes of it when disks, processes and bytes fail."""
+"""The feature store: what it returns, and how it survives failing disks, processes and bytes."""
 
 from __future__ import annotations
 

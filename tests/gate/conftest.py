@@ -1,4 +1,4 @@
-"""A gate that has learned what phantoms look like, with features that need no network."""
+"""A gate fitted to phantoms, with features that need no network."""
 
 from __future__ import annotations
 

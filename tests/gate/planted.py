@@ -1,4 +1,4 @@
-"""Pictures that are no upright frontal image, each drawn from a generator: what the input gate is there for."""
+"""Synthetic images that are not upright frontal radiographs, which the input gate must refuse."""
 
 from __future__ import annotations
 

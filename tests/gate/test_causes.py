@@ -1,4 +1,4 @@
-"""What a picture is called."""
+"""The flag given to each kind of unsuitable image."""
 
 from __future__ import annotations
 

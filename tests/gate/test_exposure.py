@@ -1,4 +1,4 @@
-"""What is too dark, too bright or without contrast."""
+"""Images that are too dark, too bright or without contrast."""
 
 from __future__ import annotations
 

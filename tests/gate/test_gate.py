@@ -1,4 +1,4 @@
-"""What the whole gate says of images, of images with faults, and of other pictures."""
+"""The whole gate on good images, images with faults, and other kinds of image."""
 
 from __future__ import annotations
 

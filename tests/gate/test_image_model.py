@@ -1,4 +1,4 @@
-"""The closed forms against the fits that they stand for."""
+"""The closed forms against the explicit fits that they replace."""
 
 from __future__ import annotations
 

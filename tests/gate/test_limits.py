@@ -1,4 +1,4 @@
-"""How many images exceed a limit."""
+"""The share of images that exceeds a limit."""
 
 from __future__ import annotations
 

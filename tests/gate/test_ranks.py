@@ -1,4 +1,4 @@
-"""Ranks of grey against SciPy's, and what does not change them."""
+"""Grey ranks against SciPy's, and their invariances."""
 
 from __future__ import annotations
 

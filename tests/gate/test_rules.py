@@ -1,4 +1,4 @@
-"""Faults that are told without any training image."""
+"""Faults that are found without training images."""
 
 from __future__ import annotations
 

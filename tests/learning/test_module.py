@@ -1,4 +1,4 @@
-"""The LightningModule: its losses, its logged names, and how it comes back from a checkpoint."""
+"""The LightningModule: its losses, its logged names, and loading from a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbones: equal to torchvision's network, reproducible, and kind to hooks."""
+"""Backbones: equal to torchvision's network, reproducible, and compatible with hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classifier: a frozen backbone does not move by a bit, an unfrozen one does."""
+"""The classifier: a frozen backbone does not change by a bit, an unfrozen one does."""
 
 from __future__ import annotations
 

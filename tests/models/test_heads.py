@@ -1,4 +1,4 @@
-"""Heads: linear, seeded from outside, with dropout in training alone."""
+"""Heads: linear, seeded from outside, with dropout only in training, except for Monte Carlo dropout."""
 
 from __future__ import annotations
 

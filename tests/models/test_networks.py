@@ -1,4 +1,4 @@
-"""Networks: their features are those of the libraries they come from, and our own have the parts that they should."""
+"""Networks: features equal the source libraries', and our own networks have the right parts."""
 
 from __future__ import annotations
 

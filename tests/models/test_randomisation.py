@@ -1,4 +1,4 @@
-"""Drawing layers anew: every tensor in one stage, exactly the chosen stages changed, the original untouched."""
+"""Re-initialising layers: every tensor in one stage, exactly the chosen stages changed, the original untouched."""
 
 from __future__ import annotations
 

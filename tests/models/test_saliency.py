@@ -1,4 +1,4 @@
-"""Saliency: equal to independent computations, in the right place, in every mode of autograd, without traces."""
+"""Saliency: equal to independent computations, in the right place, in every autograd mode, without side effects."""
 
 from __future__ import annotations
 

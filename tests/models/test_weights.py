@@ -1,4 +1,4 @@
-"""Weights: what is read, what is refused and with which words, and what the hash sees."""
+"""Weights: what is read, what is refused and with which message, and what the hash covers."""
 
 from __future__ import annotations
 

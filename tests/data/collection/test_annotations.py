@@ -1,4 +1,4 @@
-"""Masks and boxes find their images, lie on them to the pixel, and are refused where they cannot."""
+"""Masks and boxes are matched to images, mapped to the pixel, and refused if they do not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images without folds: any number of each class, always as they are now."""
+"""Images without folds: any number of each class, always up to date with the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images that a command is given: a file, a folder, a pattern."""
+"""The images given to a command: a file, a folder, a pattern."""
 
 from __future__ import annotations
 

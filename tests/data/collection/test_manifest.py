@@ -1,4 +1,4 @@
-"""A scan reads every file once: what cannot be used is named and left out, everything else stays."""
+"""A scan reads every file once: unusable files are named and left out, all others are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as spreadsheets save them, and rows that name their image in other ways than by its path."""
+"""Tables as spreadsheets save them, and rows that name their image other than by its path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set is made ready once, hashed, and only read afterwards."""
+"""A data set is prepared once, hashed, and only read from then on."""
 
 from __future__ import annotations
 

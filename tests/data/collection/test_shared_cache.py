@@ -1,4 +1,4 @@
-"""A cache of two users: who may not write it reads what is there, and a group shares one that it may write."""
+"""A cache shared by users: those without write access read it, and a group can write to a shared one."""
 
 from __future__ import annotations
 

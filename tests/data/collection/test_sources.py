@@ -1,4 +1,4 @@
-"""What file names, folders and metadata.csv tell, and what is refused because they tell nothing."""
+"""Labels and patients from file names, folders and metadata.csv, and the errors if they are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folds' promises, asserted on the tables alone: nothing here asks the code under test who belongs together."""
+"""The folds' guarantees, checked on the tables only, without using the grouping code under test."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""The ledger of the unseen fold: each run once, whoever writes, and no count where none can be kept."""
+"""The ledger of the unseen fold counts each run once, whoever writes, and gives no count if it cannot be kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images of a fold are trained on, validated on and tested on, and how they come in batches."""
+"""Which images of a fold are used for training, validation and test, and how they are batched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where every pixel goes on the way from an image to the network's input."""
+"""Where every pixel of an image ends up in the network's input."""
 
 from __future__ import annotations
 

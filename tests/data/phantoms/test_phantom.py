@@ -1,4 +1,4 @@
-"""Phantoms: the class shows in the lesions and nowhere else, and a set is written whole or not at all."""
+"""Phantoms: only the lesions reveal the class, and a set is written completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of thumbnails: what is compared, and how a window is moved to where it fits."""
+"""Windows of thumbnails: what is compared, and how a window is moved to the best fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images are found again whatever was done to them, and images that are not there are not found."""
+"""Images are found however they were transformed, and absent images are not."""
 
 from __future__ import annotations
 

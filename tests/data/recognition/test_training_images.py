@@ -1,4 +1,4 @@
-"""A run keeps its images small, each once, with the part that it was in."""
+"""A run stores thumbnails of its images, each once, with its part."""
 
 from __future__ import annotations
 
