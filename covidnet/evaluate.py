@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from covidnet.report.external.summary import ExternalSummary
 
-PATHS = ("checkpoint", "only", "out", "data.root")
+PATHS = ("checkpoint", "only", "out", "data.root", "data.table")
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
 _ASKED = ("checkpoint", "only", "gate", "engine", "resamples", "seed")

@@ -15,7 +15,7 @@ from covidnet.sweep.ending import report_ended_sweeps
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_PATHS = ("data.root", "data.masks", "data.boxes", "cache_dir")
+_PATHS = ("data.root", "data.table", "data.masks", "data.boxes", "cache_dir")
 
 
 def main(cfg: DictConfig) -> float | None:

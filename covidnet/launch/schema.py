@@ -153,6 +153,13 @@ _DATA = {
     "data.handle": _text("The data set's name at Kaggle."),
     "data.labels": Setting(dict, "Further folder names and the classes they mean.", extra=_NULL),
     "data.ignore": _list("Folders, labels or files to leave out.", also=(str,), extra=_NULL),
+    "data.table": _text("A table of the images, or several; null finds it beside them.", also=(list,), extra=_NULL),
+    "data.columns": Setting(dict, "The table's columns for filename, label, patient_id, view and source.", extra=_NULL),
+    "data.separator": _one_of(
+        "What is between the table's cells; null detects it.",
+        *("comma", "semicolon", "tab", "bar", "space"),
+        extra=_NULL,
+    ),
     "data.masks": _text("The folder of masks of lesions and lungs; null takes masks/ beside the images.", extra=_NULL),
     "data.boxes": _text("A CSV file of boxes around lesions; null takes boxes.csv beside the images.", extra=_NULL),
     "data.images_per_class": _count("Phantoms of each class.", 11),

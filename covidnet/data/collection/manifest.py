@@ -116,7 +116,7 @@ def scan(
     views = dict(zip(source.files["path"], source.files["view"], strict=True))
     refused = []
     for path in source.missing:
-        cause, remedy = "listed in metadata.csv, which matches no image here", "restore the file or drop its row"
+        cause, remedy = f"listed in {source.table}, but no such image is here", "restore the file or drop its row"
         absent = ImageRefusedError(source.root / path, cause, remedy)
         refused.append(refused_row(path, absent))
         log.warning("refused: %s", absent)

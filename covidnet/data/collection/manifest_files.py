@@ -42,6 +42,9 @@ def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path, *, f
         "flagged": flagged,
         "ignore": [ignore] if isinstance(ignore, str) else sorted(map(str, ignore)),
     }
+    if source.layout:
+        table = {name: data.get(name) for name in ("table", "columns", "separator") if data.get(name)}
+        reading |= {"layout": source.layout, **table}
     key = digest({"root": str(source.root), "labels": dict(data.get("labels") or {}), **reading})
     home = cache_dir / "manifests" / f"{source.name}-{key}"
     home.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,10 @@
-"""Read the metadata table that people keep beside their images, and match its rows to images."""
+"""Read the table that describes a folder's images, and match its rows to images."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import difflib
 import io
 import logging
 import re
@@ -18,6 +19,7 @@ import pandas as pd
 from covidnet.base.classes import label_of
 from covidnet.base.errors import DataError
 from covidnet.base.names import counted, inert
+from covidnet.data.collection.layouts import LAYOUTS, OWN, Layout, layout_of, plain
 from covidnet.data.reading.images import SUFFIXES
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ _SYNONYMS = {
     "view": ("view", "viewposition", "projection"),
 }
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
+"""The values of ``data.separator``; a space stands for any number of blanks."""
 _UNKNOWN = {"", "unknown", "none", "nan", "n/a", "na"}
 # Above this share of rows without a file, the table describes something else; below it, a few files are missing.
 _MOST_LOST = 0.05
@@ -56,20 +60,44 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Metadata:
-    """The content of metadata.csv.
+    """The content of the table of a folder.
 
     Attributes:
         cells: for each matched path, its known cells by column.
         missing: file names of rows that match no image, as written in the table.
         columns: the column names in the file; empty without a table.
+        name: of the table's file, or files.
+        listed: whether images without a row are left out.
+        left_out: for each matched path that is not used, the kind of reason.
+        rows_out: rows without an image that are not used, counted by kind of reason.
     """
 
     cells: dict[str, dict[str, str]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    name: str = FILE
+    listed: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
+    rows_out: Counter[str] = field(default_factory=Counter)
 
 
-def read_table(file: Path, wanted: Iterable[str] = COLUMNS) -> Table:
+@dataclass(frozen=True)
+class Given:
+    """A table as the settings describe it.
+
+    Attributes:
+        files: ``data.table``; none means metadata.csv in the folder or its parent.
+        columns: ``data.columns``: the table's column for each of `COLUMNS`, or its number, counted from 1, in a table
+            without a header line.
+        separator: ``data.separator``, one of `SEPARATORS`.
+    """
+
+    files: tuple[Path, ...] = ()
+    columns: Mapping[str, str | int] = field(default_factory=dict)
+    separator: str | None = None
+
+
+def read_table(file: Path, wanted: Iterable[str] = COLUMNS, layout: Layout = OWN) -> Table:
     """Read a text table in any encoding and with any separator that spreadsheets write; assumptions are logged.
 
     The encoding is UTF-8, UTF-16 or, failing both, Windows-1252. The separator is the comma, semicolon, tab or bar that
@@ -79,78 +107,243 @@ def read_table(file: Path, wanted: Iterable[str] = COLUMNS) -> Table:
     Args:
         file: the table.
         wanted: names of columns to recognise.
+        layout: what is known about it.
 
     Raises:
-        DataError: it cannot be read as a table.
+        DataError: it cannot be read as a table, or lacks a column that the layout names.
     """
     text, encoding = _decoded(file)
     first = re.match(r"sep=(.)\r?\n", text)
     body = text[first.end() :] if first else text
-    header = body.lstrip("\r\n").split("\n", 1)[0].strip("\r")
-    separator = first[1] if first else max(_SEPARATORS, key=lambda one: _score(header, one))
+    line = _first_line(body)
+    found = first[1] if first else max(_SEPARATORS, key=lambda one: _score(line, one))
+    separator = layout.separator or found
+    header = list(layout.header)
+    if any(isinstance(number, int) for number in layout.columns.values()):
+        cells = line.split() if separator == " " else next(csv.reader([line], delimiter=separator), [])
+        header = [str(n + 1) for n in range(len(cells))]
     try:
         # Empty lines are kept, so that errors can name the line.
         rows = pd.read_csv(
-            io.StringIO(body), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True,
-            skip_blank_lines=False,
+            io.StringIO(body), sep=r"\s+" if separator == " " else separator, dtype=str, keep_default_na=False,
+            skipinitialspace=True, skip_blank_lines=False, header=None if header else 0, names=header or None,
         ).fillna("")  # fmt: skip
     except ValueError as error:
-        raise DataError(f"{file}: not a readable CSV ({error}); save it as UTF-8 with a header line") from None
+        cause = " ".join(str(error).split())
+        raise DataError(f"{file}: not a readable CSV ({cause}); save it as UTF-8 with a header line") from None
     if not isinstance(rows.index, pd.RangeIndex):
-        raise DataError(f"{file}: not a readable CSV (rows have more cells than the header); name every column")
+        cause = "rows have more cells than there are columns" if header else "rows have more cells than the header"
+        raise DataError(f"{file}: not a readable CSV ({cause}); name every column")
     columns = [str(column).strip() for column in rows.columns]
-    named = _recognised(columns, wanted)
-    rows.columns = pd.Index([named.get(column, column) for column in columns])
-    assumed = [f"as {encoding}"] if encoding != "UTF-8" else []
-    assumed += [f"with {_SEPARATORS.get(separator, repr(separator))} between"] if separator != "," else []
+    named = _chosen(file, columns, layout)
+    named |= _recognised([c for c in columns if c not in named], [w for w in wanted if w not in named.values()])
+    # A column that is not meant gives its name to the one that is.
+    rows.columns = pd.Index([named.get(c, f"{c} (not used)" if c in named.values() else c) for c in columns])
+    assumed = [f"as {layout.name}"] if layout.name else []
+    assumed += [f"as {encoding}"] if encoding != "UTF-8" else []
+    usual = separator in (",", layout.separator)
+    assumed += [] if usual else [f"with {_SEPARATORS.get(separator, repr(separator))} between"]
     assumed += [f"column {column} as {name}" for column, name in named.items() if column != name]
+    if layout.header:
+        assumed.append(f"its columns taken as {', '.join(layout.header)}")
     if assumed:
         log.info("%s: read %s", file, ", ".join(assumed))
-    return Table(rows, columns, separator, 3 if first else 2)
+    return Table(rows, columns, separator, 1 if header else 3 if first else 2)
 
 
-def read_metadata(root: Path, paths: Sequence[str], labels: Mapping[str, str] | None = None) -> Metadata:
-    """Read the metadata.csv of a folder, or of its parent, for the images in the folder.
+def read_metadata(
+    root: Path,
+    paths: Sequence[str],
+    labels: Mapping[str, str] | None = None,
+    given: Given | None = None,
+    also: str | None = None,
+) -> Metadata:
+    """Read the table of a folder, or of its parent, for the images in the folder.
 
-    A row refers to the image whose path it gives. If there is none, matching ignores letter case, then leading folders
-    (the folder's own name, or one that the row omits), then the suffix, as long as exactly one image matches.
+    It is metadata.csv, or a table of a published data set (`LAYOUTS`), or what the settings say. A row refers to the
+    image whose path it gives. If there is none, matching ignores letter case, then leading folders (the folder's own
+    name, or one that the row omits), then the suffix, as long as exactly one image matches.
 
     Args:
         root: the folder.
         paths: of its images, posix, relative to it.
         labels: more label names and the class of each.
+        given: what the settings say about the table.
+        also: a further column to keep, under its own name; in lists named ``train*.txt`` and so on, ``split`` is one.
 
     Raises:
         DataError: the table cannot be read or has no column of file names; two rows of one image differ; or more than
             5% of the rows, or all rows of a class, match no image.
     """
-    for folder in (root, root.parent):
-        file = folder / FILE
-        if not file.is_file():
-            continue
-        table = read_table(file)
-        if "filename" not in table.rows:
-            if folder == root:
-                raise DataError(
-                    f"{file}: no column filename; its columns are {', '.join(table.columns)}; expected are "
-                    f"{','.join(COLUMNS)}, and only filename is required"
-                )
-            continue
-        rows = table.rows[(table.rows != "").any(axis=1)]
-        names = rows["filename"].tolist()
-        found = _matched(file, names, root, paths)
-        lost = [n for n, path in enumerate(found) if path is None]
-        if folder != root:
-            found, lost = _about(names, found, root)
-            if not lost and all(path is None for path in found):
-                log.warning("%s: skipped; no row refers to an image in %s", file, root)
-                continue
-        _check_lost(file, rows, found, lost, paths, labels)
-        cells = _cells(file, table, rows, found)
-        log.info("metadata: %s (%d files)", file, len(cells))
-        missing = sorted({_below(names[n], root)[-1].as_posix() for n in lost})
-        return Metadata(cells, tuple(missing), tuple(table.columns))
+    if given is not None and given.files:
+        folders = {root: [(file, _layout(file, given)) for file in given.files]}
+    else:
+        folders = {folder: _tables(folder, given) for folder in (root, root.parent)}
+    for folder, tables in folders.items():
+        parts = [_read(file, layout, folder, root, paths, labels, also) for file, layout in tables]
+        known = [part for part in parts if part is not None]
+        if known:
+            return _together(known)
+    if given is not None:
+        raise DataError(
+            f"data.columns or data.separator is set, but no {FILE} is in {root}; name the table with data.table=PATH"
+        )
     return Metadata()
+
+
+def _layout(file: Path, given: Given | None) -> Layout:
+    """The layout of a table: what the settings say, or what its first line looks like."""
+    try:
+        known = layout_of(_first_line(_decoded(file)[0]))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); data.table must be a table of images") from None
+    if given is None or not (given.columns or given.separator):
+        return known if known.name or given is None or not given.files else Layout(listed=True)
+    separator = SEPARATORS[given.separator] if given.separator else None
+    return Layout(columns=given.columns, separator=separator, listed=bool(given.files))
+
+
+def _tables(folder: Path, given: Given | None) -> list[tuple[Path, Layout]]:
+    """The tables in a folder: metadata.csv, or else those of the first published layout that fits."""
+    if (own := folder / FILE).is_file():
+        return [(own, _layout(own, given))]
+    if given is None:
+        for layout in LAYOUTS:
+            files = {file for pattern in layout.files for file in folder.glob(pattern) if file.is_file()}
+            if fits := [(file, layout) for file in sorted(files) if layout.fits(_first_line(_decoded(file)[0]))]:
+                return fits
+    return []
+
+
+def _read(
+    file: Path,
+    layout: Layout,
+    folder: Path,
+    root: Path,
+    paths: Sequence[str],
+    labels: Mapping[str, str] | None,
+    also: str | None,
+) -> Metadata | None:
+    """The content of one table; None if it is the parent's and describes other images."""
+    table = read_table(file, layout=layout)
+    if "filename" not in table.rows:
+        if folder != root:
+            return None
+        likely = difflib.get_close_matches("filename", table.columns, 1, 0)
+        raise DataError(
+            f"{file}: no column filename; its columns are {', '.join(table.columns)}; expected are "
+            f"{','.join(COLUMNS)}, and only filename is required: name it with data.columns='{{filename: {likely[0]}}}'"
+        )
+    rows = table.rows[(table.rows != "").any(axis=1)].copy()
+    if layout.header and (split := re.match(r"train|test|val", file.name)):
+        inside = f"{split[0]}/" if (folder / split[0]).is_dir() else ""
+        rows = rows.assign(split=split[0], filename=inside + rows["filename"])
+    if also is not None and also not in rows:
+        near = _nearest(also, table.columns)
+        raise DataError(f"{file}: no column {also}; its columns are {', '.join(table.columns)}{near}")
+    names = rows["filename"].tolist()
+    reasons = _reasons(rows, layout, labels)
+    found = _matched(file, names, root, paths)
+    lost = [n for n, path in enumerate(found) if path is None and reasons[n] is None]
+    if folder != root:
+        found, inside_rows = _about(names, found, root)
+        lost = sorted(set(lost) & set(inside_rows))
+        if not lost and all(path is None for path in found):
+            log.warning("%s: skipped; no row refers to an image in %s", file, root)
+            return None
+    rows_out = Counter(reason for reason, path in zip(reasons, found, strict=True) if reason and path is None)
+    if layout.partial and len(lost) < sum(reason is None for reason in reasons):
+        rows_out["not downloaded"] += len(lost)
+        lost = []
+    used = [None if why else path for path, why in zip(found, reasons, strict=True)]
+    _check_lost(file, rows, used, lost, root, paths, labels)
+    cells = _cells(file, table, rows, found, also)
+    log.info("metadata: %s (%d files)", file, len(cells))
+    left_out = {path: why for path, why in zip(found, reasons, strict=True) if path and why}
+    missing = sorted({_below(names[n], root)[-1].as_posix() for n in lost})
+    listed = layout.listed and "label" in rows
+    return Metadata(cells, tuple(missing), tuple(table.columns), file.name, listed, left_out, +rows_out)
+
+
+def _together(tables: Sequence[Metadata]) -> Metadata:
+    """The content of several tables of one folder."""
+    cells: dict[str, dict[str, str]] = {}
+    for table in tables:
+        for path, known in table.cells.items():
+            if cells.setdefault(path, known) != known:
+                names = " and ".join(one.name for one in tables if path in one.cells)
+                raise DataError(f"{names}: {path} has two rows that differ; keep one of them")
+    first = tables[0]
+    return Metadata(
+        cells, tuple(sorted(name for table in tables for name in table.missing)), first.columns,
+        " and ".join(table.name for table in tables), first.listed,
+        {path: why for table in tables for path, why in table.left_out.items()},
+        sum((table.rows_out for table in tables), Counter()),
+    )  # fmt: skip
+
+
+def _reasons(rows: pd.DataFrame, layout: Layout, labels: Mapping[str, str] | None) -> list[str | None]:
+    """Why each row is not used; None if it is. Labels that list findings are replaced by the one that names a class."""
+    reasons: list[str | None] = [None] * len(rows)
+    if layout.findings:
+        read = [_finding(cell, labels) for cell in rows["label"]]
+        rows["label"] = [finding for finding, _ in read]
+        reasons = [reason for _, reason in read]
+    kept = {name: column for name in layout.keep for column in map(str, rows) if plain(column) == plain(name)}
+    for name, column in kept.items():
+        for n, cell in enumerate(rows[column]):
+            if cell.strip().casefold() != layout.keep[name].casefold():
+                reasons[n] = f"{name} {cell.strip() or 'unknown'}"
+    return reasons
+
+
+def _finding(cell: str, labels: Mapping[str, str] | None) -> tuple[str, str | None]:
+    """The finding that names the class of an image, or the cell and why there is none.
+
+    Example:
+        >>> _finding("Pneumonia/Viral/COVID-19", None), _finding("Pneumonia|Effusion", None)
+        (('COVID-19', None), ('Pneumonia', None))
+        >>> _finding("Hernia", None)[1], _finding("Hernia|Mass", None)[1], _finding("COVID-19, Pneumonia", None)[1]
+        ('finding Hernia', 'several other findings', 'findings of several classes')
+    """
+    if label_of(cell, labels):
+        return cell, None
+    findings = [finding.strip() for finding in re.split(r"[|,]", cell) if finding.strip()]
+    classes = {}
+    for finding in findings:
+        # A path ends in what is most specific.
+        steps = [step.strip() for step in reversed(finding.split("/"))]
+        if named := next((step for step in steps if label_of(step, labels)), None):
+            classes[label_of(named, labels)] = named
+    if len(classes) == 1:
+        return next(iter(classes.values())), None
+    if classes:
+        return cell, "findings of several classes"
+    return cell, "several other findings" if len(findings) > 1 else f"finding {cell.strip() or 'unknown'}"
+
+
+def _chosen(file: Path, columns: Sequence[str], layout: Layout) -> dict[str, str]:
+    """The columns that a layout names, mapped to the usual names."""
+    chosen = {}
+    for name, wanted in layout.columns.items():
+        fits = [column for column in columns if column == str(wanted)]
+        fits += [column for column in columns if plain(column) == plain(str(wanted))]
+        if not fits:
+            raise DataError(
+                f"{file}: no column {wanted}, which data.columns names as {name}; its columns are "
+                f"{', '.join(columns)}{_nearest(str(wanted), columns)}"
+            )
+        chosen[fits[0]] = name
+    return chosen
+
+
+def _nearest(name: str, columns: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, columns, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _first_line(text: str) -> str:
+    return text.lstrip("\r\n").split("\n", 1)[0].strip("\r")
 
 
 def _decoded(file: Path) -> tuple[str, str]:
@@ -170,14 +363,10 @@ def _decoded(file: Path) -> tuple[str, str]:
     raise DataError(f"{file}: not a readable CSV ({cause}); save it as UTF-8 with a header line")
 
 
-def _plain(column: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", column.lower())
-
-
 def _score(header: str, separator: str) -> tuple[bool, int]:
     """How well a separator fits: whether it yields a column of file names, and the number of columns."""
     cells = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
-    return any(_plain(cell) in _SYNONYMS["filename"] for cell in cells), len(cells)
+    return any(plain(cell) in _SYNONYMS["filename"] for cell in cells), len(cells)
 
 
 def _recognised(columns: Sequence[str], wanted: Iterable[str]) -> dict[str, str]:
@@ -187,8 +376,8 @@ def _recognised(columns: Sequence[str], wanted: Iterable[str]) -> dict[str, str]
         if name in columns:
             named[name] = name
             continue
-        for synonym in _SYNONYMS.get(name, (_plain(name),)):
-            fits = [column for column in columns if _plain(column) == synonym and column not in named]
+        for synonym in _SYNONYMS.get(name, (plain(name),)):
+            fits = [column for column in columns if plain(column) == synonym and column not in named]
             if fits:
                 named[fits[0]] = name
                 break
@@ -280,6 +469,7 @@ def _check_lost(
     rows: pd.DataFrame,
     found: Sequence[str | None],
     lost: Sequence[int],
+    root: Path,
     paths: Sequence[str],
     labels: Mapping[str, str] | None,
 ) -> None:
@@ -295,6 +485,12 @@ def _check_lost(
             name, count = gone.most_common(1)[0]
             cause = f"none of the {counted(count, 'row')} of {name} matches an image"
             lost = [n for n in lost if classes[n] == name]
+    names = rows["filename"].str.strip()
+    if cause and (outside := [names.iloc[n] for n in lost if _is_outside(names.iloc[n], root)]):
+        raise DataError(
+            f"{file}: {counted(len(outside), 'row names a file', 'rows name files')} outside of {root}, such as "
+            f"{outside[0]}; set data.root to a folder that holds them all"
+        )
     if cause:
         listed = ", ".join(rows["filename"].iloc[n].strip() or "an empty cell" for n in lost[:3])
         known = {path for path in found if path is not None}
@@ -305,8 +501,16 @@ def _check_lost(
         )
 
 
-def _cells(file: Path, table: Table, rows: pd.DataFrame, found: Sequence[str | None]) -> dict[str, dict[str, str]]:
-    columns = [column for column in COLUMNS[1:] if column in rows]
+def _is_outside(name: str, root: Path) -> bool:
+    """Whether a row names a file by a path that leads out of the folder."""
+    leads = ".." in _posix(name).parts or (Path(name).is_absolute() and Path(name).is_file())
+    return leads and not (root / name).resolve().is_relative_to(root)
+
+
+def _cells(
+    file: Path, table: Table, rows: pd.DataFrame, found: Sequence[str | None], also: str | None
+) -> dict[str, dict[str, str]]:
+    columns = [column for column in dict.fromkeys((*COLUMNS[1:], also)) if column is not None and column in rows]
     known: dict[str, tuple[dict[str, str], int]] = {}
     for at, row, path in zip(rows.index, rows[columns].to_dict("records"), found, strict=True):
         if path is None:

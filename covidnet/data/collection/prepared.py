@@ -28,6 +28,7 @@ from covidnet.data.collection.manifest_files import (
     read_manifest,
     write_manifest,
 )
+from covidnet.data.collection.metadata import COLUMNS, Given
 from covidnet.data.collection.sources import Source, folder_source, kaggle_source
 from covidnet.data.folds.splits import COPIES, GROUPS, Copies, Group, balanced_folds
 from covidnet.data.phantoms.phantom import DRAWING, write_phantoms
@@ -171,14 +172,31 @@ def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = Tr
     root = data.get("root")
     if root is not None and not str(root).strip():
         # data.root=$DIR with DIR unset: an empty path would mean the current folder.
-        raise SettingError("data.root", root, "a folder of class folders", "say data.root=DIR")
+        raise SettingError("data.root", root, "a folder of images", "say data.root=DIR")
+    given = _given(data)
     if name == "phantom":
         return folder_source(_phantoms(data, cache_dir, progress), name=name, labels=labels, ignore=ignore)
     if name == "kaggle":
-        return kaggle_source(root, handle=data["handle"], name=name, labels=labels, ignore=ignore)
+        return kaggle_source(root, handle=data["handle"], name=name, labels=labels, ignore=ignore, given=given)
     if root is None:
-        raise SettingError("data.root", None, "a folder of class folders", "say data=folder data.root=DIR")
-    return folder_source(root, name=name, labels=labels, ignore=ignore)
+        raise SettingError("data.root", None, "a folder of images", "say data=folder data.root=DIR")
+    return folder_source(root, name=name, labels=labels, ignore=ignore, given=given)
+
+
+def _given(data: Mapping[str, Any]) -> Given | None:
+    """The table that data.table, data.columns and data.separator describe; None if none of them is set."""
+    table, columns, separator = data.get("table"), data.get("columns") or {}, data.get("separator")
+    if not (table or columns or separator):
+        return None
+    for name in columns:
+        if name not in COLUMNS:
+            raise SettingError("data.columns", f"{{{name}: ...}}", COLUMNS)
+    numbers = [isinstance(column, int) for column in columns.values()]
+    if any(numbers) and not (all(numbers) and min(columns.values()) > 0 and "filename" in columns):
+        remedy = "numbers, counted from 1, are for a table without a header line"
+        raise SettingError("data.columns", dict(columns), "all names, or all numbers with filename", remedy)
+    files = tuple(Path(file).expanduser().resolve() for file in ([table] if isinstance(table, str) else table or ()))
+    return Given(files, columns, separator)
 
 
 def prepare_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import re
@@ -16,7 +17,9 @@ import pandas as pd
 from covidnet.base.classes import CLASSES, key_of, label_of
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted, harmless
-from covidnet.data.collection.metadata import Metadata, read_metadata
+from covidnet.data.collection.layouts import LAYOUTS
+from covidnet.data.collection.metadata import FILE as METADATA
+from covidnet.data.collection.metadata import Given, Metadata, read_metadata
 from covidnet.data.reading.images import is_image_file
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,7 @@ log = logging.getLogger(__name__)
 # Folders that hold annotations rather than images.
 _ANNOTATIONS = {"masks", "boxes"}
 # Files that are read for their content, and so are not counted as skipped.
-_TABLES = {"metadata.csv", "boxes.csv", "phantoms.json"}
+_TABLES = {METADATA, "boxes.csv", "phantoms.json", *(pattern for layout in LAYOUTS for pattern in layout.files)}
 
 _WRITTEN = ("outputs", "multirun")
 """Folders of the working directory that commands write to by default."""
@@ -50,8 +53,11 @@ class Source:
         name: phantom, kaggle or folder.
         root: the folder that `files.path` is relative to.
         files: one row per file: path (posix, relative to root), label, patient_id, view, source; unknown is NaN.
-        missing: paths listed in metadata.csv that match no image.
+        missing: paths listed in the table that match no image.
         notes: what a reader of the numbers must know about the choice of files, in sentences.
+        table: the name of the table, such as metadata.csv.
+        layout: what decides which files are used and what is known about them, besides the folder; empty for class
+            folders with a metadata.csv.
     """
 
     name: str
@@ -59,6 +65,8 @@ class Source:
     files: pd.DataFrame
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    table: str = METADATA
+    layout: str = ""
 
 
 def patient_from_name(path: str | Path) -> str | None:
@@ -83,43 +91,50 @@ def folder_source(
     name: str = "folder",
     labels: Mapping[str, str] | None = None,
     ignore: str | Sequence[str] | None = None,
+    given: Given | None = None,
 ) -> Source:
-    """Find the images of a folder of class folders, at any depth, and their rows in metadata.csv.
+    """Find the images of a folder, at any depth, and what a table or the folders' names say about each.
 
-    The class of an image is its label in metadata.csv, else the nearest parent folder that names a class. metadata.csv
-    (see `covidnet.data.collection.metadata`) may be in `root` or its parent. Folders named ``masks`` or ``boxes`` and
-    hidden folders are skipped.
+    The class of an image is its label in the table, else the nearest parent folder that names a class. The table is
+    metadata.csv or that of a published data set (see `covidnet.data.collection.layouts`), in `root` or its parent, or
+    what `given` names. Folders named ``masks`` or ``boxes`` and hidden folders are skipped.
 
     Args:
         root: the folder.
         name: the data set's name in reports.
         labels: more folder names and the class of each (``data.labels``).
         ignore: folders, labels and files to leave out (``data.ignore``).
+        given: ``data.table``, ``data.columns`` and ``data.separator``.
 
     Raises:
-        DataError: the folder is missing, has no images or has images without a class, or metadata.csv cannot be used.
+        DataError: the folder is missing, has no images or has images without a class, or the table cannot be used.
         SettingError: a name in `ignore` matches nothing.
     """
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
         cause = "is a file" if root.exists() else "no such folder"
-        raise DataError(f"data.root={root}: {cause}; give the folder that holds the class folders")
+        raise DataError(f"data.root={root}: {cause}; give the folder that holds the images")
     labels = _checked_labels(labels)
     paths = image_files(root)
     if not paths:
-        raise DataError(f"{root}: no images found; expected class folders named like {', '.join(CLASSES)}")
-    metadata = read_metadata(root, paths, labels)
+        raise DataError(f"{root}: no images found; expected class folders named like {', '.join(CLASSES)}, or a table")
+    metadata = read_metadata(root, paths, labels, given)
     ignored = dict.fromkeys([ignore] if isinstance(ignore, str) else map(str, ignore or ()), 0)
     rows, unlabelled, contradicted = [], [], []
+    left_out = Counter[str]()
     for path in paths:
         known = metadata.cells.get(path, {})
         if (one := _ignored(path, known, ignored)) is not None:
             ignored[one] += 1
             continue
-        listed, filed = _label_from_metadata(known, path, labels), _label_from_folders(path, labels)
-        label = listed or filed
+        filed = _label_from_folders(path, labels)
+        if path in metadata.left_out or (filed is None and metadata.listed and path not in metadata.cells):
+            left_out[metadata.left_out.get(path, "no row")] += 1
+            continue
+        listed = _label_from_metadata(known, path, labels, metadata.name)
         if listed and filed and listed != filed:
             contradicted.append(f"{path} ({listed})")
+        label = listed or filed
         if label is None:
             unlabelled.append(path)
             continue
@@ -132,15 +147,35 @@ def folder_source(
         raise DataError(f"{root}: {_without_class(unlabelled, metadata)}")
     if contradicted:
         log.warning(
-            "metadata.csv: the label of %d files differs from their folder's; metadata.csv is used: %s",
+            "%s: the label of %d files differs from their folder's; %s is used: %s",
+            metadata.name,
             len(contradicted),
+            metadata.name,
             ", ".join(contradicted[:3]) + (", ..." if len(contradicted) > 3 else ""),
         )
-    if not rows:
-        raise DataError(f"{root}: no images left; data.ignore leaves out all {len(paths)}")
-    files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
     notes = [f"data.ignore: {counted(count, 'image')} of {one} left out" for one, count in ignored.items()]
-    return Source(name, root, files.sort_values("path", ignore_index=True), metadata.missing, tuple(notes))
+    notes += _left_out_by(metadata, left_out)
+    if not rows:
+        because = "; ".join(notes) or "data.ignore leaves out all of them"
+        raise DataError(f"{root}: no images left of {len(paths)}; {because}")
+    files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
+    files = files.sort_values("path", ignore_index=True)
+    layout = "" if metadata.name == METADATA and not metadata.listed else metadata.name
+    return Source(name, root, files, metadata.missing, tuple(notes), metadata.name, layout)
+
+
+def _left_out_by(metadata: Metadata, images: Counter[str]) -> list[str]:
+    """One sentence on the images and rows that a table leaves out, by kind."""
+    counts = [
+        f"{counted(kinds.total(), *what)} ({', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common(8))}"
+        + (f", {sum(n for _, n in kinds.most_common()[8:]):,} of other kinds)" if len(kinds) > 8 else ")")
+        for what, kinds in (
+            (("image",), images),
+            (("row without an image", "rows without an image"), metadata.rows_out),
+        )
+        if kinds
+    ]
+    return [f"{metadata.name}: {' and '.join(counts)} left out"] if counts else []
 
 
 def _ignored(path: str, known: Mapping[str, str], ignored: Iterable[str]) -> str | None:
@@ -163,14 +198,15 @@ def _without_class(paths: list[str], metadata: Metadata) -> str:
         causes.append(
             f"{counted(loose, 'image has', 'images have')} no class: {', '.join(names[:3])}"
             + (", ..." if loose > 3 else "")
+            + ("" if metadata.columns else " (a table of their labels is named with data.table=PATH)")
         )
     if folders:
         listed = ", ".join(f"{folder}/ ({counted(count, 'image')})" for folder, count in sorted(folders.items())[:5])
         causes.append(f"folders not named after a class: {listed}")
     if metadata.columns:
         causes.append(
-            f"metadata.csv, with the columns {', '.join(metadata.columns[:12])}, has no label for {paths[0]} (in a "
-            "column label, diagnosis, class or category)"
+            f"{metadata.name}, with the columns {', '.join(metadata.columns[:12])}, has no label for {paths[0]} (in a "
+            "column label, diagnosis, class or category, or data.columns='{label: COLUMN}')"
         )
     example = paths[0] if loose else Path(paths[0]).parent.name
     return (
@@ -238,15 +274,19 @@ def log_skipped_files(root: Path, others: Iterable[str]) -> None:
         root: the folder that was searched.
         others: paths of the files; known tables such as metadata.csv are not counted.
     """
+    names = sorted(Path(path).name for path in others)
     kinds = Counter(
         "hidden" if name.startswith(".") else Path(name).suffix.lower() or "without a suffix"
-        for name in sorted(Path(path).name for path in others)
-        if name not in _TABLES
+        for name in names
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in _TABLES)
     )
     if kinds:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
         more = "" if len(kinds) <= 12 else f", and {len(kinds) - 12} other kinds"
         log.info("%s: %s skipped: %s%s", root, counted(kinds.total(), "file is", "files are"), listed, more)
+    if sheets := [name for name in names if name.lower().endswith(".metadata.xlsx")]:
+        as_csv = f"{sheets[0][:-5]}.csv"
+        log.info("%s: spreadsheets are not read; save %s as %s and so on to use them", root, sheets[0], as_csv)
 
 
 def kaggle_source(
@@ -256,6 +296,7 @@ def kaggle_source(
     name: str = "kaggle",
     labels: Mapping[str, str] | None = None,
     ignore: str | Sequence[str] | None = None,
+    given: Given | None = None,
 ) -> Source:
     """The paper's data set, from disk or downloaded with kagglehub; the class folders of train/ and test/ are pooled.
 
@@ -265,13 +306,14 @@ def kaggle_source(
         name: the data set's name in reports.
         labels: as in `folder_source`.
         ignore: as in `folder_source`.
+        given: as in `folder_source`.
 
     Raises:
         DataError: it is not on disk and cannot be downloaded, in one line that says how to get it.
     """
     if root is None:
         root = _download(handle)
-    return folder_source(root, name=name, labels=labels, ignore=ignore)
+    return folder_source(root, name=name, labels=labels, ignore=ignore, given=given)
 
 
 def _download(handle: str) -> Path:
@@ -289,13 +331,15 @@ def _download(handle: str) -> Path:
         raise DataError(f"data=kaggle: the download failed ({type(error).__name__}: {reason}); {remedy}") from None
 
 
-def _label_from_metadata(known: Mapping[str, str], path: str, labels: Mapping[str, str] | None) -> str | None:
+def _label_from_metadata(
+    known: Mapping[str, str], path: str, labels: Mapping[str, str] | None, table: str
+) -> str | None:
     if "label" not in known:
         return None
     label = label_of(known["label"], labels)
     if label is None:
         raise DataError(
-            f"metadata.csv: {path} has the label {known['label']!r}; must be one of {', '.join(CLASSES)} or a usual "
+            f"{table}: {path} has the label {known['label']!r}; must be one of {', '.join(CLASSES)} or a usual "
             f"spelling: map it with data.labels='{{NAME: Pneumonia}}', or leave it out with "
             f"data.ignore='[{known['label']}]'"
         )

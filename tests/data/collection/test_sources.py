@@ -185,7 +185,7 @@ def test_what_is_to_be_ignored_and_is_not_there_is_refused(tmp_path: Path) -> No
     place(tmp_path, "Normal/a.png")
     with pytest.raises(SettingError, match=r"data\.ignore=Lung-Opacities"):
         folder_source(tmp_path, ignore=["Lung-Opacities"])
-    with pytest.raises(DataError, match=r"data\.ignore leaves out all 1"):
+    with pytest.raises(DataError, match=r"data\.ignore: 1 image of Normal left out"):
         folder_source(tmp_path, ignore=["Normal"])
 
 
