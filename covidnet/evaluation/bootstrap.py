@@ -1,4 +1,4 @@
-"""The bootstrap over patients: intervals that know that images of one patient resemble each other."""
+"""The bootstrap over patients: images of one patient are correlated, so whole patients are resampled."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from scipy import stats
 
 from covidnet.base.errors import SettingError
 
-# Of the resamples so many must have a value for the interval to mean something.
-_DEFINED = 0.9
+# The least fraction of resamples in which the statistic must be defined for an interval.
+_MIN_DEFINED = 0.9
 
 
 def cluster_codes(table: pd.DataFrame) -> npt.NDArray[np.intp]:
-    """A number for the patient of each row; an image of an unknown patient is a patient of its own.
+    """The patient of each row as an integer; an image without a patient_id counts as its own patient.
 
     Args:
         table: columns image_id and patient_id.
 
     Returns:
-        (n,) numbers 0..patients-1, in the order of first appearance.
+        (n,) codes 0..patients-1, in order of first appearance.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": ["a", "b", "c", "d"], "patient_id": ["p", None, "p", None]})
@@ -39,12 +39,12 @@ def cluster_codes(table: pd.DataFrame) -> npt.NDArray[np.intp]:
 
 
 def cluster_weights(codes: npt.NDArray[np.intp], resamples: int = 2000, seed: int = 0) -> npt.NDArray[np.int32]:
-    """How often each row is drawn when whole patients are drawn with replacement, as many as there are.
+    """How often each row is drawn in each bootstrap resample of whole patients.
 
     Args:
         codes: (n,) the patient of each row, 0..patients-1.
         resamples: B, at least 1.
-        seed: of the draw.
+        seed: of the random draws.
 
     Returns:
         (B, n) counts.
@@ -65,26 +65,26 @@ def cluster_weights(codes: npt.NDArray[np.intp], resamples: int = 2000, seed: in
 
 
 def percentile_interval(values: npt.ArrayLike, units: int, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The middle part of a bootstrap distribution, widened for few patients (the expanded percentile interval).
+    """The expanded percentile interval of a bootstrap distribution, which is wider with few patients.
 
     Args:
-        values: (B,) the statistic in each resample; NaN where it does not exist.
-        units: patients that were drawn from. With few of them the plain percentiles are too narrow: the resamples vary
-            too little by (units - 1) / units, and a normal quantile stands where Student's t belongs.
-        confidence: the share in the middle.
+        values: (B,) the statistic in each resample; NaN where it is undefined.
+        units: the number of patients resampled. With few patients plain percentiles are too narrow: the variance of the
+            resamples is too small by (units - 1) / units, and a normal quantile replaces Student's t.
+        confidence: the nominal coverage.
 
     Returns:
-        Its ends. None where the bootstrap degenerates: fewer than two patients, all resamples give one value, as with
-        52 of 52, or more than a tenth of them have none.
+        (low, high). None where the bootstrap degenerates: fewer than two patients, the same value in all resamples, as
+        with 52 of 52 correct, or undefined in more than a tenth of them.
 
     Source: Hesterberg 2015, What teachers should know about the bootstrap, section 5.2,
     https://doi.org/10.1080/00031305.2015.1089789
     """
     numbers = np.asarray(values, np.float64)
-    there = numbers[np.isfinite(numbers)]
-    if units < 2 or len(there) < max(2, _DEFINED * len(numbers)) or np.ptp(there) < 1e-12:
+    defined = numbers[np.isfinite(numbers)]
+    if units < 2 or len(defined) < max(2, _MIN_DEFINED * len(numbers)) or np.ptp(defined) < 1e-12:
         return None
     quantile = sqrt(units / (units - 1)) * stats.t.ppf((1.0 + confidence) / 2.0, units - 1)
     tail = 100.0 * float(stats.norm.sf(quantile))
-    low, high = np.percentile(there, [tail, 100.0 - tail])
+    low, high = np.percentile(defined, [tail, 100.0 - tail])
     return float(low), float(high)

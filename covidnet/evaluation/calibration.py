@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: reliability, expected calibration error, Brier score."""
+"""Calibration of probabilities: reliability, expected calibration error, Brier score."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.results import Interval
 
 BINS = 15
-"""Bins of confidence, of equal width, as in Guo et al. 2017."""
+"""The number of equal-width confidence bins, as in Guo et al. 2017."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Predictions of about one confidence.
+    """Predictions whose confidence lies in one bin.
 
     Args:
-        low: lower end of the confidence, not in the bin.
-        high: upper end, in the bin.
-        n: images.
-        confidence: their mean; None in an empty bin.
-        accuracy: fraction that is right; None in an empty bin.
+        low: lower end, exclusive.
+        high: upper end, inclusive.
+        n: number of images.
+        confidence: mean confidence; None in an empty bin.
+        accuracy: fraction correct; None in an empty bin.
         ci: 95% interval of the accuracy, the patient as the unit, see `proportion_interval`.
     """
 
@@ -45,9 +45,9 @@ class Calibration:
     """How well probabilities are calibrated.
 
     Args:
-        ece: of `expected_calibration_error`.
-        brier: of `brier_score`.
-        bins: of `reliability`.
+        ece: see `expected_calibration_error`.
+        brier: see `brier_score`.
+        bins: see `reliability`.
     """
 
     ece: float | None
@@ -56,11 +56,11 @@ class Calibration:
 
 
 def reliability(table: pd.DataFrame, bins: int = BINS) -> list[Bin]:
-    """How often the predicted class is right, by the probability that it was given.
+    """Accuracy by the probability of the predicted class.
 
     Args:
         table: a checked predictions table.
-        bins: bins of equal width over 0..1, each without its lower end and with its upper end.
+        bins: number of equal-width bins over 0..1, each excluding its lower and including its upper end.
 
     Raises:
         SettingError: bins is below 1.
@@ -91,35 +91,35 @@ def reliability(table: pd.DataFrame, bins: int = BINS) -> list[Bin]:
 
 
 def expected_calibration_error(table: pd.DataFrame, bins: int = BINS) -> float | None:
-    """The mean distance of confidence and accuracy over the bins of `reliability`, weighted by their images.
+    """The mean absolute difference of confidence and accuracy over the bins of `reliability`, weighted by images.
 
     Args:
         table: a checked predictions table.
-        bins: as in `reliability`. Few images in many bins make it too large.
+        bins: as in `reliability`. With few images per bin the estimate is biased upwards.
 
     Returns:
-        0..1, 0 where the two agree in every bin; None for no images.
+        0..1; None without images.
 
     Source: Naeini, Cooper and Hauskrecht 2015, https://doi.org/10.1609/aaai.v29i1.9602
     """
     if not len(table):
         return None
-    apart = [
-        one.n * abs(one.accuracy - one.confidence)
-        for one in reliability(table, bins)
-        if one.accuracy is not None and one.confidence is not None
+    errors = [
+        part.n * abs(part.accuracy - part.confidence)
+        for part in reliability(table, bins)
+        if part.accuracy is not None and part.confidence is not None
     ]
-    return float(sum(apart) / len(table))
+    return float(sum(errors) / len(table))
 
 
 def brier_score(table: pd.DataFrame) -> float | None:
-    """The squared distance of the probabilities from the truth, summed over the classes, in the mean over the images.
+    """The squared error of the probabilities, summed over classes and averaged over images.
 
     Args:
         table: a checked predictions table.
 
     Returns:
-        0 (certain and right) to 2 (certain and wrong); 2/3 for one third each. None for no images.
+        0 (certain and right) to 2 (certain and wrong); 2/3 for one third each. None without images.
 
     Source: Brier 1950, https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
     """
@@ -138,7 +138,7 @@ def image_brier(table: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 
 def calibration(table: pd.DataFrame, bins: int = BINS) -> Calibration:
-    """How well the probabilities of a predictions table are calibrated."""
+    """The `Calibration` of a predictions table."""
     return Calibration(expected_calibration_error(table, bins), brier_score(table), reliability(table, bins))
 
 

@@ -26,8 +26,8 @@ class McNemar:
     """McNemar's test.
 
     Args:
-        only_a: images that the first method alone has right.
-        only_b: images that the second method alone has right.
+        only_a: images that only the first method classifies correctly.
+        only_b: images that only the second method classifies correctly.
         p: two-sided.
     """
 
@@ -44,7 +44,7 @@ class ResampledT:
         t: the statistic.
         df: degrees of freedom.
         p: two-sided.
-        mean_difference: over the folds, first minus second.
+        mean_difference: first minus second method, averaged over the folds.
         ci: its 95% interval.
     """
 
@@ -60,8 +60,8 @@ class DeLong:
     """DeLong's test.
 
     Args:
-        auc_a: of the first method.
-        auc_b: of the second.
+        auc_a: AUC of the first method.
+        auc_b: AUC of the second method.
         difference: first minus second.
         ci: 95% interval of the difference.
         z: the difference over its standard error.
@@ -78,7 +78,7 @@ class DeLong:
 
 @dataclass(frozen=True)
 class AdjustedP:
-    """p-values after Holm's adjustment; those of DeLong's test by class."""
+    """p-values after Holm's adjustment; DeLong's by class."""
 
     mcnemar: float | None
     t_test: float | None
@@ -90,16 +90,16 @@ class Comparison:
     """Two methods on the same images.
 
     Args:
-        a: what the first method is called.
-        b: what the second is called.
-        folds: that both have.
-        n: images.
-        patients: an unknown one counts as one of its own.
-        difference: of the accuracies, first minus second.
-        mcnemar: of the accuracy, the patient as the unit.
-        t_test: of the accuracy over the folds.
-        delong: by class, the patient as the unit.
-        p_holm: the p-values of all these tests, adjusted together.
+        a: name of the first method.
+        b: name of the second method.
+        folds: the folds that both have.
+        n: number of images.
+        patients: number of patients; an image without a patient_id counts as its own patient.
+        difference: accuracy of the first minus that of the second.
+        mcnemar: test of the accuracy, the patient as the unit.
+        t_test: test of the accuracy over the folds.
+        delong: test of the AUC of each class, the patient as the unit.
+        p_holm: p-values of all these tests, adjusted together.
     """
 
     a: str | None
@@ -117,14 +117,14 @@ class Comparison:
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """The exact two-sided McNemar test of two methods' right and wrong answers on the same images.
+    """The exact two-sided McNemar test of two methods on the same images.
 
     Args:
-        only_a: images that the first method alone has right.
-        only_b: images that the second method alone has right.
+        only_a: images that only the first method classifies correctly.
+        only_b: images that only the second method classifies correctly.
 
     Returns:
-        p, 0..1; 1 where no image tells the two apart. It assumes independent images; for several images of one
+        p, 0..1; 1 where the two methods agree on every image. It assumes independent images; for several images of one
         patient see `mcnemar_by_patient`.
 
     Raises:
@@ -143,20 +143,20 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
 
 def mcnemar_by_patient(right_a: npt.ArrayLike, right_b: npt.ArrayLike, patients: npt.ArrayLike) -> float:
-    """McNemar's test with the patient as the unit: an exact permutation test that swaps a patient's answers as a whole.
+    """McNemar's test with the patient as the unit: an exact permutation test that swaps all predictions of a patient.
 
-    The statistic is the number of images that the first method alone has right minus the number that the second alone
-    has right. Under the null hypothesis the two methods' answers on a patient can be exchanged, all of the patient's
-    images together; the distribution over all 2^patients exchanges is computed exactly. Where every patient has one
-    image it is `mcnemar_exact`.
+    The statistic is the number of images that only the first method classifies correctly minus the number that only the
+    second does. Under the null hypothesis the two methods' predictions for a patient are exchangeable, all images of
+    the patient together. The distribution over all 2^patients exchanges is computed exactly. With one image per patient
+    it is `mcnemar_exact`.
 
     Args:
-        right_a: (n,) bool, whether the first method is right on each image.
-        right_b: (n,) bool, of the second.
+        right_a: (n,) bool, whether the first method is correct on each image.
+        right_b: (n,) bool, whether the second method is.
         patients: (n,) the patient of each image.
 
     Returns:
-        p, 0..1, two-sided; 1 where no patient tells the two apart.
+        p, 0..1, two-sided; 1 where the two methods are equally good on every patient.
 
     Raises:
         DataError: lengths differ.
@@ -169,15 +169,17 @@ def mcnemar_by_patient(right_a: npt.ArrayLike, right_b: npt.ArrayLike, patients:
         >>> round(mcnemar_by_patient(a, b, range(10)), 4), round(mcnemar_by_patient(a, b, [0] * 9 + [1]), 4)
         (0.0215, 1.0)
     """
-    one, other, of = np.asarray(right_a, bool), np.asarray(right_b, bool), np.asarray(patients)
-    if not one.shape == other.shape == of.shape:
-        raise DataError(f"patients: {len(one)}, {len(other)} answers for {len(of)} images; give one for each")
-    if not len(of):
+    a, b, groups = np.asarray(right_a, bool), np.asarray(right_b, bool), np.asarray(patients)
+    if not a.shape == b.shape == groups.shape:
+        raise DataError(
+            f"right_a, right_b, patients: {len(a)}, {len(b)} and {len(groups)} values; give one of each per image"
+        )
+    if not len(groups):
         return 1.0
-    rows = np.unique(of, return_inverse=True)[1]
+    rows = np.unique(groups, return_inverse=True)[1]
     if np.bincount(rows).max() == 1:
-        return mcnemar_exact(int((one & ~other).sum()), int((~one & other).sum()))
-    lead = np.bincount(rows, one.astype(np.float64) - other).astype(np.int64)
+        return mcnemar_exact(int((a & ~b).sum()), int((~a & b).sum()))
+    lead = np.bincount(rows, a.astype(np.float64) - b).astype(np.int64)
     steps, counts = np.unique(np.abs(lead[lead != 0]), return_counts=True)
     # The sum of every patient's lead with a random sign, from -total to total in steps of 2.
     distribution = np.ones(1)
@@ -191,18 +193,19 @@ def mcnemar_by_patient(right_a: npt.ArrayLike, right_b: npt.ArrayLike, patients:
 
 
 def corrected_resampled_t(differences: Sequence[float], test_share: float) -> ResampledT | None:
-    """The t-test of a difference over cross-validation folds, corrected for training parts that overlap.
+    """The t-test of a difference over cross-validation folds, corrected for overlapping training sets.
 
-    The usual t-test takes folds for independent, which they are not, and finds differences where there are none. The
-    correction puts 1/k + n_test/n_train in the place of 1/k.
+    The usual t-test treats folds as independent, which they are not, and so rejects the null hypothesis too often. The
+    correction replaces 1/k by 1/k + n_test/n_train.
 
     Args:
-        differences: (k,) of a number in each fold, such as the accuracy of the first method minus that of the second.
+        differences: (k,) the difference in each fold, such as accuracy of the first minus accuracy of the second
+            method.
         test_share: n_test / n_train, above 0; 1/9 for ten folds.
 
     Returns:
-        The test, with k - 1 degrees of freedom. Where all differences are equal there is no variance to judge by: p is
-        1 where they are 0, and otherwise t and p are None. None for fewer than two folds.
+        The test, with k - 1 degrees of freedom. Without variance (all differences equal) p is 1 if they are 0, and
+        otherwise t and p are None. None for fewer than two folds.
 
     Raises:
         SettingError: test_share is not above 0.
@@ -228,21 +231,21 @@ def corrected_resampled_t(differences: Sequence[float], test_share: float) -> Re
 def delong(
     scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike | None = None
 ) -> DeLong:
-    """DeLong's test of two areas under ROC curves on the same images, with the patient as the unit.
+    """DeLong's test of two AUCs on the same images, with the patient as the unit.
 
-    With several images of a patient the variance is Obuchowski's for clustered data, and the reference distribution
-    Student's t with Welch's degrees of freedom (positive and negative patients), which matters with few patients. Where
-    every patient has one image it is DeLong's.
+    With one image per patient this is DeLong's test. With more, the variance is Obuchowski's for clustered data and the
+    reference distribution is Student's t with Welch's degrees of freedom (positive and negative patients), which
+    matters with few patients.
 
     Args:
         scores_a: (n,) of the first method.
-        scores_b: (n,) of the second.
+        scores_b: (n,) of the second method.
         positive: (n,) bool.
-        patients: (n,) the patient of each image; None where every image is of another patient.
+        patients: (n,) the patient of each image; None if no two images share one.
 
     Returns:
-        The test. Where the variance is 0, p is 1 if the areas are equal and None if not. All None with fewer than two
-        patients on a side.
+        The test. Where the variance is 0, p is 1 if the areas are equal and None if not. All values are None with fewer
+        than two positive or two negative patients.
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, https://doi.org/10.2307/2531595, see `area_parts`
     """
@@ -266,10 +269,10 @@ def delong(
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment of several p-values; it holds whatever their dependence.
+    """Holm's step-down adjustment of several p-values, valid under any dependence.
 
     Args:
-        values: p-values, 0..1; None is no test and is not counted.
+        values: p-values, 0..1; None (no test) is not counted.
 
     Returns:
         The adjusted p-values in the same places.
@@ -280,11 +283,11 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
         >>> holm([0.01, None, 0.04, 0.03])
         [0.03, None, 0.06, 0.06]
     """
-    there = sorted((value, at) for at, value in enumerate(values) if value is not None)
+    ascending = sorted((value, at) for at, value in enumerate(values) if value is not None)
     found: list[float | None] = [None] * len(values)
     highest = 0.0
-    for rank, (value, at) in enumerate(there):
-        highest = max(highest, min(1.0, (len(there) - rank) * value))
+    for rank, (value, at) in enumerate(ascending):
+        highest = max(highest, min(1.0, (len(ascending) - rank) * value))
         found[at] = highest
     return found
 
@@ -302,14 +305,14 @@ def compare_tables(
 
     Args:
         a: predictions of the first method: every test image once, with its fold.
-        b: of the second.
-        name_a: what to call the first.
-        name_b: what to call the second.
-        common_folds: leave out folds that one of the two lacks, rather than refuse.
+        b: the same of the second method.
+        name_a: name of the first method.
+        name_b: name of the second method.
+        common_folds: ignore folds that only one of the two has, instead of raising.
         test_share: n_test / n_train of a fold, for `corrected_resampled_t`; more than 1/9 with inner validation.
 
     Raises:
-        DataError: the two are not of the same images in the same folds with the same labels, or hold an image twice.
+        DataError: images, folds or labels of the two differ, or a table has an image twice.
     """
     folds = sorted({*a["fold"]} & {*b["fold"]})
     if common_folds:
@@ -318,30 +321,27 @@ def compare_tables(
         raise DataError(f"{name_a} and {name_b}: no fold in common; different splits cannot be compared")
     for name, table in ((name_a, a), (name_b, b)):
         twice = sorted(set(table["image_id"][table["image_id"].duplicated()]))
-        if twice:
-            # It would count twice in every test.
-            raise DataError(f"{name}: {len(twice)} images are there twice, such as {twice[0]}; give each image once")
-    one, other = a.set_index("image_id"), b.set_index("image_id")
-    apart = sorted(set(one.index) ^ set(other.index))
-    if not apart:
-        other = other.loc[one.index]
-        differ = (one["fold"] != other["fold"]) | (one["label"] != other["label"])
-        apart = sorted(one.index[differ])
-    if apart:
+        if twice:  # they would count twice in every test
+            raise DataError(f"{name}: {len(twice)} duplicated images, such as {twice[0]}; give each image once")
+    codes = cluster_codes(a)
+    a, b = a.set_index("image_id"), b.set_index("image_id")
+    mismatched = sorted(set(a.index) ^ set(b.index))
+    if not mismatched:
+        b = b.loc[a.index]
+        mismatched = sorted(a.index[(a["fold"] != b["fold"]) | (a["label"] != b["label"])])
+    if mismatched:
         raise DataError(
-            f"{name_a} and {name_b}: {counted(len(apart), 'image is', 'images are')} not in the same fold of "
-            "both, or not with the same label, "
-            f"such as {apart[0]}; different splits cannot be compared"
+            f"{name_a} and {name_b}: {counted(len(mismatched), 'image')} in another fold or with another label, or in "
+            f"one of them only, such as {mismatched[0]}; different splits cannot be compared"
         )
-    right_a, right_b = (t["prediction"] == t["label"] for t in (one, other))
-    codes = cluster_codes(one.reset_index())
-    by_fold = (right_a.astype(float) - right_b.astype(float)).groupby(one["fold"]).mean()
+    right_a, right_b = (table["prediction"] == table["label"] for table in (a, b))
+    by_fold = (right_a.astype(float) - right_b.astype(float)).groupby(a["fold"]).mean()
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
-    found = Comparison(
+    comparison = Comparison(
         a=name_a,
         b=name_b,
         folds=[int(fold) for fold in folds],
-        n=len(one),
+        n=len(a),
         patients=len(np.unique(codes)),
         accuracy_a=float(right_a.mean()),
         accuracy_b=float(right_b.mean()),
@@ -349,31 +349,28 @@ def compare_tables(
         mcnemar=McNemar(only_a, only_b, mcnemar_by_patient(right_a, right_b, codes)),
         t_test=corrected_resampled_t(list(by_fold), test_share),
         delong={
-            label: delong(one[column], other[column], one["label"] == label, codes)
+            label: delong(a[column], b[column], a["label"] == label, codes)
             for label, column in zip(CLASSES, PROBABILITIES, strict=True)
         },
         p_holm=None,
     )
-    return adjust([found])[0]
+    return adjust([comparison])[0]
 
 
 def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Holm's adjustment over all tests of several comparisons together.
 
     Args:
-        comparisons: as `compare_tables` gives them.
+        comparisons: from `compare_tables`.
 
     Returns:
-        The same with other values of ``p_holm``.
+        The same with new values of ``p_holm``.
     """
     values: list[float | None] = []
-    for one in comparisons:
-        values += [one.mcnemar.p, one.t_test.p if one.t_test else None, *(one.delong[label].p for label in CLASSES)]
+    for pair in comparisons:
+        values += [pair.mcnemar.p, pair.t_test.p if pair.t_test else None, *(pair.delong[label].p for label in CLASSES)]
     adjusted = iter(holm(values))
     return [
-        replace(
-            one,
-            p_holm=AdjustedP(next(adjusted), next(adjusted), {label: next(adjusted) for label in CLASSES}),
-        )
-        for one in comparisons
+        replace(pair, p_holm=AdjustedP(next(adjusted), next(adjusted), {label: next(adjusted) for label in CLASSES}))
+        for pair in comparisons
     ]

@@ -1,4 +1,4 @@
-"""What a run keeps of its explanations, and what speaks against them."""
+"""The files in a run's explanations folder, and the verdicts on its heat maps."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ FOLDER = "explanations"
 
 TABLES = ("localisation", "sanity")
 
-# As the report writes them in a sentence.
-_WORDS = {"pointing": "pointing game", "iou": "IoU", "lesion_share": "heat in the lesion"}
+# Names of the measures in a sentence.
+_MEASURE_NAMES = {"pointing": "pointing game", "iou": "IoU", "lesion_share": "heat in the lesion"}
 
 _TEXT: dict[Any, Any] = dict.fromkeys(("image_id", "patient_id", "label", "map", "stage"), object)
 
 
 @dataclass(frozen=True)
 class RunExplanations:
-    """The content of explanations.json: how the heat maps of a run were made, and what was measured of them.
+    """The content of explanations.json: how the heat maps of a run were made, and how they scored.
 
     Args:
-        method: of `covidnet.models.saliency`.
-        weights: that the backbone started from.
+        method: a method of `covidnet.models.saliency`.
+        weights: the initial weights of the backbone.
         freeze: whether the backbone was frozen.
-        part: the split of the images; None is ``unseen``.
+        part: the split of the images; None means ``unseen``.
         panels: PNG files, relative to the run folder.
-        constant_maps: for each part of the work how many maps are constant, and of how many.
+        constant_maps: by use of the maps, the number of constant maps and the number of maps.
     """
 
     method: str | None = None
@@ -62,11 +62,11 @@ class RunExplanations:
 def write_explanations(
     folder: Path, facts: RunExplanations, localisation: pd.DataFrame | None, sanity: pd.DataFrame | None
 ) -> RunExplanations:
-    """Write localisation.csv, sanity.csv and explanations.json, which says what the two tables come to.
+    """Write localisation.csv, sanity.csv and explanations.json, which summarises the two tables.
 
     Args:
-        folder: where they go.
-        facts: without what was measured.
+        folder: the output folder.
+        facts: everything but the summaries.
         localisation: a table, or None.
         sanity: a table, or None.
 
@@ -87,13 +87,13 @@ def write_explanations(
 
 
 def read_explanations(run: Path) -> tuple[RunExplanations | None, dict[str, pd.DataFrame]]:
-    """What a run folder holds of explanations; what is damaged is named in the log and left out.
+    """Read the explanations of a run folder; damaged files are ignored with a warning.
 
     Args:
         run: the run folder.
 
     Returns:
-        The content of explanations.json, None where there is none; and the tables by name.
+        The content of explanations.json, None without that file; and the tables by name.
     """
     folder = run / FOLDER
     content: RunExplanations | None = None
@@ -105,18 +105,18 @@ def read_explanations(run: Path) -> tuple[RunExplanations | None, dict[str, pd.D
             if (file := folder / f"{name}.csv").is_file():
                 tables[name] = pd.read_csv(file, dtype=_TEXT, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
-        log.warning("%s is damaged and left out (%s)", file, error)
+        log.warning("%s is damaged and ignored (%s)", file, error)
     return content, tables
 
 
 def verdicts(localisation: LocalisationSummary | None, sanity: SanitySummary | None = None) -> list[str]:
-    """What has to be said of a model's maps, in sentences with their n; empty where nothing speaks against them.
+    """The faults of a model's heat maps, one sentence each; empty if they have none.
 
-    The run log, the report, the model card, ``covidnet.explain`` and the page all say these sentences.
+    The run log, the report, the model card, ``covidnet.explain`` and the web page all print these sentences.
 
     Args:
-        localisation: where the maps lie; None where that was not measured.
-        sanity: whether they depend on the network; None where that was not tested.
+        localisation: None if it was not measured.
+        sanity: None if it was not tested.
     """
     lines = []
     if localisation is not None:
@@ -130,10 +130,10 @@ def verdicts(localisation: LocalisationSummary | None, sanity: SanitySummary | N
 
 
 def map_notes(content: RunExplanations) -> list[str]:
-    """The verdicts on a model's maps, and which tests were not done.
+    """The verdicts on a model's maps, and the tests that were not done.
 
     Args:
-        content: of explanations.json.
+        content: the content of explanations.json.
     """
     notes = verdicts(content.localisation, content.sanity)
     if content.localisation is None:
@@ -143,22 +143,22 @@ def map_notes(content: RunExplanations) -> list[str]:
     return notes
 
 
-def lesion_verdict(found: LocalisationSummary) -> str:
-    """What speaks against maps at finding known lesions; empty where they are better than both baselines.
+def lesion_verdict(summary: LocalisationSummary) -> str:
+    """The fault of the maps at finding known lesions; empty if they beat both baselines.
 
     Args:
-        found: where the maps lie.
+        summary: from `localisation_summary`.
     """
-    if found.better_than_centre is None and found.n:
-        return _too_few(found, "lesions")
-    if found.better_than_centre is not False:
+    if summary.better_than_centre is None and summary.n:
+        return _too_few(summary, "lesions")
+    if summary.better_than_centre is not False:
         return ""
-    poor = found.not_better
+    poor = summary.not_better
     text = (
-        f"On {_images(found.n)} with known lesions the heat maps are no better than the centre prior or chance at "
+        f"On {_images(summary.n)} with known lesions the heat maps are no better than the centre prior or chance at "
         f"finding them (by {_named(poor)})."
     )
-    measures = {name: found.measures[name] for name in poor}
+    measures = {name: summary.measures[name] for name in poor}
     for baseline, differences in (
         ("the centre prior", {name: one.difference for name, one in measures.items()}),
         ("chance", {name: one.difference_chance for name, one in measures.items()}),
@@ -168,18 +168,18 @@ def lesion_verdict(found: LocalisationSummary) -> str:
     return text
 
 
-def lung_verdict(found: LocalisationSummary) -> str:
-    """What speaks against maps where lungs are known: no more heat in the lungs than a baseline has.
+def lung_verdict(summary: LocalisationSummary) -> str:
+    """The fault of the maps where lungs are known: no more heat in the lungs than a baseline has.
 
     Args:
-        found: where the maps lie.
+        summary: from `localisation_summary`.
     """
-    lungs = found.lungs
+    lungs = summary.lungs
     if lungs.better_than_centre is None and lungs.n:
         return _too_few(lungs, "lungs")
     if lungs.better_than_centre is not False:
         return ""
-    numbers = found.measures["lung_share"]
+    numbers = summary.measures["lung_share"]
     parts = []
     for difference, against, baseline in (
         (numbers.difference, numbers.centre, "the centre prior"),
@@ -190,17 +190,14 @@ def lung_verdict(found: LocalisationSummary) -> str:
         how = "less" if _side(difference) < 0 else "no more"
         parts.append(f"{how} than {baseline} ({_percent(against.value)}; difference {_points(difference)})")
     share = _percent(numbers.model.value)
-    return (
-        f"On {_images(lungs.n)} with known lungs {share} of the heat of the maps lies in the lungs, "
-        f"{' and '.join(parts)}."
-    )
+    return f"On {_images(lungs.n)} with known lungs {share} of the heat lies in the lungs, {' and '.join(parts)}."
 
 
 def sanity_verdict(sanity: SanitySummary) -> str:
-    """What speaks against maps in the sanity test; empty where they pass it or were not tested.
+    """The fault of the maps in the sanity test; empty if they pass it or were not tested.
 
     Args:
-        sanity: of `covidnet.evaluation.sanity.sanity_summary`.
+        sanity: from `sanity_summary`.
     """
     if sanity.verdict == "does not depend":
         return (
@@ -213,8 +210,8 @@ def sanity_verdict(sanity: SanitySummary) -> str:
     return ""
 
 
-def _too_few(found: LocalisationSummary | RegionVerdict, what: str) -> str:
-    n, patients = found.n, found.patients
+def _too_few(verdict: LocalisationSummary | RegionVerdict, what: str) -> str:
+    n, patients = verdict.n, verdict.patients
     if patients is not None and n is not None and patients < n:
         return (
             f"Heat maps: too few patients with known {what} ({patients}, with {_images(n)}) for a verdict; at least "
@@ -224,13 +221,13 @@ def _too_few(found: LocalisationSummary | RegionVerdict, what: str) -> str:
 
 
 def _side(difference: MapEstimate) -> int:
-    """Whether an interval lies wholly above 0 (1), wholly below it (-1), or neither (0)."""
+    """1 if the whole interval is above 0, -1 if all of it is below, 0 otherwise."""
     low, high = difference.ends or (0.0, 0.0)
     return 1 if low > 1e-12 else -1 if high < -1e-12 else 0
 
 
 def _named(measures: Sequence[str]) -> str:
-    return ", ".join(_WORDS.get(measure, measure) for measure in measures)
+    return ", ".join(_MEASURE_NAMES.get(measure, measure) for measure in measures)
 
 
 def _images(n: int | None) -> str:

@@ -13,28 +13,28 @@ from scipy.special import stdtrit
 from covidnet.base.errors import DataError, SettingError
 
 PSEUDO_PATIENTS = 0.25
-"""Weight of one patient with every image right and of one with every image wrong, added to the estimate of the
-intra-patient correlation. Without them a few patients that happen to be all right or all wrong make it 0 or undefined,
-and the interval too narrow. The value is ours: benchmarks/coverage.py shows what it does."""
+"""Two pseudo-patients, one with every image right and one with every image wrong, enter the estimate of the
+intra-patient correlation with this weight each. Without them the estimate is 0 or undefined where every patient happens
+to be all right or all wrong, and the interval too narrow. The value is ours: benchmarks/coverage.py shows its
+effect."""
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float] | None:
     """Wilson's score interval of a proportion.
 
-    It stays inside 0..1 and keeps its coverage near 0 and 1, where the usual p ± 1.96 se does not. It assumes
+    It stays within 0..1 and keeps its coverage near 0 and 1, where the usual p ± 1.96 se does not. It assumes
     independent trials; for several images of one patient see `proportion_interval`.
 
     Args:
-        successes: how often it happened, 0..n.
-        n: how often it could have happened, at least 0.
-        confidence: the coverage that is aimed at, between 0 and 1.
+        successes: 0..n.
+        n: number of trials, at least 0.
+        confidence: the nominal coverage, between 0 and 1.
 
     Returns:
-        The lower and the upper end, as fractions of 1; exactly 0.0 below 0 of n, exactly 1.0 above n of n. None where n
-        is 0: no trial says nothing, not even an interval.
+        (low, high), fractions of 1; low is exactly 0.0 for 0 of n, high exactly 1.0 for n of n. None for n = 0.
 
     Raises:
-        SettingError: the counts or the confidence cannot be.
+        SettingError: a count or the confidence is out of range.
 
     Reference:
         Wilson, E. B. (1927). Probable inference, the law of succession, and statistical inference. Journal of the
@@ -63,27 +63,26 @@ def proportion_interval(
 ) -> tuple[float, float] | None:
     """Confidence interval of a proportion of images, with the patient as the unit.
 
-    Images of one patient tend to be right or wrong together, so n images say less than n patients would. This is
-    Wilson's interval on the effective sample size n / `design_effect`, with the quantile of Student's t at
-    patients - 1 degrees of freedom in place of the normal one, because the design effect is estimated. Where every
-    patient has one image it is `wilson`. benchmarks/README.md has its coverage in simulations; with very few patients
-    it is wide rather than narrow.
+    Images of one patient tend to be right or wrong together, so n images carry less information than n patients. This
+    is Wilson's interval on the effective sample size n / `design_effect`. Because the design effect is estimated, it
+    uses the quantile of Student's t with patients - 1 degrees of freedom instead of the normal one. With one image per
+    patient it is `wilson`. Its coverage in simulations is in benchmarks/README.md; with very few patients it is
+    conservative.
 
     Args:
-        hits: (n,) bool, whether it happened on each image.
+        hits: (n,) bool, the success of each image.
         patients: (n,) the patient of each image, such as `covidnet.evaluation.bootstrap.cluster_codes` gives.
-        confidence: the coverage that is aimed at, between 0 and 1.
+        confidence: the nominal coverage, between 0 and 1.
 
     Returns:
-        The lower and the upper end, as fractions of 1; (0, 1) for several images of a single patient. None where there
-        is no image.
+        (low, high), fractions of 1; (0, 1) for several images of a single patient. None without images.
 
     Raises:
         DataError: the two differ in length.
         SettingError: the confidence is not between 0 and 1.
 
     Reference:
-        Effective sample size with degrees of freedom: Korn, E. L. and Graubard, B. I. (1998). Confidence intervals for
+        Effective sample size and degrees of freedom: Korn, E. L. and Graubard, B. I. (1998). Confidence intervals for
         proportions with small expected number of positive counts estimated from survey data. Survey Methodology 24(2),
         193-201. With Wilson's interval: Dean, N. and Pagano, M. (2015). Evaluating confidence interval methods for
         binomial proportions in clustered surveys. Journal of Survey Statistics and Methodology 3(4), 484-503.
@@ -111,21 +110,20 @@ def proportion_interval(
 
 
 def design_effect(hits: npt.ArrayLike, patients: npt.ArrayLike) -> float:
-    """How many times fewer images of different patients would tell as much as these do.
+    """The factor by which correlation within patients inflates the variance of a proportion.
 
-    1 + (m - 1) rho, where m is the mean number of images of the patient of an image (the sum of squared counts over the
-    number of images) and rho is the intra-patient correlation by analysis of variance, between 0 and 1. The estimate of
-    rho includes `PSEUDO_PATIENTS`.
+    1 + (m - 1) rho, where m is the sum of squared image counts per patient over the number of images, and rho is the
+    analysis-of-variance estimate of the intra-patient correlation, clipped to 0..1 and including `PSEUDO_PATIENTS`.
 
     Args:
-        hits: (n,) bool, whether it happened on each image.
+        hits: (n,) bool, the success of each image.
         patients: (n,) the patient of each image.
 
     Returns:
-        At least 1; 1 where every patient has one image.
+        At least 1; 1 with one image per patient.
 
     Raises:
-        DataError: the two differ in length, or there is no image.
+        DataError: the two differ in length, or there are no images.
 
     Reference:
         Ridout, M. S., Demetrio, C. G. B. and Firth, D. (1999). Estimating intraclass correlation for binary data.
@@ -139,26 +137,26 @@ def design_effect(hits: npt.ArrayLike, patients: npt.ArrayLike) -> float:
     """
     right, sizes = _by_patient(hits, patients)
     if not len(sizes):
-        raise DataError("hits: no image; a design effect needs at least one")
+        raise DataError("hits: no images; give at least one")
     return _design_effect(right, sizes)
 
 
 def f1_interval(hits: npt.ArrayLike, patients: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float] | None:
     """Confidence interval of one class's F1 score, with the patient as the unit.
 
-    F1 = 2J / (1 + J) rises with the Jaccard index J = TP / (TP + FP + FN), and J is a proportion: of the images that
-    are the class or are called it, those that are both. So this is `proportion_interval` of J with its ends mapped.
+    F1 = 2J / (1 + J) increases with the Jaccard index J = TP / (TP + FP + FN), which is a proportion. So this is
+    `proportion_interval` of J with its ends transformed.
 
-    It is conditional on TP + FP + FN. Where the images per class are fixed by design it is slightly too wide rather
-    than too narrow.
+    It is conditional on TP + FP + FN. Where the number of images per class is fixed by design it is slightly
+    conservative.
 
     Args:
-        hits: (TP + FP + FN,) bool, for each image that is the class or is called it, whether it is both.
+        hits: (TP + FP + FN,) bool, for each image that is of the class or predicted as it, whether it is both.
         patients: (TP + FP + FN,) the patient of each of these images.
-        confidence: the coverage that is aimed at, between 0 and 1.
+        confidence: the nominal coverage, between 0 and 1.
 
     Returns:
-        The lower and the upper end, as fractions of 1; None where no image is the class or is called it.
+        (low, high), fractions of 1; None where no image is of the class or predicted as it.
 
     Raises:
         DataError: the two differ in length.
@@ -182,12 +180,12 @@ def _check(confidence: float) -> None:
 
 
 def _score(rate: float, n: float, quantile: float) -> tuple[float, float]:
-    """Wilson's formula; n need not be whole."""
+    """Wilson's formula; n need not be an integer."""
     squared = quantile * quantile
     shrink = 1.0 + squared / n
     centre = (rate + squared / (2.0 * n)) / shrink
     half = quantile / shrink * sqrt(rate * (1.0 - rate) / n + squared / (4.0 * n * n))
-    # The formula gives 0 and 1 there up to rounding; say it exactly.
+    # The formula gives exactly 0 and 1 here but for rounding.
     low = 0.0 if rate == 0.0 else max(0.0, centre - half)
     high = 1.0 if rate == 1.0 else min(1.0, centre + half)
     return low, high
@@ -196,12 +194,12 @@ def _score(rate: float, n: float, quantile: float) -> tuple[float, float]:
 def _by_patient(
     hits: npt.ArrayLike, patients: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """How many images each patient has, and on how many of them it happened."""
-    happened, of = np.asarray(hits, bool), np.asarray(patients)
-    if happened.shape != of.shape:
-        raise DataError(f"patients: {len(of)} for {len(happened)} images; give one for each")
-    rows = np.unique(of, return_inverse=True)[1]
-    return np.bincount(rows, happened).astype(np.float64), np.bincount(rows).astype(np.float64)
+    """The successes and the images of each patient."""
+    success, groups = np.asarray(hits, bool), np.asarray(patients)
+    if success.shape != groups.shape:
+        raise DataError(f"patients: {len(groups)} values for {len(success)} images; give one for each")
+    rows = np.unique(groups, return_inverse=True)[1]
+    return np.bincount(rows, success).astype(np.float64), np.bincount(rows).astype(np.float64)
 
 
 def _design_effect(right: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""Whether a heat map lies where the lesions are: measures of one map, and of a model's maps against three baselines."""
+"""Whether heat maps localise lesions: measures of one map, and a model's maps compared with three baselines."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MEASURES: tuple[str, ...] = ("touch", "pointing", "iou", "lesion_share", "lung_s
 """The measures of a map, in the order of the table's columns."""
 
 MAPS: tuple[str, ...] = ("model", "centre", "mean_map", "chance")
-"""Whose map a row of the table measures: the model's, or one of the three baselines that know nothing of the image."""
+"""The map that a row of the table measures: the model's, or one of three baselines that ignore the image."""
 
 MIN_PATIENTS = 5
-"""With fewer patients there is no verdict: the bootstrap of so few is too narrow."""
+"""With fewer patients there is no verdict, because their bootstrap intervals are too narrow."""
 
-# What the verdicts are about. Heat in the lungs finds no lesion, but maps that lie elsewhere have failed.
-_JUDGED = ("pointing", "iou", "lesion_share")
-_OF_LUNGS = "lung_share"
+# The measures of the verdict on lesions, and of that on lungs. Heat in the lungs does not show that a map finds
+# lesions, but a map whose heat lies elsewhere has failed.
+_LESION_VERDICT = ("pointing", "iou", "lesion_share")
+_LUNG_MEASURE = "lung_share"
 
-# Against the lesions; the last measure is against the lungs.
-_OF_LESIONS = MEASURES[:-1]
+_LESION_MEASURES = MEASURES[:-1]
 
 # Model minus baseline.
 _DIFFERENCES = {"difference": "centre", "difference_mean_map": "mean_map", "difference_chance": "chance"}
@@ -43,8 +43,8 @@ class MapEstimate(Measured):
     """A mean over heat maps.
 
     Args:
-        n: images with a value.
-        method: of the interval.
+        n: number of images with a value.
+        method: how the interval was computed.
     """
 
     n: int | None
@@ -52,23 +52,23 @@ class MapEstimate(Measured):
 
     @property
     def ends(self) -> Interval | None:
-        """The interval; a number that is the same in all resamples is its own. None without a number."""
+        """The interval; (value, value) if it is the same in all resamples, None without a value."""
         return self.ci or (None if self.value is None else (self.value, self.value))
 
 
 @dataclass(frozen=True)
 class MeasureSummary:
-    """One measure of a model's maps and of maps that have not seen the image, over the same images.
+    """One measure of a model's maps and of the baselines, over the same images.
 
     Args:
-        n: images.
-        model: of the model's maps.
-        centre: of the centre prior.
-        mean_map: of the mean of the model's other maps.
-        chance: of any place of the image.
-        difference: model less centre.
-        difference_mean_map: model less mean_map.
-        difference_chance: model less chance.
+        n: number of images.
+        model: the model's maps.
+        centre: the centre prior.
+        mean_map: the mean of the model's maps of other images.
+        chance: a uniformly random place.
+        difference: model minus centre.
+        difference_mean_map: model minus mean_map.
+        difference_chance: model minus chance.
     """
 
     n: int | None
@@ -83,15 +83,15 @@ class MeasureSummary:
 
 @dataclass(frozen=True)
 class RegionVerdict:
-    """Whether maps lie on one kind of region more than maps that have not seen the image.
+    """Whether maps lie on one kind of region more than the baselines do.
 
     Args:
-        n: images with a known region; of lungs, those whose map is not constant as well.
-        patients: of these images.
-        not_better: measures whose difference to the centre prior or, where chance has the measure, to chance has no
-            interval wholly above 0.
-        not_better_than_mean_map: measures whose difference to the mean map has none.
-        better_than_centre: whether `not_better` is empty; None without a verdict, with fewer than `MIN_PATIENTS`.
+        n: number of images with a known region; for lungs, only those with a map that is not constant.
+        patients: number of patients of these images.
+        not_better: measures by which the maps are not significantly better than the centre prior or than chance: the
+            interval of a difference is not wholly above 0.
+        not_better_than_mean_map: the same against the mean map.
+        better_than_centre: whether `not_better` is empty; None (no verdict) with fewer than `MIN_PATIENTS` patients.
     """
 
     n: int | None
@@ -103,15 +103,15 @@ class RegionVerdict:
 
 @dataclass(frozen=True)
 class LocalisationSummary:
-    """Where the maps of a model lie: the verdict on lesions, that on lungs, and the numbers.
+    """Where a model's maps lie: the measures, the verdict on lesions (as in `RegionVerdict`), and that on lungs.
 
     Args:
-        images: all of them.
-        maps: of the model, of images with any mask.
-        constant: those of the maps that are constant.
-        constant_by_class: the same for each class.
+        images: number of images.
+        maps: number of the model's maps of images with any mask.
+        constant: how many of these maps are constant.
+        constant_by_class: how many of these maps of each class are constant.
         measures: by name.
-        lungs: the verdict on heat in the lungs; the other verdict is on pointing, iou and lesion_share.
+        lungs: the verdict on heat in the lungs.
     """
 
     images: int | None = field(metadata={"key": "films"})
@@ -155,10 +155,10 @@ def pointing(heat: Heat, mask: Mask) -> float:
 
 
 def otsu_iou(heat: Heat, mask: Mask) -> float:
-    """Intersection over union of the mask and the hot part of the map, as Otsu's threshold cuts it out.
+    """Intersection over union of the mask and the hot part of the map: all above Otsu's threshold.
 
-    The map is stretched to 256 levels first. Of thresholds with equal variance between the two parts the lowest is
-    taken, and the hot part lies above it.
+    The map is stretched to 256 levels first. Of thresholds with equal between-class variance the lowest is used; the
+    hot part lies above it.
 
     Args:
         heat: (H, W), 0..1.
@@ -178,7 +178,7 @@ def otsu_iou(heat: Heat, mask: Mask) -> float:
     """
     if not _comparable(heat, mask):
         return float("nan")
-    # A table that is read again needs no images.
+    # Imported here: reading a table needs no cv2.
     import cv2
 
     values = np.asarray(heat, np.float64)
@@ -189,7 +189,7 @@ def otsu_iou(heat: Heat, mask: Mask) -> float:
 
 
 def heat_share(heat: Heat, mask: Mask) -> float:
-    """The part of all heat that lies in the mask.
+    """The fraction of the heat that lies in the mask.
 
     Args:
         heat: (H, W), 0..1.
@@ -211,16 +211,16 @@ def heat_share(heat: Heat, mask: Mask) -> float:
 
 
 def centre_prior(shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A map that knows nothing but where the middle of an image is.
+    """A baseline map that depends only on the distance from the image centre.
 
     An isotropic Gaussian with a standard deviation of a quarter of the shorter side. The choice is ours: it covers
-    most of both lungs of an image that is taken as usual.
+    most of both lungs in a usual chest X-ray.
 
     Args:
         shape: (H, W) of the map.
 
     Returns:
-        float32 (H, W), above 0, 1 at the middle.
+        float32 (H, W), above 0, 1 at the centre.
 
     Example:
         >>> centre_prior((3, 5)).argmax()
@@ -230,7 +230,7 @@ def centre_prior(shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     down = np.arange(height) - (height - 1) / 2
     across = np.arange(width) - (width - 1) / 2
     away = (down[:, None] ** 2 + across[None, :] ** 2) / (min(height, width) / 4) ** 2
-    # An even side has no pixel in its middle: the nearest ones are 1.
+    # An even side has no pixel at its centre: the nearest ones get 1.
     return np.exp((away.min() - away) / 2).astype(np.float32)
 
 
@@ -244,28 +244,31 @@ def localisation_table(
 ) -> pd.DataFrame:
     """The measures of one model's maps and of three baselines on the same images.
 
-    The baseline ``centre`` is `centre_prior`. The baseline ``mean_map`` is the mean of the model's maps of all other
-    images: it knows where this model likes to look, but has not seen this image. Maps that are constant have no part in
-    it. The baseline ``chance`` is any place of the image, each as likely as the other: its hottest place and its share
-    of the heat lie in a region as often as the region's share of the map's area says.
+    The baselines are
 
-    A map without evidence in any place (constant, or not finite) counts as a miss: where a lesion is known its touch,
-    pointing, iou and lesion_share are 0. Its lung_share is missing: there is no heat to share.
+    - ``centre``: `centre_prior`;
+    - ``mean_map``: the mean of the model's maps of all other images, constant maps excepted. It shows where this model
+      usually looks, without having seen this image;
+    - ``chance``: a place drawn uniformly from the image. Its pointing and lesion_share equal the region's share of the
+      area.
+
+    A map that is constant or not finite counts as a miss: its touch, pointing, iou and lesion_share are 0 where a
+    lesion is known. Its lung_share is missing, because it has no heat.
 
     Args:
         heats: (N, H, W), 0..1, the model's maps.
-        lesions: for each image where its lesions are, (H, W); None where that is unknown, all False where it has none.
-        lungs: the same for its lungs.
+        lesions: for each image its lesion mask, (H, W); None where unknown, all False where there is no lesion.
+        lungs: the same for the lungs.
         image_id: for each image its id.
         patient_id: for each image its patient; None or NaN where unknown.
         label: for each image its class.
 
     Returns:
-        Four rows per image: image_id, patient_id, label, map (of `MAPS`), constant (whether this map says nothing), and
-        the `MEASURES`: ``touch`` (whether the hot part of the map has any pixel of a lesion, which is what is asked of
-        maps by eye), ``pointing``, ``iou`` and ``lesion_share`` against the lesions, ``lung_share`` against the lungs.
-        NaN where a measure is not defined: no mask, an empty mask, ``lung_share`` of a constant map, ``touch`` and
-        ``iou`` of chance, and ``mean_map`` of an only image.
+        Four rows per image: image_id, patient_id, label, map (of `MAPS`), constant (whether this map is constant or not
+        finite), and the `MEASURES`: ``touch`` (1 if the hot part of the map overlaps a lesion at all, as a reader
+        judges by eye), ``pointing``, ``iou`` and ``lesion_share`` against the lesions, ``lung_share`` against the
+        lungs. A measure is NaN where it is undefined: no mask, an empty mask, ``lung_share`` of a constant map,
+        ``touch`` and ``iou`` of chance, and ``mean_map`` if there is only one image.
 
     Raises:
         DataError: the arguments differ in length, or a mask and its map in shape.
@@ -279,41 +282,40 @@ def localisation_table(
     means = _mean_maps(heats, image_id)
     rows: list[tuple[Any, ...]] = []
     for at, heat in enumerate(heats):
-        for name, shown in zip(MAPS, (heat, centre_prior(heat.shape), means[at]), strict=False):
-            silent = shown is not None and not _varies(shown)
-            rows.append((*images[at], name, silent, *_measured(shown, lesions[at], lungs[at])))
-        rows.append((*images[at], "chance", False, *_by_chance(lesions[at], lungs[at])))
+        for name, one in zip(MAPS, (heat, centre_prior(heat.shape), means[at]), strict=False):
+            constant = one is not None and not _varies(one)
+            rows.append((*images[at], name, constant, *_measured(one, lesions[at], lungs[at])))
+        rows.append((*images[at], "chance", False, *_measured_by_chance(lesions[at], lungs[at])))
     table = pd.DataFrame(rows, columns=["image_id", "patient_id", "label", "map", "constant", *MEASURES])
     return table.astype({"constant": bool} | dict.fromkeys(MEASURES, np.float64))
 
 
 def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> LocalisationSummary:
-    """Whether a model's maps lie on the lesions more than maps that have not seen the image.
+    """Whether a model's maps lie on lesions and lungs more than the baselines do.
 
-    An image that is in the table several times, as in the joined tables of several models, is averaged first. Maps are
-    compared on the same image: the first row of the model with the first row of a baseline, and so on. All numbers of
-    a measure are over the same images: those on which the model and every baseline that has the measure at all have it.
-    A map without evidence in any place counts as a miss, see `localisation_table`. Intervals are 95% bootstrap
+    An image with several rows, as in the joined tables of several models, is averaged first. Maps are paired by image:
+    the model's first row with the first row of a baseline, and so on. All numbers of a measure are over the same
+    images: those with a value for the model and for every baseline that has the measure. Intervals are 95% bootstrap
     intervals over patients.
 
     Args:
-        table: as `localisation_table` makes it, or several of them joined.
-        resamples: of the bootstrap.
+        table: one or several joined tables of `localisation_table`.
+        resamples: number of bootstrap resamples.
         seed: of the bootstrap.
     """
     images = table[["image_id", "patient_id"]].drop_duplicates("image_id", ignore_index=True)
-    # Rows of one image and map are numbered: tables of several models hold each image once per model.
-    keyed = table.assign(turn=table.groupby(["image_id", "map"]).cumcount()).set_index(["image_id", "turn"])
+    # Joined tables hold each image once per model: a number tells these rows apart.
+    keyed = table.assign(copy=table.groupby(["image_id", "map"]).cumcount()).set_index(["image_id", "copy"])
     model = keyed.loc[keyed["map"] == "model"]
     of = {name: keyed.loc[keyed["map"] == name, list(MEASURES)].reindex(model.index) for name in MAPS}
     centre = of["centre"]
     masked = centre.notna().any(axis=1)
-    silent = _silent(model) & masked
-    # A table that was written before it counted misses has nothing there.
-    missed = silent.to_numpy()[:, None] & centre[list(_OF_LESIONS)].notna()
-    of["model"] = of["model"].assign(**of["model"][list(_OF_LESIONS)].mask(missed, 0.0))
+    constant = _constant(model) & masked
+    # Older tables have NaN for these maps.
+    missed = constant.to_numpy()[:, None] & centre[list(_LESION_MEASURES)].notna()
+    of["model"] = of["model"].assign(**of["model"][list(_LESION_MEASURES)].mask(missed, 0.0))
     of = _over_the_same_images(of)
-    # Subtracted before they are averaged: each map is compared with the baselines of its own row.
+    # Before averaging, so that each map is compared with the baselines of its own row.
     of |= {name: of["model"] - of[baseline] for name, baseline in _DIFFERENCES.items()}
     means = {
         name: part.groupby(level="image_id").mean().reindex(images["image_id"]).to_numpy() for name, part in of.items()
@@ -325,60 +327,59 @@ def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int =
         found = {name: bootstrap(values[:, at]) for name, values in means.items()}
         measures[measure] = MeasureSummary(n=found["model"].n, **found)
         for name, baseline in _DIFFERENCES.items():
-            if measure not in (*_JUDGED, _OF_LUNGS) or (baseline == "chance" and not found["chance"].n):
+            if measure not in (*_LESION_VERDICT, _LUNG_MEASURE) or (baseline == "chance" and not found["chance"].n):
                 continue
             patients = bootstrap.patients(means[name][:, at])
             if not (patients >= MIN_PATIENTS and _above_zero(found[name])):
                 poor[name].append(measure)
-    # The centre prior is never constant: it has a measure wherever there is a mask.
+    # The centre prior is never constant, so it has a value wherever there is a mask.
     lesion = centre["pointing"].groupby(level="image_id").mean().reindex(images["image_id"]).to_numpy()
-    lung = means["model"][:, MEASURES.index(_OF_LUNGS)]
-    lesions = _judged(_JUDGED, poor, int(np.isfinite(lesion).sum()), bootstrap.patients(lesion))
+    lung = means["model"][:, MEASURES.index(_LUNG_MEASURE)]
+    lesions = _region_verdict(_LESION_VERDICT, poor, int(np.isfinite(lesion).sum()), bootstrap.patients(lesion))
     return LocalisationSummary(
         images=len(images),
         maps=int(masked.sum()),
-        constant=int(silent.sum()),
-        constant_by_class=_by_class(silent, model["label"][masked]),
+        constant=int(constant.sum()),
+        constant_by_class=_by_class(constant, model["label"][masked]),
         measures=measures,
         **vars(lesions),
-        lungs=_judged((_OF_LUNGS,), poor, int(np.isfinite(lung).sum()), bootstrap.patients(lung)),
+        lungs=_region_verdict((_LUNG_MEASURE,), poor, int(np.isfinite(lung).sum()), bootstrap.patients(lung)),
     )
 
 
-def _judged(measures: Sequence[str], poor: Mapping[str, list[str]], n: int, patients: int) -> RegionVerdict:
-    """The verdict on one kind of region: by which measures the maps are no better than which baseline."""
-    not_better = [one for one in measures if one in poor["difference"] + poor["difference_chance"]]
+def _region_verdict(measures: Sequence[str], poor: Mapping[str, list[str]], n: int, patients: int) -> RegionVerdict:
+    not_better = [name for name in measures if name in poor["difference"] + poor["difference_chance"]]
     return RegionVerdict(
         n=n,
         patients=patients,
         not_better=not_better,
-        not_better_than_mean_map=[one for one in measures if one in poor["difference_mean_map"]],
+        not_better_than_mean_map=[name for name in measures if name in poor["difference_mean_map"]],
         better_than_centre=not not_better if patients >= MIN_PATIENTS else None,
     )
 
 
 class _Bootstrap:
-    """Means over images with intervals that know of patients; one draw for all columns with the same images."""
+    """Means over images with patient-level intervals; columns with the same images share their resamples."""
 
     def __init__(self, images: pd.DataFrame, resamples: int, seed: int) -> None:
         self.images, self.resamples, self.seed = images, resamples, seed
-        self.drawn: dict[bytes, tuple[npt.NDArray[np.int32], int]] = {}
+        self.resampled: dict[bytes, tuple[npt.NDArray[np.int32], int]] = {}
 
     def __call__(self, values: npt.NDArray[np.float64]) -> MapEstimate:
-        there = np.isfinite(values)
-        n = int(there.sum())
+        present = np.isfinite(values)
+        n = int(present.sum())
         if not n:
             return MapEstimate(None, None, 0, "bootstrap")
-        key = there.tobytes()
-        if key not in self.drawn:
-            codes = cluster_codes(self.images[there])
-            self.drawn[key] = cluster_weights(codes, self.resamples, self.seed), len(np.unique(codes))
-        weights, units = self.drawn[key]
-        ends = percentile_interval(weights @ values[there] / weights.sum(axis=1), units)
-        return MapEstimate(float(values[there].mean()), ends, n, "bootstrap")
+        key = present.tobytes()
+        if key not in self.resampled:
+            codes = cluster_codes(self.images[present])
+            self.resampled[key] = cluster_weights(codes, self.resamples, self.seed), len(np.unique(codes))
+        weights, units = self.resampled[key]
+        ends = percentile_interval(weights @ values[present] / weights.sum(axis=1), units)
+        return MapEstimate(float(values[present].mean()), ends, n, "bootstrap")
 
     def patients(self, values: npt.NDArray[np.float64]) -> int:
-        """How many patients the images with a value are of."""
+        """The number of patients with a value."""
         return len(set(cluster_codes(self.images[np.isfinite(values)]).tolist()))
 
 
@@ -387,7 +388,7 @@ def _above_zero(estimate: MapEstimate) -> bool:
 
 
 def _comparable(heat: Heat, mask: Mask) -> bool:
-    """Whether the two have anything to compare: a map that varies, and a mask that is not empty."""
+    """Whether a measure is defined: the map varies and the mask is not empty."""
     if heat.shape != mask.shape:
         raise DataError(f"mask: shape {mask.shape} for a map of {heat.shape}; bring both to one size")
     return bool(mask.any()) and _varies(heat)
@@ -399,61 +400,58 @@ def _varies(heat: Heat) -> bool:
 
 
 def _over_the_same_images(of: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The values of each map, each measure NaN where any map that has it at all lacks it."""
-    there = pd.DataFrame(True, index=of["model"].index, columns=list(MEASURES))
+    """The values of each map; a measure is NaN wherever one of the maps that have it lacks it."""
+    complete = pd.DataFrame(True, index=of["model"].index, columns=list(MEASURES))
     for part in of.values():
-        there &= part.notna() | part.isna().all()
-    return {name: part.where(there) for name, part in of.items()}
+        complete &= part.notna() | part.isna().all()
+    return {name: part.where(complete) for name, part in of.items()}
 
 
-def _silent(model: pd.DataFrame) -> pd.Series[bool]:
-    """Which maps of a model say nothing; in tables without this column those that have no measure at all."""
+def _constant(model: pd.DataFrame) -> pd.Series[bool]:
+    """Which maps are constant; in older tables without this column, those without any measure."""
     empty = model[list(MEASURES)].isna().all(axis=1)
-    told = model.get("constant", empty)
-    return told.where(told.notna(), empty).astype(bool)
+    constant = model.get("constant", empty)
+    return constant.where(constant.notna(), empty).astype(bool)
 
 
-def _by_class(silent: pd.Series[bool], label: pd.Series[str]) -> dict[str, int]:
-    """How many maps of each class that is there say nothing."""
-    counts = silent[label.index].groupby(label).sum()
-    order = [*(one for one in CLASSES if one in counts), *(one for one in counts.index if one not in CLASSES)]
-    return {str(one): int(counts[one]) for one in order}
+def _by_class(constant: pd.Series[bool], label: pd.Series[str]) -> dict[str, int]:
+    """The number of constant maps of each class in the table."""
+    counts = constant[label.index].groupby(label).sum()
+    order = [*(name for name in CLASSES if name in counts), *(name for name in counts.index if name not in CLASSES)]
+    return {str(name): int(counts[name]) for name in order}
 
 
 def _mean_maps(heats: Heat, image_id: Sequence[str]) -> list[npt.NDArray[np.float32] | None]:
-    """For each image the mean of the maps of the other images, None where there is none.
-
-    Where all of these are constant, so is their mean.
-    """
-    speaks = np.array([_varies(heat) for heat in heats], bool)
+    """For each image the mean of the maps of the other images that are not constant; None if it is the only image."""
+    varies = np.array([_varies(heat) for heat in heats], bool)
     ids = np.array(list(image_id), object)
-    total = np.asarray(heats[speaks], np.float64).sum(axis=0)
+    total = np.asarray(heats[varies], np.float64).sum(axis=0)
     means: list[npt.NDArray[np.float32] | None] = []
     for at in range(len(heats)):
         same = ids == ids[at]
-        own = speaks & same
+        own = varies & same
         rest = total - np.asarray(heats[own], np.float64).sum(axis=0)
-        # Rounded to float32, so that the error of the subtraction breaks no ties.
-        mean = (np.maximum(rest, 0.0) / max(int(speaks.sum() - own.sum()), 1)).astype(np.float32)
+        # Rounded to float32, so that the rounding error of the subtraction breaks no ties.
+        mean = (np.maximum(rest, 0.0) / max(int(varies.sum() - own.sum()), 1)).astype(np.float32)
         means.append(None if same.all() else mean)
     return means
 
 
 def _measured(heat: Heat | None, lesion: Mask | None, lung: Mask | None) -> tuple[float, ...]:
     nan = float("nan")
-    on_lesion = (nan,) * len(_OF_LESIONS)
+    on_lesion = (nan,) * len(_LESION_MEASURES)
     if heat is None:
         return (*on_lesion, nan)
     if lesion is not None:
         iou = otsu_iou(heat, lesion)
         on_lesion = (float(np.sign(iou)), pointing(heat, lesion), iou, heat_share(heat, lesion))
         if lesion.any() and not _varies(heat):
-            on_lesion = (0.0,) * len(_OF_LESIONS)
+            on_lesion = (0.0,) * len(_LESION_MEASURES)
     return (*on_lesion, nan if lung is None else heat_share(heat, lung))
 
 
-def _by_chance(lesion: Mask | None, lung: Mask | None) -> tuple[float, ...]:
-    """The measures of a place, and of heat, that may be anywhere: a region's share of the area."""
+def _measured_by_chance(lesion: Mask | None, lung: Mask | None) -> tuple[float, ...]:
+    """The expected measures of a uniformly random place: a region's share of the area."""
     nan = float("nan")
     of_lesion, of_lung = (nan if mask is None or not mask.any() else float(mask.mean()) for mask in (lesion, lung))
     return (nan, of_lesion, nan, of_lesion, of_lung)

@@ -1,7 +1,7 @@
 """The numbers of metrics.json, computed from a predictions table.
 
-A value that does not exist (the sensitivity of a class without images, the accuracy of no images) is None, which is
-null in JSON: never NaN, which JSON does not know, and never 0, which would claim a result.
+An undefined value (the sensitivity of a class without images, the accuracy without any) is None, which is null in JSON:
+never NaN, which JSON lacks, and never 0, which would claim a result.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class ClassMetrics:
     """One class against the other two: fractions of 1, with 95% intervals.
 
     Sensitivity is None for a class without images, specificity where all images are of the class, and F1 where no image
-    is of the class or called it. A class without images that is called nevertheless has F1 = 0.
+    is of the class or predicted as it. F1 is 0 for a class without images that is predicted nevertheless.
 
     Args:
-        support: images of the class.
-        sensitivity_ci: of `proportion_interval`, and so that of the specificity; that of F1 is of `f1_interval`.
+        support: number of images of the class.
+        sensitivity_ci: from `proportion_interval`, as that of the specificity; that of F1 is from `f1_interval`.
     """
 
     sensitivity: float | None
@@ -49,12 +49,12 @@ class SplitMetrics:
     """The numbers of one split in metrics.json.
 
     Args:
-        n: images.
-        patients: an unknown one counts as one of its own.
+        n: number of images.
+        patients: number of patients; an image without a patient_id counts as its own patient.
         accuracy: fraction of 1.
         accuracy_ci: its 95% interval, the patient as the unit (see `covidnet.evaluation.intervals`).
         loss: mean cross-entropy.
-        confusion: images; rows are the true classes, columns the predicted ones.
+        confusion: image counts; rows are the true classes, columns the predicted ones.
         classes: by name.
     """
 
@@ -78,7 +78,7 @@ def confusion(truth: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.
         (3, 3) counts: rows are the true classes, columns the predicted ones, both in the order of `CLASSES`.
 
     Raises:
-        DataError: the two differ in length, or a name is no class.
+        DataError: the two differ in length, or a class is unknown.
 
     Example:
         >>> confusion(["COVID-19", "Normal"], ["COVID-19", "Pneumonia"]).tolist()
@@ -95,10 +95,10 @@ def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, ClassMetrics]:
     """Sensitivity, specificity and F1 of each class against the other two.
 
     Args:
-        counts: (3, 3) counts as `confusion` gives them.
+        counts: (3, 3) counts from `confusion`.
 
     Returns:
-        The numbers of each class by its name, without intervals.
+        The metrics of each class by its name, without intervals.
 
     Example:
         >>> covid = class_rates(np.array([[50, 1, 1], [0, 48, 4], [0, 5, 47]]))["COVID-19"]
@@ -106,18 +106,18 @@ def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, ClassMetrics]:
         '0.962 1.000 0.980'
     """
     total = int(counts.sum())
-    found = {}
+    rates = {}
     for at, name in enumerate(CLASSES):
         tp = int(counts[at, at])
         fn = int(counts[at].sum()) - tp
         fp = int(counts[:, at].sum()) - tp
         tn = total - tp - fn - fp
-        found[name] = ClassMetrics(_ratio(tp, tp + fn), _ratio(tn, tn + fp), _ratio(2 * tp, 2 * tp + fp + fn), tp + fn)
-    return found
+        rates[name] = ClassMetrics(_ratio(tp, tp + fn), _ratio(tn, tn + fp), _ratio(2 * tp, 2 * tp + fp + fn), tp + fn)
+    return rates
 
 
 def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.ArrayLike) -> dict[str, ClassMetrics]:
-    """The rates of each class with 95% intervals, the patient as the unit.
+    """The metrics of each class with 95% intervals, the patient as the unit.
 
     Args:
         truth: the true class names, one per image.
@@ -125,43 +125,43 @@ def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.
         patients: (n,) the patient of each image, such as `covidnet.evaluation.bootstrap.cluster_codes` gives.
 
     Returns:
-        The numbers of each class by its name.
+        The metrics of each class by its name.
 
     Raises:
-        DataError: lengths differ, or a name is no class.
+        DataError: lengths differ, or a class is unknown.
 
     Example:
         >>> covid = class_metrics(["COVID-19"] * 52, ["COVID-19"] * 49 + ["Normal"] * 3, range(52))["COVID-19"]
         >>> " ".join(f"{end:.3f}" for end in covid.sensitivity_ci)
         '0.844 0.980'
     """
-    found = class_rates(confusion(truth, predicted))
-    is_it, called, of = np.asarray(truth, object), np.asarray(predicted, object), np.asarray(patients)
-    for name, rates in found.items():
-        real, said = is_it == name, called == name
-        either = real | said
-        found[name] = replace(
+    metrics = class_rates(confusion(truth, predicted))
+    true_classes, predictions, groups = np.asarray(truth, object), np.asarray(predicted, object), np.asarray(patients)
+    for name, rates in metrics.items():
+        positive, called = true_classes == name, predictions == name
+        either = positive | called
+        metrics[name] = replace(
             rates,
-            sensitivity_ci=proportion_interval(said[real], of[real]),
-            specificity_ci=proportion_interval(~said[~real], of[~real]),
-            f1_ci=f1_interval((real & said)[either], of[either]),
+            sensitivity_ci=proportion_interval(called[positive], groups[positive]),
+            specificity_ci=proportion_interval(~called[~positive], groups[~positive]),
+            f1_ci=f1_interval((positive & called)[either], groups[either]),
         )
-    return found
+    return metrics
 
 
 def cross_entropy(probabilities: npt.ArrayLike, truth: Sequence[str]) -> float | None:
-    """Mean negative natural logarithm of the probability that each true class was given.
+    """Mean negative natural logarithm of the probability of the true class.
 
     Args:
         probabilities: (n, 3), in the order of `CLASSES`.
         truth: the true class names, one per image.
 
     Returns:
-        The mean, at least 0; None for no images. A probability below 1.2e-38, the smallest normal float32, counts as
-        that number, so one image adds at most 87.3.
+        The mean, at least 0; None without images. Probabilities below 1.2e-38, the smallest normal float32, are raised
+        to it, so one image adds at most 87.3.
 
     Raises:
-        DataError: the two differ in length, or a name is no class.
+        DataError: the two differ in length, or a class is unknown.
 
     Example:
         >>> round(cross_entropy([[0.5, 0.25, 0.25]], ["COVID-19"]), 4)
@@ -174,23 +174,23 @@ def cross_entropy(probabilities: npt.ArrayLike, truth: Sequence[str]) -> float |
 
 
 def image_losses(probabilities: npt.ArrayLike, truth: Sequence[str]) -> npt.NDArray[np.float64]:
-    """The loss of each image, (n,), see `cross_entropy`.
+    """The loss of each image, (n,); see `cross_entropy`.
 
     Args:
         probabilities: (n, 3), in the order of `CLASSES`.
-        truth: (n,) the true classes, as in `cross_entropy`.
+        truth: the true class names, one per image.
     """
     scores = np.asarray(probabilities, dtype=np.float64)
-    given = scores[np.arange(len(scores)), _indices(truth)]
+    of_truth = scores[np.arange(len(scores)), _indices(truth)]
     # Adding 0 turns the -0.0 of a perfect prediction into 0.0.
-    return np.asarray(-np.log(np.maximum(given, _TINY)) + 0.0, np.float64)
+    return np.asarray(-np.log(np.maximum(of_truth, _TINY)) + 0.0, np.float64)
 
 
 def split_metrics(table: pd.DataFrame) -> SplitMetrics:
-    """All numbers of one split.
+    """All metrics of one split.
 
     Args:
-        table: a predictions table whose rows are all of one split; it is checked first. It may have no rows.
+        table: a predictions table with rows of one split only, or no rows; it is validated first.
 
     Raises:
         DataError: the table is not valid, or mixes splits.
@@ -198,18 +198,18 @@ def split_metrics(table: pd.DataFrame) -> SplitMetrics:
     table = validate_predictions(table)
     splits = list(table["split"].unique())
     if len(splits) > 1:
-        raise DataError(f"predictions: rows of {', '.join(splits)} together; give the rows of one split")
-    truth, called, patients = list(table["label"]), list(table["prediction"]), cluster_codes(table)
-    counts = confusion(truth, called)
-    n, right = int(counts.sum()), int(np.trace(counts))
+        raise DataError(f"predictions: splits {', '.join(splits)}; give the rows of one split")
+    truth, predicted, patients = list(table["label"]), list(table["prediction"]), cluster_codes(table)
+    counts = confusion(truth, predicted)
+    n, correct = int(counts.sum()), int(np.trace(counts))
     return SplitMetrics(
         n=n,
         patients=len(np.unique(patients)),
-        accuracy=_ratio(right, n),
+        accuracy=_ratio(correct, n),
         accuracy_ci=proportion_interval((table["label"] == table["prediction"]).to_numpy(bool), patients),
         loss=cross_entropy(table[list(PROBABILITIES)].to_numpy(dtype=np.float64), truth),
         confusion=counts.tolist(),
-        classes=class_metrics(truth, called, patients),
+        classes=class_metrics(truth, predicted, patients),
     )
 
 
@@ -217,10 +217,10 @@ def run_metrics(table: pd.DataFrame) -> dict[str, SplitMetrics]:
     """The ``splits`` part of a run's metrics.json.
 
     Args:
-        table: a run's whole predictions table; it is checked first.
+        table: a run's whole predictions table; it is validated first.
 
     Returns:
-        `split_metrics` for ``val``, ``test`` and ``unseen``. A split without rows is there with n = 0 and None values.
+        `split_metrics` for ``val``, ``test`` and ``unseen``. A split without rows has n = 0 and None values.
 
     Raises:
         DataError: the table is not valid.
@@ -231,8 +231,8 @@ def run_metrics(table: pd.DataFrame) -> dict[str, SplitMetrics]:
         ...     image_id=["a"], path=["a.png"], patient_id=[None], label=["Normal"],
         ...     split="test", fold=3, probabilities=[[0.1, 0.7, 0.2]],
         ... )
-        >>> numbers = run_metrics(table)
-        >>> numbers["test"].accuracy, numbers["val"].accuracy
+        >>> metrics = run_metrics(table)
+        >>> metrics["test"].accuracy, metrics["val"].accuracy
         (1.0, None)
     """
     table = validate_predictions(table)

@@ -1,4 +1,4 @@
-"""The predictions table: one row per image and split, from which every reported number can be computed again."""
+"""The predictions table: one row per image and split, from which every reported number can be recomputed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from covidnet.base.classes import CLASSES, SLUGS
 from covidnet.base.errors import DataError
 
 SPLITS: tuple[str, ...] = ("val", "test", "unseen")
-"""The splits of a run, in the order of the file."""
+"""The splits of a run, in their order in the file."""
 
 EXTERNAL = "external"
-"""The split of images of another data set; their fold is -1. No run has it."""
+"""The split of images of another data set; their fold is -1. Runs do not have it."""
 
 _ALL = (*SPLITS, EXTERNAL)
 
@@ -38,7 +38,7 @@ COLUMNS: tuple[str, ...] = (
 """The columns of predictions.csv, in their order."""
 
 EXTRAS: tuple[str, ...] = ("predictive_entropy", "mutual_information", "anomaly_score")
-"""Numbers that some models give beside the classes: columns after `COLUMNS` in their files, absent from others'."""
+"""Further outputs of some models: columns after `COLUMNS` in their files, absent from those of other models."""
 
 _ALLOWED = {"label": CLASSES, "prediction": CLASSES, "split": _ALL}
 _SUM_TOLERANCE = 1e-3
@@ -55,23 +55,23 @@ def predictions_table(
     fold: int | Sequence[int] = -1,
     extras: Mapping[str, npt.ArrayLike] | None = None,
 ) -> pd.DataFrame:
-    """Build a predictions table from its columns; the predicted class is that of the largest probability.
+    """Build a predictions table from its columns; the prediction is the class of the largest probability.
 
     Args:
         image_id: one id per image.
-        patient_id: one per image; None or NaN where the patient is not known.
+        patient_id: one per image; None or NaN where unknown.
         label: the true classes, names of `covidnet.base.classes.CLASSES`.
         probabilities: (n, 3), in the order of `CLASSES`, each row summing to 1. Kept as float32.
         path: one path per image; the ids if None.
         split: one of `SPLITS` or `EXTERNAL` for all images, or one per image.
-        fold: the fold for all images, or one per image; -1..10, -1 for images of no fold.
+        fold: the fold for all images, or one per image; 0..10, or -1 for images in no fold.
         extras: (n,) numbers by names of `EXTRAS`. Kept as float32.
 
     Returns:
-        A checked table with the columns `COLUMNS`.
+        A valid table with the columns `COLUMNS`, then those of `extras`.
 
     Raises:
-        DataError: the columns differ in length, or hold what `validate_predictions` refuses.
+        DataError: the columns differ in length, or the table is not valid, see `validate_predictions`.
 
     Example:
         >>> table = predictions_table(
@@ -87,19 +87,19 @@ def predictions_table(
         scores = scores.reshape(0, len(CLASSES))
     if scores.shape != (n, len(CLASSES)):
         raise DataError(f"probabilities: shape {scores.shape} for {n} images; give ({n}, {len(CLASSES)})")
-    texts: dict[str, Sequence[object]] = {
+    given: dict[str, Sequence[object]] = {
         "path": image_id if path is None else path,
         "patient_id": patient_id,
         "label": label,
         "split": [split] * n if isinstance(split, str) else split,
         "fold": [fold] * n if isinstance(fold, int | np.integer) else fold,
     }
-    for name, values in texts.items():
+    for name, values in given.items():
         if len(values) != n:
             raise DataError(f"{name}: {len(values)} values for {n} images; give one for each image_id")
-    columns: dict[str, object] = {"image_id": list(image_id), **{name: list(values) for name, values in texts.items()}}
+    columns: dict[str, object] = {"image_id": list(image_id), **{name: list(values) for name, values in given.items()}}
     columns |= {name: scores[:, at] for at, name in enumerate(PROBABILITIES)}
-    # A row of NaN has no largest value: argmax gives some class, and the check below then refuses the row by its NaN.
+    # argmax gives some class for a row of NaN, which the validation below then rejects.
     columns["prediction"] = [CLASSES[at] for at in scores.argmax(axis=1)]
     for name, extra in (extras or {}).items():
         numbers = np.asarray(extra, dtype=np.float32)
@@ -110,21 +110,21 @@ def predictions_table(
 
 
 def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions") -> pd.DataFrame:
-    """Check a predictions table and bring it into its one form.
+    """Check a predictions table and bring it into its standard form.
 
     Args:
-        table: any table with at least the columns `COLUMNS`, and any of `EXTRAS`; other columns are left out.
-        source: what to call the table in an error, such as its path.
+        table: a table with at least the columns `COLUMNS`, and any of `EXTRAS`; other columns are dropped.
+        source: the name of the table in an error, such as its path.
 
     Returns:
-        A new table: `COLUMNS` in order and those of `EXTRAS` that there are, rows as they came and numbered from 0,
-        text as str, fold as int64, probabilities and extras as float32, a missing patient_id or extra as NaN.
+        A new table: `COLUMNS` and the present `EXTRAS` in order, rows in the given order and numbered from 0, text as
+        str, fold as int64, probabilities and extras as float32, a missing patient_id or extra as NaN.
 
     Raises:
-        DataError: a column is missing, a value is missing (patient_id may be), a label, prediction or split is unknown,
-            a fold is no integer of -1..10, a probability is outside 0..1, a row does not sum to 1 within 0.001, the
-            prediction is not the class of the largest probability (the first of a tie), an extra is no number, or an
-            image is twice in one split. Rows are counted from 1 below the header.
+        DataError: a column or value is missing (patient_id may be), a label, prediction or split is unknown, a fold is
+            not an integer of -1..10, a probability is outside 0..1, a row does not sum to 1 within 0.001, the
+            prediction is not the class of the largest probability (the first of a tie), an extra is not a number, or an
+            image occurs twice in a split. Row numbers start at 1 below the header.
     """
     for column in COLUMNS:
         if column not in table.columns:
@@ -132,7 +132,7 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
     columns: dict[str, list[str | float] | npt.NDArray[np.generic]] = {}
     ids = list(table["image_id"])
 
-    def refuse(row: int, column: str, cause: str) -> DataError:
+    def invalid(row: int, column: str, cause: str) -> DataError:
         return DataError(f"{source}, row {row + 1} (image_id {ids[row]!r}), column {column}: {cause}")
 
     for column in COLUMNS:
@@ -140,54 +140,50 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
         if column == "fold" or column in PROBABILITIES:
             numbers = np.array([_number(cell) for cell in cells], dtype=np.float64)
             if column == "fold":
-                fine = np.isin(numbers, np.arange(-1, 11))
-                rule = "is no fold; must be an integer from 0 to 10, or -1 for an image in no fold"
+                valid = np.isin(numbers, np.arange(-1, 11))
+                rule = "must be an integer from 0 to 10, or -1 for an image in no fold"
             else:
                 # Rounded first: a mean of ones in double precision may be 1 + 2e-16, which is 1 in the file.
                 numbers = numbers.astype(np.float32)
-                fine = (numbers >= 0.0) & (numbers <= 1.0)
-                rule = "is no probability; must be a number from 0 to 1"
-            if not fine.all():
-                row = int(np.flatnonzero(~fine)[0])
-                raise refuse(row, column, f"{_shown(cells[row])} {rule}")
+                valid = (numbers >= 0.0) & (numbers <= 1.0)
+                rule = "must be a number from 0 to 1"
+            if not valid.all():
+                row = int(np.flatnonzero(~valid)[0])
+                raise invalid(row, column, f"{_quoted(cells[row])}: {rule}")
             columns[column] = numbers.astype(np.int64) if column == "fold" else numbers
             continue
         missing = [bool(pd.isna(cell)) or cell == "" for cell in cells]
         allowed = _ALLOWED.get(column)
         for row, cell in enumerate(cells):
             if missing[row] and column != "patient_id":
-                raise refuse(
-                    row, column, f"no value; must be {'one of ' + ', '.join(allowed) if allowed else 'any text'}"
-                )
+                raise invalid(row, column, f"empty; must be {'one of ' + ', '.join(allowed) if allowed else 'text'}")
             if allowed and cell not in allowed:
-                raise refuse(row, column, f"{cell!r} is unknown; must be one of {', '.join(allowed)}")
-        columns[column] = [np.nan if gone else str(cell) for cell, gone in zip(cells, missing, strict=True)]
+                raise invalid(row, column, f"{cell!r}: must be one of {', '.join(allowed)}")
+        columns[column] = [np.nan if empty else str(cell) for cell, empty in zip(cells, missing, strict=True)]
 
     scores = np.stack([np.asarray(columns[name]) for name in PROBABILITIES], axis=1)
     sums = scores.astype(np.float64).sum(axis=1)
     for row in np.flatnonzero(np.abs(sums - 1.0) > _SUM_TOLERANCE)[:1]:
-        raise refuse(
-            int(row), ", ".join(PROBABILITIES), f"the sum is {sums[row]:.6g}; divide the row by it, so that it is 1"
-        )
+        raise invalid(int(row), ", ".join(PROBABILITIES), f"sum {sums[row]:.6g}: must be 1; divide the row by it")
     for row, at in enumerate(scores.argmax(axis=1)):
         if columns["prediction"][row] != CLASSES[at]:
-            raise refuse(
+            raise invalid(
                 row,
                 "prediction",
-                f"{columns['prediction'][row]!r}, but {PROBABILITIES[at]} is the largest (the first of a tie); "
-                f"write {CLASSES[at]!r}",
+                f"{columns['prediction'][row]!r}: must be {CLASSES[at]!r}, because {PROBABILITIES[at]} is the largest "
+                "probability (the first of a tie)",
             )
     seen: dict[tuple[object, object], int] = {}
     for row, key in enumerate(zip(columns["image_id"], columns["split"], strict=True)):
         if seen.setdefault(key, row) != row:
-            raise refuse(row, "image_id", f"already in row {seen[key] + 1} of split {key[1]!r}; keep one of the two")
+            raise invalid(row, "image_id", f"also in row {seen[key] + 1} of split {key[1]!r}; keep one of the two")
     extras = [name for name in EXTRAS if name in table.columns]
     for name in extras:
         cells = list(table[name])
         columns[name] = np.array([_number(cell) for cell in cells], dtype=np.float32)
         absent = np.array([bool(pd.isna(cell)) or cell == "" for cell in cells], dtype=bool)
         for row in np.flatnonzero(~absent & ~np.isfinite(columns[name]))[:1]:
-            raise refuse(int(row), name, f"{_shown(cells[row])} is no number; leave it empty where there is none")
+            raise invalid(int(row), name, f"{_quoted(cells[row])}: must be a number, or empty if unknown")
     return pd.DataFrame(columns, columns=[*COLUMNS, *extras])
 
 
@@ -198,23 +194,22 @@ def _number(cell: object) -> float:
         return float("nan")
 
 
-def _shown(cell: object) -> str:
+def _quoted(cell: object) -> str:
     return repr(cell) if isinstance(cell, str) else str(cell)
 
 
 def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
-    """Write predictions.csv whole or not at all, with the same bytes for the same rows in any order.
+    """Write predictions.csv atomically; the same rows in any order give the same bytes.
 
-    Rows are ordered by split (val, test, unseen, external), then image_id. Nine digits are enough to get every
-    float32 back.
+    Rows are ordered by split (val, test, unseen, external), then image_id. Nine digits identify every float32.
 
     Args:
-        table: a predictions table; it is checked first.
-        path: the file. Its folder must exist.
+        table: a predictions table; it is validated first.
+        path: the file, in an existing folder.
 
     Raises:
         DataError: the table is not valid.
-        WriteError: the file cannot be written; an old file stays whole.
+        WriteError: the file cannot be written; an existing file stays as it was.
     """
     checked = validate_predictions(table)
     rank = checked["split"].map({name: at for at, name in enumerate(_ALL)})
@@ -230,11 +225,11 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         path: the file.
 
     Returns:
-        The table as `validate_predictions` gives it: ids stay text (``007``, ``NA``), probabilities are the float32
+        The table in the form of `validate_predictions`: ids are text (``007``, ``NA``), probabilities the float32
         values that were written.
 
     Raises:
-        DataError: the file cannot be read, holds no rows, or is not a valid predictions table.
+        DataError: the file cannot be read, has no rows, or is not a valid predictions table.
     """
     try:
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
@@ -242,7 +237,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     except OSError as error:
         raise DataError(f"{path}: cannot be read, {error.strerror}; give the predictions.csv of a run") from error
     except csv.Error as error:
-        raise DataError(f"{path}: is no CSV table, {error}; write it again from its run") from error
+        raise DataError(f"{path}: not a valid CSV file, {error}; write it again from its run") from error
     header, body = (rows[0], [row for row in rows[1:] if row]) if rows else ([], [])
     for at, row in enumerate(body):
         if len(row) != len(header):
@@ -250,5 +245,5 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
                 f"{path}, row {at + 1}: {len(row)} values for {len(header)} columns; write it again from its run"
             )
     if header and not body:
-        raise DataError(f"{path}: holds no predictions; write it again from its run")
+        raise DataError(f"{path}: no predictions; write it again from its run")
     return validate_predictions(pd.DataFrame(body, columns=header, dtype=object), source=path)

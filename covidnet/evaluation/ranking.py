@@ -1,4 +1,4 @@
-"""How well a score ranks images: ROC and precision-recall curves, their areas, and their bands."""
+"""ROC and precision-recall curves, the areas under them, and their confidence bands."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.results import UNDEFINED_ESTIMATE, Estimate, estimate
 
 GRID: npt.NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
-"""Where curves and bands are given: false positive rates of a ROC curve, recalls of a precision-recall curve."""
+"""The x values of curves and bands: false positive rates of a ROC curve, recalls of a precision-recall curve."""
 
 
 @dataclass(frozen=True)
 class RocCurve:
-    """A ROC curve at the rates of `GRID`, all fractions.
+    """A ROC curve at the false positive rates of `GRID`, all fractions.
 
     Args:
-        low: lower end of the pointwise 95% band at each rate; None without a band.
+        low: lower end of the pointwise 95% band; None without a band.
         high: upper end.
         auc: the area under the curve.
     """
@@ -44,9 +44,9 @@ class PrecisionRecallCurve:
     """A precision-recall curve at the recalls of `GRID`, all fractions.
 
     Args:
-        low: lower end of the pointwise 95% band at each recall; None without a band.
+        low: lower end of the pointwise 95% band; None without a band.
         high: upper end.
-        prevalence: the precision of guessing.
+        prevalence: the precision of random guessing.
     """
 
     recall: list[float]
@@ -68,16 +68,16 @@ class ClassCurves:
 def roc_auc(
     scores: npt.ArrayLike, positive: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.float64]:
-    """The area under the ROC curve: how often a positive image has a higher score than a negative one.
+    """The area under the ROC curve: the probability that a positive image has a higher score than a negative one.
 
     Args:
-        scores: (n,) the higher, the likelier positive.
+        scores: (n,) higher means more likely positive.
         positive: (n,) bool.
-        weights: (n,) or (B, n) how often each image counts, at least 0; once each if None.
+        weights: (n,) or (B, n) counts of each image, at least 0; 1 each if None.
 
     Returns:
-        (B,) areas, 0..1; shape () for weights of one dimension. Ties count one half. NaN without a positive or without
-        a negative image.
+        (B,) areas, 0..1; shape () unless weights are two-dimensional. Ties count one half. NaN without positive or
+        without negative images.
 
     Source: Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491
 
@@ -93,7 +93,7 @@ def roc_auc(
     misses = ordered - hits
     below = np.cumsum(misses, axis=-1)
     total_hits, total_misses = hits.sum(-1), misses.sum(-1)
-    # Negatives below a positive count one, those of the same score one half.
+    # Negatives below a positive count one, those with the same score one half.
     if len(values):
         sorted_values = values[order]
         last = np.searchsorted(sorted_values, sorted_values, side="right") - 1
@@ -112,8 +112,8 @@ def roc_points(
     """False and true positive rates at every threshold, from (0, 0) to (1, 1).
 
     Args:
-        scores: (n,) the higher, the likelier positive.
-        positive: (n,) bool, with both values in it.
+        scores: (n,) higher means more likely positive.
+        positive: (n,) bool, with both values present.
 
     Example:
         >>> rates = roc_points([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
@@ -127,32 +127,31 @@ def roc_points(
 def precision_recall_points(
     scores: npt.ArrayLike, positive: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Recalls and precisions at every threshold, from high to low thresholds.
+    """Recalls and precisions at every threshold, from high to low.
 
     Args:
-        scores: (n,) the higher, the likelier positive.
-        positive: (n,) bool, with a positive image in it.
+        scores: (n,) higher means more likely positive.
+        positive: (n,) bool, with at least one positive image.
     """
     hits, misses = _steps(np.asarray(scores, np.float64), np.asarray(positive, bool), None)
-    called = hits[0, 1:] + misses[0, 1:]
-    return hits[0, 1:] / hits[0, -1], hits[0, 1:] / called
+    return hits[0, 1:] / hits[0, -1], hits[0, 1:] / (hits[0, 1:] + misses[0, 1:])
 
 
 @dataclass(frozen=True)
 class AreaParts:
-    """Areas of several scores on the same images, and what each patient adds to their errors.
+    """Areas of several scores on the same images, and each patient's contribution to their errors.
 
     Attributes:
         areas: (scores,) areas under the ROC curves, 0..1.
-        added: (scores, 2, patients) what each patient adds to the error of each area, by the patient's positive and by
-            the patient's negative images. The variance of any weighted sum of areas is the sum over patients of the
-            square of what they add to it.
-        units: patients with positive images, patients with negative images.
+        contributions: (scores, 2, patients) the contribution of each patient's positive and negative images to the
+            error of each area. The variance of a weighted sum of areas is the sum over patients of their squared
+            contributions to it.
+        units: number of patients with positive images, and with negative images.
         single: whether every patient has one image.
     """
 
     areas: npt.NDArray[np.float64]
-    added: npt.NDArray[np.float64]
+    contributions: npt.NDArray[np.float64]
     units: tuple[int, int]
     single: bool
 
@@ -163,52 +162,52 @@ class AreaParts:
             weights: (scores,) such as (1, -1) for a difference.
 
         Returns:
-            The error, at least 0; Welch's degrees of freedom, infinite where every patient has one image.
+            The standard error, at least 0; Welch's degrees of freedom, infinite with one image per patient.
         """
-        added = np.tensordot(np.asarray(weights, np.float64), self.added, 1)
-        sides = (added**2).sum(axis=1)
-        variance = float((added.sum(axis=0) ** 2).sum())
+        weighted = np.tensordot(np.asarray(weights, np.float64), self.contributions, 1)
+        sides = (weighted**2).sum(axis=1)
+        variance = float((weighted.sum(axis=0) ** 2).sum())
         if self.single or not sides.any():
             return sqrt(variance), np.inf
         return sqrt(variance), float(sides.sum() ** 2 / (sides**2 / (np.array(self.units) - 1)).sum())
 
 
 def area_parts(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike) -> AreaParts | None:
-    """Areas under ROC curves with what their errors are made of, the patient as the unit.
+    """Areas under ROC curves with each patient's contribution to their errors.
 
     Args:
-        scores: (scores, n) of one or several methods on the same images; the higher, the likelier positive.
+        scores: (scores, n) of one or several methods on the same images; higher means more likely positive.
         positive: (n,) bool.
         patients: (n,) the patient of each image.
 
     Returns:
-        The parts; None with fewer than two patients on a side.
+        The parts; None with fewer than two positive or two negative patients.
 
-    Source: DeLong, DeLong and Clarke-Pearson 1988, https://doi.org/10.2307/2531595; the algorithm by midranks: Sun and
+    Source: DeLong, DeLong and Clarke-Pearson 1988, https://doi.org/10.2307/2531595; the midrank algorithm: Sun and
     Xu 2014, https://doi.org/10.1109/LSP.2014.2337313; several images of a patient: Obuchowski 1997,
-    https://doi.org/10.2307/2533958 (the small-sample factor of patients with images on both sides is ours)
+    https://doi.org/10.2307/2533958 (the small-sample factor for patients with images of both kinds is ours)
     """
     values, truth = np.asarray(scores, np.float64), np.asarray(positive, bool)
-    of = np.unique(np.asarray(patients), return_inverse=True)[1]
-    m, n, k = int(truth.sum()), int((~truth).sum()), int(of.max(initial=-1)) + 1
-    units = (len(np.unique(of[truth])), len(np.unique(of[~truth])))
+    codes = np.unique(np.asarray(patients), return_inverse=True)[1]
+    m, n, k = int(truth.sum()), int((~truth).sum()), int(codes.max(initial=-1)) + 1
+    units = (len(np.unique(codes[truth])), len(np.unique(codes[~truth])))
     if min(units) < 2:
         return None
     ranks, above, below = (stats.rankdata(part, axis=1) for part in (values, values[:, truth], values[:, ~truth]))
-    # For each positive the share of negatives that it beats, and for each negative the share of positives above it.
+    # For each positive the share of negatives below it, for each negative the share of positives above it.
     of_positive = (ranks[:, truth] - above) / n
     of_negative = 1.0 - (ranks[:, ~truth] - below) / m
     areas = of_positive.mean(axis=1)
-    added = np.zeros((len(values), 2, k))
+    contributions = np.zeros((len(values), 2, k))
     for side, (rows, placed, count) in enumerate(((truth, of_positive, m), (~truth, of_negative, n))):
         factor = sqrt(units[side] / (units[side] - 1)) / count
         for at, area in enumerate(areas):
-            added[at, side] = factor * np.bincount(of[rows], placed[at] - area, minlength=k)
-    return AreaParts(areas, added, units, k == len(of))
+            contributions[at, side] = factor * np.bincount(codes[rows], placed[at] - area, minlength=k)
+    return AreaParts(areas, contributions, units, k == len(codes))
 
 
 def area_interval(area: float, error: float, freedom: float) -> tuple[float, float] | None:
-    """The 95% interval of an area, or of a mean of areas: of Student's t on the logit scale, so that it stays in 0..1.
+    """The 95% interval of an area, or of a mean of areas: Student's t on the logit scale, which keeps it in 0..1.
 
     Args:
         area: 0..1.
@@ -216,7 +215,7 @@ def area_interval(area: float, error: float, freedom: float) -> tuple[float, flo
         freedom: degrees of freedom, may be infinite.
 
     Returns:
-        Its ends; None for an area of 0 or 1, or without an error, of which it has no logit.
+        (low, high); None for an area of 0 or 1, which has no logit, or an error of 0.
 
     Source: Pepe 2003, The statistical evaluation of medical tests for classification and prediction, section 5.2.4;
     Qin and Hotilovac 2008, https://doi.org/10.1177/0962280207087173
@@ -232,33 +231,33 @@ def area_interval(area: float, error: float, freedom: float) -> tuple[float, flo
 def area_estimate(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.ArrayLike) -> Estimate:
     """An area under a ROC curve with its 95% interval, the patient as the unit.
 
-    The interval is `area_interval` with DeLong's variance. Where there is none, as with perfect separation, it is
-    Wilson's on as many trials as there can be pairs of a positive and a negative image that share no patient: the
-    patients with positive or with negative images, whichever are fewer, but at most half of all patients. The area is
-    the share of pairs in the right order. Where that is no whole number of pairs the lower end is that of the next
-    lower one, the upper that of the next higher one: wide rather than narrow. All images of one patient have (0, 1).
+    The interval is `area_interval` with DeLong's variance. Where that is undefined, as with perfect separation, it is
+    Wilson's: the area is the share of correctly ordered pairs of a positive and a negative image. The number of trials
+    is the largest number of such pairs that share no patient: the number of patients with positive or with negative
+    images, whichever is smaller, but at most half of all patients. If the area is not a whole number of pairs, it is
+    rounded down for the lower end and up for the upper end, which is conservative. If all images are of one patient the
+    interval is (0, 1).
 
     Args:
-        scores: (n,) the higher, the likelier positive.
+        scores: (n,) higher means more likely positive.
         positive: (n,) bool.
         patients: (n,) the patient of each image.
 
     Returns:
         The area; its method is ``delong`` or ``wilson``.
     """
-    truth, of = np.asarray(positive, bool), np.asarray(patients)
+    truth, codes = np.asarray(positive, bool), np.asarray(patients)
     value = float(roc_auc(scores, truth))
     if not np.isfinite(value):
         return UNDEFINED_ESTIMATE
-    parts = area_parts(np.asarray(scores)[None], truth, of)
-    found = None if parts is None else area_interval(value, *parts.error([1.0]))
-    if found is not None:
-        return Estimate(value, found, "delong")
-    pairs = min(len(np.unique(of[truth])), len(np.unique(of[~truth])), len(np.unique(of)) // 2)
-    if not pairs:
-        # One patient has all images: nothing tells how others would be ranked.
+    parts = area_parts(np.asarray(scores)[None], truth, codes)
+    interval = None if parts is None else area_interval(value, *parts.error([1.0]))
+    if interval is not None:
+        return Estimate(value, interval, "delong")
+    pairs = min(len(np.unique(codes[truth])), len(np.unique(codes[~truth])), len(np.unique(codes)) // 2)
+    if not pairs:  # one patient has all images
         return Estimate(value, (0.0, 1.0), "wilson")
-    # Rounded outwards: an area just below 1 is not taken for 1, and the interval holds its own area.
+    # Rounded outwards, so that an area just below 1 does not count as 1 and the interval contains the area.
     lower = wilson(int(np.floor(value * pairs + 1e-9)), pairs)
     upper = wilson(int(np.ceil(value * pairs - 1e-9)), pairs)
     return Estimate(value, None if lower is None or upper is None else (lower[0], upper[1]), "wilson")
@@ -267,15 +266,15 @@ def area_estimate(scores: npt.ArrayLike, positive: npt.ArrayLike, patients: npt.
 def average_precision(
     scores: npt.ArrayLike, positive: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.float64]:
-    """The mean precision, weighted by the gain in recall at each threshold; no interpolation, as in scikit-learn.
+    """The mean precision weighted by the increase in recall, without interpolation as in scikit-learn.
 
     Args:
-        scores: (n,) the higher, the likelier positive.
+        scores: (n,) higher means more likely positive.
         positive: (n,) bool.
         weights: (n,) or (B, n) as in `roc_auc`.
 
     Returns:
-        (B,) or (), 0..1; NaN without a positive image.
+        (B,) or (), 0..1; NaN without positive images.
     """
     given = None if weights is None else np.asarray(weights)
     hits, misses = _steps(np.asarray(scores, np.float64), np.asarray(positive, bool), given)
@@ -292,37 +291,39 @@ def class_curves(
 
     Args:
         table: a predictions table.
-        weights: (B, n) how often each row was drawn in each resample, see `cluster_weights`.
-        areas: the area of each class with its interval, where it is known already; computed here if None.
+        weights: (B, n) counts of each row in each resample, see `cluster_weights`.
+        areas: the AUC of each class with its interval; computed if None.
 
     Returns:
-        The curves by class; none for a class that is absent or alone. The bands are pointwise percentiles, so that a
-        whole curve lies in its band less often than 95 times of 100.
+        The curves by class, without classes that have no images or all of them. The bands are pointwise percentiles, so
+        a whole curve lies within its band less often than 95%.
     """
-    found: dict[str, ClassCurves] = {}
+    curves: dict[str, ClassCurves] = {}
     codes = cluster_codes(table)
     for label, column in zip(CLASSES, PROBABILITIES, strict=True):
         positive = (table["label"] == label).to_numpy(bool)
         if not positive.any() or positive.all():
             continue
         scores = table[column].to_numpy(np.float64)
-        # The first row is the table itself.
-        everything = np.concatenate([np.ones((1, len(table)), weights.dtype), weights])
-        hits, misses = _steps(scores, positive, everything)
+        # The first row is the table itself, the others its resamples.
+        counts = np.concatenate([np.ones((1, len(table)), weights.dtype), weights])
+        hits, misses = _steps(scores, positive, counts)
         usable = (hits[:, -1] > 0) & (misses[:, -1] > 0)
         hits, misses = hits[usable], misses[usable]
         roc = np.array([_upper(m / m[-1], h / h[-1]) for h, m in zip(hits, misses, strict=True)])
-        recalls = np.array([_precisions(h, m) for h, m in zip(hits, misses, strict=True)])
-        means = average_precision(scores, positive, everything)
+        precisions = np.array([_precisions(h, m) for h, m in zip(hits, misses, strict=True)])
+        means = average_precision(scores, positive, counts)
         ap = percentile_interval(means[1:], len(np.unique(codes[positive])))
         auc = areas[label] if areas else area_estimate(scores, positive, codes)
-        precision = estimate(float(means[0]), ap, "bootstrap")
+        mean_precision = estimate(float(means[0]), ap, "bootstrap")
         grid = GRID.tolist()
-        found[label] = ClassCurves(
+        curves[label] = ClassCurves(
             RocCurve(grid, roc[0].tolist(), *_band(roc[1:]), auc),
-            PrecisionRecallCurve(grid, recalls[0].tolist(), *_band(recalls[1:]), precision, float(positive.mean())),
+            PrecisionRecallCurve(
+                grid, precisions[0].tolist(), *_band(precisions[1:]), mean_precision, float(positive.mean())
+            ),
         )
-    return found
+    return curves
 
 
 def _steps(
@@ -341,20 +342,19 @@ def _steps(
 
 
 def _upper(fpr: npt.NDArray[np.float64], tpr: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The ROC curve on the grid, straight between thresholds; at a jump its upper end."""
-    # Between two rates np.interp goes from the last point of the first to the first point of the second, as it should;
-    # at a rate of several points it gives the last, which is the highest.
+    """The ROC curve on the grid, linear between thresholds; at a vertical step its upper end."""
+    # At a false positive rate with several points np.interp gives the last, which is the highest.
     return np.interp(GRID, fpr, tpr)
 
 
 def _precisions(hits: npt.NDArray[np.float64], misses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Precision at the first threshold that reaches each recall of the grid."""
-    recall, called = hits / hits[-1], hits + misses
-    # A resample may lack the images of the highest scores: its curve begins at the first score that it has.
-    first = int(np.argmax(called > 0))
+    recall, predicted = hits / hits[-1], hits + misses
+    # A resample may lack the images with the highest scores: its curve starts at its first image.
+    first = int(np.argmax(predicted > 0))
     at = np.maximum(np.searchsorted(recall, GRID - 1e-12, side="left"), first)
     at = np.minimum(at, len(recall) - 1)
-    return np.asarray(hits[at] / called[at])
+    return np.asarray(hits[at] / predicted[at])
 
 
 def _band(curves: npt.NDArray[np.float64]) -> tuple[list[float] | None, list[float] | None]:

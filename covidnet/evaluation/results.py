@@ -1,4 +1,4 @@
-"""Results as frozen dataclasses: written to JSON and read from it here, and plain attributes everywhere else."""
+"""Conversion of results, which are frozen dataclasses, to JSON and back."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured number; None where it does not exist.
-
-    Args:
-        value: the number.
-        ci: its 95% interval.
-    """
+    """A measured number with its 95% interval; None where undefined."""
 
     value: float | None
     ci: Interval | None
@@ -41,7 +36,7 @@ class Estimate(Measured):
 
 
 UNDEFINED_ESTIMATE = Estimate(None, None, None)
-"""The estimate of a number that does not exist."""
+"""The estimate of an undefined number."""
 
 
 def estimate(value: float | None, ci: Interval | None, method: str) -> Estimate:
@@ -50,12 +45,12 @@ def estimate(value: float | None, ci: Interval | None, method: str) -> Estimate:
 
 
 def to_json(value: Any) -> Any:
-    """Plain values, as `json.dumps` takes them, from results; dicts keep the order of the fields.
+    """Results as plain values for `json.dumps`; dicts keep the order of the fields.
 
-    The metadata ``key`` of a field is its key where that is not its name; with ``omit_none`` a None has no key.
+    A field's metadata ``key`` replaces its name; a None with metadata ``omit_none`` is omitted.
 
     Args:
-        value: a dataclass, or a list, tuple or dict of them; anything else stays as it is.
+        value: a dataclass, or a list, tuple or dict of them; anything else is returned unchanged.
 
     Example:
         >>> to_json({"accuracy": Estimate(0.5, (0.4, 0.6), "wilson")})
@@ -75,16 +70,16 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[T], content: object, source: str = "") -> T:
     """Results from the content of a JSON file.
 
-    Keys that `kind` does not know are ignored. A key that is absent or null, as in files of older versions, is None, an
-    empty list or dict, or a dataclass of such values. A dict of dataclasses gives an empty one for an unknown key.
+    Unknown keys are ignored. A missing or null key, as in files of older versions, becomes None, an empty list or dict,
+    or a dataclass of such values. A dict of dataclasses returns an empty one for a missing key.
 
     Args:
         kind: a dataclass.
-        content: what `json.loads` gave; a `kind` is returned as it is.
+        content: what `json.loads` returned; an instance of `kind` is returned unchanged.
         source: the file, for the error.
 
     Raises:
-        DataError: a value has another type, or one that cannot be None is absent.
+        DataError: a value has the wrong type, or is missing where None is not allowed.
 
     Example:
         >>> from_json(Estimate, {"value": 0.5, "ci": [0.4, 0.6], "n": 8})
@@ -94,7 +89,7 @@ def from_json(kind: type[T], content: object, source: str = "") -> T:
 
 
 def empty(kind: type[T]) -> T:
-    """A result of which nothing is known."""
+    """A result without any values."""
     return from_json(kind, {})
 
 

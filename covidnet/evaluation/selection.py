@@ -1,4 +1,4 @@
-"""Which of the ten models is the chosen one, and what choosing adds to its number."""
+"""Selecting one of the ten models, and the optimism that selection adds to its accuracy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from covidnet.evaluation.intervals import design_effect
 from covidnet.evaluation.results import Interval
 
 RULES = ("inner", "paper")
-"""inner: by each model's validation images. paper: by the unseen fold, on which the chosen model is then reported."""
+"""inner: by each model's validation images. paper: by the unseen fold, on which the selected model is then reported."""
 
 REPEATS = 2000
-"""Simulated or resampled choices."""
+"""Number of simulated or resampled selections."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that can be selected, with its numbers on its validation images and on the unseen fold.
+    """A model that can be selected, with its metrics on its validation images and on the unseen fold.
 
     Args:
         fold: its test fold.
@@ -41,15 +41,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SimulatedChoice:
-    """The best of several equally good models that err independently.
+    """The best of several equally good models with independent errors.
 
     Args:
-        accuracy: the true one of each model.
-        n: images.
-        expected_best: the mean accuracy of the best.
-        range: where the accuracy of the best lies in 95 of 100 simulations.
-        optimism: expected_best less accuracy.
-        repeats: simulations.
+        accuracy: the true accuracy of each model.
+        n: number of images.
+        expected_best: the expected accuracy of the best.
+        range: the accuracy of the best in the central 95% of simulations.
+        optimism: expected_best minus accuracy.
+        repeats: number of simulations.
     """
 
     accuracy: float | None
@@ -66,10 +66,10 @@ class ObservedChoice:
 
     Args:
         best: its accuracy.
-        mean: the mean accuracy of all.
-        apparent_optimism: best less mean.
-        split_half_optimism: of `split_half_optimism`.
-        repeats: random halves.
+        mean: the mean accuracy of all models.
+        apparent_optimism: best minus mean.
+        split_half_optimism: see the function `split_half_optimism`.
+        repeats: number of random splits into halves.
     """
 
     best: float | None
@@ -81,15 +81,15 @@ class ObservedChoice:
 
 @dataclass(frozen=True)
 class SelectionReport:
-    """What selecting the best of the models by the unseen fold adds to its accuracy.
+    """How much selecting the best model by the unseen fold adds to its accuracy there.
 
     Args:
-        n: images.
-        models: how many.
-        simulated: for models of the mean accuracy, on as many images as these count for: the images over the models'
+        n: number of images.
+        models: number of models.
+        simulated: for models with the mean accuracy of these, on the effective number of images: n over the models'
             mean `design_effect`.
         chance: the same for models that guess.
-        data: what these models show.
+        data: observed with these models.
     """
 
     n: int
@@ -100,19 +100,19 @@ class SelectionReport:
 
 
 def choose(candidates: Sequence[Candidate], rule: str = "inner") -> int:
-    """The fold of the chosen model.
+    """The fold of the selected model.
 
     Args:
-        candidates: the models. The rule ``inner`` reads the numbers of ``val_``, ``paper`` those of ``unseen_``.
+        candidates: the models. The rule ``inner`` uses their ``val_`` metrics, ``paper`` their ``unseen_`` metrics.
         rule: one of `RULES`.
 
     Returns:
-        The fold with the highest accuracy; of equals the one with the higher COVID-19 sensitivity, then the lower loss,
-        then the lower fold.
+        The fold with the highest accuracy; ties go to the higher COVID-19 sensitivity, then the lower loss, then the
+        lower fold.
 
     Raises:
-        SettingError: there is no such rule, or the models have no validation images to choose by.
-        DataError: there is no model.
+        SettingError: the rule is unknown, or the models lack the predictions that it needs.
+        DataError: there are no models.
 
     Example:
         >>> models = [Candidate(0, unseen_accuracy=0.9, unseen_covid19_sensitivity=0.8, unseen_loss=0.3),
@@ -123,7 +123,7 @@ def choose(candidates: Sequence[Candidate], rule: str = "inner") -> int:
     if rule not in RULES:
         raise SettingError("selection", rule, RULES)
     if not candidates:
-        raise DataError("selection: there is no model to choose from")
+        raise DataError("selection: no models to select from")
     part = "val" if rule == "inner" else "unseen"
     ranked: list[tuple[float, float, float, int]] = []
     for one in candidates:
@@ -134,7 +134,7 @@ def choose(candidates: Sequence[Candidate], rule: str = "inner") -> int:
         )
         if accuracy is None or one.fold is None:
             other = "paper" if rule == "inner" else "inner"
-            raise SettingError("selection", rule, other, f"the runs have no {part} predictions to choose by")
+            raise SettingError("selection", rule, other, f"the runs have no {part} predictions")
         ranked.append(
             (-accuracy, 1.0 if sensitivity is None else -sensitivity, np.inf if loss is None else loss, one.fold)
         )
@@ -142,41 +142,41 @@ def choose(candidates: Sequence[Candidate], rule: str = "inner") -> int:
 
 
 def best_of(p: float, n: int, models: int) -> npt.NDArray[np.float64]:
-    """The distribution of the best of several models that are equally good and err independently.
+    """The distribution of the best of several equally good models with independent errors.
 
-    The best of m models has at most k of n images right if all have: its distribution function is that of one model
-    to the power m.
+    The best of m models has at most k of n images correct if all models do, so its distribution function is that of one
+    model to the power m.
 
     Args:
         p: the accuracy of each, 0..1.
-        n: images, at least 1.
-        models: how many, at least 1. With 1 it is the distribution of a single model.
+        n: number of images, at least 1.
+        models: number of models, at least 1.
 
     Returns:
-        (n + 1,) probabilities of 0, 1, .. n images right.
+        (n + 1,) probabilities of 0, 1, .. n correct images.
 
     Raises:
-        DataError: an argument is out of its range.
+        DataError: an argument is out of range.
 
     Example:
         >>> best_of(0.5, 1, 2).round(4).tolist()
         [0.25, 0.75]
     """
     if not 0.0 <= p <= 1.0 or n < 1 or models < 1:
-        raise DataError(f"best_of(p={p}, n={n}, models={models}): p is in 0..1, n and models are at least 1")
+        raise DataError(f"p={p}, n={n}, models={models}: must be 0 to 1, and integers of at least 1")
     below = binom.cdf(np.arange(n + 1), n, p) ** models
     return np.diff(below, prepend=0.0)
 
 
 def expected_best(accuracy: float, n: int, models: int) -> float:
-    """The accuracy that the best of several equally good models shows on average, if they err independently.
+    """The expected accuracy of the best of several equally good models with independent errors.
 
     Exact: the mean of the largest of `models` binomial draws, divided by n.
 
     Args:
         accuracy: the true accuracy of every model, 0..1.
-        n: images that they are compared on, at least 1.
-        models: how many, at least 1.
+        n: number of images that they are compared on, at least 1.
+        models: number of models, at least 1.
 
     Example:
         >>> round(expected_best(0.946, 156, 10), 3)
@@ -190,14 +190,14 @@ def expected_best(accuracy: float, n: int, models: int) -> float:
 def simulated_best(
     accuracy: float, n: int, models: int, repeats: int = REPEATS, seed: int = 0
 ) -> npt.NDArray[np.float64]:
-    """The accuracy of the best of several equally good models, as often as asked for.
+    """Simulated accuracies of the best of several equally good models.
 
     Args:
-        accuracy: as in `expected_best`, and so the next two.
-        n: images.
-        models: how many.
-        repeats: R, how often the study is played.
-        seed: of the draws.
+        accuracy: as in `expected_best`.
+        n: as in `expected_best`.
+        models: as in `expected_best`.
+        repeats: R, the number of simulations.
+        seed: of the simulations.
 
     Returns:
         (R,) accuracies of the best.
@@ -209,18 +209,18 @@ def simulated_best(
 def split_half_optimism(
     right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], repeats: int = REPEATS, seed: int = 0
 ) -> float | None:
-    """What choosing the best model on one set of images adds to its accuracy there, in these very predictions.
+    """How much selecting the best model on a set of images adds to its accuracy there, estimated from predictions.
 
-    Patients are dealt into two halves at random; the best model on one half is scored on it and on the other half,
-    which had no say in the choice. The mean difference, divided by the square root of 2 because the whole set is twice
-    as large and chance differences shrink with the root of the size, is the optimism. Unlike `expected_best` it knows
-    how alike the models are.
+    Patients are split into two random halves. The best model on one half is scored on it and on the other half, which
+    played no part in the selection. The optimism is the mean difference divided by the square root of 2: the whole set
+    is twice as large, and chance differences shrink with the square root of the size. Unlike `expected_best` this
+    accounts for correlation between the models.
 
     Args:
-        right: (models, n) whether each model is right on each image.
+        right: (models, n) whether each model is correct on each image.
         codes: (n,) the patient of each image, see `cluster_codes`.
-        repeats: how often patients are dealt.
-        seed: of the deals.
+        repeats: number of random splits.
+        seed: of the splits.
 
     Returns:
         A difference of accuracies, near 0 where all models are alike; None for fewer than two patients.
@@ -233,25 +233,25 @@ def split_half_optimism(
     inside = (order < patients // 2)[:, codes].astype(np.float64)
     outside = 1.0 - inside
     hits = right.T.astype(np.float64)
-    chosen_on = inside @ hits / inside.sum(1, keepdims=True)
+    selected_on = inside @ hits / inside.sum(1, keepdims=True)
     scored_on = outside @ hits / outside.sum(1, keepdims=True)
-    # Equals are taken at random: the first of them would be the same model in both halves.
-    best = (chosen_on + rng.uniform(0.0, 1e-9, chosen_on.shape)).argmax(axis=1)
+    # Ties are broken at random: the first of them would be the same model in both halves.
+    best = (selected_on + rng.uniform(0.0, 1e-9, selected_on.shape)).argmax(axis=1)
     rows = np.arange(repeats)
-    return float((chosen_on[rows, best] - scored_on[rows, best]).mean() / sqrt(2.0))
+    return float((selected_on[rows, best] - scored_on[rows, best]).mean() / sqrt(2.0))
 
 
 def selection_report(right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], seed: int = 0) -> SelectionReport:
-    """What choosing the best of the models on the unseen fold adds: by simulation, and in the data.
+    """The optimism of selecting the best model on the unseen fold, by simulation and in the data.
 
     Args:
-        right: (models, n) whether each model is right on each unseen image.
+        right: (models, n) whether each model is correct on each unseen image.
         codes: (n,) the patient of each image.
-        seed: of the simulation and the resampling.
+        seed: of the simulation and the random splits.
     """
     models, n = right.shape
     if not n:
-        raise DataError("selection: the models share no unseen image")
+        raise DataError("selection: the models have no unseen images in common")
     accuracies = right.mean(axis=1)
     mean, best = float(accuracies.mean()), float(accuracies.max())
     effective = max(1, round(n / float(np.mean([design_effect(row, codes) for row in right]))))

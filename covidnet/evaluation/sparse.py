@@ -1,9 +1,9 @@
-"""Classes of which there are too few images for an interval: their intervals are taken back, and it is said why."""
+"""Classes with too few images for an interval: their intervals are removed, with a sentence that says why."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,22 @@ from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.metrics import SplitMetrics
 from covidnet.evaluation.ranking import ClassCurves
 from covidnet.evaluation.results import UNDEFINED_ESTIMATE, Estimate
-from covidnet.evaluation.scores import Scores, SplitScores
+from covidnet.evaluation.scores import MACRO, Scores, SplitScores
 
-FEWEST_IMAGES = 10
-"""Fewer images than that get no interval: with nine all right, Wilson's reaches from 70% to 100%."""
+MIN_IMAGES = 10
+"""With fewer images there is no interval: for nine of nine correct, Wilson's is 70% to 100%."""
 
-FEWEST_PATIENTS = 5
-"""Images of fewer patients get none either: a bootstrap of four patients has 35 different draws, of which 34 leave a
-patient out."""
+MIN_PATIENTS = 5
+"""With fewer patients there is none either: a bootstrap of four patients has 35 distinct resamples, 34 of which lack a
+patient."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many images there are, and of how many patients.
+    """A number of images and of their patients.
 
     Args:
-        patients: an unknown one counts as one of its own.
+        patients: an image without a patient_id counts as its own patient.
         enough: whether that is enough for an interval.
     """
 
@@ -44,7 +44,7 @@ class ClassSize(Size):
     """The size of a class.
 
     Args:
-        others: all other classes together.
+        others: the size of all other classes together.
     """
 
     others: Size
@@ -57,146 +57,143 @@ def class_sizes(table: pd.DataFrame) -> dict[str, ClassSize]:
         table: a checked predictions table.
     """
     codes = cluster_codes(table)
-    found = {}
+    sizes = {}
     for label in CLASSES:
-        is_it = (table["label"] == label).to_numpy(bool)
-        found[label] = ClassSize(**vars(_size(codes[is_it])), others=_size(codes[~is_it]))
-    return found
+        positive = (table["label"] == label).to_numpy(bool)
+        sizes[label] = ClassSize(**vars(_size(codes[positive])), others=_size(codes[~positive]))
+    return sizes
 
 
-def sparse_words(table: pd.DataFrame, absent: Mapping[str, str] | None = None) -> list[str]:
-    """What is said of classes that are absent or too few, one sentence each.
+def sparse_notes(table: pd.DataFrame, absent: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each class that has no images or too few.
 
     Args:
         table: a checked predictions table.
-        absent: for classes without any image in the table why there is none, as a clause; see `why_absent`.
+        absent: for classes without images the reason, as a clause; see `why_absent`.
     """
-    words = []
+    notes = []
     for label, size in class_sizes(table).items():
         if not size.images:
-            why = (absent or {}).get(label) or f"no image of {label} is there"
-            words.append(
+            why = (absent or {}).get(label) or f"there are no images of {label}"
+            notes.append(
                 f"{why[:1].upper()}{why[1:]}: {label} has no sensitivity, F1 or AUC, and there is no mean over the "
                 "classes."
             )
         elif not size.enough:
-            words.append(
+            notes.append(
                 f"{label} has {counted(size.images, 'image')} of {counted(size.patients or 0, 'patient')}: too few for "
-                f"an interval (from {FEWEST_IMAGES} images and {FEWEST_PATIENTS} patients on one is given)."
+                f"an interval, which takes at least {MIN_IMAGES} images and {MIN_PATIENTS} patients."
             )
-    return words
+    return notes
 
 
 def why_absent(label: str, *, images: int, refused: int, training: int, unreadable: int) -> str:
-    """Why no image of a class counts: absent, refused and left out are different things.
+    """Why no images of a class are scored: there are none, the gate rejected them, or they are training images.
 
     Args:
         label: the class.
-        images: of the class in the set, that can be read.
-        refused: of them, by the input gate.
-        training: of the others, those that are training images and are left out.
-        unreadable: files of the set, of any class, that cannot be read.
+        images: number of readable images of the class in the data set.
+        refused: how many of them the input gate rejected.
+        training: how many of the others are training images, which are excluded.
+        unreadable: number of unreadable files in the data set, of any class.
 
     Example:
         >>> why_absent("Normal", images=0, refused=0, training=0, unreadable=0)
-        'no image of Normal is in this set'
+        'this data set has no images of Normal'
         >>> why_absent("Normal", images=7, refused=7, training=0, unreadable=0)
-        'all 7 images of Normal were refused by the input gate'
+        'the input gate rejected all 7 images of Normal'
         >>> why_absent("Normal", images=7, refused=3, training=4, unreadable=0)
-        'of 7 images of Normal 3 were refused by the input gate and 4 are training images and left out'
+        'of 7 images of Normal the input gate rejected 3, and 4 were excluded as training images'
     """
     if not images:
-        more = f", of which {unreadable} file{'' if unreadable == 1 else 's'} could not be read" if unreadable else ""
-        return f"no {'readable ' if unreadable else ''}image of {label} is in this set{more}"
+        unread = f" ({counted(unreadable, 'file')} could not be read)" if unreadable else ""
+        return f"this data set has no {'readable ' if unreadable else ''}images of {label}{unread}"
     if refused >= images:
-        return f"all {images} images of {label} were refused by the input gate"
+        return f"the input gate rejected all {images} images of {label}"
     if training >= images:
-        return f"all {images} images of {label} are training images of the model and left out"
+        return f"all {images} images of {label} were excluded as training images of the model"
     return (
-        f"of {images} images of {label} {refused} were refused by the input gate and {training} are training images "
-        f"and "
-        "left out"
+        f"of {images} images of {label} the input gate rejected {refused}, and {training} were excluded as training "
+        "images"
     )
 
 
 def without_sparse(scores: SplitScores, table: pd.DataFrame) -> SplitScores:
-    """Scores without the intervals that too few images would make up.
+    """Scores without the intervals that rest on too few images.
 
-    Sensitivity and F1 are of the images of a class, specificity of all others, AUC of both, accuracy of all images,
-    and a mean over the classes of each class. F1 of a class that is absent goes as a whole: it would be 0 by one false
-    call.
+    An interval needs enough images: for sensitivity and F1 of the class, for specificity of all others, for AUC of
+    both, for accuracy in all, and for a mean over the classes of each class. A class without images has no F1 either:
+    one false positive would make it 0.
 
     Args:
-        scores: of `covidnet.evaluation.scores.scored`.
-        table: that they were computed from.
+        scores: from `covidnet.evaluation.scores.scored`.
+        table: the table that they were computed from.
 
     Returns:
-        The scores; an interval that is taken back is None, and so is its method.
+        The scores; a removed interval and its method are None.
     """
     sizes = class_sizes(table)
     whole = bool(_size(cluster_codes(table)).enough)
     classes = {}
     for label, size in sizes.items():
-        of, own, rest = scores.classes[label], bool(size.enough), bool(size.others.enough)
+        of_class, own, rest = scores.classes[label], bool(size.enough), bool(size.others.enough)
         classes[label] = replace(
-            of,
-            sensitivity=_kept(of.sensitivity, own),
-            specificity=_kept(of.specificity, rest),
-            f1=_kept(of.f1, own) if size.images else UNDEFINED_ESTIMATE,
-            auc=_kept(of.auc, own and rest),
-            accuracy=_kept(of.accuracy, whole),
+            of_class,
+            sensitivity=_interval_if(of_class.sensitivity, own),
+            specificity=_interval_if(of_class.specificity, rest),
+            f1=_interval_if(of_class.f1, own) if size.images else UNDEFINED_ESTIMATE,
+            auc=_interval_if(of_class.auc, own and rest),
+            accuracy=_interval_if(of_class.accuracy, whole),
         )
     every, absent = all(size.enough for size in sizes.values()), any(not size.images for size in sizes.values())
-    means = {
-        one.name: UNDEFINED_ESTIMATE if absent else _kept(getattr(scores.macro, one.name), every)
-        for one in fields(Scores)
-    }
-    return replace(scores, accuracy=_kept(scores.accuracy, whole), macro=Scores(**means), classes=classes)
+    macro = {metric: UNDEFINED_ESTIMATE if absent else _interval_if(scores.macro.of(metric), every) for metric in MACRO}
+    return replace(scores, accuracy=_interval_if(scores.accuracy, whole), macro=Scores(**macro), classes=classes)
 
 
 def split_without_sparse(metrics: SplitMetrics, table: pd.DataFrame) -> SplitMetrics:
     """The same for one split of metrics.json.
 
     Args:
-        metrics: of `covidnet.evaluation.metrics.split_metrics`.
-        table: that they were computed from.
+        metrics: from `covidnet.evaluation.metrics.split_metrics`.
+        table: the table that they were computed from.
     """
     classes = {}
     for label, size in class_sizes(table).items():
-        of = metrics.classes[label]
+        of_class = metrics.classes[label]
         classes[label] = replace(
-            of,
-            f1=of.f1 if size.images else None,
-            sensitivity_ci=of.sensitivity_ci if size.enough else None,
-            specificity_ci=of.specificity_ci if size.others.enough else None,
-            f1_ci=of.f1_ci if size.enough else None,
+            of_class,
+            f1=of_class.f1 if size.images else None,
+            sensitivity_ci=of_class.sensitivity_ci if size.enough else None,
+            specificity_ci=of_class.specificity_ci if size.others.enough else None,
+            f1_ci=of_class.f1_ci if size.enough else None,
         )
     accuracy_ci = metrics.accuracy_ci if _size(cluster_codes(table)).enough else None
     return replace(metrics, accuracy_ci=accuracy_ci, classes=classes)
 
 
 def curves_without_sparse(curves: Mapping[str, ClassCurves], table: pd.DataFrame) -> dict[str, ClassCurves]:
-    """Curves without the bands that too few images would make up.
+    """Curves without the bands and intervals that rest on too few images.
 
     Args:
-        curves: of `covidnet.evaluation.ranking.class_curves`.
-        table: that they were computed from.
+        curves: from `covidnet.evaluation.ranking.class_curves`.
+        table: the table that they were computed from.
     """
     sizes = class_sizes(table)
-    found = dict(curves)
-    for label, of in curves.items():
+    kept = dict(curves)
+    for label, curve in curves.items():
         if not (sizes[label].enough and sizes[label].others.enough):
-            found[label] = ClassCurves(
-                replace(of.roc, low=None, high=None, auc=_kept(of.roc.auc, False)),
-                replace(of.pr, low=None, high=None, average_precision=_kept(of.pr.average_precision, False)),
+            roc, pr = curve.roc, curve.pr
+            kept[label] = ClassCurves(
+                replace(roc, low=None, high=None, auc=_interval_if(roc.auc, False)),
+                replace(pr, low=None, high=None, average_precision=_interval_if(pr.average_precision, False)),
             )
-    return found
+    return kept
 
 
 def _size(codes: npt.NDArray[np.intp]) -> Size:
     images, patients = len(codes), len(set(codes.tolist()))
-    return Size(images, patients, images >= FEWEST_IMAGES and patients >= FEWEST_PATIENTS)
+    return Size(images, patients, images >= MIN_IMAGES and patients >= MIN_PATIENTS)
 
 
-def _kept(estimate: Estimate, enough: bool) -> Estimate:
+def _interval_if(estimate: Estimate, enough: bool) -> Estimate:
     return estimate if enough else replace(estimate, ci=None, method=None)

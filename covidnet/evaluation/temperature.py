@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on validation images, that makes probabilities mean what they say."""
+"""Temperature scaling: one number, fitted on validation images, that calibrates probabilities."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from covidnet.base.errors import SettingError
 from covidnet.evaluation.predictions import PROBABILITIES
 
 BOUNDS = (0.05, 100.0)
-"""The temperatures that are tried: beyond them probabilities are 0 and 1, or all the same."""
+"""The range of temperatures: beyond it probabilities are 0 and 1, or all the same."""
 
-# The smallest normal float32: what a probability of 0 in predictions.csv may have been.
+# About the smallest normal float32: a probability of 0 in predictions.csv may have been this large.
 _LEAST = 1.2e-38
 
 
 def tempered(probabilities: npt.ArrayLike, temperature: float) -> npt.NDArray[np.float64]:
-    """Probabilities as the softmax of logits divided by a temperature gives them.
+    """Probabilities after dividing the logits by a temperature.
 
-    The logits need not be known: their differences are those of the logarithms. The order of the classes, and so the
-    prediction, stays.
+    The logits need not be known: the log-probabilities differ from them by a constant. The order of the classes, and so
+    the prediction, does not change.
 
     Args:
         probabilities: (..., classes), each row summing to 1.
-        temperature: T > 0; above 1 makes them more alike, below 1 less.
+        temperature: T > 0; above 1 brings the probabilities closer together, below 1 moves them apart.
 
     Returns:
         float64 of the same shape, each row summing to 1.
@@ -47,16 +47,16 @@ def tempered(probabilities: npt.ArrayLike, temperature: float) -> npt.NDArray[np
 
 
 def fit_temperature(table: pd.DataFrame) -> float | None:
-    """The temperature under which the true classes of some images are most likely.
+    """The temperature that minimises the cross-entropy of a table.
 
-    Where all images are right that would be 0, and every probability 1: more than n images can show. So the temperature
-    is never so low that the mean confidence passes (n + 1) / (n + 2), Laplace's rule of succession.
+    If all n images are correct that would be 0, with every probability 1, which n images cannot support. So the mean
+    confidence is limited to (n + 1) / (n + 2), Laplace's rule of succession.
 
     Args:
         table: a checked predictions table of images that the model was not trained on.
 
     Returns:
-        T within `BOUNDS`; None for no images.
+        T within `BOUNDS`; None without images.
 
     Source: Guo et al. 2017, On calibration of modern neural networks, https://proceedings.mlr.press/v70/guo17a.html.
     The bound on the confidence is ours.
@@ -78,7 +78,7 @@ def fit_temperature(table: pd.DataFrame) -> float | None:
         return float(confidence - (len(rows) + 1) / (len(rows) + 2))
 
     low, high = (math.log(bound) for bound in BOUNDS)
-    # The loss is convex in 1/T, so that there is one minimum alone.
+    # The loss is convex in 1/T, so it has a single minimum.
     found = float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
     if excess(found) > 0.0:
         found = float(brentq(excess, found, high)) if excess(high) < 0.0 else high

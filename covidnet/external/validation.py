@@ -29,7 +29,7 @@ from covidnet.evaluation.scores import scored, scored_curves
 from covidnet.evaluation.sparse import (
     class_sizes,
     curves_without_sparse,
-    sparse_words,
+    sparse_notes,
     split_without_sparse,
     why_absent,
     without_sparse,
@@ -338,7 +338,7 @@ class ExternalValidation:
             )
             for label, numbers in cover.classes.items()
         }
-        notes = [*self._overlap_words(), *self._copy_words(), *sparse_words(headline, absent)]
+        notes = [*self._overlap_words(), *self._copy_words(), *sparse_notes(headline, absent)]
         notes += [*_warned_words(headline, predicted.warned), *predictor.model.facts.notes()]
         if not len(headline):
             notes.insert(0, "Every image that was predicted is a training image: there is no external number.")

@@ -133,9 +133,9 @@ def class_words(name: str, numbers: ClassScores, others: int | None) -> str:
 
 def _too_few(n: int) -> bool:
     # Imported here: a command that has only to print its settings would wait for pandas.
-    from covidnet.evaluation.sparse import FEWEST_IMAGES
+    from covidnet.evaluation.sparse import MIN_IMAGES
 
-    return n < FEWEST_IMAGES
+    return n < MIN_IMAGES
 
 
 def points(difference: float | None) -> str:

@@ -13,12 +13,12 @@ from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percen
 from tests.evaluation.tables import random_table
 
 
-def test_a_image_of_an_unknown_patient_is_a_patient_of_its_own() -> None:
+def test_an_image_without_patient_id_is_its_own_patient() -> None:
     rows = pd.DataFrame({"image_id": ["p", "b", "c", "d"], "patient_id": [np.nan, "p", "p", np.nan]})
     assert cluster_codes(rows).tolist() == [0, 1, 1, 2]
 
 
-def test_patients_are_drawn_whole_and_as_many_as_there_are() -> None:
+def test_whole_patients_are_resampled() -> None:
     codes = np.array([0, 0, 1, 2, 2, 2])
     weights = cluster_weights(codes, 300, seed=1)
     assert (weights[:, 0] == weights[:, 1]).all()
@@ -28,7 +28,7 @@ def test_patients_are_drawn_whole_and_as_many_as_there_are() -> None:
     assert not np.array_equal(weights, cluster_weights(codes, 300, seed=2))
 
 
-def test_its_spread_is_the_cluster_robust_standard_error() -> None:
+def test_its_spread_equals_the_cluster_robust_standard_error() -> None:
     table = random_table(900, 3, per_patient=3)
     right = (table["label"] == table["prediction"]).to_numpy(float)
     codes = cluster_codes(table)
@@ -54,8 +54,8 @@ def test_the_interval_is_the_middle_of_the_distribution() -> None:
     assert percentile_interval(values, many, 0.5) == pytest.approx(np.quantile(values, [0.25, 0.75]))
 
 
-def test_of_few_patients_it_is_as_wide_as_the_t_interval_of_a_normal_mean() -> None:
-    """The bootstrap of a mean varies by the standard error times sqrt((n - 1) / n)."""
+def test_with_few_patients_it_is_as_wide_as_the_t_interval_of_a_normal_mean() -> None:
+    """The bootstrap standard deviation of a mean is its standard error times sqrt((n - 1) / n)."""
     sample = np.random.default_rng(0).normal(size=8)
     drawn = sample.mean() + sample.std() / np.sqrt(8) * np.random.default_rng(1).normal(size=400_000)
     expected = stats.t.interval(0.95, 7, sample.mean(), stats.sem(sample))
@@ -70,7 +70,7 @@ def test_it_degenerates_without_spread_or_with_gaps() -> None:
     assert percentile_interval(range(100), 1) is None
 
 
-def test_it_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_it_has_its_nominal_coverage() -> None:
     covered = 0
     for seed in range(200):
         right = np.repeat(np.random.default_rng(seed).random(100) < 0.8, 2)
@@ -81,6 +81,6 @@ def test_it_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 180 <= covered <= 198
 
 
-def test_no_resample_is_refused() -> None:
+def test_zero_resamples_raise() -> None:
     with pytest.raises(SettingError, match="resamples=0"):
         cluster_weights(np.arange(3), 0)

@@ -20,7 +20,7 @@ COLUMNS = ["p_covid19", "p_normal", "p_pneumonia"]
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("bins", [5, 15])
-def test_the_error_is_that_of_torchmetrics(seed: int, bins: int) -> None:
+def test_the_error_equals_torchmetrics(seed: int, bins: int) -> None:
     table = random_table(200, seed)
     metric = MulticlassCalibrationError(num_classes=3, n_bins=bins, norm="l1")
     truth = torch.tensor([CLASSES.index(label) for label in table["label"]])
@@ -29,7 +29,7 @@ def test_the_error_is_that_of_torchmetrics(seed: int, bins: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_brier_score_is_that_of_scikit_learn(seed: int) -> None:
+def test_the_brier_score_equals_scikit_learn(seed: int) -> None:
     table = random_table(200, seed)
     scores = table[COLUMNS].to_numpy(np.float64)
     scores = scores / scores.sum(1, keepdims=True)
@@ -37,7 +37,7 @@ def test_the_brier_score_is_that_of_scikit_learn(seed: int) -> None:
     assert brier_score(table) == pytest.approx(expected, abs=1e-6)
 
 
-def test_four_images_by_hand() -> None:
+def test_manual_arithmetic_on_four_images() -> None:
     table = predictions_table(
         image_id=list("abcd"), path=list("abcd"), patient_id=list("abcd"),
         label=["Normal", "Normal", "COVID-19", "Normal"], split="test", fold=0,
@@ -53,9 +53,9 @@ def test_four_images_by_hand() -> None:
     assert expected_calibration_error(table, 5) == pytest.approx((3 * (0.75 - 2 / 3) + 0.5) / 4)
 
 
-def test_no_image_has_no_error_and_bins_have_no_values() -> None:
-    told = calibration(random_table(10).iloc[:0])
-    assert told.ece is told.brier is None
-    assert all(one.n == 0 and one.accuracy is None and one.ci is None for one in told.bins)
+def test_an_empty_table() -> None:
+    empty = calibration(random_table(10).iloc[:0])
+    assert empty.ece is empty.brier is None
+    assert all(one.n == 0 and one.accuracy is None and one.ci is None for one in empty.bins)
     with pytest.raises(SettingError, match="bins=0"):
         reliability(random_table(10), 0)

@@ -27,18 +27,18 @@ from tests.evaluation.tables import random_table
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 9), (9, 1), (5, 5), (0, 12), (31, 64)])
-def test_mcnemar_is_that_of_statsmodels(only_a: int, only_b: int) -> None:
+def test_mcnemar_equals_statsmodels(only_a: int, only_b: int) -> None:
     expected = 1.0 if only_a + only_b == 0 else mcnemar([[7, only_a], [only_b, 3]], exact=True).pvalue
     assert mcnemar_exact(only_a, only_b) == pytest.approx(expected)
 
 
-def test_a_negative_count_is_refused() -> None:
+def test_a_negative_count_raises() -> None:
     with pytest.raises(SettingError, match="counts of at least 0"):
         mcnemar_exact(-1, 2)
 
 
-def test_by_patient_it_is_every_exchange_of_the_patients_answers() -> None:
-    """Against all 2^12 ways to swap the two methods' answers, patient by patient."""
+def test_mcnemar_by_patient_enumerates_all_exchanges() -> None:
+    """Against all 2^12 exchanges of the two methods' predictions, patient by patient."""
     for seed in range(6):
         rng = np.random.default_rng(seed)
         patients = rng.integers(0, 12, 40)
@@ -50,17 +50,17 @@ def test_by_patient_it_is_every_exchange_of_the_patients_answers() -> None:
         assert mcnemar_by_patient(b, a, patients) == pytest.approx(expected)
 
 
-def test_by_patient_of_one_image_each_it_is_mcnemars() -> None:
+def test_with_one_image_per_patient_it_is_mcnemar_exact() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.random(200) < 0.9, rng.random(200) < 0.8
     expected = mcnemar(pd.crosstab(a, b), exact=True).pvalue
     assert mcnemar_by_patient(a, b, rng.permutation(200)) == pytest.approx(expected)
     assert mcnemar_by_patient([], [], []) == 1.0
-    with pytest.raises(DataError, match="one for each"):
+    with pytest.raises(DataError, match="one of each per image"):
         mcnemar_by_patient([True], [True], [0, 1])
 
 
-def test_by_patient_copies_of_every_image_change_nothing() -> None:
+def test_copies_of_every_image_do_not_change_p() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.random(80) < 0.9, rng.random(80) < 0.7
     once = mcnemar_by_patient(a, b, np.arange(80))
@@ -73,34 +73,34 @@ def test_by_patient_copies_of_every_image_change_nothing() -> None:
     assert plain.p < again.p < plain.p + 0.02
 
 
-def test_many_thousand_patients_are_no_trouble() -> None:
+def test_thousands_of_patients() -> None:
     rng = np.random.default_rng(2)
     patients = np.repeat(np.arange(20_000), 3)
     a, b = rng.random((2, 60_000)) < 0.9
     lead = np.bincount(patients, a.astype(float) - b)
-    # Yang, Sun and Hardin's chi-squared, which so many patients follow.
+    # With so many patients, Yang, Sun and Hardin's chi-squared distribution holds.
     expected = stats.chi2.sf(lead.sum() ** 2 / (lead**2).sum(), 1)
     assert mcnemar_by_patient(a, b, patients) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_t_test_is_scipys_with_the_variance_corrected(seed: int) -> None:
+def test_the_t_test_is_scipys_with_corrected_variance(seed: int) -> None:
     differences = np.random.default_rng(seed).normal(0.02, 0.03, 10)
-    told = corrected_resampled_t(differences, 1 / 9)
+    result = corrected_resampled_t(differences, 1 / 9)
     plain = stats.ttest_1samp(differences, 0.0)
-    assert told is not None
-    # Only the variance differs: 1/k + n_test/n_train in the place of 1/k.
+    assert result is not None
+    # Only the variance differs: 1/k + n_test/n_train instead of 1/k.
     t = plain.statistic * np.sqrt((1 / 10) / (1 / 10 + 1 / 9))
-    assert told.t == pytest.approx(t)
-    assert told.df == 9
-    assert told.p == pytest.approx(2 * stats.t.sf(abs(t), 9))
-    low, high = told.ci
+    assert result.t == pytest.approx(t)
+    assert result.df == 9
+    assert result.p == pytest.approx(2 * stats.t.sf(abs(t), 9))
+    low, high = result.ci
     assert (low + high) / 2 == pytest.approx(differences.mean())
     expected = plain.confidence_interval()
     assert high - low == pytest.approx((expected.high - expected.low) * np.sqrt((1 / 10 + 1 / 9) / (1 / 10)))
 
 
-def test_without_variance_equal_folds_are_p_1_and_others_no_test() -> None:
+def test_without_variance_p_is_1_for_no_difference_and_none_otherwise() -> None:
     same, other = corrected_resampled_t([0.0] * 10, 1 / 9), corrected_resampled_t([0.25] * 10, 1 / 9)
     assert same is not None
     assert other is not None
@@ -126,33 +126,33 @@ def test_delong_follows_from_its_definition(seed: int, ties: bool) -> None:
     a, b = common + 1.5 * positive + rng.normal(size=90), common + positive + rng.normal(size=90)
     if ties:
         a, b = np.round(a), np.round(b)
-    told = delong(a, b, positive)
+    result = delong(a, b, positive)
     (v_a, w_a), (v_b, w_b) = placements(a, positive), placements(b, positive)
     variance = np.var(v_a - v_b, ddof=1) / positive.sum() + np.var(w_a - w_b, ddof=1) / (~positive).sum()
-    assert told.auc_a == pytest.approx(v_a.mean())
-    assert told.auc_b == pytest.approx(v_b.mean())
+    assert result.auc_a == pytest.approx(v_a.mean())
+    assert result.auc_b == pytest.approx(v_b.mean())
     z = (v_a.mean() - v_b.mean()) / np.sqrt(variance)
-    assert told.z == pytest.approx(z)
-    assert told.p == pytest.approx(2 * stats.norm.sf(abs(z)))
+    assert result.z == pytest.approx(z)
+    assert result.p == pytest.approx(2 * stats.norm.sf(abs(z)))
     mirrored = delong(b, a, positive)
-    assert mirrored.p == pytest.approx(told.p)
-    assert mirrored.difference == pytest.approx(-told.difference)
+    assert mirrored.p == pytest.approx(result.p)
+    assert mirrored.difference == pytest.approx(-result.difference)
 
 
-def test_delong_of_guessing_rejects_about_as_often_as_it_says() -> None:
+def test_delong_has_its_nominal_size_for_random_scores() -> None:
     rng, positive = np.random.default_rng(0), np.arange(60) < 30
     values = [delong(rng.normal(size=60), rng.normal(size=60), positive).p for _ in range(400)]
     # 5% of 400 is 20, with a standard deviation of 4.4.
     assert 8 <= sum(p < 0.05 for p in values) <= 34
 
 
-def test_equal_scores_are_p_1_and_a_lone_positive_is_no_test() -> None:
+def test_equal_scores_have_p_1_and_a_single_positive_gives_no_test() -> None:
     scores = np.random.default_rng(0).normal(size=20)
     assert delong(scores, scores, np.arange(20) < 8).p == 1.0
     assert delong(scores, scores[::-1], np.arange(20) < 1).p is None
 
 
-def test_holm_is_that_of_statsmodels_and_skips_what_is_no_test() -> None:
+def test_holm_equals_statsmodels_and_skips_none() -> None:
     values = np.random.default_rng(3).random(12) ** 3
     expected = multipletests(values, method="holm")[1]
     assert holm(list(values)) == pytest.approx(list(expected))
@@ -168,33 +168,33 @@ def pooled(seed: int, skill: float = 1.0) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def test_a_comparison_counts_as_one_would_by_hand() -> None:
+def test_a_comparison_equals_manual_counts() -> None:
     a, b = pooled(0, 2.0), pooled(1, 0.5).sample(frac=1, random_state=0)
-    told = compare_tables(a, b, name_a="a", name_b="b")
+    result = compare_tables(a, b, name_a="a", name_b="b")
     both = a.merge(b, on="image_id", suffixes=("_a", "_b"), validate="1:1")
     right_a, right_b = both["prediction_a"] == both["label_a"], both["prediction_b"] == both["label_b"]
-    assert told.n == 180
-    assert told.accuracy_a == pytest.approx(right_a.mean())
-    assert told.difference == pytest.approx(right_a.mean() - right_b.mean())
-    assert told.mcnemar.only_a == ((right_a) & (~right_b)).sum()
-    assert told.mcnemar.p == pytest.approx(mcnemar(pd.crosstab(right_a, right_b), exact=True).pvalue)
+    assert result.n == 180
+    assert result.accuracy_a == pytest.approx(right_a.mean())
+    assert result.difference == pytest.approx(right_a.mean() - right_b.mean())
+    assert result.mcnemar.only_a == ((right_a) & (~right_b)).sum()
+    assert result.mcnemar.p == pytest.approx(mcnemar(pd.crosstab(right_a, right_b), exact=True).pvalue)
     by_fold = [(right_a[both["fold_a"] == f].mean() - right_b[both["fold_a"] == f].mean()) for f in range(10)]
-    assert told.t_test.mean_difference == pytest.approx(np.mean(by_fold))
-    flat = [told.mcnemar.p, told.t_test.p, *(told.delong[c].p for c in CLASSES)]
-    adjusted = [told.p_holm.mcnemar, told.p_holm.t_test, *(told.p_holm.delong[c] for c in CLASSES)]
+    assert result.t_test.mean_difference == pytest.approx(np.mean(by_fold))
+    flat = [result.mcnemar.p, result.t_test.p, *(result.delong[c].p for c in CLASSES)]
+    adjusted = [result.p_holm.mcnemar, result.p_holm.t_test, *(result.p_holm.delong[c] for c in CLASSES)]
     assert adjusted == pytest.approx(list(multipletests(flat, method="holm")[1]))
 
 
 def test_identical_predictions_give_p_1_everywhere() -> None:
-    told = compare_tables(pooled(0), pooled(0), name_a="a", name_b="again")
-    assert told.difference == 0.0
-    assert to_json(told.mcnemar) == {"only_a": 0, "only_b": 0, "p": 1.0}
-    assert told.t_test.p == 1.0
-    assert {told.delong[label].p for label in CLASSES} == {1.0}
-    assert to_json(told.p_holm) == {"mcnemar": 1.0, "t_test": 1.0, "delong": dict.fromkeys(CLASSES, 1.0)}
+    result = compare_tables(pooled(0), pooled(0), name_a="a", name_b="again")
+    assert result.difference == 0.0
+    assert to_json(result.mcnemar) == {"only_a": 0, "only_b": 0, "p": 1.0}
+    assert result.t_test.p == 1.0
+    assert {result.delong[label].p for label in CLASSES} == {1.0}
+    assert to_json(result.p_holm) == {"mcnemar": 1.0, "t_test": 1.0, "delong": dict.fromkeys(CLASSES, 1.0)}
 
 
-def test_other_splits_are_refused() -> None:
+def test_different_splits_raise() -> None:
     a, moved, relabelled = pooled(0), pooled(1), pooled(1)
     moved.loc[0, "fold"] = 5
     relabelled.loc[3, "label"] = "Normal" if relabelled.loc[3, "label"] != "Normal" else "Pneumonia"
@@ -202,49 +202,49 @@ def test_other_splits_are_refused() -> None:
         with pytest.raises(DataError, match="different splits cannot be compared") as caught:
             compare_tables(a, other, name_a="one", name_b="two")
         assert str(image) in str(caught.value)
-        assert "1 image is" in str(caught.value)
+        assert "1 image in another fold" in str(caught.value)
     foreign = pooled(1).assign(image_id=lambda t: "x" + t["image_id"])
     with pytest.raises(DataError, match="360 images"):
         compare_tables(a, foreign, name_a="one", name_b="two")
 
 
-def test_a_missing_fold_is_refused_or_left_out_as_asked() -> None:
+def test_a_missing_fold_raises_or_is_ignored() -> None:
     a, b = pooled(0), pooled(1).query("fold != 4")
     with pytest.raises(DataError, match="18 images"):
         compare_tables(a, b, name_a="one", name_b="two")
-    told = compare_tables(a, b, name_a="one", name_b="two", common_folds=True)
-    assert told.folds == [0, 1, 2, 3, 5, 6, 7, 8, 9]
-    assert told.n == 162
+    result = compare_tables(a, b, name_a="one", name_b="two", common_folds=True)
+    assert result.folds == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert result.n == 162
     with pytest.raises(DataError, match="no fold in common"):
         compare_tables(a.query("fold == 4"), b, name_a="one", name_b="two", common_folds=True)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_image_that_is_there_twice_is_refused(first: bool) -> None:
+def test_duplicated_images_raise(first: bool) -> None:
     a = pooled(0)
     b = pooled(1)
     if first:
         a = pd.concat([a, a.iloc[:5]], ignore_index=True)
     else:
         b = pd.concat([b, b.iloc[:5]], ignore_index=True)
-    with pytest.raises(DataError, match=f"{'one' if first else 'two'}: 5 images are there twice, such as 0-i0000"):
+    with pytest.raises(DataError, match=f"{'one' if first else 'two'}: 5 duplicated images, such as 0-i0000"):
         compare_tables(a, b, name_a="one", name_b="two")
 
 
-def test_swapped_methods_mirror() -> None:
+def test_swapping_the_methods_mirrors_the_result() -> None:
     a, b = pooled(0, 2.0), pooled(1, 0.5)
-    told, mirrored = compare_tables(a, b, name_a="a", name_b="b"), compare_tables(b, a, name_a="b", name_b="a")
-    assert mirrored.difference == pytest.approx(-told.difference)
-    assert mirrored.mcnemar.only_a == told.mcnemar.only_b
-    assert mirrored.mcnemar.p == pytest.approx(told.mcnemar.p)
-    assert mirrored.t_test.t == pytest.approx(-told.t_test.t)
-    assert mirrored.t_test.ci == pytest.approx([-end for end in told.t_test.ci[::-1]])
+    result, mirrored = compare_tables(a, b, name_a="a", name_b="b"), compare_tables(b, a, name_a="b", name_b="a")
+    assert mirrored.difference == pytest.approx(-result.difference)
+    assert mirrored.mcnemar.only_a == result.mcnemar.only_b
+    assert mirrored.mcnemar.p == pytest.approx(result.mcnemar.p)
+    assert mirrored.t_test.t == pytest.approx(-result.t_test.t)
+    assert mirrored.t_test.ci == pytest.approx([-end for end in result.t_test.ci[::-1]])
     for label in CLASSES:
-        assert mirrored.delong[label].z == pytest.approx(-told.delong[label].z)
-        assert mirrored.p_holm.delong[label] == pytest.approx(told.p_holm.delong[label])
+        assert mirrored.delong[label].z == pytest.approx(-result.delong[label].z)
+        assert mirrored.p_holm.delong[label] == pytest.approx(result.p_holm.delong[label])
 
 
-def test_holm_goes_over_all_comparisons_together() -> None:
+def test_holm_adjusts_all_comparisons_together() -> None:
     tables = [pooled(seed, skill) for seed, skill in ((0, 2.0), (1, 1.5), (2, 0.5))]
     pairs = [compare_tables(tables[0], t, name_a="0", name_b=str(n)) for n, t in enumerate(tables[1:], 1)]
     values = [p for one in pairs for p in (one.mcnemar.p, one.t_test.p, *(one.delong[c].p for c in CLASSES))]

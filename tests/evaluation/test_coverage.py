@@ -13,34 +13,34 @@ from covidnet.evaluation.intervals import wilson
 GRID = list(cells((20, 60), (3, 0), (0.0, 0.5), (0.8,)))
 
 
-def test_intervals_hold_the_truth_in_about_95_of_100_studies() -> None:
+def test_intervals_cover_the_truth_in_about_95_of_100_studies() -> None:
     held = [coverage(*cell, studies=120) for cell in GRID]
     for name in ("accuracy", "sensitivity", "specificity", "f1"):
         shares = [one[name] for one in held]
-        # F1's interval is conditional on the images of the class or called it, which makes it somewhat too wide.
+        # F1's interval is conditional on the images of the class or predicted as it, and so somewhat conservative.
         assert 0.935 <= np.mean(shares) <= (0.995 if name == "f1" else 0.985), name
-        # A cell has 120 studies: a standard deviation of 0.02, and of three classes of one study.
+        # A cell has 120 studies, so a standard deviation of 0.02; the three classes share their studies.
         assert min(shares) >= 0.9, name
 
 
-def test_areas_hold_the_truth_in_about_95_of_100_studies() -> None:
+def test_auc_intervals_cover_the_truth_in_about_95_of_100_studies() -> None:
     assert 0.93 <= np.mean([area_coverage(*cell, studies=100) for cell in GRID]) <= 0.98
 
 
-def test_of_seven_patients_intervals_are_wide_rather_than_narrow() -> None:
+def test_intervals_of_seven_patients_are_conservative() -> None:
     held = [coverage(7, 3, rho, p, studies=100) for rho in (0.0, 0.8) for p in (0.6, 0.98)]
     for name in ("accuracy", "sensitivity", "specificity"):
         assert min(one[name] for one in held) >= 0.93, name
 
 
-def test_equal_models_are_called_different_in_at_most_about_5_of_100_studies() -> None:
+def test_equal_models_differ_significantly_in_at_most_about_5_of_100_studies() -> None:
     called = [rejections(*cell, studies=120) for cell in GRID]
     for name in ("mcnemar", "delong"):
         assert 0.015 <= np.mean([one[name] for one in called]) <= 0.07, name
         assert max(one[name] for one in called) <= 0.12, name
 
 
-def test_the_simulation_shows_what_images_taken_for_independent_would_do() -> None:
+def test_the_simulation_shows_the_fault_of_treating_images_as_independent() -> None:
     rng = np.random.default_rng(0)
     held, by_mcnemar, by_delong = [], [], []
     for _ in range(150):
@@ -56,7 +56,7 @@ def test_the_simulation_shows_what_images_taken_for_independent_would_do() -> No
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5])
-def test_simulated_studies_are_what_they_say(rho: float) -> None:
+def test_simulated_studies_have_their_nominal_properties(rho: float) -> None:
     patient, truth, called = study(4000, 3, rho, 0.8, np.random.default_rng(1))
     right = truth == called
     assert right.mean() == pytest.approx(0.8, abs=0.01)

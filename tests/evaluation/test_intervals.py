@@ -24,7 +24,7 @@ def test_wilson_equals_statsmodels_for_every_count_of_small_and_some_of_large_nu
 
 
 @pytest.mark.parametrize("n", [*range(1, 61), 156, 1560, 10**9])
-def test_wilson_ends_are_exact_where_nothing_or_everything_succeeds(n: int) -> None:
+def test_wilson_ends_are_exact_for_0_and_n_of_n(n: int) -> None:
     none, every = wilson(0, n), wilson(n, n)
     assert none is not None
     assert every is not None
@@ -36,18 +36,18 @@ def test_wilson_ends_are_exact_where_nothing_or_everything_succeeds(n: int) -> N
     assert every[0] == pytest.approx(n / (n + z2), rel=1e-9)
 
 
-def test_wilson_gives_the_interval_that_the_paper_s_accuracy_has() -> None:
+def test_wilson_interval_of_the_paper_s_accuracy() -> None:
     low, high = wilson(1476, 1560) or (0.0, 0.0)  # 94.6% of 1,560
     assert (round(100 * low, 1), round(100 * high, 1)) == (93.4, 95.6)
 
 
-def test_no_trials_have_no_interval() -> None:
+def test_no_trials_give_no_interval() -> None:
     assert wilson(0, 0) is None
     assert f1_interval([], []) is None
     assert proportion_interval([], []) is None
 
 
-def test_counts_of_numpy_are_taken_and_give_plain_floats() -> None:
+def test_numpy_counts_give_plain_floats() -> None:
     ends = wilson(np.int64(3), np.int64(7))
     assert ends == wilson(3, 7)
     assert ends is not None
@@ -65,12 +65,12 @@ def test_counts_of_numpy_are_taken_and_give_plain_floats() -> None:
         (lambda: proportion_interval([True], [0], 2.0), "confidence=2.0"),
     ],
 )
-def test_counts_that_cannot_be_are_refused_by_name(call: Callable[[], object], named: str) -> None:
+def test_impossible_counts_raise_and_are_named(call: Callable[[], object], named: str) -> None:
     with pytest.raises(SettingError, match=named):
         call()
 
 
-def test_a_fraction_is_no_count() -> None:
+def test_a_fractional_count_raises() -> None:
     with pytest.raises(TypeError):
         wilson(0.5, 5)  # type: ignore[arg-type]
 
@@ -79,7 +79,7 @@ def of_counts(tp: int, fp: int, fn: int) -> tuple[float, float] | None:
     return f1_interval([True] * tp + [False] * (fp + fn), range(tp + fp + fn))
 
 
-def test_f1_interval_is_the_jaccard_proportion_s_interval_mapped_to_f1() -> None:
+def test_f1_interval_is_the_transformed_interval_of_the_jaccard_index() -> None:
     rng = np.random.default_rng(1)
     for tp, fp, fn in rng.integers(0, 200, size=(300, 3)).tolist():
         low, high = proportion_confint(tp, tp + fp + fn, method="wilson")
@@ -119,15 +119,15 @@ def test_f1_interval_covers_the_true_f1_of_simulated_tables(rates: np.ndarray, d
     assert 0.92 <= covered <= 0.99
 
 
-def test_of_one_image_per_patient_it_is_wilsons() -> None:
+def test_with_one_image_per_patient_it_is_wilson() -> None:
     rng = np.random.default_rng(0)
     for n in (1, 7, 52, 400):
         hits = rng.random(n) < 0.8
         assert proportion_interval(hits, rng.permutation(n)) == wilson(int(hits.sum()), n)
 
 
-def test_the_same_image_many_times_is_no_more_than_one_per_patient() -> None:
-    """With every patient's images alike the design effect is the images per patient; what is left is t for z."""
+def test_copies_of_an_image_add_no_information() -> None:
+    """With identical images per patient the design effect is their number; only t instead of z differs from Wilson."""
     hits = np.random.default_rng(1).random(60) < 0.8
     assert design_effect(np.repeat(hits, 4), np.repeat(np.arange(60), 4)) == pytest.approx(4.0)
     n = 60 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 59)) ** 2
@@ -135,8 +135,8 @@ def test_the_same_image_many_times_is_no_more_than_one_per_patient() -> None:
     assert proportion_interval(np.repeat(hits, 4), np.repeat(np.arange(60), 4)) == pytest.approx(expected)
 
 
-def test_the_design_effect_is_that_of_an_analysis_of_variance() -> None:
-    """Against the definition of a one-way ANOVA, on many patients, of whom the two pseudo-patients are a small part."""
+def test_the_design_effect_follows_from_an_analysis_of_variance() -> None:
+    """Against one-way ANOVA on so many patients that the two pseudo-patients hardly matter."""
     rng = np.random.default_rng(2)
     patients = np.repeat(np.arange(3000), 3)
     hits = rng.random(9000) < rng.beta(1.6, 0.4, 3000)[patients]
@@ -146,16 +146,16 @@ def test_the_design_effect_is_that_of_an_analysis_of_variance() -> None:
     within = ((table["hit"] - means) ** 2).sum() / 6000
     correlation = (between - within) / (between + 2 * within)
     assert design_effect(hits, patients) == pytest.approx(1 + 2 * correlation, rel=0.01)
-    # The spread of the patients was drawn with a correlation of 1 / (1.6 + 0.4 + 1).
+    # The patients' rates were simulated with a correlation of 1 / (1.6 + 0.4 + 1).
     assert design_effect(hits, patients) == pytest.approx(1 + 2 / 3, rel=0.05)
 
 
-def test_unrelated_images_of_a_patient_are_nearly_as_good_as_patients() -> None:
+def test_uncorrelated_images_of_a_patient_count_almost_in_full() -> None:
     hits = np.random.default_rng(3).random(1200) < 0.8
     assert design_effect(hits, np.repeat(np.arange(400), 3)) < 1.1
 
 
-def test_few_patients_all_right_have_a_wide_interval() -> None:
+def test_few_patients_all_correct_have_a_wide_interval() -> None:
     low, high = proportion_interval([True] * 20, np.repeat(np.arange(4), 5)) or (0.0, 0.0)
     alone = wilson(4, 4) or (0.0, 0.0)
     assert low < alone[0] < (wilson(20, 20) or (0.0, 0.0))[0]
@@ -163,8 +163,8 @@ def test_few_patients_all_right_have_a_wide_interval() -> None:
     assert proportion_interval([True] * 20, [0] * 20) == (0.0, 1.0)
 
 
-def test_lengths_that_differ_are_refused() -> None:
-    with pytest.raises(DataError, match="1 for 2 images"):
+def test_different_lengths_raise() -> None:
+    with pytest.raises(DataError, match="1 values for 2 images"):
         proportion_interval([True, False], [0])
     with pytest.raises(DataError, match="at least one"):
         design_effect([], [])

@@ -29,7 +29,7 @@ SHAPE = (40, 48)
 
 
 def smooth(count: int, seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Random maps that are stretched to 0..1 each, as those of a model."""
+    """Random maps, each stretched to 0..1 like a model's."""
     noise = gaussian_filter(np.random.default_rng(seed).normal(size=(count, *shape)), (0, 4, 4))
     noise -= noise.min(axis=(1, 2), keepdims=True)
     return (noise / noise.max(axis=(1, 2), keepdims=True)).astype(np.float32)
@@ -61,8 +61,8 @@ def best_thresholds(levels: np.ndarray) -> list[int]:
     scores = []
     for threshold in range(256):
         low, high = flat[flat <= threshold], flat[flat > threshold]
-        apart = (low.mean() - high.mean()) ** 2 if len(low) and len(high) else 0.0
-        scores.append(len(low) * len(high) * apart)
+        squared = (low.mean() - high.mean()) ** 2 if len(low) and len(high) else 0.0
+        scores.append(len(low) * len(high) * squared)
     return [at for at, score in enumerate(scores) if score > max(scores) * (1 - 1e-12)]
 
 
@@ -70,14 +70,14 @@ def best_thresholds(levels: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_map_that_is_the_mask_has_one_and_its_complement_zero(dtype: type) -> None:
+def test_a_map_equal_to_the_mask_scores_1_and_its_complement_0(dtype: type) -> None:
     for mask in discs(8, 0):
         for measure in (pointing, otsu_iou, heat_share):
             assert measure(mask.astype(dtype), mask) == 1.0
             assert measure((~mask).astype(dtype), mask) == 0.0
 
 
-def test_pointing_asks_for_the_hottest_pixel_alone() -> None:
+def test_pointing_depends_only_on_the_hottest_pixel() -> None:
     heat = np.zeros(SHAPE)
     heat[7, 9], heat[8, 9] = 1.0, 0.999
     mask = np.zeros(SHAPE, bool)
@@ -87,7 +87,7 @@ def test_pointing_asks_for_the_hottest_pixel_alone() -> None:
     assert pointing(heat, mask) == 1.0
 
 
-def test_pixels_that_share_the_maximum_share_the_point() -> None:
+def test_tied_maxima_share_the_point() -> None:
     heat, mask = np.zeros(SHAPE), np.zeros(SHAPE, bool)
     heat[0, :3] = heat[1, 0] = 0.7
     mask[0] = True
@@ -108,13 +108,13 @@ def test_otsu_iou_is_the_jaccard_score_at_the_threshold_of_the_largest_variance(
         assert any(otsu_iou(heat, mask) == pytest.approx(one) for one in expected)
 
 
-def test_otsu_is_the_same_for_a_map_of_less_contrast() -> None:
+def test_otsu_iou_does_not_depend_on_contrast() -> None:
     heat, mask = np.round(smooth(1, 3)[0] * 255) / 255, discs(1, 4, 9.0)[0]
     assert otsu_iou(0.2 + 0.3 * heat, mask) == otsu_iou(heat, mask)
 
 
 @pytest.mark.parametrize("measure", [pointing, otsu_iou, heat_share])
-def test_nothing_is_said_by_a_constant_map_or_of_an_empty_mask(measure: Any) -> None:
+def test_a_constant_map_or_an_empty_mask_gives_nan(measure: Any) -> None:
     mask, heat = discs(1, 0)[0], smooth(1, 0)[0]
     for constant in (np.zeros(SHAPE), np.full(SHAPE, 0.4, np.float32), np.full(SHAPE, np.nan)):
         assert np.isnan(measure(constant, mask))
@@ -123,7 +123,7 @@ def test_nothing_is_said_by_a_constant_map_or_of_an_empty_mask(measure: Any) -> 
 
 
 @pytest.mark.parametrize("measure", [pointing, otsu_iou, heat_share])
-def test_a_mask_of_another_size_is_refused(measure: Any) -> None:
+def test_a_mask_of_another_size_raises(measure: Any) -> None:
     with pytest.raises(DataError, match=r"shape \(48, 40\) for a map of \(40, 48\)"):
         measure(smooth(1, 0)[0], np.ones(SHAPE[::-1], bool))
 
@@ -144,14 +144,14 @@ def test_centre_prior_is_a_gaussian_of_a_quarter_of_the_shorter_side(shape: tupl
 # The table
 
 
-def test_a_image_has_a_row_for_its_map_and_for_each_baseline() -> None:
+def test_an_image_has_a_row_for_its_map_and_for_each_baseline() -> None:
     heats, lesions, lungs = smooth(3, 0), discs(3, 1), discs(3, 2, 12.0)
     rows = table(heats, lesions, lungs, patient_id=["p", None, "p"])
     assert list(rows.columns) == ["image_id", "patient_id", "label", "map", "constant", *MEASURES]
     assert list(rows["map"]) == ["model", "centre", "mean_map", "chance"] * 3
     assert not rows["constant"].any()
-    shown = {"model": heats[1], "centre": centre_prior(SHAPE), "mean_map": (heats[0] + heats[2]) / 2}
-    for name, heat in shown.items():
+    expected = {"model": heats[1], "centre": centre_prior(SHAPE), "mean_map": (heats[0] + heats[2]) / 2}
+    for name, heat in expected.items():
         row = rows[(rows["image_id"] == "i1") & (rows["map"] == name)].iloc[0]
         assert row["pointing"] == pointing(heat, lesions[1])
         assert row["iou"] == pytest.approx(otsu_iou(heat, lesions[1]), abs=0.01)
@@ -161,7 +161,7 @@ def test_a_image_has_a_row_for_its_map_and_for_each_baseline() -> None:
         assert row["label"] == "COVID-19"
 
 
-def test_the_mean_map_has_not_seen_the_image() -> None:
+def test_the_mean_map_excludes_the_image() -> None:
     lesions = discs(4, 5)
     others = [np.mean([m for j, m in enumerate(lesions) if j != at], axis=0) for at in range(4)]
     rows = table(np.array(lesions, np.float32), lesions)
@@ -171,30 +171,30 @@ def test_the_mean_map_has_not_seen_the_image() -> None:
         assert found[name].to_numpy() == pytest.approx(expected)
 
 
-def test_the_mean_of_one_other_map_is_that_map_with_all_its_ties() -> None:
+def test_the_mean_of_one_map_is_that_map_with_its_ties() -> None:
     hot, half = square_at(10, 12), square_at(10, 6)
-    # In float64, so that sums are not exact.
+    # float64, so that sums are rounded.
     heats = np.array([smooth(1, 7)[0].astype(float) / 3, 0.3 * hot + 0.1])
     rows = table(heats, [half] * 2)
     assert rows[(rows["map"] == "mean_map") & (rows["image_id"] == "i0")]["pointing"].item() == 0.5
 
 
-def test_an_image_that_is_there_twice_is_no_other_image() -> None:
+def test_a_duplicate_is_not_another_image() -> None:
     rows = table(smooth(2, 0), discs(2, 1), image_id=["a", "a"])
     assert rows.loc[rows["map"] == "mean_map", list(MEASURES)].isna().all(axis=None)
 
 
-def test_what_is_not_known_is_missing() -> None:
+def test_unknown_measures_are_nan() -> None:
     heats, lesion, lung = smooth(4, 0), discs(1, 1)[0], discs(1, 2, 12.0)[0]
     heats[3] = 0
     rows = table(heats, [None, np.zeros(SHAPE, bool), lesion, lesion], [lung, lung, None, lung])
     model = rows[rows["map"] == "model"].set_index("image_id")
-    told = model[list(MEASURES)].notna()
+    defined = model[list(MEASURES)].notna()
     assert model["constant"].tolist() == [False, False, False, True]
-    assert told.loc["i0"].tolist() == told.loc["i1"].tolist() == [False, False, False, False, True]
-    assert told.loc["i2"].tolist() == [True, True, True, True, False]
-    # A miss on the lesion; there is no heat that could lie in the lungs.
-    assert told.loc["i3"].tolist() == [True, True, True, True, False]
+    assert defined.loc["i0"].tolist() == defined.loc["i1"].tolist() == [False, False, False, False, True]
+    assert defined.loc["i2"].tolist() == [True, True, True, True, False]
+    # A miss on the lesion; no heat that could lie in the lungs.
+    assert defined.loc["i3"].tolist() == [True, True, True, True, False]
     assert (model.loc["i3", list(MEASURES[:-1])] == 0).all()
     assert rows[rows["map"] == "centre"].set_index("image_id").loc["i3", list(MEASURES)].notna().all()
     alone = table(heats[:1], [lesion])
@@ -212,7 +212,7 @@ def test_chance_is_the_region_s_share_of_the_area() -> None:
     for measure, masks in (("pointing", lesions), ("lesion_share", lesions), ("lung_share", lungs)):
         drawn = [mask[y, x].mean() for mask in masks]
         np.testing.assert_allclose(chance[measure], drawn, atol=0.015)
-    # Even heat has the share of chance.
+    # Uniform heat has the share of chance.
     even = np.ones(SHAPE)
     even[0, 0] += 1e-6
     assert chance["lesion_share"].iloc[0] == pytest.approx(heat_share(even, lesions[0]), abs=1e-6)
@@ -220,7 +220,7 @@ def test_chance_is_the_region_s_share_of_the_area() -> None:
     assert unknown.loc[unknown["map"] == "chance", list(MEASURES)].isna().all(axis=None)
 
 
-def test_lists_of_other_lengths_are_refused() -> None:
+def test_lists_of_other_lengths_raise() -> None:
     with pytest.raises(DataError, match="lungs: 1 values for 2 maps"):
         table(smooth(2, 0), discs(2, 0), [None])
 
@@ -228,7 +228,7 @@ def test_lists_of_other_lengths_are_refused() -> None:
 # The summary
 
 
-def test_maps_that_are_the_lesions_are_better_than_both_priors() -> None:
+def test_maps_equal_to_the_lesions_beat_both_priors() -> None:
     lesions = discs(30, 8)
     found = localisation_summary(table(np.array(lesions, np.float32), lesions), 300)
     for measure in ("pointing", "iou", "lesion_share"):
@@ -239,13 +239,13 @@ def test_maps_that_are_the_lesions_are_better_than_both_priors() -> None:
     assert json.loads(json.dumps(to_json(found))) == to_json(found)
 
 
-def test_a_difference_that_is_the_same_in_all_images_is_its_own_interval() -> None:
+def test_a_constant_difference_is_its_own_interval() -> None:
     corner = np.zeros(SHAPE, bool)
     corner[:5, :5] = True
     found = localisation_summary(table(np.array([corner] * 6, np.float32), [corner] * 6), 100)
     assert to_json(found.measures["pointing"].difference) == {"value": 1.0, "ci": None, "n": 6, "method": "bootstrap"}
     assert found.better_than_centre is True
-    # The other images' maps are this very map.
+    # All images have the same map.
     assert found.not_better_than_mean_map == ["pointing", "iou", "lesion_share"]
 
 
@@ -256,7 +256,7 @@ def test_random_maps_are_not_better_than_the_centre(seed: int) -> None:
     assert found.not_better
 
 
-def test_maps_beside_the_lesions_are_worse() -> None:
+def test_maps_away_from_the_lesions_are_worse() -> None:
     lesions = discs(30, 8)
     found = localisation_summary(table(1 - np.array(lesions, np.float32), lesions), 300)
     assert found.not_better == ["pointing", "iou", "lesion_share"]
@@ -277,7 +277,7 @@ def test_values_are_means_over_images_and_differences_are_paired() -> None:
     heats[[2, 5]] = 0
     rows = table(heats, lesions, discs(12, 33, 14.0))
     found = localisation_summary(rows, 200).measures["lesion_share"]
-    # By the definition: a constant map has none of its heat in the lesion.
+    # A constant map has a lesion_share of 0 by definition.
     model = np.array([0.0 if n in (2, 5) else heat_share(heats[n], lesions[n]) for n in range(12)])
     centre = np.array([heat_share(centre_prior(SHAPE), mask) for mask in lesions])
     chance = np.array([mask.mean() for mask in lesions])
@@ -290,7 +290,7 @@ def test_values_are_means_over_images_and_differences_are_paired() -> None:
 
 
 def test_all_numbers_of_a_measure_are_over_the_same_images() -> None:
-    """A constant map has no heat in the lungs: its image is left out for the baselines too."""
+    """A constant map has no lung_share, so its image is excluded for the baselines too."""
     lungs, heats = discs(12, 33, 14.0), smooth(12, 10)
     heats[[2, 5]] = 0
     found = localisation_summary(table(heats, [None] * 12, lungs), 200).measures["lung_share"]
@@ -299,8 +299,8 @@ def test_all_numbers_of_a_measure_are_over_the_same_images() -> None:
     centre = np.mean([heat_share(centre_prior(SHAPE), lungs[n]) for n in left])
     assert found.centre.value == pytest.approx(centre)
     assert found.chance.value == pytest.approx(np.mean([lungs[n].mean() for n in left]))
-    apart = found.model.value - found.centre.value
-    assert found.difference.value == pytest.approx(apart)
+    difference = found.model.value - found.centre.value
+    assert found.difference.value == pytest.approx(difference)
 
 
 def test_constant_maps_are_counted_by_class_among_images_with_a_mask() -> None:
@@ -315,7 +315,7 @@ def test_constant_maps_are_counted_by_class_among_images_with_a_mask() -> None:
     assert json.loads(json.dumps(to_json(found))) == to_json(found)
 
 
-def test_a_table_from_before_misses_were_counted_says_the_same() -> None:
+def test_an_older_table_with_nan_for_misses_gives_the_same_summary() -> None:
     lesions, heats = discs(8, 9), smooth(8, 10)
     heats[[0, 1]] = 0
     rows = table(heats, lesions)
@@ -329,7 +329,7 @@ def test_a_table_from_before_misses_were_counted_says_the_same() -> None:
 
 
 def test_maps_that_beat_the_centre_but_not_chance_are_not_better() -> None:
-    """Lesions at the edge, where the centre prior has nearly nothing: even heat beats it, and is chance."""
+    """Lesions at the edge, where the centre prior is nearly 0: uniform heat beats it and equals chance."""
     rng = np.random.default_rng(0)
     edge = [np.zeros(SHAPE, bool) for _ in range(20)]
     for mask in edge:
@@ -344,7 +344,7 @@ def test_maps_that_beat_the_centre_but_not_chance_are_not_better() -> None:
     assert found.better_than_centre is False
 
 
-def test_intervals_grow_where_images_of_a_patient_are_alike() -> None:
+def test_intervals_are_wider_for_correlated_images_of_a_patient() -> None:
     lesions, heats = discs(40, 11), smooth(40, 12)
     heats, lesions = np.repeat(heats[:10], 4, axis=0), [lesions[k // 4] for k in range(40)]
     widths = []
@@ -352,7 +352,7 @@ def test_intervals_grow_where_images_of_a_patient_are_alike() -> None:
         found = localisation_summary(table(heats, lesions, patient_id=patients), 2000)
         low, high = found.measures["lesion_share"].model.ci or (0.0, 0.0)
         widths.append(high - low)
-    # Four copies of each image say as much as one: the standard error doubles, and Student's t of 10 patients is wider.
+    # Four copies of an image carry as much information as one: the standard error doubles, and t replaces z.
     assert widths[1] / widths[0] == pytest.approx(2.0 * t.ppf(0.975, 9) / t.ppf(0.975, 39), rel=0.15)
 
 
@@ -369,7 +369,7 @@ def test_the_same_image_from_several_models_counts_once() -> None:
     assert once == replace(localisation_summary(first, 200), maps=20)
 
 
-def test_a_constant_map_of_one_model_leaves_out_its_own_baselines_alone() -> None:
+def test_a_constant_map_of_one_model_excludes_only_its_own_baselines() -> None:
     lungs, heats = discs(6, 16, 14.0), smooth(6, 17)
     silent = heats.copy()
     silent[0] = 0
@@ -383,7 +383,7 @@ def test_a_constant_map_of_one_model_leaves_out_its_own_baselines_alone() -> Non
     assert found.constant == 1
 
 
-def test_images_without_a_lesion_tell_of_lungs_alone() -> None:
+def test_images_without_a_lesion_count_for_lungs_only() -> None:
     empty = [np.zeros(SHAPE, bool)] * 8
     found = localisation_summary(table(smooth(8, 19), empty, discs(8, 20, 14.0)), 100)
     assert (found.n, found.images, found.patients) == (0, 8, 0)
@@ -400,16 +400,16 @@ def test_maps_that_are_all_constant_are_not_better() -> None:
     assert found.constant == 8
     assert found.measures["iou"].model.value == 0
     assert found.measures["iou"].centre.n == 8
-    # The mean of maps without evidence has none either.
+    # The mean of constant maps is constant.
     assert found.measures["iou"].mean_map.value == 0
 
 
-def test_no_image_is_no_finding() -> None:
+def test_an_empty_table() -> None:
     found = localisation_summary(table(smooth(1, 0)[:0], []), 100)
     assert (found.images, found.better_than_centre) == (0, None)
 
 
-def test_a_table_that_was_written_and_read_says_the_same(tmp_path: Any) -> None:
+def test_writing_and_reading_a_table_keeps_the_summary(tmp_path: Any) -> None:
     rows = table(smooth(8, 22), discs(8, 23), patient_id=["p", None] * 4)
     rows.to_csv(tmp_path / "t.csv", index=False)
     again = pd.read_csv(tmp_path / "t.csv", dtype={"image_id": str, "patient_id": str})
@@ -417,7 +417,7 @@ def test_a_table_that_was_written_and_read_says_the_same(tmp_path: Any) -> None:
     assert localisation_summary(rows, 100).patients == 5
 
 
-def test_a_map_touches_a_lesion_where_its_hot_part_has_a_pixel_of_it() -> None:
+def test_a_map_touches_a_lesion_if_its_hot_part_overlaps_it() -> None:
     heat = np.zeros((1, 8, 8))
     heat[0, :4] = 1.0
     far, near = np.zeros((8, 8), bool), np.zeros((8, 8), bool)

@@ -177,7 +177,7 @@ def test_each_split_is_scored_on_its_own_rows() -> None:
 
 
 def test_rows_of_several_splits_have_no_common_numbers() -> None:
-    with pytest.raises(DataError, match="rows of val, test together"):
+    with pytest.raises(DataError, match="splits val, test"):
         split_metrics(pd.concat([_table(split="val"), _table(split="test")]))
 
 

@@ -57,8 +57,8 @@ def test_columns_are_those_of_the_contract_in_its_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", ["high", "inf", float("inf")])
-def test_an_extra_that_is_no_number_is_refused_with_its_row(cell: object) -> None:
-    with pytest.raises(DataError, match=r"row 2 .*column anomaly_score: .* is no number"):
+def test_a_non_numeric_extra_raises_with_its_row(cell: object) -> None:
+    with pytest.raises(DataError, match=r"row 2 .*column anomaly_score: .*: must be a number"):
         validate_predictions(_plain(anomaly_score=[0.1, cell]))
 
 
@@ -141,7 +141,7 @@ def test_ids_that_look_like_numbers_or_missing_values_stay_text(tmp_path: Path) 
     assert list(back["patient_id"]) == sorted(names)
 
 
-def test_a_file_name_that_is_no_utf8_keeps_its_bytes(tmp_path: Path) -> None:
+def test_a_non_utf8_file_name_keeps_its_bytes(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     table = _plain(path=[name, "b.png"])
     write_predictions(table, tmp_path / "p.csv")
@@ -164,31 +164,31 @@ def test_the_order_of_rows_does_not_change_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"label": ["TB", "COVID-19"]}, r"row 1 \(image_id 'a'\), column label: 'TB'.*COVID-19, Normal, Pneumonia"),
         ({"label": ["Normal", "covid-19"]}, r"row 2 \(image_id 'b'\), column label: 'covid-19'"),
-        ({"label": ["Normal", None]}, r"row 2 .*column label: no value"),
+        ({"label": ["Normal", None]}, r"row 2 .*column label: empty"),
         ({"split": ["test", "train"]}, r"row 2 .*column split: 'train'.*val, test, unseen"),
-        ({"split": ["", "test"]}, r"row 1 .*column split: no value"),
-        ({"image_id": ["a", np.nan]}, r"row 2 .*column image_id: no value"),
-        ({"path": [None, "b"]}, r"row 1 .*column path: no value"),
+        ({"split": ["", "test"]}, r"row 1 .*column split: empty"),
+        ({"image_id": ["a", np.nan]}, r"row 2 .*column image_id: empty"),
+        ({"path": [None, "b"]}, r"row 1 .*column path: empty"),
         ({"prediction": ["Normal", "Flu"]}, r"row 2 .*column prediction: 'Flu'"),
-        ({"prediction": ["Pneumonia", "COVID-19"]}, r"row 1 .*prediction: 'Pneumonia', but p_normal is the largest"),
-        ({"p_normal": [0.7, -0.1]}, r"row 2 .*column p_normal: -0.1 is no probability"),
+        ({"prediction": ["Pneumonia", "COVID-19"]}, r"row 1 .*prediction: 'Pneumonia': must be 'Normal'"),
+        ({"p_normal": [0.7, -0.1]}, r"row 2 .*column p_normal: -0.1: must be a number from 0 to 1"),
         ({"p_normal": [1.5, 0.1]}, r"row 1 .*column p_normal: 1.5"),
         ({"p_pneumonia": [0.2, np.nan]}, r"row 2 .*column p_pneumonia: nan"),
         ({"p_pneumonia": [np.inf, 0.1]}, r"row 1 .*column p_pneumonia: inf"),
         ({"p_pneumonia": [0.2, "lots"]}, r"row 2 .*column p_pneumonia: 'lots'"),
-        ({"p_pneumonia": [0.2, 0.102]}, r"row 2 .*p_covid19, p_normal, p_pneumonia: the sum is 1.002"),
+        ({"p_pneumonia": [0.2, 0.102]}, r"row 2 .*p_covid19, p_normal, p_pneumonia: sum 1.002: must be 1"),
         ({"fold": [3, 11]}, r"row 2 .*column fold: 11"),
         ({"fold": [2.5, 3]}, r"row 1 .*column fold: 2.5"),
         ({"fold": [3, None]}, r"row 2 .*column fold: nan"),
-        ({"image_id": ["a", "a"]}, r"row 2 \(image_id 'a'\), column image_id: already in row 1 of split 'test'"),
+        ({"image_id": ["a", "a"]}, r"row 2 \(image_id 'a'\), column image_id: also in row 1 of split 'test'"),
     ],
 )
-def test_a_bad_cell_is_refused_with_its_row_and_column(changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(DataError, match=told) as caught:
+def test_a_bad_cell_raises_with_its_row_and_column(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         validate_predictions(_plain(**changed))
     assert "\n" not in str(caught.value)
 
@@ -199,14 +199,14 @@ def test_a_missing_column_is_named(column: str) -> None:
         validate_predictions(_plain().drop(columns=column))
 
 
-def test_a_tie_called_by_its_second_class_is_refused() -> None:
+def test_a_tie_must_predict_its_first_class() -> None:
     scores = {"p_covid19": [0.4, 0.8], "p_normal": [0.4, 0.1]}
     with pytest.raises(DataError, match="p_covid19 is the largest"):
         validate_predictions(_plain(**scores))
     validate_predictions(_plain(**scores, prediction=["COVID-19", "COVID-19"]))
 
 
-def test_sums_within_a_thousandth_are_taken() -> None:
+def test_sums_within_a_thousandth_are_accepted() -> None:
     validate_predictions(_plain(p_pneumonia=[0.2009, 0.0991]))
 
 
@@ -214,7 +214,7 @@ def test_one_image_may_be_in_two_splits_but_not_twice_in_one() -> None:
     validate_predictions(_plain(image_id=["a", "a"], split=["val", "test"]))
 
 
-def test_validation_leaves_its_argument_alone_and_drops_other_columns() -> None:
+def test_validation_keeps_its_argument_unchanged_and_drops_other_columns() -> None:
     table = _plain(extra=[1, 2])
     before = table.copy()
     assert list(validate_predictions(table).columns) == CONTRACT.split(",")
@@ -227,7 +227,7 @@ def test_no_rows_are_a_valid_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"path": ["a"]}, r"path: 1 values for 2 images"),
         ({"fold": [1, 2, 3]}, r"fold: 3 values for 2 images"),
@@ -235,7 +235,7 @@ def test_no_rows_are_a_valid_table() -> None:
         ({"probabilities": [[0.2, 0.8, np.nan], [0, 1, 0]]}, r"row 1 .*p_pneumonia: nan"),
     ],
 )
-def test_columns_that_do_not_fit_together_are_refused(changed: dict[str, Any], told: str) -> None:
+def test_columns_of_different_lengths_raise(changed: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {
         "image_id": ["a", "b"],
         "path": ["a", "b"],
@@ -245,29 +245,29 @@ def test_columns_that_do_not_fit_together_are_refused(changed: dict[str, Any], t
         "fold": 0,
         "probabilities": [[0, 1, 0], [0, 1, 0]],
     }
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         predictions_table(**(arguments | changed))
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "column image_id is missing"),
-        (CONTRACT.encode(), "holds no predictions"),
+        (CONTRACT.encode(), "no predictions"),
         (CONTRACT.encode() + b"\na,a,p,Normal,test,3,0,1\n", r"row 1: 8 values for 10 columns"),
         (CONTRACT.encode() + b"\na,a,p,Normal,test,3,0,1,0,Normal,more\n", r"row 1: 11 values for 10 columns"),
-        (CONTRACT.encode() + b'\na,"a,p,Normal,test,3,0,1,0,Normal\n', "is no CSV table"),
+        (CONTRACT.encode() + b'\na,"a,p,Normal,test,3,0,1,0,Normal\n', "not a valid CSV file"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "predictions.csv"),
     ],
 )
-def test_a_damaged_file_is_refused_by_its_path(content: bytes, told: str, tmp_path: Path) -> None:
+def test_a_damaged_file_raises_with_its_path(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_bytes(content)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         read_predictions(tmp_path / "predictions.csv")
     assert str(tmp_path / "predictions.csv") in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_refused_by_their_path(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_raise_with_their_path(tmp_path: Path) -> None:
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(DataError, match="cannot be read") as caught:
             read_predictions(path)
@@ -302,7 +302,7 @@ def test_an_invalid_table_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "p.csv").exists()
 
 
-def test_numbers_of_some_models_follow_the_contracts_columns_and_come_back(tmp_path: Path) -> None:
+def test_extras_follow_the_columns_and_are_read_back(tmp_path: Path) -> None:
     table = _table()
     entropy = np.linspace(0.0, 1.0, 6, dtype=np.float32)
     extended = table.assign(anomaly_score=-3.5, predictive_entropy=entropy, other="gone")
@@ -315,14 +315,14 @@ def test_numbers_of_some_models_follow_the_contracts_columns_and_come_back(tmp_p
         assert back.loc[image_id, "predictive_entropy"] == value
 
 
-def test_tables_with_and_without_such_numbers_stand_together(tmp_path: Path) -> None:
+def test_tables_with_and_without_extras_can_be_joined(tmp_path: Path) -> None:
     both = pd.concat([_table(3, 1), _table(3, 2).assign(anomaly_score=1.0, image_id=["x", "y", "z"])])
     write_predictions(both, tmp_path / "p.csv")
     back = read_predictions(tmp_path / "p.csv")
     assert back["anomaly_score"].isna().sum() == 3
 
 
-def test_one_such_number_is_given_for_each_image() -> None:
+def test_extras_have_a_value_per_image() -> None:
     with pytest.raises(DataError, match="anomaly_score: 2 values for 1 images"):
         predictions_table(
             image_id=["a"], path=["a.png"], patient_id=[None], label=["Normal"], split="test", fold=1,

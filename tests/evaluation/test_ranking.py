@@ -44,14 +44,14 @@ def case(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_areas_are_those_of_scikit_learn(seed: int, ties: bool) -> None:
+def test_areas_equal_scikit_learn(seed: int, ties: bool) -> None:
     scores, positive = case(seed, ties)
     assert roc_auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
     assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_weights_count_images_as_scikit_learns_do(ties: bool) -> None:
+def test_weights_equal_scikit_learn_sample_weights(ties: bool) -> None:
     scores, positive = case(9, ties)
     weights = np.random.default_rng(1).integers(0, 4, size=(6, len(scores)))
     areas, means = roc_auc(scores, positive, weights), average_precision(scores, positive, weights)
@@ -61,14 +61,14 @@ def test_weights_count_images_as_scikit_learns_do(ties: bool) -> None:
         assert mean == pytest.approx(average_precision_score(positive, scores, sample_weight=row), abs=1e-12)
 
 
-def test_without_one_side_there_is_no_area() -> None:
+def test_without_positives_or_negatives_there_is_no_area() -> None:
     assert np.isnan(roc_auc([0.1, 0.2], [True, True]))
     assert np.isnan(roc_auc([0.1, 0.2], [False, False]))
     assert np.isnan(roc_auc([], []))
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_curves_are_those_of_scikit_learn(ties: bool) -> None:
+def test_curves_equal_scikit_learn(ties: bool) -> None:
     scores, positive = case(3, ties)
     fpr, tpr = roc_points(scores, positive)
     expected = roc_curve(positive, scores, drop_intermediate=False)
@@ -102,8 +102,8 @@ def test_class_curves_lie_on_scikit_learns_and_in_their_bands() -> None:
     assert len(GRID) == len(found["Normal"].roc.fpr)
 
 
-def test_the_bands_are_those_of_resampled_images() -> None:
-    """Images written out as often as they were drawn; some resamples lack the image of the highest score."""
+def test_bands_equal_those_of_resampled_images() -> None:
+    """Images are repeated as often as they were drawn; some resamples lack the image with the highest score."""
     table = random_table(150, 1)
     weights = cluster_weights(cluster_codes(table), 100, 0)
     found = class_curves(table, weights)["Normal"]
@@ -116,10 +116,10 @@ def test_the_bands_are_those_of_resampled_images() -> None:
         p, r, _ = precision_recall_curve(truth, given)
         pr.append([p[:-1][r[:-1] >= recall - 1e-9][-1] for recall in GRID])
     assert (weights[:, scores.argmax()] == 0).any()
-    for told, drawn in ((found.roc, roc), (found.pr, pr)):
+    for curve, drawn in ((found.roc, roc), (found.pr, pr)):
         low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-        np.testing.assert_allclose(told.low, low, atol=1e-9)
-        np.testing.assert_allclose(told.high, high, atol=1e-9)
+        np.testing.assert_allclose(curve.low, low, atol=1e-9)
+        np.testing.assert_allclose(curve.high, high, atol=1e-9)
 
 
 def test_an_absent_class_has_no_curve() -> None:
@@ -140,17 +140,17 @@ def test_perfect_separation_falls_back_to_wilson_on_pairs_of_different_patients(
     assert to_json(area_estimate([], [], [])) == {"value": None, "ci": None, "method": None}
 
 
-def test_one_patient_on_a_side_has_a_wide_interval_that_holds_the_area() -> None:
+def test_a_single_positive_patient_has_a_wide_interval() -> None:
     scores, positive = case(5, False)
-    told = area_estimate(scores, positive, np.where(positive, 0, np.arange(len(scores)) + 1))
-    assert told.method == "wilson"
-    assert told.ci[0] < told.value < told.ci[1]
-    assert told.ci[1] - told.ci[0] > 0.7
+    area = area_estimate(scores, positive, np.where(positive, 0, np.arange(len(scores)) + 1))
+    assert area.method == "wilson"
+    assert area.ci[0] < area.value < area.ci[1]
+    assert area.ci[1] - area.ci[0] > 0.7
 
 
 @pytest.mark.parametrize("per_patient", [1, 4])
-def test_the_error_of_an_area_is_that_of_a_bootstrap_over_patients(per_patient: int) -> None:
-    """Patients 0, 1, 2 .. have a class each, but for the last tenth, who have images of two."""
+def test_the_error_of_an_area_equals_a_bootstrap_over_patients(per_patient: int) -> None:
+    """Each patient has images of one class, except the last tenth, who have images of two."""
     rng = np.random.default_rng(per_patient)
     patients = np.repeat(np.arange(150), per_patient)
     positive = (patients % 3 == 0) ^ ((patients >= 135) & (np.arange(len(patients)) % 2 == 0))
@@ -160,7 +160,7 @@ def test_the_error_of_an_area_is_that_of_a_bootstrap_over_patients(per_patient: 
     assert parts.areas == pytest.approx([roc_auc_score(positive, scores), 1 - roc_auc_score(positive, scores)])
     drawn = roc_auc(scores, positive, cluster_weights(patients, 4000, 0))
     assert parts.error([1.0, 0.0])[0] == pytest.approx(drawn.std(), rel=0.06)
-    # The second score is the first turned round: the two errors cancel, or add.
+    # The second score is the negated first: the two errors cancel or add.
     assert parts.error([1.0, 1.0])[0] == pytest.approx(0.0, abs=1e-12)
     assert parts.error([1.0, -1.0])[0] == pytest.approx(2 * parts.error([1.0, 0.0])[0])
 

@@ -28,7 +28,7 @@ def through_json(value: Any) -> Any:
     return json.loads(json.dumps(to_json(value), allow_nan=False))
 
 
-def test_what_was_written_is_what_is_read() -> None:
+def test_writing_and_reading_keeps_a_result() -> None:
     table = random_table(60, 3)
     for result in (scored(table, resamples=50), split_metrics(table)):
         again = from_json(type(result), through_json(result))
@@ -48,14 +48,14 @@ def test_keys_are_those_of_the_file() -> None:
 
 
 @pytest.mark.parametrize("content", [{}, {"films": None, "estimate": None, "others": None, "ends": None, "new": 1}])
-def test_what_an_older_or_newer_file_lacks_or_adds_is_no_error(content: dict[str, Any]) -> None:
+def test_missing_and_unknown_keys_are_not_errors(content: dict[str, Any]) -> None:
     part = from_json(Part, content)
     assert part == Part(None, None, Estimate(None, None, None), {}, [])
     assert part.others["absent"] == Estimate(None, None, None)
     assert "absent" not in part.others
 
 
-def test_of_an_empty_result_every_number_is_unknown() -> None:
+def test_an_empty_result_has_no_values() -> None:
     nothing = empty(SplitScores)
     assert nothing.classes["Normal"].f1.value is nothing.macro.auc.ci is nothing.n is None
     assert empty(PointScores).classes["Normal"].sensitivity is None
@@ -74,12 +74,12 @@ def test_of_an_empty_result_every_number_is_unknown() -> None:
         ({"ends": 4}, "ends"),
     ],
 )
-def test_a_damaged_file_is_one_line_that_names_the_place(content: Any, place: str) -> None:
+def test_a_damaged_file_raises_and_names_the_place(content: Any, place: str) -> None:
     with pytest.raises(DataError, match=rf"^summary\.json: {place} .*; the file is damaged$"):
         from_json(Part, content, "summary.json")
 
 
-def test_what_cannot_be_unknown_must_be_there() -> None:
+def test_a_required_value_must_be_present() -> None:
     with pytest.raises(DataError, match=r"^metrics\.json: n is None"):
         from_json(SplitMetrics, {}, "metrics.json")
 

@@ -32,7 +32,7 @@ def smooth(count: int, seed: int, side: int = 48) -> np.ndarray:
 
 
 def edges(images: np.ndarray) -> np.ndarray:
-    """What an image looks like to an edge detector, whatever network it was shown to."""
+    """An edge detector: maps that do not depend on a network."""
     found = [np.hypot(cv2.Sobel(f, cv2.CV_32F, 1, 0), cv2.Sobel(f, cv2.CV_32F, 0, 1)) for f in images]
     return stretched(np.array(found))
 
@@ -76,7 +76,7 @@ def test_rank_is_spearmans_over_pixels_with_ties() -> None:
     assert found == pytest.approx([spearmanr(x.ravel(), y.ravel())[0] for x, y in zip(one, other, strict=True)])
 
 
-def test_rank_asks_for_the_order_of_pixels_alone() -> None:
+def test_rank_depends_only_on_the_order_of_pixels() -> None:
     maps = smooth(3, 4)
     rows = sanity_table(maps, {"same": maps, "squared": maps**2, "upside down": 1 - maps}, names(3))
     assert of_stage(rows, "same", "rank") == pytest.approx(1)
@@ -99,7 +99,7 @@ def test_pairs_are_the_mean_over_the_other_images() -> None:
     )
 
 
-def test_a_constant_trained_map_says_nothing_and_a_constant_redrawn_one_has_lost_all() -> None:
+def test_a_constant_trained_map_is_nan_and_a_constant_re_initialised_one_is_0() -> None:
     maps, other = smooth(5, 6), smooth(5, 7)
     maps[[1, 4]], other[[2, 4]] = 0, 0.5
     rows = sanity_table(maps, {"head": other}, names(5))
@@ -112,7 +112,7 @@ def test_a_constant_trained_map_says_nothing_and_a_constant_redrawn_one_has_lost
     np.testing.assert_allclose(of_stage(rows, "pairs", "ssim")[[0, 2, 3]], of_stage(alone, "pairs", "ssim"))
 
 
-def test_a_network_whose_new_maps_are_all_constant_passes() -> None:
+def test_a_network_with_constant_maps_after_re_initialisation_passes() -> None:
     trained = smooth(8, 6)
     found = summary_of(trained, [trained, trained, trained, np.zeros_like(trained)])
     assert found.stages[-1].rank.value == 0
@@ -120,7 +120,7 @@ def test_a_network_whose_new_maps_are_all_constant_passes() -> None:
     assert found.reason is None
 
 
-def test_draws_of_a_stage_are_rows_of_their_own_and_averaged_in_the_summary() -> None:
+def test_repeats_of_a_stage_have_own_rows_and_are_averaged_in_the_summary() -> None:
     trained, draws = smooth(6, 8), np.stack([smooth(6, 70 + k) for k in range(3)])
     rows = sanity_table(trained, {"head": trained, "stem": draws}, names(6))
     assert len(rows) == 6 * (1 + 3 + 1)
@@ -141,13 +141,13 @@ def test_one_image_has_no_pairs() -> None:
     assert found.verdict == "unclear"
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatched_arguments_raise() -> None:
     maps = smooth(3, 0)
-    with pytest.raises(DataError, match=r"head: maps of shape \(2, 48, 48\) beside trained ones of \(3, 48, 48\)"):
+    with pytest.raises(DataError, match=r"head: maps of shape \(2, 48, 48\); must be \(3, 48, 48\)"):
         sanity_table(maps, {"head": maps[:2]}, names(3))
     with pytest.raises(DataError, match="for 2 images"):
         sanity_table(maps, {"head": maps}, names(2))
-    with pytest.raises(DataError, match="each side needs 11"):
+    with pytest.raises(DataError, match="each side must be at least 11"):
         sanity_table(maps[:, :10], {"head": maps[:, :10]}, names(3))
     with pytest.raises(SettingError, match="stage=pairs"):
         sanity_table(maps, {"pairs": maps}, names(3))
@@ -177,7 +177,7 @@ def test_an_edge_detector_with_a_little_noise_fails_too() -> None:
     assert summary_of(maps, noisy).verdict == "does not depend"
 
 
-def test_maps_that_are_new_in_each_stage_depend_on_the_weights() -> None:
+def test_maps_that_change_in_each_stage_depend_on_the_weights() -> None:
     found = summary_of(smooth(10, 11), [smooth(10, 30 + k) for k in range(4)])
     for measure in ("ssim", "rank"):
         assert getattr(found.retained, measure).value == pytest.approx(0, abs=0.2)
@@ -185,7 +185,7 @@ def test_maps_that_are_new_in_each_stage_depend_on_the_weights() -> None:
     assert found.verdict == "depends"
 
 
-def test_maps_that_keep_a_half_retain_about_half() -> None:
+def test_maps_that_change_by_half_retain_about_half() -> None:
     trained, new = smooth(12, 12), smooth(12, 13)
     found = summary_of(trained, [stretched(trained + new)] * 4)
     for measure in ("ssim", "rank"):
@@ -199,7 +199,7 @@ def test_the_last_stage_decides() -> None:
     assert summary_of(trained, [new, new, new, trained]).verdict == "does not depend"
 
 
-def test_maps_whose_order_stays_fail_though_their_look_changes() -> None:
+def test_maps_with_the_same_ranks_fail_though_their_ssim_changes() -> None:
     trained = stretched(smooth(8, 16) + np.linspace(0, 0.05, 48)[None, :, None])
     found = summary_of(trained, [0.5 * trained**4] * 4)
     assert found.retained.ssim.value < 0.5
@@ -207,7 +207,7 @@ def test_maps_whose_order_stays_fail_though_their_look_changes() -> None:
     assert found.verdict == "does not depend"
 
 
-def test_neither_side_of_a_half_is_unclear() -> None:
+def test_an_interval_that_contains_a_half_is_unclear() -> None:
     trained = smooth(8, 17)
     mixed = np.concatenate([trained[:4], smooth(4, 18)])
     found = summary_of(trained, [mixed] * 4)
@@ -223,14 +223,14 @@ def test_few_images_are_unclear() -> None:
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.05])
-def test_images_that_have_nearly_one_map_have_nothing_to_lose(apart: float) -> None:
+def test_nearly_identical_maps_of_all_images_are_unclear(apart: float) -> None:
     trained = stretched(np.repeat(smooth(1, 20), 6, axis=0) + apart * smooth(6, 21))
     found = summary_of(trained, [trained] * 4)
     for measure in ("ssim", "rank"):
         assert getattr(found.pairs, measure).value > 0.9
         assert getattr(found.retained, measure).value is None
         assert getattr(found.retained, measure).ci is None
-    assert (found.verdict, found.reason) == ("unclear", "the maps of two images are nearly the same")
+    assert (found.verdict, found.reason) == ("unclear", "the maps of different images are nearly the same")
 
 
 # The summary
@@ -247,7 +247,7 @@ def test_retained_is_the_definition_from_means_over_images() -> None:
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, 9, (4000, 9))
     ratios = (last[drawn].mean(1) - pairs[drawn].mean(1)) / (1 - pairs[drawn].mean(1))
-    # The percentiles that are expanded for nine patients.
+    # Percentiles expanded for nine patients.
     tail = 100 * stats.norm.sf(np.sqrt(9 / 8) * stats.t.ppf(0.975, 8))
     expected = np.percentile(ratios, [tail, 100 - tail])
     width = np.ptp(expected)
@@ -255,16 +255,16 @@ def test_retained_is_the_definition_from_means_over_images() -> None:
     assert json.loads(json.dumps(to_json(found))) == to_json(found)
 
 
-def test_stages_come_in_their_order() -> None:
+def test_stages_keep_their_order() -> None:
     trained = smooth(5, 24)
     rows = sanity_table(trained, {stage: smooth(5, 40 + k) for k, stage in enumerate(STAGES)}, names(5))
     assert [one.stage for one in sanity_summary(rows, resamples=50).stages] == list(STAGES)
     shuffled = rows.sample(frac=1, random_state=0)
     found = sanity_summary(shuffled, STAGES[:2], resamples=50)
     assert [one.stage for one in found.stages] == ["head", "block2"]
-    with pytest.raises(DataError, match="stages: layer9 not in the table, which holds head, block2, block1, stem"):
+    with pytest.raises(DataError, match="stages=layer9: must be stages of the table: head, block2, block1, stem"):
         sanity_summary(rows, ["layer9"])
-    with pytest.raises(DataError, match="stages: none"):
+    with pytest.raises(DataError, match="of the table: none"):
         sanity_summary(rows[rows["stage"] == "pairs"])
 
 

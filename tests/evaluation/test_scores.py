@@ -32,38 +32,38 @@ COLUMNS = ["p_covid19", "p_normal", "p_pneumonia"]
 
 
 @pytest.mark.parametrize(("seed", "ties", "per_patient"), [(0, False, 1), (1, True, 1), (2, False, 3), (3, True, 2)])
-def test_every_value_is_that_of_scikit_learn(seed: int, ties: bool, per_patient: int) -> None:
+def test_every_value_equals_scikit_learn(seed: int, ties: bool, per_patient: int) -> None:
     table = random_table(240, seed, ties=ties, per_patient=per_patient)
-    told = scored(table, resamples=200)
+    scores = scored(table, resamples=200)
     truth, called = table["label"], table["prediction"]
     probabilities = table[COLUMNS].to_numpy(np.float64)
-    assert told.n == 240
-    assert told.patients == table["patient_id"].nunique()
-    assert told.accuracy.value == pytest.approx(accuracy_score(truth, called))
-    assert told.loss == pytest.approx(
+    assert scores.n == 240
+    assert scores.patients == table["patient_id"].nunique()
+    assert scores.accuracy.value == pytest.approx(accuracy_score(truth, called))
+    assert scores.loss == pytest.approx(
         log_loss(truth, probabilities / probabilities.sum(1, keepdims=True), labels=CLASSES), abs=1e-6
     )
-    assert told.confusion == confusion_matrix(truth, called, labels=CLASSES).tolist()
+    assert scores.confusion == confusion_matrix(truth, called, labels=CLASSES).tolist()
     _, sensitivity, f1, support = precision_recall_fscore_support(truth, called, labels=CLASSES, zero_division=0)
     areas = [roc_auc_score(truth == label, table[column]) for label, column in zip(CLASSES, COLUMNS, strict=True)]
     for n, label in enumerate(CLASSES):
-        numbers = told.classes[label]
+        numbers = scores.classes[label]
         assert numbers.support == support[n]
         assert numbers.sensitivity.value == pytest.approx(sensitivity[n])
         assert numbers.specificity.value == pytest.approx(recall_score(truth != label, called != label))
         assert numbers.f1.value == pytest.approx(f1[n])
         assert numbers.auc.value == pytest.approx(areas[n])
         assert numbers.accuracy.value == pytest.approx(accuracy_score(truth == label, called == label))
-    assert told.macro.sensitivity.value == pytest.approx(recall_score(truth, called, average="macro"))
+    assert scores.macro.sensitivity.value == pytest.approx(recall_score(truth, called, average="macro"))
     specificities = [recall_score(truth != label, called != label) for label in CLASSES]
-    assert told.macro.specificity.value == pytest.approx(np.mean(specificities))
-    assert told.macro.f1.value == pytest.approx(f1_score(truth, called, average="macro"))
-    assert told.macro.auc.value == pytest.approx(np.mean(areas))
+    assert scores.macro.specificity.value == pytest.approx(np.mean(specificities))
+    assert scores.macro.f1.value == pytest.approx(f1_score(truth, called, average="macro"))
+    assert scores.macro.auc.value == pytest.approx(np.mean(areas))
 
 
-def test_proportions_have_the_intervals_of_statsmodels() -> None:
+def test_intervals_of_proportions_equal_statsmodels() -> None:
     table = random_table(240, 5)
-    told = scored(table, resamples=200)
+    scores = scored(table, resamples=200)
     for label in CLASSES:
         positive, called = table["label"] == label, table["prediction"] == label
         counts = {
@@ -72,17 +72,17 @@ def test_proportions_have_the_intervals_of_statsmodels() -> None:
             "accuracy": (int((positive == called).sum()), len(table)),
         }
         for name, (hits, n) in counts.items():
-            estimate = getattr(told.classes[label], name)
+            estimate = getattr(scores.classes[label], name)
             assert estimate.method == "wilson"
             assert estimate.ci == pytest.approx(proportion_confint(hits, n, method="wilson"))
 
 
-def test_the_bootstrapped_intervals_are_those_of_resampled_tables() -> None:
+def test_bootstrap_intervals_equal_those_of_resampled_tables() -> None:
     """An independent bootstrap, row by row with scikit-learn, gives the same intervals up to chance."""
     table = random_table(300, 6, per_patient=3)
     # Classes of different size: with equal ones the mean sensitivity has the accuracy's interval.
     table = table[(table["label"] != "Normal") | (table.index % 9 < 6)]
-    told = scored(table, resamples=3000)
+    scores = scored(table, resamples=3000)
     rng = np.random.default_rng(11)
     of_patient = [np.flatnonzero(table["patient_id"] == p) for p in table["patient_id"].unique()]
     drawn: dict[str, list[float]] = {"sensitivity": [], "f1": []}
@@ -93,15 +93,15 @@ def test_the_bootstrapped_intervals_are_those_of_resampled_tables() -> None:
         drawn["sensitivity"].append(recall)
         drawn["f1"].append(f1)
     for name, values in drawn.items():
-        estimate = getattr(told.macro, name)
+        estimate = getattr(scores.macro, name)
         assert estimate.method == "bootstrap"
         low, high = np.percentile(values, [2.5, 97.5])
         assert estimate.ci == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
-def test_intervals_by_formula_are_about_those_of_a_bootstrap_over_patients() -> None:
+def test_analytic_intervals_are_close_to_a_bootstrap_over_patients() -> None:
     table = random_table(300, 6, per_patient=3)
-    told = scored(table, resamples=50)
+    scores = scored(table, resamples=50)
     codes = cluster_codes(table)
     weights = cluster_weights(codes, 2000, 1)
     right, is_it = (table["label"] == table["prediction"]).to_numpy(), (table["label"] == "Normal").to_numpy()
@@ -114,35 +114,35 @@ def test_intervals_by_formula_are_about_those_of_a_bootstrap_over_patients() -> 
     areas = [roc_auc(table[c], table["label"] == k, weights) for c, k in zip(COLUMNS, CLASSES, strict=True)]
     drawn["macro"] = np.mean(areas, axis=0)
     for estimate, name in (
-        (told.accuracy, "accuracy"),
-        (told.classes["Normal"].sensitivity, "sensitivity"),
-        (told.classes["Normal"].auc, "auc"),
-        (told.macro.auc, "macro"),
+        (scores.accuracy, "accuracy"),
+        (scores.classes["Normal"].sensitivity, "sensitivity"),
+        (scores.classes["Normal"].auc, "auc"),
+        (scores.macro.auc, "macro"),
     ):
         low, high = np.percentile(drawn[name], [2.5, 97.5])
         assert estimate.ci == pytest.approx([low, high], abs=0.3 * (high - low))
 
 
-def test_with_equal_classes_one_number_has_one_interval() -> None:
-    told = scored(random_table(300, 6, per_patient=2), resamples=50)
-    assert told.macro.sensitivity.value == pytest.approx(told.accuracy.value)
-    assert told.macro.sensitivity.ci == told.accuracy.ci
-    assert told.macro.specificity.value == pytest.approx(1 - (1 - told.accuracy.value) / 2)
-    assert told.macro.specificity.ci == pytest.approx([1 - (1 - end) / 2 for end in told.accuracy.ci])
+def test_with_equal_classes_equal_metrics_have_equal_intervals() -> None:
+    scores = scored(random_table(300, 6, per_patient=2), resamples=50)
+    assert scores.macro.sensitivity.value == pytest.approx(scores.accuracy.value)
+    assert scores.macro.sensitivity.ci == scores.accuracy.ci
+    assert scores.macro.specificity.value == pytest.approx(1 - (1 - scores.accuracy.value) / 2)
+    assert scores.macro.specificity.ci == pytest.approx([1 - (1 - end) / 2 for end in scores.accuracy.ci])
 
 
-def test_the_numbers_of_a_run_and_of_a_sweep_have_the_same_intervals() -> None:
+def test_a_run_and_a_sweep_have_the_same_intervals() -> None:
     table = random_table(300, 4, per_patient=3)
-    told, run = scored(table, resamples=50), split_metrics(table)
-    assert told.accuracy.ci == run.accuracy_ci
+    scores, run = scored(table, resamples=50), split_metrics(table)
+    assert scores.accuracy.ci == run.accuracy_ci
     for label in CLASSES:
         for name in ("sensitivity", "specificity", "f1"):
-            assert getattr(told.classes[label], name).ci == getattr(run.classes[label], f"{name}_ci")
+            assert getattr(scores.classes[label], name).ci == getattr(run.classes[label], f"{name}_ci")
 
 
 def test_images_of_one_patient_widen_the_interval() -> None:
     alone = random_table(300, 7)
-    # Every image three times, as three images of the patient that it was of.
+    # Every image three times, for the same patient.
     again = pd.concat([alone.assign(image_id=alone["image_id"] + x) for x in "abc"], ignore_index=True)
     ends = [scored(t, resamples=1000).accuracy.ci for t in (alone, again)]
     widths = [high - low for low, high in ends]
@@ -161,9 +161,9 @@ def perfect(n: int = 52) -> pd.DataFrame:
 
 
 def test_52_of_52_falls_back_to_wilson() -> None:
-    told = scored(perfect(), resamples=200)
-    assert to_json(told.accuracy) == {"value": 1.0, "ci": list(wilson(156, 156) or ()), "method": "wilson"}
-    covid = told.classes["COVID-19"]
+    scores = scored(perfect(), resamples=200)
+    assert to_json(scores.accuracy) == {"value": 1.0, "ci": list(wilson(156, 156) or ()), "method": "wilson"}
+    covid = scores.classes["COVID-19"]
     assert covid.sensitivity.ci == pytest.approx(proportion_confint(52, 52, method="wilson"))
     assert to_json(covid.f1) == {
         "value": 1.0,
@@ -171,46 +171,46 @@ def test_52_of_52_falls_back_to_wilson() -> None:
         "method": "wilson",
     }
     assert covid.auc == Estimate(1.0, wilson(52, 52), "wilson")
-    assert told.macro.sensitivity.ci == told.accuracy.ci
+    assert scores.macro.sensitivity.ci == scores.accuracy.ci
     for name in ("f1", "auc"):
-        estimate = getattr(told.macro, name)
+        estimate = getattr(scores.macro, name)
         assert estimate.method == "wilson"
-        assert estimate.ci[0] == pytest.approx(np.mean([getattr(told.classes[c], name).ci[0] for c in CLASSES]))
+        assert estimate.ci[0] == pytest.approx(np.mean([getattr(scores.classes[c], name).ci[0] for c in CLASSES]))
         assert estimate.ci[1] == 1.0
 
 
-def test_an_absent_class_has_no_values_and_no_mean_is_made_of_the_rest() -> None:
-    told = scored(random_table(90, 8, labels=("COVID-19", "Normal")), resamples=200)
-    gone = told.classes["Pneumonia"]
+def test_an_absent_class_has_no_values_and_means_over_the_classes_are_none() -> None:
+    scores = scored(random_table(90, 8, labels=("COVID-19", "Normal")), resamples=200)
+    gone = scores.classes["Pneumonia"]
     assert gone.support == 0
     assert to_json(gone.sensitivity) == {"value": None, "ci": None, "method": None}
     assert to_json(gone.auc) == {"value": None, "ci": None, "method": None}
-    assert told.macro.sensitivity.value is None
-    assert told.accuracy.value is not None
-    json.dumps(to_json(told), allow_nan=False)
+    assert scores.macro.sensitivity.value is None
+    assert scores.accuracy.value is not None
+    json.dumps(to_json(scores), allow_nan=False)
 
 
-def test_no_image_is_no_value() -> None:
-    told = scored(random_table(30).iloc[:0], resamples=200)
-    assert told.n == told.patients == 0
-    assert to_json(told.accuracy) == {"value": None, "ci": None, "method": None}
-    assert told.loss is told.brier is told.ece is None
-    json.dumps(to_json(told), allow_nan=False)
+def test_an_empty_table() -> None:
+    scores = scored(random_table(30).iloc[:0], resamples=200)
+    assert scores.n == scores.patients == 0
+    assert to_json(scores.accuracy) == {"value": None, "ci": None, "method": None}
+    assert scores.loss is scores.brier is scores.ece is None
+    json.dumps(to_json(scores), allow_nan=False)
 
 
-def test_one_patient_alone_says_nothing_of_others() -> None:
-    told = scored(random_table(30, 9).assign(patient_id="p"), resamples=200)
-    assert told.accuracy.ci == (0.0, 1.0)
-    assert told.macro.f1.ci == (0.0, 1.0)
-    assert told.macro.auc.ci[1] - told.macro.auc.ci[0] > 0.7
+def test_one_patient_has_the_widest_interval() -> None:
+    scores = scored(random_table(30, 9).assign(patient_id="p"), resamples=200)
+    assert scores.accuracy.ci == (0.0, 1.0)
+    assert scores.macro.f1.ci == (0.0, 1.0)
+    assert scores.macro.auc.ci[1] - scores.macro.auc.ci[0] > 0.7
 
 
 def test_points_are_the_same_without_intervals() -> None:
     table = random_table(120, 10)
-    told, points = scored(table, resamples=200), point_scores(table)
-    assert points.accuracy == told.accuracy.value
-    assert points.loss == told.loss
+    scores, points = scored(table, resamples=200), point_scores(table)
+    assert points.accuracy == scores.accuracy.value
+    assert points.loss == scores.loss
     for name in MACRO:
-        assert getattr(points.macro, name) == getattr(told.macro, name).value
+        assert getattr(points.macro, name) == getattr(scores.macro, name).value
         for label in CLASSES:
-            assert getattr(points.classes[label], name) == getattr(told.classes[label], name).value
+            assert getattr(points.classes[label], name) == getattr(scores.classes[label], name).value

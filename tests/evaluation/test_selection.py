@@ -25,7 +25,7 @@ def candidate(fold: int, accuracy: float, sensitivity: float = 0.5, loss: float 
     return Candidate(fold, *val, *unseen)
 
 
-def test_inner_and_paper_look_at_different_images() -> None:
+def test_inner_and_paper_use_different_images() -> None:
     models = [candidate(0, 1.0), candidate(1, 2.0), candidate(2, -1.0)]
     assert choose(models, "inner") == 1
     assert choose(models, "paper") == 2
@@ -39,7 +39,7 @@ def test_ties_go_to_sensitivity_then_loss_then_the_lower_fold() -> None:
     assert choose([unknown, candidate(1, 1, 0.0)], "inner") == 1
 
 
-def test_what_cannot_be_chosen_is_refused() -> None:
+def test_impossible_selections_raise() -> None:
     with pytest.raises(SettingError, match="selection=best"):
         choose([candidate(0, 1)], "best")
     with pytest.raises(SettingError, match="no val predictions"):
@@ -50,8 +50,8 @@ def test_what_cannot_be_chosen_is_refused() -> None:
         choose([], "paper")
 
 
-def test_the_expected_best_is_that_of_all_outcomes() -> None:
-    # Two coins, two images each: 16 outcomes by hand.
+def test_the_expected_best_equals_enumeration() -> None:
+    # Two models, two images: 16 outcomes.
     p = 0.3
     total = 0.0
     for flips in product([0, 1], repeat=4):
@@ -70,8 +70,8 @@ def test_simulation_agrees_with_the_exact_value(accuracy: float) -> None:
     assert drawn.mean() == pytest.approx(expected_best(accuracy, 156, 10), abs=4 * drawn.std() / np.sqrt(20000))
 
 
-def test_the_best_of_ten_coins_is_above_chance_and_the_report_says_why() -> None:
-    """Models that guess, on 156 images of three classes: the best looks better than chance, and is not."""
+def test_the_best_of_ten_guessing_models_is_above_chance_and_the_report_says_why() -> None:
+    """Guessing models on 156 images of three classes: the best looks better than chance, but is not."""
     bests, optimisms = [], []
     for seed in range(150):
         right = np.random.default_rng(seed).random((10, 156)) < 1 / 3
@@ -83,15 +83,15 @@ def test_the_best_of_ten_coins_is_above_chance_and_the_report_says_why() -> None
         assert told.chance.accuracy == pytest.approx(1 / 3)
         assert told.models == 10
         assert told.n == 156
-    # What the report expects of the best of ten guessers is what they show, and it lies well above chance.
+    # The observed best is as the report expects for guessing models: well above chance.
     assert np.mean(bests) == pytest.approx(told.chance.expected_best, abs=0.01)
     assert np.mean(bests) > 1 / 3 + 0.04
-    # Images that had no say in the choice show that nothing was there.
+    # On images that played no part in the selection it is at chance.
     assert np.mean(bests) - np.mean(optimisms) == pytest.approx(1 / 3, abs=0.01)
     assert np.mean(optimisms) > 0.03
 
 
-def test_models_that_are_all_alike_gain_nothing_by_choice() -> None:
+def test_identical_models_gain_nothing_by_selection() -> None:
     right = np.tile(np.random.default_rng(0).random(156) < 0.8, (10, 1))
     told = selection_report(right, np.arange(156))
     assert told.data.apparent_optimism == pytest.approx(0.0)
@@ -100,17 +100,17 @@ def test_models_that_are_all_alike_gain_nothing_by_choice() -> None:
     assert told.simulated.optimism > 0.03
 
 
-def test_one_patient_alone_leaves_nobody_out() -> None:
+def test_one_patient_cannot_be_split() -> None:
     assert split_half_optimism(np.ones((3, 5), bool), np.zeros(5, np.intp), repeats=20) is None
 
 
-def test_no_common_image_is_refused() -> None:
+def test_no_common_images_raise() -> None:
     with pytest.raises(DataError, match="no unseen image"):
         selection_report(np.ones((3, 0), bool), np.zeros(0, np.intp))
 
 
-def test_images_of_the_same_patients_leave_more_to_luck() -> None:
-    """Three copies of every image: the simulation is of a third of them, and the choice adds as much as without."""
+def test_correlated_images_add_more_optimism() -> None:
+    """With three copies of every image the simulation uses a third of them, and selection adds as much as without."""
     right = np.random.default_rng(0).random((10, 52)) < 0.9
     once = selection_report(right, np.arange(52))
     copies = selection_report(np.repeat(right, 3, axis=1), np.repeat(np.arange(52), 3))

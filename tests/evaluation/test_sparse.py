@@ -16,18 +16,18 @@ from covidnet.evaluation.ranking import class_curves
 from covidnet.evaluation.results import to_json
 from covidnet.evaluation.scores import scored
 from covidnet.evaluation.sparse import (
-    FEWEST_IMAGES,
-    FEWEST_PATIENTS,
+    MIN_IMAGES,
+    MIN_PATIENTS,
     class_sizes,
     curves_without_sparse,
-    sparse_words,
+    sparse_notes,
     split_without_sparse,
     without_sparse,
 )
 
 
 def external(counts: tuple[int, int, int], per_patient: int = 1, seed: int = 0) -> pd.DataFrame:
-    """Images of each class, each patient with some of them, and predictions that lean towards the truth."""
+    """Images of each class, some per patient, with predictions that tend to be correct."""
     rng = np.random.default_rng(seed)
     labels = [label for label, n in zip(CLASSES, counts, strict=True) for _ in range(n)]
     logits = rng.normal(size=(len(labels), 3)) + 1.5 * np.eye(3)[[CLASSES.index(label) for label in labels]]
@@ -46,44 +46,42 @@ def external(counts: tuple[int, int, int], per_patient: int = 1, seed: int = 0) 
     )
 
 
-def told(table: pd.DataFrame) -> dict:
+def scores_of(table: pd.DataFrame) -> dict:
     return without_sparse(scored(table, resamples=200), table)
 
 
 def test_enough_of_every_class_changes_nothing() -> None:
-    table = external((FEWEST_IMAGES, 30, 30))
-    assert told(table) == scored(table, resamples=200)
-    assert sparse_words(table) == []
+    table = external((MIN_IMAGES, 30, 30))
+    assert scores_of(table) == scored(table, resamples=200)
+    assert sparse_notes(table) == []
     plain = split_metrics(table)
     assert split_without_sparse(plain, table) == plain
 
 
 @pytest.mark.parametrize(
     ("counts", "per_patient"),
-    [((FEWEST_IMAGES - 1, 30, 30), 1), ((40, 30, 30), 12)],
+    [((MIN_IMAGES - 1, 30, 30), 1), ((40, 30, 30), 12)],
     ids=["few images", "few patients"],
 )
-def test_few_images_or_patients_keep_their_numbers_and_lose_their_intervals(
-    counts: tuple[int, int, int], per_patient: int
-) -> None:
+def test_few_images_or_patients_keep_values_but_not_intervals(counts: tuple[int, int, int], per_patient: int) -> None:
     table = external(counts, per_patient)
     if per_patient > 1:  # the other classes have patients enough
         table["patient_id"] = [p if p.startswith("COVID") else f"{p}-{n}" for n, p in enumerate(table["patient_id"])]
-        assert class_sizes(table)["COVID-19"].patients < FEWEST_PATIENTS
-    before, after = scored(table, resamples=200), told(table)
+        assert class_sizes(table)["COVID-19"].patients < MIN_PATIENTS
+    before, after = scored(table, resamples=200), scores_of(table)
     for name in ("sensitivity", "f1", "auc"):
         old, new = (getattr(scores.classes["COVID-19"], name) for scores in (before, after))
         assert new.value == old.value is not None
         assert new.ci is None
         assert new.method is None
         assert getattr(after.classes["Normal"], name) == getattr(before.classes["Normal"], name)
-    # Of the images of other classes there are enough.
+    # There are enough images of other classes.
     assert after.classes["COVID-19"].specificity == before.classes["COVID-19"].specificity
     assert after.accuracy == before.accuracy
     assert after.macro.f1.value == before.macro.f1.value
     assert after.macro.f1.ci is None
     assert before.classes["COVID-19"].sensitivity.ci is not None  # the original is not changed
-    [words] = sparse_words(table)
+    [words] = sparse_notes(table)
     assert words.startswith(f"COVID-19 has {counts[0]} images of ")
     split = split_without_sparse(split_metrics(table), table)
     assert split.classes["COVID-19"].sensitivity_ci is None
@@ -91,9 +89,9 @@ def test_few_images_or_patients_keep_their_numbers_and_lose_their_intervals(
     assert split.accuracy_ci is not None
 
 
-def test_a_class_that_is_absent_has_no_number_of_its_own() -> None:
+def test_an_absent_class_has_no_metrics_of_its_own() -> None:
     table = external((0, 30, 30))
-    found = told(table)
+    found = scores_of(table)
     covid = found.classes["COVID-19"]
     assert (table["prediction"] == "COVID-19").any()  # its F1 would be 0
     for name in ("sensitivity", "f1", "auc"):
@@ -103,44 +101,44 @@ def test_a_class_that_is_absent_has_no_number_of_its_own() -> None:
     assert covid.specificity.ci is not None
     assert all(estimate.value is None for estimate in vars(found.macro).values())
     assert found.accuracy.ci is not None
-    assert "No image of COVID-19 is there: COVID-19 has no sensitivity" in sparse_words(table)[0]
-    (said, *_) = sparse_words(table, {"COVID-19": "all 7 images of COVID-19 were refused"})
-    assert said.startswith("All 7 images of COVID-19 were refused: COVID-19 has no")
+    assert "There are no images of COVID-19: COVID-19 has no sensitivity" in sparse_notes(table)[0]
+    (note, *_) = sparse_notes(table, {"COVID-19": "all 7 images of COVID-19 were refused"})
+    assert note.startswith("All 7 images of COVID-19 were refused: COVID-19 has no")
     json.dumps(to_json(found), allow_nan=False)
 
 
-def test_one_class_alone_has_a_sensitivity_and_nothing_to_be_specific_about() -> None:
+def test_a_single_class_has_sensitivity_but_no_specificity() -> None:
     table = external((0, 40, 0))
-    normal = told(table).classes["Normal"]
+    normal = scores_of(table).classes["Normal"]
     assert normal.sensitivity.ci is not None
     assert normal.specificity.value is None
     assert normal.auc.value is None
-    assert len(sparse_words(table)) == 2
+    assert len(sparse_notes(table)) == 2
 
 
-def test_few_others_take_the_interval_of_specificity_and_of_the_area() -> None:
+def test_few_other_images_remove_the_intervals_of_specificity_and_auc() -> None:
     table = external((0, 40, 4))
-    normal = told(table).classes["Normal"]
+    normal = scores_of(table).classes["Normal"]
     assert normal.specificity.value is not None
     assert normal.specificity.ci is None
     assert normal.auc.ci is None
     assert normal.sensitivity.ci is not None
 
 
-def test_hardly_any_image_at_all_has_no_interval_anywhere() -> None:
+def test_very_few_images_have_no_intervals() -> None:
     table = external((1, 2, 1))
-    text = json.dumps(to_json(told(table)))
+    text = json.dumps(to_json(scores_of(table)))
     assert '"ci": [' not in text
     assert split_without_sparse(split_metrics(table), table).accuracy_ci is None
-    assert "COVID-19 has 1 image of 1 patient:" in sparse_words(table)[0]
+    assert "COVID-19 has 1 image of 1 patient:" in sparse_notes(table)[0]
 
 
-def test_no_image_is_no_error() -> None:
+def test_an_empty_table() -> None:
     table = external((0, 0, 0))
-    found = told(table)
+    found = scores_of(table)
     assert found.n == 0
     assert found.accuracy.value is None
-    assert len(sparse_words(table)) == 3
+    assert len(sparse_notes(table)) == 3
 
 
 def test_curves_of_few_images_have_no_band() -> None:

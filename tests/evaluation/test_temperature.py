@@ -26,7 +26,7 @@ def table_of(logits: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
 
 
 def draw(n: int, scale: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits whose softmax is true, then multiplied by a scale: the temperature that mends them is that scale."""
+    """Calibrated logits multiplied by a scale, which is then the right temperature."""
     rng = np.random.default_rng(seed)
     honest = rng.normal(size=(n, 3)) * 2
     truth = np.array([rng.choice(3, p=row) for row in softmax(honest, axis=1)])
@@ -48,13 +48,13 @@ class _Known(ClassifierMixin, BaseEstimator):
 
 
 @pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
-def test_overconfidence_that_was_put_in_is_found(scale):
+def test_a_known_temperature_is_recovered(scale):
     logits, truth = draw(4000, scale, seed=0)
     assert fit_temperature(table_of(logits, truth)) == pytest.approx(scale, rel=0.08)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.5])
-def test_the_temperature_is_that_of_scikit_learn(scale):
+def test_the_temperature_equals_scikit_learn(scale):
     logits, truth = draw(300, scale, seed=1)
     reference = CalibratedClassifierCV(FrozenEstimator(_Known().fit(logits, truth)), method="temperature")
     reference.fit(logits, truth)
@@ -65,12 +65,12 @@ def test_the_temperature_is_that_of_scikit_learn(scale):
     assert given == pytest.approx(reference.predict_proba(logits), abs=2e-3)
 
 
-def test_tempering_probabilities_is_tempering_logits():
+def test_tempering_probabilities_equals_scaling_logits():
     logits, _ = draw(50, 3.0, seed=2)
     assert tempered(softmax(logits, axis=1), 1.7) == pytest.approx(softmax(logits / 1.7, axis=1), abs=1e-12)
 
 
-def test_the_prediction_stays():
+def test_the_prediction_does_not_change():
     logits, truth = draw(200, 5.0, seed=3)
     table = table_of(logits, truth)
     scores = table[list(PROBABILITIES)].to_numpy()
@@ -78,7 +78,7 @@ def test_the_prediction_stays():
         assert (tempered(scores, temperature).argmax(1) == scores.argmax(1)).all()
 
 
-def test_images_that_are_all_right_do_not_make_certainty():
+def test_all_correct_images_do_not_give_certainty():
     n = 30
     truth = np.arange(n) % 3
     logits = 4.0 * np.eye(3)[truth] + np.random.default_rng(4).normal(size=(n, 3)) * 0.1
@@ -88,7 +88,7 @@ def test_images_that_are_all_right_do_not_make_certainty():
     assert confidence == pytest.approx((n + 1) / (n + 2), abs=1e-4)
 
 
-def test_a_model_that_knows_nothing_becomes_even():
+def test_a_guessing_model_becomes_uniform():
     rng = np.random.default_rng(5)
     logits, truth = rng.normal(size=(600, 3)) * 5, rng.integers(0, 3, 600)
     temperature = fit_temperature(table_of(logits, truth))
@@ -98,7 +98,7 @@ def test_a_model_that_knows_nothing_becomes_even():
     assert losses[1] == pytest.approx(np.log(3), abs=0.02)
 
 
-def test_no_images_have_no_temperature():
+def test_an_empty_table_has_no_temperature():
     logits, truth = draw(3, 1.0, seed=6)
     assert fit_temperature(table_of(logits, truth).iloc[:0]) is None
 
@@ -110,6 +110,6 @@ def test_probabilities_of_zero_stay_finite():
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_temperature_that_is_none_is_refused(temperature):
+def test_an_invalid_temperature_raises(temperature):
     with pytest.raises(SettingError, match="temperature"):
         tempered([[0.5, 0.5]], temperature)

@@ -318,7 +318,7 @@ def test_maps_that_lie_beside_the_lungs_are_said_to_fail_where_lungs_alone_are_k
             difference, centre = share.difference, share.centre.value
             low, high = (f"{100 * end:.1f}" for end in difference.ci)
             text = (
-                f"On 12 images with known lungs {100 * share.model.value:.1f}% of the heat of the maps lies in "
+                f"On 12 images with known lungs {100 * share.model.value:.1f}% of the heat lies in "
                 f"the lungs, less than the centre prior ({100 * centre:.1f}%; difference "
                 f"{100 * difference.value:.1f} points [{low}, {high}])"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from covidnet.evaluation.sparse import FEWEST_IMAGES
+from covidnet.evaluation.sparse import MIN_IMAGES
 from covidnet.report.summary import Origin, SweepSummary
 from covidnet.report.terminal import percent
 from covidnet.report.words import count
@@ -50,7 +50,7 @@ def _confounded(origin: Origin | None, name: str, learned: str) -> str:
         return f"How far the {name} of an image tells its class: not available. The model may have learned {learned}."
     share, base, n = origin.share, origin.base, origin.n
     of = f" ({count(n, 'image')} whose {name} is known)"
-    if n is not None and n < FEWEST_IMAGES:
+    if n is not None and n < MIN_IMAGES:
         return f"How far the {name} of an image tells its class: too few images whose {name} is known ({n}) to say."
     if len(origin.counts) == 1:
         return f"All images have one {name}{of}; what the model does on images of another {name} is not available."

@@ -9,7 +9,7 @@ from covidnet.base.classes import CLASSES
 from covidnet.evaluation.ranking import ClassCurves
 from covidnet.evaluation.results import empty
 from covidnet.evaluation.scores import Metric, PointScores
-from covidnet.evaluation.sparse import FEWEST_IMAGES
+from covidnet.evaluation.sparse import MIN_IMAGES
 from covidnet.report.paper.published import ACCURACY, TABLE5, TABLE6
 from covidnet.report.plots.figures import confusion_figure, curves_figure, folds_figure
 from covidnet.report.rendering.document import Block, Cell, Column, Figure, Paragraph, Section, Table, without_paper
@@ -86,7 +86,7 @@ def abstract(summary: SweepSummary) -> Paragraph:
         "; the mean of all models' probabilities (the ensemble) is right for "
         f"{estimate_of(unseen.ensemble.accuracy, n)}"
     )
-    if n is None or n >= FEWEST_IMAGES:
+    if n is None or n >= MIN_IMAGES:
         text += (
             f"; the single models are right for {estimate_text(unseen.mean.accuracy)} on average, with a "
             f"standard deviation of {points(unseen.sd.accuracy)}"

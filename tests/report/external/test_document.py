@@ -20,7 +20,7 @@ from covidnet.evaluation.predictions import EXTERNAL, predictions_table
 from covidnet.evaluation.ranking import class_curves
 from covidnet.evaluation.results import to_json
 from covidnet.evaluation.scores import scored
-from covidnet.evaluation.sparse import class_sizes, curves_without_sparse, sparse_words, without_sparse
+from covidnet.evaluation.sparse import class_sizes, curves_without_sparse, sparse_notes, without_sparse
 from covidnet.report.external.document import external_document, write_external_report
 from covidnet.report.external.sections import abstract, images
 from covidnet.report.external.summary import ExternalSummary
@@ -72,7 +72,7 @@ def summary_of(counts: tuple[int, int, int] = (4, 30, 30)) -> dict[str, Any]:
         "calibration": {"external": calibration(table) if labels else None,
                         "before": calibration(table) if labels else None},
         "study": {part: {"title": f"The {part} fold", "scores": told} for part in ("test", "unseen")},
-        "notes": sparse_words(table),
+        "notes": sparse_notes(table),
         "bootstrap": {"resamples": 100, "seed": 0},
         "hashes": {"manifest_sha256": "ab" * 32},
         "git_revision": None,
@@ -135,7 +135,7 @@ def test_the_difference_to_the_study_is_external_less_the_studys(summary: dict[s
 @pytest.mark.parametrize("counts", [(0, 30, 30), (0, 40, 0), (0, 0, 0), (1, 1, 1)])
 def test_absent_classes_and_no_images_at_all_are_no_error(counts: tuple[int, int, int], tmp_path: Path) -> None:
     write_external_report(summary_of(counts), tmp_path)
-    assert "No image of COVID-19 is there" in text_of(tmp_path) or counts == (1, 1, 1)
+    assert "There are no images of COVID-19" in text_of(tmp_path) or counts == (1, 1, 1)
 
 
 def test_what_is_not_known_is_left_out(summary: dict[str, Any]) -> None:

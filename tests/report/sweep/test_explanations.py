@@ -270,7 +270,7 @@ def test_constant_maps_are_counted_as_the_logs_count_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", ["too few images", "the maps of two images are nearly the same", "maps change by about half"]
+    "reason", ["too few images", "the maps of different images are nearly the same", "maps change by about half"]
 )
 def test_why_the_sanity_test_is_unclear_is_said(reason: str) -> None:
     found = build_explanations(retained=0.5)
