@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted, shown
-from covidnet.launch.arguments import quoted
+from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import launch
 from covidnet.serving.checkpoint_path import ONNX, find_models
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from covidnet.report.external.summary import ExternalSummary
 
-PATHS = ("checkpoint", "only", "out", "data.root", "data.table")
+PATHS = ("checkpoint", "only", "out", *DATA_PATHS)
 """Settings that are paths, with characters that Hydra's grammar may not take."""
 
 _ASKED = ("checkpoint", "only", "gate", "engine", "resamples", "seed")

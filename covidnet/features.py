@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.errors import CovidnetError, StoreError
+from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import launch
 
 if TYPE_CHECKING:
@@ -125,4 +126,5 @@ def remove(setup: FoldSetup) -> None:
 if __name__ == "__main__":
     # Hydra knows no flags of commands: a flag becomes the setting that it stands for.
     sys.argv = [f"action={word[2:]}" if word in _ACTIONS else word for word in sys.argv]
+    sys.argv[1:] = quoted(sys.argv[1:], DATA_PATHS)
     launch(main, "features")

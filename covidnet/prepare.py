@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.errors import DataError
 from covidnet.base.names import counted, shown
+from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import launch
 
 if TYPE_CHECKING:
@@ -61,4 +63,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], DATA_PATHS)
     launch(main, "prepare")

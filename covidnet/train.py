@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.errors import CovidnetError
-from covidnet.launch.arguments import quoted
+from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import config_dir, launch
 from covidnet.learning.monitor import direction
 from covidnet.sweep.ending import report_ended_sweeps
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-_PATHS = ("data.root", "data.table", "data.masks", "data.boxes", "cache_dir")
 
 
 def main(cfg: DictConfig) -> float | None:
@@ -46,7 +44,7 @@ def _arguments(given: list[str]) -> list[str]:
         from covidnet.fold.resume import resumed_arguments
 
         given = resumed_arguments(given)
-    given = quoted(given, _PATHS)
+    given = quoted(given, DATA_PATHS)
     for flag in ("-m", "--multirun"):
         if flag in given:
             # Hydra's parser rejects settings on both sides of a flag.

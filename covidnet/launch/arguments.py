@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+DATA_PATHS = ("data.root", "data.table", "data.masks", "data.boxes", "split.unseen", "cache_dir")
+"""Settings of the data that are paths, or may hold a second equals sign."""
+
 
 def quoted(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
     r"""The words of a command line, with paths quoted that Hydra would reject or misread.

@@ -191,6 +191,30 @@ def read_metadata(
     return Metadata()
 
 
+def read_list(file: Path, root: Path, paths: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Read a list of images, one file name in a line.
+
+    Args:
+        file: the list, in any encoding that `read_table` knows.
+        root: the folder of the images.
+        paths: of the images, posix, relative to it.
+
+    Returns:
+        The paths of the listed images, matched as in `read_metadata`, and the names that match no single image.
+
+    Raises:
+        DataError: the list cannot be read.
+    """
+    try:
+        names = [line.strip() for line in _decoded(file)[0].splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); give a list of file names") from None
+    found = _matched(file, names, root, paths)
+    return {path for path in found if path is not None}, [
+        name for name, path in zip(names, found, strict=True) if path is None
+    ]
+
+
 def _layout(file: Path, given: Given | None) -> Layout:
     """The layout of a table: what the settings say, or what its first line looks like."""
     try:
@@ -239,8 +263,8 @@ def _read(
         inside = f"{split[0]}/" if (folder / split[0]).is_dir() else ""
         rows = rows.assign(split=split[0], filename=inside + rows["filename"])
     if also is not None and also not in rows:
-        near = _nearest(also, table.columns)
-        raise DataError(f"{file}: no column {also}; its columns are {', '.join(table.columns)}{near}")
+        known = [*table.columns, *(["split"] if "split" in rows else [])]
+        raise DataError(f"{file}: no column {also}; its columns are {', '.join(known)}{_nearest(also, known)}")
     names = rows["filename"].tolist()
     reasons = _reasons(rows, layout, labels)
     found = _matched(file, names, root, paths)

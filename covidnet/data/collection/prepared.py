@@ -156,12 +156,15 @@ def prepare_folder(
     )
 
 
-def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = True) -> Source:
+def find_source(
+    data: Mapping[str, Any], cache_dir: Path, *, unseen: str | None = None, progress: bool = True
+) -> Source:
     """The source named by the settings under ``data``; missing phantoms are drawn first.
 
     Args:
         data: the group ``data`` of the configuration.
         cache_dir: where phantoms are kept.
+        unseen: ``split.unseen``.
         progress: whether progress bars are drawn.
     """
     name, labels, ignore = data["name"], data.get("labels") or {}, data.get("ignore")
@@ -173,14 +176,15 @@ def find_source(data: Mapping[str, Any], cache_dir: Path, *, progress: bool = Tr
     if root is not None and not str(root).strip():
         # data.root=$DIR with DIR unset: an empty path would mean the current folder.
         raise SettingError("data.root", root, "a folder of images", "say data.root=DIR")
-    given = _given(data)
+    more: dict[str, Any] = {"name": name, "labels": labels, "ignore": ignore, "unseen": unseen}
     if name == "phantom":
-        return folder_source(_phantoms(data, cache_dir, progress), name=name, labels=labels, ignore=ignore)
+        return folder_source(_phantoms(data, cache_dir, progress), **more)
+    more["given"] = _given(data)
     if name == "kaggle":
-        return kaggle_source(root, handle=data["handle"], name=name, labels=labels, ignore=ignore, given=given)
+        return kaggle_source(root, handle=data["handle"], **more)
     if root is None:
         raise SettingError("data.root", None, "a folder of images", "say data=folder data.root=DIR")
-    return folder_source(root, name=name, labels=labels, ignore=ignore, given=given)
+    return folder_source(root, **more)
 
 
 def _given(data: Mapping[str, Any]) -> Given | None:
@@ -231,7 +235,7 @@ def prepare_dataset(
         raise SettingError("split.group", split["group"], GROUPS)
     if split.get("copies", "bytes") not in COPIES:
         raise SettingError("split.copies", split["copies"], COPIES)
-    source = find_source(data, cache_dir, progress=progress)
+    source = find_source(data, cache_dir, unseen=split.get("unseen"), progress=progress)
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
     # Jobs of one sweep start together: the first writes, the others read.
     with locked(home / ".lock") as unwritable:
@@ -251,7 +255,8 @@ def prepare_dataset(
             write_manifest(home, manifest)
         images, notes = filter_view(manifest.images, data.get("view"))
         notes = [*source.notes, *notes, *_notes(manifest, images)]
-        prepared = _split_dataset(home, manifest, images, split, notes, progress)
+        unseen = images["image_id"][images["path"].isin(source.unseen)].tolist()
+        prepared = _split_dataset(home, manifest, images, split, unseen, notes, progress)
     together = "" if split.get("copies") == "off" else "kept in one fold, "
     for text in _two_classes(images, prepared.folder):
         if strict:
@@ -266,6 +271,7 @@ def _split_dataset(
     manifest: Manifest,
     images: pd.DataFrame,
     split: Mapping[str, Any],
+    unseen: list[str],
     notes: list[str],
     progress: bool,
 ) -> PreparedDataset:
@@ -280,6 +286,8 @@ def _split_dataset(
     copies = split.get("copies", "bytes")
     if copies != "bytes":
         settings["copies"] = f"near {METHOD}" if copies == "near" else copies
+    if unseen:
+        settings["unseen"] = _sha256("\n".join(sorted(unseen)))
     folder = home / f"split-{digest(settings)}"
     file, record = folder / "split.csv", folder / "split.json"
     if not record.exists():
@@ -289,7 +297,7 @@ def _split_dataset(
             images = images.assign(copy_of=images["image_id"].map(_first_copies(pairs)))
             settings["copies_sha256"] = _write_copies(folder / COPIES_FILE, _pairs_within(pairs, images))
         # A split.csv without a record was left by a stopped process: write it again.
-        made = balanced_folds(images, group=split["group"], seed=split["seed"], copies=copies)
+        made = balanced_folds(images, group=split["group"], seed=split["seed"], copies=copies, unseen=unseen)
         for text in made.warnings:
             log.warning("%s", text)
         text = made.table[list(SPLIT_COLUMNS)].to_csv(index=False, lineterminator="\n")

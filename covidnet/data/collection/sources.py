@@ -19,7 +19,7 @@ from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted, harmless
 from covidnet.data.collection.layouts import LAYOUTS
 from covidnet.data.collection.metadata import FILE as METADATA
-from covidnet.data.collection.metadata import Given, Metadata, read_metadata
+from covidnet.data.collection.metadata import Given, Metadata, read_list, read_metadata
 from covidnet.data.reading.images import is_image_file
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,10 @@ _PATIENT_PATTERNS = (
 )
 
 
+_PUBLISHED = re.compile(r"column:(?P<column>[^=]+)=(?P<value>.+)|folder:(?P<folder>[^/]+)|list:(?P<file>.+)")
+_PUBLISHED_WORDS = "column:NAME=VALUE, folder:NAME or list:FILE"
+
+
 @dataclass(frozen=True)
 class Source:
     """The images of a data set, before any image is read.
@@ -58,6 +62,7 @@ class Source:
         table: the name of the table, such as metadata.csv.
         layout: what decides which files are used and what is known about them, besides the folder; empty for class
             folders with a metadata.csv.
+        unseen: paths of the images that the data set's publisher keeps for the final test (``split.unseen``).
     """
 
     name: str
@@ -67,6 +72,7 @@ class Source:
     notes: tuple[str, ...] = ()
     table: str = METADATA
     layout: str = ""
+    unseen: frozenset[str] = frozenset()
 
 
 def patient_from_name(path: str | Path) -> str | None:
@@ -92,6 +98,7 @@ def folder_source(
     labels: Mapping[str, str] | None = None,
     ignore: str | Sequence[str] | None = None,
     given: Given | None = None,
+    unseen: str | None = None,
 ) -> Source:
     """Find the images of a folder, at any depth, and what a table or the folders' names say about each.
 
@@ -105,10 +112,12 @@ def folder_source(
         labels: more folder names and the class of each (``data.labels``).
         ignore: folders, labels and files to leave out (``data.ignore``).
         given: ``data.table``, ``data.columns`` and ``data.separator``.
+        unseen: ``split.unseen``: which images are the published test images: ``column:NAME=VALUE`` of the table,
+            ``folder:NAME``, or ``list:FILE`` of their names.
 
     Raises:
         DataError: the folder is missing, has no images or has images without a class, or the table cannot be used.
-        SettingError: a name in `ignore` matches nothing.
+        SettingError: a name in `ignore` matches nothing, or `unseen` no image.
     """
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
@@ -118,7 +127,10 @@ def folder_source(
     paths = image_files(root)
     if not paths:
         raise DataError(f"{root}: no images found; expected class folders named like {', '.join(CLASSES)}, or a table")
-    metadata = read_metadata(root, paths, labels, given)
+    published = _PUBLISHED.fullmatch(unseen) if unseen else None
+    if unseen and published is None:
+        raise SettingError("split.unseen", unseen, _PUBLISHED_WORDS)
+    metadata = read_metadata(root, paths, labels, given, published["column"] if published else None)
     ignored = dict.fromkeys([ignore] if isinstance(ignore, str) else map(str, ignore or ()), 0)
     rows, unlabelled, contradicted = [], [], []
     left_out = Counter[str]()
@@ -161,7 +173,24 @@ def folder_source(
     files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
     files = files.sort_values("path", ignore_index=True)
     layout = "" if metadata.name == METADATA and not metadata.listed else metadata.name
-    return Source(name, root, files, metadata.missing, tuple(notes), metadata.name, layout)
+    test = _unseen(published, root, paths, metadata) & set(files["path"]) if published else set[str]()
+    if published and not test:
+        raise SettingError("split.unseen", unseen, "that of at least one image", f"none of {len(files)} has it")
+    return Source(name, root, files, metadata.missing, tuple(notes), metadata.name, layout, frozenset(test))
+
+
+def _unseen(published: re.Match[str], root: Path, paths: Sequence[str], metadata: Metadata) -> set[str]:
+    """The paths of the published test images, as tables hold them."""
+    column, value, folder, file = published.group("column", "value", "folder", "file")
+    if column:
+        found = {path for path, known in metadata.cells.items() if known.get(column, "").casefold() == value.casefold()}
+    elif folder:
+        found = {path for path in paths if folder.casefold() in map(str.casefold, Path(path).parent.parts)}
+    else:
+        found, lost = read_list(Path(file).expanduser().resolve(), root, paths)
+        if lost:
+            log.warning("split.unseen: %s of %s match no image, such as %s", counted(len(lost), "name"), file, lost[0])
+    return set(map(harmless, found))
 
 
 def _left_out_by(metadata: Metadata, images: Counter[str]) -> list[str]:
@@ -297,6 +326,7 @@ def kaggle_source(
     labels: Mapping[str, str] | None = None,
     ignore: str | Sequence[str] | None = None,
     given: Given | None = None,
+    unseen: str | None = None,
 ) -> Source:
     """The paper's data set, from disk or downloaded with kagglehub; the class folders of train/ and test/ are pooled.
 
@@ -307,13 +337,14 @@ def kaggle_source(
         labels: as in `folder_source`.
         ignore: as in `folder_source`.
         given: as in `folder_source`.
+        unseen: as in `folder_source`.
 
     Raises:
         DataError: it is not on disk and cannot be downloaded, in one line that says how to get it.
     """
     if root is None:
         root = _download(handle)
-    return folder_source(root, name=name, labels=labels, ignore=ignore, given=given)
+    return folder_source(root, name=name, labels=labels, ignore=ignore, given=given, unseen=unseen)
 
 
 def _download(handle: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,7 +45,7 @@ class Split:
             image_id. fold is 0..9 (test folds), 10 (unseen) or -1 (left out). reason says why an image is left out.
             copy_of is equal for near copies of one image.
         left_out: ``image_id,path,label,patient_id,reason`` of the images in fold -1, sorted by image_id.
-        per_fold: images of each class in every fold.
+        per_fold: images of each class in every fold that is drawn.
         notes: sentences for the log and the report.
         warnings: the notes that call for a decision.
     """
@@ -108,7 +108,12 @@ def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies =
 
 
 def balanced_folds(
-    manifest: pd.DataFrame, *, group: Group = "patient", seed: int = 0, copies: Copies = "near"
+    manifest: pd.DataFrame,
+    *,
+    group: Group = "patient",
+    seed: int = 0,
+    copies: Copies = "near",
+    unseen: Collection[str] = (),
 ) -> Split:
     """Draw eleven folds with exactly the same number of images of every class, and no group in two folds.
 
@@ -127,11 +132,15 @@ def balanced_folds(
     so small groups are more likely there. A group that spans classes is drawn with its scarcest class and brings its
     other images along. A group with more images of a class than a fold holds is drawn only to be trimmed.
 
+    With `unseen`, the unseen fold is exactly these images, and the ten test folds are drawn as above from the images
+    that share no group with them. The others of such a group are left out, and a warning names their patients.
+
     Args:
         manifest: columns image_id, path, label, patient_id, view, source, and sha256 and copy_of if they are known.
         group: ``patient``, or ``image`` for the paper's protocol, which lets a patient's images lie in several folds.
         seed: another seed gives another draw and other folds.
         copies: which copies share a fold, as in `groups_of`.
+        unseen: ids of the images of a published test set; none draws the unseen fold like the others.
 
     Returns:
         The split.
@@ -139,7 +148,8 @@ def balanced_folds(
     Raises:
         SettingError: group or copies is not an allowed value.
         DataError: a column is missing, an image id is not unique, or a label is not one of `CLASSES`.
-        SplitError: a class has fewer than 11 images or fewer than 11 groups, or no balanced folds were found.
+        SplitError: a class has fewer images or groups than folds to draw (11, or 10 with `unseen`) or no image in
+            `unseen`, or no balanced folds were found.
     """
     _require(manifest, COLUMNS[:-1])
     unknown = sorted({str(label) for label in manifest["label"]} - set(CLASSES))
@@ -148,38 +158,56 @@ def balanced_folds(
     if "copy_of" not in manifest:
         manifest = manifest.assign(copy_of=pd.Series(float("nan"), index=manifest.index, dtype=object))
     images = manifest.assign(group=groups_of(manifest, group, copies)).sort_values("image_id", ignore_index=True)
-    sizes = pd.crosstab(images["group"], images["label"]).reindex(columns=list(CLASSES), fill_value=0).sort_index()
-    _refuse_small_classes(images, sizes, group, copies)
+    kept = images["image_id"].isin(list(unseen))
+    bins = N_FOLDS - bool(len(unseen))
+    across = images["group"].isin(set(images["group"][kept])) & ~kept
+    drawn = images[~kept & ~across]
+    sizes = pd.crosstab(drawn["group"], drawn["label"]).reindex(columns=list(CLASSES), fill_value=0).sort_index()
+    _refuse_small_classes(drawn, sizes, group, copies, bins)
+    absent = sorted(set(CLASSES) - set(images["label"][kept])) if len(unseen) else []
+    if absent:
+        raise SplitError(
+            f"split.unseen: no image of {', '.join(absent)} among {counted(int(kept.sum()), 'published test image')}; "
+            "set split.unseen=null to draw the unseen fold"
+        )
 
     names = [str(name) for name in sizes.index]
     counts: list[Counts] = [tuple(map(int, row)) for row in sizes.to_numpy()]
-    packing = pack(counts, names, bins=N_FOLDS, seed=seed)
+    packing = pack(counts, names, bins=bins, seed=seed)
     if packing is None:
         raise SplitError(
-            f"cannot make {N_FOLDS} folds with equal numbers of {', '.join(CLASSES)}: too many groups span classes; "
+            f"cannot make {bins} folds with equal numbers of {', '.join(CLASSES)}: too many groups span classes; "
             "add patients with images of one class only"
         )
     # Bins are filled in order, so they are numbered at random. Otherwise the unseen fold would be a special one.
-    numbers = shuffled([str(fold) for fold in range(N_FOLDS)], seed, "fold")
-    images["fold"] = _fold_column(images, dict(zip(names, range(len(names)), strict=True)), packing, numbers, seed)
+    numbers = shuffled([str(fold) for fold in range(bins)], seed, "fold")
+    images["fold"] = LEFT_OUT
+    images.loc[kept, "fold"] = UNSEEN_FOLD
+    folds = _fold_column(drawn, dict(zip(names, range(len(names)), strict=True)), packing, numbers, seed)
+    images.loc[drawn.index, "fold"] = folds
 
     used = images[images["fold"] != LEFT_OUT]
     home = dict(zip(used["group"], used["fold"], strict=True))
     largest = sizes.max(axis=1).to_dict()
     images["reason"] = pd.Series(
         [
-            _reason(label, key, home, largest[key], packing.per_bin, seed) if fold == LEFT_OUT else None
-            for label, key, fold in zip(images["label"], images["group"], images["fold"], strict=True)
+            None
+            if fold != LEFT_OUT
+            else _PUBLISHED
+            if split_up
+            else _reason(label, key, home, largest[key], packing.per_bin, seed, bins)
+            for label, key, fold, split_up in zip(images["label"], images["group"], images["fold"], across, strict=True)
         ],
         dtype="str",
     )
     left_out = images[images["fold"] == LEFT_OUT].reset_index(drop=True)
-    warnings = _too_large(images, packing.per_bin, group) if copies == "near" else []
+    warnings = _too_large(drawn.assign(fold=folds), packing.per_bin, group) if copies == "near" else []
+    warnings += _published_twice(images, kept, across)
     return Split(
         table=images[[*COLUMNS, "reason", "copy_of"]],
         left_out=left_out[["image_id", "path", "label", "patient_id", "reason"]],
         per_fold=packing.per_bin,
-        notes=[*_notes(images, home, packing.per_bin, group, seed, copies), *warnings],
+        notes=[*_notes(images, home, packing.per_bin, group, seed, copies, bins), *warnings],
         warnings=warnings,
     )
 
@@ -364,22 +392,35 @@ def _joined(ties: Sequence[Sequence[Hashable]], n: int) -> list[int]:
     return [root(i) for i in range(n)]
 
 
-def _refuse_small_classes(images: pd.DataFrame, sizes: pd.DataFrame, group: Group, copies: Copies) -> None:
+def _published_twice(images: pd.DataFrame, kept: pd.Series, across: pd.Series) -> list[str]:
+    """A warning about images that are left out because their patient, or a copy, is among the published test images."""
+    if not across.any():
+        return []
+    patients = images["patient_id"].map(_known)
+    both = sorted(set(patients[across].dropna()) & set(patients[kept].dropna()))
+    named = f" ({counted(len(both), 'patient is', 'patients are')} on both sides, such as {both[0]})" if both else ""
+    return [
+        f"split.unseen: {counted(int(across.sum()), 'image is', 'images are')} left out, since a copy or an image of "
+        f"the same patient is among the published test images{named}."
+    ]
+
+
+def _refuse_small_classes(images: pd.DataFrame, sizes: pd.DataFrame, group: Group, copies: Copies, bins: int) -> None:
     for label in CLASSES:
         number, groups = int(sizes[label].sum()), int((sizes[label] > 0).sum())
-        if number < N_FOLDS:
-            raise SplitError(f"class {label}: {number} images, at least {N_FOLDS} are needed, one per fold; add images")
-        if groups < N_FOLDS:
+        if number < bins:
+            raise SplitError(f"class {label}: {number} images, at least {bins} are needed, one per fold; add images")
+        if groups < bins:
             owner, remedy = ("patients", "add patients") if group == "patient" else ("different images", "add images")
             apart = groups_of(images[images["label"] == label], group, "bytes").nunique()
             if copies == "near" and apart >= N_FOLDS:
                 raise SplitError(
                     f"class {label}: {number} images of {apart} {owner}, but near copies join them to {groups} groups "
-                    f"and at least {N_FOLDS} are needed; check copies.csv, and set split.copies=bytes if they are not "
+                    f"and at least {bins} are needed; check copies.csv, and set split.copies=bytes if they are not "
                     "copies"
                 )
             raise SplitError(
-                f"class {label}: {number} images of {groups} {owner}, at least {N_FOLDS} {owner} are needed, one per "
+                f"class {label}: {number} images of {groups} {owner}, at least {bins} {owner} are needed, one per "
                 f"fold; {remedy}" + (" or set split.group=image" if group == "patient" else "")
             )
 
@@ -398,12 +439,15 @@ def _fold_column(
     return folds
 
 
-def _reason(label: str, key: str, home: dict[str, int], largest: int, per_fold: int, seed: int) -> str:
+_PUBLISHED = "published: an image of its group is in the published unseen fold"
+
+
+def _reason(label: str, key: str, home: dict[str, int], largest: int, per_fold: int, seed: int, bins: int) -> str:
     if key in home:
         return f"trimmed: the rest of its group is in fold {home[key]}, which is full with {per_fold} images of {label}"
     if largest > per_fold:
         return f"too large: its group has {largest} images of one class and a fold holds {per_fold}"
-    return f"surplus: the folds are full with {per_fold * N_FOLDS} images of {label}, drawn with seed {seed}"
+    return f"surplus: the folds are full with {per_fold * bins} images of {label}, drawn with seed {seed}"
 
 
 def _too_large(images: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
@@ -423,23 +467,28 @@ def _too_large(images: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
 
 
 def _notes(
-    images: pd.DataFrame, home: dict[str, int], per_fold: int, group: Group, seed: int, copies: Copies
+    images: pd.DataFrame, home: dict[str, int], per_fold: int, group: Group, seed: int, copies: Copies, bins: int
 ) -> list[str]:
     total = images["label"].value_counts()
     used = images["fold"] != LEFT_OUT
-    notes = [f"{N_FOLDS} folds of {per_fold} images of each class, grouped by {group}, seed {seed}."]
+    notes = [f"{bins} folds of {per_fold} images of each class, grouped by {group}, seed {seed}."]
+    if bins < N_FOLDS:
+        unseen = images["label"][images["fold"] == UNSEEN_FOLD]
+        counts = ", ".join(f"{label} {int((unseen == label).sum())}" for label in CLASSES)
+        notes.append(f"The unseen fold is the {counted(len(unseen), 'published test image')} ({counts}).")
     for label in CLASSES:
         out = images[~used & (images["label"] == label)]
         if len(out):
-            trimmed = int(out["group"].isin(list(home)).sum())
+            trimmed = int((out["group"].isin(list(home)) & (out["reason"] != _PUBLISHED)).sum())
             notes.append(
                 f"{label}: {len(out)} of {counted(total[label], 'image')} left out"
                 + (f", {trimmed} of them to trim groups that do not fit whole." if trimmed else ".")
             )
-    smallest = min(CLASSES, key=lambda label: total[label])
-    if per_fold < total[smallest] // N_FOLDS:
+    drawable = images["label"][(images["fold"] != UNSEEN_FOLD) | (bins == N_FOLDS)].value_counts()
+    smallest = min(CLASSES, key=lambda label: drawable[label])
+    if per_fold < drawable[smallest] // bins:
         notes.append(
-            f"{smallest} has enough images for {total[smallest] // N_FOLDS} in every fold, but some class has too "
+            f"{smallest} has enough images for {drawable[smallest] // bins} in every fold, but some class has too "
             f"large or too few groups for more than {per_fold}."
         )
     patients = images["patient_id"].map(_known)

@@ -33,9 +33,9 @@ def draw(root: Path, *paths: str) -> Path:
     return root
 
 
-def source(root: Path, **data: object) -> Source:
+def source(root: Path, unseen: str | None = None, **data: object) -> Source:
     limits = {"max_megapixels": 64, "min_side": 64}
-    return find_source({"name": "folder", "root": str(root), **limits, **data}, root, progress=False)
+    return find_source({"name": "folder", "root": str(root), **limits, **data}, root, unseen=unseen, progress=False)
 
 
 def rows(found: Source, *columns: str) -> dict[str, tuple[object, ...]]:
@@ -288,6 +288,38 @@ def test_absent_tables_and_unknown_names_are_refused(tmp_path: Path) -> None:
     with refused("data.columns", "{lable: ...}", COLUMNS):
         source(root, columns={"lable": "Dx"})
     assert SCHEMA["config"]["data.separator"].choices == tuple(SEPARATORS)
+
+
+# Published test images
+
+
+@pytest.mark.parametrize(
+    ("unseen", "paths"),
+    [
+        ("column:split=test", {"test/c.png", "test/a.png"}),
+        ("column:source=RSNA", {"test/c.png", "train/a.png"}),
+        ("folder:Test", {"test/c.png", "test/a.png"}),
+        ("list:{root}/names", {"train/a.png", "test/c.png"}),
+    ],
+)
+def test_published_test_images_are_found(tmp_path: Path, unseen: str, paths: set[str]) -> None:
+    covidx(tmp_path)
+    (tmp_path / "names").write_text("train/a.png\n\nc.png\ngone.png\n")
+    assert source(tmp_path, unseen=unseen.format(root=tmp_path)).unseen == paths
+
+
+def test_published_test_images_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    covidx(tmp_path)
+    for wrong in ("test", "column:split", "colum:split=test", "folder:"):
+        with refused("split.unseen", wrong, "column:NAME=VALUE, folder:NAME or list:FILE"):
+            source(tmp_path, unseen=wrong)
+    for none in ("column:split=val", "folder:images"):
+        with refused("split.unseen", none, "that of at least one image", "none of 4 has it"):
+            source(tmp_path, unseen=none)
+    with pytest.raises(DataError, match=r"no column spli; its columns are .*; did you mean split\?"):
+        source(tmp_path, unseen="column:spli=test")
+    with pytest.raises(DataError, match=r"gone: cannot be read \(No such file"):
+        source(tmp_path, unseen=f"list:{tmp_path}/gone")
 
 
 def test_real_radiographs_are_read_as_class_folders(kit: Path) -> None:

@@ -136,6 +136,20 @@ def test_preparation_of_the_same_images_under_other_names_gives_the_same_folds(r
     assert set(there.split["path"].str.startswith("train/")) == {True}
 
 
+def test_published_test_images_are_kept_and_have_a_split_of_their_own(tmp_path: Path) -> None:
+    root = images(images(tmp_path / "d", name="train/{folder}/{n}.png"), 2, name="test/{folder}/t{n}.png")
+    for number, file in enumerate(sorted(root.rglob("test/*/*.png"))):
+        draw(file, 9000 + number)
+    usual = prepare(settings(root), tmp_path / "c")
+    kept = prepare(settings(root), tmp_path / "c", split={**SPLIT, "unseen": "folder:test"})
+    assert kept.split_sha256 != usual.split_sha256
+    assert kept.folder.parent == usual.folder.parent
+    unseen = kept.split["path"][kept.split["fold"] == 10]
+    assert sorted(unseen) == sorted(path.relative_to(root).as_posix() for path in root.rglob("test/*/*.png"))
+    assert "The unseen fold is the 6 published test images (COVID-19 2, Normal 2, Pneumonia 2)." in kept.notes
+    assert kept.fold(0).rows["unseen"]["path"].sort_values().tolist() == sorted(unseen)
+
+
 def test_moved_files_are_found_again_by_prepare_in_the_same_folds(tmp_path: Path) -> None:
     images(tmp_path / "d")
     before = prepare(settings(tmp_path / "d"), tmp_path / "c")

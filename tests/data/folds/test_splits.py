@@ -176,6 +176,61 @@ def test_groups_are_the_same_from_the_columns_of_split_csv(tmp_path: Path) -> No
     assert dict(zip(again["image_id"], groups_of(again, "patient"), strict=True)) == expected
 
 
+# Published test images
+
+
+@pytest.mark.parametrize("group", ["patient", "image"])
+@pytest.mark.parametrize("seed", range(8))
+def test_published_test_images_are_the_unseen_fold_and_share_no_group_with_the_others(seed: int, group: Group) -> None:
+    manifest = random_manifest(seed)
+    published = manifest["image_id"].sample(60, random_state=seed)
+    split = balanced_folds(manifest, group=group, seed=seed, unseen=list(published))
+    table = split.table
+    assert set(table["image_id"][table["fold"] == UNSEEN_FOLD]) == set(published)
+    sizes = Counter(zip(table["fold"], table["label"], strict=True))
+    assert {sizes[fold, label] for fold in range(10) for label in CLASSES} == {split.per_fold}
+    used = table[table["fold"] != LEFT_OUT]
+    of = dict(zip(manifest["image_id"], reference_groups(manifest, group), strict=True))
+    assert used.groupby(used["image_id"].map(of))["fold"].nunique().max() == 1
+    tested = {of[image_id] for image_id in published}
+    reasons = table.loc[~table["image_id"].isin(published), ["image_id", "reason"]]
+    assert set(reasons["image_id"][reasons["image_id"].map(of).isin(tested)]) == set(
+        reasons["image_id"][reasons["reason"].astype(str).str.startswith("published: ")]
+    )
+    # Leaves room for no more: the smallest class, without what is published or shares its group, fills ten folds.
+    free = manifest[~manifest["image_id"].map(of).isin(tested)]
+    assert split.per_fold == min(Counter(free["label"]).values()) // 10
+    roles = fold_roles(table, fold=0, group=group)
+    assert set(table["image_id"][roles["unseen"]]) == set(published)
+
+
+def test_patients_on_both_sides_of_a_published_split_are_named() -> None:
+    manifest = images_of([p for c in range(3) for p in one_class([2] * 12, c)])
+    # The first image of the first patient of each class.
+    published = [manifest["image_id"][manifest["label"] == label].iloc[0] for label in CLASSES]
+    split = balanced_folds(manifest, unseen=published)
+    [warning] = split.warnings
+    assert warning == (
+        "split.unseen: 3 images are left out, since a copy or an image of the same patient is among the published test "
+        "images (3 patients are on both sides, such as patient0)."
+    )
+    assert split.notes[:2] == [
+        "10 folds of 2 images of each class, grouped by patient, seed 0.",
+        "The unseen fold is the 3 published test images (COVID-19 1, Normal 1, Pneumonia 1).",
+    ]
+    assert warning in split.notes
+    assert balanced_folds(manifest, group="image", unseen=published).warnings == []
+
+
+def test_published_test_images_that_lack_a_class_or_leave_too_few_are_refused() -> None:
+    manifest = images_of([p for c in range(3) for p in one_class([1] * 12, c)])
+    of = {label: manifest["image_id"][manifest["label"] == label].tolist() for label in CLASSES}
+    with pytest.raises(SplitError, match=r"no image of Normal, Pneumonia among 2 published test images; .*null"):
+        balanced_folds(manifest, unseen=of["COVID-19"][:2])
+    with pytest.raises(SplitError, match="class COVID-19: 9 images, at least 10 are needed"):
+        balanced_folds(manifest, unseen=of["COVID-19"][:3] + of["Normal"][:1] + of["Pneumonia"][:1])
+
+
 def test_groups_join_through_a_copied_image() -> None:
     # Radiograph 2 of patient A is also filed under B, whose image 4 is also filed under C: one group. D stays alone.
     manifest = manifest_of(
