@@ -100,12 +100,15 @@ class RunFolder:
         again = {"defaults": None, **self.settings, "resume": None, "trust": [], **RUN_AGAIN}
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(again)))
 
-    def write(self, metrics: dict[str, Any], backbone: dict[str, str], unseen: dict[str, Any]) -> None:
+    def write(
+        self, metrics: dict[str, Any], backbone: dict[str, str], network: dict[str, Any], unseen: dict[str, Any]
+    ) -> None:
         """Write split.csv, refused.csv, environment.json and metrics.json.
 
         Args:
             metrics: the content of metrics.json.
             backbone: hashes of the backbone before and after the fit.
+            network: see `covidnet.models.classifier.Classifier.description`.
             unseen: what the run did with the unseen fold, and in how many runs it has been scored.
         """
         s, prepared = self.settings, self.prepared
@@ -124,6 +127,7 @@ class RunFolder:
             "weights": s["model"]["weights"],
             "weights_sha256": backbone["before_fit"],
             "backbone_sha256": backbone,
+            "network": network,
             "data": {"name": prepared.name, "root": str(prepared.root), "manifest_sha256": prepared.manifest_sha256},
             "split_sha256": prepared.split_sha256,
             "unseen": unseen,

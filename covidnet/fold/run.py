@@ -116,7 +116,7 @@ class FoldRun:
         pl.seed_everything(seed, workers=True, verbose=False)
         # The network needs no data: missing weights are reported before any image is read or generated.
         module = setup.module()
-        before = module.classifier.backbone_hash()
+        before, network = module.classifier.backbone_hash(), module.classifier.description()
         prepared = setup.prepared()
         changed = setup.changed_images(prepared)
         # Unusable masks are reported before training, not after it.
@@ -165,7 +165,7 @@ class FoldRun:
             temperature = self._make_ready(prepared, datamodule, module, predictions, checkpoint, maps)
         self.seconds["total"] = time.perf_counter() - start
         metrics = files.metrics(self.seconds, datamodule.counts, temperature)
-        files.write(metrics, {"before_fit": before, "after_fit": after}, unseen)
+        files.write(metrics, {"before_fit": before, "after_fit": after}, network, unseen)
         log_fold(self.loggers, metrics, predictions, panels, checkpoint, trainer.global_step)
         self.resumption.end()
         files.tell(metrics, unseen)

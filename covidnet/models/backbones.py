@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from covidnet.base.errors import SettingError, WeightsError
 from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC, InputSpec
-from covidnet.models.networks import NETWORKS, TIMM, network_of
-from covidnet.models.weights import State, chest_state, fit_state, imagenet_state, load_state, timm_state
+from covidnet.models.networks import NETWORKS, network_of
+from covidnet.models.published import path_of
+from covidnet.models.weights import State, chest_state, fit_state, load_state
 
 
 class Backbone(nn.Module):
@@ -23,10 +24,17 @@ class Backbone(nn.Module):
         spec: the input that the weights expect.
         weights: the name or path of the weights, as given by the user.
         name: the network's name.
+        licence: of the weights, as their publisher states it.
     """
 
     def __init__(
-        self, features: nn.Module, features_dim: int, spec: InputSpec, weights: str, name: str = "densenet121"
+        self,
+        features: nn.Module,
+        features_dim: int,
+        spec: InputSpec,
+        weights: str,
+        name: str = "densenet121",
+        licence: str | None = None,
     ) -> None:
         super().__init__()
         self.features = features
@@ -34,6 +42,7 @@ class Backbone(nn.Module):
         self.spec = spec
         self.weights = weights
         self.name = name
+        self.licence = licence
 
     def feature_maps(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to the maps that are pooled, after the last ReLU: (N, D, h, w)."""
@@ -74,6 +83,8 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
         torch.default_generator.manual_seed(seed)
         features = network.features()
         state = _state_of(network_name, str(weights))
+        if state is not None:
+            state = _named(state, features)
         spec = network.spec
         if network_name == "densenet121" and state is not None and _channels(state) == 1:
             features.conv0 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -81,7 +92,8 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
     for layer in features.modules():
         if isinstance(layer, nn.ReLU):
             layer.inplace = False
-    backbone = Backbone(features, network.features_dim, spec, str(weights), network_name)
+    licence = network.imagenet.licence if network.imagenet and weights == "imagenet" else None
+    backbone = Backbone(features, network.features_dim, spec, str(weights), network_name, licence)
     if state is not None:
         fit_state(backbone, state, str(weights), network_name)
     return backbone
@@ -96,7 +108,7 @@ def _state_of(name: str, weights: str) -> State | None:
             raise WeightsError(f"model.weights=chest: only for densenet121, not {name}; use imagenet, random or a file")
         return chest_state()
     if weights != "imagenet":
-        return _named(load_state(weights), name)
+        return load_state(weights)
     if network.imagenet is None:
         raise SettingError(
             "model.weights",
@@ -104,16 +116,17 @@ def _state_of(name: str, weights: str) -> State | None:
             "random or a file",
             f"none are published for {name}, which is trained from scratch",
         )
-    if name == "densenet121":
-        return imagenet_state()
-    return _named(timm_state(name) if network.imagenet == TIMM else imagenet_state(url=network.imagenet), name)
+    return load_state(path_of(network.imagenet))
 
 
-def _named(state: State, name: str) -> State:
+def _named(state: State, features: nn.Module) -> State:
     """Rename published tensors such as layer1.0.conv1.weight to their names in a `Backbone`."""
-    if name == "densenet121" or any(key.startswith("features.") for key in state):
-        return state
-    return {f"features.{key}": value for key, value in state.items()}
+    own = features.state_dict()
+    if "_conv_stem.weight" in state:
+        # EfficientNet-Lite0 of ML Illustrated has timm's tensors in timm's order, under other names.
+        kept = [value for name, value in state.items() if not name.startswith("_fc.")]
+        state = dict(zip(own, kept, strict=True)) if len(own) == len(kept) else state
+    return {f"features.{key}" if key in own else key: value for key, value in state.items()}
 
 
 def _channels(state: State) -> int | None:

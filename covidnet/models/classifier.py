@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,18 @@ class Classifier(nn.Module):
     def backbone_hash(self) -> str:
         """The sha256 of the backbone's parameters and buffers, see `hash_state`."""
         return hash_state(self.backbone)
+
+    def description(self) -> dict[str, Any]:
+        """The network as environment.json records it: its parameters, its input, the licence of its first weights."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
+        return {
+            "parameters": sum(size for size, _ in sizes),
+            "trained": sum(size for size, moving in sizes if moving),
+            "channels": self.spec.channels,
+            "mean": list(self.spec.mean),
+            "std": list(self.spec.std),
+            "weights_licence": self.backbone.licence,
+        }
 
     def train(self, mode: bool = True) -> Classifier:
         """Set train or eval mode; a frozen backbone stays in eval mode and gets no gradients."""

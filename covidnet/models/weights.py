@@ -1,31 +1,23 @@
-"""Load weights from files, from ImageNet and from chest radiographs: without running code, checked and hashed."""
+"""Weights from a file and from torchxrayvision: read without running code, checked and hashed."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import pickle
 import re
 import sys
 import textwrap
-import urllib.parse
-import urllib.request
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import DenseNet121_Weights
 
 from covidnet.base.errors import WeightsError
 
 State = dict[str, Tensor]
-
-IMAGENET_URL: str = DenseNet121_Weights.IMAGENET1K_V1.url
-"""The URL of torchvision's ImageNet weights of densenet121; the file name contains the start of its sha256."""
 
 CHEST_NAME = "densenet121-res224-all"
 """The torchxrayvision weights that were trained on all of its data sets."""
@@ -151,33 +143,6 @@ def hash_state(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def imagenet_state(timeout: float = 10.0, url: str | None = None) -> State:
-    """The backbone of a torchvision network trained on ImageNet.
-
-    A copy in the folder of ``torch.hub`` is used if there is one; otherwise the file is downloaded there. Either way
-    its sha256 must match the digits in its name.
-
-    Args:
-        timeout: seconds without a response after which the server counts as unreachable.
-        url: where the weights are published; those of densenet121 (``DenseNet121_Weights.IMAGENET1K_V1``) if None.
-
-    Returns:
-        The tensors, as `load_state` returns them.
-
-    Raises:
-        WeightsError: there is neither a copy nor internet access, or the copy is damaged.
-    """
-    url = url or IMAGENET_URL
-    name = Path(urllib.parse.urlparse(url).path).name
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not path.is_file():
-        _download(url, path, timeout)
-    elif not _as_named(path, path):
-        remedy = "delete it to download it again, or set model.weights=PATH to a good copy"
-        raise WeightsError(f"{path}: damaged (its sha256 does not match its name); {remedy}")
-    return load_state(path)
-
-
 def chest_state() -> State:
     """The backbone of torchxrayvision's densenet121 trained on chest radiographs (one input channel).
 
@@ -211,45 +176,6 @@ def chest_state() -> State:
     return _backbone_part(network.state_dict(), CHEST_NAME)
 
 
-def timm_state(name: str, timeout: float = 10.0) -> State:
-    """The backbone of a timm network trained on ImageNet, from the hub where timm publishes it.
-
-    A copy in the hub's cache is used if there is one; otherwise the file is downloaded there.
-
-    Args:
-        name: the network's name in timm.
-        timeout: seconds without a response after which the hub counts as unreachable.
-
-    Returns:
-        The tensors, under timm's names.
-
-    Raises:
-        WeightsError: timm is not installed, or its weights are unavailable.
-    """
-    try:
-        from huggingface_hub import constants, hf_hub_download
-        from timm.models import get_pretrained_cfg
-    except ImportError as error:
-        raise WeightsError(f'{name}: needs timm ({_line(error)}); pip install "covidnet[timm]"') from error
-    config, file = get_pretrained_cfg(name), "model.safetensors"
-    published = str(config.hf_hub_id if config else name)
-    try:
-        path = hf_hub_download(published, file, local_files_only=True)
-    except FileNotFoundError:
-        try:
-            # Without internet access the library retries for most of a minute and logs every attempt.
-            address = f"{constants.ENDPOINT}/{published}/resolve/main/config.json"
-            urllib.request.urlopen(address, timeout=timeout).close()
-            path = hf_hub_download(published, file)
-        # The library raises a different error for every kind of failure.
-        except Exception as error:
-            remedy = "set model.weights=PATH to a .pth or .safetensors file, or use model.weights=random"
-            raise WeightsError(
-                f"model.weights=imagenet: {published} is unavailable ({_line(error)}); {remedy}"
-            ) from error
-    return load_state(path)
-
-
 def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -278,38 +204,6 @@ def _backbone_part(state: State, source: str) -> State:
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     state = {_OLD_NAME.sub(r"\1\2", name): value for name, value in state.items()}
     return {name: value for name, value in state.items() if not name.startswith(_OTHER_CLASSES)}
-
-
-def _download(url: str, path: Path, timeout: float) -> None:
-    remedy = (
-        f"put that file into {path.parent}, or give model.weights=PATH to a .pth file, "
-        "or use model.weights=random, which needs no download"
-    )
-    try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
-            content = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise WeightsError(f"model.weights=imagenet: {url} cannot be reached ({_line(error)}); {remedy}") from error
-    # Jobs of one sweep may download at the same time: each writes its own file, and the last rename wins.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        if not _as_named(partial, path):
-            raise WeightsError(f"model.weights=imagenet: {url} sent a file that does not match its name; {remedy}")
-        partial.replace(path)
-    except OSError as error:
-        remedy = "free space there, or set TORCH_HOME to another folder"
-        raise WeightsError(f"{path}: cannot be written ({_line(error)}); {remedy}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
-def _as_named(path: Path, named: Path) -> bool:
-    start = re.search(r"-([0-9a-f]{8,})\.", named.name)
-    with path.open("rb") as file:
-        return start is not None and hashlib.file_digest(file, "sha256").hexdigest().startswith(start[1])
 
 
 def _few(names: Mapping[str, object] | list[str], count: int = 2) -> str:

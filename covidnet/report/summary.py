@@ -365,6 +365,7 @@ class CardFacts:
         source: where the images come from; None where that is not known.
         view: how they were taken; None where that is not known.
         gate: None where the runs have none.
+        weights_licence: of the weights that the backbone started from; None where it is not known.
     """
 
     trained: str | None
@@ -373,6 +374,7 @@ class CardFacts:
     source: Origin | None
     view: Origin | None
     gate: GateFacts | None
+    weights_licence: str | None = None
 
 
 @dataclass(frozen=True)

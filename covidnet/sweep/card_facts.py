@@ -10,7 +10,7 @@ import pandas as pd
 
 from covidnet.base.classes import CLASSES
 from covidnet.evaluation.results import from_json
-from covidnet.models.inputs import CHEST_SPEC, GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, InputSpec
+from covidnet.models.inputs import CHEST_SPEC, GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, LITE_SPEC, InputSpec
 from covidnet.report.summary import CardFacts, GateFacts, InputFacts, Origin, Parameters
 from covidnet.sweep.folder import Run
 
@@ -20,6 +20,7 @@ NETWORKS: Mapping[str, tuple[int, int, InputSpec]] = {
     "resnet50": (23_508_032, 2048, IMAGENET_SPEC),
     "inception_v3": (21_785_568, 2048, INCEPTION_SPEC),
     "inception_resnet_v2": (54_306_464, 1536, INCEPTION_SPEC),
+    "efficientnet_lite0": (3_371_008, 1280, LITE_SPEC),
     "cnn": (97_648, 128, GREY_SPEC),
     "resnet8": (77_104, 64, GREY_SPEC),
     "covidnet_cxr": (11_727_272, 2048, GREY_SPEC),
@@ -45,23 +46,26 @@ def card_facts(runs: Sequence[Run]) -> CardFacts:
     first = runs[0]
     model, data = first.settings.get("model") or {}, first.settings.get("data") or {}
     spec = _spec(model)
+    # Older runs do not record their network.
+    network = first.environment.get("network") or {}
     images = None if first.split is None else first.split[first.split["fold"] >= 0]
     gate = first.metrics.get("gate")
     return CardFacts(
         trained=max((day for run in runs if (day := _last_day(run))), default=None),
-        parameters=_parameters(model),
+        parameters=Parameters(network["parameters"], network["trained"]) if network else _parameters(model),
         input=InputFacts(
             size=data.get("image_size"),
             fit=data.get("fit"),
-            channels=None if spec is None else spec.channels,
-            mean=None if spec is None else list(spec.mean),
-            std=None if spec is None else list(spec.std),
+            channels=network.get("channels", spec and spec.channels),
+            mean=network.get("mean", spec and list(spec.mean)),
+            std=network.get("std", spec and list(spec.std)),
             min_side=data.get("min_side"),
             max_megapixels=data.get("max_megapixels"),
         ),
         source=None if images is None else _origin(images, "source"),
         view=None if images is None else _origin(images, "view"),
         gate=None if gate is None else from_json(GateFacts, gate),
+        weights_licence=network.get("weights_licence"),
     )
 
 

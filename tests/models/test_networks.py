@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import cv2
 import pytest
+import timm
 import torch
 import torchvision
+from huggingface_hub import constants
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from covidnet.base.errors import SettingError, WeightsError
@@ -16,7 +20,8 @@ from covidnet.models.backbones import build_backbone
 from covidnet.models.classifier import build_classifier
 from covidnet.models.covidnet_cxr import STAGES, CovidNetCxr, PepxBlock
 from covidnet.models.networks import MODELS, NETWORKS
-from covidnet.models.weights import hash_state, timm_state
+from covidnet.models.published import HubFile, PackagedFile, WebFile, path_of
+from covidnet.models.weights import hash_state, load_state
 from tests.refusals import refused
 
 
@@ -78,7 +83,6 @@ def test_inception_features_are_those_of_torchvision_on_its_own_input(tmp_path: 
 
 
 def test_inception_resnet_features_are_those_of_timm(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
     reference = timm.create_model("inception_resnet_v2", pretrained=False).eval()
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
     images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
@@ -86,6 +90,43 @@ def test_inception_resnet_features_are_those_of_timm(tmp_path: Path) -> None:
         found = build_backbone("inception_resnet_v2", tmp_path / "weights.pth").eval()(images)
         expected = reference.forward_features(images).mean(dim=(2, 3))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_installed_weights_recognise_what_is_on_a_photograph() -> None:
+    """Google's numbers for the right classes; a wrong order of tensors or a wrong input would not give them."""
+    published = NETWORKS["efficientnet_lite0"].imagenet
+    assert isinstance(published, PackagedFile)
+    state = torch.load(path_of(published), weights_only=True)
+    reference = timm.create_model("tf_efficientnet_lite0").eval()
+    reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
+    backbone = build_backbone("efficientnet_lite0", "imagenet").eval()
+    spec = backbone.spec
+    image = cv2.resize(load_sample_image("china.jpg")[:, 106:533], (224, 224), interpolation=cv2.INTER_AREA)
+    channels = (torch.from_numpy(image).permute(2, 0, 1) / 255 - torch.tensor(spec.mean)[:, None, None]) / spec.std[0]
+    with torch.no_grad():
+        features = backbone(channels[None])
+        torch.testing.assert_close(features, reference.forward_head(reference.forward_features(channels[None]), True))
+        best = [
+            ImageNetInfo().index_to_description(int(at)) for at in reference.classifier(features)[0].topk(5).indices
+        ]
+    assert {name.partition(",")[0] for name in best} & {"palace", "monastery", "bell cote", "castle"}
+    # Names of the same kind have the same place in both files.
+    kinds = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    pairs = [(a.rpartition(".")[2], b.rpartition(".")[2]) for a, b in zip(state, reference.state_dict(), strict=True)]
+    assert all(a == b and a in kinds for a, b in pairs)
+    assert all(("_bn" in a) == (".bn" in f".{b}") for a, b in zip(state, reference.state_dict(), strict=True))
+
+
+def test_installed_weights_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_weights").mkdir()
+    (tmp_path / "some_weights/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    file = PackagedFile("some_weights", "model.pth", "0" * 64)
+    with pytest.raises(WeightsError, match=r"some_weights is not installed; pip install .*some-weights"):
+        path_of(file)
+    (tmp_path / "some_weights/model.pth").write_bytes(b"changed")
+    with pytest.raises(WeightsError, match=r"model\.pth: damaged .*; pip install --force-reinstall some-weights"):
+        path_of(file)
 
 
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -115,9 +156,11 @@ def test_published_weights_that_cannot_be_reached_are_one_line(
     from dataclasses import replace
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    address = (NETWORKS[name].imagenet or "").replace("https://download.pytorch.org", "http://127.0.0.1:9")
+    published = NETWORKS[name].imagenet
+    assert isinstance(published, WebFile)
+    address = published.url.replace("https://download.pytorch.org", "http://127.0.0.1:9")
     assert "127.0.0.1" in address
-    monkeypatch.setitem(NETWORKS, name, replace(NETWORKS[name], imagenet=address))
+    monkeypatch.setitem(NETWORKS, name, replace(NETWORKS[name], imagenet=WebFile(address)))
     with pytest.raises(WeightsError, match=r"127\.0\.0\.1:9/.* cannot be reached") as caught:
         build_backbone(name, "imagenet")
     assert "\n" not in str(caught.value)
@@ -189,8 +232,6 @@ def test_covidnet_has_as_many_weights_as_its_article_counts() -> None:
 
 @pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2"])
 def test_random_weights_of_the_inception_family_tell_images_apart(name: str) -> None:
-    if name == "inception_resnet_v2":
-        pytest.importorskip("timm")
     backbone = build_backbone(name).eval()
     with torch.no_grad():
         blotches = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -200,22 +241,11 @@ def test_random_weights_of_the_inception_family_tell_images_apart(name: str) -> 
     assert float(features.std(0).median()) > 1e-3
 
 
-def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(SettingError, match=r'model\.name=inception_resnet_v2: .*pip install "covidnet\[timm\]"'):
-        build_backbone("inception_resnet_v2")
-    monkeypatch.setitem(sys.modules, "timm.models", None)
-    with pytest.raises(WeightsError, match=r'needs timm .*pip install "covidnet\[timm\]"'):
-        timm_state("inception_resnet_v2")
-
-
 def test_weights_of_timm_are_taken_from_the_cache_of_its_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("timm")
-    constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(WeightsError, match=r"timm/inception_resnet_v2.* is unavailable") as caught:
-        timm_state("inception_resnet_v2")
+        path_of(HubFile("inception_resnet_v2"))
     assert "\n" not in str(caught.value)
     folder = tmp_path / "models--timm--inception_resnet_v2.tf_in1k"
     (folder / "refs").mkdir(parents=True)
@@ -223,7 +253,7 @@ def test_weights_of_timm_are_taken_from_the_cache_of_its_hub(monkeypatch: pytest
     (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
     layers = {"conv2d_1a.conv.weight": torch.ones(2, 3), "classif.weight": torch.ones(2)}
     save_file(layers, folder / "snapshots" / ("0" * 40) / "model.safetensors")
-    assert list(timm_state("inception_resnet_v2")) == ["conv2d_1a.conv.weight"]
+    assert list(load_state(path_of(HubFile("inception_resnet_v2")))) == ["conv2d_1a.conv.weight"]
 
 
 def test_covidnet_has_its_stages_and_long_range_connections() -> None:

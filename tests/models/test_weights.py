@@ -12,6 +12,7 @@ import threading
 import types
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 from torchvision.models import densenet121
 
 from covidnet.base.errors import WeightsError
-from covidnet.models import weights
 from covidnet.models.backbones import build_backbone
-from covidnet.models.weights import chest_state, fit_state, hash_state, imagenet_state, load_state
+from covidnet.models.networks import NETWORKS
+from covidnet.models.published import WebFile, path_of
+from covidnet.models.weights import chest_state, fit_state, hash_state, load_state
 
 State = dict[str, Tensor]
 
@@ -69,6 +71,13 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def publish(patch: pytest.MonkeyPatch, url: str) -> WebFile:
+    """Give densenet121's ImageNet weights another address."""
+    file = WebFile(url)
+    patch.setitem(NETWORKS, "densenet121", replace(NETWORKS["densenet121"], imagenet=file))
+    return file
 
 
 def refusal(call: object, *args: object) -> str:
@@ -254,7 +263,7 @@ def test_imagenet_from_the_hub_cache_equals_the_same_file_given_as_a_path(
 ) -> None:
     content = saved(as_first_published(published), tmp_path / "content.pth").read_bytes()
     path = named_file(hub, content)
-    monkeypatch.setattr(weights, "IMAGENET_URL", f"http://127.0.0.1:9/{path.name}")
+    publish(monkeypatch, f"http://127.0.0.1:9/{path.name}")
     from_cache, from_path = build_backbone(weights="imagenet"), build_backbone(weights=path)
     assert hash_state(from_cache) == hash_state(from_path) != hash_state(build_backbone())
     assert from_cache.spec == from_path.spec
@@ -266,8 +275,8 @@ def test_a_damaged_copy_in_the_hub_cache_is_refused(
 ) -> None:
     path = named_file(hub, saved(published, tmp_path / "content.pth").read_bytes())
     saved({name: value + 1 for name, value in published.items()}, path)
-    monkeypatch.setattr(weights, "IMAGENET_URL", f"http://127.0.0.1:9/{path.name}")
-    text = refusal(imagenet_state)
+    file = publish(monkeypatch, f"http://127.0.0.1:9/{path.name}")
+    text = refusal(path_of, file)
     assert str(path) in text
     assert "delete it" in text
 
@@ -282,11 +291,11 @@ def test_imagenet_is_downloaded_once_and_kept(
 ) -> None:
     folder, address = served
     path = named_file(folder, saved(published, tmp_path / "content.pth").read_bytes())
-    monkeypatch.setattr(weights, "IMAGENET_URL", f"{address}/{path.name}")
-    assert same(imagenet_state(), wanted)
+    file = publish(monkeypatch, f"{address}/{path.name}")
+    assert same(load_state(path_of(file)), wanted)
     assert [item.name for item in hub.iterdir()] == [path.name]
     path.unlink()
-    assert same(imagenet_state(), wanted)
+    assert same(load_state(path_of(file)), wanted)
 
 
 def test_a_download_that_is_not_what_its_name_says_leaves_no_file(
@@ -294,13 +303,13 @@ def test_a_download_that_is_not_what_its_name_says_leaves_no_file(
 ) -> None:
     folder, address = served
     (folder / "densenet121-a639ec97.pth").write_bytes(b"please log in to this network")
-    monkeypatch.setattr(weights, "IMAGENET_URL", f"{address}/densenet121-a639ec97.pth")
-    assert "a file that does not match its name" in refusal(imagenet_state)
+    file = publish(monkeypatch, f"{address}/densenet121-a639ec97.pth")
+    assert "a file that does not match its name" in refusal(path_of, file)
     assert not list(hub.iterdir())
 
 
 def test_imagenet_without_a_network_names_the_remedies_in_one_line(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "IMAGENET_URL", "http://127.0.0.1:9/densenet121-a639ec97.pth")
+    publish(monkeypatch, "http://127.0.0.1:9/densenet121-a639ec97.pth")
     text = refusal(build_backbone, "densenet121", "imagenet")
     assert "http://127.0.0.1:9/densenet121-a639ec97.pth cannot be reached" in text
     assert str(hub) in text
@@ -311,8 +320,8 @@ def test_imagenet_without_a_network_names_the_remedies_in_one_line(hub: Path, mo
 def test_imagenet_does_not_wait_for_a_server_that_never_answers(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}/densenet121-a639ec97.pth"
-        monkeypatch.setattr(weights, "IMAGENET_URL", address)
-        assert "timed out" in refusal(imagenet_state, 0.2)
+        file = publish(monkeypatch, address)
+        assert "timed out" in refusal(path_of, file, 0.2)
 
 
 def fake_torchxrayvision(network: object) -> types.ModuleType:

@@ -40,8 +40,6 @@ def _split(rows: list[tuple[str, str | None, int]]) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", list(networks.NETWORKS))
 def test_parameters_and_input_are_those_of_the_networks(name: str) -> None:
-    if name == "inception_resnet_v2":
-        pytest.importorskip("timm")
     network = networks.NETWORKS[name]
     # Without memory: only shapes are needed.
     with torch.device("meta"):
@@ -67,6 +65,15 @@ def test_chest_weights_take_one_channel(tmp_path: Path) -> None:
     assert told["input"]["channels"] == 1
     # Its first layer has 64 filters of 7 by 7 for one channel instead of three.
     assert told["parameters"]["all"] == 6_953_856 - 2 * 64 * 49 + 1025 * 3
+
+
+def test_a_run_tells_of_its_own_network(tmp_path: Path) -> None:
+    network = build_classifier("efficientnet_lite0", "imagenet").description()
+    run = Run(tmp_path, 0, EMPTY, settings={"model": {"name": "mine"}}, environment={"network": network})
+    told = card_facts([run])
+    assert told["parameters"] == {"all": 3_371_008 + 1281 * 3, "trained": 1281 * 3}
+    assert told["input"]["mean"] == [127 / 255] * 3
+    assert told["weights_licence"] == "Apache-2.0"
 
 
 def test_weights_of_a_file_are_not_guessed_at(tmp_path: Path) -> None:

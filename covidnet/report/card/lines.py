@@ -175,6 +175,7 @@ def versions(summary: SweepSummary) -> Facts:
         ("Versions", ", ".join(known) or None),
         ("Revision", summary.git_revision),
         ("Licence of the software", "MIT"),
+        ("Licence of the weights that it started from", summary.card.weights_licence),
         ("Licence of the trained weights", f"{UNKNOWN}; what holds for the images may hold for them"),
         ("Licence of the images", "those here are drawn by the software" if summary.data.synthetic else None),
         ("Questions and reports", "to whoever trained the model; the card names nobody"),
