@@ -22,7 +22,13 @@ _TARGETS = {
 }
 
 # What runs did before the setting existed.
-_ADDED = {"unseen": "scored", "split.copies": "bytes", "features.engine": "torch"}
+_ADDED: dict[str, Any] = {
+    "unseen": "scored",
+    "split.copies": "bytes",
+    "features.engine": "torch",
+    "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+    "optim.optimizer": {"_target_": "torch.optim.Adam", "fused": True},
+}
 
 
 def current(settings: Any) -> Any:

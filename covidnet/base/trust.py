@@ -18,11 +18,12 @@ MAX_YAML_BYTES = 1_000_000
 _MAX_DEPTH = 50
 
 # The groups whose classes Hydra instantiates.
-_INSTANTIATED = ("callbacks", "logger", "trainer")
+_INSTANTIATED = ("callbacks", "logger", "loss", "optim", "trainer")
 
 # Functions and classes by name, and of each package the kinds of class. Not everything importable: such a package also
 # has functions that open files, as torch.load and albumentations.load do.
 _NAMED = (
+    "covidnet.learning.losses.FocalLoss",
     "covidnet.tracking.tensorboard_logger.tensorboard_logger",
     "covidnet.tracking.wandb_logger.wandb_logger",
     "pytorch_lightning.loggers.CSVLogger",
@@ -125,7 +126,7 @@ def check_classes(settings: Mapping[str, Any], trusted: Sequence[str] | str = ()
             package = str(value).partition(".")[0]
             raise SettingError(
                 name, value,
-                "a callback, trainer or logger of covidnet or Lightning, or a class of torch.optim, torch.nn, "
+                "a callback, loss, trainer or logger of covidnet or Lightning, or a class of torch.optim, torch.nn, "
                 "torchmetrics or albumentations",
                 f"it can run any code: if you wrote it, add trust=[{package}] to the command line; see SECURITY.md",
             )  # fmt: skip

@@ -127,6 +127,7 @@ class FoldRun:
             self.resumption.begin(files.record(before))
             files.write_settings()
         datamodule = setup.datamodule(prepared, module, s["fold"], changed)
+        setup.weigh(module, datamodule)
         sizes = []
         for part, rows in datamodule.rows.items():
             images = rows["image_id"].nunique()

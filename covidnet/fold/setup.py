@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.data.collection.annotations import Annotations
 from covidnet.data.collection.manifest import check_files
@@ -25,6 +27,7 @@ from covidnet.feature_store.maps import MapStore, map_shape
 from covidnet.feature_store.store import FeatureStore
 from covidnet.gate import fixed_rules
 from covidnet.launch.schema import check_values
+from covidnet.learning.losses import balanced_weights
 from covidnet.learning.module import ClassificationModule
 
 log = logging.getLogger(__name__)
@@ -89,10 +92,69 @@ class FoldSetup:
         return changed
 
     def module(self) -> ClassificationModule:
-        """The network; its head is initialised from the global random state."""
+        """The network; its head is initialised from the global random state.
+
+        Raises:
+            SettingError: the loss or the optimizer cannot be used.
+        """
         s = self.settings
         preprocessing = {"fit": s["data"]["fit"], "image_size": s["data"]["image_size"]}
-        return ClassificationModule(s["model"], s["optim"], preprocessing, s["monitor"])
+        optim = {name: value for name, value in s["optim"].items() if name != "optimizer"}
+        # The numbers of a data set are not known yet; any weights show whether the loss can be called.
+        loss = self._loss(torch.ones(len(CLASSES)))
+        return ClassificationModule(s["model"], optim, preprocessing, s["monitor"], loss, self._optimizer())
+
+    def weigh(self, module: ClassificationModule, datamodule: FoldDataModule) -> None:
+        """Give the loss the class weights of a fold's training images, if ``loss.weight=balanced``.
+
+        Args:
+            module: the network.
+            datamodule: of the fold.
+        """
+        if (self.settings.get("loss") or {}).get("weight") == "balanced":
+            counts = datamodule.counts["train"]
+            weights = balanced_weights([counts[label]["inputs"] for label in CLASSES])
+            module.loss = self._loss(weights)
+            log.info("loss: class weights %s", ", ".join(f"{c} {w:.3f}" for c, w in zip(CLASSES, weights, strict=True)))
+
+    def _loss(self, balanced: Tensor) -> nn.Module:
+        """The loss, with these class weights in place of ``balanced``."""
+        settings, count = {**self.settings["loss"]}, len(balanced)
+        weight = settings.get("weight")
+        if weight == "balanced":
+            settings["weight"] = balanced
+        elif weight is not None:
+            numbers = isinstance(weight, list) and all(type(w) in (int, float) and w >= 0 for w in weight)
+            if not numbers or len(weight) != count or not sum(weight) > 0:
+                raise SettingError("loss.weight", weight, f"null, balanced or a list of {count} numbers")
+            settings["weight"] = torch.tensor(weight, dtype=torch.float32)
+        logits = torch.zeros(count, count, requires_grad=True)
+        try:
+            loss: nn.Module = hydra.utils.instantiate(settings)
+            value = loss(logits, torch.arange(count))
+            fits = value.ndim == 0 and value.requires_grad and bool(value.isfinite())
+            cause = f"it returns {value.detach()}"
+        except Exception as error:  # whatever somebody's own class raises
+            if isinstance(error.__cause__, SettingError):
+                raise error.__cause__ from None
+            fits, cause = False, " ".join(str(error.__cause__ or error).split())[:160]
+        if not fits:
+            allowed = "a loss of logits (N, classes) and labels (N) that returns one number"
+            raise SettingError("loss._target_", settings["_target_"], allowed, cause)
+        return loss
+
+    def _optimizer(self) -> Callable[..., torch.optim.Optimizer]:
+        settings, name = self.settings["optim"], "optim.optimizer._target_"
+        make = hydra.utils.instantiate(settings["optimizer"], _partial_=True)
+        try:
+            optimizer = make([nn.Parameter(torch.zeros(1))], lr=settings["lr"], weight_decay=settings["weight_decay"])
+        except Exception as error:  # torch raises a different type for every argument that is wrong
+            cause = " ".join(str(error).split())[:160]
+            allowed = "an optimizer that takes lr and weight_decay, with arguments that it accepts"
+            raise SettingError(name, settings["optimizer"]["_target_"], allowed, cause) from None
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise SettingError(name, settings["optimizer"]["_target_"], "an optimizer such as torch.optim.AdamW")
+        return make
 
     def datamodule(
         self, prepared: PreparedDataset, module: ClassificationModule, fold: int, changed: list[ImageRefusedError]

@@ -22,6 +22,7 @@ _OPTION_OF = {"data": "name", "model": "name", "augment": "mode", "features": "m
 _OWN = {
     "trainer": ("callbacks", "logger", "plugins", "default_root_dir", "enable_model_summary", "enable_progress_bar"),
     "callbacks": ("dirpath",),
+    "optim": ("params", "lr", "weight_decay"),
     "logger": ("save_dir",),
 }
 # Settings of a shared group that a command does not use, and why.
@@ -264,7 +265,7 @@ def _unknown(settings: Mapping[str, Any], known: Mapping[str, Any], path: str = 
                 raise CovidnetError(f"{name}: nothing can be made of it without a class; say {name}._target_=CLASS")
         elif key not in known:
             yield name, value
-        elif isinstance(known[key], Mapping) and "_target_" not in known[key]:
+        elif isinstance(known[key], Mapping) and not ("_target_" in known[key] and isinstance(value, Mapping)):
             if isinstance(value, Mapping):
                 yield from _unknown(value, known[key], f"{name}.")
             elif key not in _OPEN or value is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from covidnet.base.classes import CLASSES
@@ -35,10 +36,11 @@ STAGES_OF_TEST = ("test", "unseen")
 
 
 class ClassificationModule(pl.LightningModule):
-    """Train a `Classifier` with cross-entropy, Adam and ReduceLROnPlateau.
+    """Train a `Classifier`, with ReduceLROnPlateau.
 
     Batches have ``label`` (N) and ``image`` (N, C, H, W), or ``features`` (N, D) if the frozen backbone has already
-    computed them. The module logs ``train/loss``, ``train/accuracy`` and the same for val, test and unseen.
+    computed them. The module logs ``train/loss``, ``train/accuracy`` and the same for val, test and unseen. The loss of
+    val, test and unseen is cross-entropy whatever the training loss is, so that methods can be compared.
 
     Args:
         model: arguments of `build_classifier`, or the name of a network, which then has random weights.
@@ -46,6 +48,9 @@ class ClassificationModule(pl.LightningModule):
         preprocessing: how an image becomes the input; stored in the checkpoint for prediction. Defaults are in
             `PREPROCESSING`.
         monitor: the logged value that the plateau scheduler watches.
+        loss: the training loss, of logits (N, classes) and labels (N); cross-entropy if None.
+        optimizer: makes the optimizer of parameters, lr and weight_decay, such as ``torch.optim.AdamW``; Adam if None.
+            A checkpoint stores neither: prediction needs no loss, and nothing that a file names is called.
 
     Raises:
         SettingError: a setting of `model` or `optim` is not allowed, or the network does not accept this image size.
@@ -58,6 +63,8 @@ class ClassificationModule(pl.LightningModule):
         optim: Mapping[str, Any] | None = None,
         preprocessing: Mapping[str, Any] | None = None,
         monitor: str = "val/loss",
+        loss: nn.Module | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     ) -> None:
         super().__init__()
         # Loading anything but plain values from a checkpoint would need to run code.
@@ -65,7 +72,7 @@ class ClassificationModule(pl.LightningModule):
         optim = {**OPTIM, **_plain(optim or {})}
         preprocessing = {**PREPROCESSING, **_plain(preprocessing or {})}
         check_optim(optim)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["loss", "optimizer"])
         # A checkpoint does not need the weights file, whose path is private: keep only its name.
         if "weights" in model:
             self.hparams["model"] = {**model, "weights": PurePath(str(model["weights"])).name}
@@ -76,6 +83,9 @@ class ClassificationModule(pl.LightningModule):
         self.optim = optim
         self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
         self.monitor = monitor
+        self.loss = loss
+        # One fused operation instead of a dozen saves a fifth of a linear head's step.
+        self.optimizer = optimizer or functools.partial(torch.optim.Adam, fused=True)
         # The checkpoint's record for prediction, see `covidnet.serving.record`.
         self.serving: dict[str, Any] = {}
         self._sums: dict[str, list[Tensor]] = {}
@@ -98,7 +108,9 @@ class ClassificationModule(pl.LightningModule):
             # The original weights file may be gone. The checkpoint replaces it: as in that file, the first layer shows
             # which input the network expects.
             module = cls(**{**settings, "model": {**settings["model"], "weights": str(Path(path).resolve())}})
-            module.load_state_dict(checkpoint["state_dict"])
+            # Class weights of the loss are buffers of the module.
+            state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("loss.")}
+            module.load_state_dict(state)
             module.hparams["model"]["weights"] = module.classifier.backbone.weights = weights
             module.serving = dict(checkpoint.get("serving") or {})
         except DamagedCheckpointError:
@@ -131,7 +143,8 @@ class ClassificationModule(pl.LightningModule):
         if features is None:
             features = self.classifier.features(batch["image"].to(memory_format=torch.channels_last))
         logits = self.classifier.classify(features)
-        loss = cross_entropy(logits, labels)
+        train_loss = self.loss if stage == "train" else None
+        loss = cross_entropy(logits, labels) if train_loss is None else train_loss(logits, labels)
         if isinstance(self.classifier.head, AnomalyHead):
             scores = self.classifier.head.scores(features)
             loss = loss + self.anomaly_weight * deviation_loss(scores, labels == ANOMALY)
@@ -169,10 +182,9 @@ class ClassificationModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """Adam on the trainable parameters, and a plateau scheduler on the monitored value."""
+        """The optimizer of the trainable parameters, and a plateau scheduler on the monitored value."""
         moving = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        # One fused operation instead of a dozen saves a fifth of a linear head's step.
-        optimizer = torch.optim.Adam(moving, lr=self.optim["lr"], weight_decay=self.optim["weight_decay"], fused=True)
+        optimizer = self.optimizer(moving, lr=self.optim["lr"], weight_decay=self.optim["weight_decay"])
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer,
             mode=direction(self.monitor),
@@ -184,7 +196,7 @@ class ClassificationModule(pl.LightningModule):
 
 
 def check_optim(optim: Mapping[str, Any]) -> None:
-    """Refuse early what Adam and ReduceLROnPlateau would refuse only when training starts, or silently accept.
+    """Refuse early what the optimizer and ReduceLROnPlateau would refuse only when training starts, or silently accept.
 
     Args:
         optim: the group ``optim`` of the configuration.

@@ -24,12 +24,13 @@ def test_former_names_of_settings_and_classes_become_todays() -> None:
         "explain": {"localisation_images": 6, "sanity_images": 3},
         "hydra": {"callbacks": {"sweep_report": {"_target_": "covidnet.sweep.ending.SweepReport"}}},
         "unseen": "scored",
+        "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
     }
     assert "film_size" in former["data"]
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, None, ["films"], {"fold": 0, "unseen": "locked", "data": {"phantom_size": 96}}]
+    "settings", [{}, None, ["films"], {"fold": 0, "unseen": "locked", "loss": {}, "data": {"phantom_size": 96}}]
 )
 def test_what_is_todays_stays_as_it_is(settings: Any) -> None:
     assert current(settings) == settings

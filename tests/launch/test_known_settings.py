@@ -39,10 +39,13 @@ def said(command: str, *words: str) -> str:
     ("words", "answer"),
     [
         ("+optim.name=sgd", "optim.name=sgd: no such setting; optim has lr, weight_decay, plateau_factor, "),
-        ("+loss=focal", "loss=focal: no such setting; --help lists the settings"),
         ("+augment.flip=true", "augment.flip=true: no such setting; augment has mode, "),
         ("+augment.flip.share=0.5", "augment.flip: no such setting; augment has mode, "),
         ("+optim._target_=torch.optim.SGD", "optim._target_=torch.optim.SGD: no such setting; "),
+        ("+optim.optimizer.lr=1", "optim.optimizer.lr=1: the run sets it itself; leave it out"),
+        ("+optim.optimizer.momentum=1", "optim.optimizer.momentum=1: torch.optim.Adam has no such argument; "),
+        ("+loss.gamma=1", "loss.gamma=1: torch.nn.CrossEntropyLoss has no such argument; it takes weight, "),
+        ("loss=focal loss.gama=1", "loss.gama=1: no such setting; did you mean loss.gamma?"),
         ("+wandb=sweep", "wandb: no such setting; "),
         ("+trainer.max_epoch=1", "trainer.max_epoch=1: pytorch_lightning.Trainer has no such argument; did you mean "
                                  "trainer.max_epochs?"),

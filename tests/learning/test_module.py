@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from covidnet.base.classes import CLASSES
 from covidnet.base.errors import WeightsError
 from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.learning.checkpoints import AtomicCheckpointIO
+from covidnet.learning.losses import FocalLoss
 from covidnet.learning.module import ClassificationModule
 from tests.refusals import refused
 
@@ -128,6 +130,35 @@ def test_weight_decay_and_learning_rate_reach_the_optimizer() -> None:
     (group,) = module.configure_optimizers()["optimizer"].param_groups
     assert (group["lr"], group["weight_decay"]) == (1e-3, 0.25)
     assert sum(parameter.numel() for parameter in group["params"]) == 3 * DIM + 3
+
+
+def test_any_optimizer_gets_the_parameters_learning_rate_and_weight_decay() -> None:
+    make = functools.partial(torch.optim.SGD, momentum=0.75)
+    module = ClassificationModule("densenet121", {**OPTIM, "weight_decay": 0.25}, PREPROCESSING, optimizer=make)
+    optimizer = module.configure_optimizers()["optimizer"]
+    (group,) = optimizer.param_groups
+    assert type(optimizer) is torch.optim.SGD
+    assert (group["lr"], group["weight_decay"], group["momentum"]) == (1e-3, 0.25, 0.75)
+
+
+def test_another_loss_is_for_training_alone_and_prediction_does_not_need_it(tmp_path: Path) -> None:
+    weight = torch.tensor([2.0, 1.0, 0.5])
+    module = ClassificationModule("densenet121", {**OPTIM, "lr": 0.0}, PREPROCESSING, loss=FocalLoss(2.0, weight))
+    plain_loss, _ = by_hand(module, 7, 2)
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(10, 1, 10), loader(7, 2))
+    values = logged(tmp_path)
+    features, labels = part(10, 1)
+    expected = FocalLoss(2.0, weight)(module.classifier.classify(features), torch.from_numpy(labels))
+    assert values["train/loss"] == [pytest.approx(expected.item(), abs=1e-5)]
+    assert values["val/loss"] == [pytest.approx(plain_loss, abs=1e-5)]
+    path = saved(module, tmp_path / "best.ckpt")
+    content = torch.load(path, weights_only=True)
+    assert "loss.weight" in content["state_dict"]
+    assert set(content["hyper_parameters"]) == {"model", "optim", "preprocessing", "monitor"}
+    assert_plain(content["hyper_parameters"])
+    again = ClassificationModule.from_checkpoint(path)
+    assert again.loss is None
+    torch.testing.assert_close(again.classifier.classify(features), module.classifier.classify(features))
 
 
 def test_a_backbone_that_is_not_frozen_is_trained_whole() -> None:

@@ -1,0 +1,138 @@
+"""From settings to a loss and an optimizer: presets, classes of one's own, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from covidnet.base.errors import SettingError
+from covidnet.base.former import current
+from covidnet.fold.run import FoldRun
+from covidnet.fold.setup import FoldSetup
+from covidnet.launch.command import compose
+from covidnet.launch.comparable import compared
+from covidnet.learning.losses import FocalLoss
+from covidnet.learning.module import ClassificationModule
+from tests.refusals import refused
+
+OWN = """
+import torch
+
+class Mine(torch.nn.Module):
+    def __init__(self, weight, power=1.0):
+        super().__init__()
+        self.power = power
+        self.register_buffer("weight", weight)
+
+    def forward(self, logits, labels):
+        return torch.nn.functional.cross_entropy(logits, labels, self.weight) ** self.power
+
+class Sum(torch.nn.Module):
+    def forward(self, logits, labels):
+        return logits.sum(1)
+"""
+
+
+def settings(*words: str) -> dict[str, Any]:
+    found: Any = OmegaConf.to_container(compose(["data.image_size=64", *words]), resolve=True)
+    return found
+
+
+def module(*words: str) -> ClassificationModule:
+    return FoldSetup(settings(*words)).module()
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "values"),
+    [
+        ("", torch.nn.CrossEntropyLoss, {"label_smoothing": 0.0, "weight": None}),
+        ("loss=weighted", torch.nn.CrossEntropyLoss, {"label_smoothing": 0.0, "weight": [1.0, 1.0, 1.0]}),
+        ("loss=weighted loss.weight=[1,2,0.5]", torch.nn.CrossEntropyLoss, {"weight": [1.0, 2.0, 0.5]}),
+        ("loss=smooth loss.label_smoothing=0.2", torch.nn.CrossEntropyLoss, {"label_smoothing": 0.2, "weight": None}),
+        ("loss=focal loss.gamma=1", FocalLoss, {"gamma": 1, "weight": None}),
+        ("loss._target_=torch.nn.MultiMarginLoss +loss.p=2", torch.nn.MultiMarginLoss, {"p": 2}),
+    ],
+)
+def test_a_loss_is_what_its_settings_say(words: str, kind: type, values: dict[str, Any]) -> None:
+    loss = module(*words.split()).loss
+    assert type(loss) is kind
+    found = {name: getattr(loss, name) for name in values}
+    assert {n: v.tolist() if isinstance(v, torch.Tensor) else v for n, v in found.items()} == values
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "values"),
+    [
+        ("", torch.optim.Adam, {"lr": 1e-3, "weight_decay": 0.0, "fused": True}),
+        ("optim=adamw", torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 0.01, "fused": True}),
+        ("optim=sgd optim.lr=0.5", torch.optim.SGD, {"lr": 0.5, "momentum": 0.9}),
+        ("optim.optimizer={_target_:torch.optim.RAdam}", torch.optim.Adam, {}),
+        ("~optim.optimizer.fused optim.optimizer._target_=torch.optim.NAdam", torch.optim.NAdam, {"lr": 1e-3}),
+    ],
+)
+def test_an_optimizer_is_what_its_settings_say(words: str, kind: type, values: dict[str, Any]) -> None:
+    if "RAdam" in words:  # Hydra merges: fused stays, which RAdam does not take
+        with refused("optim.optimizer._target_", "torch.optim.RAdam", "an optimizer that takes lr", "fused"):
+            module(*words.split())
+        return
+    optimizer = module(*words.split()).configure_optimizers()["optimizer"]
+    assert type(optimizer) is kind
+    assert values.items() <= optimizer.param_groups[0].items()
+
+
+def test_what_cannot_be_a_loss_or_an_optimizer_is_refused_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_loss.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in ("torch.nn.Linear", "own_loss.Sum", "own_loss.Mine"):
+        with refused("loss._target_", target, "a loss of logits (N, classes) and labels (N)"):
+            module(f"loss._target_={target}")
+    for weight in ("[1,2]", "[1,-1,1]", "[0,0,0]", "much"):
+        with pytest.raises(SettingError, match=r"loss\.weight=.*must be null, balanced or a list of 3 numbers"):
+            module("loss=weighted", f"loss.weight={weight}")
+    with refused("loss.gamma", -1, "a number of at least 0"):
+        module("loss=focal", "loss.gamma=-1")
+    with refused("optim.optimizer._target_", "torch.optim.SGD", "an optimizer that takes lr", "momentum"):
+        module("optim=sgd", "optim.optimizer.momentum=-1")
+
+
+def test_configurations_from_before_the_settings_existed_compare_as_equal() -> None:
+    now = settings()
+    before = {name: value for name, value in now.items() if name != "loss"}
+    before["optim"] = {name: value for name, value in now["optim"].items() if name != "optimizer"}
+    assert compared(current(before)) == compared(current(now))
+    assert compared(current(before)) != compared(current(settings("loss=focal")))
+
+
+def test_a_loss_of_ones_own_trains_with_the_weights_of_its_fold_and_prediction_never_imports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "own_loss.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [
+        "loss=weighted",
+        "loss._target_=own_loss.Mine",
+        "+loss.power=1.5",
+        "optim=sgd",
+        "augment=none",
+        "explain=off",
+    ]
+    given: Any = OmegaConf.to_container(compose([*quick, *words]), resolve=True)
+    with refused("loss._target_", "own_loss.Mine", remedy="trust=[own_loss]"):
+        FoldRun(given, tmp_path / "run").run()
+    caplog.set_level("INFO")
+    (tmp_path / "run").mkdir()
+    FoldRun({**given, "trust": ["own_loss"]}, tmp_path / "run").run()
+    # Phantoms are balanced, and inner validation takes as many of each class.
+    assert "loss: class weights COVID-19 1.000, Normal 1.000, Pneumonia 1.000" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "own_loss")
+    loaded = ClassificationModule.from_checkpoint(tmp_path / "run/checkpoints/best.ckpt")
+    assert loaded.loss is None
+    assert "own_loss" not in sys.modules
