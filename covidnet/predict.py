@@ -43,14 +43,23 @@ def main(cfg: DictConfig) -> None:
     if cfg.gate not in GATES:
         raise SettingError("gate", cfg.gate, GATES)
     # What can be said without the network is said before its libraries are loaded.
-    find_models(given["checkpoint"], onnx=cfg.engine == "onnx", only=only)
-    from covidnet.data.collection.inputs import check_earlier, check_out, find_images
+    models = find_models(given["checkpoint"], onnx=cfg.engine == "onnx", only=only)
+    from covidnet.base.atomic import clear_leftovers, write_text
+    from covidnet.data.collection.inputs import check_earlier, check_out, find_images, partial_of
 
     out = Path(cfg.out).expanduser()
-    check_earlier(out, ("predictions.csv", "refused.csv"), overwrite=cfg.overwrite)
+    results = [out / "predictions.csv", out / "refused.csv"]
+    parts = [partial_of(file) for file in results]
+    if cfg.resume:
+        if not out.is_dir():
+            raise SettingError("resume", True, "true with out=DIR of the stopped command", f"{out} does not exist")
+        if any(file.exists() for file in results) and not any(file.exists() for file in parts):
+            _print([f"finished already: {out}"])
+            return
+    check_earlier(out, [file.name for file in (*parts, *results)], overwrite=cfg.overwrite or cfg.resume)
+    clear_leftovers(out)
     root, paths = find_images(given["input"])
     check_out(given["input"], out, root, paths)
-    from covidnet.base.atomic import write_text
     from covidnet.serving.answers import Predictor
     from covidnet.serving.batch import ImagePredictions
     from covidnet.serving.open_model import open_model
@@ -70,6 +79,8 @@ def main(cfg: DictConfig) -> None:
         reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading},
         passes=share.passes,
         progress=cfg.progress,
+        resume=cfg.resume,
+        made_by=_made_by(cfg, models),
     )
     predictions.run()
     if predictions.predictor.model.card:
@@ -82,6 +93,20 @@ def main(cfg: DictConfig) -> None:
         )
     if predictions.refused and cfg.strict:
         raise DataError(f"strict=true: {predictions.refused} files were refused; see {out / 'refused.csv'}")
+
+
+def _made_by(cfg: DictConfig, models: Sequence[Path]) -> dict[str, object]:
+    """What a row depends on beside its image."""
+    from omegaconf import OmegaConf
+
+    from covidnet import __version__
+    from covidnet.base.provenance import file_sha256
+    from covidnet.data.reading.images import READING
+
+    names = ["gate", "panels", "identifiers", "max_megapixels", "min_side", "reading"]
+    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True)
+    return {"models": [file_sha256(file) for file in models], "covidnet": __version__, "reading": READING,
+            "settings": settings}  # fmt: skip
 
 
 def _tell(predictions: ImagePredictions) -> None:

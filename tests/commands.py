@@ -13,7 +13,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # No command is among them: a module that is there already would be run a second time.
@@ -38,8 +38,7 @@ def command(
     given = dict(os.environ if env is None else env)
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _context.Process(target=_run, args=(module, list(words), str(cwd), given, *map(str, said)))
-        process.start()
+        process = begun(module, *words, cwd=cwd, env=given, said=said)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -47,6 +46,23 @@ def command(
             raise subprocess.TimeoutExpired([module, *words], timeout)
         out, err = (path.read_text(encoding="utf-8", errors="surrogateescape") for path in said)
     return subprocess.CompletedProcess([module, *words], process.exitcode, out, err)
+
+
+def begun(
+    module: str, *words: str, cwd: Path, env: Mapping[str, str], said: Sequence[Path]
+) -> multiprocessing.process.BaseProcess:
+    """As `command`, without waiting for its end.
+
+    Args:
+        module: as there.
+        words: as there.
+        cwd: as there.
+        env: as there.
+        said: the files that standard output and standard error go to.
+    """
+    process = _context.Process(target=_run, args=(module, list(words), str(cwd), dict(env), *map(str, said)))
+    process.start()
+    return process
 
 
 def _run(module: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:

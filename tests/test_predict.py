@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ from covidnet.predict import main
 from covidnet.serving.answers import Predictor
 from covidnet.serving.batch import ImagePredictions
 from covidnet.serving.open_model import open_model
-from tests.commands import command
+from tests.commands import begun, command
 from tests.conftest import PROJECT
 from tests.data.collection.test_manifest import dicom
 from tests.data.reading import hostile
@@ -310,6 +311,117 @@ def test_rows_that_are_ready_are_kept_when_the_work_ends_early(
     monkeypatch.undo()
     ImagePredictions(predictor, images, paths, tmp_path, progress=False).run()
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+def test_a_killed_call_is_continued_and_ends_as_an_uninterrupted_one(
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, whole, out = tmp_path / "many", tmp_path / "whole", tmp_path / "out"
+    for n in range(12):
+        shutil.copytree(images, root / f"{n:02d}")
+    settings = (f"checkpoint='{sweep}/fold=0'", f"input='{root}'")
+    predict(*settings, f"out='{whole}'")
+    words = (f"checkpoint={sweep}/fold=0", f"input={root}", f"out={out}", "progress=false")
+    said = [tmp_path / "stdout", tmp_path / "stderr"]
+    killed = begun("covidnet.predict", *words, cwd=PROJECT, env=os.environ, said=said)
+    partial = out / "predictions.partial.csv"
+    while killed.is_alive() and not (partial.exists() and partial.read_bytes().count(b"\n") > 20):
+        time.sleep(0.01)
+    killed.kill()
+    killed.join()
+    parts = {path.name: pd.read_csv(path) for path in out.iterdir()}
+    assert set(parts) == {"predictions.partial.csv", "refused.partial.csv"}
+    rows, expected = parts["predictions.partial.csv"], pd.read_csv(whole / "predictions.csv")
+    assert 20 <= len(rows) < len(expected)
+    pd.testing.assert_frame_equal(rows[expected.columns], expected.head(len(rows)))
+    with pytest.raises(SettingError, match=r"predictions.partial.csv is from a stopped command; resume=true"):
+        predict(*settings, f"out='{out}'")
+    read, paths = Decoders.read, []
+
+    def counted(self: Decoders, path: Path, *more: Any) -> Any:
+        paths.append(path)
+        return read(self, path, *more)
+
+    monkeypatch.setattr(Decoders, "read", counted)
+    predict(*settings, f"out='{out}'", "resume=true")
+    # Whole batches are kept.
+    assert len(paths) == 12 * (COUNT + 2) - sum(map(len, parts.values())) // 8 * 8
+    contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (out, whole)]
+    assert contents[0] == contents[1]
+    capsys.readouterr()
+    predict(*settings, f"out='{out}'", "resume=true")
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(SettingError, match=r"resume=.*true with out=DIR of the stopped command"):
+        predict(*settings, f"out='{tmp_path}/nowhere'", "resume=true")
+
+
+def test_only_rows_of_the_same_bytes_model_and_settings_are_kept(
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "images"
+    shutil.copytree(images, root)
+    predictor, row = Predictor(open_model(sweep / "fold=0"), "off"), ImagePredictions._row
+    predicted: list[str] = []
+
+    def run(out: str, made_by: str = "a", stop: int = 99, resume: bool = True) -> bytes:
+        def stopped(self: ImagePredictions, path: str, *given: Any) -> list[str]:
+            predicted.append(path)
+            if len(predicted) > stop:
+                raise KeyboardInterrupt
+            return row(self, path, *given)
+
+        monkeypatch.setattr(ImagePredictions, "_row", stopped)
+        predicted.clear()
+        paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
+        ImagePredictions(
+            predictor, root, paths, tmp_path / out, progress=False, resume=resume, made_by={"model": made_by}
+        ).run()
+        return (tmp_path / out / "predictions.csv").read_bytes()
+
+    with pytest.raises(KeyboardInterrupt):
+        run("out", stop=18, resume=False)
+    with (tmp_path / "out/predictions.partial.csv").open("ab") as stream:
+        stream.write(b"more/cut off.png,0.1,")
+    shutil.copytree(tmp_path / "out", tmp_path / "other")
+    assert run("other", made_by="b").count(b"\n") == COUNT + 2
+    assert len(predicted) == COUNT + 1
+    changed = next(path for path in sorted(root.glob("*.png")))
+    Image.fromarray(draw_image(CLASSES[0], 9000, 0, size=96).image).save(changed)
+    shutil.copy(root / "more" / "holiday.png", root / "zzz.png")
+    found = run("out")
+    assert changed.name in predicted
+    assert "zzz.png" in predicted
+    assert 8 < len(predicted) < COUNT
+    assert found == run("fresh", resume=False)
+    names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("out", "fresh")]
+    assert names[0] == names[1] == ["predictions.csv", "refused.csv"]
+
+
+def test_a_picture_that_is_gone_is_drawn_when_the_call_is_continued(
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(path.name for path in images.glob("*.png"))
+    predictor = Predictor(open_model(sweep / "fold=0"), "off")
+    drawn = ImagePredictions._draw
+
+    def stopped(self: ImagePredictions, path: str, *given: Any) -> str:
+        if path == paths[8]:
+            raise KeyboardInterrupt
+        return drawn(self, path, *given)
+
+    def run(resume: bool) -> None:
+        ImagePredictions(predictor, images, paths, tmp_path, panels=True, progress=False, resume=resume).run()
+
+    monkeypatch.setattr(ImagePredictions, "_draw", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(resume=False)
+    assert len(pd.read_csv(tmp_path / "predictions.partial.csv")) == 8
+    monkeypatch.undo()
+    (tmp_path / paths[0]).unlink()
+    run(resume=True)
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert list(table["picture"]) == paths
+    assert all((tmp_path / picture).is_file() for picture in paths)
 
 
 def test_an_exported_model_predicts_the_same(sweep: Path, exported: Path, images: Path, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock
 
@@ -72,16 +75,33 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         WriteError: the system refused (disk full, no permission, no such folder), or the path is a link; the old file
             is unchanged.
     """
+    with replaced(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def replaced(path: str | Path) -> Iterator[BinaryIO]:
+    """As `write_bytes`, for content that is written in parts.
+
+    Args:
+        path: as there.
+
+    Yields:
+        A stream for the content. The file takes its name when the block ends without an error.
+
+    Raises:
+        WriteError: as there; also for an OSError raised inside the block.
+    """
     try:
         target = Path(path)
         if target.is_symlink():
             raise OSError(errno.ELOOP, "it is a symbolic link")
         # Not tempfile: its files are readable by the owner alone, and run folders are shared. A short name of its own
-        # fits where a long file name with a suffix would not.
-        temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        # fits where a long file name with a suffix would not. It names its process for `clear_leftovers`.
+        temporary = target.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
         try:
             with temporary.open("xb") as stream:
-                stream.write(data)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)
@@ -110,6 +130,34 @@ def write_text(path: str | Path, text: str) -> None:
         b'{}\n'
     """
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove temporary files that killed processes of this machine left in a folder, at any depth.
+
+    Args:
+        folder: the folder; it need not exist.
+    """
+    if os.name != "posix":
+        # On Windows no signal is harmless, so nothing tells whether a process is alive.
+        return
+    for file in folder.rglob(f".{_machine()}-*-*.tmp"):
+        process = file.name.split("-")[1]
+        if not process.isdecimal():
+            continue
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            with suppress(OSError):
+                file.unlink()
+        except (OSError, OverflowError):
+            # The process is alive and belongs to another user.
+            continue
+
+
+def _machine() -> str:
+    """Eight digits that name the machine: on a shared disk, a process that is not here may be alive elsewhere."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 import errno
 import os
 import pickle
+import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from covidnet.base.atomic import WriteError, write_bytes, write_text
+from covidnet.base.atomic import WriteError, clear_leftovers, replaced, write_bytes, write_text
 from covidnet.base.errors import CovidnetError
 
 
@@ -127,3 +128,23 @@ def test_the_error_crosses_process_borders_whole() -> None:
     error = WriteError("a.csv", errno.ENOSPC, "No space left on device")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.errno, again.path) == (str(error), errno.ENOSPC, "a.csv")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="leftovers are told by their process, which Windows does not allow")
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    child = os.fork()
+    if not child:
+        with replaced(tmp_path / "deep/table.csv") as stream:
+            stream.write(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = (tmp_path / "deep").iterdir()
+    machine, process, token = left.name.split("-")
+    others = {f"{machine}-{os.getpid()}-{token}", f".01234567-{process}-{token}", f"{machine}-x-{token}", ".env.tmp"}
+    for name in others:
+        (tmp_path / name).touch()
+    clear_leftovers(tmp_path)
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"deep", *others}
+    clear_leftovers(tmp_path / "nowhere")

@@ -107,7 +107,7 @@ def test_runs_killed_at_random_moments_and_resumed_are_bit_equal(
     stopped, chain = 0, 0
     while stopped < 7:
         chain += 1
-        assert chain < 12, "the runs end before they can be stopped"
+        assert chain < 20, "the runs end before they can be stopped"
         folder = tmp_path / f"chain{chain}"
         process = start(folder, KINDS[kind])
         for _ in range(3):
@@ -117,6 +117,7 @@ def test_runs_killed_at_random_moments_and_resumed_are_bit_equal(
                 os.kill(process.pid, number)
             process.join(60)
             if process.exitcode == 0:
+                length *= 0.8  # the machine is less busy than when the time was taken
                 break
             # Before the run begins SIGTERM ends the process as the system does.
             assert process.exitcode in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)

@@ -100,6 +100,16 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
             raise SettingError("out", out, "a folder without the images", f"a picture would replace {place}")
 
 
+def partial_of(file: Path) -> Path:
+    """Where the rows of a table are kept until it is whole.
+
+    Example:
+        >>> partial_of(Path("out/predictions.csv")).as_posix()
+        'out/predictions.partial.csv'
+    """
+    return file.with_suffix(f".partial{file.suffix}")
+
+
 def check_earlier(out: Path, results: Iterable[str], *, overwrite: bool) -> None:
     """Refuse to replace what an earlier call wrote.
 
@@ -114,6 +124,8 @@ def check_earlier(out: Path, results: Iterable[str], *, overwrite: bool) -> None
     for name in results:
         if not overwrite and (out / name).exists():
             remedy = f"{name} already exists; give another folder, or overwrite=true"
+            if ".partial." in name:
+                remedy = f"{name} is from a stopped command; resume=true continues it, overwrite=true starts again"
             raise SettingError("out", out, "a folder without earlier results", remedy)
 
 
