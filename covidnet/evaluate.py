@@ -138,7 +138,7 @@ def _tell(summary: ExternalSummary, out: Path, said: Sequence[str]) -> None:
     if refused:
         lines.append(f"{count(refused, 'file')} refused and not in the numbers: {out / 'refused.csv'}")
     # What the look found, and what holds of the model, was said before.
-    lines += [note for note in summary.notes if note not in (*summary.looked, *said)]
+    lines += [note for note in summary.notes if note not in (*summary.search_notes, *said)]
     _print([*lines, f"Report: {out / 'report.html'}", NOTICE])
 
 

@@ -130,8 +130,8 @@ def test_guessing_models_have_a_best_above_chance_and_the_report_says_why(tmp_pa
     low, high = summary.pooled.accuracy.ci
     assert low < 1 / 3 < high
     text = (folder / "report/report.md").read_text()
-    assert "What choosing the best model adds" in text
-    assert "Models that only guess" in text
+    assert "What selecting the best model adds" in text
+    assert "as many guessing models" in text
 
 
 def test_models_without_validation_are_not_selected_by_it(tmp_path: Path) -> None:
@@ -194,13 +194,13 @@ def test_an_image_of_test_and_unseen_is_in_two_folds(tmp_path: Path) -> None:
 
 def test_the_first_paragraph_says_n_and_patients_and_what_is_absent(summary: SweepSummary) -> None:
     told = abstract(summary).text
-    assert f"of 180 predictions, on images of {summary.pooled.patients} patients, are right" in told
+    assert f"of 180 predictions, on images of {summary.pooled.patients} patients, are correct" in told
     assert "of 60 images and the specificity is " in told
     assert "of 120 images of the other classes" in told
     pooled = summary.pooled
     covid = replace(pooled.classes["COVID-19"], support=0, sensitivity=UNDEFINED_ESTIMATE)
     absent = abstract(replace(summary, pooled=replace(pooled, classes={**pooled.classes, "COVID-19": covid}))).text
-    assert "No image is of COVID-19, so its sensitivity is not defined; the specificity is " in absent
+    assert "There are no images of COVID-19, so its sensitivity is undefined; the specificity is " in absent
 
 
 def test_a_report_is_written_through_no_link(tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_the_card_of_one_run_is_made_from_its_predictions(sweep: Path) -> None:
     card = card_of(run)
     table = pd.read_csv(run / "predictions.csv").query("split == 'test'")
     assert f"| Accuracy | {100 * accuracy_score(table['label'], table['prediction']):.1f} [" in card
-    assert "500 resamples; so few make it rough" in card
+    assert "500 resamples; too few for a stable interval" in card
     assert "the model of fold 3" in card
     assert str(sweep) not in card
     assert card_of(run / "checkpoints/best.ckpt") == card

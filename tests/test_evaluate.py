@@ -228,7 +228,7 @@ def test_calibration_is_told_before_and_after_the_temperature(done: tuple[Path, 
 def test_the_studys_own_numbers_stand_beside(done: tuple[Path, dict[str, Any]]) -> None:
     out, summary = done
     assert summary["study"]["unseen"]["title"] == "Unseen fold, ensemble"
-    assert "Beside the study's own numbers" in (out / "report.html").read_text().replace("&#39;", "'")
+    assert "Comparison with the study's own numbers" in (out / "report.html").read_text().replace("&#39;", "'")
 
 
 def test_an_exported_model_gives_the_same_numbers(

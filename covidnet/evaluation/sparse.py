@@ -88,12 +88,12 @@ def sparse_notes(table: pd.DataFrame, absent: Mapping[str, str] | None = None) -
 
 
 def why_absent(label: str, *, images: int, refused: int, training: int, unreadable: int) -> str:
-    """Why no images of a class are scored: there are none, the gate rejected them, or they are training images.
+    """Why no images of a class are scored: there are none, the gate refused them, or they are training images.
 
     Args:
         label: the class.
         images: number of readable images of the class in the data set.
-        refused: how many of them the input gate rejected.
+        refused: how many of them the input gate refused.
         training: how many of the others are training images, which are excluded.
         unreadable: number of unreadable files in the data set, of any class.
 
@@ -101,19 +101,19 @@ def why_absent(label: str, *, images: int, refused: int, training: int, unreadab
         >>> why_absent("Normal", images=0, refused=0, training=0, unreadable=0)
         'this data set has no images of Normal'
         >>> why_absent("Normal", images=7, refused=7, training=0, unreadable=0)
-        'the input gate rejected all 7 images of Normal'
+        'the input gate refused all 7 images of Normal'
         >>> why_absent("Normal", images=7, refused=3, training=4, unreadable=0)
-        'of 7 images of Normal the input gate rejected 3, and 4 were excluded as training images'
+        'of 7 images of Normal the input gate refused 3, and 4 were excluded as training images'
     """
     if not images:
         unread = f" ({counted(unreadable, 'file')} could not be read)" if unreadable else ""
         return f"this data set has no {'readable ' if unreadable else ''}images of {label}{unread}"
     if refused >= images:
-        return f"the input gate rejected all {images} images of {label}"
+        return f"the input gate refused all {images} images of {label}"
     if training >= images:
         return f"all {images} images of {label} were excluded as training images of the model"
     return (
-        f"of {images} images of {label} the input gate rejected {refused}, and {training} were excluded as training "
+        f"of {images} images of {label} the input gate refused {refused}, and {training} were excluded as training "
         "images"
     )
 

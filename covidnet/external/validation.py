@@ -265,7 +265,7 @@ class ExternalValidation:
             ),
             study=study_numbers(self.known.folders, facts.temperatures, **numbers),
             notes=self._notes(predictor, headline, predicted),
-            looked=[*self._overlap_words(), *self._copy_words()],
+            search_notes=[*self._overlap_words(), *self._copy_words()],
             bootstrap=Bootstrap(**numbers),
             versions=made["versions"],
             git_revision=made["git_revision"],
@@ -274,7 +274,7 @@ class ExternalValidation:
                 "predictions_sha256": file_sha256(self.out / "predictions.csv"),
                 **{f"{_place(file)}": file_sha256(file) for file in models},
             },
-            asked=asked,
+            arguments=asked,
             seconds={},
         )
 

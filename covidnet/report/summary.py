@@ -1,4 +1,4 @@
-"""The summary of a sweep, which summary.json holds: every number and fact that its reports show."""
+"""The content of summary.json: every number and fact in the reports of a sweep."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from covidnet.evaluation.scores import PointScores, SplitScores
 from covidnet.evaluation.selection import Candidate, ObservedChoice, SimulatedChoice
 
 ALL = "All classes"
-"""What stands for the class in a row about all of them."""
+"""The class name in a row about all classes."""
 
 Loss = Literal["train_loss", "val_loss"]
 
 Settings = dict[str, Any]
-"""A part of a run's config.yaml: whatever settings there were."""
+"""A part of a run's config.yaml."""
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """The images of a class.
+    """Numbers of images of a class.
 
     Args:
         images: in all folds.
-        train: that one model was trained on.
-        val: that one model was validated on.
-        train_augmented: inputs of one epoch, copies included.
+        train: training images of one model.
+        val: validation images of one model.
+        train_augmented: inputs of one epoch, including augmented copies.
         test: in the test folds.
         unseen: in the unseen fold.
-        left_out: of the balanced draw.
+        left_out: excluded to balance the classes.
     """
 
     images: int | None
@@ -54,12 +54,12 @@ class DataFacts:
         synthetic: whether the images are phantoms.
         group: the setting split.group.
         validation: the setting split.validation.
-        view: the setting data.view; None is all views.
-        refused: files.
-        images: in the folds.
-        left_out: images, of the balanced draw.
-        patients: that are known.
-        unknown_patients: images of an unknown patient.
+        view: the setting data.view; None means all views.
+        refused: number of refused files.
+        images: number of images in the folds.
+        left_out: number of images excluded to balance the classes.
+        patients: number of known patients.
+        unknown_patients: number of images without a patient_id.
         per_fold: images of each class in a fold.
         classes: by name.
     """
@@ -82,12 +82,12 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class FoldScores:
-    """The numbers of one model.
+    """The metrics of one model; None for a part without images.
 
     Args:
         fold: its test fold.
-        n: images of the test fold.
-        val: on its validation images; None without any, and so for the others.
+        n: number of images in the test fold.
+        val: on its validation images.
         test: on its test fold.
         unseen: on the unseen fold.
     """
@@ -101,12 +101,12 @@ class FoldScores:
 
 @dataclass(frozen=True)
 class UnseenScores:
-    """The numbers of the unseen fold.
+    """The metrics on the unseen fold.
 
     Args:
         mean: over the models.
         sd: over the models.
-        ensemble: of the mean of the models' probabilities.
+        ensemble: of the models' mean probabilities.
         selected: of the selected model.
         paper_selected: of the model with the highest accuracy here.
     """
@@ -120,15 +120,15 @@ class UnseenScores:
 
 @dataclass(frozen=True)
 class UnseenUse:
-    """How often the unseen fold has been scored, as far as that is known.
+    """How often the unseen fold has been scored, as far as known.
 
     Args:
         setting: ``scored`` or ``locked``.
-        here: models of the sweep that were scored on it.
-        openings: when it was opened, where it was locked.
-        runs: all that scored it, those in the cache and those of the sweep; None where none is known.
-        exact: whether the cache has all that are known.
-        words: the end of a sentence with that number.
+        here: number of models of this sweep that were scored on it.
+        openings: when it was opened, if it was locked.
+        runs: number of runs that scored it, in the cache or this sweep; None if unknown.
+        exact: whether the cache records all of these runs.
+        words: that number as the end of a sentence.
         notes: sentences for the reader.
     """
 
@@ -146,16 +146,16 @@ _OMIT_NONE = {"omit_none": True}
 
 @dataclass(frozen=True)
 class Selection:
-    """Which model was selected, and what selecting adds to its number.
+    """The selected model, and the optimism that selection adds.
 
     Args:
-        rule: of `covidnet.evaluation.selection.RULES`.
-        fold: of the selected model; None where none was.
+        rule: one of `covidnet.evaluation.selection.RULES`.
+        fold: fold of the selected model; None if none was selected.
         label: how it was selected, as the end of a sentence.
         candidates: the models.
-        paper_fold: of the model that the paper's rule selects.
-        n: images of the unseen fold.
-        models: how many.
+        paper_fold: fold of the model that the paper's rule selects.
+        n: number of images in the unseen fold.
+        models: number of models.
         simulated: see `covidnet.evaluation.selection.SelectionReport`; None while the fold is locked.
     """
 
@@ -186,19 +186,19 @@ class Panel:
 
 @dataclass(frozen=True)
 class SweepExplanations:
-    """What the models of a sweep look at.
+    """Where the models of a sweep look.
 
     Args:
-        method: of `covidnet.models.saliency`.
-        weights: that the backbone started from.
+        method: a method of `covidnet.models.saliency`.
+        weights: the initial weights of the backbone.
         freeze: whether the backbone was frozen.
-        part: the split of the images; None is ``unseen``.
-        folds: of the models that were explained.
-        fold: of the model whose panels are shown.
-        panels: of that model.
-        constant_maps: for each part of the work how many maps of all runs are constant, and of how many.
-        localisation: where the maps lie; None where that was not measured.
-        sanity: whether they depend on the network; None where that was not tested.
+        part: the split of the images; None means ``unseen``.
+        folds: folds of the models with heat maps.
+        fold: fold of the model whose panels are shown.
+        panels: the panels of that model.
+        constant_maps: by use of the maps, the number of constant maps of all runs and the number of maps.
+        localisation: None if it was not measured.
+        sanity: None if it was not tested.
     """
 
     method: str | None
@@ -223,12 +223,12 @@ class ScoreIntervals:
 
 @dataclass(frozen=True)
 class ScoredCalibration(Calibration):
-    """How well probabilities are calibrated, and how good they are.
+    """Calibration with log loss, accuracy and intervals.
 
     Args:
-        loss: mean negative log likelihood.
+        loss: mean negative log-likelihood.
         accuracy: fraction of 1.
-        ci: intervals of two of these.
+        ci: intervals of the Brier score and the loss.
     """
 
     loss: float | None
@@ -243,7 +243,7 @@ class Temperature:
     Args:
         fold: its test fold.
         value: None without validation images.
-        n: images that it was fitted on.
+        n: number of images that it was fitted on.
     """
 
     fold: int | None
@@ -253,7 +253,7 @@ class Temperature:
 
 @dataclass(frozen=True)
 class CalibrationChange:
-    """Calibration after the temperature less that before."""
+    """Calibration after minus before temperature scaling."""
 
     ece: float | None
     brier: Measured
@@ -262,18 +262,18 @@ class CalibrationChange:
 
 @dataclass(frozen=True)
 class SweepCalibration:
-    """Calibration of a sweep before and after each model's own temperature.
+    """Calibration of a sweep before and after temperature scaling with each model's own temperature.
 
-    What comes after is None where a run has no temperature, because both would not be of the same models.
+    The calibrated values are None if a run lacks a temperature: before and after would be of different models.
 
     Args:
         pooled: the pooled test folds, as predicted.
-        pooled_calibrated: after the temperatures.
-        ensemble_unseen: the mean of the models on the unseen fold; None while that is locked.
-        ensemble_unseen_calibrated: the mean of the tempered probabilities.
-        temperatures: of each run.
-        change: after less before, of ``pooled`` and ``ensemble_unseen``.
-        ensemble_changed: images that the ensemble calls by another class after.
+        pooled_calibrated: the same after temperature scaling.
+        ensemble_unseen: the models' mean probabilities on the unseen fold; None while that is locked.
+        ensemble_unseen_calibrated: the mean of the scaled probabilities.
+        temperatures: one per run.
+        change: after minus before, of ``pooled`` and ``ensemble_unseen``.
+        ensemble_changed: number of images whose ensemble prediction changes.
     """
 
     pooled: ScoredCalibration | None
@@ -295,7 +295,7 @@ class SweepCurves:
 
 @dataclass(frozen=True)
 class Parameters:
-    """How many parameters a model has, and how many training changes."""
+    """Numbers of all and of trained parameters."""
 
     all: int | None
     trained: int | None
@@ -303,16 +303,16 @@ class Parameters:
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What a model gets.
+    """The input of a model.
 
     Args:
-        size: pixels of a side.
+        size: side in pixels.
         fit: the setting data.fit.
         channels: 1 or 3.
-        mean: subtracted from the grey values, for each channel.
-        std: divided by.
-        min_side: pixels.
-        max_megapixels: of a file.
+        mean: subtracted from the grey values, per channel.
+        std: divisor of the grey values, per channel.
+        min_side: shortest accepted side of a file, in pixels.
+        max_megapixels: largest accepted file.
     """
 
     size: int | None
@@ -326,14 +326,14 @@ class InputFacts:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where images come from, or how they were taken, and how far that alone tells their class.
+    """The source or view of the images, and how well it alone predicts their class.
 
     Args:
-        counts: value, then class, then images; rare values together.
-        unknown: images.
-        n: the other images.
-        share: of those n, how many have the commonest class of their value.
-        base: how many have the commonest class of all.
+        counts: number of images by value, then by class; rare values together.
+        unknown: number of images without a value.
+        n: number of images with one.
+        share: fraction of the n images that have the most frequent class of their value.
+        base: fraction of the n images that have the most frequent class overall.
     """
 
     counts: dict[str, dict[str, int]]
@@ -348,8 +348,8 @@ class GateFacts:
     """How many held-out images the input gate refused.
 
     Args:
-        n: images that it was asked about.
-        refused: of them.
+        n: number of images checked.
+        refused: how many of them were refused.
     """
 
     n: int | None
@@ -358,14 +358,14 @@ class GateFacts:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card says beside the numbers.
+    """The facts of a model card.
 
     Args:
-        trained: the day of the last line of the runs' logs.
-        source: where the images come from; None where that is not known.
-        view: how they were taken; None where that is not known.
-        gate: None where the runs have none.
-        weights_licence: of the weights that the backbone started from; None where it is not known.
+        trained: date of the last line of the runs' logs.
+        source: where the images come from; None if unknown.
+        view: how they were taken; None if unknown.
+        gate: None if the runs have no gate.
+        weights_licence: licence of the initial weights of the backbone; None if unknown.
     """
 
     trained: str | None
@@ -383,8 +383,8 @@ class TrainingCurve:
 
     Args:
         fold: its test fold.
-        best: the epoch whose weights were kept; None where it is not known.
-        stopped: the epoch at which training stopped, as older versions recorded it.
+        best: the epoch whose weights were kept; None if unknown.
+        stopped: the epoch at which training stopped; recorded by older versions only.
     """
 
     fold: int | None
@@ -395,7 +395,7 @@ class TrainingCurve:
     stopped: int | None = field(default=None, metadata=_OMIT_NONE)
 
     def of(self, loss: Loss) -> list[float | None]:
-        """One of the losses."""
+        """The values of one loss."""
         return self.train_loss if loss == "train_loss" else self.val_loss
 
 
@@ -409,7 +409,7 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Hashes:
-    """SHA-256 of what the numbers were computed from; that of the predictions by fold."""
+    """SHA-256 of what the numbers were computed from; the predictions by fold."""
 
     manifest_sha256: str | None
     split_sha256: str | None
@@ -419,26 +419,26 @@ class Hashes:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """All numbers of a sweep or of a single run, and the facts beside them.
+    """All numbers and facts of a sweep or of a single run.
 
     Args:
-        name: what the sweep is called.
+        name: of the sweep.
         folder: the sweep folder.
-        folds: that finished.
-        problems: what is wrong with the runs, one line each.
+        folds: the finished folds.
+        problems: faults of the runs, one line each.
         notes: what a reader has to know, one sentence each.
         model: settings of the network, and the hash of its weights.
         augment: settings of the augmentation.
         training: the seed, and settings of the training.
-        pooled: every image of the test folds once, as predicted by the model that did not see it.
-        per_fold: one for each model.
+        pooled: every image of the test folds once, predicted by the model that was not trained on it.
+        per_fold: one per model.
         mean: over the test folds.
         sd: over the test folds.
         unseen: None while the unseen fold is locked.
-        explanations: None where no run was explained.
-        asked: settings of the command that differ from its defaults.
-        seconds: what the steps of all runs took.
-        paper: whether the paper's numbers stand beside these; None for the paper's own data alone.
+        explanations: None if no run has heat maps.
+        arguments: settings of the command that differ from its defaults.
+        seconds: durations of the steps, summed over the runs.
+        paper: whether to show the paper's numbers; None shows them for the paper's own data only.
     """
 
     name: str | None
@@ -463,7 +463,7 @@ class SweepSummary:
     card: CardFacts
     training_curves: list[TrainingCurve]
     bootstrap: Bootstrap
-    asked: Settings
+    arguments: Settings = field(metadata={"key": "asked"})
     versions: dict[str, str | None]
     git_revision: str | None
     hashes: Hashes

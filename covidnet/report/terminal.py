@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from covidnet.evaluation.metrics import SplitMetrics
 
 BRACKETS = "In brackets: 95% intervals, with the patient as the unit."
-"""What is said below every table of scores in a terminal."""
+"""The line below every table of scores in a terminal."""
 
 UNDEFINED = "\N{EN DASH}"
-"""What stands for a value that does not exist, such as the sensitivity of a class without images."""
+"""Printed for an undefined value, such as the sensitivity of a class without images."""
 
 
 def percent(value: float | None, interval: Sequence[float] | None = None, undefined: str = UNDEFINED) -> str:
@@ -29,7 +29,7 @@ def percent(value: float | None, interval: Sequence[float] | None = None, undefi
     Args:
         value: a fraction of 1, or None.
         interval: the lower and upper end as fractions of 1, or None.
-        undefined: what to show where the value is None.
+        undefined: printed for None.
 
     Returns:
         At most 18 characters.
@@ -55,16 +55,16 @@ def _digits(fraction: float) -> str:
 def metrics_table(
     metrics: SplitMetrics, title: str = "", footer: Sequence[str] = (), undefined: str = UNDEFINED
 ) -> Table:
-    """One split's numbers: a row per class, then the accuracy.
+    """The metrics of one split: a row per class, then the accuracy.
 
     Args:
-        metrics: of the split.
+        metrics: the metrics of the split.
         title: the line above; empty for none.
-        footer: lines below, such as what the intervals mean.
-        undefined: what to show for a value that does not exist.
+        footer: lines below.
+        undefined: printed for an undefined value.
 
     Returns:
-        A table that fits 80 columns, each value with its 95% interval. On less it breaks cells, and loses nothing.
+        A table that fits 80 columns, each value with its 95% interval. In fewer columns its cells are wrapped.
     """
     table = Table(
         title=Text(title) if title else None,
@@ -81,10 +81,10 @@ def metrics_table(
         table.add_column(heading, overflow="fold")
     table.add_column("Images", justify="right", overflow="fold")
     for name in CLASSES:
-        of = metrics.classes[name]
-        pairs = ((of.sensitivity, of.sensitivity_ci), (of.specificity, of.specificity_ci), (of.f1, of.f1_ci))
+        one = metrics.classes[name]
+        pairs = ((one.sensitivity, one.sensitivity_ci), (one.specificity, one.specificity_ci), (one.f1, one.f1_ci))
         cells = [percent(value, ends, undefined) for value, ends in pairs]
-        table.add_row(*(Text(cell) for cell in (name, *cells, str(of.support))))
+        table.add_row(*(Text(cell) for cell in (name, *cells, str(one.support))))
     table.add_section()
     accuracy = percent(metrics.accuracy, metrics.accuracy_ci, undefined)
     table.add_row(*(Text(cell) for cell in ("Accuracy", accuracy, "", "", str(metrics.n))))
@@ -98,32 +98,32 @@ def print_run_summary(
     console: Console | None = None,
     splits: Sequence[str] = ("test", "unseen"),
 ) -> None:
-    """Print the end of a run: its test and unseen numbers, the notes, and last the run folder.
+    """Print the results of a run: test and unseen metrics, the notes, and last the run folder.
 
     Args:
         metrics: the content of metrics.json.
-        run_dir: the run folder, printed as given on one line of its own that is never broken.
-        notes: what the reader must know beside the numbers, such as that the data are synthetic.
-        console: where to print; the standard output if None. Not a terminal gets plain text.
-        splits: whose numbers are printed.
+        run_dir: the run folder, printed as given on a line that is never wrapped.
+        notes: what the reader must know about the numbers, such as that the data are synthetic.
+        console: where to print; standard output if None. Anything but a terminal gets plain text.
+        splits: the splits to print.
     """
     from covidnet.evaluation.metrics import SplitMetrics
     from covidnet.evaluation.results import from_json
 
     out = console or Console()
-    # A run must not fail at its last line because a terminal is set to Latin-1, which has no en dash.
+    # A run must not fail at its last line on a Latin-1 terminal, which has no en dash.
     undefined = UNDEFINED if _printable(UNDEFINED, out) == UNDEFINED else "-"
     fold = metrics.get("fold")
-    found = {split: metrics["splits"].get(split) for split in splits}
-    shown = {split: from_json(SplitMetrics, one) if one else None for split, one in found.items()}
-    for split, numbers in shown.items():
+    contents = {split: metrics["splits"].get(split) for split in splits}
+    printed = {split: from_json(SplitMetrics, content) if content else None for split, content in contents.items()}
+    for split, numbers in printed.items():
         title = f"{split.capitalize()} split" + (f", model of fold {fold}" if fold is not None else "")
         if numbers is None or not numbers.n:
             _line(out, f"{title}: no images")
         else:
             out.print(metrics_table(numbers, title, undefined=undefined))
         _line(out, "")
-    if any(numbers and numbers.n for numbers in shown.values()):
+    if any(numbers and numbers.n for numbers in printed.values()):
         _line(out, BRACKETS)
     for note in notes:
         _line(out, note)
@@ -132,7 +132,7 @@ def print_run_summary(
 
 
 def _line(console: Console, text: str, whole: bool = False) -> None:
-    # Neither markup nor emoji codes: a path such as data[old]/:x:/ must come out as it is.
+    # No markup and no emoji codes: a path such as data[old]/:x:/ is printed as it is.
     console.print(_printable(text, console), markup=False, emoji=False, highlight=False, soft_wrap=whole)
 
 

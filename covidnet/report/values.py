@@ -1,4 +1,4 @@
-"""A measured number as a report prints it."""
+"""Measured numbers as a report prints them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Value:
     """A number in a table, with its 95% interval.
 
     Args:
-        value: the number, or None where it does not exist.
+        value: the number, or None if undefined.
         interval: its ends, or None.
-        scale: what it is multiplied with before it is shown: 100 makes a fraction a percentage.
-        digits: behind the decimal point.
-        unit: behind the number where it stands outside a table column that names it.
+        scale: factor for display: 100 makes a fraction a percentage.
+        digits: number of decimals.
+        unit: printed after the number, except in a table column that names it.
     """
 
     value: float | None
@@ -33,20 +33,20 @@ class Value:
 
     @property
     def number(self) -> str:
-        """The number alone; a dash where there is none."""
-        return UNDEFINED if self.value is None else self._shown(self.value)
+        """The number without its interval; a dash if undefined."""
+        return UNDEFINED if self.value is None else self._formatted(self.value)
 
     @property
     def ends(self) -> str:
-        """The interval in brackets; empty where there is none."""
+        """The interval in brackets; empty if there is none."""
         if self.value is None or self.interval is None:
             return ""
         low, high = self.interval
-        return f"[{self._shown(low)}, {self._shown(high)}]"
+        return f"[{self._formatted(low)}, {self._formatted(high)}]"
 
-    def _shown(self, value: float) -> str:
+    def _formatted(self, value: float) -> str:
         text = f"{self.scale * value:,.{self.digits}f}"
-        # A difference of -0.00004 is no difference of -0.0.
+        # -0.00004 is printed as 0.0, not as -0.0.
         text = text.removeprefix("-") if not text.strip("-0.,") else text
         return text.replace("-", "\N{MINUS SIGN}")
 
@@ -63,10 +63,10 @@ def rate(estimate: Measured | float | None) -> Value:
 
 
 def printed(fraction: float | None) -> Value:
-    """A rate of the paper in percent, with the digits that it is printed with: one, or two where it has two.
+    """A rate of the paper in percent, with as many decimals as the paper prints: one or two.
 
     Args:
-        fraction: of 1, or None.
+        fraction: a fraction of 1, or None.
 
     Example:
         >>> printed(0.946).number, printed(0.9384).number
@@ -77,7 +77,7 @@ def printed(fraction: float | None) -> Value:
 
 
 def area(estimate: Measured | float | None) -> Value:
-    """An estimate of an area under a curve, or a score, as it is, with three digits."""
+    """An area under a curve, or a score, with three decimals."""
     return Value(*split(estimate), 1.0, 3)
 
 
@@ -92,17 +92,17 @@ _REORDERING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def clean(text: object) -> str:
-    r"""A text on one line, without characters that a page cannot hold or that change the order of others.
+    r"""A text on one line, without characters that are invalid in a page or that reorder others.
 
     Args:
-        text: anything; names of files may hold every character but the zero byte.
+        text: anything; file names may contain any character but the zero byte.
 
     Example:
         >>> clean("a\nb"), clean("x\x1b[31m"), clean("caf\udce9")
         ('a b', 'x [31m', 'caf\\udce9')
     """
     whole = str(text).encode("utf-8", "backslashreplace").decode()
-    # Beside control characters: those that no XML can hold.
+    # Besides control characters, these are invalid in XML.
     bad = ("\ufffe", "\uffff")
     kept = ["" if c in _REORDERING or c in bad else " " if unicodedata.category(c) == "Cc" else c for c in whole]
     return " ".join("".join(kept).split())

@@ -1,4 +1,4 @@
-"""Numbers and names as they stand in a sentence."""
+"""Numbers and names as text in a sentence."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from covidnet.report.summary import SweepSummary
 
 FOLDS = 10
-"""The test folds of a whole cross-validation."""
+"""The number of test folds of a complete cross-validation."""
 
 MODELS = {"densenet121": "DenseNet121", "resnet50": "ResNet-50", "cnn": "CNN"}
-"""Networks as they are written; others as they are named in the settings."""
-
+"""Display names of networks; others keep their names from the settings."""
 
 CARD_PAGE, CARD_PLAIN = "model_card.html", "model_card.md"
-"""The files of the model card beside a report."""
-
+"""The files of the model card, next to the report."""
 
 EXPLAINERS = {
     "gradcam": "Grad-CAM",
@@ -32,8 +30,7 @@ EXPLAINERS = {
     "gradient": "gradient saliency",
     "eigencam": "EigenCAM",
 }
-"""How heat maps of the setting ``explain.method`` are made, as it is written."""
-
+"""Display names of heat map methods, by the setting ``explain.method``."""
 
 TRAINED_ON = {
     "folder": "images from a folder (data=folder)",
@@ -42,7 +39,6 @@ TRAINED_ON = {
 }
 """What a model was trained on, by the name of the data group."""
 
-
 MEASURES = {
     "touch": "Touches a lesion",
     "pointing": "Pointing game",
@@ -50,7 +46,7 @@ MEASURES = {
     "lesion_share": "Heat in the lesion",
     "lung_share": "Heat in the lungs",
 }
-"""Measures of where heat maps lie, as they are written, in the order in which they are shown."""
+"""Display names of the localisation measures, in display order."""
 
 
 def estimate_text(estimate: Measured | float | None) -> str:
@@ -65,16 +61,16 @@ def estimate_text(estimate: Measured | float | None) -> str:
 
 
 def beside_paper(summary: SweepSummary) -> bool:
-    """Whether the paper's numbers stand beside a sweep's: for the paper's own data, or where that was asked for."""
+    """Whether to show the paper's numbers: for the paper's own data, or if the setting ``paper`` says so."""
     return summary.data.name == "kaggle" if summary.paper is None else summary.paper
 
 
 def rate_of(right: int, n: int) -> str:
-    """A count with its rate, and without one where there are too few for it.
+    """A count with its rate, or without it if n is too small.
 
     Args:
-        right: how many of them.
-        n: of how many.
+        right: the count.
+        n: out of how many.
 
     Example:
         >>> rate_of(90, 100), rate_of(6, 9)
@@ -84,55 +80,55 @@ def rate_of(right: int, n: int) -> str:
 
 
 def estimate_of(estimate: Measured | float | None, n: int | None, thing: str = "image") -> str:
-    """A rate with its interval and its n; where there are too few things for a rate, how many of them instead.
+    """A rate with its interval and its n, or the count if n is too small for a rate.
 
     Args:
-        estimate: of a fraction, a plain fraction, or None.
-        n: of how many things; None where that is not known.
-        thing: in the singular.
+        estimate: an estimate of a fraction, a plain fraction, or None.
+        n: out of how many things; None if unknown.
+        thing: what is counted, in the singular.
 
     Example:
         >>> from covidnet.evaluation.results import Measured
         >>> estimate_of(Measured(0.946, (0.934, 0.956)), 1560)
         '94.6% [93.4, 95.6] of 1,560 images'
         >>> estimate_of(Measured(2 / 3, (0.35, 0.88)), 9), estimate_of(None, 0)
-        ('6 of 9 images (too few for a rate)', 'no image')
+        ('6 of 9 images (too few for a rate)', 'no images')
     """
     value, _ = split(estimate)
     if n == 0:
-        return f"no {thing}"
+        return f"no {thing}s"
     if n is None or not _too_few(n) or value is None:
         return f"{estimate_text(estimate)} of {count(n, thing)}"
     return f"{round(value * n)} of {count(n, thing)} (too few for a rate)"
 
 
 def class_words(name: str, numbers: ClassScores, others: int | None) -> str:
-    """Sensitivity and specificity of a class in a sentence, with the n of each; absent classes are reported as absent.
+    """A sentence with the sensitivity and specificity of a class and their n; absent classes are reported as absent.
 
     Args:
         name: of the class.
-        numbers: of the class.
-        others: images of the other classes; None where that is not known.
+        numbers: its scores.
+        others: number of images of the other classes; None if unknown.
 
     Example:
         >>> from covidnet.evaluation.results import from_json
         >>> from covidnet.evaluation.scores import ClassScores
-        >>> numbers = from_json(ClassScores, {"support": 0, "specificity": {"value": 0.98, "ci": [0.9, 1.0]}})
-        >>> class_words("COVID-19", numbers, 50)
-        'No image is of COVID-19, so its sensitivity is not defined; the specificity is 98.0% [90.0, 100] of 50 images'
+        >>> numbers = from_json(ClassScores, {"support": 0, "specificity": {"value": 0.98}})
+        >>> class_words("Normal", numbers, 50).split("; ")
+        ['There are no images of Normal, so its sensitivity is undefined', 'the specificity is 98.0% of 50 images']
     """
     support, sensitivity, specificity = numbers.support, numbers.sensitivity, numbers.specificity
     first = f"For {name} the sensitivity is {estimate_of(sensitivity, support)}"
     second = f"the specificity is {estimate_of(specificity, others)}"
     if others == 0:
-        second = "no image is of another class, so the specificity is not defined"
+        second = "there are no images of other classes, so the specificity is undefined"
     if support == 0:
-        return f"No image is of {name}, so its sensitivity is not defined; {second}"
+        return f"There are no images of {name}, so its sensitivity is undefined; {second}"
     return f"{first}; {second}" if others == 0 else f"{first} and {second} of the other classes"
 
 
 def _too_few(n: int) -> bool:
-    # Imported here: a command that has only to print its settings would wait for pandas.
+    # Imported here: a command that only prints its settings does not need pandas.
     from covidnet.evaluation.sparse import MIN_IMAGES
 
     return n < MIN_IMAGES
@@ -154,11 +150,11 @@ def points(difference: float | None) -> str:
 
 
 def count(number: int | None, thing: str = "") -> str:
-    """A whole number of things: 1,560 images.
+    """A count of things: 1,560 images.
 
     Args:
-        number: how many, or None.
-        thing: in the singular; its plural has an s.
+        number: the count, or None.
+        thing: what is counted, in the singular; its plural has an s.
 
     Example:
         >>> count(1560, "image"), count(1, "image"), count(None, "image")
@@ -170,7 +166,7 @@ def count(number: int | None, thing: str = "") -> str:
 
 
 def probability(p: float | None) -> str:
-    """A p value with as many digits as say something.
+    """A p value with its significant digits.
 
     Args:
         p: 0..1, or None.
@@ -187,7 +183,7 @@ def probability(p: float | None) -> str:
 
 
 def model_name(summary: SweepSummary) -> str:
-    """The network of a sweep."""
+    """The display name of a sweep's network."""
     name = summary.model.get("name")
     return "unknown model" if name is None else MODELS.get(str(name), str(name))
 
@@ -198,10 +194,10 @@ def is_locked(summary: SweepSummary) -> bool:
 
 
 def fold_of(part: str | None) -> str:
-    """The fold whose images heat maps are of.
+    """The fold that the images of heat maps belong to.
 
     Args:
-        part: the split of the images; None in explanations of older versions, which are of the unseen fold.
+        part: the split of the images; None, in explanations of older versions, means the unseen fold.
 
     Example:
         >>> fold_of("test"), fold_of(None)
@@ -211,15 +207,15 @@ def fold_of(part: str | None) -> str:
 
 
 def sweep_name(summary: SweepSummary) -> str:
-    """What a sweep is called."""
+    """The name of a sweep."""
     return summary.name or "unnamed sweep"
 
 
 def measure_names(measures: Iterable[str]) -> str:
-    """Measures of where heat maps lie, as they stand in a sentence.
+    """Names of localisation measures for a sentence.
 
     Args:
-        measures: of `MEASURES`; others are named as they are.
+        measures: keys of `MEASURES`; others are kept as they are.
 
     Example:
         >>> measure_names(["iou", "pointing"]), measure_names([])

@@ -1,4 +1,4 @@
-"""The files of a report, each written completely or not at all."""
+"""Writing the files of a report, each atomically."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def report_html(
     """The report as one self-contained page, well-formed as HTML and as XML.
 
     Args:
-        summary: of the sweep that is reported.
-        comparisons: of pairs of sweeps on the same split.
-        others: summaries of sweeps that Tables 6 and 7 show beside it.
+        summary: the summary of the reported sweep.
+        comparisons: comparisons of pairs of sweeps on the same split.
+        others: summaries of further sweeps in Tables 6 and 7.
 
     Returns:
         The page.
@@ -42,20 +42,20 @@ def write_report(
     """Write report.html, report.md, table4.csv to table7.csv, summary.json and the model card.
 
     Comparisons go to comparisons.json. The sweep's pictures are copied to ``panels/`` for report.md; those
-    of an older report are removed.
+    of an older report are deleted.
 
     Args:
-        summary: of the sweep that is reported.
-        folder: for the files. It must exist.
-        comparisons: of pairs of sweeps on the same split.
-        others: summaries of sweeps that Tables 6 and 7 show beside it.
+        summary: the summary of the reported sweep.
+        folder: the output folder, which must exist.
+        comparisons: comparisons of pairs of sweeps on the same split.
+        others: summaries of further sweeps in Tables 6 and 7.
 
     Returns:
         The written files.
 
     Raises:
         DataError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
-        WriteError: a file cannot be written; existing files stay unchanged.
+        WriteError: a file cannot be written; an existing one stays as it was.
     """
     document, card = report_document(summary, comparisons, others), card_document(summary)
     summaries = [summary, *others]
@@ -65,7 +65,7 @@ def write_report(
         "table6": table6(summaries),
         "table7": table7(summaries),
     }
-    # Render everything before writing: a summary that cannot be reported leaves an old report unchanged.
+    # Render everything before writing, so that a failure leaves an old report unchanged.
     texts = {
         "report.html": page_of(document),
         "report.md": markdown_of(document),
@@ -77,9 +77,9 @@ def write_report(
     if comparisons:
         texts["comparisons.json"] = json_text("comparisons", list(comparisons))
     else:
-        # An old comparison does not belong to this report.
+        # A comparison of an older report does not belong to this one.
         (Path(folder) / "comparisons.json").unlink(missing_ok=True)
-    # New pictures first, old ones removed last: at any moment report.md finds the pictures that it shows.
+    # New pictures first and old ones deleted last, so that report.md never points to a missing picture.
     pictures = write_pictures(document, folder)
     written = []
     for name, text in texts.items():
@@ -96,9 +96,9 @@ def report_markdown(
     """The report as Markdown.
 
     Args:
-        summary: of the sweep that is reported.
-        comparisons: of pairs of sweeps on the same split.
-        others: summaries of sweeps that Tables 6 and 7 show beside it.
+        summary: the summary of the reported sweep.
+        comparisons: comparisons of pairs of sweeps on the same split.
+        others: summaries of further sweeps in Tables 6 and 7.
 
     Returns:
         The text, with captions and, where available, tables of numbers instead of drawings.

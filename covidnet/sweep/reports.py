@@ -88,7 +88,7 @@ def report_sweeps(
         unseen=unseen,
         cache_dir=cache_dir,
     )
-    summaries = [replace(one, paper=paper, asked={**one.asked, "paper": paper}) for one in summaries]
+    summaries = [replace(one, paper=paper, arguments={**one.arguments, "paper": paper}) for one in summaries]
     comparisons = _comparisons(sweeps)
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         card=card_facts(runs),
         training_curves=[curve for run in runs if (curve := _training_curve(run))],
         bootstrap=Bootstrap(**numbers),
-        asked={
+        arguments={
             "only": sweep.only or None,
             "selection": selection,
             **{k: v for k, v in numbers.items() if v != DEFAULTS[k]},

@@ -117,7 +117,7 @@ def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:
     problems = read_sweep(folder).problems
     assert problems[0].startswith("fold=2: left out: ")
     assert "predictions.csv" in problems[0]
-    assert "unknown" in problems[0]
+    assert "column label: 'Covid': must be one of" in problems[0]
 
 
 def test_folds_of_another_split_are_left_out(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_opening_a_grid_opens_its_finished_groups_together_and_names_the_others(
     (grid / "fold=2,seed=1").mkdir()
     (grid / "fold=2,seed=1/train.log").write_text("")
     summaries = report_sweeps([grid], unseen="open", cache_dir=cache, **FEW)
-    assert [summary.asked["only"] for summary in summaries] == ["seed=0", "seed=2"]
+    assert [summary.arguments["only"] for summary in summaries] == ["seed=0", "seed=2"]
     assert all(summary.unseen.ensemble.n for summary in summaries)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert line.startswith("seed=1: left out: ")

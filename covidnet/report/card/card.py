@@ -1,4 +1,4 @@
-"""The model card of a sweep or of one run: what a reader has to know before anybody uses the model.
+"""The model card of a sweep or of one run: what to know before using the model.
 
 The order follows Mitchell et al. 2019, Model cards for model reporting, https://doi.org/10.1145/3287560.3287596.
 """
@@ -25,23 +25,23 @@ MODEL_CARDS = Source(
     2019,
     doi="10.1145/3287560.3287596",
 )
-"""Where the form of the card comes from."""
+"""The source of the card's structure."""
 
 
 def model_card(summary: SweepSummary) -> str:
     """The model card as Markdown.
 
     Args:
-        summary: of a sweep or of a single run; what it lacks is ``not available``.
+        summary: of a sweep or of a single run; missing facts are ``not available``.
 
     Returns:
-        The text. It holds no path of the machine.
+        The text, without paths of the machine.
     """
     return markdown_of(card_document(summary))
 
 
 def card_document(summary: SweepSummary) -> Document:
-    """The model card, before it becomes Markdown or a page.
+    """The model card as a document.
 
     Args:
         summary: as for `model_card`.
@@ -54,11 +54,9 @@ def card_document(summary: SweepSummary) -> Document:
         Section("Split", "split", [lines(split(summary))]),
         Section("Numbers", "numbers", [numbers(summary)]),
         Section("Calibration", "calibration", calibration(summary)),
-        Section("How the model was selected", "selection", [lines(selection(summary))]),
+        Section("Model selection", "selection", [lines(selection(summary))]),
         Section("Input gate", "gate", [lines(gate(summary))]),
-        Section(
-            "Limits", "limits", [Paragraph("Beside what stands at the top of this card:"), Bullets(limits(summary))]
-        ),
+        Section("Limits", "limits", [Paragraph("In addition to the notes at the top:"), Bullets(limits(summary))]),
         Section("How to run it", "run", _commands(summary)),
         Section("Versions and licence", "versions", [lines(versions(summary))]),
         Section("About this card", "about", [References([MODEL_CARDS, PAPER])]),
@@ -71,13 +69,13 @@ def card_document(summary: SweepSummary) -> Document:
 
 def _first(summary: SweepSummary) -> list[str]:
     folds = summary.folds
-    # Problems name paths of the machine, and the folds are told of here.
-    said = warnings_of(replace(summary, problems=[], folds=list(range(FOLDS))))
+    # Problems contain paths of the machine, and missing folds are reported below.
+    notes = warnings_of(replace(summary, problems=[], folds=list(range(FOLDS))))
     if len(folds) == 1:
-        said.append("This card is of one model: its test fold is one tenth of the images, and its intervals are wide.")
+        notes.append("This card is of one model: its test fold has a tenth of the images, and its intervals are wide.")
     elif len(folds) != FOLDS:
-        said.append(f"{len(folds)} of {FOLDS} folds finished; every pooled number covers those alone.")
-    return said or ["No reservation was recorded; the limits below hold all the same."]
+        notes.append(f"{len(folds)} of {FOLDS} folds finished; every pooled number covers only these.")
+    return notes or ["No caveats were recorded; the limits below still apply."]
 
 
 def _commands(summary: SweepSummary) -> list[Block]:

@@ -1,4 +1,4 @@
-"""What a model card warns of: what a sweep's own numbers show, and what no number of one data set can show."""
+"""The limits in a model card: those that a sweep's numbers show, and those of any single data set."""
 
 from __future__ import annotations
 
@@ -7,57 +7,51 @@ from covidnet.report.summary import Origin, SweepSummary
 from covidnet.report.terminal import percent
 from covidnet.report.words import count
 
-# So much above the commonest class's share counts as telling.
-_TELLING = 0.05
+# With a larger gain over the most frequent class, source or view counts as confounded with the class.
+_CONFOUNDED = 0.05
 
 
 def limits(summary: SweepSummary) -> list[str]:
-    """The limits of a model beside its notes.
+    """The limits of a model, one sentence each.
 
     Args:
         summary: of a sweep or of a single run.
-
-    Returns:
-        Sentences.
     """
     lines = []
     problems = len(summary.problems)
-    # Of one model the others are no problem.
+    # The problems of a sweep do not concern a single model.
     if problems and len(summary.folds) > 1:
-        lines.append(
-            f"{problems} problem{'' if problems == 1 else 's'} of the runs {'is' if problems == 1 else 'are'} named in "
-            "the report."
-        )
+        lines.append(f"The report names {count(problems, 'problem')} of the runs.")
     card = summary.card
     lines += [
-        "No external validation: every number is of images of the same data set. Another hospital, scanner or "
-        "population may give lower ones; python -m covidnet.evaluate measures that.",
+        "No external validation: every number is from the same data set. Another hospital, scanner or population may "
+        "give lower numbers; python -m covidnet.evaluate measures that.",
         _confounded(card.source, "source", "the site, not the disease"),
         _confounded(card.view, "view", "how the image was taken, not the disease"),
-        "The folds hold as many images of each class; in practice the classes are not equally frequent, and "
-        "probabilities and the meaning of a positive prediction change with that.",
-        "An image of any other finding gets one of the three classes all the same.",
+        "The folds have equally many images of each class; in practice the classes are not equally frequent, which "
+        "changes the probabilities and the predictive values.",
+        "An image with any other finding still gets one of the three classes.",
         "Numbers by age, sex, origin and scanner: not available.",
-        "A heat map shows where the network looks, not why, and is no evidence that it looks at the disease.",
-        "People tend to agree with a machine's answer; whether that helps or harms here was not studied.",
+        "A heat map shows where the network looks, not why, and is not evidence that it looks at the disease.",
+        "People tend to agree with a model's prediction; whether that helps or harms here was not studied.",
     ]
     return lines
 
 
 def _confounded(origin: Origin | None, name: str, learned: str) -> str:
-    """Whether the class of an image follows from where it comes from, or from how it was taken."""
+    """Whether the source or view of an image alone predicts its class."""
     if origin is None or origin.share is None or origin.base is None:
-        return f"How far the {name} of an image tells its class: not available. The model may have learned {learned}."
+        return f"How well the {name} alone predicts the class: not available. The model may have learned {learned}."
     share, base, n = origin.share, origin.base, origin.n
-    of = f" ({count(n, 'image')} whose {name} is known)"
+    known = f" ({count(n, 'image')} with a known {name})"
     if n is not None and n < MIN_IMAGES:
-        return f"How far the {name} of an image tells its class: too few images whose {name} is known ({n}) to say."
+        return f"How well the {name} alone predicts the class: too few images with a known {name} ({n})."
     if len(origin.counts) == 1:
-        return f"All images have one {name}{of}; what the model does on images of another {name} is not available."
-    found = (
-        f"The {name} of an image alone tells the class of {percent(share)} of them{of}; the commonest class is right "
-        f"in {percent(base)}. "
+        return f"All images have the same {name}{known}; how the model performs on images of another {name} is unknown."
+    text = (
+        f"The {name} of an image alone predicts the class correctly for {percent(share)} of them{known}; the most "
+        f"frequent class for {percent(base)}. "
     )
-    if share - base > _TELLING:
-        return f"{found}So class and {name} are confounded: the model may have learned {learned}."
-    return f"{found}So the {name} tells little of the class."
+    if share - base > _CONFOUNDED:
+        return f"{text}So class and {name} are confounded: the model may have learned {learned}."
+    return f"{text}So the {name} says little about the class."

@@ -1,4 +1,4 @@
-"""What a model card tells in lines of name and value: the network, its use, the data, the split, the gate, versions."""
+"""The facts of a model card as lists of name and value: network, use, data, split, gate, versions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from covidnet.report.summary import CardFacts, DataFacts, GateFacts, Origin, Par
 from covidnet.report.words import FOLDS, count, model_name, rate_of
 
 UNKNOWN = "not available"
-"""What stands for everything that is not known."""
+"""The text for every unknown value."""
 
 Facts = list[tuple[str, Any]]
-"""Names and values; a value that is not known is None."""
+"""Names and values; an unknown value is None."""
 
 _FITS = {
     "squash": "squashed to a square, which changes the aspect ratio",
@@ -24,17 +24,17 @@ _FITS = {
     "pad": "padded to a square with black bars",
 }
 _GROUPS = {
-    "patient": "patient: no patient lies in two folds",
-    "image": "image: images of one patient may lie in training and test",
+    "patient": "patient: no patient is in two folds",
+    "image": "image: images of one patient may be in both training and test",
 }
 _VALIDATIONS = {
-    "inner": "inner: a part of the training images chose the checkpoint",
-    "test": "test: each test fold also chose the checkpoint",
-    "none": "none: the training loss chose the checkpoint",
+    "inner": "inner: a part of the training images selected the checkpoint",
+    "test": "test: each test fold also selected the checkpoint",
+    "none": "none: the training loss selected the checkpoint",
 }
 _REFUSES = (
-    "no radiograph (a text page, a chart, noise), a colour photograph, a lateral view, a CT slice, an inverted image, "
-    "an image rotated by a quarter or a half turn, one that is too dark, too bright or too small"
+    "anything but a radiograph (a text page, a chart, noise), a colour photograph, a lateral view, a CT slice, an "
+    "inverted image, an image rotated by 90, 180 or 270 degrees, one that is too dark, too bright or too small"
 )
 
 
@@ -46,23 +46,27 @@ def network(summary: SweepSummary) -> Facts:
     """
     model, card = summary.model, summary.card
     frozen, parameters = model.get("freeze"), card.parameters or empty(Parameters)
-    whole, own = parameters.all, parameters.trained
     weights = model.get("weights")
     seed = model.get("weights_seed")
     names = {
-        "random": "random" if seed is None else f"random, of seed {seed}",
+        "random": "random" if seed is None else f"random, seed {seed}",
         "imagenet": "ImageNet",
         "chest": "chest",
     }
-    trained = "the head alone; the backbone is frozen" if frozen else "the whole network"
+    trained = "the head; the backbone is frozen" if frozen else "the whole network"
     return [
         ("Architecture", None if model.get("name") is None else model_name(summary)),
         ("Output", f"one probability for each of {', '.join(CLASSES)}; they sum to 1"),
-        # A file's name may say something; the folders that it lies in say too much.
-        ("Weights that it started from", names.get(str(weights), weights and PurePath(str(weights)).name)),
-        ("Hash of these weights (SHA-256)", model.get("weights_sha256")),
+        # A file's name may be informative; its folders are paths of the machine.
+        ("Initial weights", names.get(str(weights), weights and PurePath(str(weights)).name)),
+        ("Hash of the initial weights (SHA-256)", model.get("weights_sha256")),
         ("Trained", trained if isinstance(frozen, bool) else None),
-        ("Parameters", None if whole is None or own is None else f"{whole:,}, of which {own:,} were trained"),
+        (
+            "Parameters",
+            None
+            if parameters.all is None or parameters.trained is None
+            else f"{parameters.all:,}, of which {parameters.trained:,} were trained",
+        ),
         ("Input", _input(card)),
         ("Preprocessing", _preprocessing(card)),
         ("Features standardised before the linear layer", _yes(model.get("standardise"))),
@@ -72,25 +76,25 @@ def network(summary: SweepSummary) -> Facts:
 
 
 def use() -> Facts:
-    """What the model is for, and what it is not for."""
+    """What the model is and is not for."""
     return [
-        ("Made for", "research on classifying chest radiographs, and for repeating and questioning its own numbers"),
-        ("Users", "researchers who know how the numbers came about and can look at the images"),
+        ("Intended for", "research on classifying chest radiographs, and reproducing and questioning its own numbers"),
+        ("Users", "researchers who know how the numbers were obtained and can inspect the images"),
         (
-            "Not made for",
-            "diagnosis, triage, screening or any decision about a patient; patients unlike those of the data, such as "
+            "Not intended for",
+            "diagnosis, triage, screening or any decision about a patient; patients unlike those in the data, such as "
             "children; lateral images, CT and photographs of images; diseases other than the three classes",
         ),
         (
-            "People concerned",
-            "patients whose images are shown, and those of groups that the data hold few images of; nothing here says "
-            "how the model does on them",
+            "People affected",
+            "patients whose images are classified, and groups with few images in the data; nothing here shows how the "
+            "model performs on them",
         ),
     ]
 
 
 def images(summary: SweepSummary) -> Facts:
-    """The images, where they come from and what is not known of them.
+    """The images, their sources, and what is unknown about them.
 
     Args:
         summary: of a sweep or of a single run.
@@ -101,7 +105,7 @@ def images(summary: SweepSummary) -> Facts:
     patients = data.patients
     least, most = card.input.min_side, card.input.max_megapixels
     refusal = (
-        "unreadable, damaged or too small files, and those that are no single grey image"
+        "unreadable, damaged or too small files, and those that are not a single grey image"
         if least is None or most is None
         else f"unreadable or damaged files, images with a side below {least} pixels or above {most} megapixels"
     )
@@ -110,12 +114,12 @@ def images(summary: SweepSummary) -> Facts:
         ("Name", data.name),
         ("Synthetic", _yes(data.synthetic)),
         *((f"Images of {name} in the folds", n) for name, n in per_class.items()),
-        ("Images left out of the balanced draw", data.left_out),
+        ("Images left out to balance the classes", data.left_out),
         ("Patients", None if not patients and unknown else patients),
-        ("Images of unknown patient", unknown),
+        ("Images without a known patient", unknown),
         ("Sources", _kinds(card.source)),
         ("Views", _kinds(card.view)),
-        ("Views asked for (data.view)", "all" if data.name and data.view is None else data.view),
+        ("Selected views (data.view)", "all" if data.name and data.view is None else data.view),
         ("Files refused", None if refused is None else f"{refused} ({refusal}; each is named with its cause)"),
         ("Reference standard", None),
         ("Age, sex and origin of the patients", None),
@@ -124,7 +128,7 @@ def images(summary: SweepSummary) -> Facts:
 
 
 def split(summary: SweepSummary) -> Facts:
-    """How the images were divided.
+    """The split of the images.
 
     Args:
         summary: of a sweep or of a single run.
@@ -132,10 +136,10 @@ def split(summary: SweepSummary) -> Facts:
     data, folds = summary.data, summary.folds
     group, validation = data.group, data.validation
     return [
-        ("Folds", f"{FOLDS + 1} of one size: {FOLDS} test folds, and the unseen fold, which no model was trained on"),
+        ("Folds", f"{FOLDS + 1} of equal size: {FOLDS} test folds, and the unseen fold, which no model was trained on"),
         ("Test folds in this card", ", ".join(str(fold) for fold in folds) or None),
         ("Images of each class in a fold", data.per_fold),
-        ("Images that one model was trained on", _trained_on(data)),
+        ("Training images of one model", _trained_on(data)),
         ("Kept together (split.group)", _GROUPS.get(str(group), group)),
         ("Validation (split.validation)", _VALIDATIONS.get(str(validation), validation)),
         ("Hash of the split (SHA-256)", data.split_sha256),
@@ -143,21 +147,21 @@ def split(summary: SweepSummary) -> Facts:
 
 
 def gate(summary: SweepSummary) -> Facts:
-    """What images the input gate turns away.
+    """Which images the input gate refuses.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    asked = summary.card.gate or empty(GateFacts)
-    n, refused = asked.n, asked.refused
+    checked = summary.card.gate or empty(GateFacts)
+    n, refused = checked.n, checked.refused
     return [
-        ("Meant to refuse, with the reason", _REFUSES),
+        ("Refuses, with the cause", _REFUSES),
         (
-            "Cannot tell",
-            "a mirrored image, and what looks like a frontal image but is of another disease or of a child",
+            "Cannot detect",
+            "a mirrored image, and a frontal image of another disease or of a child",
         ),
         (
-            "Held-out images of the same data that it refused",
+            "Refused held-out images of the same data",
             None if n is None or refused is None or not n else rate_of(refused, n),
         ),
     ]
@@ -175,15 +179,15 @@ def versions(summary: SweepSummary) -> Facts:
         ("Versions", ", ".join(known) or None),
         ("Revision", summary.git_revision),
         ("Licence of the software", "MIT"),
-        ("Licence of the weights that it started from", summary.card.weights_licence),
-        ("Licence of the trained weights", f"{UNKNOWN}; what holds for the images may hold for them"),
-        ("Licence of the images", "those here are drawn by the software" if summary.data.synthetic else None),
-        ("Questions and reports", "to whoever trained the model; the card names nobody"),
+        ("Licence of the initial weights", summary.card.weights_licence),
+        ("Licence of the trained weights", f"{UNKNOWN}; the licence of the images may apply to them"),
+        ("Licence of the images", "the images are drawn by the software" if summary.data.synthetic else None),
+        ("Questions and reports", "to whoever trained the model, whom this card does not name"),
     ]
 
 
 def lines(facts: Facts) -> Bullets:
-    """Facts as a list; none is left out for not being known.
+    """Facts as a list, including unknown ones.
 
     Args:
         facts: names and values.
@@ -192,7 +196,7 @@ def lines(facts: Facts) -> Bullets:
         >>> lines([("Images", 1560), ("Patients", None)]).items
         ['Images: 1,560', 'Patients: not available']
     """
-    return Bullets([f"{name}: {_said(value)}" for name, value in facts])
+    return Bullets([f"{name}: {_text(value)}" for name, value in facts])
 
 
 def _input(card: CardFacts) -> str | None:
@@ -209,7 +213,7 @@ def _preprocessing(card: CardFacts) -> str | None:
         f"normalisation of grey values {UNKNOWN}"
         if not channels or not mean or not std
         else f"grey values scaled to 0..1, in {count(channels, 'equal channel') if channels > 1 else 'one channel'}, "
-        f"less {_list(mean)}, divided by {_list(std)}"
+        f"minus {_list(mean)}, divided by {_list(std)}"
     )
     return f"the image is {fit}; {scaled}"
 
@@ -238,7 +242,7 @@ def _trained_on(data: DataFacts) -> str | None:
     )
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None or value == "":
         return UNKNOWN
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

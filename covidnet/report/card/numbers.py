@@ -1,4 +1,4 @@
-"""The numbers of a model card: on images that were not trained on, calibration, and what the selection adds."""
+"""The numbers of a model card: on images that were not trained on, calibration, and the optimism of selection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from covidnet.report.sweep.calibration import SCORES, change_words, parts, score
 from covidnet.report.values import Value, area, rate
 from covidnet.report.words import estimate_of, points
 
-# With fewer resamples the ends of an interval move visibly from seed to seed.
+# With fewer resamples the ends of an interval visibly depend on the seed.
 _ROUGH = 1000
 _SCORED: tuple[tuple[str, Metric], ...] = (
     ("sensitivity", "sensitivity"),
@@ -26,24 +26,22 @@ _SCORED: tuple[tuple[str, Metric], ...] = (
 
 
 def numbers(summary: SweepSummary) -> Table:
-    """What the models do on test folds and unseen fold, with intervals.
+    """The metrics of the models on test folds and unseen fold, with intervals.
 
     Args:
         summary: of a sweep or of a single run.
     """
     unseen, chosen = summary.unseen or empty(UnseenScores), summary.selection
-    alone = len(summary.folds) == 1
-    fold = chosen.fold
-    title = "Unseen fold, selected model" + ("" if fold is None else f" (fold {fold})")
+    title = "Unseen fold, selected model" + ("" if chosen.fold is None else f" (fold {chosen.fold})")
     if chosen.rule == "paper":
         title += ", a selection score"
     names = [part.title for part in parts(summary)]
-    shown_of = dict(zip(names, (summary.pooled, unseen.ensemble)[: len(names)], strict=True))
-    if not alone and len(names) > 1:
-        shown_of[title] = unseen.selected or empty(SplitScores)
+    columns = dict(zip(names, (summary.pooled, unseen.ensemble)[: len(names)], strict=True))
+    if len(summary.folds) != 1 and len(names) > 1:
+        columns[title] = unseen.selected or empty(SplitScores)
 
     def row(title: str, value: Callable[[SplitScores], Value]) -> list[Cell]:
-        return [title, *(_known(value(scores)) for scores in shown_of.values())]
+        return [title, *(_known(value(scores)) for scores in columns.values())]
 
     rows = [
         row("Images", lambda scores: Value(scores.n)),
@@ -52,18 +50,18 @@ def numbers(summary: SweepSummary) -> Table:
     ]
     for name in CLASSES:
         for word, key in _SCORED:
-            estimates = [scores.classes[name].of(key) for scores in shown_of.values()]
+            estimates = [scores.classes[name].of(key) for scores in columns.values()]
             rows.append([f"{name}: {word}", *(_known((area if key == "auc" else rate)(one)) for one in estimates)])
     resamples = summary.bootstrap.resamples
-    drawn = f"{resamples:,} resamples" if resamples is not None else f"resamples: {UNKNOWN}"
+    count = f"{resamples:,} resamples" if resamples is not None else f"resamples: {UNKNOWN}"
     notes = [
-        f"In brackets: 95% intervals with the patient as the unit (means over the classes: bootstrap, {drawn}"
-        + ("; so few make it rough" if resamples is not None and resamples < _ROUGH else "")
-        + "). They cover other patients of the same kind, not another hospital or another training."
+        f"In brackets: 95% intervals with the patient as the unit (means over the classes: bootstrap, {count}"
+        + ("; too few for a stable interval" if resamples is not None and resamples < _ROUGH else "")
+        + "). They cover other patients from the same population, not another hospital or retraining."
     ]
     return Table(
-        "What the models do on images that they were not trained on. Rates in percent, AUC as a fraction.",
-        [Column(""), *(Column(title) for title in shown_of)],
+        "Metrics on images that the models were not trained on. Rates in percent, AUC as a fraction.",
+        [Column(""), *(Column(title) for title in columns)],
         rows,
         "Table 1",
         notes,
@@ -71,7 +69,7 @@ def numbers(summary: SweepSummary) -> Table:
 
 
 def calibration(summary: SweepSummary) -> list[Block]:
-    """Calibration before and after the temperature.
+    """Calibration before and after temperature scaling.
 
     Args:
         summary: of a sweep or of a single run.
@@ -86,17 +84,17 @@ def calibration(summary: SweepSummary) -> list[Block]:
     if words := change_words(summary):
         blocks.append(Bullets(words))
     if after:
-        shown = (
-            "Prediction and application show the probabilities after the temperature. They hold for images of which a "
-            "third is of each class, as in the data here; where a disease is rarer, its probability is too high."
+        text = (
+            "Prediction and application show the probabilities after temperature scaling. They are calibrated for "
+            "images with a third of each class, as in this data; for a rarer disease the probability is too high."
         )
-        blocks.append(Paragraph(shown))
-    table = Table("Calibration before and after the temperature; 0 is best.", columns, rows, "Table 2")
+        blocks.append(Paragraph(text))
+    table = Table("Calibration before and after temperature scaling; 0 is best.", columns, rows, "Table 2")
     return [*blocks, table]
 
 
 def selection(summary: SweepSummary) -> Facts:
-    """How the model was chosen, and what choosing adds to a number.
+    """How the model was selected, and the optimism of selection.
 
     Args:
         summary: of a sweep or of a single run.
@@ -104,20 +102,20 @@ def selection(summary: SweepSummary) -> Facts:
     chosen = summary.selection
     models, fold = chosen.models, chosen.fold
     if models == 1:
-        return [("Rule", "none: there is one model, and nothing was chosen by its numbers here")]
+        return [("Rule", "none: there is only one model")]
     data = chosen.data or empty(ObservedChoice)
     cost, best = data.split_half_optimism, data.best
     simulated = chosen.simulated.optimism if chosen.simulated else None
     return [
         ("Rule", chosen.label),
         ("Model", None if fold is None else f"that of fold {fold}"),
-        ("Models to choose from", models),
+        ("Candidate models", models),
         (
-            "What choosing the best by the unseen fold would add",
+            "Optimism of selecting the best by the unseen fold",
             None
             if cost is None or simulated is None
             else f"{points(cost)} by split halves of the images, {points(simulated)} for equally good models in a "
-            "simulation; a number chosen in that way is too high by about as much",
+            "simulation; a score selected this way is too high by about as much",
         ),
         (
             "Highest accuracy of one model on the unseen fold",

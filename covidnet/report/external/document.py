@@ -1,4 +1,4 @@
-"""The report of an evaluation on another data set, as one page, as Markdown, and as summary.json."""
+"""The report of an evaluation on another data set, as HTML, Markdown and summary.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from covidnet.report.words import TRAINED_ON, count
 
 
 def external_document(summary: ExternalSummary) -> Document:
-    """Everything that the report of an evaluation says.
+    """The complete report of an evaluation.
 
     Args:
         summary: of the evaluation.
@@ -37,16 +37,16 @@ def external_document(summary: ExternalSummary) -> Document:
         f"Model: {summary.model.get('title')}. Data: {summary.data.root}, "
         f"{count(summary.data.images, 'image')}. {Caveat.RESEARCH_ONLY}"
     )
-    there = [section for section in sections if section is not None]
-    return Document(f"External validation: {summary.name}", subtitle, numbered(there))
+    present = [section for section in sections if section is not None]
+    return Document(f"External validation: {summary.name}", subtitle, numbered(present))
 
 
 def write_external_report(summary: ExternalSummary, folder: Path) -> None:
-    """Write report.html, report.md and summary.json, each whole or not at all.
+    """Write report.html, report.md and summary.json, each atomically.
 
     Args:
         summary: of an evaluation.
-        folder: where to.
+        folder: the output folder.
 
     Raises:
         DataError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
@@ -67,25 +67,25 @@ def _method(summary: ExternalSummary) -> Section:
     temperatures = [f"{t:.3f}" if t is not None else "none" for t in model.get("temperatures") or []]
     facts = [
         ("Network", model.get("network")),
-        ("Weights that it started from", model.get("weights")),
-        ("Test folds of its models", ", ".join(str(fold) for fold in model.get("folds") or [])),
+        ("Initial weights", model.get("weights")),
+        ("Folds of its models", ", ".join(str(fold) for fold in model.get("folds") or [])),
         ("Temperatures", ", ".join(temperatures)),
         ("Trained on", TRAINED_ON.get(str(training.get("name")), training.get("name"))),
         ("Input", f"{model.get('image_size')} pixels, fit={model.get('fit')}"),
         ("Input gate", model.get("gate")),
         ("Data set", summary.data.name),
-        ("Resamples of the bootstrap, seed", f"{summary.bootstrap.resamples}, {summary.bootstrap.seed}"),
+        ("Bootstrap resamples, seed", f"{summary.bootstrap.resamples}, {summary.bootstrap.seed}"),
     ]
     hashes = [*summary.hashes.items(), ("git revision", summary.git_revision)]
     seconds = [(f"{name}, seconds", value) for name, value in summary.seconds.items()]
-    asked = [f"{name}={value}" for name, value in summary.asked.items() if value is not None]
+    arguments = [f"{name}={value}" for name, value in summary.arguments.items() if value is not None]
     return Section(
-        "Model, hashes and how to compute this again",
+        "Model, hashes and how to reproduce this report",
         "method",
         [
             facts_table("Model and data.", facts),
             facts_table("Hashes (SHA-256), revision and times.", [*hashes, *seconds]),
-            Paragraph("Every number comes from predictions.csv and overlap.csv, which this writes:"),
-            Code(" ".join(["python -m covidnet.evaluate", *(shlex.quote(word) for word in asked)])),
+            Paragraph("Every number is computed from predictions.csv and overlap.csv, which this command writes:"),
+            Code(" ".join(["python -m covidnet.evaluate", *(shlex.quote(word) for word in arguments)])),
         ],
     )

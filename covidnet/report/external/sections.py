@@ -1,4 +1,4 @@
-"""The parts of a report on another data set: what was in it, what of it the model had seen, and how well it did."""
+"""The sections of a report on another data set: its images, training images among them, and results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from covidnet.base.classes import CLASSES
 from covidnet.evaluation.calibration import Calibration
 from covidnet.evaluation.results import Estimate
 from covidnet.evaluation.scores import SplitScores
-from covidnet.evaluation.sparse import ClassSize
+from covidnet.evaluation.sparse import MIN_IMAGES, MIN_PATIENTS, ClassSize
 from covidnet.report.external.summary import ClassCoverage, ExternalSummary, Overlap
 from covidnet.report.plots.confusion import confusion_axes
 from covidnet.report.plots.drawing import WIDTH, new_figure, styled
@@ -24,7 +24,7 @@ _COVID = CLASSES[0]
 
 
 def abstract(summary: ExternalSummary) -> Paragraph:
-    """One paragraph with the numbers that can be quoted.
+    """One paragraph with the numbers to quote.
 
     Args:
         summary: of an evaluation.
@@ -37,22 +37,22 @@ def abstract(summary: ExternalSummary) -> Paragraph:
     )
     seen = summary.overlap.seen_predicted or 0
     if seen:
-        text += f"The headline is without {count(seen, 'image')} that shaped the model in training. "
+        text += f"The headline excludes {count(seen, 'image')} used for training or validation of the model. "
     n, support = scores.n, covid.support
     others = None if n is None or support is None else n - support
     text += (
-        f"The prediction is right for {estimate_of(scores.accuracy, n)} that count, of "
+        f"The prediction is correct for {estimate_of(scores.accuracy, n)}, from "
         f"{count(scores.patients, 'patient')} (in brackets, here and below: 95% intervals). "
         f"{class_words(_COVID, covid, others)}."
     )
     if (unseen := summary.study.get("unseen")) is not None:
-        of = estimate_of(unseen.scores.accuracy, unseen.scores.n)
-        text += f" On the unseen fold of its own study the model is right for {of}."
+        accuracy = estimate_of(unseen.scores.accuracy, unseen.scores.n)
+        text += f" On the unseen fold of its own study the model is correct for {accuracy}."
     return Paragraph(text)
 
 
 def notice(summary: ExternalSummary) -> Notice:
-    """What has to be known before the numbers.
+    """The box above the numbers.
 
     Args:
         summary: of an evaluation.
@@ -61,7 +61,7 @@ def notice(summary: ExternalSummary) -> Notice:
 
 
 def images(summary: ExternalSummary) -> Section:
-    """How many images there were, how many were refused and why, and how many count.
+    """How many images there are, how many were refused and why, and how many are scored.
 
     Args:
         summary: of an evaluation.
@@ -82,22 +82,22 @@ def images(summary: ExternalSummary) -> Section:
     rows.append([ALL, *_cover_row(total)])
     patients = count(data.patients, "known patient")
     if data.unknown_patients:
-        patients += f" and {count(data.unknown_patients, 'image')} of unknown patients"
+        patients += f" and {count(data.unknown_patients, 'image')} without a known patient"
     text = (
-        f"The set holds {count(data.images, 'image')} that can be read, of {patients}"
+        f"The data set has {count(data.images, 'readable image')}, from {patients}"
         f"; {count(cover.unreadable, 'file')} could not be read."
     )
     if gate == "refuse":
         text += (
-            " The numbers below are of the images that the input gate lets pass: the others may be the harder ones, "
-            "and where it refuses many of one class, the numbers say little of that class."
+            " The numbers below are of the images that the input gate accepts. The refused ones may be harder, and if "
+            "it refuses many images of a class, the numbers say little about that class."
         )
     blocks: list[Block] = [
         Paragraph(text),
         Table(
-            "Images of each class. Refused: by the input gate, or changed while they were read."
-            + (" The input gate was off: nothing was looked for." if gate == "off" else "")
-            + _how_looked(summary),
+            "Images of each class. Refused: by the input gate, or because the file changed while being read."
+            + (" The input gate was off." if gate == "off" else "")
+            + _search_note(summary),
             columns,
             rows,
         ),
@@ -110,25 +110,27 @@ def images(summary: ExternalSummary) -> Section:
     if flagged := cover.flagged:
         body = [[code, Value(number)] for code, number in flagged.items()]
         caption = (
-            f"Warnings of the input gate at {count(cover.warned, 'image')} that count all the same (gate=warn); "
-            "an image may have several."
+            f"Warnings of the input gate on {count(cover.warned, 'image')}, which are scored nevertheless "
+            "(gate=warn); an image may have several."
         )
         blocks.append(Table(caption, [Column("Warning"), Column("Images")], body))
     return Section("Images", "images", blocks)
 
 
 def training_images(summary: ExternalSummary) -> Section:
-    """Images of the set that shaped the model, and images that are in the set twice.
+    """Images that were used to train or validate the model, and duplicates within the data set.
 
     Args:
         summary: of an evaluation.
     """
     found = summary.overlap
-    blocks: list[Block] = [Paragraph(_looked(found))]
+    blocks: list[Block] = [Paragraph(_search(found))]
     if kinds := found.kinds:
         rows: list[list[Cell]] = [[kind, Value(number)] for kind, number in kinds.items()]
         blocks.append(
-            Table("Training images in this set, by what was done to them.", [Column("Kind"), Column("Images")], rows)
+            Table(
+                "Training images in this data set, by how they were changed.", [Column("Kind"), Column("Images")], rows
+            )
         )
     if listed := found.listed:
         rows = [
@@ -141,7 +143,7 @@ def training_images(summary: ExternalSummary) -> Section:
         more = (found.seen or 0) - len(listed)
         columns = [Column("Radiograph"), Column("Class"), Column("Training image"), Column("Part"), Column("Kind"),
                    Column("Similarity")]  # fmt: skip
-        caption = "Which they are" + (f"; {more:,} more are in overlap.csv." if more > 0 else ".")
+        caption = "The training images found" + (f"; {more:,} more are in overlap.csv." if more > 0 else ".")
         blocks.append(Table(caption, columns, rows))
     copies = summary.copies
     if copies.pairs:
@@ -156,11 +158,9 @@ def training_images(summary: ExternalSummary) -> Section:
             for one in pairs
         ]
         more = copies.pairs - len(pairs)
-        caption = "Images that are in this set twice" + (
-            f"; {more:,} more pairs are in copies.csv." if more > 0 else "."
-        )
-        blocks.append(Table(caption, columns, rows, notes=["Both count in the numbers."]))
-    return Section("Training images in this set", "training-images", blocks)
+        caption = "Duplicates in this data set" + (f"; {more:,} more pairs are in copies.csv." if more > 0 else ".")
+        blocks.append(Table(caption, columns, rows, notes=["Both images of a pair are scored."]))
+    return Section("Training images in this data set", "training-images", blocks)
 
 
 def results(summary: ExternalSummary) -> Section:
@@ -176,8 +176,8 @@ def results(summary: ExternalSummary) -> Section:
             _scores(
                 summary.external_all,
                 {},
-                "The same with the training images, to compare alone: the model was fitted to some of these images. "
-                "Each class against the other two",
+                "The same including the training images, for comparison only: the model was fitted to some of these "
+                "images. Each class against the other two",
             )
         )
     if scores.n:
@@ -187,7 +187,7 @@ def results(summary: ExternalSummary) -> Section:
 
 
 def beside_the_study(summary: ExternalSummary) -> Section | None:
-    """The external numbers beside those of the study that trained the model; None where those are not known.
+    """The external metrics and those of the study that trained the model; None if those are unknown.
 
     Args:
         summary: of an evaluation.
@@ -199,17 +199,17 @@ def beside_the_study(summary: ExternalSummary) -> Section | None:
     for part in parts:
         columns += [Column("value", str(part.title)), Column("difference", str(part.title))]
     all_scores = [summary.external, *(part.scores for part in parts)]
-    rows: list[list[Cell]] = [["Accuracy", *_beside([scores.accuracy for scores in all_scores], False)]]
+    rows: list[list[Cell]] = [["Accuracy", *_differences([scores.accuracy for scores in all_scores], False)]]
     for title, key in METRICS:
         for label in CLASSES:
             estimates = [scores.classes[label].of(key) for scores in all_scores]
-            rows.append([f"{title}, {label}", *_beside(estimates, key == "auc")])
+            rows.append([f"{title}, {label}", *_differences(estimates, key == "auc")])
     caption = (
-        "External numbers beside those of the study that trained the model. Percent and percentage points (external "
-        "less the study's), AUC as a fraction; 95% intervals in brackets."
+        "External metrics and those of the study that trained the model. Percent and percentage points (external minus "
+        "study), AUC as a fraction; 95% intervals in brackets."
     )
     note = (
-        "The images are others, and so is the mix of classes: a difference may come of either, not of the model alone. "
+        "The images and the class frequencies differ, and either can cause a difference. "
         "No model was trained on the images of the unseen fold"
         + (
             "; each image of the test folds was predicted by the one model that was not trained on it."
@@ -217,11 +217,11 @@ def beside_the_study(summary: ExternalSummary) -> Section | None:
             else "."
         )
     )
-    return Section("Beside the study's own numbers", "study", [Table(caption, columns, rows, notes=[note])])
+    return Section("Comparison with the study's own numbers", "study", [Table(caption, columns, rows, notes=[note])])
 
 
 def calibration(summary: ExternalSummary) -> Section | None:
-    """Whether the probabilities mean what they say on these images; None without images.
+    """Calibration on these images; None without images.
 
     Args:
         summary: of an evaluation.
@@ -229,22 +229,21 @@ def calibration(summary: ExternalSummary) -> Section | None:
     after, before = summary.calibration.external, summary.calibration.before
     if after is None:
         return None
-    known = [(name, numbers) for name, numbers in (("Before the temperature", before), ("After", after)) if numbers]
+    known = [(name, numbers) for name, numbers in (("Before temperature scaling", before), ("After", after)) if numbers]
     if before is None:
         known = [("As predicted", after)]
     rows: list[list[Cell]] = [[name, area(numbers.ece), area(numbers.brier)] for name, numbers in known]
     drawing = _reliability(after, before)
     how = (
-        "The temperature was fitted on validation images of the training study. What fits there need not fit here: "
-        "another hospital has other images, and another share of each class."
+        "The temperature was fitted on validation images of the training study and need not fit here: another hospital "
+        "has other images and other class frequencies."
         if before
-        else "The model holds no temperature: its probabilities are as predicted."
+        else "The model has no temperature: its probabilities are as predicted."
     )
     caption = (
-        "Reliability on the external images: how often predictions of a given confidence are right, with 95% intervals "
-        "over the number of images in each bin. On the dotted line confidence is accuracy; above it the model "
-        "is under-confident, below it over-confident."
-        + (" Filled: before the temperature. Hollow: after it." if before else "")
+        "Reliability on the external images: accuracy by confidence, with 95% intervals, above the number of images in "
+        "each bin. On the dotted line confidence equals accuracy; above it the model is under-confident, below it "
+        "over-confident." + (" Filled: before temperature scaling. Hollow: after it." if before else "")
     )
     return Section(
         "Calibration",
@@ -253,9 +252,9 @@ def calibration(summary: ExternalSummary) -> Section | None:
             Paragraph(how),
             Figure(caption, f"Reliability diagram; expected calibration error {area(after.ece).number}.", drawing),
             Table(
-                "Calibration on the external images. ECE: mean distance of accuracy and confidence, weighted by images "
-                "(0 is best). Brier: mean squared distance of probabilities and truth, summed over the classes "
-                "(0 best, 2 worst; 0.667 says one third to each class).",
+                "Calibration on the external images. ECE: mean absolute difference of accuracy and confidence, "
+                "weighted by images (0 is best). Brier: mean squared error of the probabilities, summed over the "
+                "classes (0 best, 2 worst; 0.667 for one third each).",
                 [Column(""), Column("ECE"), Column("Brier score")],
                 rows,
             ),
@@ -264,7 +263,7 @@ def calibration(summary: ExternalSummary) -> Section | None:
 
 
 def intervals() -> Section:
-    """What the brackets mean."""
+    """How the intervals were computed."""
     return Section(
         "Notes on the intervals",
         "intervals",
@@ -274,12 +273,11 @@ def intervals() -> Section:
                     "All intervals are 95% intervals with the patient as the unit. Accuracy, sensitivity, specificity "
                     "and F1: Wilson's score interval (DOI 10.1080/01621459.1927.10502953) on the effective number of "
                     "images (DOI 10.1093/jssam/smv024). AUC: DeLong's variance, clustered by patient (DOI "
-                    "10.2307/2533958). Means over the classes: a bootstrap that draws patients, with all of their "
-                    "images.",
-                    "Where a class has fewer than 10 images, or images of fewer than 5 patients, it gets no interval, "
-                    "and where it is absent no number.",
-                    "They say how the numbers would vary with other patients of the same kind, for this model. They do "
-                    "not cover another training, or another hospital.",
+                    "10.2307/2533958). Means over the classes: a bootstrap that resamples whole patients.",
+                    f"A class with fewer than {MIN_IMAGES} images, or fewer than {MIN_PATIENTS} patients, gets no "
+                    "interval, and an absent class no number.",
+                    "The intervals show how the numbers of this model would vary with other patients from the same "
+                    "population. They do not cover retraining or another hospital.",
                 ]
             )
         ],
@@ -287,48 +285,49 @@ def intervals() -> Section:
 
 
 def _sum(values: Sequence[int | None]) -> int | None:
-    """The sum; a number that is not known makes it unknown."""
+    """The sum; None if a value is unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
 
 
 def _cover_row(numbers: ClassCoverage) -> list[Cell]:
-    there, predicted, training = numbers.images, numbers.predicted, numbers.training
-    share = rate(predicted / there if there and predicted is not None else None)
+    images, predicted, training = numbers.images, numbers.predicted, numbers.training
+    share = rate(predicted / images if images and predicted is not None else None)
     headline = None if predicted is None else predicted - (training or 0)
     return [
-        Value(there), Value(numbers.refused), Value(predicted), share,
-        "not known" if training is None else Value(training), Value(headline),
+        Value(images), Value(numbers.refused), Value(predicted), share,
+        "unknown" if training is None else Value(training), Value(headline),
     ]  # fmt: skip
 
 
-def _how_looked(summary: ExternalSummary) -> str:
-    """What a reader of the column of training images must know: they were not looked for, or by their bytes alone."""
+def _search_note(summary: ExternalSummary) -> str:
+    """How far the column of training images can be trusted."""
     how = summary.overlap.how
     if how == "no":
-        return " Training images could not be looked for: all that were predicted are in the headline."
-    return " Training images: of some models the same files alone were looked for." if how == "files" else ""
+        return " The search for training images was not possible: all predicted images are in the headline."
+    return " Training images: for some models only identical files were searched for." if how == "files" else ""
 
 
-def _looked(found: Overlap) -> str:
+def _search(found: Overlap) -> str:
     if found.how == "no":
         return str(found.problem)
     what = (
-        f"Each image was compared with {count(found.known, 'image')} of the training study by the bytes of its "
-        "file and by its pixels, also mirrored, inverted, turned, resized, saved again, with another brightness or "
-        "contrast, and cropped by up to a fifth of each side. Images of one patient that were taken within a short "
-        "time can look alike as well."
+        f"Each image was compared with {count(found.known, 'image')} of the training study, by file and by pixels. "
+        "That finds images that were mirrored, inverted, rotated, resized, saved again, changed in brightness or "
+        "contrast, or cropped by up to a fifth of each side. Images of one patient taken within a short time may be "
+        "matched too."
         if found.how == "films"
         else str(found.problem)
     )
     seen, other = found.seen or 0, found.study or 0
     result = (
-        f" {count(seen, 'image')} shaped the model in training or validation."
+        f" {count(seen, 'image')} {'was' if seen == 1 else 'were'} used for training or validation of the model."
         if seen
-        else " No training image was found."
+        else " No training images were found."
     )
     if other:
-        result += f" {count(other, 'image')} of the study's test or unseen fold are here too; they count."
+        be = "is" if other == 1 else "are"
+        result += f" {count(other, 'image')} of the study's test or unseen fold {be} here too, and scored."
     return what + result
 
 
@@ -337,8 +336,8 @@ def _scores(scores: SplitScores, sizes: Mapping[str, ClassSize], caption: str) -
     classes = [scores.classes[name] for name in CLASSES]
     rows: list[list[Cell]] = []
     for title, key in METRICS:
-        as_shown = area if key == "auc" else rate
-        rows.append([title, *(as_shown(one.of(key)) for one in (*classes, scores.macro))])
+        formatted = area if key == "auc" else rate
+        rows.append([title, *(formatted(one.of(key)) for one in (*classes, scores.macro))])
     rows.append(["Accuracy", *[""] * len(CLASSES), rate(scores.accuracy)])
     rows.append(["Images", *(Value(one.support) for one in classes), Value(scores.n)])
     if sizes:
@@ -355,13 +354,13 @@ def _confusion(counts: list[list[int]]) -> Figure:
         "Confusion matrix: images, and below them the percentage of the row. Rows are the true classes, columns the "
         "predicted ones.",
         f"Confusion matrix. {confusion_words(counts)}.",
-        _drawn_confusion(counts),
+        _confusion_figure(counts),
         [confusion_table("Confusion matrix. Images.", counts)],
     )
 
 
 @styled
-def _drawn_confusion(counts: Sequence[Sequence[int]]) -> Any:
+def _confusion_figure(counts: Sequence[Sequence[int]]) -> Any:
     figure = new_figure(WIDTH / 2, 3.4)
     confusion_axes(counts, figure.add_subplot(), "External images")
     return figure
@@ -374,13 +373,12 @@ def _reliability(after: Calibration, before: Calibration | None) -> Any:
     return figure
 
 
-def _beside(estimates: Sequence[Estimate], is_area: bool) -> list[Cell]:
-    """The external number, and each of the study's followed by the difference to it."""
-    as_shown = area if is_area else rate
+def _differences(estimates: Sequence[Estimate], is_area: bool) -> list[Cell]:
+    """The external value, then each of the study's with the difference from it."""
+    formatted = area if is_area else rate
     here, *others = estimates
-    cells: list[Cell] = [as_shown(here)]
-    for there in others:
-        known = here.value is not None and there.value is not None
-        difference = here.value - there.value if here.value is not None and there.value is not None else None
-        cells += [as_shown(there), as_shown(difference) if known else area(None)]
+    cells: list[Cell] = [formatted(here)]
+    for other in others:
+        difference = None if here.value is None or other.value is None else here.value - other.value
+        cells += [formatted(other), formatted(difference)]
     return cells

@@ -1,4 +1,4 @@
-"""The summary of an evaluation on another data set, which summary.json holds."""
+"""The content of summary.json of an evaluation on another data set."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ExternalData:
         name: of the data group.
         root: its folder.
         synthetic: whether the images are phantoms.
-        images: that can be read.
-        patients: that are known.
-        unknown_patients: images of an unknown patient.
+        images: number of readable images.
+        patients: number of known patients.
+        unknown_patients: number of images without a patient_id.
     """
 
     name: str | None
@@ -37,13 +37,13 @@ class ExternalData:
 
 @dataclass(frozen=True)
 class ClassCoverage:
-    """What became of the images of a class.
+    """How many images of a class were refused and predicted.
 
     Args:
-        images: that can be read.
-        refused: by the input gate, or changed while they were read.
-        predicted: the others.
-        training: of those predicted, the model's training images; None where they could not be looked for.
+        images: number of readable images.
+        refused: refused by the input gate, or because the file changed while being read.
+        predicted: all others.
+        training: training images of the model among the predicted ones; None without a search for them.
     """
 
     images: int | None = field(metadata=_FILMS)
@@ -54,15 +54,15 @@ class ClassCoverage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of the files.
+    """How many files were refused and predicted.
 
     Args:
-        unreadable: files.
-        refused: images, see `ClassCoverage`.
-        predicted: images.
-        causes: of refusals, with the number of files.
-        flagged: warnings of the input gate, with the number of images.
-        warned: images that were predicted with a warning.
+        unreadable: number of unreadable files.
+        refused: number of refused images, see `ClassCoverage`.
+        predicted: number of predicted images.
+        causes: number of files by cause of refusal.
+        flagged: number of images by warning of the input gate.
+        warned: number of images predicted with a warning.
         classes: by name.
     """
 
@@ -76,16 +76,16 @@ class Coverage:
 
     @property
     def files_refused(self) -> int:
-        """Files that were not predicted."""
+        """The number of files that were not predicted."""
         return (self.unreadable or 0) + (self.refused or 0)
 
 
 @dataclass(frozen=True)
 class KnownImage:
-    """A row of overlap.csv: an image of the set that is an image of the training study.
+    """A row of overlap.csv: an image of the data set that is also in the training study.
 
     Args:
-        part: of the training study; an image of ``train`` or ``val`` shaped the model.
+        part: of the training study; images of ``train`` and ``val`` influenced the model.
         kind: how it was changed.
         similarity: 0..1.
     """
@@ -101,7 +101,7 @@ class KnownImage:
 
 @dataclass(frozen=True)
 class CopiedImage:
-    """A row of copies.csv: two files of the set that are one image.
+    """A row of copies.csv: two files of the data set with the same image.
 
     Args:
         kind: how one was changed.
@@ -118,16 +118,16 @@ class CopiedImage:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Images of the set that are images of the training study.
+    """Images of the data set that are also in the training study.
 
     Args:
         how: see `covidnet.external.known_images.KnownImages.how`.
-        problem: why not all could be looked for.
-        known: images of the training study.
-        seen: images that shaped the model; None where they could not be looked for.
-        seen_predicted: those that were predicted.
-        study: images of the study's test or unseen fold.
-        kinds: how the seen images were changed, with their number.
+        problem: why the search was incomplete.
+        known: number of images of the training study.
+        seen: number of images used for training or validation; None without a search.
+        seen_predicted: how many of them were predicted.
+        study: number of images of the study's test or unseen fold.
+        kinds: number of seen images by how they were changed.
         listed: the first rows of overlap.csv.
     """
 
@@ -143,11 +143,11 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Copies:
-    """Images that are in the set twice.
+    """Duplicates within the data set.
 
     Args:
-        pairs: how many.
-        two_classes: pairs that lie in two classes.
+        pairs: number of pairs.
+        two_classes: number of pairs with different classes.
         listed: the first rows of copies.csv.
     """
 
@@ -165,11 +165,11 @@ class ExternalCurves:
 
 @dataclass(frozen=True)
 class ExternalCalibration:
-    """Calibration of the images that count.
+    """Calibration on the scored images.
 
     Args:
-        external: of the probabilities as they are given; None without an image.
-        before: the temperature; None where a model has none.
+        external: after temperature scaling, if the model has a temperature; None without images.
+        before: before temperature scaling; None without a temperature.
     """
 
     external: Calibration | None
@@ -178,10 +178,10 @@ class ExternalCalibration:
 
 @dataclass(frozen=True)
 class StudyScores:
-    """What the study that trained a model measured.
+    """The metrics of the study that trained a model.
 
     Args:
-        title: on which images.
+        title: the images that they are of.
     """
 
     title: str | None
@@ -190,21 +190,21 @@ class StudyScores:
 
 @dataclass(frozen=True)
 class ExternalSummary:
-    """All numbers of an evaluation on another data set, and the facts beside them.
+    """All numbers and facts of an evaluation on another data set.
 
     Args:
-        name: of the folder of the data set.
-        folder: of the evaluation.
-        model: what the checkpoint tells of the model, its title and notes, and the setting of the input gate.
-        external: the images that count: without those that shaped the model.
-        external_all: with them; None where there are none.
-        sizes: of the classes, of the images that count.
-        study: of the ``test`` folds and the ``unseen`` fold, where they are known.
+        name: name of the data set's folder.
+        folder: folder of the evaluation.
+        model: facts of the checkpoint, its title and notes, and the setting of the input gate.
+        external: the scored images: without those used for training or validation.
+        external_all: including those; None if there are none.
+        sizes: sizes of the classes among the scored images.
+        study: metrics on the ``test`` folds and the ``unseen`` fold, if known.
         notes: what a reader has to know, one sentence each.
-        looked: those of the notes that tell of training images and copies.
+        search_notes: the notes on training images and duplicates.
         hashes: SHA-256 of the files.
-        asked: settings of the command.
-        seconds: what the steps took.
+        arguments: settings of the command.
+        seconds: durations of the steps.
     """
 
     name: str | None
@@ -221,10 +221,10 @@ class ExternalSummary:
     calibration: ExternalCalibration
     study: dict[str, StudyScores]
     notes: list[str]
-    looked: list[str]
+    search_notes: list[str] = field(metadata={"key": "looked"})
     bootstrap: Bootstrap
     versions: dict[str, str | None]
     git_revision: str | None
     hashes: dict[str, str | None]
-    asked: Settings
+    arguments: Settings = field(metadata={"key": "asked"})
     seconds: dict[str, float | None]

@@ -1,4 +1,4 @@
-"""The paper's Figures 4 and 5 as tables: what it shows as pictures, measured."""
+"""The paper's Figures 4 and 5 as tables: measurements of what it shows as pictures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from covidnet.evaluation.sanity import SanitySummary
 from covidnet.report.summary import SweepExplanations, SweepSummary
 
 Map = Literal["model", "centre", "mean_map", "chance", "difference", "difference_chance"]
-"""The model's maps, the centre prior, the mean of the model's other maps, chance, and the model minus the centre prior
-and minus chance."""
+"""The model's maps, the baselines, and the model minus the centre prior and minus chance."""
 
 MAPS: tuple[Map, ...] = get_args(Map)
 
@@ -26,13 +25,13 @@ _PUBLISHED = {("touch", "model"): 1.0}
 
 
 def figure4(summary: SweepSummary) -> pd.DataFrame:
-    """Where the heat of unseen images lies, and how much of the maps is left when the network is re-initialised.
+    """Heat in the lungs, and the similarity that maps retain when the network is re-initialised.
 
     Args:
         summary: of a sweep.
 
     Returns:
-        One row per measure and map, in the columns of the paper's other tables; the paper gives no number.
+        One row per measure and map, in the columns of the paper's other tables; the paper gives no numbers.
     """
     rows = [_row(summary, "lung_share", name, "Figure 4") for name in MAPS]
     sanity = (summary.explanations or empty(SweepExplanations)).sanity or empty(SanitySummary)
@@ -45,7 +44,7 @@ def figure4(summary: SweepSummary) -> pd.DataFrame:
 
 
 def figure5(summary: SweepSummary) -> pd.DataFrame:
-    """How the maps lie on known lesions: the paper's own criterion first, then those that say more.
+    """Localisation of known lesions: the paper's own criterion first, then stricter ones.
 
     Args:
         summary: of a sweep.
@@ -59,7 +58,7 @@ def figure5(summary: SweepSummary) -> pd.DataFrame:
             _row(summary, measure, name, "Figure 5")
             for measure in measures
             for name in MAPS
-            # Chance has no threshold, so no hot part that could touch or overlap.
+            # Chance has no hot part that could touch or overlap.
             if measure not in ("touch", "iou") or "chance" not in name
         ],
         columns=_COLUMNS,
@@ -68,7 +67,7 @@ def figure5(summary: SweepSummary) -> pd.DataFrame:
 
 def _row(summary: SweepSummary, measure: str, name: Map, source: str) -> Sequence[Any]:
     localisation = (summary.explanations or empty(SweepExplanations)).localisation or empty(LocalisationSummary)
-    found = localisation.measures[measure] if measure in localisation.measures else empty(MeasureSummary)
+    found = localisation.measures.get(measure, empty(MeasureSummary))
     estimates: dict[Map, MapEstimate] = {
         "model": found.model,
         "centre": found.centre,

@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, table by table, and what does not add up in them.
+"""The numbers that the paper prints, table by table, and their inconsistencies.
 
 Every rate is a fraction of 1; None is a cell that the paper leaves empty.
 """
@@ -14,12 +14,12 @@ class Source:
     """A publication.
 
     Args:
-        authors: as they are cited.
+        authors: as cited.
         title: of the work.
-        year: of the version that the paper cites; None where the paper names none.
-        doi: without the resolver's address; None where none is known to us.
-        arxiv: the identifier; None where there is none.
-        reference: its number in the paper's list; None where the list lacks it.
+        year: of the version that the paper cites; None if the paper gives none.
+        doi: without the resolver's address; None if unknown.
+        arxiv: the identifier; None if there is none.
+        reference: its number in the paper's list; None if it is not listed.
     """
 
     authors: str
@@ -34,7 +34,7 @@ PAPER = Source(
     "Alister Luiz, Hani Ragab, Kayvan Karim, Hadj Batatia",
     "A Deep Learning Method for COVID-19 Detection from X-ray Scans",
 )
-"""The paper whose tables are repeated here. The copy that we read carries no DOI and no year."""
+"""The paper whose tables are repeated here. Our copy has no DOI and no year."""
 
 SOURCES: Mapping[str, Source] = {
     "Ghoshal": Source(
@@ -87,7 +87,7 @@ SOURCES: Mapping[str, Source] = {
         "Infectious Diseases Society of America", "the study that section 4 names, not in the list of references"
     ),
 }
-"""Whom the tables cite. Table 3 is taken from Shi et al."""
+"""The works that the tables cite. Table 3 is taken from Shi et al."""
 
 EXPLAINING: Mapping[str, Source] = {
     "gradcam": Source(
@@ -135,7 +135,7 @@ EXPLAINING: Mapping[str, Source] = {
         "Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim", "Sanity checks for saliency maps", 2018, arxiv="1810.03292"
     ),
 }
-"""How heat maps are made, by the setting ``explain.method``, and how they are tested."""
+"""Sources of the heat map methods, by the setting ``explain.method``, and of their tests."""
 
 TABLE3: Mapping[str, Mapping[str, str | float | int | None]] = {
     "Ghoshal": {
@@ -159,7 +159,7 @@ TABLE3: Mapping[str, Mapping[str, str | float | int | None]] = {
         "accuracy": 0.983, "sensitivity": 0.993, "specificity": 0.981, "f1": 0.991,
     },
 }  # fmt: skip
-"""Table 3: the literature, with the images of each class."""
+"""Table 3: the literature, with the number of images of each class."""
 
 _PER_CLASS = {"images": 572, "train": 468, "train_augmented": 1070, "test": 52, "unseen": 52}
 
@@ -174,7 +174,7 @@ TABLE5: Mapping[str, Mapping[str, float]] = {
 """Table 5: each class against the other two."""
 
 ACCURACY = 0.946
-"""The accuracy that section 4 gives beside Table 5."""
+"""The accuracy in section 4, which belongs to Table 5."""
 
 TABLE6: Mapping[str, Mapping[str, float]] = {
     "with": {"accuracy": 0.946, "sensitivity": 0.946, "specificity": 0.973},
@@ -199,10 +199,10 @@ APPROACHES: Mapping[str, str] = {
 
 
 def inconsistencies() -> dict[str, tuple[str, ...]]:
-    """What does not add up in the published tables, one sentence or two for each finding.
+    """The inconsistencies of the published tables, one or two sentences each.
 
     Returns:
-        Sentences by the name of the table: ``Table 3`` to ``Table 7``, and ``Method`` for what the text leaves open.
+        Sentences by table, ``Table 3`` to ``Table 7``, and by ``Method`` for what the text leaves open.
 
     Example:
         >>> list(inconsistencies())
@@ -216,43 +216,43 @@ _INCONSISTENCIES = {
         "Zhang: a sensitivity of 96.0% on 70 images and a specificity of 70.7% on 1,008 give an accuracy of 72.3%, "
         "not 96.0%.",
         "Narin: on 50 images against 50 an accuracy is the mean of sensitivity (91.8%) and specificity (96.6%), "
-        "which is 94.2%, not 98.0%; and section 2.2 says that the other 50 were normal images, where the table has "
+        "which is 94.2%, not 98.0%; and section 2.2 says that the other 50 were normal images, but the table says "
         "viral pneumonia.",
         "Ghoshal: the sensitivity of 85.7% is, in section 2.2, the accuracy before Bayesian inference.",
     ),
     "Table 4": (
-        "1,070 is no multiple of 468, so the three operators were not applied to every image alike; which images "
-        "were copied is not said.",
-        "Section 3.2 counts 2,583 normal images; others who read the same Kaggle set count 1,583 (6,432 files in all).",
-        "Only posterior-anterior images are said to be used, but the Kaggle files carry no view, and their normal "
-        "and pneumonia images are anterior-posterior images of children aged 1 to 5.",
+        "1,070 is not a multiple of 468, so the three operators were not applied to every image equally; the paper "
+        "does not say which images were copied.",
+        "Section 3.2 counts 2,583 normal images; others who use the same Kaggle set count 1,583 (6,432 files in all).",
+        "The paper says that only posterior-anterior images are used, but the Kaggle files give no view, and their "
+        "normal and pneumonia images are anterior-posterior images of children aged 1 to 5.",
     ),
     "Table 5": (
-        "With 520 images of each class the sensitivities stand for 12 + 38 + 34 = 84 missed images, and the "
-        "specificities for 11 + 33 + 38 or 39 = 82 or 83 false alarms. Every missed image is a false alarm of "
-        "another class, so the two must be equal; one or two images are lost.",
-        "COVID-19: 12 missed and 11 false alarms give an F1 of 97.8%, not 97.7%.",
+        "With 520 images of each class the sensitivities imply 12 + 38 + 34 = 84 false negatives, and the "
+        "specificities 11 + 33 + 38 or 39 = 82 or 83 false positives. Every false negative is a false positive of "
+        "another class, so the two sums must be equal; one or two images are missing.",
+        "COVID-19: 12 false negatives and 11 false positives give an F1 of 97.8%, not 97.7%.",
     ),
     "Table 6": (
-        "With as many images of each class the mean sensitivity is the accuracy: without augmentation 93.84% and "
-        "94.0% cannot both hold, and the specificity would be 96.9%, not 96.0%.",
-        "The gain by augmentation, 94.6% against 93.84%, is 12 of 1,560 images, and lies inside the 95% interval of "
-        "the accuracy itself (93.4% to 95.6%, Wilson). No test of the difference is given.",
-        "The row with augmentation equals the mean of Table 5, so it is of the ten test folds; no result on the "
-        "unseen fold is printed anywhere.",
+        "With equally many images of each class the mean sensitivity is the accuracy: without augmentation 93.84% and "
+        "94.0% cannot both be right, and the specificity would be 96.9%, not 96.0%.",
+        "The gain by augmentation, 94.6% against 93.84%, is 12 of 1,560 images, which is within the 95% interval of "
+        "the accuracy itself (93.4% to 95.6%, Wilson). The paper does not test the difference.",
+        "The row with augmentation equals the mean of Table 5, so it is for the ten test folds; the paper prints no "
+        "result on the unseen fold.",
     ),
     "Table 7": (
-        "Narin: with two other images for each COVID-19 image, a sensitivity of 91.1% and a specificity of 99.7% "
+        "Narin: with two other images per COVID-19 image, a sensitivity of 91.1% and a specificity of 99.7% "
         "give an accuracy of 96.8%, not 97.0%.",
         "RT-PCR has the same specificity as the paper's approach, 98.9%: a tie, not a win; and it was measured on "
         "other patients, so the two columns are not a comparison on the same cases.",
     ),
     "Method": (
-        "The eleventh fold chooses the best of ten models and is also called unseen. At an accuracy of 94.6% on "
-        "156 images the best of ten equally good models that err independently scores 97.2% on average: 2.6 points "
-        "too much, and the less the more the models resemble each other.",
-        "No fold is left for validation, yet the learning rate, the end of training and the best model are chosen "
-        "by a monitored loss. If that was the test fold's, every number of Tables 5 to 7 is optimistic.",
-        "It is not said whether images of one patient may lie in several folds.",
+        "The eleventh fold selects the best of ten models, yet is called unseen. At an accuracy of 94.6% on 156 images "
+        "the best of ten equally good models with independent errors scores 97.2% on average, 2.6 points too high; "
+        "correlated models add less.",
+        "No fold is left for validation, yet the learning rate, the end of training and the best model are selected by "
+        "a monitored loss. If that is the loss on the test fold, every number of Tables 5 to 7 is optimistic.",
+        "The paper does not say whether images of one patient may be in several folds.",
     ),
 }

@@ -1,8 +1,7 @@
-"""The paper's tables 4 to 7 with our numbers beside the published ones, in a long form that is fit for a CSV file.
+"""The paper's Tables 4 to 7 with our numbers and the published ones, in long form for CSV files.
 
-Every rate is a fraction of 1. A cell that does not exist is empty (NaN in the frame, nothing in the file). `n` is the
-number of images that a value is computed from: those of the class for sensitivity, the others for specificity, all for
-the rest.
+Every rate is a fraction of 1. An unknown cell is NaN in the frame and empty in the file. `n` is the number of images
+that a value is computed from: those of the class for sensitivity, the others for specificity, all for the rest.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ def augmentation(summary: SweepSummary) -> str | None:
         summary: of a sweep.
 
     Returns:
-        ``with``, ``without``, or None where its settings do not say.
+        ``with``, ``without``, or None if its settings do not say.
     """
     mode = summary.augment.get("mode")
     return None if mode is None else "without" if str(mode) == "none" else "with"
 
 
 def approach(summary: SweepSummary) -> str | None:
-    """Which column of Table 7 a sweep repeats; None where its model is none of the paper's.
+    """Which column of Table 7 a sweep repeats; None if the paper does not have its model.
 
     Args:
         summary: of a sweep.
@@ -56,8 +55,8 @@ def table4(summary: SweepSummary) -> pd.DataFrame:
         summary: of a sweep.
 
     Returns:
-        Columns ``class``, ``part``, ``published``, ``ours``, ``name`` (of the sweep), ``source``; counts, 15 rows, of
-        one model as in the paper; see `images`.
+        Columns ``class``, ``part``, ``published``, ``ours``, ``name`` (of the sweep), ``source``; 15 rows with counts
+        for one model, as in the paper; see `images`.
     """
     rows = [
         (label, part, TABLE4[label][part], images(summary, label, part), summary.name, "Table 4")
@@ -70,8 +69,8 @@ def table4(summary: SweepSummary) -> pd.DataFrame:
 def images(summary: SweepSummary, label: str, part: str) -> int | None:
     """The images of one cell of Table 4.
 
-    A summary counts the test images of all folds together, the paper those of one fold; where the folds are equal,
-    which balanced folds are, theirs is given.
+    A summary counts the test images of all folds, the paper those of one fold. If the folds are equal in size, as
+    balanced folds are, this returns the number for one fold.
 
     Args:
         summary: of a sweep.
@@ -94,14 +93,14 @@ def images(summary: SweepSummary, label: str, part: str) -> int | None:
 
 
 def table5(summary: SweepSummary) -> pd.DataFrame:
-    """Table 5: each class against the other two on the pooled test folds; below, all classes together.
+    """Table 5: each class against the other two on the pooled test folds, then all classes together.
 
     Args:
         summary: of a sweep.
 
     Returns:
         Columns ``class``, ``metric``, ``published``, ``ours``, ``ci_low``, ``ci_high`` (95%), ``method`` (of the
-        interval), ``n``, ``name``, ``source``. The paper has no AUC; its accuracy stands in section 4, its means in
+        interval), ``n``, ``name``, ``source``. The paper has no AUC; its accuracy is in section 4, its means are in
         Table 6.
     """
     pooled = summary.pooled
@@ -133,9 +132,9 @@ def table6(summaries: Sequence[SweepSummary]) -> pd.DataFrame:
         summaries: of one or several sweeps.
 
     Returns:
-        Columns ``augmentation`` (``with``, ``without``, or ``unknown`` where a sweep's settings do not say), ``metric``
-        (accuracy, and the classes' mean sensitivity and specificity) and then as in `table5`. Three rows for every
-        sweep; three for the published numbers alone where no sweep has that kind of augmentation.
+        Columns ``augmentation`` (``with``, ``without``, or ``unknown`` if a sweep's settings do not say), ``metric``
+        (accuracy, and the classes' mean sensitivity and specificity) and then as in `table5`. Three rows per sweep;
+        three with only the published numbers if no sweep has that kind of augmentation.
     """
     rows: list[tuple[Any, ...]] = []
     for kind in ("with", "without", None):
@@ -162,8 +161,8 @@ def table7(summaries: Sequence[SweepSummary]) -> pd.DataFrame:
 
     Returns:
         Columns ``approach``, ``metric`` (accuracy, sensitivity, specificity) and then as in `table5`. First the paper's
-        four approaches, each beside every sweep whose model repeats it and published alone where none does; then
-        sweeps of other models, under the model's name and without a published value.
+        four approaches, each once per sweep that repeats it, or with only the published numbers; then sweeps of other
+        models, under the model's name and without published numbers.
     """
     rows: list[tuple[Any, ...]] = []
     for name, published in TABLE7.items():
@@ -219,7 +218,7 @@ def _frame(rows: Sequence[tuple[Any, ...]], columns: Sequence[str], counts: Sequ
     frame = pd.DataFrame(rows, columns=list(columns))
     for column in columns:
         if column in counts:
-            # Whole numbers with gaps: as floats they would be written as 52.0.
+            # Integers with gaps: as floats they would be written as 52.0.
             frame[column] = frame[column].astype("Int64")
         elif column in ("published", "ours", "ci_low", "ci_high"):
             frame[column] = frame[column].astype("float64")

@@ -1,4 +1,4 @@
-"""A confusion matrix: how often each class was called each class."""
+"""A plot of a confusion matrix."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def row_fractions(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def confusion_axes(
     counts: Sequence[Sequence[int]], ax: Axes | None = None, title: str = "", classes: Sequence[str] = CLASSES
 ) -> Axes:
-    """Draw counts and the percent of their row; the darker the more.
+    """Draw counts with the percentage of their row; darker cells have a higher percentage.
 
     Args:
         counts: (n, n) images, rows are the true classes, columns the predicted ones.
         ax: where to draw; a new figure if None.
-        title: above.
+        title: the title.
         classes: names of rows and columns.
 
     Returns:
         The axes.
 
     Raises:
-        DataError: the counts are not one row and one column for each class.
+        DataError: the counts do not have a row and a column per class.
     """
     array = np.asarray(counts)
     if array.shape != (len(classes), len(classes)):
         raise DataError(f"confusion: counts of shape {array.shape}; give {len(classes)} rows and columns")
     ax = axes_of(ax)
-    part = row_fractions(array)
-    ax.imshow(np.nan_to_num(part), cmap="Blues", vmin=0.0, vmax=1.15)
+    fractions = row_fractions(array)
+    ax.imshow(np.nan_to_num(fractions), cmap="Blues", vmin=0.0, vmax=1.15)
     for row in range(len(classes)):
         for column in range(len(classes)):
-            share = part[row, column]
+            share = fractions[row, column]
             text = f"{array[row, column]:,}" + ("" if np.isnan(share) else f"\n{100 * share:.1f}%")
             weight = "bold" if row == column else "normal"
             colour = "white" if share > 0.55 else INK

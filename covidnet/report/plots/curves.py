@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from covidnet.evaluation.ranking import ClassCurves
     from covidnet.evaluation.results import Estimate
 
-    # Abscissa, ordinate, the ends of the band, and the area.
+    # x, y, both ends of the band, and the area.
     Curve = tuple[list[float], list[float], list[float] | None, list[float] | None, Estimate]
 
-# From this area on all curves lie in the corner, and need a lens to be told apart.
+# If all areas are at least this large, the curves lie in the corner and need an inset.
 _CROWDED = 0.95
 
 
 @styled
 def roc_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: str = "") -> Axes:
-    """Draw sensitivity against 1 - specificity; the corner once more, enlarged, where all curves lie in it.
+    """Draw sensitivity against 1 - specificity, with an inset of the corner if all curves lie in it.
 
     Args:
-        curves: by class. Classes without a curve are left out.
+        curves: by class; classes without a curve are skipped.
         ax: where to draw; a new figure if None.
-        title: above.
+        title: the title.
 
     Returns:
-        The axes; its first lines are the curves in the order of the classes, named by them.
+        The axes; its first lines are the curves in class order, labelled by class.
     """
     ax = axes_of(ax)
     parts: dict[str, Curve] = {
@@ -42,23 +42,23 @@ def roc_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: s
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=":")
     _frame(ax, title, "1 \N{MINUS SIGN} specificity", "Sensitivity")
     if _crowded(drawn):
-        lens = ax.inset_axes((0.44, 0.36, 0.5, 0.5), xlim=(-0.005, 0.25), ylim=(0.75, 1.005))
-        _draw(lens, parts, "roc", "AUC")
-        _lens(ax, lens, [0.0, 0.1, 0.2])
+        inset = ax.inset_axes((0.44, 0.36, 0.5, 0.5), xlim=(-0.005, 0.25), ylim=(0.75, 1.005))
+        _draw(inset, parts, "roc", "AUC")
+        _finish_inset(ax, inset, [0.0, 0.1, 0.2])
     return ax
 
 
 @styled
 def precision_recall_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: str = "") -> Axes:
-    """Draw precision against sensitivity; a dotted line shows what guessing reaches.
+    """Draw precision against sensitivity; a dotted line shows random guessing.
 
     Args:
-        curves: by class. Classes without a curve are left out.
+        curves: by class; classes without a curve are skipped.
         ax: where to draw; a new figure if None.
-        title: above.
+        title: the title.
 
     Returns:
-        The axes; its first lines are the curves in the order of the classes, named by them.
+        The axes; its first lines are the curves in class order, labelled by class.
     """
     ax = axes_of(ax)
     parts: dict[str, Curve] = {
@@ -69,9 +69,9 @@ def precision_recall_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = N
         ax.axhline(prevalence, color=GREY, linewidth=0.7, linestyle=":")
     _frame(ax, title, "Sensitivity (recall)", "Precision")
     if _crowded(drawn):
-        lens = ax.inset_axes((0.14, 0.36, 0.5, 0.5), xlim=(0.75, 1.005), ylim=(0.75, 1.005))
-        _draw(lens, parts, "pr", "AP")
-        _lens(ax, lens, [0.8, 0.9, 1.0])
+        inset = ax.inset_axes((0.14, 0.36, 0.5, 0.5), xlim=(0.75, 1.005), ylim=(0.75, 1.005))
+        _draw(inset, parts, "pr", "AP")
+        _finish_inset(ax, inset, [0.8, 0.9, 1.0])
     return ax
 
 
@@ -79,15 +79,15 @@ def _crowded(drawn: Mapping[str, Estimate]) -> bool:
     return bool(drawn) and all(area.value is not None and area.value >= _CROWDED for area in drawn.values())
 
 
-def _lens(ax: Axes, lens: Axes, ticks: Sequence[float]) -> None:
-    lens.set_xticks(list(ticks))
-    lens.set_yticks([0.8, 0.9, 1.0])
-    percent_axis(lens.xaxis)
-    percent_axis(lens.yaxis)
-    lens.tick_params(labelsize=6.5)
+def _finish_inset(ax: Axes, inset: Axes, ticks: Sequence[float]) -> None:
+    inset.set_xticks(list(ticks))
+    inset.set_yticks([0.8, 0.9, 1.0])
+    percent_axis(inset.xaxis)
+    percent_axis(inset.yaxis)
+    inset.tick_params(labelsize=6.5)
     for side in ("top", "right"):
-        lens.spines[side].set_visible(True)
-    ax.indicate_inset_zoom(lens, edgecolor=GREY, linewidth=0.5, alpha=0.7)
+        inset.spines[side].set_visible(True)
+    ax.indicate_inset_zoom(inset, edgecolor=GREY, linewidth=0.5, alpha=0.7)
 
 
 def _draw(ax: Axes, curves: Mapping[str, Curve], kind: str, word: str) -> dict[str, Estimate]:

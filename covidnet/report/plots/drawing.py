@@ -1,4 +1,4 @@
-"""What all figures of a report share: their look, where they are drawn, and how they become text."""
+"""The shared style of all figures of a report, and new figures and axes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#222222"
-"""Lines and letters that belong to no class."""
+"""Colour of lines and text that belong to no class."""
 
 GREY = "#767676"
-"""What stands behind: references, lines of other models. 4.5 : 1 on white, so that it survives a printer."""
+"""Colour of references and other models' lines; contrast 4.5:1 on white, so that it prints well."""
 
 DASHES: dict[str, Any] = dict(zip(CLASSES, ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2))), strict=True))
-"""A line style per class, so that a black-and-white print still tells them apart."""
+"""A line style per class, to distinguish them in black and white."""
 
 MARKERS: dict[str, str] = dict(zip(CLASSES, ("o", "s", "^"), strict=True))
 """A marker per class, for the same reason."""
 
 WIDTH = 7.2
-"""Inches of a figure over the full width of the text."""
+"""Width in inches of a figure over the full text width."""
 
-# Any: matplotlib's type of it lists every key that there is, and asks for them as literals.
+# Any, because matplotlib's type requires every key as a literal.
 _STYLE: Any = {
-    # The font that matplotlib brings along: the same drawing on every machine.
+    # Matplotlib's own font: the same drawing on every machine.
     "font.family": ["DejaVu Sans"],
     "font.size": 8.0,
     "axes.titlesize": 8.5,
@@ -54,9 +54,9 @@ _STYLE: Any = {
     "lines.linewidth": 1.3,
     "text.color": INK,
     "text.parse_math": False,
-    # Letters as outlines: a reader without the font sees the same widths, and nothing overlaps.
+    # Text as outlines: widths do not depend on the reader's fonts, so nothing overlaps.
     "svg.fonttype": "path",
-    # Without it the names inside an SVG are random, and two drawings of the same numbers differ.
+    # Without a salt the ids in an SVG are random, and drawings of the same numbers differ.
     "svg.hashsalt": "covidnet",
 }
 
@@ -65,7 +65,7 @@ R = TypeVar("R")
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Draw in the style of the report, whatever the process has set, and leave its settings as they were."""
+    """Decorate a function to draw in the style of the report, without changing the process's settings."""
 
     @wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -79,7 +79,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 @styled
 def new_figure(width: float = WIDTH, height: float = 3.0) -> Figure:
-    """An empty figure on an Agg canvas that knows nothing of pyplot and fits its parts by itself.
+    """An empty figure with constrained layout on an Agg canvas, independent of pyplot.
 
     Args:
         width: inches.
@@ -94,7 +94,7 @@ def new_figure(width: float = WIDTH, height: float = 3.0) -> Figure:
 
 
 def axes_of(ax: Axes | None, width: float = 3.5, height: float = 3.2) -> Axes:
-    """The axes to draw in: those given, or those of a new figure.
+    """The given axes, or those of a new figure.
 
     Args:
         ax: axes, or None.
@@ -110,5 +110,5 @@ def percent_axis(axis: Any) -> None:
     Args:
         axis: the x or y axis of some axes.
     """
-    # As many digits as the ticks need: 95%, 97.5%.
+    # As many decimals as the ticks need: 95%, 97.5%.
     axis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")

@@ -1,4 +1,4 @@
-"""The figures of a report, each from the summary of a sweep; None where the summary lacks their numbers."""
+"""The figures of a report from the summary of a sweep; None if the summary lacks their numbers."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def folds_figure(summary: SweepSummary) -> Figure | None:
 
 @styled
 def calibration_figure(summary: SweepSummary) -> Figure | None:
-    """Reliability of the pooled test folds and of the ensemble on the unseen fold, before and after the temperature.
+    """Reliability of the pooled test folds and of the ensemble on the unseen fold, and after temperature scaling.
 
     Args:
         summary: of a sweep.
@@ -120,7 +120,7 @@ def calibration_figure(summary: SweepSummary) -> Figure | None:
 
 @styled
 def selection_figure(summary: SweepSummary) -> Figure | None:
-    """The models' scores on the unseen fold over what chance gives to equally good models.
+    """The models' scores on the unseen fold, and the distribution by chance for equally good models.
 
     Args:
         summary: of a sweep.
@@ -164,7 +164,7 @@ def training_figure(summary: SweepSummary) -> Figure | None:
 
 @styled
 def localisation_figure(measures: Mapping[str, MeasureSummary]) -> Figure | None:
-    """How the maps lie on known lesions and lungs, beside the centre prior, the mean map and chance.
+    """Localisation measures of the model, the centre prior, the mean map and chance.
 
     Args:
         measures: by name.
@@ -179,10 +179,10 @@ def localisation_figure(measures: Mapping[str, MeasureSummary]) -> Figure | None
 
 @styled
 def sanity_figure(sanity: SanitySummary) -> Figure | None:
-    """How similar the maps stay to the trained model's as the network is re-initialised: SSIM and rank correlation.
+    """Similarity to the trained model's maps as the network is re-initialised: SSIM and rank correlation.
 
     Args:
-        sanity: the result of the test.
+        sanity: the result of the sanity test.
     """
     titles: tuple[tuple[SimilarityMeasure, str], ...] = (("ssim", "SSIM"), ("rank", "Rank correlation"))
     found = [pair for pair in titles if any(stage.of(pair[0]).value is not None for stage in sanity.stages)]

@@ -1,4 +1,4 @@
-"""One dot for each fold, so that a reader sees the scatter behind a mean."""
+"""Dot plots of each fold, which show the scatter behind a mean."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def fold_accuracy_axes(
 
     Args:
         test: fractions, one for each fold, in the order of the folds.
-        unseen: fractions of the same models on the unseen fold; where all are None it is left out.
-        ensemble: accuracy of the mean of the models on the unseen fold.
+        unseen: fractions of the same models on the unseen fold; skipped if all are None.
+        ensemble: accuracy of the ensemble on the unseen fold.
         published: the paper's accuracy on test folds.
         ax: where to draw; a new figure if None.
-        title: above.
+        title: the title.
 
     Returns:
-        The axes. Short lines are means; the order of the dots from left to right is that of the folds.
+        The axes. Short lines are means; dots are in fold order from left to right.
     """
     ax = axes_of(ax)
     groups = {"Test folds": test}
@@ -62,13 +62,13 @@ def fold_class_axes(
     ax: Axes | None = None,
     title: str = "",
 ) -> Axes:
-    """Draw one number of each class for each fold.
+    """Draw one metric of each class for each fold.
 
     Args:
         values: fractions for each class, in the order of the folds.
         published: the paper's value for each class.
         ax: where to draw; a new figure if None.
-        title: above, such as ``Sensitivity``.
+        title: the title, such as ``Sensitivity``.
 
     Returns:
         The axes. Short lines are means, dashed ones the paper's values.
@@ -86,12 +86,12 @@ def fold_class_axes(
 
 
 def _dots(ax: Axes, at: int, values: Sequence[float | None], colour: str, marker: str, name: str) -> None:
-    there = [(fold, value) for fold, value in enumerate(values) if value is not None]
-    if not there:
+    known = [(fold, value) for fold, value in enumerate(values) if value is not None]
+    if not known:
         ax.text(at, 0.5, "no value", ha="center", va="center", color=GREY, transform=ax.get_xaxis_transform())
         return
     offsets = np.linspace(-_SPREAD, _SPREAD, len(values)) if len(values) > 1 else np.zeros(1)
-    xs, ys = [at + float(offsets[fold]) for fold, _ in there], [value for _, value in there]
+    xs, ys = [at + float(offsets[fold]) for fold, _ in known], [value for _, value in known]
     (dots,) = ax.plot(xs, ys, marker=marker, color=colour, markersize=4, linestyle="none", alpha=0.75)
     dots.set_markeredgewidth(0)
     dots.set_gid(name)
@@ -101,8 +101,7 @@ def _dots(ax: Axes, at: int, values: Sequence[float | None], colour: str, marker
 
 
 def _finish(ax: Axes, title: str, values: Sequence[float | None], groups: int) -> None:
-    there = [value for value in values if value is not None]
-    low = min(there, default=0.0)
+    low = min((value for value in values if value is not None), default=0.0)
     span = max(1.0 - low, 0.02)
     ax.set_xlim(-0.55, groups - 0.45)
     ax.set_ylim(max(-0.02, low - 0.08 * span), 1.0 + 0.06 * span)

@@ -1,4 +1,4 @@
-"""Where heat maps lie: a model's maps beside those of three baselines."""
+"""A plot of the localisation measures of a model's maps and of three baselines."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def localisation_axes(measures: Mapping[str, MeasureSummary], ax: Axes | None = 
         ax: where to draw; a new figure if None.
 
     Returns:
-        The axes, the first measure on top; the lines named ``model``, ``centre``, ``mean_map`` and ``chance`` (by their
-        gid) are the values.
+        The axes, with the first measure on top; the lines with the gids ``model``, ``centre``, ``mean_map`` and
+        ``chance`` are the values.
     """
     known = [name for name in MEASURES if name in measures]
     ax = axes_of(ax, 7.2, 0.8 + 0.5 * max(len(known), 1))
-    shown = {
+    values = {
         "model": [measures[name].model for name in known],
         "centre": [measures[name].centre for name in known],
         "mean_map": [measures[name].mean_map for name in known],
         "chance": [measures[name].chance for name in known],
     }
-    for rank, ((key, estimates), (label, colour, marker, face)) in enumerate(zip(shown.items(), _LOOKS, strict=True)):
+    for rank, ((key, of_map), (label, colour, marker, face)) in enumerate(zip(values.items(), _LOOKS, strict=True)):
         xs, ys = [], []
-        for row, estimate in enumerate(estimates):
+        for row, estimate in enumerate(of_map):
             if estimate.value is None:
                 continue
             xs.append(estimate.value)
@@ -50,19 +50,19 @@ def localisation_axes(measures: Mapping[str, MeasureSummary], ax: Axes | None = 
         if xs:
             (dots,) = ax.plot(xs, ys, marker, color=colour, markerfacecolor=face, markersize=5, label=label)
             dots.set_gid(key)
-            # On the line at 0 or 100 a dot is whole.
+            # Not cut off at 0 or 100%.
             dots.set_clip_on(False)
-    for row, estimates_of in enumerate(zip(*shown.values(), strict=True)):
-        if all(estimate.value is None for estimate in estimates_of):
+    for row, estimates in enumerate(zip(*values.values(), strict=True)):
+        if all(estimate.value is None for estimate in estimates):
             ax.text(0.01, row, "no value", va="center", color=GREY)
     ax.set_yticks(range(len(known)), [MEASURES[name] for name in known])
     ax.set_ylim(max(len(known), 1) - 0.5, -0.5)
     ax.set_xlim(0.0, 1.0)
-    # A dot at 0 keeps off the names.
+    # Room between the names and a dot at 0.
     ax.tick_params(axis="y", length=0, pad=7)
     ax.grid(axis="x", color="#e4e4e4", linewidth=0.6)
     ax.set_axisbelow(True)
     percent_axis(ax.xaxis)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(shown), borderaxespad=0.2, handletextpad=0.2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(values), borderaxespad=0.2, handletextpad=0.2)
     return ax

@@ -1,4 +1,4 @@
-"""An image beside its heat map, in a file of its own."""
+"""A picture file of one image and its heat map."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 from covidnet.base.atomic import make_folder
 from covidnet.base.names import shown
 from covidnet.data.loading.transforms import SquareFit
-from covidnet.report.plots.sheet import DPI, MOST_HEIGHT, image_panels, save_figure, title
+from covidnet.report.plots.sheet import DPI, MAX_HEIGHT, image_panels, save_figure, title
 
-# Width of an image in a picture, in inches; one that is far wider than high stands above its map, as wide as both.
+# Width of an image in inches. A very wide image is placed above its map, as wide as both side by side.
 _CELL = 4.0
 _WIDE = 2.0
 
@@ -29,17 +29,17 @@ def draw_image(
     caption: str,
     lesion: npt.NDArray[np.bool_] | None = None,
 ) -> None:
-    """Write a picture of an image, with its heat map laid on it.
+    """Write a picture of an image and its heat map.
 
     Args:
-        picture: the file; its folder is made.
-        path: of the image; its name stands above it.
+        picture: the file; its folder is created.
+        path: of the image; its name is printed above.
         image: (H, W) 8-bit grey.
-        heat: (S, S), 0..1, on the square that the network saw.
-        fit: what made that square.
-        probabilities: (3,); the predicted class stands above the image.
-        caption: below it.
-        lesion: (H, W), outlined; None where none is known.
+        heat: (S, S), 0..1, on the square input of the network.
+        fit: how the image was fitted to that square.
+        probabilities: (3,); the predicted class is printed above.
+        caption: printed below.
+        lesion: (H, W), outlined; None if unknown.
 
     Raises:
         WriteError: the picture cannot be written.
@@ -47,10 +47,10 @@ def draw_image(
     height, width = image.shape
     wide = width > _WIDE * height
     cell = 2 * _CELL if wide else _CELL
-    scale = min(1.0, cell * DPI / width, MOST_HEIGHT * cell * DPI / height)
+    scale = min(1.0, cell * DPI / width, MAX_HEIGHT * cell * DPI / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    # The map belongs on the image as it is, not on the square that the network saw.
+    # From the network's square input back to the shape of the image.
     whole = np.clip(fit.back(heat, small.shape), 0.0, 1.0)
     outline = None
     if lesion is not None:

@@ -1,4 +1,4 @@
-"""Reliability: whether images that are called with 80% confidence are right in 80% of cases."""
+"""A reliability diagram: accuracy by confidence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from covidnet.evaluation.calibration import Bin, Calibration
 
-# How much of the height the counts take, at the foot of the drawing.
-_FOOT = 0.16
+# Fraction of the height of the histogram at the bottom.
+_HISTOGRAM = 0.16
 
-# Not a class's colour.
+# Different from the class colours.
 _AFTER = "#8a2be2"
 
 
@@ -30,8 +30,8 @@ def reliability_axes(
     Args:
         calibration: of the predictions.
         ax: where to draw; a new figure if None.
-        title: above; ECE and Brier score follow it.
-        after: the same images after the temperature, or None. They get no histogram.
+        title: the title, followed by ECE and Brier score.
+        after: the same images after temperature scaling, without a histogram; or None.
 
     Returns:
         The axes; its first line is the diagonal of perfect calibration, its second the bins.
@@ -40,31 +40,31 @@ def reliability_axes(
     filled = _filled(calibration)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     _bins(ax, filled, INK, gid="before", label="as predicted", marker="o", markersize=4)
-    told = [title, _scores(calibration)]
+    lines = [title, _scores(calibration)]
     if after and (filled_after := _filled(after)):
         hollow = {"markerfacecolor": "white", "markeredgewidth": 1.2, "linestyle": (0, (4, 1.5))}
-        look = {"label": "after the temperature", "marker": "s", "markersize": 4.5, **hollow}
+        look = {"label": "after temperature scaling", "marker": "s", "markersize": 4.5, **hollow}
         _bins(ax, filled_after, _AFTER, gid="after", **look)
         if scores := _scores(after):
-            told.append(f"after: {scores}")
-        # Below: any corner inside may hold a bin of few images.
+            lines.append(f"after: {scores}")
+        # Below the axes: inside, any corner may contain a bin.
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     _histogram(ax, filled)
-    ax.set(xlim=(0.0, 1.0), ylim=(0.0, 1.01), xlabel="Confidence of the prediction", ylabel="Right predictions")
+    ax.set(xlim=(0.0, 1.0), ylim=(0.0, 1.01), xlabel="Confidence of the prediction", ylabel="Accuracy")
     ax.set_aspect("equal")
     percent_axis(ax.xaxis)
     percent_axis(ax.yaxis)
-    ax.set_title("\n".join(part for part in told if part))
+    ax.set_title("\n".join(part for part in lines if part))
     return ax
 
 
-def _scores(found: Calibration) -> str:
-    both = (("ECE", found.ece), ("Brier", found.brier))
+def _scores(calibration: Calibration) -> str:
+    both = (("ECE", calibration.ece), ("Brier", calibration.brier))
     return ", ".join(f"{word} {value:.3f}" for word, value in both if value is not None)
 
 
-def _filled(found: Calibration) -> list[Bin]:
-    return [b for b in found.bins if b.n and b.confidence is not None and b.accuracy is not None]
+def _filled(calibration: Calibration) -> list[Bin]:
+    return [b for b in calibration.bins if b.n and b.confidence is not None and b.accuracy is not None]
 
 
 def _bins(ax: Axes, bins: Sequence[Bin], colour: str, **line: Any) -> None:
@@ -80,7 +80,7 @@ def _histogram(ax: Axes, bins: Sequence[Bin]) -> None:
     if not counts.size:
         ax.text(0.5, 0.5, "no predictions", ha="center", va="center", color=GREY)
         return
-    heights = counts / counts.max() * _FOOT
+    heights = counts / counts.max() * _HISTOGRAM
     lows = np.array([b.low for b in bins])
     highs = np.array([b.high for b in bins])
     ax.bar(lows, heights, highs - lows, align="edge", color="#dcdcdc", edgecolor="white", linewidth=0.8, zorder=0)

@@ -1,4 +1,4 @@
-"""Whether heat maps depend on the network: how similar they stay to the trained model's as it is re-initialised."""
+"""A plot of the sanity test: similarity of heat maps to the trained model's as the network is re-initialised."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def sanity_axes(sanity: SanitySummary, measure: SimilarityMeasure, ax: Axes | No
     """Draw the similarity of maps to the trained model's, by the stage down to which the network was re-initialised.
 
     Args:
-        sanity: the result of the test.
-        measure: by which maps are compared.
+        sanity: the result of the sanity test.
+        measure: the similarity measure.
         ax: where to draw; a new figure if None.
-        title: above.
+        title: the title.
 
     Returns:
-        The axes; the line named after the measure (by its gid) holds the stages, the one named ``pairs`` the baseline,
+        The axes; the line with the measure as its gid has the stages, the one with the gid ``pairs`` is the baseline,
         whose interval is a band.
     """
     ax = axes_of(ax)
     pairs = sanity.pairs.of(measure)
     ax.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":", label="unchanged")
-    shown = [0.0, 1.0]
+    values = [0.0, 1.0]
     if pairs.value is not None:
         if pairs.ci:
             ax.axhspan(*pairs.ci, color="#dcdcdc", linewidth=0, zorder=0)
-            shown += pairs.ci
-        line = ax.axhline(pairs.value, color=GREY, linewidth=1.0, linestyle="--", label="maps of two images")
+            values += pairs.ci
+        line = ax.axhline(pairs.value, color=GREY, linewidth=1.0, linestyle="--", label="different images")
         line.set_gid("pairs")
     xs, ys = [], []
     for at, stage in enumerate(sanity.stages):
@@ -46,7 +46,7 @@ def sanity_axes(sanity: SanitySummary, measure: SimilarityMeasure, ax: Axes | No
             continue
         xs.append(at)
         ys.append(estimate.value)
-        shown += [estimate.value, *(estimate.ci or ())]
+        values += [estimate.value, *(estimate.ci or ())]
         if estimate.ci:
             ax.plot([at, at], estimate.ci, color=INK, linewidth=1.2, solid_capstyle="butt")
     if xs:
@@ -56,11 +56,11 @@ def sanity_axes(sanity: SanitySummary, measure: SimilarityMeasure, ax: Axes | No
     ax.tick_params(axis="x", pad=1)
     ax.set_xlim(-0.5, max(len(sanity.stages), 1) - 0.5)
     # Room for the legend above the highest line.
-    span = max(shown) - min(shown)
-    ax.set_ylim(min(shown) - 0.05 * span, max(shown) + 0.28 * span)
-    ax.set_yticks([tick for tick in ax.get_yticks() if min(shown) - 0.05 * span <= tick <= max(shown) + 1e-9])
+    span = max(values) - min(values)
+    ax.set_ylim(min(values) - 0.05 * span, max(values) + 0.28 * span)
+    ax.set_yticks([tick for tick in ax.get_yticks() if min(values) - 0.05 * span <= tick <= max(values) + 1e-9])
     ax.set_ylabel("Similarity of the maps")
-    ax.set_xlabel("Drawn anew from the head down to")
+    ax.set_xlabel("Re-initialised from the head down to")
     ax.legend(loc="upper left", ncols=2, borderaxespad=0.2)
     if title:
         ax.set_title(title)
@@ -68,5 +68,5 @@ def sanity_axes(sanity: SanitySummary, measure: SimilarityMeasure, ax: Axes | No
 
 
 def _name(stage: str | None) -> str:
-    # The font draws every ASCII letter; a layer of someone's own network may be called anything.
+    # The font has all ASCII letters, but a custom network may name its layers with any character.
     return clean(stage or "").encode("ascii", "backslashreplace").decode()[:_LETTERS]

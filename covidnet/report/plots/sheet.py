@@ -1,4 +1,4 @@
-"""Heat maps beside their images on one sheet, as in the paper's Figure 4."""
+"""Sheets of images and their heat maps side by side, as in the paper's Figure 4."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 
 COLOURS = "inferno"
-"""The colour map of influence, here and on the page: perceptually uniform, so that equal steps look equal."""
+"""The colour map of influence, here and on the web page; perceptually uniform."""
 
 OPACITY = 0.6
-"""How much of an overlay is the heat map where it is hottest; a place without influence is the bare image."""
+"""The opacity of the heat map at its maximum; places without influence show the bare image."""
 
-OUTLINED = "white outline: lesion, known"
-"""What stands beside the colour bar where an outline is drawn."""
+OUTLINED = "white outline: known lesion"
+"""Printed next to the colour bar if a lesion is outlined."""
 
 DPI = 150
 """Pixels of a sheet per inch."""
 
-MOST_HEIGHT = 2.0
-"""How many times as high as its cell is wide an image may be drawn; a longer one is drawn narrower."""
+MAX_HEIGHT = 2.0
+"""The largest ratio of image height to cell width; taller images are drawn narrower."""
 
-# Inches, so that nothing on the sheet can lie over something else whatever its number of images.
+# In inches, so that nothing overlaps for any number of images.
 _CELL, _GAP, _BETWEEN, _MARGIN = 1.6, 0.04, 0.22, 0.2
 _TITLE_POINTS, _CAPTION_POINTS = 8.0, 9.0
 _TITLE_LINES = 2
 _BAR_WIDTH, _BAR_HEIGHT, _BAR_SPACE = 2.4, 0.12, 0.5
-# Beside a word on outlines the bar of a narrow sheet is shorter: as long as the words below it are.
+# With a note on outlines next to it, the bar of a narrow sheet is only as wide as its labels.
 _BAR_SHORT, _BAR_GAP = 2.1, 0.15
-# Points. The rim is dark, so that the line shows on bright lungs and on yellow alike.
+# In points. A dark rim makes the line visible on bright lungs and on yellow.
 _LINE, _RIM = 0.8, 1.8
-# Images hardly pack: the strongest compression takes three times as long for a few per cent.
-_PACKING = {"compress_level": 3}
+# Images compress little: the strongest compression takes three times as long for a few per cent.
+_COMPRESSION = {"compress_level": 3}
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """Blend a heat map over its image: bright yellow has most influence, and where there is none the image is bare.
+    """Blend a heat map over its image: bright yellow has the most influence; without influence the image is bare.
 
     Args:
         image: (H, W) uint8 grey levels.
         heat: (H, W) influence, 0..1.
 
     Returns:
-        (H, W, 3) uint8: of the colour in `COLOURS` `OPACITY` times the influence, the rest the image.
+        (H, W, 3) uint8: the colour map `COLOURS` with opacity `OPACITY` times the influence, over the image.
 
     Raises:
-        DataError: the image is no 2-D uint8 array, or the map has another shape or values outside 0..1.
+        DataError: the image is not a 2-D uint8 array, or the map has another shape or values outside 0..1.
 
     Example:
         >>> overlay(np.full((1, 2), 100, np.uint8), np.array([[0.0, 1.0]])).tolist()
@@ -87,46 +87,45 @@ def image_panels(
     stacked: bool = False,
     cell: float = _CELL,
 ) -> Figure:
-    """Draw each image with its overlay beside it, row by row, with a colour bar and a caption below.
+    """Draw each image next to its overlay, row by row, with a colour bar and a caption below.
 
-    An image is as wide as its cell, and a row as high as its highest image; only images that are more than
-    `MOST_HEIGHT` times as high as wide are narrower.
+    An image is as wide as its cell, and a row as high as its highest image. Images more than `MAX_HEIGHT` times as high
+    as wide are narrower.
 
     Args:
         images: (H, W) uint8 grey levels, row 0 at the top; at least one. They may differ in size.
         maps: (H, W) influence 0..1, each of its image's shape.
-        titles: one per image, such as its class, what it was called, and its name; each of its lines is wrapped
-            above the pair and cut with dots after two, so that a long name does not push out what follows it.
+        titles: one per image, such as its class, its prediction and its name. Each line of a title is wrapped and,
+            after two lines, cut off with dots, so that a long name does not displace the rest.
         columns: images per row, at least 1.
-        caption: what the reader must know, at the foot; wrapped to the sheet's width.
-        outlines: one per image, or none at all: (H, W) bool, True where a lesion is known to be, or None. Its border
-            is drawn as a white line on the image and on the overlay, and a word beside the colour bar says so. A mask
-            without any True pixel has no border.
-        stacked: the overlay stands below its image, not to the right of it: five images are then as wide as a page.
+        caption: text at the bottom, wrapped to the sheet's width.
+        outlines: one per image, or empty: (H, W) bool, True inside a known lesion, or None. Its border is drawn as a
+            white line on the image and on the overlay, with a note next to the colour bar. An empty mask has no border.
+        stacked: draw the overlay below its image instead of to its right: five images then fit the width of a page.
         cell: width of an image in inches, above 0; a sheet has `DPI` pixels per inch.
 
     Returns:
-        A figure on an Agg canvas that knows nothing of pyplot; `save_figure` writes it.
+        A figure on an Agg canvas, independent of pyplot; `save_figure` writes it.
 
     Raises:
-        DataError: no image, lists of different lengths, less than one column, no width, arrays that `overlay` refuses,
-            or an outline that is no bool array of its image's shape.
+        DataError: no images, lists of different lengths, fewer than one column, no width, invalid arrays (see
+            `overlay`), or an outline that is not a bool array of its image's shape.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if not images or not len(images) == len(maps) == len(titles):
         raise DataError(
-            f"a panel of {len(images)} images, {len(maps)} maps, {len(titles)} titles; give as many of each, at least 1"
+            f"{len(images)} images, {len(maps)} maps, {len(titles)} titles; give the same number of each, at least 1"
         )
     if len(outlines) not in (0, len(images)):
         raise DataError(
-            f"a panel of {len(images)} images and {len(outlines)} outlines; give as many (None: unknown) or none"
+            f"{len(images)} images and {len(outlines)} outlines; give one per image (None: unknown) or none"
         )
     if columns < 1:
-        raise DataError(f"columns={columns}: a panel has at least 1 column")
+        raise DataError(f"columns={columns}: must be at least 1")
     if not cell > 0:
-        raise DataError(f"cell={cell}: an image is wider than 0 inches")
+        raise DataError(f"cell={cell}: must be above 0")
     for at, (image, heat) in enumerate(zip(images, maps, strict=True)):
         _check(image, heat, f"image {at + 1} ({titles[at]})")
     borders = [
@@ -139,13 +138,11 @@ def image_panels(
     pair = cell if stacked else 2 * cell + _GAP
     highs = [
         cell
-        * min(
-            max(image.shape[0] / image.shape[1] for image in images[row * columns : (row + 1) * columns]), MOST_HEIGHT
-        )
+        * min(max(image.shape[0] / image.shape[1] for image in images[row * columns : (row + 1) * columns]), MAX_HEIGHT)
         for row in range(rows)
     ]
     talls = [2 * high + _GAP if stacked else high for high in highs]
-    # A lone image has as much room as one with its map beside it: the bar and the words below it need that.
+    # At least as wide as an image next to its map: the colour bar and its labels need that room.
     width = 2 * _MARGIN + max(columns * pair + (columns - 1) * _BETWEEN, 2 * _CELL + _GAP)
     figure = Figure(figsize=(width, width), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -216,12 +213,12 @@ def image_panels(
 def title(
     label: str | None, probabilities: npt.NDArray[np.floating], heat: npt.NDArray[np.floating] | None = None
 ) -> str:
-    r"""What stands above an image: its class if known, the prediction, and whether its map shows nothing.
+    r"""The title of an image: its class if known, the prediction, and whether its map is constant.
 
     Args:
         label: the true class, or None.
         probabilities: (3,).
-        heat: its map (H, W), 0..1; None where nothing is to be said of it.
+        heat: its map (H, W), 0..1; None to say nothing about it.
 
     Example:
         >>> title("Normal", np.array([0.1, 0.7, 0.2]))
@@ -229,26 +226,26 @@ def title(
         >>> title(None, np.array([0.1, 0.7, 0.2]), np.zeros((2, 2)))
         'predicted Normal (70%)\nno place stands out'
     """
-    called = int(probabilities.argmax())
+    predicted = int(probabilities.argmax())
     first = f"true {label}\n" if label else ""
-    # The bare image: without a word it looks like a map with little heat.
+    # A constant map leaves the image bare, which could be mistaken for a map with little heat.
     last = "\nno place stands out" if heat is not None and heat.min() == heat.max() else ""
-    return f"{first}predicted {CLASSES[called]} ({probabilities[called]:.0%}){last}"
+    return f"{first}predicted {CLASSES[predicted]} ({probabilities[predicted]:.0%}){last}"
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as a PNG, whole or not at all, with the same bytes for the same drawing.
+    """Write a figure as a PNG atomically; the same drawing gives the same bytes.
 
     Args:
         figure: the figure.
-        path: the file. Its folder must exist.
+        path: the file, in an existing folder.
 
     Raises:
-        WriteError: the file cannot be written; an old file stays whole.
+        WriteError: the file cannot be written; an existing file stays as it was.
     """
     buffer = BytesIO()
     # Without the Software entry the bytes do not depend on matplotlib's version string.
-    figure.savefig(buffer, format="png", dpi=figure.dpi, metadata={"Software": None}, pil_kwargs=_PACKING)
+    figure.savefig(buffer, format="png", dpi=figure.dpi, metadata={"Software": None}, pil_kwargs=_COMPRESSION)
     write_bytes(path, buffer.getvalue())
 
 
@@ -257,13 +254,13 @@ def _check(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating], name: s
         raise DataError(f"{name}: {image.dtype} of shape {image.shape}; give (H, W) uint8 grey levels")
     if heat.shape != image.shape:
         raise DataError(f"{name}: heat map of shape {heat.shape} for {image.shape}; resize the map to its image")
-    # Written so that NaN, which compares as neither, is refused too.
+    # Written so that NaN fails too.
     if not bool(((heat >= 0.0) & (heat <= 1.0)).all()):
         raise DataError(f"{name}: the heat map has values outside 0..1 or NaN; scale it to 0..1")
 
 
 def _border(mask: Mask | None, image: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.float64] | None:
-    """The edges between pixels of a mask and others, (N, 2 ends, x and y), in pixels of the image."""
+    """The edges between pixels inside and outside a mask, (N, 2 ends, x and y), in pixels of the image."""
     if mask is None:
         return None
     if mask.dtype != np.bool_ or mask.shape != image.shape:
@@ -271,7 +268,7 @@ def _border(mask: Mask | None, image: npt.NDArray[np.uint8], name: str) -> npt.N
             f"{name}: outline {mask.dtype} of shape {mask.shape} for {image.shape}; give bool of the image's shape"
         )
     whole = np.pad(mask, 1)
-    # Pixel i reaches from i - 0.5 to i + 0.5; the pixel of the frame before it is i - 1.
+    # Pixel i spans i - 0.5 to i + 0.5; the padding shifts indices by 1.
     rows, columns = np.nonzero(whole[1:] != whole[:-1])
     level = [np.stack([columns - 1.5 + end, rows - 0.5], axis=1) for end in (0, 1)]
     rows, columns = np.nonzero(whole[:, 1:] != whole[:, :-1])
@@ -286,17 +283,17 @@ def _draw_border(axes: Axes, border: npt.NDArray[np.float64] | None) -> None:
 
     if border is None:
         return
-    # One path of all edges: a line for each of them takes longer than the rest of the sheet.
+    # One path for all edges: a line each would take longer than the rest of the sheet.
     line = Line(border.reshape(-1, 2), np.tile([Line.MOVETO, Line.LINETO], len(border)))
     for width, colour in ((_RIM, "black"), (_LINE, "white")):
-        # Not clipped: the line of a lesion that reaches the image's edge would lose half of its width there.
+        # Not clipped: at the image's edge the line would lose half of its width.
         style = {"linewidth": width, "edgecolor": colour, "capstyle": "projecting", "clip_on": False}
         axes.add_artist(PathPatch(line, facecolor="none", **style))
 
 
 def _draw_bar(figure: Figure, place: tuple[float, float, float, float]) -> None:
     axes = figure.add_axes(place, label="colour bar")
-    # As an overlay on middle grey shows it.
+    # As overlaid on middle grey.
     bar = overlay(np.full((1, 256), 110, np.uint8), np.linspace(0.0, 1.0, 256)[None, :])
     axes.imshow(bar, aspect="auto", extent=(0.0, 1.0, 0.0, 1.0))
     axes.set_yticks([])
@@ -312,7 +309,7 @@ def _line_height(points: float) -> float:
 
 
 def _wrapped(text: str, inches: float, points: float, canvas: FigureCanvasAgg, most: int | None = None) -> list[str]:
-    """Break each line of a text into at most `most` that fit, measured in the font that draws them."""
+    """Wrap each line of a text into at most `most` lines, measured in the font that draws them."""
     from matplotlib.font_manager import FontProperties
 
     renderer = canvas.get_renderer()
@@ -321,8 +318,8 @@ def _wrapped(text: str, inches: float, points: float, canvas: FigureCanvasAgg, m
     def fits(line: str) -> bool:
         return renderer.get_text_width_height_descent(line, font, ismath=False)[0] <= inches * DPI
 
-    found: list[str] = []
-    # By the line ends that a caller puts there; what else a name holds is shown, for no font can draw it.
+    wrapped: list[str] = []
+    # Control characters in a name are made visible, because no font can draw them.
     for paragraph in map(shown, text.split("\n") if text else []):
         lines = []
         line = ""
@@ -334,12 +331,12 @@ def _wrapped(text: str, inches: float, points: float, canvas: FigureCanvasAgg, m
                 lines.append(line)
             line = word
             while not fits(line) and (most is None or len(lines) <= most):
-                # The widest beginning that fits, by bisection: measuring every one takes seconds for a long name.
+                # The longest prefix that fits, by bisection: measuring each one takes seconds for a long name.
                 end = max(1, bisect_left(range(1, len(line)), True, key=lambda size: not fits(line[:size])))
                 lines.append(line[:end])
                 line = line[end:]
         lines.append(line)
         if most is not None and len(lines) > most:
             lines = [*lines[: most - 1], lines[most - 1][:-3] + "..."]
-        found += lines
-    return found
+        wrapped += lines
+    return wrapped

@@ -1,4 +1,4 @@
-"""How the loss fell while the models were trained."""
+"""A plot of the loss by epoch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def training_axes(
     """Draw one loss of every fold by epoch.
 
     Args:
-        curves: of the folds. Those without the loss are left out.
-        loss: which one.
+        curves: of the folds; those without the loss are skipped.
+        loss: the loss to draw.
         ax: where to draw; a new figure if None.
-        title: above.
-        highlight: the fold whose line is drawn thick.
+        title: the title.
+        highlight: the fold with a thick line.
 
     Returns:
-        The axes; one line for each fold that has values, with a dot at the marked epoch.
+        The axes, with a line per fold and a dot at its best epoch.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -47,7 +47,7 @@ def training_axes(
         last = max(last, int(epochs.max()))
         chosen = highlight is not None and curve.fold == highlight
         colour, width = (INK, 1.6) if chosen else (GREY, 0.7)
-        # A single epoch is no line.
+        # A single epoch gives no visible line.
         marker = "_" if epochs.size == 1 else ""
         (line,) = ax.plot(epochs, losses, color=colour, linewidth=width, marker=marker, zorder=3 if chosen else 2)
         line.set_gid(f"{loss} {curve.fold}")
@@ -58,7 +58,7 @@ def training_axes(
     ax.set_xlabel("Epoch")
     ax.set_ylabel("Cross-entropy")
     ax.set_xlim(-0.3, max(last, 1) + 0.3)
-    # With auto the axes that share this one still widen it.
+    # auto=True, so that axes sharing this one can still extend it.
     ax.set_ylim(bottom=0.0, auto=True)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if title:

@@ -1,1 +1,1 @@
-"""What a report is made of, and how it becomes HTML and Markdown."""
+"""The parts of a report, and their rendering as HTML and Markdown."""

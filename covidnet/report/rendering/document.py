@@ -1,6 +1,6 @@
-"""What a report is made of, before it becomes HTML or Markdown.
+"""The parts of a report, before rendering.
 
-All text is plain: whoever renders it escapes it, so that no name of a folder can become part of the page.
+All text is plain. Rendering escapes it, so that a folder name cannot inject markup.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 Cell = str | Value
-"""A text, a number, or an empty text where there is no such cell."""
+"""A text, a number, or an empty text for an empty cell."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Column:
     """A column of a table.
 
     Args:
-        name: above it.
-        group: above its name, once for all columns beside each other that have it.
+        name: the heading.
+        group: printed once above the headings of neighbouring columns with the same group.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class References:
-    """Publications, each with its address."""
+    """Publications with their links."""
 
     items: Sequence[Source]
 
@@ -64,12 +64,12 @@ class Code:
 
 @dataclass(frozen=True)
 class Link:
-    """A file that lies beside the report.
+    """A link to a file next to the report.
 
     Args:
-        text: what it is.
-        page: its name for a reader of the HTML.
-        plain: its name for a reader of the Markdown.
+        text: the description.
+        page: the file that the HTML links to.
+        plain: the file that the Markdown links to.
     """
 
     text: str
@@ -79,12 +79,12 @@ class Link:
 
 @dataclass(frozen=True)
 class Notice:
-    """What must not be overlooked.
+    """A box with important notes.
 
     Args:
         title: the first line.
-        items: what there is to know, the gravest first.
-        calm: that there is nothing to know.
+        items: the notes, the most serious first.
+        calm: whether there is nothing to warn of.
     """
 
     title: str
@@ -97,11 +97,11 @@ class Table:
     """A table.
 
     Args:
-        caption: what it shows and in which unit.
+        caption: what it shows, with units.
         columns: the first one names the rows.
-        rows: cells, as many as columns.
-        label: such as ``Table 5 (paper)``; given a letter if empty.
-        notes: below.
+        rows: a cell per column.
+        label: such as ``Table 5 (paper)``; a letter is assigned if empty.
+        notes: printed below the table.
     """
 
     caption: str
@@ -112,10 +112,10 @@ class Table:
 
 
 def without_paper(table: Table) -> Table:
-    """A table of ours and the paper's numbers without the paper's: its columns, its label and its notes.
+    """A table without the paper's columns, label and notes.
 
     Args:
-        table: whose columns are named ``ours`` and ``paper`` under a group each.
+        table: a table with columns ``ours`` and ``paper`` in each group.
     """
     kept = [at for at, column in enumerate(table.columns) if column.name != "paper"]
     columns = [table.columns[at] for at in kept]
@@ -132,10 +132,10 @@ class Figure:
 
     Args:
         caption: what it shows and how to read it.
-        alt: what a reader who cannot see it should know.
-        drawing: a figure of matplotlib.
-        instead: the same numbers, for a reader of the Markdown.
-        label: given a number if empty.
+        alt: the text alternative.
+        drawing: a matplotlib figure.
+        instead: the same numbers as tables, for the Markdown.
+        label: a number is assigned if empty.
     """
 
     caption: str
@@ -151,10 +151,10 @@ class Picture:
 
     Args:
         caption: what it shows and how to read it.
-        alt: what a reader who cannot see it should know.
+        alt: the text alternative.
         path: of the file, relative to the sweep folder.
-        label: given the next figure's number if empty.
-        data: the file's bytes; empty where it was not read or is not there any more.
+        label: the next figure number is assigned if empty.
+        data: the file's bytes; empty if the file was not read or is missing.
     """
 
     caption: str
@@ -164,9 +164,9 @@ class Picture:
     data: bytes = field(default=b"", repr=False)
 
     @property
-    def gone(self) -> str:
-        """What stands in the place of a picture without bytes."""
-        return f"The picture {self.path} is not in the sweep folder any more."
+    def missing(self) -> str:
+        """The text in place of a missing picture."""
+        return f"The picture {self.path} is no longer in the sweep folder."
 
 
 Block = Paragraph | Bullets | References | Code | Link | Notice | Table | Figure | Picture
@@ -174,12 +174,12 @@ Block = Paragraph | Bullets | References | Code | Link | Notice | Table | Figure
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what follows it.
+    """A heading and its content.
 
     Args:
-        title: of the section; empty for what stands before the first heading.
-        anchor: its name in addresses.
-        blocks: what follows.
+        title: the heading; empty for the part before the first heading.
+        anchor: its name in links.
+        blocks: the content.
     """
 
     title: str
@@ -194,7 +194,7 @@ class Document:
     Args:
         title: of the report.
         subtitle: below the title.
-        sections: in their order.
+        sections: in order.
     """
 
     title: str

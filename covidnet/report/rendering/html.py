@@ -1,4 +1,4 @@
-"""A document as one HTML page that loads no script, font or picture from elsewhere."""
+"""A document as one self-contained HTML page, without external scripts, fonts or pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from covidnet.report.rendering.pictures import picture_size
 from covidnet.report.rendering.svg import data_uri, svg
 from covidnet.report.values import Value, clean
 
-# A longer word in a table may be broken.
+# Longer words in a table may be broken.
 _LONG = 20
 
 _NUMBER = r"\N{MINUS SIGN}?[\d.]+"
@@ -31,8 +31,8 @@ def json_text(name: str, content: Any) -> str:
     """The content of a JSON file.
 
     Args:
-        name: of the file, for the error.
-        content: results, or plain values.
+        name: the file's name, for the error.
+        content: results or plain values.
 
     Raises:
         DataError: a number is not finite.
@@ -40,7 +40,7 @@ def json_text(name: str, content: Any) -> str:
     try:
         return json.dumps(to_json(content), indent=2, allow_nan=False) + "\n"
     except ValueError as error:
-        raise DataError(f"{name}: {error}; a value that does not exist is None") from None
+        raise DataError(f"{name}: {error}; undefined values must be None") from None
 
 
 def page_of(document: Document) -> str:
@@ -50,7 +50,7 @@ def page_of(document: Document) -> str:
 
 @cache
 def _templates() -> Environment:
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("covidnet.report.rendering"),
         autoescape=True,
         finalize=lambda value: value if isinstance(value, Markup) else clean(value),
@@ -59,32 +59,32 @@ def _templates() -> Environment:
         trim_blocks=True,
         undefined=StrictUndefined,
     )
-    found.filters |= {"address": _address, "columns": _columns, "pixels": _pixels, "prose": _prose, "runs": _runs}
-    found.tests |= {"alnum": str.isalnum, "long": _is_long}
-    return found
+    environment.filters |= {"address": _address, "columns": _columns, "pixels": _pixels, "prose": _prose, "runs": _runs}
+    environment.tests |= {"alnum": str.isalnum, "long": _is_long}
+    return environment
 
 
 def _prose(text: str) -> Markup:
-    """A text whose numbers stay on one line with their intervals."""
+    """A text in which a number and its interval stay on one line."""
     return Markup(_INTERVAL.sub(r'<span class="whole">\g<0></span>', str(escape(clean(text)))))
 
 
 def _address(image: Figure | Picture) -> Markup:
-    """An image as an address that a page can hold, so that the page needs no second file."""
+    """An image as a data URI, so that the page needs no second file."""
     if isinstance(image, Figure):
         return Markup(data_uri(svg(image.drawing)))
     return Markup(f"data:image/png;base64,{b64encode(image.data).decode()}")
 
 
 def _pixels(image: Figure | Picture) -> int:
-    """Width on the page, at 120 pixels an inch; a panel is saved with 150."""
+    """The width on the page at 120 pixels per inch; panels are saved with 150."""
     if isinstance(image, Figure):
         return round(120 * image.drawing.get_figwidth())
     return round(0.8 * picture_size(image.data)[0])
 
 
 class _Column(NamedTuple):
-    """How a column is set: ``ends`` (numbers with intervals), ``number`` or text, and characters of its numbers."""
+    """Kind is ``ends`` (numbers with intervals), ``number`` or empty (text); width is that of its numbers."""
 
     title: str
     group: str
@@ -93,11 +93,11 @@ class _Column(NamedTuple):
 
 
 def _columns(table: Table) -> list[_Column]:
-    found = []
+    columns = []
     for at, column in enumerate(table.columns):
         kind, width = _kind([row[at] for row in table.rows]) if at else ("", 0)
-        found.append(_Column(column.name, column.group, kind, width))
-    return found
+        columns.append(_Column(column.name, column.group, kind, width))
+    return columns
 
 
 def _kind(cells: Sequence[Cell]) -> tuple[str, int]:
@@ -110,7 +110,7 @@ def _kind(cells: Sequence[Cell]) -> tuple[str, int]:
 
 
 def _runs(columns: Sequence[_Column]) -> list[tuple[str, list[_Column]]]:
-    """Neighbouring columns of one group."""
+    """Neighbouring columns of the same group."""
     return [(group, list(members)) for group, members in groupby(columns, key=lambda column: column.group)]
 
 

@@ -1,4 +1,4 @@
-r"""The report of a sweep as Markdown (GitHub's), for a place that shows no HTML: all numbers, no drawings."""
+"""A report as GitHub Markdown: all numbers, no drawings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from covidnet.report.rendering.document import (
 from covidnet.report.rendering.pictures import FOLDER, copy_name
 from covidnet.report.values import Value, clean
 
-# What starts a heading, a list, a quotation or a rule at the beginning of a line.
+# Starts a heading, a list, a quotation or a rule at the beginning of a line.
 _START = re.compile(r"^(?:[-+#>=]|\d+[.)])")
 _INTERVAL = r"\[(?=\N{MINUS SIGN}?[\d.,]+, \N{MINUS SIGN}?[\d.,]+\])"
 
@@ -32,7 +32,7 @@ def markdown_of(document: Document) -> str:
     """A document as Markdown.
 
     Args:
-        document: of `covidnet.report.sweep.content.report_document`.
+        document: such as `covidnet.report.sweep.content.report_document` returns.
     """
     parts = [f"# {escaped(document.title)}", f"*{escaped(document.subtitle)}*"]
     for section in document.sections:
@@ -43,7 +43,7 @@ def markdown_of(document: Document) -> str:
 
 
 def escaped(text: object) -> str:
-    r"""A text on one line that Markdown shows as it is.
+    r"""A text on one line, escaped for Markdown.
 
     Args:
         text: anything.
@@ -57,9 +57,9 @@ def escaped(text: object) -> str:
     line = clean(text)
     line = re.sub(r"[\\`*|~$]", lambda found: "\\" + found.group(), line)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # Inside a word an underscore is a letter, and names of settings are full of them.
+    # An underscore inside a word has no meaning in Markdown, and names of settings are full of them.
     line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
-    # An interval in brackets is no link, whatever follows.
+    # The brackets of an interval need no escape unless a link target could follow.
     kept = {
         found.start(): found
         for found in re.finditer(r"\[(\N{MINUS SIGN}?[\d.,]+), (\N{MINUS SIGN}?[\d.,]+)\](?![(\[:])", line)
@@ -105,7 +105,7 @@ def _source(source: Source) -> str:
 
 def _code(text: str) -> str:
     line = clean(text)
-    # Longer than any row of backticks in it, so that nothing in it can end the block.
+    # Longer than any run of backticks in the text, so that none of them ends the block.
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence}sh\n{line}\n{fence}"
 
@@ -118,7 +118,7 @@ def _figure(figure: Figure) -> str:
 
 def _picture(picture: Picture) -> str:
     if not picture.data:
-        return escaped(picture.gone)
+        return escaped(picture.missing)
     image = f"![{escaped(picture.alt)}]({FOLDER}/{copy_name(picture)})"
     return f"{image}\n\n*{escaped(picture.label)}. {escaped(picture.caption)}*"
 

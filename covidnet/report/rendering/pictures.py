@@ -1,4 +1,4 @@
-"""Pictures that runs drew, as parts of a report: read from a sweep folder, and copied beside the Markdown."""
+"""The pictures of runs in a report: reading them from a sweep folder, and copying them next to the Markdown."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from covidnet.base.atomic import WriteError, write_bytes
 from covidnet.report.rendering.document import Block, Document, Picture, Section
 
 FOLDER = "panels"
-"""Where a report folder keeps its pictures."""
+"""The folder of the pictures in a report folder."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# The hash in a name tells pictures of one name apart, and our copies from files that someone else put there.
+# The hash distinguishes pictures of the same name, and our copies from other files in the folder.
 _COPY = re.compile(r"[\w.=-]+\.[0-9a-f]{8}\.png", re.ASCII)
 
 
@@ -23,11 +23,11 @@ def read_picture(folder: str | Path | None, path: str) -> bytes:
     """A PNG of a sweep.
 
     Args:
-        folder: of the sweep; None where it is not known.
+        folder: of the sweep; None if unknown.
         path: of the picture, relative to the folder and inside it.
 
     Returns:
-        Its bytes; empty where there is no such file, or where it is no PNG or lies elsewhere.
+        Its bytes; empty if the file is missing, not a PNG or outside the folder.
     """
     inside = PurePosixPath(path)
     if not folder or not inside.parts or inside.is_absolute() or ".." in inside.parts:
@@ -40,7 +40,7 @@ def read_picture(folder: str | Path | None, path: str) -> bytes:
 
 
 def copy_name(picture: Picture) -> str:
-    """The name of a picture's copy in a report folder: that of its file, and a hash of what it holds.
+    """The name of a picture's copy in a report folder: its file name and a hash of its content.
 
     Args:
         picture: a picture with its bytes.
@@ -57,17 +57,17 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """Width and height in pixels, from a PNG's header.
 
     Args:
-        data: of `read_picture`, not empty.
+        data: from `read_picture`, not empty.
     """
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
 def with_pictures(sections: Iterable[Section | None], folder: str | Path | None) -> list[Section]:
-    """Sections with their pictures read.
+    """Sections with the data of their pictures.
 
     Args:
-        sections: some of them None, which are left out.
-        folder: of the sweep that the pictures' paths start from.
+        sections: None is skipped.
+        folder: of the sweep, which the pictures' paths are relative to.
     """
     return [
         replace(section, blocks=[_read(block, folder) for block in section.blocks])
@@ -77,11 +77,11 @@ def with_pictures(sections: Iterable[Section | None], folder: str | Path | None)
 
 
 def write_pictures(document: Document, folder: str | Path) -> list[Path]:
-    """Copy a document's pictures into ``panels/`` of a report folder, each whole or not at all.
+    """Copy a document's pictures into ``panels/`` of a report folder, each atomically.
 
     Args:
-        document: what is reported.
-        folder: of the report. It must exist.
+        document: the report.
+        folder: of the report; it must exist.
 
     Returns:
         The copies.
@@ -102,11 +102,11 @@ def write_pictures(document: Document, folder: str | Path) -> list[Path]:
 
 
 def remove_old_pictures(folder: str | Path, kept: Sequence[Path]) -> None:
-    """Remove the copies of an older report; files that are no copies of ours stay.
+    """Remove the copies of an older report; other files stay.
 
     Args:
         folder: of the report.
-        kept: the copies of the report that stands there now.
+        kept: the copies of the current report.
     """
     home = Path(folder) / FOLDER
     if not home.is_dir():

@@ -1,4 +1,4 @@
-"""A figure as SVG, and as an address that a page can hold."""
+"""A figure as SVG, and as a data URI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from covidnet.report.plots.drawing import styled
 
 @styled
 def svg(figure: Figure) -> str:
-    """A figure as SVG: whole, without references to anything outside, the same text for the same drawing.
+    """A figure as self-contained SVG; the same drawing gives the same text.
 
     Args:
         figure: the figure.
@@ -24,9 +24,9 @@ def svg(figure: Figure) -> str:
 
 
 def data_uri(text: str) -> str:
-    """An SVG as the address of an image in a page, so that the page needs no second file.
+    """An SVG as a data URI for an image in a page.
 
-    In an image, names inside one drawing cannot clash with those of another, and nothing in it can be run.
+    As images, several SVGs cannot clash in their element ids, and nothing in them can run.
 
     Args:
         text: the SVG.

@@ -1,4 +1,4 @@
-"""The part of a report that tells whether probabilities mean what they say, before and after the temperature."""
+"""The section of a report on calibration before and after temperature scaling."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from covidnet.report.values import Value, area, rate
 from covidnet.report.words import count, is_locked
 
 SCORES = ("ECE", "Brier score", "Log loss")
-"""The measures of calibration, as they are written, in the order of `score_values`."""
+"""Display names of the calibration measures, in the order of `score_values`."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is looked at: the pooled test folds, or the ensemble on the unseen fold.
+    """The calibration of the pooled test folds, or of the ensemble on the unseen fold.
 
     Args:
-        title: how it is written.
-        before: the temperature.
-        after: the temperature; None where there is none.
-        change: after less before.
+        title: its display name.
+        before: before temperature scaling.
+        after: after temperature scaling; None without temperatures.
+        change: after minus before.
     """
 
     title: str
@@ -36,20 +36,18 @@ class Part:
 
 
 def parts(summary: SweepSummary) -> list[Part]:
-    """What is looked at; of a single run, which has nothing to pool, its folds; no unseen fold that is locked.
+    """The parts of a sweep, without a locked unseen fold.
 
     Args:
         summary: of a sweep or of a single run.
     """
-    alone = len(summary.folds) == 1
-    found, change = summary.calibration, summary.calibration.change or {}
-    test = Part(
-        "Test fold" if alone else "Test folds, pooled", found.pooled, found.pooled_calibrated, change.get("pooled")
-    )
+    single = len(summary.folds) == 1
+    of, change = summary.calibration, summary.calibration.change or {}
+    test = Part("Test fold" if single else "Test folds, pooled", of.pooled, of.pooled_calibrated, change.get("pooled"))
     unseen = Part(
-        "Unseen fold" if alone else "Unseen fold, ensemble",
-        found.ensemble_unseen,
-        found.ensemble_unseen_calibrated,
+        "Unseen fold" if single else "Unseen fold, ensemble",
+        of.ensemble_unseen,
+        of.ensemble_unseen_calibrated,
         change.get("ensemble_unseen"),
     )
     return [test] if is_locked(summary) else [test, unseen]
@@ -64,10 +62,10 @@ def score_values(numbers: ScoredCalibration | None) -> list[Value]:
 
 
 def calibration(summary: SweepSummary) -> Section:
-    """Whether the probabilities mean what they say, as predicted and as shown to users.
+    """How well the probabilities are calibrated, before and after temperature scaling.
 
     Args:
-        summary: of a sweep; one from before there were temperatures has the numbers before alone.
+        summary: of a sweep; an older one has no numbers after temperature scaling.
     """
     blocks: list[Block] = []
     if words := temperature_words(summary):
@@ -79,11 +77,11 @@ def calibration(summary: SweepSummary) -> Section:
         both = any(part.after and part.after.bins for part in parts(summary))
         blocks.append(
             Figure(
-                "Reliability: how often predictions of a given confidence are right, with 95% intervals over "
-                f"the number of images in each bin{' before the temperature' if both else ''}. On the dotted line "
-                "confidence is accuracy; above it the models are under-confident, below it over-confident."
-                + (" Filled: as predicted. Hollow: after the temperature." if both else ""),
-                "Reliability diagrams. " + " ".join(_spoken(*one) for one in _with_after(summary)),
+                "Reliability: accuracy by confidence, with 95% intervals, above the number of images in each "
+                f"bin{' before temperature scaling' if both else ''}. On the dotted line confidence equals accuracy; "
+                "above it the models are under-confident, below it over-confident."
+                + (" Filled: as predicted. Hollow: after temperature scaling." if both else ""),
+                "Reliability diagrams. " + " ".join(_alt_text(*one) for one in _with_after(summary)),
                 drawing,
                 [table for one in _with_after(summary) if (table := _bins(*one)) is not None],
             )
@@ -95,7 +93,7 @@ def calibration(summary: SweepSummary) -> Section:
 
 
 def calibration_table(summary: SweepSummary) -> Table:
-    """ECE, Brier score and log loss before and after the temperature, and what it changed.
+    """ECE, Brier score and log loss before and after temperature scaling, and their change.
 
     Args:
         summary: of a sweep.
@@ -107,20 +105,19 @@ def calibration_table(summary: SweepSummary) -> Table:
             rows.append([f"{part.title}: after", *_row(part.after)])
         if change := part.change:
             rows.append(
-                [f"{part.title}: after less before", "", area(change.ece), area(change.brier), area(change.loss)]
+                [f"{part.title}: after minus before", "", area(change.ece), area(change.brier), area(change.loss)]
             )
     columns = [Column(""), Column("Accuracy"), *(Column(name) for name in SCORES)]
     return Table(
-        "Calibration. Accuracy in percent. ECE: mean distance of accuracy and confidence, weighted by images (0 is "
-        "best). Brier: mean squared distance of probabilities and truth, summed over the classes (0 best, 2 worst; "
-        "0.667 says one third to each class). Log loss: mean negative natural logarithm of the probability that the "
-        "true class was given (0 is best; 1.099 says one third to each class).",
+        "Calibration. Accuracy in percent. ECE: mean absolute difference of accuracy and confidence, weighted by "
+        "images (0 is best). Brier: mean squared error of the probabilities, summed over the classes (0 best, 2 worst; "
+        "0.667 for one third each). Log loss: mean negative natural logarithm of the probability of the true class (0 "
+        "is best; 1.099 for one third each).",
         columns,
         rows,
         notes=[
-            "Intervals: bootstrap over patients, the temperatures taken as they are. ECE has none: drawing images "
-            "again "
-            "makes it larger."
+            "Intervals: bootstrap over patients with fixed temperatures. ECE has none, because resampling biases it "
+            "upwards."
         ],
     )
 
@@ -132,7 +129,7 @@ def temperature_words(summary: SweepSummary) -> list[str]:
         summary: of a sweep.
 
     Returns:
-        Sentences; none where the summary is from before there were temperatures.
+        Sentences; none for an older summary without temperatures.
     """
     fitted = summary.calibration.temperatures
     if not fitted:
@@ -141,38 +138,38 @@ def temperature_words(summary: SweepSummary) -> list[str]:
     if not values:
         return ["No temperature was fitted: the runs have no validation images. The probabilities are as predicted."]
     validation = summary.data.validation
-    where = "its test fold, which the protocol calls validation" if validation == "test" else "its validation images"
+    images = "its test fold, which the protocol calls validation" if validation == "test" else "its validation images"
     spread = (
         f"It is {_plain(values[0])}"
         if len(values) == 1
-        else f"They lie between {_plain(min(values))} and {_plain(max(values))}"
+        else f"The temperatures are between {_plain(min(values))} and {_plain(max(values))}"
     )
     words = [
-        f"Each model's probabilities are divided by a temperature on the scale of logits, fitted on {where} by "
-        "maximum likelihood (Guo et al. 2017). Above 1 it lowers the confidence of a model, below 1 it raises it. "
-        f"{spread}. It never changes what a single model predicts."
+        f"Each model's logits are divided by a temperature, fitted on {images} by maximum likelihood (Guo et al. "
+        "2017). A temperature above 1 lowers the confidence of a model, one below 1 raises it. "
+        f"{spread}. Temperature scaling never changes the prediction of a single model."
     ]
     if len(values) < len(fitted):
         words.append(
             f"{count(len(fitted) - len(values), 'run')} of {len(fitted)} had no validation images, so there are no "
-            "numbers after the temperature."
+            "numbers after temperature scaling."
         )
     if validation == "test":
         words.append(
-            "split.validation=test: the temperature was fitted on the test fold, so the numbers of the test folds "
-            "after it are optimistic."
+            "split.validation=test: the temperature was fitted on the test fold, so its numbers after temperature "
+            "scaling are optimistic."
         )
     return words
 
 
 def change_words(summary: SweepSummary) -> list[str]:
-    """What the temperature changed, good or bad.
+    """What temperature scaling improved or made worse.
 
     Args:
         summary: of a sweep.
 
     Returns:
-        Sentences; none where there are no numbers after it.
+        Sentences; none without numbers after temperature scaling.
     """
     words = []
     for part in parts(summary):
@@ -183,24 +180,26 @@ def change_words(summary: SweepSummary) -> list[str]:
             f"{part.title}: log loss {_plain(before.loss)} before, {_plain(after.loss)} after, ECE "
             f"{_plain(before.ece)} and {_plain(after.ece)}; {_verdict(change)}."
         )
-    found = summary.calibration
-    if found.ensemble_changed is not None and len(found.temperatures) > 1:
-        ensemble = (
-            "The ensemble averages the tempered probabilities, which is another average than that of the untempered "
-            "ones: it predicts another class for "
+    changed, before, after = (
+        summary.calibration.ensemble_changed,
+        summary.calibration.ensemble_unseen,
+        summary.calibration.ensemble_unseen_calibrated,
+    )
+    if changed is not None and len(summary.calibration.temperatures) > 1:
+        text = (
+            f"The ensemble averages the scaled probabilities: its prediction changes for {changed or 'none'} of the "
+            "images"
         )
-        first, second = found.ensemble_unseen, found.ensemble_unseen_calibrated
-        moved = f"{found.ensemble_changed} of the images" if found.ensemble_changed else "none of the images"
-        if found.ensemble_changed and first is not None and second is not None:
-            moved += (
-                f", and its accuracy is {rate(first.accuracy).number}% before and {rate(second.accuracy).number}% after"
+        if changed and before is not None and after is not None:
+            text += (
+                f", and its accuracy is {rate(before.accuracy).number}% before and {rate(after.accuracy).number}% after"
             )
-        words.append(f"{ensemble}{moved}.")
+        words.append(f"{text}.")
     return words
 
 
 def _verdict(change: CalibrationChange) -> str:
-    """What changed by more than the choice of patients may explain, and what did not."""
+    """Which measures changed by more than chance, and which did not."""
     clear: dict[str, list[str]] = {"worse": [], "better": []}
     unclear = []
     for name, measured in (("log loss", change.loss), ("Brier score", change.brier)):
@@ -211,9 +210,9 @@ def _verdict(change: CalibrationChange) -> str:
             clear["worse" if ends[0] > 0.0 else "better"].append(name)
         else:
             unclear.append(name)
-    words = [f"the temperature made the {' and the '.join(names)} {how}" for how, names in clear.items() if names]
+    words = [f"temperature scaling made the {' and the '.join(names)} {how}" for how, names in clear.items() if names]
     if unclear:
-        words.append(f"the {' and the '.join(unclear)} changed by no more than chance may do")
+        words.append(f"the {' and the '.join(unclear)} changed no more than by chance")
     return "; ".join(words)
 
 
@@ -222,7 +221,7 @@ def _plain(value: float | None) -> str:
 
 
 def _with_after(summary: SweepSummary) -> list[tuple[str, Calibration | None]]:
-    """The parts, each followed by itself after the temperature where there is that."""
+    """The parts before and, with temperatures, after temperature scaling."""
     found: list[tuple[str, Calibration | None]] = []
     for part in parts(summary):
         found.append((f"{part.title}, before" if part.after else part.title, part.before))
@@ -235,7 +234,7 @@ def _row(numbers: ScoredCalibration | None) -> list[Cell]:
     return [rate(None if numbers is None else numbers.accuracy), *score_values(numbers)]
 
 
-def _spoken(title: str, numbers: Calibration | None) -> str:
+def _alt_text(title: str, numbers: Calibration | None) -> str:
     known = numbers or empty(Calibration)
     return f"{title}: ECE {_plain(known.ece)}, Brier score {_plain(known.brier)}."
 
@@ -253,7 +252,7 @@ def _bins(title: str, numbers: Calibration | None) -> Table | None:
         ]
         for b in bins
     ]
-    columns = [Column("Confidence"), Column("Images"), Column("Mean confidence"), Column("Right")]
+    columns = [Column("Confidence"), Column("Images"), Column("Mean confidence"), Column("Accuracy")]
     return Table(f"Reliability, {title[:1].lower()}{title[1:]}. Percent.", columns, rows)
 
 
@@ -263,6 +262,6 @@ def _temperatures(fitted: Sequence[Temperature]) -> Table | None:
     folds = [UNDEFINED if one.fold is None else str(one.fold) for one in fitted]
     rows: list[list[Cell]] = [
         ["Temperature", *(Value(one.value, None, 1.0, 2) for one in fitted)],
-        ["Images that it was fitted on", *(Value(one.n) for one in fitted)],
+        ["Images used to fit it", *(Value(one.n) for one in fitted)],
     ]
     return Table("Temperatures.", [Column("Model of fold"), *(Column(fold) for fold in folds)], rows)

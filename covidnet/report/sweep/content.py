@@ -1,4 +1,4 @@
-"""A whole report from the summary of a sweep: which parts, in which order, with which numbers on tables and figures."""
+"""A report from the summary of a sweep: its sections in order, with numbered tables and figures."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from covidnet.report.words import CARD_PAGE, CARD_PLAIN, FOLDS, beside_paper, co
 def report_document(
     summary: SweepSummary, compared: Sequence[Comparison] = (), others: Sequence[SweepSummary] = ()
 ) -> Document:
-    """Everything that a report says.
+    """The complete report.
 
     Args:
-        summary: of the sweep that is reported.
+        summary: the summary of the reported sweep.
         compared: comparisons of sweeps.
-        others: summaries of sweeps beside it.
+        others: summaries of further sweeps.
 
     Returns:
-        The document, its tables and figures numbered. The paper's tables keep their numbers, ours have letters.
-        Pictures are read from the sweep's folder; one that is not there any more has no bytes and no number.
+        The document with numbered tables and figures. The paper's tables keep their numbers, ours have letters.
+        Pictures are read from the sweep's folder; a missing one has no bytes and no number.
     """
     summaries = [summary, *others]
     first: list[Block] = [abstract(summary), notice(summary, others)]
     if others:
         first.append(overview(summaries))
-    first.append(Link("What the model is, what it is for and what it is not for", CARD_PAGE, CARD_PLAIN))
+    first.append(Link("What the model is, and what it is and is not for", CARD_PAGE, CARD_PLAIN))
     sections = [
         Section("", "abstract", first),
         results(summary),
@@ -59,13 +59,12 @@ def report_document(
     what = "Ten-fold cross-validation" if folds == FOLDS else f"Cross-validation, {folds} of {FOLDS} folds"
     subtitle = f"Data: {summary.data.name or 'unnamed'}; {count(summary.pooled.n, 'image')} in the test folds."
     if beside_paper(summary):
-        subtitle += f" Beside each number stands that of {PAPER.authors}, {PAPER.title}."
-    read = with_pictures(sections, summary.folder)
-    return Document(f"{what}: {sweep_name(summary)}", subtitle, numbered(read))
+        subtitle += f" The numbers of {PAPER.authors}, {PAPER.title}, are given for comparison."
+    return Document(f"{what}: {sweep_name(summary)}", subtitle, numbered(with_pictures(sections, summary.folder)))
 
 
 def numbered(sections: Sequence[Section]) -> list[Section]:
-    """The sections with a label at every table and figure that has none: letters for tables, numbers for figures."""
+    """The sections with labels for all tables and figures without one: letters for tables, numbers for figures."""
     letters = iter("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     tables = figures = 0
     done = []
@@ -74,7 +73,7 @@ def numbered(sections: Sequence[Section]) -> list[Section]:
         for block in section.blocks:
             if isinstance(block, Table) and not block.label:
                 tables += 1
-                # A report of many comparisons can run out of letters.
+                # A report with many comparisons can run out of letters.
                 block = replace(block, label=f"Table {next(letters, f'A{tables}')}")
             elif (isinstance(block, Figure) or (isinstance(block, Picture) and block.data)) and not block.label:
                 figures += 1

@@ -1,4 +1,4 @@
-"""The part of a report that shows where a model looks, and tells what its heat maps are worth."""
+"""The section of a report on heat maps: panels, localisation and sanity test."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def explanations(summary: SweepSummary) -> Section | None:
-    """Panels of one model, where the maps of all lie, and whether they depend on the network.
+    """Panels of one model, and localisation and sanity test of the maps of all models.
 
     Args:
         summary: of a sweep.
 
     Returns:
-        The section; None where no map was drawn and none measured. What speaks against the maps comes first.
+        The section, with the faults of the maps first; None without any map.
     """
     found = summary.explanations
     if found is None or not (found.panels or found.localisation or found.sanity):
         return None
-    against = _against(found)
-    blocks: list[Block] = [Notice("Read this before the maps", against)] if against else []
+    faults = _faults(found)
+    blocks: list[Block] = [Notice("Read this before the maps", faults)] if faults else []
     blocks += [*_panels(found), *localisation_blocks(found), *_sanity(found), *_constant(found)]
     cited = [str(found.method)]
     cited += ["pointing", "iou"] if found.localisation else []
@@ -51,8 +51,7 @@ def explanations(summary: SweepSummary) -> Section | None:
     return Section("Where the model looks", "explanations", blocks)
 
 
-def _against(found: SweepExplanations) -> list[str]:
-    """What has to be said before anyone looks at a map."""
+def _faults(found: SweepExplanations) -> list[str]:
     lines = verdicts(found.localisation, found.sanity)
     if found.weights == "random" and found.freeze is not False:
         lines.append(Caveat.RANDOM_MAPS)
@@ -60,32 +59,30 @@ def _against(found: SweepExplanations) -> list[str]:
 
 
 def _constant(found: SweepExplanations) -> list[Block]:
-    """How many maps of each part of the work are constant, as the logs of the runs count them."""
+    """The number of constant maps by use, as counted in the runs."""
     parts = found.constant_maps
     counts = [f"{part}: {count(constant)} of {count(maps)}" for part, (constant, maps) in parts.items()]
     return (
-        [Paragraph(f"Constant maps, in which no place stands out, over all runs: {'; '.join(counts)}.")]
-        if counts
-        else []
+        [Paragraph(f"Constant maps, in which no place stands out, in all runs: {'; '.join(counts)}.")] if counts else []
     )
 
 
 def _panels(found: SweepExplanations) -> list[Block]:
     panels = found.panels
     method = _method(found)
-    # EigenCAM asks for no class.
-    called = "" if found.method == "eigencam" else " of the class that was called"
+    # EigenCAM does not depend on a class.
+    of_class = "" if found.method == "eigencam" else " of the predicted class"
     if panels:
         fold = found.fold
         whose = "one model" if fold is None else f"the model of fold {fold}"
         text = (
-            f"The panels show {whose} on images of the {fold_of(found.part)}, which it never saw in training: each "
-            f"image beside its heat map ({method}{called}). Bright yellow places have most influence, bare ones none; "
-            "each map is stretched by itself, so two maps cannot be compared in strength. A white outline, where there "
-            "is one, is a known lesion."
+            f"The panels show {whose} on images of the {fold_of(found.part)}, which it was not trained on: each image "
+            f"with its heat map ({method}{of_class}). Bright yellow places have the most influence, bare ones none; "
+            "each map has its own scale, so strengths cannot be compared between maps. A white outline marks a known "
+            "lesion."
         )
     else:
-        text = f"No panels were drawn; explain.per_class=5 draws them. The maps that were measured are of {method}."
+        text = f"No panels were drawn; explain.per_class=5 draws them. The measured maps are of {method}."
     pictures = [
         Picture(
             f"{_title(panel)}: images of the {fold_of(found.part)}, and where the model looks.",
@@ -116,26 +113,26 @@ def _sanity(found: SweepExplanations) -> list[Block]:
     if sanity is None:
         return [
             Paragraph(
-                "Whether the maps depend on what the network has learned was not tested; explain.sanity_images=9 tests "
-                "it on nine images."
+                "Whether the maps depend on the trained weights was not tested; explain.sanity_images=9 tests it on "
+                "nine images."
             )
         ]
     what = (
         "Randomisation test (Adebayo et al.): the network is re-initialised, first its head, then layer by layer down "
         "to the first one, and its maps are compared with the trained model's by structural similarity (SSIM) and by "
-        "the rank correlation of their pixels. Where the map of the re-initialised network is constant and that of the "
-        "trained one is not, both are 0: that rule is ours. A map that shows what the network has learned becomes as "
-        "unlike as the maps of two images; one that only traces the edges of an image stays as it was."
+        "the rank correlation of their pixels. If only the map of the re-initialised network is constant, both are 0: "
+        "that rule is ours. A map that shows what the network has learned becomes as dissimilar as the maps of "
+        "different images; a map that only traces the edges of an image does not change."
     )
     blocks: list[Block] = [Paragraph(f"{_sanity_verdict(sanity, found)} {what}")]
     drawing = sanity_figure(sanity)
     if drawing is not None:
         blocks.append(
             Figure(
-                "Sanity test: similarity of the re-initialised network's maps to the trained model's (dots), beside "
-                "the similarity of the trained maps of two images (dashed; its interval grey), with 95% intervals "
-                "(bootstrap over images). Dots that stay near 1 are maps that do not depend on the network.",
-                f"Similarity by stage. {_kept(sanity)}",
+                "Sanity test: similarity of the re-initialised network's maps to the trained model's (dots), and "
+                "similarity of the trained maps of different images (dashed; its interval grey), with 95% intervals "
+                "(bootstrap over patients). Dots that stay near 1 show maps that do not depend on the network.",
+                f"Similarity by stage. {_retained_text(sanity)}",
                 drawing,
             )
         )
@@ -143,25 +140,26 @@ def _sanity(found: SweepExplanations) -> list[Block]:
 
 
 def _sanity_verdict(sanity: SanitySummary, found: SweepExplanations) -> str:
-    said = sanity_verdict(sanity)
+    text = sanity_verdict(sanity)
     if sanity.verdict == "depends":
         images = count(sanity.n, "image")
-        said = f"On {images} the heat maps pass the sanity test: they depend on the weights of the network."
-    return f"{said or 'The sanity test has no verdict.'} {_kept(sanity)} The images are of the {fold_of(found.part)}."
+        text = f"On {images} the heat maps pass the sanity test: they depend on the weights of the network."
+    text = text or "The sanity test has no verdict."
+    return f"{text} {_retained_text(sanity)} The images are of the {fold_of(found.part)}."
 
 
-def _kept(sanity: SanitySummary) -> str:
+def _retained_text(sanity: SanitySummary) -> str:
     ssim, rank = _retained(sanity.retained.ssim), _retained(sanity.retained.rank)
     if ssim == rank == UNDEFINED:
-        return "How similar the maps stay cannot be said."
+        return "How similar the maps stay is unknown."
     return (
-        f"Similarity to the trained maps that is left with the whole network re-initialised: {ssim} by SSIM, {rank} by "
-        "rank correlation (none: as unlike as the maps of two images; 100%: unchanged)."
+        f"Similarity to the trained maps that is retained after re-initialising the whole network: {ssim} by SSIM, "
+        f"{rank} by rank correlation (none: as dissimilar as the maps of different images; 100%: unchanged)."
     )
 
 
 def _retained(estimate: MapEstimate) -> str:
-    """What is left of a similarity; where a map is less like itself than two images' maps are, nothing is."""
+    """The retained similarity; none if it is no higher than that of the maps of different images."""
     value, ends = estimate.value, estimate.ci
     if value is None or value > 0:
         return _percent(estimate)
@@ -170,18 +168,18 @@ def _retained(estimate: MapEstimate) -> str:
 
 def _sanity_table(sanity: SanitySummary) -> Table:
     rows: list[list[Cell]] = [[one.stage or UNDEFINED, area(one.ssim), area(one.rank)] for one in sanity.stages]
-    rows.append(["Baseline: trained maps of two images", area(sanity.pairs.ssim), area(sanity.pairs.rank)])
+    rows.append(["Baseline: trained maps of different images", area(sanity.pairs.ssim), area(sanity.pairs.rank)])
     rows.append(
         [
-            f"Left: (last stage {_MINUS} baseline) / (1 {_MINUS} baseline)",
+            f"Retained: (last stage {_MINUS} baseline) / (1 {_MINUS} baseline)",
             area(sanity.retained.ssim),
             area(sanity.retained.rank),
         ]
     )
     return Table(
         "Similarity to the trained model's maps, by the stage down to which the network is re-initialised. 1: the same "
-        "map; 95% intervals in brackets (bootstrap over images). Left: 0 or below means as unlike as the maps of two "
-        "images, or more.",
+        "map; 95% intervals in brackets (bootstrap over patients). Retained: 0 or below means at least as "
+        "dissimilar as the maps of different images.",
         [Column("Re-initialised, from the head down to"), Column("SSIM"), Column("Rank correlation")],
         rows,
     )

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def grid_table(summaries: Mapping[str, SweepSummary]) -> pd.DataFrame:
-    """Numbers of the pooled test folds by method, with a column for each seed.
+    """Metrics of the pooled test folds by method, with a column per seed.
 
     Args:
-        summaries: of each group of runs, by what its run folders have in their names, such as ``model=cnn,seed=1``.
+        summaries: by group of runs, named after the run folders, such as ``model=cnn,seed=1``.
 
     Returns:
-        Columns ``method``, ``metric``, ``folds`` (the fewest of a seed), ``seed=0`` and so on (fractions of 1, NaN
-        where there is none), ``mean``, ``sd`` (over seeds, n - 1; NaN for one seed) and ``n`` (seeds).
+        Columns ``method``, ``metric``, ``folds`` (the smallest number of a seed), ``seed=0`` and so on (fractions of 1,
+        NaN if missing), ``mean``, ``sd`` (over seeds, n - 1; NaN for one seed) and ``n`` (seeds).
     """
     import pandas as pd
 
@@ -43,16 +43,16 @@ def grid_table(summaries: Mapping[str, SweepSummary]) -> pd.DataFrame:
         }
         for metric in _metrics(empty(SplitScores)):
             values = {seed: numbers[seed][metric].value for seed in seeds}
-            there = [float(value) for value in values.values() if value is not None]
+            known = [float(value) for value in values.values() if value is not None]
             rows.append(
                 {
                     "method": method,
                     "metric": metric,
                     "folds": folds,
                     **{seed: np.nan if value is None else float(value) for seed, value in values.items()},
-                    "mean": float(np.mean(there)) if there else np.nan,
-                    "sd": float(np.std(there, ddof=1)) if len(there) > 1 else np.nan,
-                    "n": len(there),
+                    "mean": float(np.mean(known)) if known else np.nan,
+                    "sd": float(np.std(known, ddof=1)) if len(known) > 1 else np.nan,
+                    "n": len(known),
                 }
             )
     return pd.DataFrame(rows)
@@ -73,7 +73,7 @@ def grid_latex(table: pd.DataFrame) -> str:
     """The table in LaTeX: percent, mean and standard deviation over n seeds.
 
     Args:
-        table: as `grid_table` gives it.
+        table: from `grid_table`.
     """
     lines = [r"\begin{tabular}{llrrr}", r"Method & Metric & Mean (\%) & SD & n \\ \hline"]
     for row in table.to_dict("records"):

@@ -1,4 +1,4 @@
-"""The part of a report that tells how the numbers came about, and how to get them again."""
+"""The sections of a report on training, data, settings and intervals, with the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from covidnet.report.words import beside_paper, count
 
 
 def training(summary: SweepSummary) -> Section | None:
-    """The loss by epoch; None where no curves were kept.
+    """The loss by epoch; None without stored curves.
 
     Args:
         summary: of a sweep.
@@ -52,7 +52,7 @@ def training(summary: SweepSummary) -> Section | None:
         f"Loss by epoch, {'one line for each of ' if len(curves) > 1 else ''}{count(len(curves), 'model')}"
         + (f"; thick: the model of fold {fold}" if fold is not None else "")
         + (f"; dots: {marked}" if marked else "")
-        + ". The training loss is taken while the weights still change, and with augmented images."
+        + ". The training loss is an average over the epoch, while the weights change, and includes augmented images."
     )
     last = max((epoch for curve in curves for epoch in curve.epoch), default=0)
     alt = f"Training and validation loss of {count(len(curves), 'model')} over {count(last + 1, 'epoch')}."
@@ -60,7 +60,7 @@ def training(summary: SweepSummary) -> Section | None:
 
 
 def data(summary: SweepSummary) -> Section:
-    """Table 4, and what the images and the folds are.
+    """Table 4, and facts on the images and the folds.
 
     Args:
         summary: of a sweep.
@@ -74,30 +74,30 @@ def data(summary: SweepSummary) -> Section:
             row += [Value(images(summary, name, part)), Value(TABLE4[name][part])]
         rows.append(row)
     table = Table(
-        "Images of each class, as one model sees them.",
+        "Images of each class, for one model.",
         columns,
         rows,
         "Table 4 (paper)",
         [
-            "Ours, training: without the validation part, which the paper does not have. Where our folds are not "
-            "all of one size, our test images are those of all folds together.",
+            "Ours, training: without the validation part, which the paper does not have. If our folds differ in size, "
+            "our test images are those of all folds together.",
         ],
     )
     if not beside_paper(summary):
         table = without_paper(table)
-    described = summary.data
+    split = summary.data
     facts = [
-        ("Data set", described.name),
-        ("Synthetic", _yes(described.synthetic)),
-        ("Images in the folds", described.images),
-        ("Images left out of the balanced draw", described.left_out),
-        ("Files refused", described.refused),
-        ("Patients", described.patients),
-        ("Images of unknown patient", described.unknown_patients),
-        ("Images of each class in a fold", described.per_fold),
-        ("Kept together in one fold (split.group)", described.group),
-        ("Validation (split.validation)", described.validation),
-        ("View (data.view)", described.view or "all"),
+        ("Data set", split.name),
+        ("Synthetic", _yes(split.synthetic)),
+        ("Images in the folds", split.images),
+        ("Images left out to balance the classes", split.left_out),
+        ("Files refused", split.refused),
+        ("Patients", split.patients),
+        ("Images of unknown patient", split.unknown_patients),
+        ("Images of each class in a fold", split.per_fold),
+        ("Kept together in one fold (split.group)", split.group),
+        ("Validation (split.validation)", split.validation),
+        ("View (data.view)", split.view or "all"),
     ]
     return Section("Data and split", "data", [table, facts_table("Data and split.", facts)])
 
@@ -129,40 +129,40 @@ def method(summary: SweepSummary) -> Section:
 
 
 def again(summaries: Sequence[SweepSummary]) -> Section:
-    """The command that makes this report again.
+    """The command that reproduces this report.
 
     Args:
-        summaries: of the sweep that is reported, and of others beside it.
+        summaries: of the reported sweep, then of any others.
     """
     return Section(
-        "How to compute this again",
+        "How to reproduce this report",
         "again",
         [
             Paragraph(
-                "Every number comes from the predictions.csv of each run; neither the images nor a GPU is needed."
+                "Every number is computed from the predictions.csv of each run, without the images and without a GPU."
             ),
             Code(
                 command(
                     [str(s.folder or "DIR") for s in summaries],
-                    [str(s.asked.get("only") or "") for s in summaries],
+                    [str(s.arguments.get("only") or "") for s in summaries],
                 )
-                + _asked(summaries[0])
+                + _further_arguments(summaries[0])
             ),
         ],
     )
 
 
-def _asked(summary: SweepSummary) -> str:
-    """What the report was asked for beside its folders, as further settings."""
-    return "".join(f" {name}={value}" for name, value in summary.asked.items() if value is not None and name != "only")
+def _further_arguments(summary: SweepSummary) -> str:
+    given = summary.arguments.items()
+    return "".join(f" {name}={value}" for name, value in given if value is not None and name != "only")
 
 
 def command(folders: Sequence[str], only: Sequence[str] = ()) -> str:
-    r"""The command line that reports sweeps again, quoted for a POSIX shell and for Hydra.
+    r"""The command line that reproduces a report, quoted for a POSIX shell and for Hydra.
 
     Args:
         folders: sweep folders, the reported one first.
-        only: what their run folders were chosen by, one text for each, empty for all; or none.
+        only: the setting ``only`` of each folder, empty for all runs; or an empty list.
 
     Example:
         >>> command(["multirun/a"])
@@ -174,7 +174,7 @@ def command(folders: Sequence[str], only: Sequence[str] = ()) -> str:
     """
     words = [_argument("sweep_dir", folders)]
     if any(only):
-        # One text with a second equals sign needs no quotes of Hydra's on this command line, a list does.
+        # A single value with a second equals sign needs no Hydra quotes on this command line, but a list does.
         plain = len(only) == 1 and re.fullmatch(r"[A-Za-z0-9/._=,-]+", only[0])
         words.append(f"only={only[0]}" if plain else _argument("only", only))
     return " ".join(["python -m covidnet.crossval", *words])
@@ -185,7 +185,7 @@ def _argument(name: str, values: Sequence[str]) -> str:
     argument = f"{name}={quoted[0] if len(quoted) == 1 else '[' + ','.join(quoted) + ']'}"
     if shlex.quote(argument) == argument:
         return argument
-    # Double quotes read better around Hydra's single ones, where nothing in between means something to the shell.
+    # Double quotes read better around Hydra's single ones, but only if nothing inside is special to the shell.
     plain = not set(argument) & set('"$`\\!')
     return f'"{argument}"' if plain else shlex.quote(argument)
 
@@ -193,12 +193,12 @@ def _argument(name: str, values: Sequence[str]) -> str:
 def _for_hydra(text: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9/._-]+", text):
         return text
-    # In Hydra's quotes a backslash means itself, except before a quote.
+    # In Hydra's quotes a backslash is literal, except before a quote.
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", text)) + "'"
 
 
 def intervals() -> Section:
-    """What the brackets mean."""
+    """How the intervals were computed."""
     return Section(
         "Notes on the intervals",
         "intervals",
@@ -206,25 +206,24 @@ def intervals() -> Section:
             Bullets(
                 [
                     "All intervals are 95% intervals with the patient as the unit: several images of one patient "
-                    "count for less than as many patients. With few patients they are wide rather than narrow.",
+                    "carry less information than the same number of patients. With few patients the intervals are "
+                    "conservative.",
                     "Accuracy, sensitivity, specificity and F1: Wilson's score interval (DOI "
                     "10.1080/01621459.1927.10502953) on the effective number of images, which is the number of images "
                     "over the design effect, with Student's t (Korn and Graubard 1998; DOI 10.1093/jssam/smv024). "
-                    "F1 is a function of the proportion TP/(TP+FP+FN). With as many images of each class the mean "
-                    "sensitivity is the accuracy, and the mean specificity a function of it.",
+                    "F1 is a function of the proportion TP/(TP+FP+FN). With equally many images of each class the mean "
+                    "sensitivity equals the accuracy, and the mean specificity is a function of it.",
                     "AUC: DeLong's variance, clustered by patient (DOI 10.2307/2533958), on the logit scale; for "
-                    "perfect separation Wilson's. Other means over the classes: a bootstrap that draws patients, "
-                    "with all of their images, with replacement, and widens the percentiles for few patients (DOI "
-                    "10.1080/00031305.2015.1089789). The column `method` of the CSV files says which it is.",
-                    "The intervals are of the images: they say how the numbers would vary with other patients of the "
-                    "same kind, for these trained models. They do not cover another training, another hospital, or "
-                    "faults of the protocol.",
-                    "McNemar: of the images that one sweep alone has right, as an exact permutation test that swaps "
-                    "all "
-                    "answers on a patient together. Corrected t: of the differences over "
-                    "folds, with the variance enlarged because the folds share training images (Nadeau and Bengio, "
-                    "DOI 10.1023/A:1024068626366). DeLong: of the areas under two ROC curves of the same images (DOI "
-                    "10.2307/2531595), clustered by patient (DOI 10.2307/2533958). Adjusted p: Holm.",
+                    "perfect separation Wilson's. Other means over the classes: a bootstrap that resamples whole "
+                    "patients and widens the percentiles for few patients (DOI 10.1080/00031305.2015.1089789). The "
+                    "column `method` of the CSV files names the method of each interval.",
+                    "The intervals show how the numbers of these trained models would vary with other patients from "
+                    "the same population. They do not cover retraining, another hospital, or faults of the protocol.",
+                    "McNemar: an exact permutation test on the images that only one sweep classifies correctly, which "
+                    "swaps all predictions of a patient together. Corrected t: a t-test of the differences over folds "
+                    "with a larger variance, because the folds share training images (Nadeau and Bengio, DOI "
+                    "10.1023/A:1024068626366). DeLong: a test of two AUCs on the same images (DOI 10.2307/2531595), "
+                    "clustered by patient (DOI 10.2307/2533958). Adjusted p: Holm.",
                     "The CSV files give fractions of 1; this report gives percent, and AUC as a fraction.",
                 ]
             )
@@ -245,17 +244,17 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
 
 
 def facts_table(caption: str, facts: Sequence[tuple[str, Any]]) -> Table:
-    """A table of names and what is known by them.
+    """A table of names and values.
 
     Args:
-        caption: above it.
-        facts: name and value of each row; None is shown as a dash.
+        caption: the caption of the table.
+        facts: name and value of each row; None is printed as a dash.
     """
-    rows: list[list[Cell]] = [[name, _said(value)] for name, value in facts]
+    rows: list[list[Cell]] = [[name, _text(value)] for name, value in facts]
     return Table(caption, [Column(""), Column("")], rows)
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return UNDEFINED
     if isinstance(value, bool):

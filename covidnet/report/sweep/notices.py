@@ -1,4 +1,4 @@
-"""What a reader must know before the numbers: problems and notes of a sweep, and caveats of its settings."""
+"""The box above the numbers: problems and notes of a sweep, and caveats of its settings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def warnings_of(summary: SweepSummary) -> list[str]:
         summary: of a sweep.
 
     Returns:
-        One line each, the most serious first; none twice.
+        One line each without duplicates, the most serious first.
     """
     lines = [*summary.problems, *summary.notes]
     folds = summary.folds
-    # A note that a summary has of its own says what is missing more exactly.
+    # A note of the summary itself is more exact about missing folds.
     if len(folds) != FOLDS and not any("fold" in line.lower() for line in lines):
-        lines.append(f"Only {len(folds)} of {FOLDS} folds are reported; every pooled number covers those alone.")
+        lines.append(f"Only {len(folds)} of {FOLDS} folds are reported; every pooled number covers only these.")
     lines += caveats_of(
         synthetic=summary.data.synthetic is True,
         weights=summary.model.get("weights"),
@@ -39,11 +39,11 @@ def notice(summary: SweepSummary, others: Sequence[SweepSummary] = ()) -> Notice
     """The box above all numbers.
 
     Args:
-        summary: of the sweep that is reported.
-        others: of sweeps beside it; their lines start with their names.
+        summary: the summary of the reported sweep.
+        others: summaries of further sweeps, whose lines start with their names.
 
     Returns:
-        A calm box if there is no problem, note or caveat.
+        The box; a calm one without problems, notes and caveats.
     """
     own = warnings_of(summary)
     lines = list(own)

@@ -1,4 +1,4 @@
-"""The part of a report that stands beside the paper: Tables 6 and 7, sweeps compared, and what does not add up."""
+"""The sections of a report with the paper's Tables 6 and 7 and its inconsistencies, and with compared sweeps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def beside_the_paper(summaries: Sequence[SweepSummary]) -> Section:
     """Tables 6 and 7.
 
     Args:
-        summaries: of the sweep that is reported, and of others beside it.
+        summaries: of the reported sweep, then of any others.
     """
     blocks: list[Block] = [_table6(summaries), _table7(summaries)]
     cited = [SOURCES["Narin"]]
@@ -50,7 +50,7 @@ def _table6(summaries: Sequence[SweepSummary]) -> Table:
         columns,
         cells,
         "Table 6 (paper)",
-        ["Where two intervals overlap, the difference may still be real or not: see the paired tests of a comparison."],
+        ["Overlapping intervals do not show whether a difference is real: see the paired tests of a comparison."],
     )
 
 
@@ -76,8 +76,8 @@ def _table7(summaries: Sequence[SweepSummary]) -> Table:
         [
             "The paper ran \N{LEFT DOUBLE QUOTATION MARK}CNN\N{RIGHT DOUBLE QUOTATION MARK} and "
             "\N{LEFT DOUBLE QUOTATION MARK}Narin et al.\N{RIGHT DOUBLE QUOTATION MARK} on its own data; RT-PCR was "
-            "measured on other patients by the study of the Infectious Diseases Society of America that it names, "
-            "and has no accuracy there."
+            "measured on other patients, in the study of the Infectious Diseases Society of America that the paper "
+            "names, which gives no accuracy."
         ],
     )
 
@@ -86,13 +86,13 @@ def comparisons(found: Sequence[Comparison]) -> Section:
     """Each pair of sweeps, compared on the same images.
 
     Args:
-        found: comparisons; at least one.
+        found: at least one comparison.
     """
     blocks: list[Block] = [
         Paragraph(
             "Two sweeps on the same folds predict the same images, so they are compared image by image or fold by "
-            "fold, which sees smaller differences than two intervals beside each other. The adjusted p values "
-            "(Holm) answer for all tests that were done."
+            "fold. That detects smaller differences than comparing two intervals. The adjusted p values (Holm) account "
+            "for all tests."
         )
     ]
     blocks += [_comparison(pair) for pair in found]
@@ -109,7 +109,7 @@ def _comparison(pair: Comparison) -> Table:
             rate(pair.accuracy_a),
             rate(pair.accuracy_b),
             rate(pair.difference),
-            f"A alone right: {count(mcnemar.only_a)}; B alone right: {count(mcnemar.only_b)}",
+            f"only A correct: {count(mcnemar.only_a)}; only B correct: {count(mcnemar.only_b)}",
             probability(mcnemar.p),
             probability(holm.mcnemar),
         ]
@@ -143,7 +143,7 @@ def _comparison(pair: Comparison) -> Table:
             )
     a, b = pair.a, pair.b
     return Table(
-        f"A: {a}. B: {b}. {count(pair.n, 'image')} that both predicted. Accuracy in percent, its differences "
+        f"A: {a}. B: {b}. {count(pair.n, 'image')} predicted by both. Accuracy in percent, its differences "
         "in percentage points; AUC as a fraction; 95% intervals in brackets.",
         columns,
         rows,
@@ -151,7 +151,7 @@ def _comparison(pair: Comparison) -> Table:
 
 
 def what_does_not_add_up() -> Section:
-    """What the published tables contradict themselves in."""
+    """The inconsistencies of the published tables."""
     blocks: list[Block] = [
         Paragraph("Found by arithmetic on the printed numbers; the paper prints neither counts nor confusion matrices.")
     ]
@@ -163,7 +163,7 @@ def overview(summaries: Sequence[SweepSummary]) -> Table:
     """The sweeps of a report side by side.
 
     Args:
-        summaries: of the sweeps; two or more.
+        summaries: of two or more sweeps.
     """
     columns = [Column("Sweep"), Column("Folds"), Column("Model"), Column("Augmentation"),
                Column("test folds", "Accuracy"), Column("unseen fold, ensemble", "Accuracy"),

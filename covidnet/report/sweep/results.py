@@ -1,4 +1,4 @@
-"""The part of a report that tells how well the models did: in short, and on the test folds."""
+"""The abstract of a report, and its section with the results on the test folds."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ METRICS: tuple[tuple[str, Metric], ...] = (
     ("F1", "f1"),
     ("AUC", "auc"),
 )
-"""The numbers of a class, as they are written and by their names."""
+"""The metrics of a class: display name and key."""
 
 
 def abstract(summary: SweepSummary) -> Paragraph:
-    """One paragraph with the numbers that can be quoted, each with its interval.
+    """One paragraph with the numbers to quote, each with its interval.
 
     Args:
         summary: of a sweep.
@@ -51,17 +51,17 @@ def abstract(summary: SweepSummary) -> Paragraph:
     weights = summary.model.get("weights")
     start = f"from {weights} weights" if weights else ""
     network = " ".join(part for part in (model_name(summary), kind, start) if part)
-    whole = "ten-fold cross-validation" if folds == FOLDS else f"{folds} of the {FOLDS} folds of a cross-validation"
+    scheme = "ten-fold cross-validation" if folds == FOLDS else f"{folds} of the {FOLDS} folds of a cross-validation"
     name = summary.data.name
     data = (
         "an unnamed data set"
         if name is None
         else f"the data set \N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
     )
-    unseen_by = (
-        "by the model that was not trained on it but chose its checkpoint by it, which is optimistic"
+    predicted_by = (
+        "by the model that was not trained on it but used it to choose its checkpoint, which is optimistic"
         if summary.data.validation == "test"
-        else "by the model that did not see it in training"
+        else "by the model that was not trained on it"
     )
     covid = pooled.classes[_COVID]
     against, of_covid = "", ""
@@ -70,12 +70,11 @@ def abstract(summary: SweepSummary) -> Paragraph:
         of_covid = " (paper: " + ", ".join(percent(TABLE5[_COVID][key]) for key in ("sensitivity", "specificity")) + ")"
     n, support = pooled.n, covid.support
     others = None if n is None or support is None else n - support
-    known = pooled.patients
-    patients = "" if known is None else f", on images of {count(known, 'patient')},"
+    patients = "" if pooled.patients is None else f", on images of {count(pooled.patients, 'patient')},"
     text = (
-        f"{network} was trained and tested in {whole} on {data}. Each image of the test folds was predicted "
-        f"once, {unseen_by}; {estimate_of(pooled.accuracy, n, 'prediction')}"
-        f"{patients} are right (in brackets, here and below: 95% intervals){against}. "
+        f"{network} was trained and tested in {scheme} on {data}. Each image of the test folds was predicted "
+        f"once, {predicted_by}; {estimate_of(pooled.accuracy, n, 'prediction')}"
+        f"{patients} are correct (in brackets, here and below: 95% intervals){against}. "
         f"{class_words(_COVID, covid, others)}{of_covid}. "
     )
     if is_locked(summary):
@@ -83,12 +82,12 @@ def abstract(summary: SweepSummary) -> Paragraph:
     n = unseen.ensemble.n or selection.n
     text += f"On the unseen fold ({count(n, 'image')}) " + _selected_words(unseen, selection, n)
     text += (
-        "; the mean of all models' probabilities (the ensemble) is right for "
+        "; the mean of all models' probabilities (the ensemble) is correct for "
         f"{estimate_of(unseen.ensemble.accuracy, n)}"
     )
     if n is None or n >= MIN_IMAGES:
         text += (
-            f"; the single models are right for {estimate_text(unseen.mean.accuracy)} on average, with a "
+            f"; the single models are correct for {estimate_text(unseen.mean.accuracy)} on average, with a "
             f"standard deviation of {points(unseen.sd.accuracy)}"
         )
     text += "."
@@ -102,12 +101,14 @@ def _selected_words(unseen: UnseenScores, selection: Selection, n: int | None) -
         return "no single model was selected"
     accuracy = estimate_of(unseen.selected.accuracy if unseen.selected else None, n)
     if selection.rule == "paper":
-        return f"the model of fold {selection.fold} scores {accuracy}, a selection score: these images chose it"
-    return f"the selected model, that of fold {selection.fold}, is right for {accuracy}"
+        return (
+            f"the model of fold {selection.fold} scores {accuracy}, a selection score: it was selected by these images"
+        )
+    return f"the selected model, that of fold {selection.fold}, is correct for {accuracy}"
 
 
 def results(summary: SweepSummary) -> Section:
-    """Table 5, the confusion matrices, the curves and the folds one by one.
+    """Table 5, the confusion matrices, the curves and each fold.
 
     Args:
         summary: of a sweep.
@@ -127,18 +128,17 @@ def results(summary: SweepSummary) -> Section:
     blocks += curve_blocks(summary.curves.pooled, "pooled test folds")
     drawing = folds_figure(summary)
     if drawing is not None:
-        beside = (
+        on_unseen = (
             "" if is_locked(summary) else f"; {_spread([fold.unseen for fold in summary.per_fold])} on the unseen fold"
         )
         blocks.append(
             Figure(
-                "Fold by fold. Each dot is one model, from left to right in the order of the folds; the solid line is "
-                "their mean"
+                "Each dot is one model, from left to right in the order of the folds; the solid line is their mean"
                 + (", the dashed line the paper's value" if beside_paper(summary) else "")
                 + (", the diamond the ensemble" if not is_locked(summary) else "")
                 + ". Not every axis starts at 0.",
                 f"Dot plots of {count(len(summary.per_fold), 'model')}: "
-                f"{_spread([fold.test for fold in summary.per_fold])} on the test folds{beside}.",
+                f"{_spread([fold.test for fold in summary.per_fold])} on the test folds{on_unseen}.",
                 drawing,
             )
         )
@@ -153,13 +153,13 @@ def _table5(summary: SweepSummary) -> Table:
         columns += [Column("ours", name), Column("paper", name)]
     rows: list[list[Cell]] = []
     for title, key in METRICS:
-        as_shown = area if key == "auc" else rate
+        formatted = area if key == "auc" else rate
         row: list[Cell] = [title]
         for name in CLASSES:
             published = TABLE5[name].get(key)
-            row += [as_shown(pooled.classes[name].of(key)), "" if key == "auc" else printed(published)]
+            row += [formatted(pooled.classes[name].of(key)), "" if key == "auc" else printed(published)]
         mean = TABLE6["with"].get(key)
-        rows.append([*row, as_shown(pooled.macro.of(key)), "" if mean is None else printed(mean)])
+        rows.append([*row, formatted(pooled.macro.of(key)), "" if mean is None else printed(mean)])
     rows.append(["Accuracy", *[""] * (2 * len(CLASSES)), rate(pooled.accuracy), printed(ACCURACY)])
     row = ["Images"]
     for name in CLASSES:
@@ -171,26 +171,23 @@ def _table5(summary: SweepSummary) -> Table:
         columns,
         rows,
         "Table 5 (paper)",
-        [
-            "The paper's means are those of its Table 6, its accuracy is that of its section 4; it gives no interval "
-            "and no AUC."
-        ],
+        ["The paper's means are from its Table 6, its accuracy from its section 4; it gives no intervals and no AUC."],
     )
     return table if beside_paper(summary) else without_paper(table)
 
 
 def _confusions(summary: SweepSummary) -> list[tuple[str, list[list[int]]]]:
-    found = [("pooled test folds", summary.pooled.confusion)]
+    matrices = [("pooled test folds", summary.pooled.confusion)]
     if summary.unseen is not None:
-        found.append(("unseen fold, ensemble", summary.unseen.ensemble.confusion))
-    return [(title, counts) for title, counts in found if counts]
+        matrices.append(("unseen fold, ensemble", summary.unseen.ensemble.confusion))
+    return [(title, counts) for title, counts in matrices if counts]
 
 
 def confusion_table(title: str, counts: list[list[int]]) -> Table:
-    """The counts of a confusion matrix.
+    """A confusion matrix as a table.
 
     Args:
-        title: what they are of.
+        title: the caption.
         counts: rows are the true classes, columns the predicted ones.
     """
     columns = [Column("true class"), *(Column(name, "predicted") for name in CLASSES)]
@@ -199,45 +196,45 @@ def confusion_table(title: str, counts: list[list[int]]) -> Table:
 
 
 def confusion_words(counts: list[list[int]]) -> str:
-    """A confusion matrix for those who do not see it."""
+    """A confusion matrix as text, for readers who cannot see the figure."""
     return "; ".join(
-        f"true {name}: " + ", ".join(f"{n} called {called}" for n, called in zip(row, CLASSES, strict=True))
+        f"true {name}: " + ", ".join(f"{n} predicted as {predicted}" for n, predicted in zip(row, CLASSES, strict=True))
         for name, row in zip(CLASSES, counts, strict=True)
     )
 
 
-def curve_blocks(curves: Mapping[str, ClassCurves] | None, words: str) -> list[Block]:
-    """ROC and precision-recall curves with the areas under them; nothing where there are none.
+def curve_blocks(curves: Mapping[str, ClassCurves] | None, images: str) -> list[Block]:
+    """ROC and precision-recall curves with the areas under them; empty without curves.
 
     Args:
         curves: by class.
-        words: what the predictions are of.
+        images: the images that the predictions are of.
     """
     drawing = curves_figure(curves or {})
     if not curves or drawing is None:
         return []
-    known: list[tuple[str, Value, Value]] = [
+    areas: list[tuple[str, Value, Value]] = [
         (name, area(curves[name].roc.auc), area(curves[name].pr.average_precision))
         if name in curves
         else (name, area(None), area(None))
         for name in CLASSES
     ]
-    areas = ", ".join(f"{name} {auc.number}" for name, auc, _ in known)
+    aucs = ", ".join(f"{name} {auc.number}" for name, auc, _ in areas)
     table = Table(
-        f"Areas under the curves, {words}. Fractions.",
+        f"Areas under the curves, {images}. Fractions.",
         [Column(""), Column("ROC (AUC)"), Column("precision-recall (AP)")],
-        [list(row) for row in known],
+        [list(row) for row in areas],
     )
     caption = (
-        f"Curves of each class against the other two, {words}, with pointwise 95% bands. Dotted: guessing. AP: average "
-        "precision. Where all curves lie in a corner, it is drawn once more, enlarged."
+        f"Curves of each class against the other two, {images}, with pointwise 95% bands. Dotted: random guessing. AP: "
+        "average precision. If all curves lie in a corner, an inset enlarges it."
     )
-    return [Figure(caption, f"ROC and precision-recall curves; areas under the ROC curves: {areas}.", drawing, [table])]
+    return [Figure(caption, f"ROC and precision-recall curves; areas under the ROC curves: {aucs}.", drawing, [table])]
 
 
 def _spread(scores: Sequence[PointScores | None]) -> str:
-    there = [one.accuracy for one in scores if one is not None and one.accuracy is not None]
-    return f"accuracy from {percent(min(there))} to {percent(max(there))}" if there else "no accuracy"
+    known = [one.accuracy for one in scores if one is not None and one.accuracy is not None]
+    return f"accuracy from {percent(min(known))} to {percent(max(known))}" if known else "no accuracy"
 
 
 def _fold_table(summary: SweepSummary) -> Table:
@@ -249,17 +246,17 @@ def _fold_table(summary: SweepSummary) -> Table:
     rows: list[list[Cell]] = []
     for fold in summary.per_fold:
         val, test, unseen = (part or empty(PointScores) for part in (fold.val, fold.test, fold.unseen))
-        shown = (test, unseen)[: len(parts)]
+        scored = (test, unseen)[: len(parts)]
         rows.append(
             [
                 str(fold.fold),
                 Value(fold.n),
-                *(rate(part.accuracy) for part in (val, *shown)),
+                *(rate(part.accuracy) for part in (val, *scored)),
                 *(rate(test.classes[name].sensitivity) for name in CLASSES),
-                *(area(part.loss) for part in shown),
+                *(area(part.loss) for part in scored),
             ]
         )
-    return Table("Every fold. Percent; the loss is the mean cross-entropy.", columns, rows)
+    return Table("Each fold. Percent; the loss is the mean cross-entropy.", columns, rows)
 
 
 def _mean_table(summary: SweepSummary) -> Table:
@@ -267,15 +264,15 @@ def _mean_table(summary: SweepSummary) -> Table:
     both = (summary.mean, summary.sd)
     rows: list[list[Cell]] = []
     for title, key in METRICS:
-        as_shown = area if key == "auc" else rate
+        formatted = area if key == "auc" else rate
         row: list[Cell] = [title]
         for name in CLASSES:
-            row += [as_shown(part.classes[name].of(key)) for part in both]
-        rows.append([*row, *(as_shown(part.macro.of(key)) for part in both)])
+            row += [formatted(part.classes[name].of(key)) for part in both]
+        rows.append([*row, *(formatted(part.macro.of(key)) for part in both)])
     rows.append(["Accuracy", *[""] * (2 * len(CLASSES)), *(rate(part.accuracy) for part in both)])
     return Table(
         "Mean and standard deviation over the test folds. Percent and percentage points, AUC as a fraction.",
         columns,
         rows,
-        notes=["The folds share most of their training images, so the deviation over folds is no standard error."],
+        notes=["The folds share most of their training images, so the deviation over folds is not a standard error."],
     )

@@ -1,4 +1,4 @@
-"""The part of a report that tells of the unseen fold, and what choosing a model by it adds."""
+"""The sections of a report on the unseen fold, and on the optimism of selecting a model by it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COVID = CLASSES[0]
 
 
 def unseen_fold(summary: SweepSummary) -> Section:
-    """The unseen fold: the models as they are, the selected one, the ensemble, and the paper's choice.
+    """The unseen fold: all models, the selected one, the ensemble, and the paper's selection.
 
     Args:
         summary: of a sweep.
@@ -42,26 +42,30 @@ def unseen_fold(summary: SweepSummary) -> Section:
     of_fold = "" if paper_fold is None else f" (fold {paper_fold})"
     rows.append(
         [
-            f"Selection score: the model with the highest accuracy here{of_fold}, the paper's choice",
+            f"Selection score: the model with the highest accuracy here{of_fold}, as the paper selects it",
             *_unseen_row(unseen.paper_selected),
         ]
     )
     table = Table(
-        f"The unseen fold, {count(unseen.ensemble.n or selection.n, 'image')}. Percent, deviations "
+        f"The unseen fold, {count(unseen.ensemble.n or selection.n, 'image')}. Percent, standard deviations "
         "in percentage points; 95% intervals in brackets; the loss is the mean cross-entropy.",
         columns,
         rows,
         notes=[
-            "The selection score is optimistic: the same images chose the model and score it. It is here because the "
-            "paper chooses so, and is not to be quoted as a result."
+            "The selection score is optimistic: the same images select the model and score it. It is here because the "
+            "paper selects this way. Do not quote it as a result."
         ],
     )
     notes = " ".join(summary.unseen_use.notes)
-    words = f"The images of this fold were in no training and no validation part. {_chosen(selection)} {notes}".strip()
+    text = "The images of this fold were used neither for training nor for validation."
     return Section(
         "The unseen fold",
         "unseen",
-        [Paragraph(words), table, *curve_blocks(summary.curves.unseen, "ensemble on the unseen fold")],
+        [
+            Paragraph(f"{text} {_chosen(selection)} {notes}".strip()),
+            table,
+            *curve_blocks(summary.curves.unseen, "ensemble on the unseen fold"),
+        ],
     )
 
 
@@ -80,100 +84,96 @@ def _unseen_row(numbers: SplitScores | PointScores | None) -> list[Cell]:
 
 
 def selection(summary: SweepSummary) -> Section:
-    """What choosing the best of several models on the images that score it adds to the score.
+    """How much selecting the best of several models by a fold adds to its score on that fold.
 
     Args:
         summary: of a sweep.
     """
     chosen = summary.selection
     if is_locked(summary):
-        words = "The unseen fold is locked, so what choosing a model by it would add was not measured."
-        return Section("What choosing the best model adds", "selection", [Paragraph(words)])
+        words = "The unseen fold is locked, so the optimism of selecting a model by it was not measured."
+        return Section("What selecting the best model adds", "selection", [Paragraph(words)])
     blocks: list[Block] = [Paragraph(text) for text in _selection_words(chosen)]
     drawing = selection_figure(summary)
     if drawing is not None:
         accuracies = [candidate.unseen_accuracy for candidate in chosen.candidates]
-        there = [value for value in accuracies if value is not None]
+        known = [value for value in accuracies if value is not None]
         caption = (
-            "The models' scores on the unseen fold (dots), over what chance alone gives to models that are all as "
-            "good as their mean and err independently: one of them (light), and the best of them (dark)."
+            "The models' scores on the unseen fold (dots), and the distributions by chance alone for models that are "
+            "all as good as their mean and have independent errors: of one of them (light), and of the best (dark)."
         )
         alt = (
-            f"{count(len(there), 'model')} score from {percent(min(there))} to {percent(max(there))}; the best of as "
+            f"{count(len(known), 'model')} score from {percent(min(known))} to {percent(max(known))}; the best of as "
             f"many equal models is expected at {percent(chosen.simulated.expected_best if chosen.simulated else None)}."
         )
         blocks.append(Figure(caption, alt, drawing))
     blocks.append(_candidates(chosen))
-    return Section("What choosing the best model adds", "selection", blocks)
+    return Section("What selecting the best model adds", "selection", blocks)
 
 
 def _selection_words(chosen: Selection) -> list[str]:
     models, images = chosen.models, count(chosen.n, "image")
     if models is None or models < 2:
-        return ["There is one model at most, so nothing was chosen, and nothing is added by choosing."]
+        return ["There is at most one model, so nothing was selected and selection adds nothing."]
     simulated, chance = (one or empty(SimulatedChoice) for one in (chosen.simulated, chosen.chance))
     data = chosen.data or empty(ObservedChoice)
     luck = (
-        f"{models} models were scored on the same {images}. Each score has some luck in it, good or bad. Who takes "
-        f"the best of the {models} and quotes its score takes the luckiest too, and so quotes too much, even where "
-        "all models are equally good."
+        f"{models} models were scored on the same {images}. Each score is partly luck, good or bad. Selecting the best "
+        f"of the {models} also selects for good luck, so its score is too high even if all models are equally good."
     )
     numbers = (
-        f"How much too much? Draw {models} models that are each right in {estimate_text(simulated.accuracy)} "
+        f"How much too high? Simulate {models} models that are each correct in {estimate_text(simulated.accuracy)} "
         f"of cases, let each predict {_as_many(chosen, images)}, and take the best: it scores "
         f"{estimate_text(simulated.expected_best)} on average, "
-        f"{points(simulated.optimism)} more than any of them is worth{_usual(simulated)}. In this sweep the "
+        f"{points(simulated.optimism)} above the true accuracy of each{_usual(simulated)}. In this sweep the "
         f"best scores {estimate_text(data.best)} and the mean is {estimate_text(data.mean)}: "
         f"{points(data.apparent_optimism)} apart."
     )
     if data.split_half_optimism is not None:
         numbers += (
-            " Choosing on one half of this fold's patients and scoring on the other half "
-            f"({count(data.repeats, 'random deal')}, scaled to the size of the fold) keeps what the models have "
-            f"in common; there the choice adds {points(data.split_half_optimism)}."
+            " Selecting on one half of this fold's patients and scoring on the other half "
+            f"({count(data.repeats, 'random split')}, scaled to the size of the fold) accounts for correlation between "
+            f"the models; by this estimate selection adds {points(data.split_half_optimism)}."
         )
     if chance.expected_best is not None:
         numbers += (
-            f" Models that only guess, with a true accuracy of {estimate_text(chance.accuracy)}, would show "
-            f"{estimate_text(chance.expected_best)} in this way."
+            f" The best of as many guessing models, with a true accuracy of {estimate_text(chance.accuracy)}, would "
+            f"score {estimate_text(chance.expected_best)}."
         )
     halves, chances = data.split_half_optimism, simulated.optimism
     if halves is not None and chances is not None and halves > chances:
         meaning = (
-            "Here the halves say more than independent models would: with few patients they are noisy, and each half "
-            "is small. "
+            "Here the split halves give more than the simulation of independent models: with few patients they are "
+            "noisy. "
         )
     else:
         meaning = (
-            "Real models of one sweep share most of their training images and err on the same hard images, so choosing "
-            "among them adds less than among independent ones: the simulation is an upper limit, the halves the "
-            "better estimate. "
+            "The models of a sweep share most of their training images and err on the same hard images, so selecting "
+            "among them adds less than among independent models: the simulation is an upper limit, and the split "
+            "halves are the better estimate. "
         )
-    meaning += (
-        "The numbers to quote are those of the ensemble, or of a model that was selected without a look at the "
-        "unseen fold."
-    )
+    meaning += "Quote the numbers of the ensemble, or of a model that was selected without the unseen fold."
     return [luck, numbers, meaning]
 
 
 def _as_many(chosen: Selection, images: str) -> str:
-    """The images of the simulation: fewer than there are where patients have several."""
+    """The images of the simulation: fewer than the fold has if patients have several."""
     effective = chosen.simulated.n if chosen.simulated else None
     if effective is None or effective == chosen.n:
         return images
-    return f"{count(effective, 'image')} (as many independent ones as these {images} count for)"
+    return f"{count(effective, 'image')} (the effective number of these {images})"
 
 
 def _usual(simulated: SimulatedChoice) -> str:
-    """Between which scores the best lies in 95 of 100 simulated studies, where it was simulated."""
+    """The central 95% of the best score over the simulations; empty without a simulation."""
     ends = simulated.range
-    return f"; 95 of 100 times between {estimate_text(ends[0])} and {estimate_text(ends[1])}" if ends else ""
+    return f", and in 95% of simulations between {estimate_text(ends[0])} and {estimate_text(ends[1])}" if ends else ""
 
 
 def _candidates(chosen: Selection) -> Table:
     columns = [Column("Model of fold"), Column("accuracy", "Validation"), Column("loss", "Validation"),
                Column("accuracy", "Unseen fold"), Column("COVID-19 sensitivity", "Unseen fold"),
-               Column("loss", "Unseen fold"), Column("Chosen")]  # fmt: skip
+               Column("loss", "Unseen fold"), Column("Selected")]  # fmt: skip
     rows: list[list[Cell]] = []
     for candidate in chosen.candidates:
         fold = candidate.fold
@@ -193,4 +193,4 @@ def _candidates(chosen: Selection) -> Table:
                 ", ".join(marks),
             ]
         )
-    return Table("The models that could be chosen. Percent; the loss is the mean cross-entropy.", columns, rows)
+    return Table("The candidate models. Percent; the loss is the mean cross-entropy.", columns, rows)

@@ -13,7 +13,7 @@ card_document = of_content(card_document)
 model_card = of_content(model_card)
 
 Summary = dict[str, Any]
-HEADINGS = ["Model", "Intended use", "Data", "Split", "Numbers", "Calibration", "How the model was selected",
+HEADINGS = ["Model", "Intended use", "Data", "Split", "Numbers", "Calibration", "Model selection",
             "Input gate", "Limits", "How to run it", "Versions and licence", "About this card"]  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_a_card_identifies_model_data_and_split(summary: Summary) -> None:
     assert "onnxruntime" not in text
 
 
-def test_what_is_not_known_is_said_so(none_everywhere: Summary) -> None:
+def test_unknown_facts_are_not_available(none_everywhere: Summary) -> None:
     for hollow in ({}, none_everywhere):
         text = model_card(hollow)
         assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
@@ -45,7 +45,7 @@ def test_what_is_not_known_is_said_so(none_everywhere: Summary) -> None:
         told = dict(line.split(": ", 1) for line in lines if ": " in line)
         for name in ("Architecture", "Parameters", "Patients", "Images of Normal in the folds", "Files refused",
                      "Images of each class in a fold", "Hash of the split (SHA-256)", "Date of training", "Versions",
-                     "Seed", "Held-out images of the same data that it refused", "Rule"):  # fmt: skip
+                     "Seed", "Refused held-out images of the same data", "Rule"):  # fmt: skip
             assert told[name] == "not available"
         cells = re.findall(r"^\| (?:Images|Accuracy|.*: (?:F1|AUC)) \|(.*)\|$", text, re.MULTILINE)
         assert cells
@@ -59,7 +59,7 @@ def test_no_path_of_the_machine_is_in_a_card(summary: Summary) -> None:
     text = model_card(summary)
     assert "/home" not in text
     assert "chexnet.pt" in text
-    assert "1 problem of the runs is named in the report" in text
+    assert "The report names 1 problem of the runs" in text
 
 
 def test_the_card_of_one_model_is_not_that_of_ten(one_fold: Summary, summary: Summary) -> None:
@@ -67,7 +67,7 @@ def test_the_card_of_one_model_is_not_that_of_ten(one_fold: Summary, summary: Su
     assert "This card is of one model" in one
     assert "the model of fold 0" in one
     assert "ensemble" not in one.lower()
-    assert "nothing was chosen" in one
+    assert "there is only one model" in one
     assert "10 models, one for each fold" in ten
     assert "Unseen fold, ensemble" in ten
 

@@ -13,57 +13,57 @@ split = of_content(split)
 Summary = dict[str, Any]
 
 
-def test_what_is_known_to_be_none_is_no_gap(summary: Summary) -> None:
+def test_a_known_none_is_not_unknown(summary: Summary) -> None:
     summary["data"]["refused"] = summary["data"]["left_out"] = 0
     values = dict(line.split(": ", 1) for line in lines(images(summary)).items)
     assert values["Files refused"].startswith("0 (")
-    assert values["Images left out of the balanced draw"] == "0"
+    assert values["Images left out to balance the classes"] == "0"
     # No setting and no value are two things.
-    assert values["Views asked for (data.view)"] == "all"
-    assert dict(images({}))["Views asked for (data.view)"] is None
+    assert values["Selected views (data.view)"] == "all"
+    assert dict(images({}))["Selected views (data.view)"] is None
 
 
 def test_sources_and_views_are_counted_by_class(summary: Summary) -> None:
     summary["card"]["view"] = {
         "counts": {"PA": {"COVID-19": 3, "Normal": 0}, "AP": {"Normal": 2}}, "unknown": 5,
     }  # fmt: skip
-    told = dict(images(summary))
-    assert told["Views"] == "PA: 3 COVID-19; AP: 2 Normal; unknown: 5"
-    assert told["Sources"] == "phantom: 572 COVID-19, 572 Normal, 572 Pneumonia"
+    facts = dict(images(summary))
+    assert facts["Views"] == "PA: 3 COVID-19; AP: 2 Normal; unknown: 5"
+    assert facts["Sources"] == "phantom: 572 COVID-19, 572 Normal, 572 Pneumonia"
 
 
-@pytest.mark.parametrize(("freeze", "words"), [(True, "the head alone"), (False, "the whole network"), (None, None)])
-def test_what_was_trained_is_told(summary: Summary, freeze: bool | None, words: str | None) -> None:
+@pytest.mark.parametrize(("freeze", "words"), [(True, "the head;"), (False, "the whole network"), (None, None)])
+def test_the_trained_part_is_listed(summary: Summary, freeze: bool | None, words: str | None) -> None:
     summary["model"]["freeze"] = freeze
-    told = dict(network(summary))["Trained"]
-    assert told is None if words is None else words in told
+    facts = dict(network(summary))["Trained"]
+    assert facts is None if words is None else words in facts
 
 
-def test_an_input_that_is_half_known_is_half_told(summary: Summary) -> None:
+def test_a_partly_known_input_is_partly_listed(summary: Summary) -> None:
     summary["card"]["input"] |= {"channels": None, "mean": None, "std": None}
-    told = dict(network(summary))
-    assert told["Preprocessing"].endswith("normalisation of grey values not available")
+    facts = dict(network(summary))
+    assert facts["Preprocessing"].endswith("normalisation of grey values not available")
     summary["card"]["input"]["fit"] = None
     assert dict(network(summary))["Preprocessing"] is None
 
 
-def test_images_of_one_model_are_told_with_their_copies(summary: Summary) -> None:
-    assert dict(split(summary))["Images that one model was trained on"] == (
+def test_training_images_are_listed_with_their_copies(summary: Summary) -> None:
+    assert dict(split(summary))["Training images of one model"] == (
         "416 COVID-19 (952 with copies), 416 Normal (952 with copies), 416 Pneumonia (952 with copies)"
     )
     del summary["data"]["classes"]["Normal"]["train"]
-    assert dict(split(summary))["Images that one model was trained on"] is None
+    assert dict(split(summary))["Training images of one model"] is None
 
 
-def test_the_gate_claims_nothing_of_mirrored_images(summary: Summary) -> None:
-    told = dict(gate(summary))
-    assert "mirrored" in told["Cannot tell"]
-    assert "mirrored" not in told["Meant to refuse, with the reason"]
+def test_the_gate_does_not_claim_to_detect_mirrored_images(summary: Summary) -> None:
+    facts = dict(gate(summary))
+    assert "mirrored" in facts["Cannot detect"]
+    assert "mirrored" not in facts["Refuses, with the cause"]
     summary["card"]["gate"] = {"n": 141, "refused": 4}
-    assert dict(gate(summary))["Held-out images of the same data that it refused"] == "4 of 141 (2.8%)"
+    assert dict(gate(summary))["Refused held-out images of the same data"] == "4 of 141 (2.8%)"
 
 
 def test_no_decision_about_a_patient_is_an_intended_use() -> None:
-    told = dict(use())
-    assert "any decision about a patient" in told["Not made for"]
-    assert "diagnosis" not in told["Made for"]
+    facts = dict(use())
+    assert "any decision about a patient" in facts["Not intended for"]
+    assert "diagnosis" not in facts["Intended for"]

@@ -37,10 +37,10 @@ def test_every_number_has_its_interval(summary: Summary) -> None:
         assert images.value == part["n"]
 
 
-def test_few_resamples_are_called_rough(summary: Summary) -> None:
+def test_few_resamples_are_reported(summary: Summary) -> None:
     assert "2,000 resamples)" in numbers(summary).notes[0]
     summary["bootstrap"]["resamples"] = 500
-    assert "500 resamples; so few make it rough" in numbers(summary).notes[0]
+    assert "500 resamples; too few for a stable interval" in numbers(summary).notes[0]
 
 
 def test_a_score_that_the_choice_made_is_named_so(summary: Summary) -> None:
@@ -53,17 +53,17 @@ def test_without_a_selected_model_its_numbers_are_not_available(summary: Summary
     assert {row[-1] for row in numbers(summary).rows} == {"not available"}
 
 
-def test_calibration_stands_before_and_after(summary: Summary) -> None:
+def test_calibration_has_values_before_and_after(summary: Summary) -> None:
     *_, text, table = calibration(summary)
     assert isinstance(table, Table)
     assert isinstance(text, Paragraph)
-    told = summary["calibration"]
+    facts = summary["calibration"]
     for row, key in zip(table.rows, ("pooled", "ensemble_unseen"), strict=True):
         values = [cell.value for cell in row[1:] if isinstance(cell, Value)]
         assert values == [
-            told[part][score] for score in ("ece", "brier", "loss") for part in (key, f"{key}_calibrated")
+            facts[part][score] for score in ("ece", "brier", "loss") for part in (key, f"{key}_calibrated")
         ]
-    assert "where a disease is rarer, its probability is too high" in text.text
+    assert "for a rarer disease the probability is too high" in text.text
     del summary["calibration"]
     text, table = calibration(summary)
     assert text == Paragraph("Temperature: not available.")
@@ -71,10 +71,10 @@ def test_calibration_stands_before_and_after(summary: Summary) -> None:
     assert {cell for row in table.rows for cell in row[1:]} == {"not available"}
 
 
-def test_the_cost_of_choosing_is_told(summary: Summary) -> None:
-    told = dict(selection(summary))
+def test_the_optimism_of_selection_is_listed(summary: Summary) -> None:
+    facts = dict(selection(summary))
     data, simulated = summary["selection"]["data"], summary["selection"]["simulated"]
-    cost = told["What choosing the best by the unseen fold would add"]
+    cost = facts["Optimism of selecting the best by the unseen fold"]
     assert f"{100 * data['split_half_optimism']:.1f} points" in cost
     assert f"{100 * simulated['optimism']:.1f} points" in cost
-    assert told["Rule"] == summary["selection"]["label"]
+    assert facts["Rule"] == summary["selection"]["label"]

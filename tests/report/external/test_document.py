@@ -92,12 +92,13 @@ def text_of(folder: Path) -> str:
     return " ".join("".join(ET.fromstring(page.removeprefix("<!DOCTYPE html>\n")).itertext()).split())
 
 
-def test_the_page_is_well_formed_and_tells_all_parts(summary: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_is_well_formed_and_has_all_sections(summary: dict[str, Any], tmp_path: Path) -> None:
     write_external_report(summary, tmp_path)
     root = ET.fromstring((tmp_path / "report.html").read_text().removeprefix("<!DOCTYPE html>\n"))
     assert ["".join(node.itertext()) for node in root.iter("h2")] == [
-        "Images", "Training images in this set", "Results", "Beside the study's own numbers", "Calibration",
-        "Model, hashes and how to compute this again", "Notes on the intervals",
+        "Images", "Training images in this data set", "Results", "Comparison with the study's own numbers",
+        "Calibration",
+        "Model, hashes and how to reproduce this report", "Notes on the intervals",
     ]  # fmt: skip
     assert len(list(root.iter("img"))) == 3
     assert json.loads((tmp_path / "summary.json").read_text())["name"] == "hospital B"
@@ -133,20 +134,20 @@ def test_the_difference_to_the_study_is_external_less_the_studys(summary: dict[s
 
 
 @pytest.mark.parametrize("counts", [(0, 30, 30), (0, 40, 0), (0, 0, 0), (1, 1, 1)])
-def test_absent_classes_and_no_images_at_all_are_no_error(counts: tuple[int, int, int], tmp_path: Path) -> None:
+def test_absent_classes_and_no_images_are_reported(counts: tuple[int, int, int], tmp_path: Path) -> None:
     write_external_report(summary_of(counts), tmp_path)
     assert "There are no images of COVID-19" in text_of(tmp_path) or counts == (1, 1, 1)
 
 
-def test_what_is_not_known_is_left_out(summary: dict[str, Any]) -> None:
+def test_unknown_parts_are_left_out(summary: dict[str, Any]) -> None:
     other = {**summary, "study": {}, "external_all": None, "copies": {"pairs": 0}}
     other["overlap"] = {"how": "no", "problem": "The run folder holds no training_images.npz: could not.", "seen": 0}
     other["calibration"] = {**summary["calibration"], "before": None}
     plain = markdown_of(external_document(other))
     assert "The run folder holds no training" in plain
-    assert "Beside the study" not in plain
+    assert "Comparison with the study" not in plain
     assert "with the training images" not in plain
-    assert "The model holds no temperature" in plain
+    assert "The model has no temperature" in plain
 
 
 def test_names_cannot_become_part_of_the_page(summary: dict[str, Any], tmp_path: Path) -> None:
@@ -171,26 +172,26 @@ def test_a_number_that_json_cannot_hold_writes_nothing(summary: dict[str, Any], 
     assert not list(tmp_path.iterdir())
 
 
-def test_training_images_that_were_not_looked_for_are_not_none(summary: dict[str, Any]) -> None:
+def test_without_a_search_training_images_are_unknown(summary: dict[str, Any]) -> None:
     """A 0 would say that the set was searched and holds none."""
     blind = copy.deepcopy(summary)
-    blind["overlap"] |= {"how": "no", "problem": "They could not be looked for.", "seen": None, "seen_predicted": None}
+    blind["overlap"] |= {"how": "no", "problem": "The search was not possible.", "seen": None, "seen_predicted": None}
     for numbers in blind["coverage"]["classes"].values():
         numbers["training"] = None
     (table,) = [
         b for b in images(blind).blocks if isinstance(b, Table) and b.caption.startswith("Images of each class")
     ]
-    assert "Training images could not be looked for" in table.caption
+    assert "The search for training images was not possible" in table.caption
     for row, numbers in zip(table.rows, blind["coverage"]["classes"].values(), strict=False):
-        assert row[5] == "not known"
+        assert row[5] == "unknown"
         assert isinstance(row[6], Value)
         assert row[6].value == numbers["predicted"]
-    assert table.rows[-1][5] == "not known"
+    assert table.rows[-1][5] == "unknown"
     assert "The headline is without" not in abstract(blind).text
 
 
 def test_a_rate_of_few_images_is_a_count(summary: dict[str, Any]) -> None:
     few = copy.deepcopy(summary)
     few["external"] |= {"n": 9, "accuracy": {"value": 2 / 3, "ci": [0.0, 1.0], "method": "bootstrap"}}
-    assert "The prediction is right for 6 of 9 images (too few for a rate) that count" in abstract(few).text
-    assert f"of {summary['external']['n']} images that count" in abstract(summary).text
+    assert "The prediction is correct for 6 of 9 images (too few for a rate), from" in abstract(few).text
+    assert f"of {summary['external']['n']} images, from" in abstract(summary).text

@@ -172,7 +172,7 @@ def test_reliability_after_the_temperature_lies_over_that_before(summary: Summar
     assert [text.get_text() for text in ax.texts] == [f"{b['n']:,}" for b in before["bins"] if b["n"]]
     legend = ax.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["as predicted", "after the temperature"]
+    assert [text.get_text() for text in legend.get_texts()] == ["as predicted", "after temperature scaling"]
     assert ax.get_title(loc="left").endswith(f"after: ECE {after['ece']:.3f}, Brier {after['brier']:.3f}")
     assert reliability_axes({"bins": before["bins"]}, after={"bins": None}).get_legend() is None
 
@@ -188,7 +188,7 @@ def test_the_best_of_ten_is_distributed_as_in_a_simulation() -> None:
     drawn = np.random.default_rng(0).binomial(156, 0.9, (200_000, 10)).max(1)
     np.testing.assert_allclose(chance, np.bincount(drawn, minlength=157) / 200_000, atol=0.004)
     np.testing.assert_allclose(best_of(0.9, 156, 1), binom.pmf(np.arange(157), 156, 0.9), atol=1e-12)
-    with pytest.raises(DataError, match="p is in"):
+    with pytest.raises(DataError, match="must be 0 to 1"):
         best_of(1.2, 10, 2)
 
 

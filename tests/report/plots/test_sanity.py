@@ -48,7 +48,7 @@ def test_lines_are_told_apart_without_colour(explained: Summary) -> None:
     ax = sanity_axes(explained["explanations"]["sanity"], "ssim")
     legend = ax.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["unchanged", "maps of two images", "re-initialised"]
+    assert [text.get_text() for text in legend.get_texts()] == ["unchanged", "different images", "re-initialised"]
     styles = {line.get_linestyle() for line in legend.get_lines()}
     assert len(styles) == 3
 

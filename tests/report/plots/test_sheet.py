@@ -156,7 +156,7 @@ def test_a_name_that_no_font_can_draw_is_escaped() -> None:
 
 
 def test_the_caption_is_whole_and_the_colours_are_explained() -> None:
-    caption = "Grad-CAM of the class that was called. " * 20
+    caption = "Grad-CAM of the predicted class. " * 20
     figure = _panel(5, caption=caption)
     assert figure.texts[-1].get_text().split() == caption.split()
     bar = figure.axes[-1]
@@ -285,7 +285,7 @@ def test_outlines_of_another_number_shape_or_kind_are_refused(outlines: Any, tol
 @pytest.mark.parametrize(
     ("images", "maps", "titles", "told"),
     [
-        ([], [], [], "a panel of 0 images"),
+        ([], [], [], "0 images, 0 maps, 0 titles"),
         ([_image()], [], ["a"], "1 images, 0 maps"),
         ([_image()], [np.zeros((40, 40))], [], "0 titles"),
         ([_image().astype(float)], [np.zeros((40, 40))], ["a"], r"image 1 \(a\): float64"),

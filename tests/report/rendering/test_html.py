@@ -76,14 +76,14 @@ def test_a_page_is_well_formed_as_html_and_as_xml(page: str) -> None:
     assert headings == [
         "Results on the test folds",
         "The unseen fold",
-        "What choosing the best model adds",
+        "What selecting the best model adds",
         "With and without augmentation, and other approaches",
         "Sweeps compared",
         "Calibration",
         "Training",
         "Data and split",
         "Settings, versions and hashes",
-        "How to compute this again",
+        "How to reproduce this report",
         "What does not add up in the published tables",
         "Notes on the intervals",
     ]
@@ -280,12 +280,12 @@ def test_a_wide_picture_may_reach_beyond_the_text(maps_alone: Summary) -> None:
     assert "class" not in narrow.attrib
 
 
-def test_a_picture_that_is_gone_is_a_sentence(maps_alone: Summary) -> None:
+def test_a_missing_picture_is_a_sentence(maps_alone: Summary) -> None:
     panels = maps_alone["explanations"]["panels"]
     (Path(maps_alone["folder"]) / panels[0]["path"]).unlink()
     text = report_html(maps_alone)
     assert len(_images(text)) == 1
-    assert f"The picture {panels[0]['path']} is not in the sweep folder any more." in _read(text).words
+    assert f"The picture {panels[0]['path']} is no longer in the sweep folder." in _read(text).words
     maps_alone["folder"] = "no/such/folder"
     assert not _images(report_html(maps_alone))
 

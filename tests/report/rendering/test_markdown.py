@@ -125,11 +125,11 @@ def test_a_picture_is_an_image_below_the_report(maps_alone: Summary) -> None:
     assert "COVID-19" in images[0].content
 
 
-def test_a_picture_that_is_gone_is_a_sentence(maps_alone: Summary) -> None:
+def test_a_missing_picture_is_a_sentence(maps_alone: Summary) -> None:
     maps_alone["folder"] = "no/such/folder"
     text = report_markdown(maps_alone)
     assert "image" not in [token.type for token in _tokens(text)]
-    assert "The picture fold=3/panels/errors.png is not in the sweep folder any more." in text
+    assert "The picture fold=3/panels/errors.png is no longer in the sweep folder." in text
 
 
 def test_hostile_names_of_panels_stay_text(maps_alone: Summary) -> None:

@@ -40,7 +40,7 @@ def _change(summary: Summary, loss: list[float], brier: list[float]) -> None:
 def test_the_table_has_before_after_and_the_difference(summary: Summary) -> None:
     table = calibration_table(summary)
     told = summary["calibration"]
-    assert [str(row[0]).split(": ")[1] for row in table.rows] == ["before", "after", "after less before"] * 2
+    assert [str(row[0]).split(": ")[1] for row in table.rows] == ["before", "after", "after minus before"] * 2
     for at, key in ((0, "pooled"), (3, "ensemble_unseen")):
         for row, part in ((table.rows[at], told[key]), (table.rows[at + 1], told[f"{key}_calibrated"])):
             cells = [cell for cell in row if isinstance(cell, Value)]
@@ -56,13 +56,13 @@ def test_the_table_has_before_after_and_the_difference(summary: Summary) -> None
         assert [cell.value for cell in cells] == [change["ece"], change["brier"]["value"], change["loss"]["value"]]
 
 
-def test_the_figure_is_told_before_and_after(summary: Summary) -> None:
+def test_the_figure_distinguishes_before_and_after(summary: Summary) -> None:
     (figure,) = [block for block in calibration(summary).blocks if isinstance(block, Figure)]
     told = summary["calibration"]
     for key in ("pooled", "pooled_calibrated", "ensemble_unseen", "ensemble_unseen_calibrated"):
         assert f"ECE {told[key]['ece']:.3f}" in figure.alt
     assert len(figure.instead) == 4
-    assert "after the temperature" in figure.caption
+    assert "after temperature scaling" in figure.caption
 
 
 def test_temperatures_are_told_fold_by_fold(summary: Summary) -> None:
@@ -76,11 +76,11 @@ def test_temperatures_are_told_fold_by_fold(summary: Summary) -> None:
 @pytest.mark.parametrize(
     ("loss", "brier", "words"),
     [
-        ([0.01, 0.03], [0.002, 0.004], "the temperature made the log loss and the Brier score worse"),
-        ([-0.03, -0.01], [-0.004, -0.002], "the temperature made the log loss and the Brier score better"),
-        ([-0.03, -0.01], [0.002, 0.004], "made the Brier score worse; the temperature made the log loss better"),
-        ([-0.01, 0.03], [-0.004, 0.002], "the log loss and the Brier score changed by no more than chance may do."),
-        ([0.0, 0.0], [0.002, 0.004], "made the Brier score worse; the log loss changed by no more than chance may do."),
+        ([0.01, 0.03], [0.002, 0.004], "temperature scaling made the log loss and the Brier score worse"),
+        ([-0.03, -0.01], [-0.004, -0.002], "temperature scaling made the log loss and the Brier score better"),
+        ([-0.03, -0.01], [0.002, 0.004], "made the Brier score worse; temperature scaling made the log loss better"),
+        ([-0.01, 0.03], [-0.004, 0.002], "the log loss and the Brier score changed no more than by chance."),
+        ([0.0, 0.0], [0.002, 0.004], "made the Brier score worse; the log loss changed no more than by chance."),
     ],
 )
 def test_worse_is_called_worse(summary: Summary, loss: list[float], brier: list[float], words: str) -> None:
@@ -88,16 +88,18 @@ def test_worse_is_called_worse(summary: Summary, loss: list[float], brier: list[
     assert words in change_words(summary)[0]
 
 
-def test_an_ensemble_that_predicts_otherwise_is_told_of(summary: Summary) -> None:
+def test_changed_predictions_of_the_ensemble_are_reported(summary: Summary) -> None:
     summary["calibration"]["ensemble_changed"] = 2
     summary["calibration"]["ensemble_unseen"]["accuracy"] = 0.75
     summary["calibration"]["ensemble_unseen_calibrated"]["accuracy"] = 0.722
-    assert "another class for 2 of the images, and its accuracy is 75.0% before and 72.2% after" in _words(summary)
+    assert "its prediction changes for 2 of the images, and its accuracy is 75.0% before and 72.2% after" in _words(
+        summary
+    )
     summary["calibration"]["ensemble_changed"] = 0
-    assert "another class for none of the images." in _words(summary)
+    assert "its prediction changes for none of the images." in _words(summary)
 
 
-def test_one_model_has_no_ensemble_to_tell_of(one_fold: Summary) -> None:
+def test_one_model_has_no_ensemble(one_fold: Summary) -> None:
     words = _words(one_fold)
     assert "ensemble" not in words.lower()
     assert "It is 1.100." in words
@@ -108,7 +110,7 @@ def test_a_temperature_from_the_test_fold_is_called_optimistic(summary: Summary)
     assert "optimistic" not in _words(summary)
     summary["data"]["validation"] = "test"
     assert "fitted on its test fold" in _words(summary)
-    assert "after it are optimistic" in _words(summary)
+    assert "after temperature scaling are optimistic" in _words(summary)
 
 
 def test_runs_without_validation_images_are_named(summary: Summary) -> None:

@@ -144,7 +144,7 @@ def test_the_selection_is_explained_with_its_numbers(summary: Summary) -> None:
     selection["simulated"]["range"] = [0.9, 0.96]
     assert "between 90.0% and 96.0%" in _words(_section(report_document(summary), "selection"))
     selection["models"] = 1
-    assert "nothing was chosen" in _words(_section(report_document(summary), "selection"))
+    assert "nothing was selected" in _words(_section(report_document(summary), "selection"))
 
 
 def test_a_comparison_shows_every_test_with_its_adjusted_p(summary: Summary, comparison: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ def test_words_of_a_whole_report_hold_no_none(summary: Summary) -> None:
 
 
 def test_a_report_of_own_data_leads_with_its_own_numbers(summary: Summary) -> None:
-    """The paper's stand beside those of its own data, or where that was asked for."""
+    """The paper's numbers are shown for its own data, or if the setting says so."""
     own = {**summary, "paper": None, "data": {**summary["data"], "name": "folder"}}
     text = markdown_of(report_document(own))
     for words in ("in the paper", "the paper's value", "Table 5 (paper)", "does not add up", "Ragab"):

@@ -22,7 +22,7 @@ def test_problems_come_before_notes_and_nothing_twice(summary: Summary) -> None:
 @pytest.mark.parametrize(
     ("change", "caveat"),
     [
-        ({"folds": [0, 1]}, "Only 2 of 10 folds are reported; every pooled number covers those alone."),
+        ({"folds": [0, 1]}, "Only 2 of 10 folds are reported; every pooled number covers only these."),
         ({"data": {"synthetic": True}}, Caveat.SYNTHETIC),
         ({"model": {"weights": "random"}}, Caveat.RANDOM_START),
         ({"model": {"weights": "random", "freeze": True}}, Caveat.RANDOM_BACKBONE),
