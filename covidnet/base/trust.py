@@ -18,7 +18,7 @@ MAX_YAML_BYTES = 1_000_000
 _MAX_DEPTH = 50
 
 # The groups whose classes Hydra instantiates.
-_INSTANTIATED = ("callbacks", "logger", "loss", "optim", "trainer")
+_INSTANTIATED = ("augment", "callbacks", "logger", "loss", "optim", "trainer")
 
 # Functions and classes by name, and of each package the kinds of class. Not everything importable: such a package also
 # has functions that open files, as torch.load and albumentations.load do.

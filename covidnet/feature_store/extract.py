@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from covidnet import __version__
 from covidnet.base.errors import StoreError
 from covidnet.base.progress import available_cores, progress_bar, rate
-from covidnet.data.loading.augment import ORIGINAL, Operators
+from covidnet.data.loading.augment import ORIGINAL, Augmentation
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.loading.dataset import ImageDataset
 from covidnet.data.loading.transforms import Normalise, SquareFit
@@ -69,7 +69,7 @@ def description_of(
     }
 
 
-def input_keys(rows: pd.DataFrame, operators: Operators) -> list[bytes]:
+def input_keys(rows: pd.DataFrame, operators: Augmentation) -> list[bytes]:
     """The store's key of every row: its file's hash and the operator with the operator's parameters."""
     # An original does not depend on the operators' magnitudes, so all augmentations share it.
     described = {name: str({"operator": name, **operators.describe()}) for name in set(rows["operator"]) - {ORIGINAL}}

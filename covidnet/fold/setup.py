@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
+from covidnet.base.trust import check_classes
 from covidnet.data.collection.annotations import Annotations
 from covidnet.data.collection.manifest import check_files
 from covidnet.data.collection.prepared import PreparedDataset, prepare_dataset
-from covidnet.data.loading.augment import FixedCopies, operators_of
+from covidnet.data.loading.augment import FixedCopies, augmentation_of
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.loading.dataset import ImageDataset
 from covidnet.data.loading.transforms import Normalise, SquareFit
@@ -50,10 +51,12 @@ class FoldSetup:
         self.progress = bool(settings["progress"])
         # Settings that need no image are refused before any is read or generated.
         self.fit = SquareFit(settings["data"]["image_size"], settings["data"]["fit"])
-        augment = settings["augment"]
-        self.operators, self.copies = operators_of(augment), None
-        if augment["mode"] == "fixed":
-            self.copies = FixedCopies(augment["target_per_class"], augment["reference_per_class"], self.operators)
+        augment = self._checked("augment")
+        self.augmentation, self.copies = augmentation_of(augment, self.fit.size), None
+        custom = augment["mode"] == "custom"
+        if augment["mode"] == "fixed" or (custom and augment["target_per_class"] is not None):
+            self.copies = FixedCopies(augment["target_per_class"], augment["reference_per_class"], self.augmentation)
+        self.online = augment["mode"] == "online" or (custom and self.copies is None)
         check_engine(settings["features"]["engine"])
         if settings["selection"] == "paper" and self.locked:
             raise SettingError("selection", "paper", "inner with unseen=locked", "paper chooses by the unseen fold")
@@ -62,6 +65,12 @@ class FoldSetup:
     def locked(self) -> bool:
         """Whether the unseen fold is kept out of the run."""
         return bool(self.settings["unseen"] == "locked")
+
+    def _checked(self, group: str) -> dict[str, Any]:
+        """A group of the settings, all of whose classes may be called."""
+        found: dict[str, Any] = self.settings[group]
+        check_classes({group: found}, self.settings.get("trust") or ())
+        return found
 
     def seed(self, fold: int) -> int:
         """The seed of one fold: each fold starts with a head and an order of images of its own."""
@@ -119,7 +128,7 @@ class FoldSetup:
 
     def _loss(self, balanced: Tensor) -> nn.Module:
         """The loss, with these class weights in place of ``balanced``."""
-        settings, count = {**self.settings["loss"]}, len(balanced)
+        settings, count = {**self._checked("loss")}, len(balanced)
         weight = settings.get("weight")
         if weight == "balanced":
             settings["weight"] = balanced
@@ -144,7 +153,7 @@ class FoldSetup:
         return loss
 
     def _optimizer(self) -> Callable[..., torch.optim.Optimizer]:
-        settings, name = self.settings["optim"], "optim.optimizer._target_"
+        settings, name = self._checked("optim"), "optim.optimizer._target_"
         make = hydra.utils.instantiate(settings["optimizer"], _partial_=True)
         try:
             optimizer = make([nn.Parameter(torch.zeros(1))], lr=settings["lr"], weight_decay=settings["weight_decay"])
@@ -172,7 +181,7 @@ class FoldSetup:
             fit=self.fit,
             normalise=Normalise(tuple(spec.mean), tuple(spec.std)),
             copies=self.copies,
-            online=self.operators if s["augment"]["mode"] == "online" else None,
+            online=self.augmentation if self.online else None,
             batch_size=data["batch_size"],
             num_workers=data["num_workers"],
             seed=self.seed(fold),
@@ -192,7 +201,7 @@ class FoldSetup:
         reasons = {
             "features=off": s["features"]["mode"] == "off",
             "the backbone is not frozen": not module.classifier.frozen,
-            "augment=online changes the images in every epoch": s["augment"]["mode"] == "online",
+            f"augment={s['augment']['mode']} changes the images in every epoch": self.online,
             "trainer.fast_dev_run uses a single batch": bool(s["trainer"]["fast_dev_run"]),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)

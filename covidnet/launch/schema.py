@@ -176,8 +176,9 @@ _SPLIT = {
     "split.unseen": _text("Published test images to keep as the unseen fold; null draws it.", extra=_NULL),
 }
 _TRAIN = {
-    "augment.mode": _one_of("How training images are augmented.", "fixed", "online", "none"),
-    "augment.target_per_class": _count("Training images of each class after augmentation.", 1),
+    "augment.mode": _one_of("How training images are augmented.", "fixed", "online", "custom", "none"),
+    "augment.transforms": _list("Transforms of albumentations, each with its class as _target_."),
+    "augment.target_per_class": _count("Training images of each class after augmentation.", 1, extra=_NULL),
     "augment.reference_per_class": _count("Training images of each class that it is meant for.", 1, extra=_NULL),
     "augment.rotation": _number("Rotation in degrees.", most=180),
     "augment.zoom": _number("Scale factor.", 0.1, most=10),

@@ -104,7 +104,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         data=data,
         model=_model(first),
         augment=first.settings.get("augment") or {},
-        training={key: first.settings.get(key) for key in ("seed", "optim", "trainer", "features", "monitor")},
+        training={key: first.settings.get(key) for key in ("seed", "loss", "optim", "trainer", "features", "monitor")},
         pooled=scores,
         per_fold=per_fold,
         mean=_over(np.mean, tested),

@@ -96,7 +96,9 @@ def _predicted(run: Run, cache_dir: Path) -> pd.DataFrame:
     if not checkpoint.is_file():
         raise WeightsError(f"{checkpoint}: no such file; train fold {run.fold} again")
     settings: Mapping[str, Any] = run.settings
-    setup = FoldSetup({**settings, "unseen": "scored", "selection": "inner", "cache_dir": str(cache_dir)})
+    # Images of this fold are never augmented, and nothing that a run folder names is called.
+    own = {"unseen": "scored", "selection": "inner", "cache_dir": str(cache_dir), "augment": {"mode": "none"}}
+    setup = FoldSetup({**settings, **own})
     prepared = setup.prepared()
     if run.split_sha256 != prepared.split_sha256:
         raise DataError(

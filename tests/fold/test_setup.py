@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from covidnet.base.errors import SettingError
 from covidnet.base.former import current
+from covidnet.data.loading.augment import Pipeline
 from covidnet.fold.run import FoldRun
 from covidnet.fold.setup import FoldSetup
 from covidnet.launch.command import compose
@@ -92,7 +93,7 @@ def test_what_cannot_be_a_loss_or_an_optimizer_is_refused_before_data_are_read(
     monkeypatch.syspath_prepend(tmp_path)
     for target in ("torch.nn.Linear", "own_loss.Sum", "own_loss.Mine"):
         with refused("loss._target_", target, "a loss of logits (N, classes) and labels (N)"):
-            module(f"loss._target_={target}")
+            module(f"loss._target_={target}", "trust=[own_loss]")
     for weight in ("[1,2]", "[1,-1,1]", "[0,0,0]", "much"):
         with pytest.raises(SettingError, match=r"loss\.weight=.*must be null, balanced or a list of 3 numbers"):
             module("loss=weighted", f"loss.weight={weight}")
@@ -100,6 +101,20 @@ def test_what_cannot_be_a_loss_or_an_optimizer_is_refused_before_data_are_read(
         module("loss=focal", "loss.gamma=-1")
     with refused("optim.optimizer._target_", "torch.optim.SGD", "an optimizer that takes lr", "momentum"):
         module("optim=sgd", "optim.optimizer.momentum=-1")
+
+
+def test_a_pipeline_is_drawn_in_every_epoch_or_makes_fixed_copies_with_stored_features() -> None:
+    flip = "augment.transforms=[{_target_:albumentations.HorizontalFlip,p:0.5}]"
+    online = FoldSetup(settings("augment=custom", flip))
+    assert isinstance(online.augmentation, Pipeline)
+    assert (online.online, online.copies) == (True, None)
+    assert online.why_no_features(online.module()) == "augment=custom changes the images in every epoch"
+    fixed = FoldSetup(settings("augment=custom", flip, "augment.target_per_class=1070"))
+    assert fixed.copies is not None
+    assert (fixed.online, fixed.copies.operators) == (False, fixed.augmentation)
+    assert fixed.why_no_features(fixed.module()) is None
+    with refused("augment.transforms.0._target_", "os.system", remedy="trust=[os]"):
+        FoldSetup(settings("augment=custom", "augment.transforms=[{_target_:os.system}]"))
 
 
 def test_configurations_from_before_the_settings_existed_compare_as_equal() -> None:

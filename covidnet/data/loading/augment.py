@@ -1,9 +1,13 @@
-"""The paper's three augmentations: as fixed copies of an image, or drawn at random in every epoch."""
+"""The paper's three augmentations, or a pipeline of one's own: fixed copies of an image, or random in every epoch."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
-from collections.abc import Callable, Mapping
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +22,9 @@ from covidnet.base.errors import SettingError
 
 ORIGINAL = ""
 """The operator of an unaugmented image."""
+
+# How often a pipeline is tried before it is used; a choice of several transforms takes another one each time.
+_TRIALS = 16
 
 Radiograph = npt.NDArray[np.uint8]
 
@@ -65,9 +72,109 @@ class Operators:
             return image
         return np.asarray(self.affine(operator)(image=image)["image"], dtype=np.uint8)
 
+    def random(self, image: Radiograph, seed: int) -> Radiograph:
+        """Random rotation, zoom and shear of the image (H, W) within the operators' magnitudes."""
+        return _seeded(self._affine, image, seed)
+
+    @functools.cached_property
+    def _affine(self) -> albumentations.Compose:
+        random = albumentations.Affine(
+            rotate=(-self.rotation, self.rotation),
+            scale=(min(1.0, self.zoom), max(1.0, self.zoom)),
+            keep_ratio=True,
+            shear={"x": (-self.shear, self.shear), "y": (0.0, 0.0)},
+            border_mode=cv2.BORDER_REPLICATE,
+            p=1.0,
+        )
+        return albumentations.Compose([random])
+
+    def copies_of(self, image_id: str) -> tuple[str, str, str]:
+        """The operators of an image's copies, see the function `copies_of`."""
+        return copies_of(image_id)
+
     def describe(self) -> dict[str, object]:
         """Name, parameters and library version, for the feature store's key."""
         return {"name": "Operators", **asdict(self), "albumentations": albumentations.__version__}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An albumentations pipeline of one's own, for images of one channel.
+
+    Args:
+        transforms: settings of each transform: its class as ``_target_``, and its arguments. Their classes are
+            imported, so that `covidnet.base.trust.check_classes` has to have seen them.
+        side: of the square images, in pixels.
+
+    Raises:
+        SettingError: a transform cannot be made, or the pipeline does not turn an 8-bit image of one channel into
+            another of the same size.
+    """
+
+    transforms: Sequence[Mapping[str, Any]]
+    side: int = 224
+
+    def __post_init__(self) -> None:
+        """Apply every transform once, whatever its probability, to an image of one channel."""
+        if not self.transforms:
+            raise SettingError("augment.transforms", [], "a list of transforms", "augment=none uses none")
+        image = np.random.default_rng(0).integers(0, 256, (self.side, self.side), np.uint8)
+        try:
+            # A transform of colours only warns that it does nothing; so does one that does not know an argument.
+            with warnings.catch_warnings(action="error"):
+                always = copy.deepcopy(self._compose)
+                _apply_always(always)
+                found = []
+                for trial in range(_TRIALS):
+                    always.set_random_seed(trial)
+                    found.append(always(image=image)["image"])
+            wrong = next((f for f in found if getattr(f, "dtype", None) != np.uint8 or f.shape != image.shape), None)
+            cause = "" if wrong is None else f"it turns uint8 {image.shape} into {wrong.dtype} {tuple(wrong.shape)}"
+        except Exception as error:  # whatever a transform raises
+            cause = " ".join(str(error.__cause__ or error).split())[:160]
+        if cause:
+            names = [str(transform.get("_target_")) for transform in self.transforms]
+            allowed = "transforms of 8-bit images of one channel that keep the size"
+            raise SettingError("augment.transforms", names, allowed, cause)
+
+    def apply(self, operator: str, image: Radiograph) -> Radiograph:
+        """The fixed copy of an image (H, W) with this name; `ORIGINAL` returns it unchanged."""
+        if operator == ORIGINAL:
+            return image
+        # The same copy of an image in every fold and on every machine.
+        return self.random(image, zlib.crc32(operator.encode(), zlib.crc32(image.tobytes())))
+
+    def random(self, image: Radiograph, seed: int) -> Radiograph:
+        """The image (H, W) after the pipeline, whose random numbers come from the seed."""
+        return _seeded(self._compose, image, seed)
+
+    @functools.cached_property
+    def _compose(self) -> albumentations.Compose:
+        import hydra
+
+        return albumentations.Compose([hydra.utils.instantiate(t, _convert_="all") for t in self.transforms])
+
+    def copies_of(self, image_id: str) -> tuple[str, str, str]:
+        """The names of an image's copies."""
+        return "custom-1", "custom-2", "custom-3"
+
+    def describe(self) -> dict[str, object]:
+        """Transforms and library version, for the feature store's key."""
+        return {"name": "Pipeline", "transforms": self.transforms, "albumentations": albumentations.__version__}
+
+
+Augmentation = Operators | Pipeline
+
+
+def _seeded(pipeline: albumentations.Compose, image: Radiograph, seed: int) -> Radiograph:
+    pipeline.set_random_seed(seed)
+    return np.asarray(pipeline(image=image)["image"], dtype=np.uint8)
+
+
+def _apply_always(transform: Any) -> None:
+    transform.p = 1.0
+    for inner in getattr(transform, "transforms", ()):
+        _apply_always(inner)
 
 
 def copies_of(image_id: str) -> tuple[str, str, str]:
@@ -102,12 +209,12 @@ class FixedCopies:
         target_per_class: training images per class, copies included, at the size of the paper's data.
         reference_per_class: the number of training images per class that the target is meant for. The target scales in
             proportion to the actual number. None uses the target as it is.
-        operators: the three operators.
+        operators: the three operators, or a pipeline of one's own.
     """
 
     target_per_class: int = 1070
     reference_per_class: int | None = 468
-    operators: Operators = Operators()
+    operators: Augmentation = Operators()
 
     def __post_init__(self) -> None:
         """Refuse targets that are not counts."""
@@ -153,35 +260,22 @@ class FixedCopies:
                 continue
             ids = [image_id for image_id, _ in queue]
             copies = images.set_index("image_id", drop=False).loc[ids]
-            parts.append(copies.assign(operator=[copies_of(image_id)[turn] for image_id, turn in queue]))
+            parts.append(copies.assign(operator=[self.operators.copies_of(image_id)[turn] for image_id, turn in queue]))
         return pd.concat(parts, ignore_index=True)
 
 
-def online_augmentation(operators: Operators) -> Callable[[Radiograph, int], Radiograph]:
-    """Random rotation, zoom and shear within the operators' magnitudes, as a function of image and seed."""
-    o = operators
-    pipeline = albumentations.Compose(
-        [
-            albumentations.Affine(
-                rotate=(-o.rotation, o.rotation),
-                scale=(min(1.0, o.zoom), max(1.0, o.zoom)),
-                keep_ratio=True,
-                shear={"x": (-o.shear, o.shear), "y": (0.0, 0.0)},
-                border_mode=cv2.BORDER_REPLICATE,
-                p=1.0,
-            )
-        ]
-    )
+def augmentation_of(settings: Mapping[str, Any], side: int = 224) -> Augmentation:
+    """The augmentation described by the group ``augment``; the defaults for ``augment=none``, which does not use them.
 
-    def augment(image: Radiograph, seed: int) -> Radiograph:
-        pipeline.set_random_seed(seed)
-        return np.asarray(pipeline(image=image)["image"], dtype=np.uint8)
+    Args:
+        settings: the group.
+        side: of the square images, in pixels.
 
-    return augment
-
-
-def operators_of(settings: Mapping[str, Any]) -> Operators:
-    """The operators described by the group ``augment``; the defaults for ``augment=none``, which does not use them."""
+    Raises:
+        SettingError: a magnitude or a transform is not allowed.
+    """
+    if settings.get("mode") == "custom":
+        return Pipeline(settings["transforms"], side)
     given = {k: settings[k] for k in ("rotation", "zoom", "shear") if k in settings}
     # 5 and 5.0 must give the same key in the feature store. Values that are not numbers are refused by `Operators`.
     return Operators(**{k: float(v) if type(v) is int else v for k, v in given.items()})

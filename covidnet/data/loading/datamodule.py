@@ -14,7 +14,7 @@ from covidnet.base.classes import CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.base.progress import available_cores
 from covidnet.data.folds.splits import Copies, Group, Validation, fold_roles
-from covidnet.data.loading.augment import ORIGINAL, FixedCopies, Operators, online_augmentation
+from covidnet.data.loading.augment import ORIGINAL, Augmentation, FixedCopies, Operators
 from covidnet.data.loading.dataset import FeatureDataset, ImageDataset, whole_batch
 from covidnet.data.loading.sampler import EpochShuffle
 from covidnet.data.loading.transforms import Normalise, SquareFit
@@ -39,7 +39,7 @@ class FoldDataModule(pl.LightningDataModule):
         fit: makes an image square; 224 x 224 pixels by default.
         normalise: turns it into the network's input; with ImageNet's mean and standard deviation by default.
         copies: fixed copies of training images, or None.
-        online: magnitudes of random augmentation of training images, or None.
+        online: random augmentation of training images, or None.
         batch_size: images per batch.
         num_workers: worker processes that read images; None for one per spare core.
         seed: seed of the order of training images and of online augmentation.
@@ -60,7 +60,7 @@ class FoldDataModule(pl.LightningDataModule):
         fit: SquareFit | None = None,
         normalise: Normalise | None = None,
         copies: FixedCopies | None = None,
-        online: Operators | None = None,
+        online: Augmentation | None = None,
         batch_size: int = 32,
         num_workers: int | None = None,
         seed: int = 0,
@@ -142,7 +142,7 @@ class FoldDataModule(pl.LightningDataModule):
             fit=self.fit,
             normalise=self.normalise,
             operators=operators,
-            online=online_augmentation(self.online) if online and self.online is not None else None,
+            online=self.online.random if online and self.online is not None else None,
             seed=self.seed,
             reading=self.reading,
             memory=memory,

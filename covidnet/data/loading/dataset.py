@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from covidnet.base.classes import CLASSES
-from covidnet.data.loading.augment import ORIGINAL, Operators
+from covidnet.data.loading.augment import ORIGINAL, Augmentation, Operators
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
 
@@ -49,7 +49,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         *,
         fit: SquareFit,
         normalise: Normalise,
-        operators: Operators | None = None,
+        operators: Augmentation | None = None,
         online: Callable[[Radiograph, int], Radiograph] | None = None,
         seed: int = 0,
         reading: dict[str, Any] | None = None,

@@ -12,7 +12,8 @@ import pytest
 
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import SettingError
-from covidnet.data.loading.augment import ORIGINAL, FixedCopies, Operators, copies_of, online_augmentation, operators_of
+from covidnet.data.loading.augment import ORIGINAL, FixedCopies, Operators, Pipeline, augmentation_of, copies_of
+from covidnet.feature_store.extract import input_keys
 from tests.refusals import refused
 
 NAMES = ("rotate+", "rotate-", "zoom", "shear")
@@ -125,13 +126,13 @@ def test_unknown_operator_is_refused() -> None:
 )
 def test_magnitude_that_is_no_usable_number_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(SettingError, match=rf"augment\.{name}="):
-        operators_of({name: value})
+        augmentation_of({name: value})
 
 
 def test_operators_come_from_the_settings_and_whole_numbers_are_the_same_operators() -> None:
-    assert operators_of({"mode": "fixed", "rotation": 7, "shear": 1.5}) == Operators(7.0, 1.02, 1.5)
-    assert operators_of({"rotation": 7}).describe() == operators_of({"rotation": 7.0}).describe()
-    assert operators_of({"mode": "none"}) == Operators()
+    assert augmentation_of({"mode": "fixed", "rotation": 7, "shear": 1.5}) == Operators(7.0, 1.02, 1.5)
+    assert augmentation_of({"rotation": 7}).describe() == augmentation_of({"rotation": 7.0}).describe()
+    assert augmentation_of({"mode": "none"}) == Operators()
 
 
 # Copies
@@ -245,11 +246,67 @@ def test_targets_that_are_no_counts_are_refused_by_name(name: str, value: object
         FixedCopies(**{name: value})  # type: ignore[arg-type]
 
 
+# A pipeline of one's own
+
+FLIP = {"_target_": "albumentations.HorizontalFlip", "p": 0.5}
+NOISE = {"_target_": "albumentations.OneOf", "transforms": [{"_target_": "albumentations.GaussNoise"}, FLIP], "p": 0.5}
+
+
+def test_a_pipeline_is_random_by_its_seed_and_its_fixed_copies_are_those_of_the_image() -> None:
+    pipeline = Pipeline([FLIP, NOISE])
+    drawn = [pipeline.random(SMOOTH, seed) for seed in range(30)]
+    assert all(np.array_equal(pipeline.random(SMOOTH, seed), image) for seed, image in enumerate(drawn))
+    assert len({image.tobytes() for image in drawn}) > 5
+    flips = [Pipeline([FLIP]).random(SMOOTH, seed) for seed in range(30)]
+    assert {image.tobytes() for image in flips} == {SMOOTH.tobytes(), SMOOTH[:, ::-1].tobytes()}
+    assert pipeline.apply(ORIGINAL, SMOOTH) is SMOOTH
+    train = table(8)
+    names = FixedCopies(60, None, pipeline).plan(train, 8).groupby("image_id")["operator"].apply(tuple)
+    assert set(names) == {(ORIGINAL, "custom-1", "custom-2", "custom-3")}
+    again = Pipeline([FLIP, NOISE])
+    copies = [again.apply(name, SMOOTH).tobytes() for name in names.iloc[0][1:]]
+    assert copies == [pipeline.apply(name, SMOOTH).tobytes() for name in names.iloc[0][1:]]
+    sure = Pipeline([{"_target_": "albumentations.GaussNoise", "p": 1}])
+    assert len({sure.apply(name, image).tobytes() for name in names.iloc[0] for image in (SMOOTH, SMOOTH.T)}) == 8
+
+
+def test_features_of_two_pipelines_are_never_shared_and_originals_always_are() -> None:
+    rows = pd.DataFrame({"sha256": ["0" * 64] * 2, "operator": [ORIGINAL, "custom-1"]})
+    pipelines = [Pipeline([FLIP]), Pipeline([{**FLIP, "p": 0.4}]), Pipeline([FLIP, NOISE]), Pipeline([NOISE, FLIP])]
+    keys = [input_keys(rows, pipeline) for pipeline in pipelines]
+    assert len({original for original, _ in keys}) == 1
+    assert len({copy for _, copy in keys}) == 4
+    assert input_keys(rows, Pipeline([dict(FLIP)])) == keys[0]
+    fixed = pd.DataFrame({"sha256": ["0" * 64], "operator": ["zoom"]})
+    assert input_keys(fixed, Operators())[0] not in {key for pair in keys for key in pair}
+
+
+@pytest.mark.parametrize(
+    ("transform", "cause"),
+    [
+        ({"_target_": "albumentations.RandomRain"}, "expects 3-channel images"),
+        ({"_target_": "albumentations.HueSaturationValue", "p": 0.01}, "not applicable to grayscale"),
+        ({"_target_": "albumentations.ToGray"}, "already gray"),
+        ({"_target_": "albumentations.RandomCrop", "height": 32, "width": 32}, "into uint8 (32, 32)"),
+        ({"_target_": "albumentations.Normalize"}, "into float32 (64, 64)"),
+        ({"_target_": "albumentations.HorizontalFlip", "probability": 1}, "probability"),
+        ({"_target_": "albumentations.Sideways"}, "Sideways"),
+        ({"_target_": "albumentations.OneOf", "transforms": [FLIP, {"_target_": "albumentations.ToFloat"}]}, "float32"),
+    ],
+)
+def test_what_does_not_fit_images_of_one_channel_is_refused(transform: dict[str, object], cause: str) -> None:
+    names = [transform["_target_"]]
+    with refused("augment.transforms", names, "transforms of 8-bit images of one channel that keep the size", cause):
+        Pipeline([transform], 64)
+    with refused("augment.transforms", [], "a list of transforms"):
+        augmentation_of({"mode": "custom", "transforms": []})
+
+
 # Online
 
 
 def test_online_augmentation_is_a_function_of_image_and_seed() -> None:
-    augment, again = online_augmentation(Operators()), online_augmentation(Operators())
+    augment, again = Operators().random, Operators().random
     first = augment(SMOOTH, 3)
     augment(SMOOTH, 4)
     assert np.array_equal(augment(SMOOTH, 3), first)
@@ -260,13 +317,13 @@ def test_online_augmentation_is_a_function_of_image_and_seed() -> None:
 def test_online_augmentation_stays_within_the_magnitudes() -> None:
     image = np.zeros((200, 200), np.uint8)
     image[:, 98:102] = 255
-    augment = online_augmentation(Operators())
+    augment = Operators().random
     leans = [np.subtract(*bar_tilt(augment(image, seed))[::-1]) / 150 for seed in range(60)]
     degrees = np.degrees(np.arctan(leans))
     assert np.abs(degrees).max() <= 7.1  # 5 of rotation and 2 of shear
     assert degrees.min() < -2
     assert degrees.max() > 2
-    still = online_augmentation(Operators(rotation=0.0, zoom=1.0, shear=0.0))
+    still = Operators(rotation=0.0, zoom=1.0, shear=0.0).random
     assert np.array_equal(still(SMOOTH, 1), SMOOTH)
 
 
@@ -275,7 +332,7 @@ def test_online_zoom_keeps_the_aspect_ratio() -> None:
     for spot in (40, 160):
         cross[100, spot] = cross[spot, 100] = 255
     cross = cv2.GaussianBlur(cross, (0, 0), 2)
-    augment = online_augmentation(Operators(rotation=0.0, zoom=1.2, shear=0.0))
+    augment = Operators(rotation=0.0, zoom=1.2, shear=0.0).random
     spreads = []
     for seed in range(20):
         image = augment(cross, seed).astype(float)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import ImageRefusedError
 from covidnet.data.loading import dataset
-from covidnet.data.loading.augment import ORIGINAL, Operators, online_augmentation
+from covidnet.data.loading.augment import ORIGINAL, Operators
 from covidnet.data.loading.dataset import FeatureDataset, ImageDataset, whole_batch
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
@@ -134,7 +134,7 @@ def test_a_image_that_changed_is_refused_before_it_is_kept(rows: pd.DataFrame, t
 
 
 def test_online_augmentation_draws_anew_for_a_image_in_memory(rows: pd.DataFrame, tmp_path: Path) -> None:
-    options = {"online": online_augmentation(Operators(rotation=30.0))}
+    options = {"online": Operators(rotation=30.0).random}
     kept, plain = images(rows, tmp_path, memory=1 << 20, **options), images(rows, tmp_path, **options)
 
     def draws(data: ImageDataset) -> list[bytes]:
@@ -177,7 +177,7 @@ def test_online_augmentation_repeats_with_the_seed_and_changes_between_epochs(
     rows: pd.DataFrame, tmp_path: Path
 ) -> None:
     def epochs(seed: int) -> list[bytes]:
-        data = images(rows, tmp_path, online=online_augmentation(Operators()), seed=seed)
+        data = images(rows, tmp_path, online=Operators().random, seed=seed)
         return [values(data[key]).tobytes() for key in range(12)]
 
     first = epochs(1)
@@ -226,7 +226,7 @@ def test_going_through_the_images_ends(rows: pd.DataFrame, tmp_path: Path) -> No
 def test_a_key_of_a_later_epoch_is_the_same_image_under_another_augmentation(
     rows: pd.DataFrame, tmp_path: Path
 ) -> None:
-    plain, online = images(rows, tmp_path), images(rows, tmp_path, online=online_augmentation(Operators(rotation=30.0)))
+    plain, online = images(rows, tmp_path), images(rows, tmp_path, online=Operators(rotation=30.0).random)
     size = len(rows)
     assert torch.equal(plain[1]["image"], plain[1 + 3 * size]["image"])
     assert not torch.equal(online[1]["image"], online[1 + size]["image"])
