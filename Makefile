@@ -9,7 +9,7 @@ STAMP := $(VENV)/.covidnet-$(shell (pwd; cat pyproject.toml) | cksum | cut -d' '
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help install demo fold sweep test lint check format clean
+.PHONY: help install demo fold sweep test lint check format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,6 +43,11 @@ check: lint test  ## what the continuous integration runs
 format: $(STAMP)  ## put the style right
 	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .
 
+docs: $(STAMP)  ## the documentation as a site in site/; fails on a broken link or on code that does not run
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@$(BIN)/python -m pytest -q tests/test_docs.py tests/test_readme.py -k 'not site'
+	@echo "open site/index.html"
+
 clean:  ## remove what runs and builds leave behind, and .venv
-	rm -rf .venv outputs multirun build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv outputs multirun site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,145 @@
+"""The documentation: the site builds offline without a warning, its code runs and its commands have valid settings."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from covidnet.cli import COMMANDS
+from covidnet.launch.arguments import DATA_PATHS, quoted
+from covidnet.launch.command import config_dir, subfolders
+from covidnet.launch.known_settings import KnownSettings
+from covidnet.launch.schema import SCHEMA
+from tests.conftest import PROJECT
+
+PAGES = sorted(
+    [*(PROJECT / "docs").rglob("*.md"), *(PROJECT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md"))]
+    + [PROJECT / folder / "README.md" for folder in ("benchmarks", "experiments", "notebooks")]
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+INLINE = re.compile(r"`((?:python -m covidnet\.|covidnet )[^`]+)`")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+COMMAND = re.compile(r"(?:\S*python3? -m covidnet\.|\S*\bcovidnet )(?P<name>\w+)(?P<rest>(?:\s.*)?)$")
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str], bool]]:
+    """Name and words of each covidnet command on a page, and whether it stands in a block of its own."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [code for kind, code in FENCE.findall(text) if kind in ("", "bash", "console", "sh")]
+    lines = [(line, True) for code in blocks for line in re.sub(r"\\\n\s*", "", code).splitlines()]
+    lines += [(re.sub(r"\s+", " ", code), False) for code in INLINE.findall(FENCE.sub("", text))]
+    for line, block in lines:
+        match = COMMAND.match(line.strip())
+        if match and match["name"] in COMMANDS:
+            lexer = shlex.shlex(match["rest"], posix=True, punctuation_chars="|&;<>")
+            lexer.whitespace_split = True
+            words = list(lexer)
+            end = next((at for at, word in enumerate(words) if set(word) <= set("|&;<>")), len(words))
+            yield match["name"], words[:end], block
+
+
+def check_settings(name: str, words: list[str], block: bool) -> None:
+    """Compose a command line and check its settings as the command does, the first job of a sweep; run nothing."""
+    module = importlib.import_module(f"covidnet.{name}")
+    command = "config" if name == "train" else name
+    words = [f"action={word[2:]}" if word in ("--stats", "--verify", "--prune") else word for word in words]
+    words = quoted(words + subfolders(words), getattr(module, "PATHS", DATA_PATHS))
+    words = [word for word in words if word not in ("-m", "...")]
+    for at, override in enumerate(OverridesParser.create().parse_overrides(words)):
+        if override.is_sweep_override():
+            words[at] = f"{override.key_or_group}={next(override.sweep_string_iterator())}"
+    with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        whole = hydra.compose(config_name=command, overrides=words, return_hydra_config=True)
+    choices = whole.hydra.runtime.choices
+    given: Any = OmegaConf.to_container(whole)
+    del given["hydra"]
+    KnownSettings(config_dir(), command, choices, given).check(given)
+    assert not block or "???" not in given.values(), f"{name} {words}: lacks a setting"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_commands_have_valid_settings(page: Path) -> None:
+    for name, words, block in commands(page):
+        if "--help" not in words and "--config-dir" not in words:
+            check_settings(name, words, block)
+
+
+def test_a_wrong_setting_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```\npython -m covidnet.train \\\n    fold=3 optim.rate=1   # a comment\n```\n`covidnet predict input=.`"
+    )
+    assert list(commands(page)) == [("train", ["fold=3", "optim.rate=1"], True), ("predict", ["input=."], False)]
+    with pytest.raises(hydra.errors.HydraException, match="rate"):
+        check_settings("train", ["fold=3", "optim.rate=1"], True)
+    with pytest.raises(AssertionError, match="lacks a setting"):
+        check_settings("predict", ["input=."], True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` does."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=PROJECT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    loads = re.compile(
+        r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?https?://"""
+    )
+    for page in site.rglob("*.html"):
+        found = [tag[0] for tag in loads.finditer(page.read_text()) if 'rel="canonical"' not in tag[0]]
+        assert not found, f"{page.name}: {found[0]}"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(?:https?:)?//|@import", sheet.read_text()), sheet.name
+    assert (site / "search/search_index.js").is_file()  # a search without a server
+
+
+def test_the_site_has_every_setting(site: Path) -> None:
+    page = (site / "reference/settings.html").read_text()
+    for command, schema in SCHEMA.items():
+        assert not (missing := [name for name in schema if f"<code>{name}</code>" not in page]), f"{command}: {missing}"
+
+
+def test_the_site_has_every_public_name(site: Path) -> None:
+    for stub in (PROJECT / "covidnet").glob("*/__init__.pyi"):
+        page = (site / f"reference/api/{stub.parent.name}.html").read_text()
+        names = re.findall(r" as (\w+)$", stub.read_text(), re.M)
+        assert names
+        assert not [name for name in names if not re.search(rf'id="covidnet\.[\w.]+\.{name}"', page)]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_the_site_can_be_searched_from_its_files(site: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    asked: list[str] = []
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{site.as_uri()}/index.html?q=calibrated")
+        page.wait_for_selector(".md-search-result__item mark")
+        browser.close()
+    assert not [url for url in asked if not url.startswith(("file:", "data:"))]
