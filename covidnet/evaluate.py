@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from covidnet.report.external.summary import ExternalSummary
 
 PATHS = ("checkpoint", "only", "out", *DATA_PATHS)
-"""Settings that are paths, with characters that Hydra's grammar may not take."""
+"""Settings that are paths, with characters that Hydra's grammar may reject."""
 
-_ASKED = ("checkpoint", "only", "gate", "engine", "resamples", "seed")
+_REPEATED = ("checkpoint", "only", "gate", "engine", "resamples", "seed")
 
 
 def main(cfg: DictConfig) -> None:
@@ -32,9 +32,9 @@ def main(cfg: DictConfig) -> None:
 
     Raises:
         SettingError: a setting is not allowed.
-        WeightsError: there is no checkpoint, or it is none of ours.
-        DataError: the data cannot be used, or no image was predicted; or with ``strict=true``: the set holds training
-            images, they could not be looked for, an image is in two classes, or a file was refused.
+        WeightsError: there is no checkpoint, or it is not from covidnet.
+        DataError: the data cannot be used, or no image was predicted. With ``strict=true`` also if training images are
+            found, the search is incomplete, an image is in two classes, or a file was refused.
     """
     from omegaconf import OmegaConf
 
@@ -62,7 +62,7 @@ def main(cfg: DictConfig) -> None:
 
         quieten()
     share = Share.of_cores()
-    # The model needs no data: what is wrong with it is reported before an image is read or drawn.
+    # The model comes first, so that its errors are reported before any image is read or drawn.
     predictor = Predictor(open_model(checkpoint, cfg.engine, share.threads, only), cfg.gate)
     images = read_image_table(
         settings["data"],
@@ -74,7 +74,7 @@ def main(cfg: DictConfig) -> None:
     _check_out(out, images.root)
     _print(predictor.notes())
     validation = ExternalValidation(images, known_images(models), out, strict=cfg.strict, progress=cfg.progress)
-    _print(validation.look())
+    _print(validation.search())
     summary = validation.run(
         predictor,
         models,
@@ -82,9 +82,9 @@ def main(cfg: DictConfig) -> None:
         passes=share.passes,
         resamples=cfg.resamples,
         seed=cfg.seed,
-        asked=_asked(settings),
+        arguments=_arguments(settings),
     )
-    _tell(summary, out, predictor.notes())
+    _print_summary(summary, out, predictor.notes())
     refused = summary.coverage.files_refused
     if refused and cfg.strict:
         raise DataError(f"strict=true: {counted(refused, 'file was', 'files were')} refused; see {out / 'refused.csv'}")
@@ -93,14 +93,14 @@ def main(cfg: DictConfig) -> None:
 def _check_out(out: Path, root: Path) -> None:
     from covidnet.data.collection.sources import own_results
 
-    # No command looks for images in its own results.
-    passed_over = own_results(out) is not None and own_results(root) is None
-    if out.resolve().is_relative_to(root.resolve()) and not passed_over:
-        raise SettingError("out", out, f"a folder outside of {root}", "the report would lie among the images")
+    # Commands skip their own results when they search a folder for images.
+    skipped = own_results(out) is not None and own_results(root) is None
+    if out.resolve().is_relative_to(root.resolve()) and not skipped:
+        raise SettingError("out", out, f"a folder outside of {root}", "the report would be among the images")
 
 
-def _asked(settings: dict[str, Any]) -> dict[str, Any]:
-    """What the command was asked for, as it would be asked again."""
+def _arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that repeat the command."""
     data = settings["data"]
     chosen = {f"data.{name}": data[name] for name in ("root", "view") if data.get(name) is not None}
     if data.get("labels"):
@@ -108,7 +108,7 @@ def _asked(settings: dict[str, Any]) -> dict[str, Any]:
     drawn = ("images_per_class", "phantom_size", "severity", "seed") if data["name"] == "phantom" else ()
     chosen |= {f"data.{name}": data[name] for name in drawn}
     return {"checkpoint": settings["checkpoint"], "data": data["name"], **chosen,
-            **{name: settings[name] for name in _ASKED[1:]}}  # fmt: skip
+            **{name: settings[name] for name in _REPEATED[1:]}}  # fmt: skip
 
 
 def _print(lines: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ def _print(lines: Sequence[str]) -> None:
         console.print(shown(line), markup=False, emoji=False)
 
 
-def _tell(summary: ExternalSummary, out: Path, said: Sequence[str]) -> None:
+def _print_summary(summary: ExternalSummary, out: Path, printed: Sequence[str]) -> None:
     from rich.console import Console
 
     from covidnet.report.terminal import BRACKETS, metrics_table
@@ -136,9 +136,9 @@ def _tell(summary: ExternalSummary, out: Path, said: Sequence[str]) -> None:
         lines.append(f"With the {count(summary.overlap.seen_predicted, 'training image')}: accuracy {whole:.1%}.")
     refused = summary.coverage.files_refused
     if refused:
-        lines.append(f"{count(refused, 'file')} refused and not in the numbers: {out / 'refused.csv'}")
-    # What the look found, and what holds of the model, was said before.
-    lines += [note for note in summary.notes if note not in (*summary.search_notes, *said)]
+        lines.append(f"{count(refused, 'file')} refused and excluded from the numbers: {out / 'refused.csv'}")
+    # Without the notes on the search and on the model, which were printed before.
+    lines += [note for note in summary.notes if note not in (*summary.search_notes, *printed)]
     _print([*lines, f"Report: {out / 'report.html'}", NOTICE])
 
 

@@ -174,7 +174,7 @@ def test_patients_and_images_in_several_folds_are_counted_whatever_the_settings_
     (told,) = summaries_of([folder], resamples=100)[1]
     known = split["patient_id"].nunique()
     assert any(
-        note.startswith(f"1 of {known} known patients lies in more than one fold, so in training and test")
+        note.startswith(f"1 of {known} known patients is in more than one fold, so in both training and test")
         for note in told.notes
     )
     assert any(note.startswith("The patient of 18 of 198 images is unknown; each") for note in told.notes)
@@ -189,7 +189,7 @@ def test_an_image_of_test_and_unseen_is_in_two_folds(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "fold=0", split_table(), 0, change=twice)
     (folder / "split.csv").unlink()
     (told,) = summaries_of([folder], resamples=100)[1]
-    assert any(note.startswith("1 of 35 images lies in more than one fold") for note in told.notes)
+    assert any(note.startswith("1 of 35 images is in more than one fold") for note in told.notes)
 
 
 def test_the_first_paragraph_says_n_and_patients_and_what_is_absent(summary: SweepSummary) -> None:
@@ -277,7 +277,7 @@ def test_the_command_is_without_torch_and_quick_to_explain_itself(tmp_path: Path
         (["sweep_dir={sweep}", "selection=best"], "selection=best: must be one of inner, paper"),
         (["sweep_dir={sweep}", "resamples=3"], "resamples=3"),
         (["sweep_dir={sweep}", "names=[a,b]"], "1 different names"),
-        (["sweep_dir=[{sweep},{sweep}/.]"], "stands there twice"),
+        (["sweep_dir=[{sweep},{sweep}/.]"], "is given twice"),
         (["sweep_dir="], "sweep_dir=: must be the folder of a sweep"),
         (["sweep_dir={sweep}", "report_dir=/proc/none"], "give another folder with report_dir=DIR"),
         (["sweep_dir={sweep}", "only=[a,b]"], "only="),
@@ -304,7 +304,7 @@ def test_a_fold_of_one_class_alone_is_reported_with_gaps(tmp_path: Path) -> None
     write_run(folder / "fold=2", split, 2, change=lambda t: t[(t["split"] != "test") | (t["label"] == "Normal")])
     (summary,) = report_sweeps([folder], **QUICK)
     assert summary.per_fold[2].test.classes["COVID-19"].sensitivity is None
-    assert sum("no image of" in problem for problem in summary.problems) == 2
+    assert sum("no images of" in problem for problem in summary.problems) == 2
 
 
 def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:

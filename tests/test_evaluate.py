@@ -113,7 +113,7 @@ def test_a_training_image_in_the_set_is_found_named_and_not_in_the_headline(done
 
 def test_strict_refuses_before_anything_is_predicted(sweep: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"strict=true: 1 of 30 images in the set are training images of this model; see"
+        DataError, match=r"strict=true: 1 of 30 images in the data set are training images of this model; remove"
     ):
         evaluate(sweep, tmp_path / "out", *folder(images), "strict=true")
     assert (tmp_path / "out/overlap.csv").exists()
@@ -154,10 +154,10 @@ def test_of_a_model_from_before_it_is_said_that_its_images_are_not_known(
     (old / "split.csv").unlink()
     summary = evaluate(old, tmp_path / "out", *folder(images))
     assert summary["overlap"]["how"] == "no"
-    assert any("training images could not be looked for" in note for note in summary["notes"])
-    assert "could not be looked for" in (tmp_path / "out/report.md").read_text()
+    assert any("training images cannot be searched for" in note for note in summary["notes"])
+    assert "cannot be searched for" in (tmp_path / "out/report.md").read_text()
     assert summary["external_all"] is None
-    with pytest.raises(DataError, match=r"strict=true: the run folder holds no training_images\.npz"):
+    with pytest.raises(DataError, match=r"strict=true: the run folder has no training_images\.npz"):
         evaluate(old, tmp_path / "out2", *folder(images), "strict=true")
 
 
@@ -274,7 +274,7 @@ def test_a_set_of_which_nothing_can_be_predicted_says_why(sweep: Path, tmp_path:
     for n in range(2):
         colours = np.repeat(np.repeat(rng.integers(0, 256, (4, 4, 3), np.uint8), 32, 0), 32, 1)
         put(tmp_path / "images", f"normal/{n}.png", colours)
-    with pytest.raises(DataError, match=r"not one of 2 files was predicted, the first: normal/.*not a radiograph"):
+    with pytest.raises(DataError, match=r"none of 2 files was predicted, the first: normal/.*not a radiograph"):
         evaluate(sweep, tmp_path / "out", *folder(tmp_path / "images"), "gate=refuse")
     assert len(pd.read_csv(tmp_path / "out/refused.csv")) == 2
 
@@ -292,7 +292,7 @@ def test_images_that_the_gate_would_refuse_count_all_the_same_and_are_told_of(
     rest = passed[~passed["image_id"].isin(seen)]
     n, right = len(rest), (rest["label"] == rest["prediction"]).sum()
     (told,) = [note for note in summary["notes"] if "unlike the training images" in note]
-    assert f"of the {n} others the prediction is right for {right} of {n} ({right / n:.1%})" in told
+    assert f"of the {n} others the prediction is correct for {right} of {n} ({right / n:.1%})" in told
 
 
 def test_one_image_in_two_classes_is_named(sweep: Path, images: Path, tmp_path: Path) -> None:

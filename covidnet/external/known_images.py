@@ -1,4 +1,4 @@
-"""The images that a model has seen, and which of them are in another data set."""
+"""The images of a model's training study, and which of them are in another data set."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from covidnet.serving.checkpoint_path import ONNX, choose_runs
 log = logging.getLogger(__name__)
 
 OVERLAP_COLUMNS = ("path", "image_id", "label", "training_image_id", "part", "kind", "similarity")
-"""Columns of overlap.csv. part: of the training study; an image of ``train`` or ``val`` shaped the model."""
+"""Columns of overlap.csv. part: of the training study; images of ``train`` and ``val`` influenced the model."""
 
-_DIGITS = 16  # of sha256 in an image_id
+_DIGITS = 16  # of the sha256 in an image_id
 
 
 @dataclass(frozen=True)
 class KnownImages:
-    """What the run folders of some models tell of their images.
+    """The images of the training study, from the run folders of some models.
 
     Args:
-        images: recognised by their pixels; each once. With several models the part is that of the model that it shaped.
-        files: part of each image that is recognised by its file's bytes alone: the first digits of sha256.
-        folders: of the models' runs; empty where the models lie outside of any.
-        recognising: how many of them keep images that are recognised by their pixels.
+        images: images with stored pixels, each once. With several models, ``train`` or ``val`` of any model takes
+            precedence as the part.
+        files: the part of the images known only by file, by the first digits of their sha256.
+        folders: the run folders; empty if the models are not in any.
+        recognising: how many run folders store pixels of their images.
         listing: how many of the others list their images in a split.csv.
     """
 
@@ -51,8 +52,8 @@ class KnownImages:
     def how(self) -> str:
         """How images are recognised.
 
-        ``images``: in every guise; ``files``: those of some models by their bytes alone; ``no``: of some models no
-        image is known.
+        ``films``: by their pixels, even if changed; ``files``: for some models only identical files; ``no``: for some
+        models the images are unknown.
         """
         if not self.folders or self.recognising + self.listing < len(self.folders):
             return "no"
@@ -60,35 +61,34 @@ class KnownImages:
 
     @property
     def problem(self) -> str:
-        """Why not all could be looked for, and what to do; empty where it could."""
+        """Why the search is incomplete, and the remedy; empty if it is complete."""
         if self.how == "films":
             return ""
         if not self.folders:
             return (
-                "The model lies in no run folder, so that its training images are not known: give the run folder or "
-                "the "
+                "The model is not in a run folder, so its training images are unknown: give the run folder or the "
                 "sweep folder that it comes from."
             )
         lacking = len(self.folders) - self.recognising
-        told = f"{lacking} of {len(self.folders)} run folders hold" if len(self.folders) > 1 else "The run folder holds"
-        text = f"{told} no {FILE} (runs before this release have none): "
+        which = f"{lacking} of {len(self.folders)} run folders have" if len(self.folders) > 1 else "The run folder has"
+        text = f"{which} no {FILE} (runs before this release have none): "
         if self.how == "files":
-            return text + "of their images the same files alone were looked for. Train again to have all of it."
-        return text + "training images could not be looked for. Train again, or keep split.csv with the checkpoint."
+            return text + "only identical files were searched for. Train again for a complete search."
+        return text + "training images cannot be searched for. Train again, or keep split.csv with the checkpoint."
 
     def within(self, images: ImageTable, *, progress: bool = True) -> pd.DataFrame:
-        """Images of a data set that are images of the training study.
+        """The images of a data set that are also in the training study.
 
         Args:
             images: the data set.
-            progress: whether a progress bar is drawn.
+            progress: whether to draw a progress bar.
 
         Returns:
-            One row per image that is found, columns `OVERLAP_COLUMNS`, in the order of the data set.
+            One row per image found, columns `OVERLAP_COLUMNS`, in the order of the data set.
         """
         rows: dict[str, tuple[str, str, str, float]] = {}
         shaping = np.isin(self.images.part, SHAPING)
-        # An image that is like one of each is told of as one that shaped the model.
+        # An image that matches both kinds counts as one used for training or validation.
         for known in (shaping, ~shaping):
             if known.any():
                 rows |= self._among(images, self.images.only(known), set(rows), progress)
@@ -116,10 +116,10 @@ class KnownImages:
 
 
 def known_images(models: Sequence[Path]) -> KnownImages:
-    """What lies in the run folders of models.
+    """The known images of the run folders of models.
 
     Args:
-        models: checkpoints, or one exported model that lies in its run or sweep folder.
+        models: checkpoints, or one exported model in its run or sweep folder.
     """
     folders = _run_folders(models)
     found, files, listing = [], dict[str, str](), 0
@@ -149,11 +149,11 @@ def _run_folders(models: Sequence[Path]) -> list[Path]:
 
 
 def _exported_runs(runs: list[Path], model: Path) -> list[Path]:
-    """Those of a sweep that an exported model is made of: ``model-seed=1.onnx`` has some of them."""
+    """The runs of a sweep that an exported model contains: ``model-seed=1.onnx`` has only some of them."""
     try:
         return choose_runs(runs, model.stem.partition("-")[2] if model.stem.startswith("model-") else "", "")
     except SettingError:
-        # A name of the user's own: to look among the images of all runs misses none.
+        # A custom name: search the images of all runs, which misses none.
         return runs
 
 
@@ -163,7 +163,7 @@ def _together(found: Sequence[TrainingImages]) -> TrainingImages:
         return TrainingImages(empty, empty, empty, np.zeros((0, SIDE, SIDE), np.uint8))
     image_id, part, sha256, pixels = (np.concatenate(column) for column in zip(*found, strict=True))
     rank = np.array([PARTS.index(one) if one in PARTS else len(PARTS) for one in part.tolist()])
-    # Of an image that several models know that part comes first which shaped one of them.
+    # For an image known to several models, train or val takes precedence.
     order = np.lexsort((np.arange(len(rank)), rank, image_id))
     first = np.concatenate([[True], image_id[order][1:] != image_id[order][:-1]])
     return TrainingImages(image_id, part, sha256, pixels).only(order[first])
@@ -186,7 +186,7 @@ def _listed(folder: Path) -> dict[str, str]:
 
 
 def _fold(folder: Path) -> int | None:
-    """The test fold of a run; None where nothing tells it, and then no image counts as one of the test fold."""
+    """The test fold of a run; None if unknown, and then no image counts as one of the test fold."""
     try:
         return int(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["fold"])
     except (OSError, ValueError, KeyError, TypeError):

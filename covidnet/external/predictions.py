@@ -1,4 +1,4 @@
-"""Predictions of images whose class is known, by a model that is served: calibrated, and as the network gave them."""
+"""Predictions of labelled images of another data set, before and after temperature scaling."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExternalPredictions:
-    """What a model says of the images of another data set.
+    """A model's predictions for the images of another data set.
 
     Args:
-        table: predictions of split ``external`` and fold -1, calibrated.
-        before: the same images with the probabilities before the temperature; None where a model has none.
-        refused: images that were not predicted: path, cause, remedy, and their label.
-        flagged: how often each warning was given to an image that was predicted, by its code.
-        warned: image ids of the images that were predicted with a warning.
+        table: predictions with split ``external`` and fold -1, after temperature scaling.
+        before: the same before temperature scaling; None if a model has no temperature.
+        refused: images that were not predicted: path, cause, remedy and label.
+        flagged: number of predicted images by code of the warning.
+        warned: ids of the images that were predicted with a warning.
     """
 
     table: pd.DataFrame
@@ -54,15 +54,15 @@ def predict_external(
     passes: int = 1,
     progress: bool = True,
 ) -> ExternalPredictions:
-    """Predict images, a few at a time; what the input gate refuses, or changed since it was listed, is left out.
+    """Predict images in small batches, without those that the input gate refuses or that changed since listing.
 
     Args:
         predictor: the model and its input gate.
         root: the folder that paths are relative to.
         images: rows of a manifest.
         reading: keyword arguments of `covidnet.data.reading.decoders.shared_decoders`.
-        passes: of the network, side by side.
-        progress: whether a progress bar is drawn.
+        passes: number of parallel forward passes.
+        progress: whether to draw a progress bar.
     """
     decoders = shared_decoders(**reading)
     temperatures = predictor.model.facts.temperatures
@@ -106,6 +106,6 @@ def predict_external(
 
 
 def _untempered(members: npt.NDArray[np.float64], temperatures: Sequence[float | None]) -> npt.NDArray[np.float64]:
-    """The mean over the models as it was before each one's temperature."""
+    """The mean over the models before temperature scaling."""
     before = [tempered(one, 1.0 / (t or 1.0)) for one, t in zip(members, temperatures, strict=True)]
     return np.asarray(np.mean(before, axis=0), np.float64)

@@ -1,4 +1,4 @@
-"""External validation: a trained model on another data set, after a look for its training images in there."""
+"""External validation: a trained model on another data set, after a search for its training images there."""
 
 from __future__ import annotations
 
@@ -58,14 +58,15 @@ log = logging.getLogger(__name__)
 
 
 class ExternalValidation:
-    """The steps of an evaluation, in their order, and the files that they leave.
+    """The steps of an evaluation and their files; call `search`, then `run`.
 
     Args:
         images: the data set.
-        known: the images that the model has seen.
-        out: where everything goes.
-        strict: whether training images, an image in two classes, or that nothing of them is known, is an error.
-        progress: whether progress bars are drawn.
+        known: the images of the training study.
+        out: the output folder.
+        strict: whether it is an error if training images or an image in two classes are found, or the search is
+            incomplete.
+        progress: whether to draw progress bars.
     """
 
     def __init__(
@@ -80,14 +81,14 @@ class ExternalValidation:
         self.overlap = pd.DataFrame()
         self.copies = pd.DataFrame()
 
-    def look(self) -> list[str]:
-        """Look for training images in the set, and for images that are in it twice; write overlap.csv and copies.csv.
+    def search(self) -> list[str]:
+        """Search the data set for training images and duplicates; write overlap.csv and copies.csv.
 
         Returns:
-            What was found, in sentences, the gravest first.
+            Sentences on what was found, the most serious first.
 
         Raises:
-            DataError: with ``strict``, where something was found, or could not be looked for.
+            DataError: ``strict``, and something was found or the search is incomplete.
         """
         start = time.perf_counter()
         self.out.mkdir(parents=True, exist_ok=True)
@@ -96,10 +97,9 @@ class ExternalValidation:
         for name, table in (("overlap.csv", self.overlap), ("copies.csv", self.copies)):
             write_text(self.out / name, table.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
         self.seconds["look"] = time.perf_counter() - start
-        told = [*self._overlap_words(), *self._copy_words()]
         if self.strict:
             self._check()
-        return told
+        return self._search_notes()
 
     def run(
         self,
@@ -110,7 +110,7 @@ class ExternalValidation:
         passes: int = 1,
         resamples: int = 2000,
         seed: int = 0,
-        asked: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> ExternalSummary:
         """Predict, score and report.
 
@@ -118,13 +118,13 @@ class ExternalValidation:
             predictor: the model and its input gate.
             models: the files that it was loaded from.
             reading: keyword arguments of `covidnet.data.reading.decoders.shared_decoders`.
-            passes: of the network, side by side.
-            resamples: of the bootstrap over patients.
+            passes: number of parallel forward passes.
+            resamples: number of bootstrap resamples of patients.
             seed: of the bootstrap.
-            asked: the settings of the command, for the report.
+            arguments: the settings of the command, for the report.
 
         Raises:
-            DataError: not one image was predicted.
+            DataError: no image was predicted.
             WriteError: a file cannot be written.
         """
         start = time.perf_counter()
@@ -144,14 +144,16 @@ class ExternalValidation:
             (self.out / "refused.csv").unlink(missing_ok=True)
         if not len(predicted.table):
             raise DataError(
-                f"{self.images.root}: not one of {count(len(refused), 'file')} was predicted, the first: "
+                f"{self.images.root}: none of {count(len(refused), 'file')} was predicted, the first: "
                 f"{refused['path'].iloc[0]}: {refused['cause'].iloc[0]}; {refused['remedy'].iloc[0]}; see "
                 f"{self.out / 'refused.csv'}"
             )
         self.seconds["predict"] = time.perf_counter() - start
         write_predictions(predicted.table, self.out / "predictions.csv")
         start = time.perf_counter()
-        summary = self._summary(predictor, models, predicted, {"resamples": resamples, "seed": seed}, dict(asked or {}))
+        summary = self._summary(
+            predictor, models, predicted, {"resamples": resamples, "seed": seed}, dict(arguments or {})
+        )
         self.seconds["score"] = time.perf_counter() - start
         summary = replace(summary, seconds={**self.seconds, "total": sum(self.seconds.values())})
         metrics = to_json(self._metrics(predicted.table, summary))
@@ -161,7 +163,7 @@ class ExternalValidation:
 
     @property
     def _seen(self) -> set[str]:
-        """Images that shaped the model."""
+        """Images that were used for training or validation of the model."""
         return set(self.overlap["image_id"][self.overlap["part"].isin(SHAPING)])
 
     def _copies(self) -> pd.DataFrame:
@@ -170,49 +172,49 @@ class ExternalValidation:
         found = find_copies(here, progress=self.progress)
         return named_copies(found, images)
 
-    def _overlap_words(self) -> list[str]:
-        words = []
+    def _search_notes(self) -> list[str]:
+        return [*self._overlap_notes(), *self._copy_notes()]
+
+    def _overlap_notes(self) -> list[str]:
+        notes = []
         seen, total = len(self._seen), len(self.images.images)
         others = len(self.overlap) - seen
         if seen:
-            words.append(
+            notes.append(
                 f"{seen} of {count(total, 'image')} {'is a' if seen == 1 else 'are'} training "
-                f"image{'' if seen == 1 else 's'} of this model (named in overlap.csv); the headline is without."
+                f"image{'' if seen == 1 else 's'} of this model (listed in overlap.csv), which the headline excludes."
             )
         if others:
-            words.append(
-                f"{count(others, 'image')} of this set {'is' if others == 1 else 'are'} in the training study's test "
-                f"or "
-                "unseen fold: no model was trained there, but that is not external."
+            notes.append(
+                f"{count(others, 'image')} of this data set {'is' if others == 1 else 'are'} in the training study's "
+                "test or unseen fold: no model was trained on them, but they are not external."
             )
         if self.known.problem:
-            words.append(self.known.problem)
+            notes.append(self.known.problem)
         elif not len(self.overlap):
-            words.append(f"None of {count(total, 'image')} was found among the training study's images.")
-        return words
+            notes.append(f"None of {count(total, 'image')} was found in the training study.")
+        return notes
 
-    def _copy_words(self) -> list[str]:
-        words = []
-        apart = self.copies[self.copies["label"] != self.copies["other_label"]]
-        for row in apart.to_dict("records")[:5]:
-            words.append(
+    def _copy_notes(self) -> list[str]:
+        notes = []
+        in_two_classes = self.copies[self.copies["label"] != self.copies["other_label"]]
+        for row in in_two_classes.to_dict("records")[:5]:
+            notes.append(
                 f"One image in two classes ({row['kind']}): {row['path']} ({row['label']}) and {row['other_path']} "
                 f"({row['other_label']}); remove all but the right one."
             )
-        if len(apart) > 5:
-            words.append(f"{len(apart) - 5} more images are in two classes: copies.csv.")
+        if len(in_two_classes) > 5:
+            notes.append(f"{len(in_two_classes) - 5} more images are in two classes: copies.csv.")
         if len(self.copies):
             pairs = count(len(self.copies), "pair")
-            words.append(
-                f"{pairs} of images in this set {'is' if len(self.copies) == 1 else 'are'} one image: copies.csv."
-            )
-        return words
+            notes.append(f"{pairs} of duplicates in this data set, listed in copies.csv.")
+        return notes
 
     def _check(self) -> None:
         if self._seen:
             raise DataError(
-                f"strict=true: {len(self._seen)} of {count(len(self.images.images), 'image')} in the set are training "
-                f"images of this model; see {self.out / 'overlap.csv'}, and take them out of the set"
+                f"strict=true: {len(self._seen)} of {count(len(self.images.images), 'image')} in the data set are "
+                f"training images of this model; remove those listed in {self.out / 'overlap.csv'}"
             )
         if self.known.problem:
             raise DataError(f"strict=true: {self.known.problem[:1].lower()}{self.known.problem[1:]}")
@@ -225,7 +227,7 @@ class ExternalValidation:
             )
 
     def _refused(self, predicted: ExternalPredictions) -> pd.DataFrame:
-        """Files that could not be read, then those of the gate; with their label where it is known."""
+        """Unreadable files, then those refused by the gate, with their label if known."""
         unread = self.images.refused.astype(object).assign(label=None)
         return pd.concat([unread, predicted.refused.astype(object)], ignore_index=True)
 
@@ -235,7 +237,7 @@ class ExternalValidation:
         models: Sequence[Path],
         predicted: ExternalPredictions,
         numbers: dict[str, int],
-        asked: dict[str, Any],
+        arguments: dict[str, Any],
     ) -> ExternalSummary:
         facts, table = predictor.model.facts, predicted.table
         outside = ~table["image_id"].isin(self._seen).to_numpy()
@@ -265,7 +267,7 @@ class ExternalValidation:
             ),
             study=study_numbers(self.known.folders, facts.temperatures, **numbers),
             notes=self._notes(predictor, headline, predicted),
-            search_notes=[*self._overlap_words(), *self._copy_words()],
+            search_notes=self._search_notes(),
             bootstrap=Bootstrap(**numbers),
             versions=made["versions"],
             git_revision=made["git_revision"],
@@ -274,7 +276,7 @@ class ExternalValidation:
                 "predictions_sha256": file_sha256(self.out / "predictions.csv"),
                 **{f"{_place(file)}": file_sha256(file) for file in models},
             },
-            arguments=asked,
+            arguments=arguments,
             seconds={},
         )
 
@@ -306,7 +308,7 @@ class ExternalValidation:
                     images=int((images["label"] == label).sum()),
                     refused=int((gate["label"] == label).sum()),
                     predicted=int((predicted.table["label"] == label).sum()),
-                    # Where none could be looked for, their number is not 0 but unknown.
+                    # Without a search their number is unknown, not 0.
                     training=None if self.known.how == "no" else int((seen == label).sum()),
                 )
                 for label in CLASSES
@@ -338,18 +340,18 @@ class ExternalValidation:
             )
             for label, numbers in cover.classes.items()
         }
-        notes = [*self._overlap_words(), *self._copy_words(), *sparse_notes(headline, absent)]
-        notes += [*_warned_words(headline, predicted.warned), *predictor.model.facts.notes()]
+        notes = [*self._search_notes(), *sparse_notes(headline, absent)]
+        notes += [*_warned_notes(headline, predicted.warned), *predictor.model.facts.notes()]
         if not len(headline):
-            notes.insert(0, "Every image that was predicted is a training image: there is no external number.")
+            notes.insert(0, "Every predicted image is a training image: there are no external numbers.")
         if self.images.synthetic and not predictor.model.facts.synthetic:
             notes.append(Caveat.SYNTHETIC)
         notes += predictor.gate_notes()
         unknown = int(self.images.images["patient_id"].isna().sum())
         if unknown:
             notes.append(
-                f"The patient of {unknown} of {count(len(self.images.images), 'image')} is unknown; each counts as a "
-                "patient of its own, and intervals may be too narrow."
+                f"The patient of {unknown} of {count(len(self.images.images), 'image')} is unknown; each counts as its "
+                "own patient, and intervals may be too narrow."
             )
         return [*notes, *(f"{note}." for note in self.images.notes)]
 
@@ -371,28 +373,29 @@ class ExternalValidation:
         }
 
 
-def _warned_words(headline: pd.DataFrame, warned: frozenset[str]) -> list[str]:
-    """How many images are none such as the model knows, and what the accuracy is without them."""
+def _warned_notes(headline: pd.DataFrame, warned: frozenset[str]) -> list[str]:
+    """How many images the gate warned of, and the accuracy without them."""
     odd = headline["image_id"].isin(warned)
     if not odd.any():
         return []
     text = (
-        f"{int(odd.sum())} of {count(len(headline), 'image')} {'is' if odd.sum() == 1 else 'are'} unlike the training "
-        "images by the input gate, and count all the same"
+        f"The input gate warned that {int(odd.sum())} of {count(len(headline), 'image')} "
+        f"{'is' if odd.sum() == 1 else 'are'} unlike the training images; {'it is' if odd.sum() == 1 else 'they are'} "
+        "scored nevertheless"
     )
     rest = headline[~odd]
     if not len(rest):
-        return [f"{text}: the model does not know images such as these."]
+        return [f"{text}."]
     right = int((rest["label"] == rest["prediction"]).sum())
-    return [f"{text}; of the {count(len(rest), 'other')} the prediction is right for {rate_of(right, len(rest))}."]
+    return [f"{text}; of the {count(len(rest), 'other')} the prediction is correct for {rate_of(right, len(rest))}."]
 
 
 def _short(cause: str) -> str:
-    """A cause without its numbers, so that images of one fault are counted together."""
+    """A cause without its numbers, to count images with the same cause together."""
     return cause.split(":")[0].split(" (")[0]
 
 
 def _place(file: Path) -> str:
-    """Names a model's file by its run folder."""
+    """A model's file relative to its run's parent folder."""
     parts = file.resolve().parts
     return "/".join(parts[-3:] if file.parent.name == "checkpoints" else parts[-1:])

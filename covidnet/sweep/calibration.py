@@ -24,17 +24,17 @@ from covidnet.report.summary import (
 )
 from covidnet.sweep.folder import Run
 
-# How often each row is drawn in each resample, and how many patients were drawn from.
+# Counts of each row in each resample, and the number of patients.
 Resampled = tuple[npt.NDArray[np.int32], int]
 
 Images = npt.NDArray[np.float64]
 
 
 def common_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The rows of the images that all tables have, in the order of the first one.
+    """The rows of the images that all tables have, in the order of the first table.
 
     Args:
-        tables: each model's predictions, every image once.
+        tables: each model's predictions, with each image once.
     """
     by_image = [table.set_index("image_id") for table in tables]
     common = [image_id for image_id in by_image[0].index if all(image_id in table.index for table in by_image[1:])]
@@ -42,7 +42,7 @@ def common_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def averaged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The unseen fold as predicted by the mean of the models' probabilities.
+    """Predictions of the ensemble, the models' mean probabilities, on the unseen fold.
 
     Args:
         tables: each model's predictions, of the same images in the same order.
@@ -63,14 +63,14 @@ def averaged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def with_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """A predictions table with tempered probabilities; its predictions stay.
+    """A predictions table after temperature scaling; its predictions do not change.
 
     Args:
         table: a checked predictions table of one model.
         temperature: T > 0.
 
     Returns:
-        The table with float64 probabilities: rounding them could make two of them equal.
+        The table with float64 probabilities, because rounding could make two of them equal.
     """
     scores = tempered(_scores(table), temperature)
     return table.assign(**{name: scores[:, at] for at, name in enumerate(PROBABILITIES)})
@@ -79,17 +79,17 @@ def with_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
 def sweep_calibration(
     runs: Sequence[Run], pooled: pd.DataFrame, unseen: Sequence[pd.DataFrame] | None, *, resamples: int, seed: int
 ) -> SweepCalibration:
-    """How well the probabilities are calibrated as they were predicted, and as they are shown to users.
+    """Calibration of a sweep before and after temperature scaling.
 
-    Each model's temperature is fitted on its validation images. Intervals are of the images, drawn by patients; the
-    temperatures are taken as they are.
+    Each model's temperature is fitted on its validation images. Intervals are from a bootstrap over patients with fixed
+    temperatures.
 
     Args:
         runs: of the sweep.
-        pooled: the test folds of these runs, one after the other.
+        pooled: the test folds of these runs, concatenated.
         unseen: each run's predictions of the unseen fold, of the same images in the same order; None while it is
             locked.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
         seed: of the bootstrap.
     """
     temperatures = [
@@ -101,7 +101,7 @@ def sweep_calibration(
         before["ensemble_unseen"] = averaged(unseen)
     weights = {key: _resampled(table, resamples, seed) for key, table in before.items()}
     scores = {key: _scored(table, weights[key]) for key, table in before.items()}
-    tempered_scores: dict[str, ScoredCalibration] = {}
+    scaled_scores: dict[str, ScoredCalibration] = {}
     change = changed = None
     values = [t.value for t in temperatures if t.value is not None]
     if len(values) == len(runs):
@@ -117,16 +117,16 @@ def sweep_calibration(
                     != before["ensemble_unseen"]["prediction"].to_numpy()
                 ).sum()
             )
-        tempered_scores = {key: _scored(table, weights[key]) for key, table in after.items()}
+        scaled_scores = {key: _scored(table, weights[key]) for key, table in after.items()}
         change = {
-            key: _change((before[key], scores[key].ece), (after[key], tempered_scores[key].ece), weights[key])
+            key: _change((before[key], scores[key].ece), (after[key], scaled_scores[key].ece), weights[key])
             for key in before
         }
     return SweepCalibration(
         pooled=scores["pooled"],
-        pooled_calibrated=tempered_scores.get("pooled"),
+        pooled_calibrated=scaled_scores.get("pooled"),
         ensemble_unseen=scores.get("ensemble_unseen"),
-        ensemble_unseen_calibrated=tempered_scores.get("ensemble_unseen"),
+        ensemble_unseen_calibrated=scaled_scores.get("ensemble_unseen"),
         temperatures=temperatures,
         change=change,
         ensemble_changed=changed,
@@ -138,7 +138,7 @@ def _scores(table: pd.DataFrame) -> Images:
 
 
 def _image_scores(table: pd.DataFrame) -> dict[str, Images]:
-    """The Brier score and the negative log likelihood of each image."""
+    """The Brier score and the negative log-likelihood of each image."""
     return {"brier": image_brier(table), "loss": image_losses(_scores(table), list(table["label"]))}
 
 
@@ -161,7 +161,7 @@ def _scored(table: pd.DataFrame, weights: Resampled) -> ScoredCalibration:
 def _change(
     before: tuple[pd.DataFrame, float | None], after: tuple[pd.DataFrame, float | None], weights: Resampled
 ) -> CalibrationChange:
-    """After less before, of tables and their ECE; image by image, so that what both have in common cancels."""
+    """After minus before, of tables and their ECE; paired by image."""
     (old_table, old_ece), (new_table, new_ece) = before, after
     old, new = _image_scores(old_table), _image_scores(new_table)
     changes = {}
@@ -175,5 +175,5 @@ def _interval(images: Images, weights: Resampled) -> Interval | None:
     """The percentile interval of a mean over images."""
     if not len(images):
         return None
-    drawn, patients = weights
-    return percentile_interval(drawn @ images / drawn.sum(axis=1), patients)
+    counts, patients = weights
+    return percentile_interval(counts @ images / counts.sum(axis=1), patients)

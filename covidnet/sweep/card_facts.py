@@ -1,4 +1,4 @@
-"""What a model card says beside a sweep's numbers: the network, its input, where the images come from, the date."""
+"""The facts of a sweep's model card: network, input, sources of the images, date."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ NETWORKS: Mapping[str, tuple[int, int, InputSpec]] = {
     "resnet8": (77_104, 64, GREY_SPEC),
     "covidnet_cxr": (11_727_272, 2048, GREY_SPEC),
 }
-"""Parameters of each backbone, the length of its features, and its input: known here without loading the network."""
+"""Parameters of each backbone, the length of its features, and its input, known without loading the network."""
 
-# Models that stand on another network, and the outputs of their heads beside one for each class.
+# Models with another network as backbone, and the number of their outputs in addition to one per class.
 _HEADS = {"bayesian_cnn": ("resnet50", 0), "anomaly_resnet": ("resnet18", 1)}
 
-# A first layer that takes one channel instead of three, as the chest weights of DenseNet121 have it.
+# The first layer of DenseNet121 with chest weights has one input channel instead of three.
 _ONE_CHANNEL = -2 * 64 * 7 * 7
 
-_PLACES = 8
+_MAX_VALUES = 8
 _DATE = re.compile(r"^(\d{4}-\d{2}-\d{2})[ T]\d{2}:", re.MULTILINE)
 
 
 def card_facts(runs: Sequence[Run]) -> CardFacts:
-    """Facts of a sweep for its model card; what is not known is None.
+    """Facts of a sweep for its model card; unknown facts are None.
 
     Args:
         runs: of the sweep.
@@ -78,7 +78,7 @@ def _last_day(run: Run) -> str | None:
 
 
 def _spec(model: Mapping[str, Any]) -> InputSpec | None:
-    """The input that a model gets; None where its weights are a file, which may say otherwise."""
+    """The input of a model; None if its weights are a file, which may define another."""
     name, weights = str(model.get("name")), model.get("weights")
     if name == "densenet121" and weights == "chest":
         return CHEST_SPEC
@@ -87,7 +87,7 @@ def _spec(model: Mapping[str, Any]) -> InputSpec | None:
 
 
 def _parameters(model: Mapping[str, Any]) -> Parameters | None:
-    """All parameters of a model, and those that training changes; running statistics are none."""
+    """Numbers of all and of trained parameters, without running statistics."""
     spec, frozen = _spec(model), model.get("freeze")
     if spec is None or not isinstance(frozen, bool):
         return None
@@ -99,30 +99,29 @@ def _parameters(model: Mapping[str, Any]) -> Parameters | None:
 
 
 def _origin(images: pd.DataFrame, column: str) -> Origin | None:
-    """Where images come from, or how they were taken, and how far that alone tells their class.
+    """The sources or views of the images, and how well these alone predict the class.
 
     Args:
         images: rows of split.csv.
         column: ``source`` or ``view``.
 
     Returns:
-        None where no image's value is known.
+        None if no image has a value.
     """
     known = images[images[column].notna()]
     if not len(known):
         return None
     counts = pd.crosstab(known[column].astype(str), known["label"]).reindex(columns=list(CLASSES), fill_value=0)
     order = counts.sum(axis=1).sort_values(ascending=False, kind="stable").index
-    shown = [str(value) for value in order[:_PLACES]]
-    told = {value: {label: int(counts[label][value]) for label in CLASSES} for value in shown}
-    if len(order) > _PLACES:
-        rest = counts.loc[order[_PLACES:]].sum()
-        told[f"{len(order) - _PLACES} others"] = {label: int(rest[label]) for label in CLASSES}
+    listed = {str(value): {label: int(counts[label][value]) for label in CLASSES} for value in order[:_MAX_VALUES]}
+    if len(order) > _MAX_VALUES:
+        rest = counts.loc[order[_MAX_VALUES:]].sum()
+        listed[f"{len(order) - _MAX_VALUES} others"] = {label: int(rest[label]) for label in CLASSES}
     n = len(known)
-    # Where nearly every image has a value of its own, the class follows from it whatever it means.
+    # If nearly every image has its own value, that predicts the class trivially.
     few = len(order) <= n / 5
     return Origin(
-        counts=told,
+        counts=listed,
         unknown=len(images) - n,
         n=n,
         share=float(counts.max(axis=1).sum() / n) if few else None,

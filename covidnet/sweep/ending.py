@@ -1,4 +1,4 @@
-"""What a sweep ends with: the report of its folds, or the best settings of a search."""
+"""The end of a sweep: the report of its folds, or the best settings of a search."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _ended: list[tuple[Path, str | None]] = []
 
 
 class SweepReport(Callback):
-    """Check folders before Hydra writes to them; remember a sweep's, so that its report is written when it has ended.
+    """Check folders before Hydra writes to them, and remember the sweep folder for `report_ended_sweeps`.
 
-    Hydra tells callbacks of a sweep's end only where no job failed, and swallows what they raise. So
-    `report_ended_sweeps` does the work, when Hydra is done. Of the processes of a sweep only the first calls either.
+    Hydra calls the callback for a sweep's end only if no job failed, and swallows its exceptions. So the report is
+    written by `report_ended_sweeps`, after Hydra has returned. Both run only in the first process of a sweep.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a run folder with links that lead out of it: Hydra writes its log and ``.hydra/`` before the run."""
+        """Reject a run folder with links that lead out of it: Hydra writes there before the run starts."""
         if config.hydra.job.name == "train":
             _refuse_links(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse what no job could do, say where the jobs run, and remember the sweep folder of a training sweep."""
+        """Check a training sweep, say where its jobs run, and remember its folder."""
         hydra = config.hydra
         if hydra.job.name != "train":
             return
         try:
             check_sweep(hydra, config, list(hydra.overrides.task))
         except CovidnetError as error:
-            # Hydra would make a warning of any other exception.
+            # Hydra turns any other exception into a warning.
             raise SystemExit(f"error: {error}") from None
         _refuse_links(hydra.sweep.dir)
         folder = Path(hydra.sweep.dir).absolute()
@@ -60,9 +60,9 @@ def _refuse_links(folder: str) -> None:
 
 
 def report_ended_sweeps() -> None:
-    """Write ``report/`` of the sweep that ended, also where some of its folds failed; nothing after a single run.
+    """Write ``report/`` of the sweep that ended, even if folds failed; do nothing after a single run.
 
-    A search for hyperparameters has no report, since its runs are of different settings: its best trial is named.
+    A hyperparameter search has no report, because its runs have different settings: its best trial is printed.
 
     Raises:
         DataError: no run can be reported.
@@ -70,11 +70,11 @@ def report_ended_sweeps() -> None:
     """
     while _ended:
         folder, searched = _ended.pop()
-        # Before any job began there is nothing to say that Hydra has not said.
+        # Without a folder no job has started, and Hydra has said why.
         if not folder.is_dir():
             continue
         if searched is not None:
-            _tell_best(folder, searched)
+            _print_best(folder, searched)
             continue
         from covidnet.sweep.reports import report_sweeps
         from covidnet.tracking.sweep_run import log_sweep
@@ -84,8 +84,8 @@ def report_ended_sweeps() -> None:
             log_sweep(summaries[0], folder)
 
 
-def _tell_best(folder: Path, monitor: str) -> None:
-    """Name the settings of the best trial, as they can be given to the command; nothing where the search broke off."""
+def _print_best(folder: Path, monitor: str) -> None:
+    """Print the settings of the best trial as arguments; nothing if the search did not finish."""
     from rich.console import Console
 
     file = folder / "optimization_results.yaml"

@@ -1,4 +1,4 @@
-"""A sweep folder as it lies on disk: the finished run of each fold, and what is wrong with the others."""
+"""Reading a sweep folder: the finished run of each fold, and the problems of the others."""
 
 from __future__ import annotations
 
@@ -28,30 +28,29 @@ from covidnet.serving.checkpoint_path import choose_runs, group_names
 log = logging.getLogger(__name__)
 
 FOLDS = tuple(range(10))
-"""The test folds of a whole sweep."""
+"""The test folds of a complete sweep."""
 
 REPORT = "report"
 """The folder of the report in a sweep folder."""
 
-
 OPENINGS = "unseen.json"
-"""In a sweep folder: when its unseen fold was opened."""
+"""The file in a sweep folder with the times at which its unseen fold was opened."""
 
 _ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+: (?P<text>.*)$")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run of one fold.
+    """A finished run of one fold.
 
     Args:
         folder: the run folder.
         fold: its test fold, 0..9.
         predictions: the table of predictions.csv.
-        split: the table of split.csv; None where there is none.
-        metrics: the content of metrics.json; empty where there is none.
-        settings: the content of config.yaml; empty where there is none.
-        environment: the content of environment.json; empty where there is none.
+        split: the table of split.csv; None without it.
+        metrics: the content of metrics.json; empty without it.
+        settings: the content of config.yaml; empty without it.
+        environment: the content of environment.json; empty without it.
     """
 
     folder: Path
@@ -64,22 +63,22 @@ class Run:
 
     @cached_property
     def split_sha256(self) -> str | None:
-        """The hash of split.csv; None where there is none."""
+        """The hash of split.csv; None without it."""
         file = self.folder / "split.csv"
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
     @property
     def locked(self) -> bool:
-        """Whether the run left the unseen fold alone; its predictions are there only once that was opened."""
+        """Whether the run did not score the unseen fold; its predictions exist only after the fold was opened."""
         return bool(self.settings.get("unseen") == "locked")
 
     @cached_property
     def compared(self) -> dict[str, Any]:
-        """The settings that make two runs of different folds parts of one study, flat."""
+        """The settings, flattened, that runs of different folds must share to be reported together."""
         return compared(self.settings)
 
-    def is_of_one_study_with(self, other: Run) -> bool:
-        """Whether two runs have the same folds and settings; what one of them does not tell is not held against it."""
+    def is_compatible_with(self, other: Run) -> bool:
+        """Whether two runs have the same split and settings; missing values never count as a mismatch."""
         splits, settings = (self.split_sha256, other.split_sha256), (self.compared, other.compared)
         return (None in splits or splits[0] == splits[1]) and (not all(settings) or settings[0] == settings[1])
 
@@ -90,14 +89,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep folder holds.
+    """The runs of a sweep folder.
 
     Args:
         folder: the sweep folder.
-        name: what to call it.
-        runs: one finished run per fold, in the order of the folds; at least one.
-        problems: one line for each fold that is missing or odd, and each run that is left out.
-        only: what the run folders were chosen by; empty where all were read.
+        name: its display name.
+        runs: one finished run per fold, in fold order; at least one.
+        problems: a line for each missing or faulty fold, and for each run that is left out.
+        only: the part of their names that the run folders were selected by; empty for all.
     """
 
     folder: Path
@@ -108,7 +107,7 @@ class Sweep:
 
     @property
     def folds(self) -> list[int]:
-        """The folds that there are."""
+        """The folds with a run."""
         return [run.fold for run in self.runs]
 
     @property
@@ -118,7 +117,7 @@ class Sweep:
 
     @property
     def images(self) -> pd.DataFrame:
-        """image_id, patient_id and fold of every image in a fold: of split.csv, or else of the predictions."""
+        """image_id, patient_id and fold of every image in a fold, from split.csv or else the predictions."""
         columns = ["image_id", "patient_id", "fold"]
         if (split := self.runs[0].split) is not None:
             return split.loc[split["fold"] >= 0, columns].reset_index(drop=True)
@@ -129,31 +128,31 @@ class Sweep:
 
     @property
     def openings(self) -> list[str]:
-        """When the unseen fold was opened, where it was locked; the first time first."""
-        found: set[str] = set()
-        # A run may have been opened alone, or be read alone out of a sweep that was opened.
+        """The times at which a locked unseen fold was opened, in order."""
+        times: set[str] = set()
+        # A run may have been opened on its own, or be read on its own from a sweep that was opened.
         for folder in {self.folder, *(place for run in self.runs for place in (run.folder, run.folder.parent))}:
             try:
-                found |= set(_json(folder / OPENINGS).get("openings") or ())
+                times |= set(_json(folder / OPENINGS).get("openings") or ())
             except DataError as error:
                 log.warning("%s: %s", folder, error)
-        return sorted(found)
+        return sorted(times)
 
 
 def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> Sweep:
-    """Read what the runs of a sweep saved. Neither images nor checkpoints are looked at.
+    """Read the saved results of the runs of a sweep, without images and checkpoints.
 
     Args:
         folder: a sweep folder, or a single run folder.
-        name: what to call it; the folder's name if empty.
+        name: its display name; the folder's name if empty.
         only: read only run folders with this in their names, such as ``seed=1`` in ``fold=3,seed=1``.
 
     Returns:
-        The runs that can be reported together, and a line for everything that cannot.
+        The runs that can be reported together, and a line for each that cannot.
 
     Raises:
-        SettingError: `only` fits no run folder.
-        DataError: there is no such folder, or no run in it can be reported.
+        SettingError: `only` matches no run folder.
+        DataError: the folder does not exist, or has no run that can be reported.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -169,24 +168,24 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
             runs.append(_read_run(path))
         except CovidnetError as error:
             problems.append(f"{_label(path)}: left out: {error}")
-    runs = _of_one_study(_checked(runs, problems), problems)
+    runs = _largest_study(_checked(runs, problems), problems)
     runs = _one_per_fold(runs, problems)
     _check_overlap(runs, problems)
     if not runs:
         more = f"; and {len(problems) - 2} more like these" if len(problems) > 2 else ""
-        cause = "; ".join(problems[:2]) + more if problems else "it holds no run folder with a predictions.csv"
+        cause = "; ".join(problems[:2]) + more if problems else "no run folder with a predictions.csv"
         raise DataError(f"{folder}: nothing to report: {cause}")
-    shut = [str(run.fold) for run in runs if not len(run.rows("unseen"))]
-    if 0 < len(shut) < len(runs):
+    unscored = [str(run.fold) for run in runs if not len(run.rows("unseen"))]
+    if 0 < len(unscored) < len(runs):
         problems.append(
-            f"fold{'' if len(shut) == 1 else 's'} {', '.join(shut)}: not scored on the unseen fold, which is left out "
-            "for all; unseen=open scores them"
+            f"fold{'' if len(unscored) == 1 else 's'} {', '.join(unscored)}: not scored on the unseen fold, which is "
+            "left out for all; unseen=open scores them"
         )
     missing = [fold for fold in FOLDS if fold not in {run.fold for run in runs}]
     if missing:
         folds = ", ".join(str(fold) for fold in missing)
         home = folder.parent if runs[0].folder == folder else folder
-        # A job of a grid has more settings than the fold in its name, and its report reads those names alone.
+        # The name of a grid's job has more settings than the fold, and the report selects runs by these names.
         parts = [part for part in runs[0].folder.name.split(",") if "=" in part and not part.startswith("fold=")]
         job = [f"fold={missing[0]}", *parts]
         place = f"--config-dir '{runs[0].folder}' --config-name config"
@@ -194,31 +193,31 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
         problems.append(
             f"{'fold' if len(missing) == 1 else 'folds'} {folds}: no finished run, so the numbers cover "
             f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'each'} with the sweep's "
-            f"settings, from the folder that it was started in: {again}"
+            f"settings, from the folder where the sweep was started: {again}"
         )
     return Sweep(folder, name or folder.resolve().name, runs, problems, only or "")
 
 
 def _run_folders(folder: Path, only: str) -> list[Path]:
-    """Folders that a run was started in: the folder itself, or those below it, by their names."""
+    """The run folders: the folder itself, or those inside it, sorted by name."""
     if _is_run(folder):
         return choose_runs([folder], only, str(folder))
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != REPORT and _is_run(path))
-    return choose_runs(below, only, str(folder))
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != REPORT and _is_run(path))
+    return choose_runs(inside, only, str(folder))
 
 
 def groups_of(folder: Path, only: str = "") -> list[str]:
-    """What the run folders of a sweep over more than the folds have in their names beside the fold.
+    """The groups of runs in a sweep over more than the folds: their folder names without the fold.
 
     Args:
         folder: a sweep folder.
-        only: of the run folders that this means; see `covidnet.serving.checkpoint_path.choose_runs`.
+        only: selects run folders; see `covidnet.serving.checkpoint_path.choose_runs`.
 
     Returns:
-        Such as ``["seed=0", "seed=1"]``; empty where the sweep varies the fold alone.
+        Such as ``["seed=0", "seed=1"]``; empty if the sweep varies only the fold.
 
     Raises:
-        SettingError: `only` fits no run folder.
+        SettingError: `only` matches no run folder.
     """
     if not folder.is_dir():
         return []
@@ -226,17 +225,17 @@ def groups_of(folder: Path, only: str = "") -> list[str]:
 
 
 def chosen_group(folder: Path, only: str) -> str | None:
-    """The group that ``only=`` means as a whole, whose report lies in a folder of that name; None for a part of one.
+    """The group that ``only=`` selects completely, whose report is in a folder of that name.
 
     Args:
         folder: a sweep folder.
         only: as in `groups_of`.
 
     Returns:
-        Such as ``seed=1``; empty where every run folder is meant.
+        Such as ``seed=1``; empty if every run folder is selected; None for a part of a group.
 
     Raises:
-        SettingError: `only` fits no run folder.
+        SettingError: `only` matches no run folder.
     """
     chosen = _run_folders(folder, only)
     if chosen == _run_folders(folder, ""):
@@ -255,17 +254,17 @@ def _label(path: Path) -> str:
 
 
 def _last_error(path: Path) -> str:
-    """What the log of a crashed run says last."""
+    """The last error in the log of an unfinished run."""
     log = path / "train.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    told = [match["text"] for match in map(_ERROR_LINE.match, lines) if match]
-    if told:
-        return told[-1].removeprefix("error: ")
-    return f"{log} names no error; it was stopped, or is still running" if lines else "it left no log"
+    errors = [match["text"] for match in map(_ERROR_LINE.match, lines) if match]
+    if errors:
+        return errors[-1].removeprefix("error: ")
+    return f"no error in {log}; it was stopped, or is still running" if lines else "it has no log"
 
 
 def run_predictions(folder: Path) -> pd.DataFrame:
-    """The predictions of a run, with those of the unseen fold where it was locked and has been opened.
+    """The predictions of a run, including those of a locked unseen fold that has been opened.
 
     Args:
         folder: the run folder.
@@ -281,8 +280,8 @@ def _read_run(path: Path) -> Run:
     predictions, settings = run_predictions(path), _settings(path)
     folds = sorted({int(fold) for fold in predictions["fold"]})
     if len(folds) != 1 or folds[0] not in FOLDS:
-        told = ", ".join(str(fold) for fold in folds)
-        raise DataError(f"predictions.csv is of fold {told}; a run has one test fold of 0..9")
+        found = ", ".join(str(fold) for fold in folds)
+        raise DataError(f"predictions.csv is of fold {found}; must be one test fold from 0 to 9")
     for split in ("test",) if settings.get("unseen") == "locked" else ("test", "unseen"):
         if not (predictions["split"] == split).any():
             raise DataError(f"predictions.csv has no rows of the {split} split")
@@ -303,7 +302,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file.name} is damaged ({error}); delete it, and the predictions are reported") from error
+        raise DataError(f"{file.name} is damaged ({error}); delete it to report the predictions") from error
     return found if isinstance(found, dict) else {}
 
 
@@ -330,7 +329,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
-    """Runs whose predictions are those of the fold that their split.csv names."""
+    """The runs whose predictions match their split.csv."""
     kept = []
     for run in runs:
         split = run.split
@@ -358,19 +357,19 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
         for label in CLASSES:
             if not (test["label"] == label).any():
                 problems.append(
-                    f"{_label(run.folder)}: no image of {label} in its test split, so its sensitivity is not defined"
+                    f"{_label(run.folder)}: no images of {label} in its test split, so its sensitivity is undefined"
                 )
     return kept
 
 
 def _foreign(run: Run, split: pd.DataFrame) -> str | None:
-    """What in a run's predictions contradicts its split; None where nothing does."""
+    """How a run's predictions contradict its split; None if they agree."""
     test, unseen = split["fold"] == run.fold, split["fold"] == UNSEEN_FOLD
-    # Validation is a part of the training folds, or the test fold itself; it chooses checkpoint and model.
-    may_be = {"test": test, "unseen": unseen, "val": (split["fold"] >= 0) & ~unseen}
+    # Validation is a part of the training folds, or the test fold itself.
+    allowed_rows = {"test": test, "unseen": unseen, "val": (split["fold"] >= 0) & ~unseen}
     names = {"test": f"fold {run.fold}", "unseen": f"fold {UNSEEN_FOLD}", "val": "folds 0 to 9"}
     labels, patients = (dict(zip(split["image_id"], split[name], strict=True)) for name in ("label", "patient_id"))
-    for part, allowed in may_be.items():
+    for part, allowed in allowed_rows.items():
         rows = run.rows(part)
         if foreign := sorted(set(rows["image_id"]) - set(split.loc[allowed, "image_id"])):
             count = len(foreign)
@@ -391,12 +390,12 @@ def _foreign(run: Run, split: pd.DataFrame) -> str | None:
     return None
 
 
-def _of_one_study(runs: list[Run], problems: list[str]) -> list[Run]:
-    """The runs that share settings and split: those of the setting with most folds, the first of equals."""
+def _largest_study(runs: list[Run], problems: list[str]) -> list[Run]:
+    """The compatible runs that cover the most folds; of equals the first."""
     studies: list[list[Run]] = []
     for run in runs:
         for study in studies:
-            if all(run.is_of_one_study_with(other) for other in study):
+            if all(run.is_compatible_with(other) for other in study):
                 study.append(run)
                 break
         else:
@@ -412,7 +411,8 @@ def _of_one_study(runs: list[Run], problems: list[str]) -> list[Run]:
             else:
                 differences = _differences(study[0].compared, kept[0].compared)
                 cause = (
-                    f"other settings than {_label(kept[0].folder)} ({differences}); only=PART of their names picks them"
+                    f"other settings than {_label(kept[0].folder)} ({differences}); only=PART of their names selects "
+                    "them"
                 )
             problems.append(f"{names}: left out: {cause}")
     return kept
@@ -420,8 +420,8 @@ def _of_one_study(runs: list[Run], problems: list[str]) -> list[Run]:
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
-    told = [f"{key}={_short(one.get(key))}, not {_short(other.get(key))}" for key in keys[:3]]
-    return "; ".join(told) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
+    texts = [f"{key}={_short(one.get(key))}, not {_short(other.get(key))}" for key in keys[:3]]
+    return "; ".join(texts) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _short(value: object) -> str:
@@ -430,19 +430,19 @@ def _short(value: object) -> str:
 
 
 def _one_per_fold(runs: list[Run], problems: list[str]) -> list[Run]:
-    found: dict[int, Run] = {}
+    newest: dict[int, Run] = {}
     for run in sorted(runs, key=lambda run: (run.folder / "predictions.csv").stat().st_mtime_ns):
-        if (before := found.get(run.fold)) is not None:
+        if (before := newest.get(run.fold)) is not None:
             problems.append(
                 f"fold {run.fold}: two runs, {before.folder.name} and {run.folder.name}; "
-                f"{run.folder.name}, the newer, is reported"
+                f"the newer, {run.folder.name}, is reported"
             )
-        found[run.fold] = run
-    return [found[fold] for fold in sorted(found)]
+        newest[run.fold] = run
+    return [newest[fold] for fold in sorted(newest)]
 
 
 def _check_overlap(runs: list[Run], problems: list[str]) -> None:
-    """An image that two test folds share would be counted twice."""
+    """Leave out runs that share test images with another: these images would count twice."""
     owner: dict[str, int] = {}
     for run in list(runs):
         ids = set(run.rows("test")["image_id"])

@@ -1,4 +1,4 @@
-"""The reports of sweeps: their numbers, their comparison, and the model card."""
+"""Writing the reports, comparisons and model cards of sweeps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of a card that somebody waits for.
-_QUICK = 500
+# Resamples of a model card, which should be quick.
+_CARD_RESAMPLES = 500
 
 
 def report_sweeps(
@@ -35,27 +35,27 @@ def report_sweeps(
     cache_dir: str | Path | None = None,
     paper: bool | None = None,
 ) -> list[SweepSummary]:
-    """Write a report of the first sweep, with the others beside it and compared with it.
+    """Write the report of the first sweep, compared with the others.
 
     Args:
         folders: sweep folders; at least one.
-        names: what to call them, one for each or none.
-        only: what run folders have in their names, one for each sweep, one for all, or none.
-        report_dir: where the report goes; ``report`` in the first sweep's folder if None.
-        selection: ``inner``, ``paper``, or None for what the runs were set to.
-        resamples: of the patient-clustered bootstrap.
-        seed: of everything that is drawn.
-        unseen: ``open`` scores the models on an unseen fold that was locked.
-        cache_dir: where that is recorded; needed with ``open`` alone.
-        paper: whether the paper's numbers stand beside ours; None for the paper's own data (kaggle) alone.
+        names: their display names, one each or none.
+        only: part of the run folders' names, one per sweep, one for all, or none.
+        report_dir: the folder of the report; ``report`` in the first sweep's folder if None.
+        selection: ``inner``, ``paper``, or None for the setting of the runs.
+        resamples: number of bootstrap resamples of patients.
+        seed: of the bootstrap and the simulations.
+        unseen: ``open`` scores the models on a locked unseen fold.
+        cache_dir: where that is recorded; needed only with ``open``.
+        paper: whether to show the paper's numbers; None shows them for the paper's own data (kaggle) only.
 
     Returns:
-        The summaries, in the order of the folders; of a single sweep over more than the folds one for each group of
-        its runs, whose reports lie in folders of ``report`` beside a table of methods and seeds.
+        The summaries, in the order of the folders. A single sweep over more than the folds has one per group of runs;
+        their reports are in subfolders of ``report``, next to a table of methods and seeds.
 
     Raises:
-        SettingError: names do not fit the folders, or a setting is not allowed.
-        DataError: a sweep cannot be reported, or two of them are not of the same split.
+        SettingError: names do not match the folders, or a setting is not allowed.
+        DataError: a sweep cannot be reported, or two sweeps have different splits.
         WriteError: the report cannot be written.
     """
     if paper is not None and not isinstance(paper, bool):
@@ -73,7 +73,7 @@ def report_sweeps(
     check_links(target, None if report_dir else folders[0].expanduser())
     groups = groups_of(folders[0].expanduser(), *only) if len(folders) == 1 and len(only) < 2 else []
     if len(folders) == len(only) == 1 and report_dir is None and folders[0].expanduser().is_dir():
-        # Where the report of the whole grid has it too.
+        # The same place as in the report of the whole grid.
         target /= chosen_group(folders[0].expanduser(), only[0]) or ""
     if len(groups) > 1:
         options = {"selection": selection, "resamples": resamples, "seed": seed, "unseen": unseen, "paper": paper}
@@ -93,7 +93,7 @@ def report_sweeps(
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        cause = "is a file" if isinstance(error, FileExistsError) else f"cannot be made ({error.strerror})"
+        cause = "is a file" if isinstance(error, FileExistsError) else f"cannot be created ({error.strerror})"
         raise DataError(f"{target}: {cause}; give another folder with report_dir=DIR") from None
     write_report(summaries[0], target, comparisons=comparisons, others=summaries[1:])
     console = Console(soft_wrap=True, highlight=False)
@@ -109,7 +109,7 @@ def report_sweeps(
 
 
 def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: Any) -> list[SweepSummary]:
-    """A report of each group of a grid in a folder of its own, and one table of methods and seeds."""
+    """A report of each group of a grid in its own folder, and one table of methods and seeds."""
     from rich.console import Console
 
     from covidnet.base.atomic import make_folder, write_text
@@ -124,18 +124,18 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
         except DataError as error:
             failed[group] = error
     if not finished:
-        # Each says the folder, and most the same cause.
+        # All name the folder, and most the same cause.
         raise next(iter(failed.values()))
     for group, cause in failed.items():
         log.error("%s: left out: %s", group, cause)
     if options.pop("unseen") == "open":
-        # Once for all groups: they are opened together.
+        # All groups at once, so that this counts as one opening.
         runs = [run for sweep in finished.values() for run in sweep.runs]
         _open([Sweep(folder.expanduser(), folder.name, runs, [])], options["cache_dir"])
-    found: dict[str, SweepSummary] = {}
+    summaries: dict[str, SweepSummary] = {}
     for group in finished:
-        (found[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
-    table = grid_table(found)
+        (summaries[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
+    table = grid_table(summaries)
     make_folder(target)
     write_text(target / "grid.csv", table.to_csv(index=False, lineterminator="\n"))
     write_text(target / "grid.tex", grid_latex(table))
@@ -145,7 +145,7 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
         mean = f"{100 * row['mean']:.1f}% (mean of {count(row['n'], 'seed')}{sd})"
         console.print(f"{row['method']}: accuracy {mean}", markup=False, emoji=False)
     console.print(f"Methods and seeds: {target / 'grid.csv'} and grid.tex", markup=False, emoji=False)
-    return list(found.values())
+    return list(summaries.values())
 
 
 def summaries_of(
@@ -159,15 +159,15 @@ def summaries_of(
     unseen: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> tuple[list[Sweep], list[SweepSummary]]:
-    """Read sweeps and compute their numbers; what is wrong with them is logged.
+    """Read sweeps and compute their numbers; their problems are logged.
 
     Args:
-        folders: as in `report_sweeps`, and so the others.
-        names: of the sweeps.
+        folders: as in `report_sweeps`.
+        names: as in `report_sweeps`.
         only: as in `report_sweeps`.
-        selection: the rule.
-        resamples: of the bootstrap.
-        seed: of everything that is drawn.
+        selection: as in `report_sweeps`.
+        resamples: as in `report_sweeps`.
+        seed: as in `report_sweeps`.
         unseen: as in `report_sweeps`.
         cache_dir: as in `report_sweeps`.
 
@@ -191,13 +191,12 @@ def summaries_of(
     chosen = [only[0]] * len(folders) if len(only) == 1 else list(only) or [""] * len(folders)
     studies = [(folder.expanduser().resolve(), text) for folder, text in zip(folders, chosen, strict=True)]
     if len(set(studies)) != len(studies):
-        raise SettingError("sweep_dir", [str(f) for f in folders], "different sweeps", "one of them stands there twice")
-    called = names or _names(studies)
-    asked = list(zip(folders, called, chosen, strict=True))
-    sweeps = [read_sweep(*one) for one in asked]
+        raise SettingError("sweep_dir", [str(f) for f in folders], "different sweeps", "one of them is given twice")
+    sources = list(zip(folders, names or _names(studies), chosen, strict=True))
+    sweeps = [read_sweep(*one) for one in sources]
     if unseen == "open":
         opened = _open(sweeps, cache_dir)
-        sweeps = [read_sweep(*one) if new else sweep for one, new, sweep in zip(asked, opened, sweeps, strict=True)]
+        sweeps = [read_sweep(*one) if new else sweep for one, new, sweep in zip(sources, opened, sweeps, strict=True)]
     for sweep in sweeps:
         for problem in sweep.problems:
             log.warning("%s: %s", sweep.name, problem)
@@ -213,19 +212,19 @@ def _open(sweeps: Sequence[Sweep], cache_dir: str | Path | None) -> list[bool]:
 
 
 def card_of(folder: str | Path, only: str = "") -> str:
-    """The model card of a sweep or of a single run, quickly.
+    """The model card of a sweep or of a single run.
 
     Args:
         folder: a sweep folder, a run folder, or the checkpoint of a run.
-        only: of a sweep folder the runs with this in their names.
+        only: in a sweep folder, select the runs with this in their names.
 
     Returns:
-        Markdown: ``report/model_card.md`` of the folder (in ``report/GROUP/`` of a group) where it is there, else a
-        card made from its saved predictions, with fewer resamples of the bootstrap than a report has; it says how many.
+        Markdown: the ``report/model_card.md`` of the folder (in ``report/GROUP/`` for a group) if it exists, else a
+        card from the saved predictions, with fewer bootstrap resamples than a report. The card states their number.
 
     Raises:
-        SettingError: `only` fits no run folder.
-        DataError: there is no such folder, or no run in it.
+        SettingError: `only` matches no run folder.
+        DataError: the folder does not exist, or has no run.
     """
     from covidnet.report.card.card import model_card
     from covidnet.report.words import CARD_PLAIN
@@ -239,7 +238,7 @@ def card_of(folder: str | Path, only: str = "") -> str:
     written = path / REPORT / (group or "") / CARD_PLAIN
     if group is not None and written.is_file():
         return written.read_text(encoding="utf-8", errors="replace")
-    return model_card(summarise(read_sweep(path, only=only), resamples=_QUICK))
+    return model_card(summarise(read_sweep(path, only=only), resamples=_CARD_RESAMPLES))
 
 
 def _comparisons(sweeps: Sequence[Sweep]) -> list[Comparison]:
@@ -265,7 +264,7 @@ def _comparisons(sweeps: Sequence[Sweep]) -> list[Comparison]:
 
 
 def _test_share(sweep: Sweep) -> float:
-    """Test images for each training image in a fold; of ten folds nine are trained on where the runs do not say."""
+    """Test images per training image in a fold; 1/9, as in ten folds, if the runs do not record it."""
     run = sweep.runs[0]
     counts = ((run.metrics.get("data") or {}).get("counts") or {}).get("train") or {}
     trained_on = sum(of_class["films"] for of_class in counts.values())
@@ -273,7 +272,7 @@ def _test_share(sweep: Sweep) -> float:
 
 
 def _names(studies: Sequence[tuple[Path, str]]) -> list[str]:
-    """The folders' names with what was chosen in them; where two are the same, as much of the path as is needed."""
+    """The folders' names with their selection, and as much of the path as makes them unique."""
     for length in range(1, 8):
         names = [" ".join(filter(None, ("/".join(path.parts[-length:]), text))) for path, text in studies]
         if len(set(names)) == len(names):

@@ -1,4 +1,4 @@
-"""The summary of a sweep from its runs: every number comes from their predictions.csv."""
+"""The summary of a sweep; every number is computed from the predictions.csv of its runs."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ from covidnet.sweep.explanations import explanations_of
 from covidnet.sweep.folder import Run, Sweep
 
 DEFAULTS = {"resamples": 2000, "seed": 0}
-"""Settings of `covidnet.crossval` that a command need not repeat."""
+"""Defaults of `covidnet.crossval`, which a printed command omits."""
 
 
 def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 2000, seed: int = 0) -> SweepSummary:
     """All numbers of a sweep.
 
     Args:
-        sweep: its runs.
-        selection: ``inner`` or ``paper``; None for what the runs' settings say.
-        resamples: of the patient-clustered bootstrap.
+        sweep: the sweep.
+        selection: ``inner`` or ``paper``; None for the setting of the runs.
+        resamples: number of bootstrap resamples of patients.
         seed: of the bootstrap and the simulations.
 
     Raises:
@@ -139,24 +139,24 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
 
 
 def pooled_predictions(runs: Sequence[Run]) -> pd.DataFrame:
-    """Every image of the ten test folds once, as predicted by the model that did not see it."""
+    """Every image of the test folds once, predicted by the model that was not trained on it."""
     return pd.concat([run.rows("test") for run in runs], ignore_index=True)
 
 
 def ensemble_predictions(runs: Sequence[Run]) -> pd.DataFrame:
-    """The unseen fold as predicted by the mean of the models' probabilities.
+    """Predictions of the ensemble, the models' mean probabilities, on the unseen fold.
 
     Returns:
-        A predictions table with split ``unseen`` and fold 10: one row for each image that all models predicted.
+        A predictions table with split ``unseen`` and fold 10, with a row for each image that all models predicted.
     """
     return averaged(_unseen_together(runs))
 
 
 def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:
-    """Each model's predictions of the images of the unseen fold that all models predicted, in one order."""
+    """Each model's predictions of the unseen images that all models predicted, in the same order."""
     tables = common_images([run.rows("unseen") for run in runs])
     if not len(tables[0]):
-        raise DataError("no image of the unseen fold was predicted by all models; the runs are of different splits")
+        raise DataError("no image of the unseen fold was predicted by all models; report only runs of one split")
     return tables
 
 
@@ -171,23 +171,23 @@ def _sd(values: Sequence[float]) -> float | None:
 
 
 def _over(statistic: Callable[[Any], Any], folds: Sequence[PointScores | None]) -> PointScores:
-    """A statistic of every number over the folds; None where no fold has it."""
-    return from_json(PointScores, _one_over(statistic, [to_json(fold) for fold in folds]))
+    """A statistic of every metric over the folds; None if no fold has it."""
+    return from_json(PointScores, _reduce(statistic, [to_json(fold) for fold in folds]))
 
 
-def _one_over(statistic: Callable[[Any], Any], values: Sequence[Any]) -> Any:
+def _reduce(statistic: Callable[[Any], Any], values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
-        return {key: _one_over(statistic, [value[key] for value in values]) for key in values[0]}
-    there = [value for value in values if value is not None]
-    found = statistic(there) if there else None
-    return None if found is None else float(found)
+        return {key: _reduce(statistic, [value[key] for value in values]) for key in values[0]}
+    known = [value for value in values if value is not None]
+    result = statistic(known) if known else None
+    return None if result is None else float(result)
 
 
 def unseen_use(sweep: Sweep) -> UnseenUse:
-    """How often the unseen fold has been scored, as far as that is known.
+    """How often the unseen fold has been scored, as far as known.
 
     Args:
-        sweep: its runs.
+        sweep: the sweep.
     """
     runs = sweep.runs
     kept = [run.environment.get("unseen") or {} for run in runs]
@@ -196,8 +196,8 @@ def unseen_use(sweep: Sweep) -> UnseenUse:
     ledgers = [UnseenLedger(Path(entry["ledger"])) for entry in kept if entry.get("ledger")]
     names = ledgers[0].names("run") if ledgers else None
     unnamed = len(here) - len(entered)
-    counted = max((entry.get("scored_in") or 0 for entry in kept), default=0)
-    known = max(len((names or set()) | entered) + unnamed, counted)
+    recorded = max((entry.get("scored_in") or 0 for entry in kept), default=0)
+    known = max(len((names or set()) | entered) + unnamed, recorded)
     exact = names is not None and entered <= names and not unnamed and known == len(names)
     if not known:
         words = "has been scored in an unknown number of runs"
@@ -223,15 +223,13 @@ def unseen_use(sweep: Sweep) -> UnseenUse:
 
 def _opening_notes(folder: Path, times: Sequence[str], scored_here: bool, known: int) -> list[str]:
     if not scored_here:
-        others = (
-            f"the cache counts {count(known, 'other run')} that did" if known else "whether others did is not known"
-        )
+        others = f"the cache counts {count(known, 'other run')} that did" if known else "whether others did is unknown"
         return [
             f"unseen=locked: no run of this sweep has scored the unseen fold ({others}); "
             f"python -m covidnet.crossval sweep_dir={folder} unseen=open scores it."
         ]
     if not times:
-        return ["The unseen fold was locked and has been opened; when, and how often, is not known."]
+        return ["The unseen fold was locked and has been opened; when and how often is unknown."]
     if len(times) == 1:
         return [f"The unseen fold was locked during training and has been opened once ({times[0][:10]})."]
     return [
@@ -248,7 +246,7 @@ def _selection(
     validated = all(candidate.val_accuracy is not None for candidate in candidates)
     fold = choose(candidates, rule) if rule == "paper" or validated else None
     if rule == "paper":
-        label = "selection score: the unseen fold chose this model and scores it, so the number is optimistic"
+        label = "selection score: the unseen fold both selects and scores this model, so the score is optimistic"
     elif not validated:
         label = "no model is selected: the runs have no validation images"
     elif data.validation == "test":
@@ -324,7 +322,7 @@ def _data(sweep: Sweep) -> DataFacts:
 
 
 def _unseen_count(run: Run, label: str) -> int | None:
-    """Images of a class in the unseen fold; of split.csv while they are locked."""
+    """Images of a class in the unseen fold, from split.csv while it is locked."""
     rows = run.rows("unseen")
     if not len(rows):
         rows = run.split[run.split["fold"] == UNSEEN_FOLD] if run.split is not None else rows
@@ -356,26 +354,26 @@ def _notes(runs: Sequence[Run], data: DataFacts, rule: str) -> list[str]:
         notes.append(f"{counted(data.refused, 'file was', 'files were')} refused; see refused.csv in the run folders.")
     if data.view not in (None, "frontal"):
         notes.append(
-            f"data.view={data.view}: images of other known views were left out; images of unknown view were kept."
+            f"data.view={data.view}: images with another known view were left out; images of unknown view were kept."
         )
     return notes
 
 
 def _shared_notes(images: pd.DataFrame) -> list[str]:
-    """What lies in several folds, whatever the settings say, and how many patients nobody knows."""
+    """Images and patients in several folds, whatever the settings, and the number of unknown patients."""
     notes = []
     for column, unit in (("image_id", "image"), ("patient_id", "patient")):
         folds = images.groupby(column)["fold"].nunique()
         if several := int((folds > 1).sum()):
-            of = count(len(folds), f"known {unit}" if unit == "patient" else unit)
+            total = count(len(folds), f"known {unit}" if unit == "patient" else unit)
             notes.append(
-                f"{several} of {of} {'lies' if several == 1 else 'lie'} in more than one fold, so in training and "
-                "test at once; the numbers are optimistic."
+                f"{several} of {total} {'is' if several == 1 else 'are'} in more than one fold, so in both training "
+                "and test; the numbers are optimistic."
             )
     if unknown := int(images["patient_id"].isna().sum()):
         notes.append(
-            f"The patient of {unknown} of {count(len(images), 'image')} is unknown; each of these images counts as a "
-            "patient of its own. If some are of one patient, the folds leak and the intervals are too narrow."
+            f"The patient of {unknown} of {count(len(images), 'image')} is unknown; each of these images counts as its "
+            "own patient. If some belong to the same patient, the folds leak and the intervals are too narrow."
         )
     return notes
 
@@ -390,28 +388,28 @@ def _training_curve(run: Run) -> TrainingCurve | None:
         return None
     if "epoch" not in table or "train/loss" not in table:
         return None
-    # Training and validation are logged in rows of their own; an epoch's last value counts.
+    # Training and validation are logged in separate rows; the last value of an epoch counts.
     columns = {"train_loss": "train/loss", "val_loss": "val/loss"}
-    found = {
+    losses = {
         key: table.dropna(subset=[c]).groupby("epoch")[c].last() if c in table else pd.Series(dtype=float)
         for key, c in columns.items()
     }
-    epochs = [int(epoch) for epoch in found["train_loss"].index]
+    epochs = [int(epoch) for epoch in losses["train_loss"].index]
     if not epochs:
         return None
-    val = [_finite(found["val_loss"].get(epoch)) for epoch in epochs]
+    val = [_finite(losses["val_loss"].get(epoch)) for epoch in epochs]
     monitor = str(run.settings.get("monitor") or "val/loss")
     return TrainingCurve(
         fold=run.fold,
         epoch=epochs,
-        train_loss=[_finite(found["train_loss"][epoch]) for epoch in epochs],
+        train_loss=[_finite(losses["train_loss"][epoch]) for epoch in epochs],
         val_loss=val,
         best=_best_epoch(table, monitor),
     )
 
 
 def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:
-    """The epoch whose weights were kept: the first with the best monitored value; None where it was not logged."""
+    """The epoch whose weights were kept: the first with the best monitored value; None if that was not logged."""
     if monitor not in table:
         return None
     values = table.dropna(subset=[monitor]).groupby("epoch")[monitor].last()
@@ -421,7 +419,7 @@ def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:
     try:
         lower = direction(monitor) == "min"
     except SettingError:
-        # A run of an older version may have watched anything.
+        # Runs of older versions may have monitored any metric.
         return None
     return int(values.idxmin() if lower else values.idxmax())
 

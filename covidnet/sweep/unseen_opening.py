@@ -1,4 +1,4 @@
-"""``python -m covidnet.crossval sweep_dir=DIR unseen=open``: the models of a sweep, scored on a locked unseen fold."""
+"""``python -m covidnet.crossval sweep_dir=DIR unseen=open``: score the models of a sweep on a locked unseen fold."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ log = logging.getLogger(__name__)
 def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
     """Score the models of a sweep on its locked unseen fold, and record that.
 
-    The predictions go to ``unseen.csv`` of each run folder; the opening to ``unseen.json`` of the sweep folder and to
-    the ledger in the cache, before any number can be read. A fold that was opened before is opened again: that counts
-    once more, and only models without predictions are run.
+    The predictions go to ``unseen.csv`` in each run folder. Before that, the opening is recorded in ``unseen.json`` of
+    the sweep folder and in the ledger of the cache. A repeated opening is recorded too, but only models without
+    predictions are run.
 
     Args:
-        sweep: its runs.
-        cache_dir: where features are kept and the opening is recorded. The one that the runs name is not used: a
+        sweep: the sweep.
+        cache_dir: the cache with the features and the ledger. The path in the runs' settings is not used, because a
             sweep folder may come from somebody else.
 
     Returns:
-        Whether there was anything to open; False where the runs scored the fold themselves.
+        Whether there was anything to open; False if the runs scored the fold themselves.
 
     Raises:
-        DataError: the data are not there any more, their split is another one, or a link leads out of the sweep folder.
+        DataError: the data are missing, their split has changed, or a link leads out of the sweep folder.
         WeightsError: a run has no checkpoint.
         WriteError: a folder cannot be written.
     """
-    kept_out = [run for run in sweep.runs if run.locked]
-    if not kept_out:
+    locked_runs = [run for run in sweep.runs if run.locked]
+    if not locked_runs:
         log.warning("unseen=open: nothing to open in %s, whose runs scored the unseen fold themselves", sweep.folder)
         return False
-    # Predictions are written into the run folders, one of which may be a link.
+    # Predictions are written into the run folders, any of which may be a link.
     check_links(sweep.folder)
     quieten()
     with locked(sweep.folder / f".{OPENINGS}.lock") as unwritable:
@@ -68,11 +68,11 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
                 before[0][:10],
                 len(before) + 1,
             )
-        found = {run.folder: _predicted(run, cache_dir) for run in kept_out if not (run.folder / UNSEEN).is_file()}
-        _record(sweep, kept_out, before, cache_dir)
-        for folder, table in found.items():
+        tables = {run.folder: _predicted(run, cache_dir) for run in locked_runs if not (run.folder / UNSEEN).is_file()}
+        _record(sweep, locked_runs, before, cache_dir)
+        for folder, table in tables.items():
             write_predictions(table, folder / UNSEEN)
-    log.info("unseen=open: %s scored on the unseen fold of %s", count(len(found), "model"), sweep.folder)
+    log.info("unseen=open: %s scored on the unseen fold of %s", count(len(tables), "model"), sweep.folder)
     return True
 
 
@@ -85,7 +85,7 @@ def _record(sweep: Sweep, runs: list[Run], before: list[str], cache_dir: Path) -
         ledger.add("opening", opening, {"sweep": str(sweep.folder.resolve()), "time": now})
         run_id = str((run.environment.get("unseen") or {}).get("run_id"))
         facts = {"folder": str(run.folder.resolve()), "fold": run.fold, "seed": run.settings.get("seed")}
-        # The name of a file: of a run that says none, or something else, its predictions tell it apart.
+        # The id becomes a file name. Without a valid one, the hash of the predictions identifies the run.
         known = re.fullmatch("[0-9a-f]{16}", run_id)
         ledger.add("run", run_id if known else file_sha256(run.folder / "predictions.csv")[:16], facts)
 
@@ -102,11 +102,11 @@ def _predicted(run: Run, cache_dir: Path) -> pd.DataFrame:
     prepared = setup.prepared()
     if run.split_sha256 != prepared.split_sha256:
         raise DataError(
-            f"{run.folder / 'split.csv'}: is not the split of {prepared.root} any more; restore the data as they were"
+            f"{run.folder / 'split.csv'}: no longer the split of {prepared.root}; restore the original data"
         )
     module = ClassificationModule.from_checkpoint(checkpoint)
     datamodule = setup.datamodule(prepared, module, run.fold, setup.changed_images(prepared))
-    # The unseen fold alone is read.
+    # Only the unseen fold is read.
     datamodule.rows = {part: rows if part == "unseen" else rows.head(0) for part, rows in datamodule.rows.items()}
     setup.take_features(datamodule, module)
     writer = PredictionWriter(stages=("unseen",))

@@ -16,17 +16,17 @@ from covidnet.tracking.wandb_server import REMEDY, decide
 SPLITS = ("val", "test", "unseen")
 
 STEP = "trainer/global_step"
-"""What the curves are drawn over."""
+"""The x axis of the curves."""
 
 PANELS = {
     **{label: [f"panels/{part}-{label}" for part in ("unseen", "test")] for label in CLASSES},
     "errors": ["panels/errors"],
 }
-"""Titles of the pictures of a fold, and the names that they are logged under: with unseen=locked of the test fold."""
+"""Titles of a fold's pictures and their logged names; with unseen=locked they are of the test fold."""
 
 
 def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
-    """A workspace with sections for folds, classes, panels and the sweep; nothing is sent.
+    """Build a workspace with sections for folds, classes, panels and the sweep, without sending it.
 
     Args:
         entity: user or team.
@@ -39,7 +39,7 @@ def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
     Raises:
         SettingError: wandb-workspaces is not installed.
     """
-    # Before wandb's first word: it writes notes of its own to the terminal otherwise.
+    # Set before wandb is imported, which otherwise prints notes to the terminal.
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb_workspaces.reports.v2 as wr
@@ -91,10 +91,10 @@ def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
 
 
 def as_json(built: Any) -> str:
-    """What would be sent, as readable JSON.
+    """The workspace as readable JSON.
 
     Args:
-        built: what `workspace` gives.
+        built: from `workspace`.
     """
     spec = json.loads(built._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
     return json.dumps({"entity": built.entity, "project": built.project, "name": built.name, "spec": spec}, indent=2)
@@ -104,17 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Build the workspace at W&B, or print it.
 
     Args:
-        arguments: of the command line; those of the process if None.
+        arguments: command line arguments; those of the process if None.
 
     Raises:
-        SettingError: a setting is not known, W&B is not reached, or its key is refused.
+        SettingError: a setting is unknown, or W&B is not reached or refuses the key.
     """
     parser = argparse.ArgumentParser(prog="python -m covidnet.tracking.dashboard", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="entity, project (covidnet), name (covidnet)")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON and send nothing")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     settings = {"entity": os.environ.get("WANDB_ENTITY", ""), "project": "covidnet", "name": "covidnet"}
-    for word in asked.settings:
+    for word in options.settings:
         key, _, value = word.partition("=")
         if key not in settings or not value:
             raise UnknownSettingError(key, value, "no such setting", f"there are {', '.join(settings)}")
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not settings["entity"]:
         raise SettingError("entity", "", "the user or team that the project belongs to", "say entity=NAME")
     built = workspace(**settings)
-    if asked.dry_run:
+    if options.dry_run:
         sys.stdout.write(as_json(built) + "\n")
         return
     decision = decide()
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     try:
         built.save()
-    except Exception as error:  # every layer of wandb has exceptions of its own
+    except Exception as error:  # every layer of wandb has its own exceptions
         raise SettingError(
             "dashboard", settings["name"], "what W&B takes", " ".join(str(error).split())[:200]
         ) from None

@@ -1,4 +1,4 @@
-"""What a fold shows besides its curves: confusion matrices, predictions, panels, final numbers, the checkpoint."""
+"""Logging the end of a fold: confusion matrices, predictions, panels, final numbers, the checkpoint."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PRIVATE = ("path", "patient_id")
-"""Columns of predictions.csv that stay on this machine: a name of a file or a patient is nothing for a server."""
+"""Columns of predictions.csv that are never uploaded: names of files and patients."""
 
 ROWS = 100_000
-"""Rows of a table up to which a browser still shows it."""
+"""The largest number of table rows that a browser still shows."""
 
 
 def log_fold(
@@ -33,14 +33,14 @@ def log_fold(
     checkpoint: Path | None = None,
     step: int = 0,
 ) -> None:
-    """Show the end of a fold to the loggers that can: W&B and TensorBoard.
+    """Log the end of a fold to W&B and TensorBoard.
 
     Args:
-        loggers: of the fold's trainer; others are passed over.
+        loggers: of the fold's trainer; other loggers are skipped.
         metrics: the content of metrics.json.
         predictions: the content of predictions.csv.
         pictures: PNG files by name, such as ``panels/unseen-Normal``.
-        checkpoint: the best one; W&B gets it where its logger was made with ``artifact=true``.
+        checkpoint: the best one, uploaded to W&B if its logger has ``artifact=true``.
         step: the trainer's global step.
     """
     for logger in loggers:
@@ -51,26 +51,28 @@ def log_fold(
 
 
 def final_values(splits: Mapping[str, Any]) -> dict[str, float]:
-    """Every number of a run under its logged name; the ends of its interval have ``_low`` and ``_high`` behind it.
+    """Every metric of a run by its logged name; the ends of its interval have the suffixes ``_low`` and ``_high``.
 
     Args:
         splits: that part of metrics.json, or ``{"pooled": ...}`` of scores in the same form.
 
     Returns:
-        Numbers by name; one that does not exist has no name.
+        Values by name, without undefined ones.
 
     Example:
         >>> final_values({"test": {"n": 4, "accuracy": 0.75, "accuracy_ci": [0.3, 0.95], "loss": None, "classes": {}}})
         {'test/n': 4, 'test/accuracy': 0.75, 'test/accuracy_low': 0.3, 'test/accuracy_high': 0.95}
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for split, numbers in splits.items():
         if not numbers or not numbers.get("n"):
             continue
-        _flat(found, f"{split}/", {key: value for key, value in numbers.items() if key not in ("classes", "confusion")})
+        _flat(
+            values, f"{split}/", {key: value for key, value in numbers.items() if key not in ("classes", "confusion")}
+        )
         for label, of_class in numbers["classes"].items():
-            _flat(found, f"{split}/{label}/", of_class)
-    return found
+            _flat(values, f"{split}/{label}/", of_class)
+    return values
 
 
 def _flat(found: dict[str, float], prefix: str, numbers: Mapping[str, Any]) -> None:
@@ -91,34 +93,34 @@ def _log_to_wandb(
 ) -> None:
     import wandb
 
-    def show() -> None:
+    def upload() -> None:
         run: Any = logger.experiment
-        shown: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in pictures.items()}
+        media: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in pictures.items()}
         for split in SPLITS:
             rows = predictions[predictions["split"] == split]
             if len(rows):
-                shown[f"confusion/{split}"] = wandb.plot.confusion_matrix(
+                media[f"confusion/{split}"] = wandb.plot.confusion_matrix(
                     y_true=[CLASSES.index(label) for label in rows["label"]],
                     preds=[CLASSES.index(label) for label in rows["prediction"]],
                     class_names=list(CLASSES),
                     title=f"Confusion matrix, {split}",
                 )
-        shown["predictions"] = wandb_table(predictions.drop(columns=list(PRIVATE), errors="ignore").head(ROWS))
-        run.log(shown)
+        media["predictions"] = wandb_table(predictions.drop(columns=list(PRIVATE), errors="ignore").head(ROWS))
+        run.log(media)
         run.summary.update({**final_values(metrics["splits"]), "seconds": dict(metrics.get("seconds") or {})})
 
-    def keep() -> None:
+    def upload_checkpoint() -> None:
         run: Any = logger.experiment
         artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model", metadata={"fold": metrics.get("fold")})
         artifact.add_file(str(checkpoint), name="best.ckpt")
         run.log_artifact(artifact, aliases=["best"])
 
-    if logger.attempt(show) and logger.artifact and checkpoint is not None and checkpoint.is_file():
-        logger.attempt(keep)
+    if logger.attempt(upload) and logger.artifact and checkpoint is not None and checkpoint.is_file():
+        logger.attempt(upload_checkpoint)
 
 
 def wandb_table(frame: pd.DataFrame) -> Any:
-    """A table of W&B in which a value that is missing is None.
+    """A W&B table with None for missing values.
 
     Args:
         frame: any table of numbers and text.
@@ -145,7 +147,7 @@ def _log_to_tensorboard(
     splits = {split: numbers for split, numbers in metrics["splits"].items() if numbers and numbers.get("n")}
     for split, numbers in splits.items():
         board.add_image(f"confusion/{split}", _confusion(numbers["confusion"], split), step, dataformats="HWC")
-    # A column for each in the table of hyperparameters, in which runs are compared.
+    # Columns of the hyperparameter table, which compares runs.
     logger.log_hyperparams({}, {f"final/{name}": value for name, value in final_values(splits).items()}, step)
     board.flush()
 

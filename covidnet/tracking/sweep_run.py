@@ -1,4 +1,4 @@
-"""One run at W&B for a whole sweep: its pooled numbers, the paper's tables, the report."""
+"""The summary run of a sweep at W&B: pooled metrics, the paper's tables, the report."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from covidnet.tracking.wandb_logger import FoldLogger, wandb_logger
 log = logging.getLogger(__name__)
 
 TARGET = "covidnet.tracking.wandb_logger.wandb_logger"
-"""How the settings of a run name its W&B logger."""
+"""The ``_target_`` of the W&B logger in the settings of a run."""
 
 NAME = "summary"
-"""Name and job type of the run."""
+"""Name and job type of the summary run."""
 
 
 def log_sweep(summary: SweepSummary, folder: Path, report: Path | None = None) -> bool:
-    """Log the summary run of a sweep, in the group of its folds, where they were logged to W&B.
+    """Log the summary run of a sweep in the group of its folds, if these were logged to W&B.
 
     Args:
         summary: of the sweep.
-        folder: the sweep folder, which holds the run folders.
+        folder: the sweep folder.
         report: the folder of the report; ``report`` in the sweep folder if None.
 
     Returns:
-        Whether there is such a run.
+        Whether a run was logged.
 
     Raises:
-        SettingError: the key is refused.
+        SettingError: W&B refuses the key.
     """
     settings = _settings(folder, summary.folds)
     node = wandb_settings(settings)
@@ -57,12 +57,12 @@ def log_sweep(summary: SweepSummary, folder: Path, report: Path | None = None) -
             "bootstrap": to_json(summary.bootstrap),
         },
         job_type=NAME,
-        # A report that is written again belongs to the same run.
+        # A rewritten report belongs to the same run.
         resume=True,
         **{key: node[key] for key in own if node.get(key) is not None},
     )
     try:
-        logger.attempt(lambda: _show(logger, summary, report or folder / "report"))
+        logger.attempt(lambda: _upload(logger, summary, report or folder / "report"))
     except BaseException:
         logger.close(1)
         raise
@@ -71,7 +71,7 @@ def log_sweep(summary: SweepSummary, folder: Path, report: Path | None = None) -
 
 
 def wandb_settings(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The settings of a run's W&B logger; None where it has none.
+    """The settings of a run's W&B logger; None without one.
 
     Args:
         settings: the content of a config.yaml.
@@ -87,7 +87,7 @@ def wandb_settings(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def pooled_values(summary: SweepSummary) -> dict[str, float]:
-    """The numbers of a sweep by name: ``pooled/accuracy``, ``ensemble/COVID-19/f1_low`` and so on.
+    """The metrics of a sweep by name: ``pooled/accuracy``, ``ensemble/COVID-19/f1_low`` and so on.
 
     Args:
         summary: of the sweep.
@@ -113,7 +113,7 @@ def pooled_values(summary: SweepSummary) -> dict[str, float]:
 
 
 def _settings(folder: Path, folds: list[int]) -> dict[str, Any]:
-    """The settings of the first run that has any."""
+    """The settings of the first run with a config.yaml."""
     for file in [folder / "config.yaml", *sorted(folder.glob("*/config.yaml"))]:
         if file.is_file():
             found = read_yaml(file)
@@ -121,7 +121,7 @@ def _settings(folder: Path, folds: list[int]) -> dict[str, Any]:
     return {}
 
 
-def _show(logger: FoldLogger, summary: SweepSummary, report: Path) -> None:
+def _upload(logger: FoldLogger, summary: SweepSummary, report: Path) -> None:
     import wandb
 
     run: Any = logger.experiment

@@ -1,4 +1,4 @@
-"""A run at W&B: opened without a question, logged without a hang, closed in bounded time."""
+"""A logger for W&B that never prompts, never blocks training, and closes in bounded time."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from covidnet.tracking.wandb_server import REMEDY, Decision, decide, refused
 log = logging.getLogger(__name__)
 
 RUN_ID = "wandb/run_id.txt"
-"""The file in a run folder that keeps the run's id at W&B, for resuming."""
+"""The file in a run folder with the run's W&B id, for resuming."""
 
 _REFUSAL = re.compile(r"\b40[13]\b|permission|not logged in|unauthorized|forbidden", re.IGNORECASE)
 
 
 class FoldLogger(WandbLogger):
-    """Lightning's logger on an open run; its first failure is logged once and stops the logging, not the training.
+    """Lightning's logger for an open run; its first failure is logged and stops the logging, but not the training.
 
     Args:
-        run: as `wandb.init` gives it; None in every process but the first.
-        folder: the folder that `wandb sync` takes; empty where nothing is kept.
+        run: from `wandb.init`; None in every process but the first.
+        folder: the folder for `wandb sync`; empty if nothing is stored.
         artifact: whether `log_fold` uploads the best checkpoint.
-        patience: seconds that the end of the run may take.
-        **names: `WandbLogger`'s own: save_dir, project, name, id.
+        patience: seconds that ending the run may take.
+        **names: arguments of `WandbLogger`: save_dir, project, name, id.
     """
 
     def __init__(
@@ -60,22 +60,22 @@ class FoldLogger(WandbLogger):
         """Do nothing: the run has the whole configuration already."""
 
     def attempt(self, do: Callable[[], None]) -> bool:
-        """Do something with the run, unless it broke before or is closed.
+        """Call a function that uses the run, unless the run has failed or is closed.
 
         Args:
-            do: what talks to W&B.
+            do: the function.
 
         Returns:
-            Whether it was done.
+            Whether it succeeded.
         """
         if self.broken or self.closed or self._experiment is None:
             return False
         try:
             do()
-        except Exception as error:  # wandb raises whatever its own process and its sockets do
+        except Exception as error:  # wandb passes on all errors of its process and sockets
             self.broken = True
             log.warning(
-                "W&B: %s; the run goes on, and nothing more of it is logged there",
+                "W&B: %s; training continues without logging there",
                 " ".join(f"{type(error).__name__} {error}".split())[:200],
             )
         return not self.broken
@@ -85,7 +85,7 @@ class FoldLogger(WandbLogger):
         """End the run; data that is not uploaded in time stays in the run folder.
 
         Args:
-            exit_code: 0, or what marks the run as failed.
+            exit_code: 0, or nonzero to mark the run as failed.
         """
         run = self._experiment
         if run is None or self.closed:
@@ -134,36 +134,36 @@ def wandb_logger(
     """Open a run.
 
     Args:
-        save_dir: the run folder; W&B's files lie in its ``wandb/``.
+        save_dir: the run folder; W&B's files are in its ``wandb/``.
         project: of W&B.
         entity: user or team; None for the user's default.
-        group: what keeps the folds together; None for the name of the sweep folder.
+        group: the group of the folds; None for the name of the sweep folder.
         name: of the run; None for the run folder's name, such as ``fold=3``.
-        tags: beside the experiment's name, the data's and the model's.
+        tags: in addition to the names of experiment, data and model.
         config: all settings, as a plain dict.
         mode: ``online``, ``offline``, ``disabled``, or None: see `covidnet.tracking.wandb_server.decide`.
         artifact: whether the best checkpoint is uploaded.
         job_type: ``fold`` or ``summary``.
-        patience: seconds that the end of the run may take; from 20 on nothing is missing on disk afterwards.
+        patience: seconds that ending the run may take; with at least 20 everything is on disk afterwards.
         resume: continue the run that the folder was logged to before.
 
     Returns:
         A logger for a trainer.
 
     Raises:
-        SettingError: the key is refused, or W&B does not take the settings.
+        SettingError: W&B refuses the key or the settings.
     """
     save_dir, config = Path(save_dir), dict(config or {})
     name = name or _name(save_dir, config)
-    # The folder of a run that is part of no sweep lies anywhere.
+    # The parent of a single run's folder is not a sweep folder.
     group = group or (save_dir.absolute().parent.name if save_dir.name.startswith("fold=") else None)
     names: dict[str, Any] = {"save_dir": str(save_dir), "project": project, "name": name}
     if getattr(rank_zero_only, "rank", 0):
         return FoldLogger(None, artifact=artifact, patience=patience, **names)
-    # Before wandb is imported: it prints notes of its own otherwise.
+    # Set before wandb is imported, which otherwise prints notes.
     os.environ.setdefault("WANDB_SILENT", "true")
     decision = decide(mode)
-    asked: dict[str, Any] = {
+    options: dict[str, Any] = {
         "dir": str(save_dir),
         "project": project,
         "entity": entity,
@@ -174,24 +174,24 @@ def wandb_logger(
         "job_type": job_type,
         **_identity(save_dir, resume, decision.mode),
     }
-    run, mode = _open(asked, decision, patience)
+    run, mode = _open(options, decision, patience)
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    # Logging a table asks the server whether the name is free, and raises if no answer comes.
-    run._cached_public_api = _NoQuestions()
+    # Logging a table otherwise asks the server whether its name is free, and raises without an answer.
+    run._cached_public_api = _NoQueries()
     folder = "" if mode == "disabled" else str(Path(run.dir).parent)
     return FoldLogger(run, folder, artifact=artifact, patience=patience, id=run.id, **names)
 
 
 def tags_of(tags: Sequence[str], config: Mapping[str, Any]) -> list[str]:
-    """What a run is found by: the tags given, the experiments, the data and the model, each once.
+    """The tags of a run: those given, then the experiments, the data and the model, without duplicates.
 
     Args:
-        tags: given ones.
+        tags: the given tags.
         config: all settings.
 
     Returns:
-        At most 64 letters each, which is what W&B takes.
+        Tags of at most 64 characters, W&B's limit.
 
     Example:
         >>> tags_of(["pilot"], {"data": {"name": "phantom"}, "model": {"name": "cnn"}})
@@ -209,7 +209,7 @@ def tags_of(tags: Sequence[str], config: Mapping[str, Any]) -> list[str]:
 
 
 def stop_service() -> None:
-    """Kill wandb's own process, which may neither end nor answer, so that this one can end.
+    """Kill wandb's service process, which may hang, so that this process can end.
 
     Uploads of open runs stop; their files stay in the run folders.
     """
@@ -223,13 +223,13 @@ def stop_service() -> None:
         return
     process.kill()
     process.wait(10)
-    # It raises because its process is gone, and no longer waits for it.
+    # It raises because its process is gone, but no longer waits for it.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
 
 
-class _NoQuestions:
-    """Replaces the connection that wandb asks about artifacts; a run does not need the answers."""
+class _NoQueries:
+    """Replaces the API that wandb queries about artifacts; a run does not need the answers."""
 
     def __init__(self) -> None:
         self.settings = {"entity": "", "project": ""}
@@ -241,45 +241,45 @@ class _NoQuestions:
         artifact._set_save_handle(handle, None)
 
 
-def _open(asked: dict[str, Any], decision: Decision, patience: float) -> tuple[Any, str]:
-    """The run, and the mode that it is in after all."""
+def _open(options: dict[str, Any], decision: Decision, patience: float) -> tuple[Any, str]:
+    """The run, and its actual mode."""
     import wandb
 
     mode, reason = decision.mode, decision.reason
     if mode == "online":
         try:
-            return _init(asked, decision.server, mode, patience), mode
+            return _init(options, decision.server, mode, patience), mode
         except wandb.errors.UsageError as error:
-            raise _not_taken(error) from None
+            raise _rejected(error) from None
         except wandb.errors.Error as error:
             cause = " ".join(str(error).split())
             if isinstance(error, wandb.errors.AuthenticationError) or _REFUSAL.search(cause):
                 raise refused(decision.server, cause[:200]) from None
             mode, reason = "offline", cause[:200]
-            asked = {**asked, "resume": None}
+            options = {**options, "resume": None}
     try:
-        run = _init(asked, decision.server, mode, patience)
+        run = _init(options, decision.server, mode, patience)
     except wandb.errors.UsageError as error:
-        raise _not_taken(error) from None
+        raise _rejected(error) from None
     except Exception:
-        # Its process has died, of the run before perhaps; start another one.
+        # The service process may have died with an earlier run: start a new one.
         stop_service()
         try:
-            run = _init(asked, decision.server, mode, patience)
-        except Exception as error:  # a full disk, a folder where nothing may be run
-            raise _not_taken(error) from None
+            run = _init(options, decision.server, mode, patience)
+        except Exception as error:  # such as a full disk, or a folder without execute permission
+            raise _rejected(error) from None
     if mode == "offline":
         folder = shlex.quote(str(Path(run.dir).parent))
         log.info("W&B: offline (%s); send the run later with: wandb sync %s", reason, folder)
     return run, mode
 
 
-def _not_taken(error: Exception) -> SettingError:
+def _rejected(error: Exception) -> SettingError:
     cause = " ".join(str(error).split())[:200] or type(error).__name__
-    return SettingError("logger", "wandb", "settings that W&B takes", f"{cause}; or use logger=csv")
+    return SettingError("logger", "wandb", "settings that W&B accepts", f"{cause}; or use logger=csv")
 
 
-def _init(asked: dict[str, Any], server: str, mode: Any, patience: float) -> Any:
+def _init(options: dict[str, Any], server: str, mode: Any, patience: float) -> Any:
     import wandb
 
     settings = wandb.Settings(
@@ -294,10 +294,10 @@ def _init(asked: dict[str, Any], server: str, mode: Any, patience: float) -> Any
         login_timeout=1.0,
         finish_timeout=0.6 * patience,
         finish_timeout_raises=True,
-        # environment.json has the revision; wandb would keep the changes of the working tree too.
+        # environment.json has the revision; wandb would upload uncommitted changes too.
         disable_git=True,
     )
-    return wandb.init(**asked, reinit="create_new", settings=settings)
+    return wandb.init(**options, reinit="create_new", settings=settings)
 
 
 def _name(save_dir: Path, config: Mapping[str, Any]) -> str:
@@ -308,7 +308,7 @@ def _name(save_dir: Path, config: Mapping[str, Any]) -> str:
 
 def _identity(save_dir: Path, resume: bool, mode: str) -> dict[str, Any]:
     """The id of the run at W&B: the earlier one if it is resumed, else a new one."""
-    # An agent of a W&B sweep has been given an id.
+    # An agent of a W&B sweep already has an id.
     if mode == "disabled" or os.environ.get("WANDB_SWEEP_ID") or os.environ.get("WANDB_RUN_ID"):
         return {}
     file = save_dir / RUN_ID

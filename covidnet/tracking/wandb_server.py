@@ -1,4 +1,4 @@
-"""Whether W&B can be reached: answered within seconds, and never by a prompt."""
+"""Whether W&B can be reached, decided within seconds and without a prompt."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from urllib.parse import urlsplit
 from covidnet.base.errors import SettingError
 
 MODES = ("online", "offline", "disabled")
-"""What `mode` may be; None decides by itself."""
+"""The values of `mode` besides None, which chooses automatically."""
 
 REMEDY = "wandb login, a valid WANDB_API_KEY, or WANDB_MODE=offline"
-"""What to do about a key that is refused."""
+"""The remedy for a refused key."""
 
-# What older releases of wandb called them.
+# Names in older releases of wandb.
 _SYNONYMS = {"dryrun": "offline", "run": "online"}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Where a run is sent.
+    """Where a run is logged.
 
     Args:
         mode: one of `MODES`.
         server: the address of the server.
-        reason: why it is not online; empty where it is.
+        reason: why it is not online; empty if it is.
     """
 
     mode: str
@@ -40,34 +40,34 @@ class Decision:
 
 
 def decide(mode: str | None = None, seconds: float = 5.0) -> Decision:
-    """Online where there is a key and the server answers, else offline; a mode that is asked for wins.
+    """Online if there is a key and the server answers, otherwise offline; a requested mode takes precedence.
 
     Args:
-        mode: one of `MODES`, or None for WANDB_MODE, the mode that ``wandb offline`` set, or what is possible.
+        mode: one of `MODES`, or None for WANDB_MODE, else the mode set by ``wandb offline``, else automatic.
         seconds: how long the server may take.
 
     Returns:
-        The mode, with its reason. A server that does not answer gives offline, also where online was asked for.
+        The mode with its reason. It is offline if the server does not answer, even if online was requested.
 
     Raises:
-        SettingError: there is no such mode, the key is refused, or online was asked for without a key.
+        SettingError: the mode is unknown, the key is refused, or online was requested without a key.
     """
     from wandb.sdk import wandb_setup
 
     configured = wandb_setup.singleton().settings
     server = (os.environ.get("WANDB_BASE_URL") or configured.base_url).rstrip("/")
-    asked = mode or os.environ.get("WANDB_MODE") or None
-    if asked is None and configured.mode != "online":
-        # The default is online; anything else stands in a settings file.
-        asked = configured.mode
-    asked = None if asked is None else _SYNONYMS.get(asked, asked)
-    if asked is not None and asked not in MODES:
-        raise SettingError("logger.wandb.mode" if mode else "WANDB_MODE", asked, MODES)
-    if asked in ("offline", "disabled"):
-        return Decision(asked, server, "as asked for")
+    requested = mode or os.environ.get("WANDB_MODE") or None
+    if requested is None and configured.mode != "online":
+        # The default is online; anything else comes from a settings file.
+        requested = configured.mode
+    requested = None if requested is None else _SYNONYMS.get(requested, requested)
+    if requested is not None and requested not in MODES:
+        raise SettingError("logger.wandb.mode" if mode else "WANDB_MODE", requested, MODES)
+    if requested in ("offline", "disabled"):
+        return Decision(requested, server, "as requested")
     has_key, key = credentials(server)
     if not has_key:
-        if asked == "online":
+        if requested == "online":
             raise refused(server, "there is no key")
         return Decision("offline", server, "there is no key")
     if silence := probe(server, key, seconds):
@@ -82,10 +82,10 @@ def credentials(server: str) -> tuple[bool, str | None]:
         server: its address.
 
     Returns:
-        Whether there are credentials, and the key; None where they are an identity token.
+        Whether there are credentials, and the key; None for an identity token.
 
     Raises:
-        SettingError: the key cannot be one.
+        SettingError: the key is malformed.
     """
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth
@@ -98,12 +98,12 @@ def credentials(server: str) -> tuple[bool, str | None]:
 
 
 def probe(server: str, key: str | None, seconds: float) -> str:
-    """Ask a server who the key belongs to.
+    """Check that a server answers and accepts the key.
 
     Args:
         server: its address.
-        key: None only asks whether the server answers.
-        seconds: after which it counts as silent.
+        key: None only checks whether the server answers.
+        seconds: the time limit.
 
     Returns:
         Why it does not answer; empty if it does.
@@ -112,7 +112,7 @@ def probe(server: str, key: str | None, seconds: float) -> str:
         SettingError: the key is refused.
     """
     answers: Queue[int | str] = Queue()
-    # Name look-up has no time limit, and a server may send a byte a second: only a thread can be abandoned.
+    # Name look-up has no time limit, and a server may send one byte per second: only a thread can be abandoned.
     threading.Thread(target=lambda: answers.put(_ask(server, key, seconds)), daemon=True).start()
     try:
         answer = answers.get(timeout=seconds)
@@ -136,21 +136,21 @@ def _ask(server: str, key: str | None, seconds: float) -> int | str:
         with error:
             return error.code
     except urllib.error.URLError as error:
-        # wandb may know a certificate that Python does not.
+        # wandb may trust a certificate that Python does not.
         return 0 if "CERTIFICATE" in str(error.reason) else str(error.reason)
-    except ValueError:  # no valid address; wandb has the better words for it
+    except ValueError:  # an invalid address, for which wandb has a better message
         return 0
-    except Exception as error:  # a socket has many ways to end
+    except Exception as error:  # sockets fail in many ways
         return " ".join(str(error).split()) or type(error).__name__
 
 
 def refused(server: str, cause: str) -> SettingError:
-    """The error of a key that a server does not take.
+    """The error for a key that a server does not accept.
 
     Args:
         server: its address.
         cause: what is wrong.
     """
     return SettingError(
-        "logger", "wandb", f"a key that {urlsplit(server).netloc or server} takes", f"{cause.rstrip('.')}: {REMEDY}"
+        "logger", "wandb", f"a key that {urlsplit(server).netloc or server} accepts", f"{cause.rstrip('.')}: {REMEDY}"
     )

@@ -99,7 +99,7 @@ def test_without_small_images_the_split_tells_the_same_files(tmp_path: Path) -> 
     checkpoint = run(tmp_path, None, {0: 0, 1: 3, 2: 10, 3: -1, 4: 5}, fold=3)
     known = known_images([checkpoint])
     assert known.how == "files"
-    assert "same files alone" in known.problem
+    assert "only identical files" in known.problem
     here = images(PIXELS[:5], [f"{IDS[n]}-2" if n == 4 else IDS[n] for n in range(5)])
     found = known.within(here, progress=False)
     assert found[["image_id", "part", "kind"]].to_numpy().tolist() == [
@@ -116,7 +116,7 @@ def test_a_run_that_keeps_nothing_cannot_be_looked_into(tmp_path: Path) -> None:
     known = known_images([run(tmp_path, None)])
     assert known.how == "no"
     assert FILE in known.problem
-    assert "could not be looked for" in known.problem
+    assert "cannot be searched for" in known.problem
     assert known.within(images(PIXELS[:3]), progress=False).empty
 
 
@@ -124,7 +124,7 @@ def test_one_of_two_runs_without_is_told(tmp_path: Path) -> None:
     models = [run(tmp_path / "fold=0", {"train": [0, 1, 2]}), run(tmp_path / "fold=1", None, {3: 0}, fold=1)]
     known = known_images(models)
     assert known.how == "files"
-    assert known.problem.startswith("1 of 2 run folders hold no training_images.npz")
+    assert known.problem.startswith("1 of 2 run folders have no training_images.npz")
     found = known.within(images(PIXELS[[1, 3]], [IDS[1], IDS[3]]), progress=False)
     assert found["kind"].tolist() == ["near-duplicate", "same file"]
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_outside_of_any_run_folder_says_so(tmp_path: Path) -> None:
     (tmp_path / "best.ckpt").write_bytes(b"")
     known = known_images([tmp_path / "best.ckpt"])
     assert known.how == "no"
-    assert "lies in no run folder" in known.problem
+    assert "is not in a run folder" in known.problem
 
 
 @pytest.mark.parametrize("place", ["fold=0/model.onnx", "model.onnx"])

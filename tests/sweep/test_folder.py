@@ -54,14 +54,14 @@ def test_a_run_that_was_killed_left_no_error(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep", range(9))
     (folder / "fold=9/.hydra").mkdir(parents=True)
     (folder / "fold=9/.hydra/config.yaml").write_text("fold: 9\n")
-    assert read_sweep(folder).problems[0] == "fold=9: the run did not finish: it left no log"
+    assert read_sweep(folder).problems[0] == "fold=9: the run did not finish: it has no log"
 
 
 def test_of_two_runs_of_a_fold_the_newer_is_reported(tmp_path: Path) -> None:
     folder, split = write_sweep(tmp_path / "sweep"), split_table()
     newer = write_run(folder / "fold=3-again", split, 3, seed=5)
     sweep = read_sweep(folder)
-    assert only(sweep.problems) == "fold 3: two runs, fold=3 and fold=3-again; fold=3-again, the newer, is reported"
+    assert only(sweep.problems) == "fold 3: two runs, fold=3 and fold=3-again; the newer, fold=3-again, is reported"
     assert sweep.runs[3].folder == newer
 
 
@@ -107,7 +107,7 @@ def test_a_class_without_predictions_is_named_and_the_rest_reported(tmp_path: Pa
     write_run(folder / "fold=9", split, 9, change=lambda t: t[(t["split"] != "test") | (t["label"] != "Normal")])
     sweep = read_sweep(folder)
     assert sweep.folds == list(range(10))
-    assert any("no image of Normal in its test split" in problem for problem in sweep.problems)
+    assert any("no images of Normal in its test split" in problem for problem in sweep.problems)
 
 
 def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_locked_sweep_is_reported_without_the_unseen_fold(locked: Path) -> Non
     # Table 4 counts images: those of the split.
     assert summary.data.classes["Normal"].unseen == 6
     text = (locked / "report/report.md").read_text()
-    assert "no run of this sweep has scored the unseen fold (whether others did is not known)" in text
+    assert "no run of this sweep has scored the unseen fold (whether others did is unknown)" in text
     assert "Accuracy: unseen" not in text
     assert "Unseen fold, ensemble" not in text + (locked / "report/model_card.md").read_text()
     assert "Unseen fold" not in card_of(locked / "fold=3")

@@ -47,7 +47,7 @@ def test_what_wandb_offline_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        assert decide().reason == "as asked for"
+        assert decide().reason == "as requested"
 
 
 def test_a_key_of_the_netrc_file_counts(monkeypatch: pytest.MonkeyPatch) -> None:
