@@ -21,6 +21,10 @@ class Caveat(StrEnum):
     GROUP_IMAGE = (
         "split.group=image: training and test may hold images of the same patient, so the numbers may be optimistic."
     )
+    UNBALANCED = (
+        "split.balance=false: the folds are as unbalanced as the data set, so accuracy, predictive values and "
+        "calibration hold for its prevalence alone."
+    )
     SELECTION_SCORE = (
         "selection=paper: the unseen fold chose the model that it then scores; that number is a selection score."
     )
@@ -35,6 +39,7 @@ def caveats_of(
     freeze: bool | None = False,
     validation: str | None = None,
     group: str | None = None,
+    balanced: bool = True,
     selection: str | None = None,
     fast_dev_run: bool = False,
 ) -> list[Caveat]:
@@ -46,6 +51,7 @@ def caveats_of(
         freeze: ``model.freeze``.
         validation: ``split.validation``.
         group: ``split.group``.
+        balanced: whether the folds have equal numbers of each class.
         selection: the rule that chose among the models of a sweep.
         fast_dev_run: ``trainer.fast_dev_run``.
 
@@ -60,6 +66,7 @@ def caveats_of(
         Caveat.VALIDATION_TEST: validation == "test",
         Caveat.VALIDATION_NONE: validation == "none",
         Caveat.GROUP_IMAGE: group == "image",
+        Caveat.UNBALANCED: not balanced,
         Caveat.SELECTION_SCORE: selection == "paper",
         Caveat.FAST_DEV_RUN: fast_dev_run,
     }

@@ -25,6 +25,7 @@ _TARGETS = {
 _ADDED: dict[str, Any] = {
     "unseen": "scored",
     "split.copies": "bytes",
+    "split.balance": True,
     "features.engine": "torch",
     "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
     "optim.optimizer": {"_target_": "torch.optim.Adam", "fused": True},

@@ -60,6 +60,7 @@ class RunFolder:
                 was fitted on. The metrics are of probabilities without it.
         """
         s, prepared = self.settings, self.prepared
+        used = prepared.split["label"][prepared.split["fold"] >= 0]
         return {
             "fold": s["fold"],
             "seed": s["seed"],
@@ -72,6 +73,8 @@ class RunFolder:
                 "split_sha256": prepared.split_sha256,
                 "group": s["split"]["group"],
                 "validation": s["split"]["validation"],
+                "balance": s["split"].get("balance", True),
+                "prevalence": (used.value_counts() / len(used)).round(4).to_dict(),
                 "refused": self.refused_count,
                 "counts": counts,
             },
@@ -146,6 +149,7 @@ class RunFolder:
                 freeze=s["model"]["freeze"],
                 validation=s["split"]["validation"],
                 group=s["split"]["group"],
+                balanced=s["split"].get("balance", True),
                 fast_dev_run=bool(s["trainer"]["fast_dev_run"]),
             )
         ]

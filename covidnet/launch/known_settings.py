@@ -37,7 +37,7 @@ _UNUSED = {
     ),
 }
 # Settings that may be deleted.
-_OPTIONAL = ("data.view", "data.ignore", "trust", "split.copies")
+_OPTIONAL = ("data.view", "data.ignore", "trust", "split.copies", "split.balance")
 NO_OPTION = "Config group override"
 """How the message begins that Hydra raises, as a plain Python error, for an option such as ``logger=null``."""
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(?P<name>[^'=]+)=(?P<value>[^']*)'")

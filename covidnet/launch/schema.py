@@ -173,6 +173,7 @@ _SPLIT = {
     "split.copies": _one_of("Which copies of an image are kept in one fold.", "near", "bytes", "off"),
     "split.validation": _one_of("The images that early stopping looks at.", "inner", "test", "none"),
     "split.seed": _count("Seed of the folds."),
+    "split.balance": _flag("Whether every fold has the same number of images of each class."),
     "split.unseen": _text("Published test images to keep as the unseen fold; null draws it.", extra=_NULL),
 }
 _TRAIN = {

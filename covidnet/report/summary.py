@@ -60,7 +60,7 @@ class DataFacts:
         left_out: number of images excluded to balance the classes.
         patients: number of known patients.
         unknown_patients: number of images without a patient_id.
-        per_fold: images of each class in a fold.
+        per_fold: images of each class in a fold; None if they differ, or are unknown.
         classes: by name.
     """
 
@@ -78,6 +78,20 @@ class DataFacts:
     unknown_patients: int | None
     per_fold: int | None
     classes: dict[str, ClassCounts]
+
+    @property
+    def unbalanced(self) -> bool:
+        """Whether the folds are known to have different numbers of the classes."""
+        return self.images is not None and self.per_fold is None
+
+    @property
+    def prevalence(self) -> str | None:
+        """The share of each class in the folds, as text; None if unknown."""
+        counts = {name: counts.images for name, counts in self.classes.items()}
+        total = sum(count or 0 for count in counts.values())
+        if not total or None in counts.values():
+            return None
+        return ", ".join(f"{name} {(count or 0) / total:.1%}" for name, count in counts.items())
 
 
 @dataclass(frozen=True)

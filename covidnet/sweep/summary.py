@@ -316,9 +316,15 @@ def _data(sweep: Sweep) -> DataFacts:
         left_out=None if left_out is None else len(left_out),
         patients=None if used is None else int(used["patient_id"].nunique()),
         unknown_patients=None if used is None else int(used["patient_id"].isna().sum()),
-        per_fold=None if used is None else int(((used["fold"] == first.fold) & (used["label"] == CLASSES[0])).sum()),
+        per_fold=None if used is None else _per_fold(used[used["fold"] == first.fold]),
         classes=classes,
     )
+
+
+def _per_fold(fold: pd.DataFrame) -> int | None:
+    """Images of each class in a fold; None if the classes differ."""
+    counts = {int((fold["label"] == label).sum()) for label in CLASSES}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _unseen_count(run: Run, label: str) -> int | None:
@@ -346,6 +352,7 @@ def _notes(runs: Sequence[Run], data: DataFacts, rule: str) -> list[str]:
             freeze=model.get("freeze"),
             validation=data.validation,
             group=data.group,
+            balanced=not data.unbalanced,
             selection=rule,
             fast_dev_run=any((run.settings.get("trainer") or {}).get("fast_dev_run") for run in runs),
         )

@@ -20,7 +20,7 @@ def test_former_names_of_settings_and_classes_become_todays() -> None:
     assert current(former) == {
         "fold": 3,
         "data": {"name": "phantom", "phantom_size": 96, "ignore": ["films"]},
-        "split": {"group": "patient", "copies": "bytes"},
+        "split": {"group": "patient", "copies": "bytes", "balance": True},
         "explain": {"localisation_images": 6, "sanity_images": 3},
         "hydra": {"callbacks": {"sweep_report": {"_target_": "covidnet.sweep.ending.SweepReport"}}},
         "unseen": "scored",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
+from sklearn.utils.class_weight import compute_class_weight
 
+from covidnet.base.caveats import Caveat
+from covidnet.base.classes import CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.base.former import current
 from covidnet.data.loading.augment import Pipeline
@@ -123,6 +129,31 @@ def test_configurations_from_before_the_settings_existed_compare_as_equal() -> N
     before["optim"] = {name: value for name, value in now["optim"].items() if name != "optimizer"}
     assert compared(current(before)) == compared(current(now))
     assert compared(current(before)) != compared(current(settings("loss=focal")))
+
+
+def test_a_run_on_every_image_weighs_classes_and_says_that_its_folds_are_not_balanced(
+    tmp_path: Path, quick: tuple[str, ...], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for label, count in (("COVID", 22), ("Normal", 44), ("Pneumonia", 66)):
+        (tmp_path / "d" / label).mkdir(parents=True)
+        for n in range(count):
+            Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(tmp_path / f"d/{label}/{n}.png")
+    words = ["data=folder", f"data.root={tmp_path / 'd'}", "split.balance=false", "loss=weighted", "augment=none"]
+    given = [word for word in quick if not word.startswith(("data.images_per_class", "data.phantom", "explain"))]
+    run: Any = OmegaConf.to_container(compose([*given, *words, "explain=off", "logger=none"]), resolve=True)
+    (tmp_path / "run").mkdir()
+    caplog.set_level("INFO")
+    FoldRun(run, tmp_path / "run").run()
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["data"]["balance"] is False
+    assert metrics["data"]["prevalence"] == {"Pneumonia": 0.5, "Normal": 0.3333, "COVID-19": 0.1667}
+    counts = [metrics["data"]["counts"]["train"][label]["inputs"] for label in CLASSES]
+    weights = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat(np.arange(3), counts))
+    expected = ", ".join(f"{label} {weight:.3f}" for label, weight in zip(CLASSES, weights, strict=True))
+    assert f"loss: class weights {expected}" in caplog.text
+    assert [metrics["splits"]["test"]["classes"][label]["support"] for label in CLASSES] == [2, 4, 6]
+    assert " ".join(capsys.readouterr().out.split()).count(str(Caveat.UNBALANCED)) == 1
 
 
 def test_a_loss_of_ones_own_trains_with_the_weights_of_its_fold_and_prediction_never_imports_it(

@@ -286,6 +286,10 @@ def _split_dataset(
     copies = split.get("copies", "bytes")
     if copies != "bytes":
         settings["copies"] = f"near {METHOD}" if copies == "near" else copies
+    # Older runs have no setting `balance`, and their splits no such entry.
+    balance = bool(split.get("balance", True))
+    if not balance:
+        settings["balance"] = False
     if unseen:
         settings["unseen"] = _sha256("\n".join(sorted(unseen)))
     folder = home / f"split-{digest(settings)}"
@@ -297,7 +301,9 @@ def _split_dataset(
             images = images.assign(copy_of=images["image_id"].map(_first_copies(pairs)))
             settings["copies_sha256"] = _write_copies(folder / COPIES_FILE, _pairs_within(pairs, images))
         # A split.csv without a record was left by a stopped process: write it again.
-        made = balanced_folds(images, group=split["group"], seed=split["seed"], copies=copies, unseen=unseen)
+        made = balanced_folds(
+            images, group=split["group"], seed=split["seed"], copies=copies, unseen=unseen, balance=balance
+        )
         for text in made.warnings:
             log.warning("%s", text)
         text = made.table[list(SPLIT_COLUMNS)].to_csv(index=False, lineterminator="\n")

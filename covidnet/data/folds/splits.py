@@ -45,14 +45,14 @@ class Split:
             image_id. fold is 0..9 (test folds), 10 (unseen) or -1 (left out). reason says why an image is left out.
             copy_of is equal for near copies of one image.
         left_out: ``image_id,path,label,patient_id,reason`` of the images in fold -1, sorted by image_id.
-        per_fold: images of each class in every fold that is drawn.
+        per_fold: images of each class in every fold that is drawn; None if the classes are not balanced.
         notes: sentences for the log and the report.
         warnings: the notes that call for a decision.
     """
 
     table: pd.DataFrame
     left_out: pd.DataFrame
-    per_fold: int
+    per_fold: int | None
     notes: list[str]
     warnings: list[str] = field(default_factory=list)
 
@@ -114,6 +114,7 @@ def balanced_folds(
     seed: int = 0,
     copies: Copies = "near",
     unseen: Collection[str] = (),
+    balance: bool = True,
 ) -> Split:
     """Draw eleven folds with exactly the same number of images of every class, and no group in two folds.
 
@@ -135,12 +136,17 @@ def balanced_folds(
     With `unseen`, the unseen fold is exactly these images, and the ten test folds are drawn as above from the images
     that share no group with them. The others of such a group are left out, and a warning names their patients.
 
+    With ``balance=False`` every image is used: the folds are those of scikit-learn's ``StratifiedGroupKFold``, whose
+    class ratios are as close to those of the data set as whole groups allow. Then only the groups are guaranteed, and
+    that every fold has each class.
+
     Args:
         manifest: columns image_id, path, label, patient_id, view, source, and sha256 and copy_of if they are known.
         group: ``patient``, or ``image`` for the paper's protocol, which lets a patient's images lie in several folds.
         seed: another seed gives another draw and other folds.
         copies: which copies share a fold, as in `groups_of`.
         unseen: ids of the images of a published test set; none draws the unseen fold like the others.
+        balance: whether every fold has the same number of images of every class.
 
     Returns:
         The split.
@@ -171,6 +177,13 @@ def balanced_folds(
             "set split.unseen=null to draw the unseen fold"
         )
 
+    if not balance:
+        images["fold"] = LEFT_OUT
+        images.loc[kept, "fold"] = UNSEEN_FOLD
+        images.loc[drawn.index, "fold"] = _stratified(drawn, bins, seed)
+        images["reason"] = pd.Series([_PUBLISHED if one else None for one in across], dtype="str")
+        return _split(images, None, _published_twice(images, kept, across), group, seed, copies, bins)
+
     names = [str(name) for name in sizes.index]
     counts: list[Counts] = [tuple(map(int, row)) for row in sizes.to_numpy()]
     packing = pack(counts, names, bins=bins, seed=seed)
@@ -200,16 +213,41 @@ def balanced_folds(
         ],
         dtype="str",
     )
-    left_out = images[images["fold"] == LEFT_OUT].reset_index(drop=True)
     warnings = _too_large(drawn.assign(fold=folds), packing.per_bin, group) if copies == "near" else []
     warnings += _published_twice(images, kept, across)
+    return _split(images, packing.per_bin, warnings, group, seed, copies, bins)
+
+
+def _split(
+    images: pd.DataFrame, per_fold: int | None, warnings: list[str], group: Group, seed: int, copies: Copies, bins: int
+) -> Split:
+    left_out = images[images["fold"] == LEFT_OUT].reset_index(drop=True)
     return Split(
         table=images[[*COLUMNS, "reason", "copy_of"]],
         left_out=left_out[["image_id", "path", "label", "patient_id", "reason"]],
-        per_fold=packing.per_bin,
-        notes=[*_notes(images, home, packing.per_bin, group, seed, copies, bins), *warnings],
+        per_fold=per_fold,
+        notes=[*_notes(images, per_fold, group, seed, copies, bins), *warnings],
         warnings=warnings,
     )
+
+
+def _stratified(images: pd.DataFrame, bins: int, seed: int) -> pd.Series:
+    """The fold of each image: whole groups, with class ratios as equal as they allow."""
+    # It takes a second to import, and balanced folds do not need it.
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = pd.Series(LEFT_OUT, index=images.index)
+    splitter = StratifiedGroupKFold(bins, shuffle=True, random_state=seed)
+    for fold, (_, rows) in enumerate(splitter.split(images, images["label"], images["group"])):
+        folds.iloc[rows] = fold
+    held = pd.crosstab(folds, images["label"]).reindex(columns=list(CLASSES), fill_value=0)
+    for label in CLASSES:
+        if (empty := held.index[held[label] == 0]).size:
+            raise SplitError(
+                f"class {label}: no image in {counted(len(empty), 'fold')} of {bins}, since few groups have most of "
+                "its images; add patients, or set split.balance=true"
+            )
+    return folds
 
 
 def inner_validation(
@@ -218,9 +256,10 @@ def inner_validation(
     """Ids of a patient-grouped share (a tenth) of one fold's training part: the images that decide when to stop.
 
     Guaranteed: no image of the test fold, the unseen fold or fold -1; no group split between training and validation;
-    at least one image of each class, but not all of them. Not guaranteed: the size. The classes have equal counts, as
-    close to the share as whole groups allow and within 0.5 to 1.5 times it. If no equal counts are found, they differ
-    by the smallest difference found. The draws of different test folds are independent.
+    at least one image of each class, but not all of them. Not guaranteed: the size. Each class gives the same share, as
+    close to the wanted one as whole groups allow and within 0.5 to 1.5 times it, so that balanced folds have equal
+    counts. If none is found, the counts are those with the smallest difference. The draws of different test folds are
+    independent.
 
     Args:
         table: columns image_id, label and fold.
@@ -255,14 +294,18 @@ def inner_validation(
 
     goal = max(1, round(share * min(totals)))
     least = max(min(n for n in column if n) for column in zip(*counts, strict=True))
-    best: tuple[tuple[int, int], list[int]] | None = None
+    best: tuple[tuple[int, float], list[int]] | None = None
     for target in sorted(range(max(1, goal // 2), max(goal * 3 // 2, least) + 1), key=lambda n: (abs(n - goal), n)):
         for attempt in range(_INNER_ATTEMPTS):
-            taken = draw(counts, [target] * len(CLASSES), shuffled(names, seed, "inner", fold, attempt))
+            # The target is of the smallest class.
+            targets = [max(1, round(target * total / min(totals))) for total in totals]
+            taken = draw(counts, targets, shuffled(names, seed, "inner", fold, attempt))
             got = [sum(column) for column in zip(*(counts[g] for g in taken), strict=True)] or [0] * len(CLASSES)
             if min(got) == 0 or any(n == total for n, total in zip(got, totals, strict=True)):
                 continue
-            cost = (max(got) - min(got), sum(abs(n - goal) for n in got))
+            off = [n - wanted for n, wanted in zip(got, targets, strict=True)]
+            far = [n - goal * total / min(totals) for n, total in zip(got, totals, strict=True)]
+            cost = (max(off) - min(off), sum(map(abs, far)))
             if best is None or cost < best[0]:
                 best = cost, taken
         if best is not None and best[0][0] == 0:
@@ -466,12 +509,20 @@ def _too_large(images: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
     return found
 
 
-def _notes(
-    images: pd.DataFrame, home: dict[str, int], per_fold: int, group: Group, seed: int, copies: Copies, bins: int
-) -> list[str]:
+def _notes(images: pd.DataFrame, per_fold: int | None, group: Group, seed: int, copies: Copies, bins: int) -> list[str]:
     total = images["label"].value_counts()
     used = images["fold"] != LEFT_OUT
-    notes = [f"{bins} folds of {per_fold} images of each class, grouped by {group}, seed {seed}."]
+    if per_fold is None:
+        sizes = pd.crosstab(images["fold"], images["label"]).loc[list(range(bins))]
+        ends = {label: sorted({int(sizes[label].min()), int(sizes[label].max())}) for label in CLASSES}
+        ranges = ", ".join(f"{label} {' to '.join(map(str, both))}" for label, both in ends.items())
+        shares = ", ".join(f"{label} {(images['label'][used] == label).mean():.1%}" for label in CLASSES)
+        notes = [
+            f"{bins} folds of all images, not balanced, grouped by {group}, seed {seed}: {ranges} in a fold.",
+            f"Prevalence: {shares}.",
+        ]
+    else:
+        notes = [f"{bins} folds of {per_fold} images of each class, grouped by {group}, seed {seed}."]
     if bins < N_FOLDS:
         unseen = images["label"][images["fold"] == UNSEEN_FOLD]
         counts = ", ".join(f"{label} {int((unseen == label).sum())}" for label in CLASSES)
@@ -479,14 +530,14 @@ def _notes(
     for label in CLASSES:
         out = images[~used & (images["label"] == label)]
         if len(out):
-            trimmed = int((out["group"].isin(list(home)) & (out["reason"] != _PUBLISHED)).sum())
+            trimmed = int(out["reason"].str.startswith("trimmed: ").sum())
             notes.append(
                 f"{label}: {len(out)} of {counted(total[label], 'image')} left out"
                 + (f", {trimmed} of them to trim groups that do not fit whole." if trimmed else ".")
             )
     drawable = images["label"][(images["fold"] != UNSEEN_FOLD) | (bins == N_FOLDS)].value_counts()
     smallest = min(CLASSES, key=lambda label: drawable[label])
-    if per_fold < drawable[smallest] // bins:
+    if per_fold is not None and per_fold < drawable[smallest] // bins:
         notes.append(
             f"{smallest} has enough images for {drawable[smallest] // bins} in every fold, but some class has too "
             f"large or too few groups for more than {per_fold}."

@@ -93,7 +93,8 @@ class FoldDataModule(pl.LightningDataModule):
     def _rows(self, split: pd.DataFrame, roles: pd.DataFrame) -> dict[str, pd.DataFrame]:
         rows = {part: split[roles[part].to_numpy()].assign(operator=ORIGINAL) for part in PARTS}
         if self.copies is not None:
-            # Every fold has the same number of each class, so the test fold gives the size of the nine others.
+            # Balanced folds have the same number of each class, so the test fold gives the size of the nine others;
+            # for others it is the mean over the classes.
             size = 9 * int((split["fold"] == self.fold).sum()) // split["label"].nunique()
             rows["train"] = self.copies.plan(rows["train"], size)
         return {part: table.reset_index(drop=True) for part, table in rows.items()}

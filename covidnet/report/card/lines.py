@@ -135,10 +135,12 @@ def split(summary: SweepSummary) -> Facts:
     """
     data, folds = summary.data, summary.folds
     group, validation = data.group, data.validation
+    same = data.per_fold is None or data.images == data.per_fold * (FOLDS + 1) * len(data.classes)
+    equal = f"{FOLDS + 1} of equal size: " if same and not data.unbalanced else ""
     return [
-        ("Folds", f"{FOLDS + 1} of equal size: {FOLDS} test folds, and the unseen fold, which no model was trained on"),
+        ("Folds", f"{equal}{FOLDS} test folds, and the unseen fold, which no model was trained on"),
         ("Test folds in this card", ", ".join(str(fold) for fold in folds) or None),
-        ("Images of each class in a fold", data.per_fold),
+        ("Images of each class in a fold", f"not equal: {data.prevalence}" if data.unbalanced else data.per_fold),
         ("Training images of one model", _trained_on(data)),
         ("Kept together (split.group)", _GROUPS.get(str(group), group)),
         ("Validation (split.validation)", _VALIDATIONS.get(str(validation), validation)),

@@ -30,6 +30,7 @@ def warnings_of(summary: SweepSummary) -> list[str]:
         freeze=summary.model.get("freeze"),
         validation=summary.data.validation,
         group=summary.data.group,
+        balanced=not summary.data.unbalanced,
         selection=summary.selection.rule,
     )
     return list(dict.fromkeys(lines))

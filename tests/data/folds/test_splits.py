@@ -176,6 +176,53 @@ def test_groups_are_the_same_from_the_columns_of_split_csv(tmp_path: Path) -> No
     assert dict(zip(again["image_id"], groups_of(again, "patient"), strict=True)) == expected
 
 
+# Every image, not balanced
+
+
+@pytest.mark.parametrize("published", [0, 60])
+@pytest.mark.parametrize("group", ["patient", "image"])
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_that_are_not_balanced_use_every_image_and_share_no_group(
+    seed: int, group: Group, published: int
+) -> None:
+    manifest = random_manifest(seed)
+    unseen = list(manifest["image_id"].sample(published, random_state=seed))
+    split = balanced_folds(manifest, group=group, seed=seed, unseen=unseen, balance=False)
+    table = split.table
+    out = table["fold"] == LEFT_OUT
+    assert table["reason"][out].str.startswith("published: ").all()
+    assert published or not out.any()
+    of = dict(zip(manifest["image_id"], reference_groups(manifest, group), strict=True))
+    assert table[~out].groupby(table["image_id"].map(of))["fold"].nunique().max() == 1
+    # As near to the data set's class ratios as groups of some images allow.
+    sizes = pd.crosstab(table["fold"], table["label"]).loc[list(range(11 - bool(published)))]
+    assert (sizes / sizes.sum() * len(sizes)).to_numpy() == pytest.approx(1, abs=0.6)
+    assert split.per_fold is None
+    shuffled_rows = manifest.sample(frac=1, random_state=seed)
+    again = balanced_folds(shuffled_rows, group=group, seed=seed, unseen=unseen, balance=False)
+    assert again.table.equals(table)
+    assert not balanced_folds(manifest, group=group, seed=seed + 99, balance=False).table.equals(table)
+
+
+def test_inner_validation_of_folds_that_are_not_balanced_has_their_class_ratio() -> None:
+    manifest = images_of([p for c, n in enumerate((60, 240, 600)) for p in one_class([1] * n, c)])
+    split = balanced_folds(manifest, balance=False)
+    assert split.notes[1] == "Prevalence: COVID-19 6.7%, Normal 26.7%, Pneumonia 66.7%."
+    roles = fold_roles(split.table, fold=2)
+    counts = {part: Counter(split.table["label"][roles[part]]) for part in ("train", "val", "test")}
+    assert counts["val"]["COVID-19"] in (4, 5, 6)
+    assert counts["val"]["Pneumonia"] / counts["val"]["COVID-19"] == pytest.approx(10, abs=1)
+    assert counts["val"]["Normal"] / counts["val"]["COVID-19"] == pytest.approx(4, abs=0.5)
+
+
+def test_folds_that_would_lack_a_class_are_refused() -> None:
+    manifest = images_of(one_class([1] * 10, 0) + one_class([1] * 40, 1) + one_class([1] * 40, 2))
+    with pytest.raises(SplitError, match="class COVID-19: 10 images, at least 11 are needed"):
+        balanced_folds(manifest, balance=False)
+    one = images_of([(1, 0, 200)] * 11 + one_class([1] * 40, 1))
+    assert balanced_folds(one, balance=False).per_fold is None
+
+
 # Published test images
 
 

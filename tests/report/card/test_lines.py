@@ -23,6 +23,18 @@ def test_a_known_none_is_not_unknown(summary: Summary) -> None:
     assert dict(images({}))["Selected views (data.view)"] is None
 
 
+def test_folds_are_of_equal_size_only_where_they_are(summary: Summary) -> None:
+    assert summary["data"]["images"] == 33 * summary["data"]["per_fold"]
+    assert dict(split(summary))["Folds"].startswith("11 of equal size: 10 test folds")
+    # A published test set as the unseen fold.
+    summary["data"]["images"] += 5
+    assert dict(split(summary))["Folds"].startswith("10 test folds")
+    summary["data"]["per_fold"] = None
+    facts = dict(split(summary))
+    assert facts["Folds"].startswith("10 test folds")
+    assert facts["Images of each class in a fold"] == "not equal: COVID-19 33.3%, Normal 33.3%, Pneumonia 33.3%"
+
+
 def test_sources_and_views_are_counted_by_class(summary: Summary) -> None:
     summary["card"]["view"] = {
         "counts": {"PA": {"COVID-19": 3, "Normal": 0}, "AP": {"Normal": 2}}, "unknown": 5,

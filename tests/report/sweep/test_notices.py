@@ -28,6 +28,7 @@ def test_problems_come_before_notes_and_nothing_twice(summary: Summary) -> None:
         ({"model": {"weights": "random", "freeze": True}}, Caveat.RANDOM_BACKBONE),
         ({"data": {"validation": "test"}}, Caveat.VALIDATION_TEST),
         ({"data": {"group": "image"}}, Caveat.GROUP_IMAGE),
+        ({"data": {"images": 100, "per_fold": None}}, Caveat.UNBALANCED),
         ({"selection": {"rule": "paper"}}, Caveat.SELECTION_SCORE),
     ],
 )
