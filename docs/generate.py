@@ -153,7 +153,7 @@ def settings() -> str:
     for command in SCHEMA:
         parts += _own(command, everywhere) if command != "config" else []
     parts += ["## experiment", "", "Taken by `covidnet train`.", "", *_options("experiment")]
-    for group in ("logger", "callbacks", "hydra/launcher", "hydra/sweeper"):
+    for group in ("loss", "logger", "callbacks", "hydra/launcher", "hydra/sweeper"):
         parts += [f"## {group}", "", "Taken by `covidnet train`.", "", *_options(group)]
         for file in sorted((config_dir() / group).glob("*.yaml")):
             parts += _entries(file, group)

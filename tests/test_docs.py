@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from covidnet.cli import COMMANDS
+from covidnet.fold.run import FoldRun
 from covidnet.launch.arguments import DATA_PATHS, quoted
-from covidnet.launch.command import config_dir, subfolders
+from covidnet.launch.command import compose, config_dir, subfolders
 from covidnet.launch.known_settings import KnownSettings
 from covidnet.launch.schema import SCHEMA
+from covidnet.learning.module import ClassificationModule
 from tests.conftest import PROJECT
+from tests.refusals import refused
 
 PAGES = sorted(
     [*(PROJECT / "docs").rglob("*.md"), *(PROJECT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md"))]
@@ -87,6 +91,32 @@ def test_a_wrong_setting_is_found(tmp_path: Path) -> None:
         check_settings("train", ["fold=3", "optim.rate=1"], True)
     with pytest.raises(AssertionError, match="lacks a setting"):
         check_settings("predict", ["input=."], True)
+
+
+def test_the_page_on_ones_own_code_trains_and_prediction_never_imports_it(
+    tmp_path: Path, quick: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = PROJECT / "docs/your-code.md"
+    (code,) = (code for kind, code in FENCE.findall(page.read_text()) if kind == "python")
+    (tmp_path / "my_parts.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = next(words for _, words, block in commands(page) if block)
+    given: Any = OmegaConf.to_container(
+        compose([*quick, *words, "loss=weighted", "optim=sgd", "explain=off"]), resolve=True
+    )
+    (tmp_path / "run").mkdir()
+    with refused("loss._target_", "my_parts.CostLoss", remedy="trust=[my_parts]"):
+        FoldRun({**given, "trust": []}, tmp_path / "run").run()
+    FoldRun(given, tmp_path / "run").run()
+    values = pd.read_csv(tmp_path / "run/curves/metrics.csv")["val/balanced_accuracy"].dropna()
+    # One of each epoch, and one of the best checkpoint.
+    assert len(values) == 4
+    assert values.between(0, 1).all()
+    monkeypatch.undo()
+    del sys.modules["my_parts"]
+    loaded = ClassificationModule.from_checkpoint(tmp_path / "run/checkpoints/best.ckpt")
+    assert loaded.loss is None
+    assert "my_parts" not in sys.modules
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,31 +153,3 @@ def test_a_run_on_every_image_weighs_classes_and_says_that_its_folds_are_not_bal
     assert f"loss: class weights {expected}" in caplog.text
     assert [metrics["splits"]["test"]["classes"][label]["support"] for label in CLASSES] == [2, 4, 6]
     assert " ".join(capsys.readouterr().out.split()).count(str(Caveat.UNBALANCED)) == 1
-
-
-def test_a_loss_of_ones_own_trains_with_the_weights_of_its_fold_and_prediction_never_imports_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: tuple[str, ...], caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "own_loss.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    words = [
-        "loss=weighted",
-        "loss._target_=own_loss.Mine",
-        "+loss.power=1.5",
-        "optim=sgd",
-        "augment=none",
-        "explain=off",
-    ]
-    given: Any = OmegaConf.to_container(compose([*quick, *words]), resolve=True)
-    with refused("loss._target_", "own_loss.Mine", remedy="trust=[own_loss]"):
-        FoldRun(given, tmp_path / "run").run()
-    caplog.set_level("INFO")
-    (tmp_path / "run").mkdir()
-    FoldRun({**given, "trust": ["own_loss"]}, tmp_path / "run").run()
-    # Phantoms are balanced, and inner validation takes as many of each class.
-    assert "loss: class weights COVID-19 1.000, Normal 1.000, Pneumonia 1.000" in caplog.text
-    monkeypatch.undo()
-    monkeypatch.delitem(sys.modules, "own_loss")
-    loaded = ClassificationModule.from_checkpoint(tmp_path / "run/checkpoints/best.ckpt")
-    assert loaded.loss is None
-    assert "own_loss" not in sys.modules
