@@ -44,13 +44,11 @@ def main(cfg: DictConfig) -> None:
     models = find_models(checkpoint, onnx=cfg.engine == "onnx", only=only)
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     out = Path(settings["out"]).expanduser()
-    from covidnet.base.atomic import clear_leftovers
     from covidnet.data.collection.image_table import read_image_table
     from covidnet.data.collection.inputs import check_earlier
     from covidnet.gate import fixed_rules
 
     check_earlier(out, ("summary.json", "predictions.csv", "report.html"), overwrite=cfg.overwrite)
-    clear_leftovers(out)
     from covidnet.external.known_images import known_images
     from covidnet.external.validation import ExternalValidation
     from covidnet.serving.answers import Predictor

@@ -44,12 +44,10 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("target", cfg.target, CLASSES)
     checkpoint = find_checkpoint(given["checkpoint"], "" if cfg.only is None else str(cfg.only))
     # Errors that need no network are reported before its libraries are loaded.
-    from covidnet.base.atomic import clear_leftovers
     from covidnet.data.collection.inputs import check_earlier, check_out, find_images
 
     out = Path(cfg.out).expanduser()
     check_earlier(out, ("explanations.csv", "refused.csv"), overwrite=cfg.overwrite)
-    clear_leftovers(out)
     root, paths = find_images(given["input"])
     check_out(given["input"], out, root, paths)
     from covidnet.data.collection.annotations import Annotations

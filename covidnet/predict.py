@@ -44,20 +44,15 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("gate", cfg.gate, GATES)
     # What can be said without the network is said before its libraries are loaded.
     models = find_models(given["checkpoint"], onnx=cfg.engine == "onnx", only=only)
-    from covidnet.base.atomic import clear_leftovers, write_text
-    from covidnet.data.collection.inputs import check_earlier, check_out, find_images, partial_of
+    from covidnet.data.collection.inputs import PARTIAL_RECORD, check_earlier, check_out, find_images
 
     out = Path(cfg.out).expanduser()
-    results = [out / "predictions.csv", out / "refused.csv"]
-    parts = [partial_of(file) for file in results]
-    if cfg.resume:
-        if not out.is_dir():
-            raise SettingError("resume", True, "true with out=DIR of the stopped command", f"{out} does not exist")
-        if any(file.exists() for file in results) and not any(file.exists() for file in parts):
-            _print([f"finished already: {out}"])
-            return
-    check_earlier(out, [file.name for file in (*parts, *results)], overwrite=cfg.overwrite or cfg.resume)
-    clear_leftovers(out)
+    table, refused = out / "predictions.csv", out / "refused.csv"
+    if cfg.resume and not out.is_dir():
+        remedy = f"there is no folder {out}; leave out resume to start"
+        raise SettingError("resume", True, "true with out=DIR of a stopped command", remedy)
+    resume = bool(cfg.resume) and (out / PARTIAL_RECORD).exists()
+    check_earlier(out, (PARTIAL_RECORD, table.name, refused.name), overwrite=cfg.overwrite or resume)
     root, paths = find_images(given["input"])
     check_out(given["input"], out, root, paths)
     from covidnet.serving.answers import Predictor
@@ -79,24 +74,22 @@ def main(cfg: DictConfig) -> None:
         reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading},
         passes=share.passes,
         progress=cfg.progress,
-        resume=cfg.resume,
+        resume=resume,
         made_by=_made_by(cfg, models),
     )
     predictions.run()
-    if predictions.predictor.model.card:
-        write_text(out / "model_card.md", predictions.predictor.model.card)
     _tell(predictions)
     if predictions.undrawn:
         raise DataError(
             f"{count(predictions.undrawn, 'picture')} of {predictions.predicted} not drawn, see the log above; the "
-            f"table is whole: {out / 'predictions.csv'}"
+            f"table is whole: {table}"
         )
     if predictions.refused and cfg.strict:
-        raise DataError(f"strict=true: {predictions.refused} files were refused; see {out / 'refused.csv'}")
+        raise DataError(f"strict=true: {predictions.refused} files were refused; see {refused}")
 
 
 def _made_by(cfg: DictConfig, models: Sequence[Path]) -> dict[str, object]:
-    """What a row depends on beside its image."""
+    """What the rows depend on besides the images, by the name that an error gives it."""
     from omegaconf import OmegaConf
 
     from covidnet import __version__
@@ -105,8 +98,9 @@ def _made_by(cfg: DictConfig, models: Sequence[Path]) -> dict[str, object]:
 
     names = ["gate", "panels", "identifiers", "max_megapixels", "min_side", "reading"]
     settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True)
-    return {"models": [file_sha256(file) for file in models], "covidnet": __version__, "reading": READING,
-            "settings": settings}  # fmt: skip
+    assert isinstance(settings, dict)
+    digests = ", ".join(file_sha256(file)[:12] for file in models)
+    return {"checkpoint": digests, **settings, "covidnet": f"{__version__}, reading {READING}"}
 
 
 def _tell(predictions: ImagePredictions) -> None:

@@ -6,12 +6,14 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from covidnet.base.atomic import clear_leftovers
 from covidnet.base.classes import CLASSES
 from covidnet.base.errors import CovidnetError, DataError, SettingError, WeightsError
 from covidnet.data.phantoms.phantom import draw_image
-from covidnet.data.reading.decoders import Decoders
+from covidnet.data.reading.decoders import DecoderError, Decoders
 from covidnet.data.reading.images import read_image
 from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.export import main as export
@@ -32,6 +35,7 @@ from covidnet.predict import main
 from covidnet.serving.answers import Predictor
 from covidnet.serving.batch import ImagePredictions
 from covidnet.serving.open_model import open_model
+from covidnet.serving.stream import BATCH
 from tests.commands import begun, command
 from tests.conftest import PROJECT
 from tests.data.collection.test_manifest import dicom
@@ -210,7 +214,15 @@ def test_panels_are_drawn_beside_the_table(sweep: Path, images: Path, tmp_path: 
             assert image.width > 2 * 4 * 150
 
 
-NAMES = (b"bad\xff.png", b"two\nlines.png", b"$x$ <b>.png", b"=1+1.png", b"\x1b[31mred.png", b"n" * 246 + b".png")
+NAMES = (
+    b"bad\xff.png",
+    b"two\nlines.png",
+    b"$x$ <b>.png",
+    b"=1+1.png",
+    b"\x1b[31mred.png",
+    b"cr\r.png",
+    b"n" * 246 + b".png",
+)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +241,15 @@ def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(
 ) -> None:
     predict(f"checkpoint='{sweep}'", f"input='{odd_names}'", f"out='{tmp_path}'", "panels=true", "gate=off")
     table = pd.read_csv(tmp_path / "predictions.csv")
-    expected = {r"bad\xff.png", "two\nlines.png", "$x$ <b>.png", "./=1+1.png", "\x1b[31mred.png", "n" * 246 + ".png"}
+    expected = {
+        r"bad\xff.png",
+        "two\nlines.png",
+        "cr\r.png",
+        "$x$ <b>.png",
+        "./=1+1.png",
+        "\x1b[31mred.png",
+        "n" * 246 + ".png",
+    }
     assert set(table["path"]) == expected
     assert len(list(tmp_path.glob("*.png"))) == len(NAMES)
     refused = pd.read_csv(tmp_path / "refused.csv")
@@ -307,121 +327,213 @@ def test_rows_that_are_ready_are_kept_when_the_work_ends_early(
     with pytest.raises(KeyboardInterrupt):
         ImagePredictions(predictor, images, paths, tmp_path, progress=False).run()
     assert list(pd.read_csv(tmp_path / "predictions.partial.csv")["path"]) == paths[:3]
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.partial.csv"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["predictions.partial.csv", "predictions.partial.json"]
     monkeypatch.undo()
     ImagePredictions(predictor, images, paths, tmp_path, progress=False).run()
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
-def test_a_killed_call_is_continued_and_ends_as_an_uninterrupted_one(
-    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_killed_command_resumes_and_ends_with_the_files_of_one_never_killed(
+    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, whole, out = tmp_path / "many", tmp_path / "whole", tmp_path / "out"
+    root, whole, out = tmp_path / "given", tmp_path / "whole", tmp_path / "out"
+    shutil.copytree(images, root)
     for n in range(12):
-        shutil.copytree(images, root / f"{n:02d}")
-    settings = (f"checkpoint='{sweep}/fold=0'", f"input='{root}'")
-    predict(*settings, f"out='{whole}'")
-    words = (f"checkpoint={sweep}/fold=0", f"input={root}", f"out={out}", "progress=false")
-    said = [tmp_path / "stdout", tmp_path / "stderr"]
-    killed = begun("covidnet.predict", *words, cwd=PROJECT, env=os.environ, said=said)
-    partial = out / "predictions.partial.csv"
-    while killed.is_alive() and not (partial.exists() and partial.read_bytes().count(b"\n") > 20):
-        time.sleep(0.01)
-    killed.kill()
-    killed.join()
-    parts = {path.name: pd.read_csv(path) for path in out.iterdir()}
-    assert set(parts) == {"predictions.partial.csv", "refused.partial.csv"}
-    rows, expected = parts["predictions.partial.csv"], pd.read_csv(whole / "predictions.csv")
-    assert 20 <= len(rows) < len(expected)
-    pd.testing.assert_frame_equal(rows[expected.columns], expected.head(len(rows)))
-    with pytest.raises(SettingError, match=r"predictions.partial.csv is from a stopped command; resume=true"):
-        predict(*settings, f"out='{out}'")
+        pixels = draw_image(CLASSES[n % 3], 5000 + n, 0, size=96).image
+        tags = {"Rows": 96, "Columns": 96, "PixelData": pixels.tobytes(), "PatientID": f"p {n}"}
+        (root / f"{n}.dcm").write_bytes(dicom(**tags)[: -4000 if n == 7 else None])
+    settings = ("panels=true", "identifiers=true", "strict=true", "progress=false")
+    words = (f"checkpoint='{sweep}/fold=0'", f"input='{root}'", *settings)
+    with pytest.raises(DataError, match="strict=true") as uninterrupted:
+        predict(*words, f"out='{whole}'")
+    said, partial = [tmp_path / "stdout", tmp_path / "stderr"], out / "predictions.partial.csv"
+    random, done = np.random.default_rng(0), 0
+    for again in ([], ["resume=true"]):
+        done += int(random.integers(5, 13))
+        words_again = (*words, f"out='{out}'", *again)
+        killed = begun("covidnet.predict", *words_again, cwd=PROJECT, env=os.environ, said=said)
+        count = 0
+        while killed.is_alive() and count <= done:
+            time.sleep(0.01)
+            with suppress(FileNotFoundError):
+                count = partial.read_bytes().count(b"\n")
+        killed.kill()
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL, said[1].read_text()
+        expected = pd.read_csv(whole / "predictions.csv")
+        rows = pd.read_csv(partial)[expected.columns]
+        assert done <= len(rows) < len(expected)
+        pd.testing.assert_frame_equal(rows, expected.head(len(rows)))
+        tables = {path.name for path in out.iterdir()} - {path.name for path in whole.iterdir()}
+        assert tables - {path.name for path in out.glob(".*.tmp")} == {
+            "predictions.partial.csv", "predictions.partial.json", "refused.partial.csv"
+        }  # fmt: skip
+    with pytest.raises(SettingError, match=r"out=.*: must be .*predictions.partial.json .*resume=true"):
+        predict(*words, f"out='{out}'")
     read, paths = Decoders.read, []
 
     def counted(self: Decoders, path: Path, *more: Any) -> Any:
         paths.append(path)
         return read(self, path, *more)
 
+    clear_leftovers(out)  # in a process that has not written there before, the first write does
     monkeypatch.setattr(Decoders, "read", counted)
-    predict(*settings, f"out='{out}'", "resume=true")
-    # Whole batches are kept.
-    assert len(paths) == 12 * (COUNT + 2) - sum(map(len, parts.values())) // 8 * 8
-    contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (out, whole)]
-    assert contents[0] == contents[1]
-    capsys.readouterr()
-    predict(*settings, f"out='{out}'", "resume=true")
-    assert "finished already" in capsys.readouterr().out
-    with pytest.raises(SettingError, match=r"resume=.*true with out=DIR of the stopped command"):
-        predict(*settings, f"out='{tmp_path}/nowhere'", "resume=true")
+    with pytest.raises(DataError) as resumed:
+        predict(*words, f"out='{out}'", "resume=true")
+    assert len(paths) <= len(expected) - len(rows) + len(pd.read_csv(whole / "refused.csv")) + BATCH
+    assert str(resumed.value) == str(uninterrupted.value).replace(str(whole), str(out))
+    assert contents(out) == contents(whole)
+    with pytest.raises(SettingError, match=r"predictions.csv already exists"):
+        predict(*words, f"out='{out}'", "resume=true")
+    with pytest.raises(
+        SettingError, match=r"resume=.*must be true with out=DIR of a stopped command; there is no folder"
+    ):
+        predict(*words, f"out='{tmp_path}/nowhere'", "resume=true")
 
 
-def test_only_rows_of_the_same_bytes_model_and_settings_are_kept(
+def stop_at(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Interrupt a call before it writes the row of one more prediction."""
+    row = ImagePredictions._row
+
+    def stopped(self: ImagePredictions, *given: Any) -> list[str]:
+        if self.predicted == count:
+            raise KeyboardInterrupt
+        return row(self, *given)
+
+    monkeypatch.setattr(ImagePredictions, "_row", stopped)
+
+
+def test_resuming_fails_where_the_model_or_a_setting_changed(
     sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    words = [f"checkpoint='{sweep}/fold=0'", f"input='{images}'", f"out='{tmp_path}'", "gate=off"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(KeyboardInterrupt):
+            predict(*words)
+    before = contents(tmp_path)
+    for changed, difference in {
+        "gate=warn": "gate was off, now warn",
+        "reading.max_seconds=19": "reading was .*'max_seconds': 20.*, now .*'max_seconds': 19",
+        f"checkpoint='{sweep}'": "checkpoint was ([0-9a-f]{12}), now \\1, [0-9a-f]{12}",
+    }.items():
+        with pytest.raises(SettingError, match=f"resume=.*the stopped command; {difference}.*; restore it") as error:
+            predict(*words, changed, "resume=true")
+        assert "\n" not in str(error.value)
+        assert contents(tmp_path) == before
+
+
+Call = Callable[..., ImagePredictions]
+
+
+@pytest.fixture
+def call(sweep: Path, images: Path, tmp_path: Path) -> Call:
+    """Predictions of a copy of the images, in reverse order: page.jpg is the first."""
     root = tmp_path / "images"
     shutil.copytree(images, root)
-    predictor, row = Predictor(open_model(sweep / "fold=0"), "off"), ImagePredictions._row
-    predicted: list[str] = []
-
-    def run(out: str, made_by: str = "a", stop: int = 99, resume: bool = True) -> bytes:
-        def stopped(self: ImagePredictions, path: str, *given: Any) -> list[str]:
-            predicted.append(path)
-            if len(predicted) > stop:
-                raise KeyboardInterrupt
-            return row(self, path, *given)
-
-        monkeypatch.setattr(ImagePredictions, "_row", stopped)
-        predicted.clear()
-        paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
-        ImagePredictions(
-            predictor, root, paths, tmp_path / out, progress=False, resume=resume, made_by={"model": made_by}
-        ).run()
-        return (tmp_path / out / "predictions.csv").read_bytes()
-
-    with pytest.raises(KeyboardInterrupt):
-        run("out", stop=18, resume=False)
-    with (tmp_path / "out/predictions.partial.csv").open("ab") as stream:
-        stream.write(b"more/cut off.png,0.1,")
-    shutil.copytree(tmp_path / "out", tmp_path / "other")
-    assert run("other", made_by="b").count(b"\n") == COUNT + 2
-    assert len(predicted) == COUNT + 1
-    changed = next(path for path in sorted(root.glob("*.png")))
-    Image.fromarray(draw_image(CLASSES[0], 9000, 0, size=96).image).save(changed)
-    shutil.copy(root / "more" / "holiday.png", root / "zzz.png")
-    found = run("out")
-    assert changed.name in predicted
-    assert "zzz.png" in predicted
-    assert 8 < len(predicted) < COUNT
-    assert found == run("fresh", resume=False)
-    names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("out", "fresh")]
-    assert names[0] == names[1] == ["predictions.csv", "refused.csv"]
-
-
-def test_a_picture_that_is_gone_is_drawn_when_the_call_is_continued(
-    sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = sorted(path.name for path in images.glob("*.png"))
     predictor = Predictor(open_model(sweep / "fold=0"), "off")
+
+    def make(out: Path, **settings: Any) -> ImagePredictions:
+        paths = sorted((path.relative_to(root).as_posix() for path in root.rglob("*.*")), reverse=True)
+        return ImagePredictions(predictor, root, paths, out, progress=False, **settings)
+
+    return make
+
+
+def test_resuming_fails_where_an_image_with_a_row_changed(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, root = tmp_path / "out", tmp_path / "images"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 14)
+        with pytest.raises(KeyboardInterrupt):
+            call(out).run()
+    rows = pd.concat(pd.read_csv(out / f"{name}.partial.csv") for name in ("predictions", "refused"))
+    assert sorted(rows["position"]) == list(range(15))
+    before, last = contents(out), root / "more/image (9).png"
+    page, kept = root / "page.jpg", {path: path.read_bytes() for path in (last, root / "page.jpg")}
+    for change, difference in {
+        lambda: last.write_bytes(kept[last] + b"\0"): r"more/image \(9\)\.png has changed",
+        lambda: page.write_bytes(kept[last]): r"page\.jpg has changed",
+        last.unlink: r"image 2 was more/image \(9\)\.png, now more/image \(7\)\.png",
+        lambda: (root / "z.png").write_bytes(kept[last]): r"image 1 was page\.jpg, now z\.png",
+    }.items():
+        change()
+        with pytest.raises(SettingError, match=f"resume=.*: must be true with the images.*; {difference}; restore it"):
+            call(out, resume=True).run()
+        assert contents(out) == before
+        for path, data in kept.items():
+            path.write_bytes(data)
+    (root / "z.png").unlink()
+    (root / "image (0).png").write_bytes(kept[last])  # it has no row yet
+    call(out, resume=True).run()
+    call(tmp_path / "whole").run()
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_rows_that_were_cut_off_are_computed_again(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(tmp_path / "whole").run()
+    for n, end in enumerate(("more/cut off.png,0.1,", '"more/two\nlines', "\x00\x00\n")):
+        out = tmp_path / f"out{n}"
+        with monkeypatch.context() as patch:
+            stop_at(patch, 9 + n)
+            with pytest.raises(KeyboardInterrupt):
+                call(out).run()
+        with (out / "predictions.partial.csv").open("a") as stream:
+            stream.write(end)
+        if n == 2:
+            (out / "refused.partial.csv").write_text("")  # a power failure can take the rows of one table alone
+        call(out, resume=True).run()
+        assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_command_stopped_before_its_first_row_leaves_nothing(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Decoders, "read", lambda *given: (_ for _ in ()).throw(DecoderError("no process starts")))
+    with pytest.raises(DecoderError):
+        call(tmp_path / "out").run()
+    assert not contents(tmp_path / "out")
+
+
+def test_any_name_of_a_file_is_resumed_and_a_picture_that_was_not_drawn_is_still_counted(
+    sweep: Path, odd_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(open_model(sweep / "fold=0"), "off")
+    paths = sorted(path.name for path in odd_names.iterdir())
+    for n in range(2):
+        shutil.copytree(odd_names, tmp_path / f"given/{n}")
+    paths = [f"{n}/{path}" for n in range(2) for path in paths]
     drawn = ImagePredictions._draw
 
-    def stopped(self: ImagePredictions, path: str, *given: Any) -> str:
-        if path == paths[8]:
-            raise KeyboardInterrupt
+    def failing(self: ImagePredictions, path: str, *given: Any) -> str:
+        if path == paths[0]:
+            raise RuntimeError("a fault of the library")
         return drawn(self, path, *given)
 
-    def run(resume: bool) -> None:
-        ImagePredictions(predictor, images, paths, tmp_path, panels=True, progress=False, resume=resume).run()
+    monkeypatch.setattr(ImagePredictions, "_draw", failing)
 
-    monkeypatch.setattr(ImagePredictions, "_draw", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        run(resume=False)
-    assert len(pd.read_csv(tmp_path / "predictions.partial.csv")) == 8
-    monkeypatch.undo()
-    (tmp_path / paths[0]).unlink()
-    run(resume=True)
-    table = pd.read_csv(tmp_path / "predictions.csv")
-    assert list(table["picture"]) == paths
-    assert all((tmp_path / picture).is_file() for picture in paths)
+    def run(out: str, resume: bool = False) -> int:
+        call = ImagePredictions(
+            predictor, tmp_path / "given", paths, tmp_path / out, panels=True, progress=False, resume=resume
+        )
+        call.run()
+        return call.undrawn
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10)
+        with pytest.raises(KeyboardInterrupt):
+            run("out")
+    monkeypatch.setattr(ImagePredictions, "_draw", drawn)
+    assert run("out", resume=True) == 1
+    monkeypatch.setattr(ImagePredictions, "_draw", failing)
+    assert run("whole") == 1
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_an_exported_model_predicts_the_same(sweep: Path, exported: Path, images: Path, tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import platform
+import re
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,10 +66,8 @@ def make_folder(folder: Path, file: str | Path | None = None) -> None:
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Replace a file's content in one step that other processes see as a whole.
 
-    The bytes go to a new file in the same folder, are flushed to the disk, and take the name with one rename.
-
     Args:
-        path: the file. Its folder must exist. A symbolic link is refused: it could replace a file elsewhere.
+        path: the file, see `replaced`.
         data: the whole content.
 
     Raises:
@@ -81,35 +80,88 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 @contextmanager
 def replaced(path: str | Path) -> Iterator[BinaryIO]:
-    """As `write_bytes`, for content that is written in parts.
+    """Replace a file's content in one step, with content that is written in parts.
+
+    The bytes go to a new file in the same folder, are flushed to the disk, and take the name with one rename. The first
+    write of a process into a folder also removes what killed processes left there, see `clear_leftovers`.
 
     Args:
-        path: as there.
+        path: the file. Its folder must exist. A symbolic link is refused: it could replace a file elsewhere.
 
     Yields:
-        A stream for the content. The file takes its name when the block ends without an error.
+        A stream for the content. If the block raises, the old file is unchanged.
 
     Raises:
-        WriteError: as there; also for an OSError raised inside the block.
+        WriteError: the system refused (disk full, no permission, no such folder), or the path is a link; an OSError
+            raised inside the block is reported in the same way.
     """
     try:
         target = Path(path)
         if target.is_symlink():
             raise OSError(errno.ELOOP, "it is a symbolic link")
-        # Not tempfile: its files are readable by the owner alone, and run folders are shared. A short name of its own
-        # fits where a long file name with a suffix would not. It names its process for `clear_leftovers`.
-        temporary = target.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+        _clear_once(target.parent.absolute())
+        stream, temporary = _temporary(target.parent)
         try:
-            with temporary.open("xb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            if sys.platform == "win32":
+                stream.close()  # an open file cannot be renamed there; elsewhere closing it would release the lock
             temporary.replace(target)
+            stream.close()
         except BaseException:
+            with suppress(OSError):
+                stream.close()
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise WriteError(path, error.errno or 0, error.strerror or str(error)) from error
+
+
+def _temporary(folder: Path) -> tuple[BinaryIO, Path]:
+    """A new file in a folder, locked while it is open: no other process takes it for a leftover."""
+    while True:
+        # Not tempfile: its files are readable by the owner alone, and run folders are shared. A short random name fits
+        # where a long file name with a suffix would not.
+        file = folder / f".{secrets.token_hex(8)}.tmp"
+        stream = file.open("xb")
+        # Without the lock, on a file system that has none, leftovers stay.
+        with suppress(OSError):
+            _lock(stream)
+        if os.fstat(stream.fileno()).st_nlink:
+            return stream, file
+        # Another process removed it before it was locked.
+        stream.close()
+
+
+def _lock(stream: BinaryIO) -> None:
+    """Lock an open file, or raise an OSError; the system releases the lock when the process ends, even if killed."""
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder, but not those of running processes.
+
+    Args:
+        folder: the folder; it need not exist.
+    """
+    for file in folder.glob(".*.tmp"):
+        if not _TEMPORARY.fullmatch(file.name) or file.is_symlink() or not file.is_file():
+            continue
+        with suppress(OSError):
+            if sys.platform == "win32":
+                file.unlink()  # fails while a process has it open
+            else:
+                with file.open("ab") as stream:
+                    _lock(stream)
+                    file.unlink()
+
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_clear_once = cache(clear_leftovers)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -130,34 +182,6 @@ def write_text(path: str | Path, text: str) -> None:
         b'{}\n'
     """
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove temporary files that killed processes of this machine left in a folder, at any depth.
-
-    Args:
-        folder: the folder; it need not exist.
-    """
-    if os.name != "posix":
-        # On Windows no signal is harmless, so nothing tells whether a process is alive.
-        return
-    for file in folder.rglob(f".{_machine()}-*-*.tmp"):
-        process = file.name.split("-")[1]
-        if not process.isdecimal():
-            continue
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            with suppress(OSError):
-                file.unlink()
-        except (OSError, OverflowError):
-            # The process is alive and belongs to another user.
-            continue
-
-
-def _machine() -> str:
-    """Eight digits that name the machine: on a shared disk, a process that is not here may be alive elsewhere."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 @contextmanager

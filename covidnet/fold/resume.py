@@ -204,10 +204,9 @@ class Resumption:
         Raises:
             SettingError: naming what differs.
         """
-        from covidnet.base.atomic import clear_leftovers, write_text
+        from covidnet.base.atomic import write_text
         from covidnet.fold.folder import UNSEEN
 
-        clear_leftovers(self.folder)
         file = self.folder / RECORD
         if self.wanted and file.is_file():
             try:

@@ -246,7 +246,7 @@ SCHEMA: dict[str, dict[str, Setting]] = {
         **_COMMON, **_FILES, "engine": _MODEL_ENGINE, "gate": _GATE,
         "identifiers": _flag("Whether the tables hold DICOM identifiers, which identify patients."),
         "panels": _flag("Whether each image is drawn beside its heat map."),
-        "resume": _flag("Whether a stopped command in out=DIR is continued."),
+        "resume": _flag("Whether to continue a stopped command from its rows in out=DIR."),
     },
     "evaluate": {
         **_COMMON, **_DATA, **_MODEL,

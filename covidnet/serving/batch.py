@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from heapq import merge
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from covidnet.base.atomic import WriteError, make_folder, replaced, write_text
 from covidnet.base.caveats import Caveat
@@ -21,7 +21,7 @@ from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.base.names import counted, inert, listed, shown
 from covidnet.base.progress import progress_bar
 from covidnet.base.provenance import file_sha256
-from covidnet.data.collection.inputs import partial_of, pictures_of
+from covidnet.data.collection.inputs import PARTIAL_RECORD, partial_of, pictures_of
 from covidnet.data.collection.manifest import REFUSED_COLUMNS, refused_row
 from covidnet.data.reading.decoders import shared_decoders
 from covidnet.data.reading.dicom import IDENTIFIERS
@@ -40,8 +40,10 @@ COLUMNS = ("path", *PROBABILITIES, "prediction", "quality")
 ENSEMBLE = ("agreement", *(f"sd_{slug}" for slug in SLUGS))
 """The share of the models that predict the class of the mean, and the standard deviation over the models."""
 
-KEY = "row"
-"""The last column of a partial table: a hash of the model, the settings, the file's name and its bytes."""
+PARTIAL = ("position", "sha256")
+"""The last columns of a partial table: the image's place in the listing, from 0, and the hash of the file's bytes."""
+
+_UNREADABLE = "unreadable"
 
 
 class ImagePredictions:
@@ -58,8 +60,9 @@ class ImagePredictions:
         reading: keyword arguments of `shared_decoders`.
         passes: of the network, side by side.
         progress: whether a progress bar is drawn.
-        resume: whether rows of a stopped call are kept, where bytes, model and settings are the same.
-        made_by: the model and the settings that rows depend on, as JSON takes them.
+        resume: whether to keep the rows of a stopped call, whose record is in `out`.
+        made_by: what rows depend on besides the image (the model, settings), by name, as JSON takes it. `resume` needs
+            the same values again.
 
     Raises:
         SettingError: panels are asked of a model that draws no heat maps.
@@ -103,57 +106,126 @@ class ImagePredictions:
         self._first = ""
 
     def run(self) -> None:
-        """Write predictions.csv, where files are refused refused.csv, and the pictures.
+        """Write predictions.csv, refused.csv if files are refused, the pictures, and the model card if there is one.
 
-        A picture that cannot be drawn or written costs itself alone: its cell stays empty, and `undrawn` counts it.
+        Until the tables are whole, their rows are in predictions.partial.csv and refused.partial.csv. A picture that
+        cannot be drawn or written affects nothing else: its cell stays empty, and `undrawn` counts it.
 
         Raises:
+            SettingError: with `resume`: the model, a setting, or an image that has a row is not the same as before.
             DataError: every file was refused.
-            WriteError: a table cannot be written. However the work ends early, its rows so far are in
-                predictions.partial.csv.
+            WriteError: a file cannot be written.
         """
         ensemble = self.predictor.model.facts.members > 1
         known_by = IDENTIFIERS if self.identifiers else ()
         columns = [*COLUMNS, *(ENSEMBLE if ensemble else ()), *(["picture"] if self.panels else []), *known_by]
         table = _Table(self.out / "predictions.csv", columns)
         refused = _Table(self.out / "refused.csv", [*REFUSED_COLUMNS, *known_by])
-        kept, order = self._kept(table, refused) if self.resume else self._none_kept(table, refused)
-        todo = [path for path in self.paths if path not in kept]
-        place = {path: n for n, path in enumerate(self.paths)} if self.resume else {}
+        done = self._begin(table, refused)
         try:
             with progress_bar(self.progress) as bar:
-                task = bar.add_task("predicting", total=len(self.paths), completed=len(kept))
-                for path, image, answer in answered(
+                task = bar.add_task("predicting", total=len(self.paths), completed=done)
+                answers = answered(
                     self.predictor,
-                    todo,
+                    self.paths[done:],
                     lambda path: self.decoders.read(self.root / path),
                     name=lambda path: str(self.root / path),
                     heat=self.panels,
                     passes=self.passes,
-                ):
+                )
+                for position, (path, image, answer) in enumerate(answers, done):
+                    place = [str(position), self._sha256(path) if image is None else image.facts.sha256]
                     if isinstance(answer, ImageRefusedError):
                         log.warning("refused: %s", answer)
-                        key = self._key(path, self._sha256(path))
-                        refused.add([*refused_row(path, answer), *self._identifiers(path)], key)
+                        refused.add([*refused_row(path, answer), *self._identifiers(path), *place])
                         self._first = self._first or f"the first: {answer.cause}; {answer.remedy}"
                         self.refused += 1
                     else:
                         assert image is not None  # an image that cannot be read has no answer
-                        key = self._key(path, image.facts.sha256)
-                        table.add([*self._row(path, image, answer, ensemble), *self._identifiers(path)], key)
+                        table.add([*self._row(path, image, answer, ensemble), *self._identifiers(path), *place])
                         self.predicted += 1
                         self.flagged += bool(answer.flags)
-                    if order is not None:
-                        order[key] = place[path]
                     bar.advance(task)
-            refused.end(order)
-            table.end(order)
+            table.end()
+            refused.end()
+            if self.predicted and self.predictor.model.card:
+                write_text(self.out / "model_card.md", self.predictor.model.card)
+            # The record first: partial tables without it are never used.
+            for file in (self.out / PARTIAL_RECORD, table.partial, refused.partial):
+                with _written(file):
+                    file.unlink(missing_ok=True)
         except BaseException:
-            refused.stop()
             table.stop()
+            refused.stop()
+            if table.rows or refused.rows:
+                log.warning("the rows so far: %s; resume=true out='%s' continues", table.partial, self.out)
+            else:
+                with suppress(OSError):
+                    (self.out / PARTIAL_RECORD).unlink(missing_ok=True)
             raise
         if not self.predicted:
             raise DataError(f"{self.root}: {count(self.refused, 'file')} refused, none is left; {self._first}")
+
+    def _begin(self, table: _Table, refused: _Table) -> int:
+        """Start the partial tables, or keep their rows; the number of images that are done."""
+        make_folder(self.out, table.file)
+        record = self.out / PARTIAL_RECORD
+        now = json.loads(json.dumps(self.made_by))
+        if not self.resume:
+            # Partial tables without a record are never used: it is removed first and written last.
+            with _written(record):
+                record.unlink(missing_ok=True)
+            table.begin(0)
+            refused.begin(0)
+            write_text(record, json.dumps(now, indent=2) + "\n")
+            return 0
+        try:
+            before = dict(json.loads(record.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{record}: damaged ({error}); overwrite=true starts again") from None
+        differ = [name for name in now if before.get(name) != now[name]]
+        if differ:
+            self._refuse("; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in differ))
+        done = self._unchanged(table, refused)
+        if done < len(self.paths):
+            # The last digits of a probability can depend on the other images of its batch: the batches that are left
+            # must be those of an uninterrupted call.
+            done -= done % BATCH
+        table.begin(done)
+        refused.begin(done)
+        self.predicted, self.refused = table.rows, refused.rows
+        for row in table.kept():
+            self.flagged += bool(row[table.columns.index("quality")])
+            self.undrawn += self.panels and not row[table.columns.index("picture")]
+        for row in refused.kept():
+            self._first = f"the first: {row[1]}; {row[2]}"
+            break
+        log.info("resume=true: %s done, %d left", counted(done, "image"), len(self.paths) - done)
+        return done
+
+    def _unchanged(self, table: _Table, refused: _Table) -> int:
+        """The number of images, from the first, that have a row; each must be the same file as before."""
+        done = 0
+        with progress_bar(self.progress) as bar:
+            task = bar.add_task("comparing", total=len(self.paths))
+            for row in merge(table.kept(), refused.kept(), key=lambda row: int(row[-2])):
+                if int(row[-2]) != done:
+                    # After a power failure a row can be missing from one table: the later rows are computed again.
+                    break
+                path = self.paths[done] if done < len(self.paths) else None
+                if path is None or row[0] not in (listed(path), listed(shown(path))):
+                    self._refuse(f"image {done + 1} was {row[0]}, now {'none' if path is None else shown(path)}")
+                elif row[-1] != self._sha256(path):
+                    self._refuse(f"{shown(path)} has changed")
+                done += 1
+                bar.advance(task)
+        return done
+
+    def _refuse(self, difference: str) -> NoReturn:
+        raise SettingError(
+            "resume", True, "true with the images, model and settings of the stopped command",
+            f"{difference}; restore it, or start again with overwrite=true instead",
+        )  # fmt: skip
 
     def _row(self, path: str, image: Radiograph, answer: ImageAnswer, ensemble: bool) -> list[str]:
         row = [listed(path), *(f"{p:.6f}" for p in answer.probabilities), answer.prediction]
@@ -164,55 +236,15 @@ class ImagePredictions:
             row.append(self._picture(path, image, answer))
         return row
 
-    @staticmethod
-    def _none_kept(table: _Table, refused: _Table) -> tuple[frozenset[str], None]:
-        table.begin()
-        refused.begin()
-        return frozenset(), None
-
-    def _kept(self, table: _Table, refused: _Table) -> tuple[frozenset[str], dict[str, int]]:
-        """Begin the tables with the rows that are kept: their paths, and the place of each row by its key.
-
-        The last digits of a probability may depend on the other images of its batch. Whole batches are kept, so that
-        the batches that are left are those of an uninterrupted call.
-        """
-        done, failed = table.kept(), refused.kept()
-        picture = table.columns.index("picture") if self.panels else None
-        order: dict[str, int] = {}
-        for start in range(0, len(self.paths), BATCH):
-            keys = [self._key(path, self._sha256(path)) for path in self.paths[start : start + BATCH]]
-            if all(key in failed or (key in done and self._drawn(done[key], picture)) for key in keys):
-                order |= {key: start + n for n, key in enumerate(keys)}
-        for one, rows in ((table, done), (refused, failed)):
-            one.begin([row for key, row in rows.items() if key in order])
-        self.predicted, self.refused = table.rows, refused.rows
-        quality = table.columns.index("quality")
-        self.flagged = sum(bool(row[quality]) for key, row in done.items() if key in order)
-        if refused.rows:
-            _, cause, remedy = next(row for key, row in failed.items() if key in order)[:3]
-            self._first = f"the first: {cause}; {remedy}"
-        log.info("resume=true: %s kept, %d to predict", counted(len(order), "image"), len(self.paths) - len(order))
-        return frozenset(self.paths[n] for n in order.values()), order
-
-    def _drawn(self, row: Sequence[str], picture: int | None) -> bool:
-        """Whether the picture that a row names in that column exists; true without such a column."""
-        return picture is None or (bool(row[picture]) and (self.out / row[picture]).is_file())
-
-    def _key(self, path: str, sha256: str | None) -> str:
-        """What identifies a row: the file's name and bytes, and everything else that its values depend on."""
-        # A file that cannot be read cannot be compared: its row is never kept.
-        known = sha256 or secrets.token_hex(32)
-        return hashlib.sha256(json.dumps([self.made_by, path, known], sort_keys=True).encode()).hexdigest()
-
-    def _sha256(self, path: str) -> str | None:
-        """The hash of a file's bytes; None if it cannot be read, is no plain file, or is too large for an image."""
+    def _sha256(self, path: str) -> str:
+        """The hash of a file's bytes, or that it is unreadable, no plain file, or too large for an image."""
         file = self.root / path
         try:
             open_image(file, self.max_megapixels).close()
             with reading(file):
                 return file_sha256(file)
         except ImageRefusedError:
-            return None
+            return _UNREADABLE
 
     def _identifiers(self, path: str) -> list[str]:
         return [inert(value) for value in self.decoders.identifiers(self.root / path)] if self.identifiers else []
@@ -249,90 +281,76 @@ class ImagePredictions:
 
 
 class _Table:
-    """A CSV file that grows row by row as NAME.partial.csv, and takes its own name when it is whole.
+    """A CSV file that grows row by row as NAME.partial.csv, with the columns `PARTIAL` beside its own.
 
-    Beside its columns the partial table has `KEY`, by which a later call finds the rows that it can keep. A table
-    without rows is not written, and an earlier file of its name is removed. However the work ends early, the rows so
-    far are in the partial table.
+    A table without rows is not written, and an earlier file of its name is removed.
     """
 
     def __init__(self, file: Path, columns: Sequence[str]) -> None:
         self.file = file
-        self.columns = [*columns, KEY]
+        self.columns = [*columns, *PARTIAL]
         self.partial = partial_of(file)
         self.rows = 0
         self._whole = 0
         self._stream: BinaryIO | None = None
 
-    def kept(self) -> dict[str, list[str]]:
-        """The rows of a partial table with these columns, by their keys, without a last row that was cut off."""
-        try:
-            text = self.partial.read_bytes().decode("utf-8", "replace")
-        except FileNotFoundError:
-            return {}
-        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
-        if header != self.columns:
-            return {}
-        if not text.endswith("\n"):
-            rows = rows[:-1]
-        return {row[-1]: row for row in rows if len(row) == len(header)}
+    def kept(self) -> Iterator[list[str]]:
+        """The whole rows of the partial table, without a last one that was cut off."""
+        if not self.partial.is_file():
+            return
+        with self.partial.open(encoding="utf-8", errors="replace", newline="\n") as stream:
+            rows = csv.reader(line for line in stream if line.endswith("\n"))
+            if next(rows, None) != self.columns:
+                return
+            for row in rows:
+                if len(row) != len(self.columns) or not row[-2].isdecimal():
+                    return
+                yield row
 
-    def begin(self, rows: Sequence[list[str]] = ()) -> None:
-        """Start the partial table with some rows; an earlier one is replaced."""
-        make_folder(self.file.parent, self.file)
-        if rows:
-            write_text(self.partial, _csv([self.columns, *rows]))
-        else:
-            with _written(self.file):
+    def begin(self, done: int) -> None:
+        """Keep the rows of the first images."""
+        rows = (row for row in self.kept() if int(row[-2]) < done)
+        first = next(rows, None)
+        if first is None:
+            with _written(self.partial):
                 self.partial.unlink(missing_ok=True)
-        self.rows = len(rows)
+            return
+        with replaced(self.partial) as stream:
+            stream.write(_csv(self.columns))
+            for row in chain([first], rows):
+                stream.write(_csv(row))
+                self.rows += 1
 
-    def add(self, row: Sequence[str], key: str) -> None:
-        """Add a row, which is in the file when this returns."""
+    def add(self, row: Sequence[str]) -> None:
+        """Add a row, which survives a kill from here on."""
         with _written(self.file):
             if self._stream is None:
                 self._stream = self.partial.open("ab")
                 self._whole = self._stream.tell()
-            header = [] if self._whole else [self.columns]
-            self._stream.write(_csv([*header, [*row, key]]).encode())
-            # A killed process leaves the row or nothing of it; `stop` removes what a full disk cut off.
+            self._stream.write((b"" if self._whole else _csv(self.columns)) + _csv(row))
             self._stream.flush()
             self._whole = self._stream.tell()
         self.rows += 1
 
-    def end(self, order: Mapping[str, int] | None = None) -> None:
-        """Write the whole table under its name, and remove the partial one.
-
-        Args:
-            order: place of each row by its key; as they were added if None.
-        """
-        self._close()
-        if not self.rows:
-            with _written(self.file):
-                self.file.unlink(missing_ok=True)
-            return
-        with replaced(self.file) as stream, self.partial.open(encoding="utf-8", newline="") as partial:
-            rows = csv.reader(partial)
-            stream.write(_csv([next(rows)[:-1]]).encode())
-            for row in rows if order is None else sorted(rows, key=lambda row: order[row[-1]]):
-                stream.write(_csv([row[:-1]]).encode())
+    def end(self) -> None:
+        """Write the whole table under its name."""
         with _written(self.file):
-            self.partial.unlink()
+            self._close()
+            if not self.rows:
+                self.file.unlink(missing_ok=True)
+                return
+        with replaced(self.file) as stream:
+            stream.write(_csv(self.columns[: -len(PARTIAL)]))
+            for row in self.kept():
+                stream.write(_csv(row[: -len(PARTIAL)]))
 
     def stop(self) -> None:
-        """Keep the rows so far."""
+        """Close the file; what a full disk cut off is removed."""
         with suppress(OSError):
             self._close()
-        with suppress(OSError):
-            if not self.rows:
-                self.partial.unlink(missing_ok=True)
-            elif self._whole:
+        if self._whole:
+            with suppress(OSError):
                 os.truncate(self.partial, self._whole)
-        if self.rows:
-            log.warning(
-                "%s: the %s so far; resume=true out='%s' continues",
-                self.partial, count(self.rows, "row"), self.file.parent,
-            )  # fmt: skip
 
     def _close(self) -> None:
         stream, self._stream = self._stream, None
@@ -340,10 +358,11 @@ class _Table:
             stream.close()
 
 
-def _csv(rows: Sequence[Sequence[str]]) -> str:
+def _csv(row: Sequence[str]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    # Only characters of the line end are quoted: with CRLF, names that contain either are.
+    csv.writer(text, lineterminator="\r\n").writerow(row)
+    return text.getvalue().removesuffix("\r\n").encode() + b"\n"
 
 
 @contextmanager

@@ -5,9 +5,11 @@ import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from covidnet.base import atomic
 from covidnet.base.atomic import WriteError, clear_leftovers, replaced, write_bytes, write_text
 from covidnet.base.errors import CovidnetError
 
@@ -130,21 +132,57 @@ def test_the_error_crosses_process_borders_whole() -> None:
     assert (str(again), again.errno, again.path) == (str(error), errno.ENOSPC, "a.csv")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="leftovers are told by their process, which Windows does not allow")
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
+def _killed(file: Path) -> Path:
+    """The temporary file that a process leaves which is killed while it writes."""
     child = os.fork()
     if not child:
-        with replaced(tmp_path / "deep/table.csv") as stream:
+        with replaced(file) as stream:
             stream.write(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    (left,) = (tmp_path / "deep").iterdir()
-    machine, process, token = left.name.split("-")
-    others = {f"{machine}-{os.getpid()}-{token}", f".01234567-{process}-{token}", f"{machine}-x-{token}", ".env.tmp"}
+    (left,) = file.parent.glob(".*.tmp")
+    return left
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks a process")
+def test_the_first_write_into_a_folder_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    left = _killed(tmp_path / "table.csv")
+    assert not (tmp_path / "table.csv").exists()
+    write_text(tmp_path / "other.csv", "a\n")
+    assert not left.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks a process")
+def test_only_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    left = _killed(tmp_path / "table.csv")
+    token = left.name.removesuffix(".tmp")
+    others = {".env.tmp", f"{token[1:]}.tmp", f"{token}.tmp.bak", f".a{token[1:]}.tmp"}
     for name in others:
         (tmp_path / name).touch()
-    clear_leftovers(tmp_path)
-    assert not left.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"deep", *others}
+    (tmp_path / ".0123456789abcdef.tmp").symlink_to(tmp_path / ".env.tmp")
+    (tmp_path / ".fedcba9876543210.tmp").mkdir()
+    with replaced(tmp_path / "running.csv") as stream:
+        stream.write(b"whole")
+        clear_leftovers(tmp_path)
+        assert not left.exists()
+    assert (tmp_path / "running.csv").read_bytes() == b"whole"
+    kept = {*others, ".0123456789abcdef.tmp", ".fedcba9876543210.tmp", "running.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
     clear_leftovers(tmp_path / "nowhere")
+
+
+def test_a_temporary_file_that_is_removed_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = []
+
+    def locked(stream: BinaryIO) -> None:
+        if not removed:
+            removed.append(Path(stream.name))
+            removed[0].unlink()
+
+    monkeypatch.setattr(atomic, "_lock", locked)
+    write_bytes(tmp_path / "a.csv", b"whole")
+    assert (tmp_path / "a.csv").read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]

@@ -11,6 +11,9 @@ from covidnet.base.errors import DataError, SettingError
 from covidnet.data.collection.sources import image_files, log_skipped_files, own_results
 from covidnet.data.reading.images import is_image_file
 
+PARTIAL_RECORD = "predictions.partial.json"
+"""The model and settings of an unfinished ``predict``; removed when its tables are whole."""
+
 
 def find_images(given: str) -> tuple[Path, list[str]]:
     """The image files that an input refers to.
@@ -124,7 +127,7 @@ def check_earlier(out: Path, results: Iterable[str], *, overwrite: bool) -> None
     for name in results:
         if not overwrite and (out / name).exists():
             remedy = f"{name} already exists; give another folder, or overwrite=true"
-            if ".partial." in name:
+            if name == PARTIAL_RECORD:
                 remedy = f"{name} is from a stopped command; resume=true continues it, overwrite=true starts again"
             raise SettingError("out", out, "a folder without earlier results", remedy)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -367,6 +368,9 @@ def _phantoms(data: Mapping[str, Any], cache_dir: Path, progress: bool) -> Path:
     with locked(root.with_name(f"{root.name}.lock")) as unwritable:
         if lacking and unwritable is not None:
             raise unwritable
+        for leftover in root.parent.glob(f".{root.name}.*.partial"):
+            # Under the lock no other process is drawing them: this one was killed.
+            shutil.rmtree(leftover, ignore_errors=True)
         write_phantoms(root, **settings)
     return root
 

@@ -637,8 +637,11 @@ def test_phantoms_are_drawn_once_and_fill_eleven_folds(tmp_path: Path) -> None:
     assert (counts == counts[0, 0]).all()
     assert used.groupby("patient_id")["fold"].nunique().max() == 1
     before = fingerprint(prepared.root)
+    leftover = prepared.root.with_name(f".{prepared.root.name}.0123.partial")
+    (leftover / "Normal").mkdir(parents=True)  # as a process that was killed while drawing leaves it
     assert prepare(phantoms(images_per_class=33), tmp_path).split_sha256 == prepared.split_sha256
     assert fingerprint(prepared.root) == before
+    assert not leftover.exists()
 
 
 def test_eleven_phantoms_per_class_are_one_for_each_fold(tmp_path: Path) -> None:
