@@ -52,7 +52,9 @@ def fill(setup: FoldSetup) -> None:
     from rich.console import Console
 
     from covidnet.feature_store.extract import fill_store
+    from covidnet.fold.starting_weights import settle_weights
 
+    settle_weights(setup.settings)
     # The network needs no data: its errors are reported before any image is read or generated.
     module = setup.module()
     if reason := setup.why_no_features(module):

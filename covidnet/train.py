@@ -32,10 +32,15 @@ def main(cfg: DictConfig) -> float | None:
     from omegaconf import OmegaConf
 
     from covidnet.fold.run import FoldRun
+    from covidnet.fold.starting_weights import DECISIONS
 
     settings, started = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
-    search = started.mode == RunMode.MULTIRUN and started.runtime.choices["hydra/sweeper"] == "search"
-    return FoldRun(cast("dict[str, Any]", settings), Path(started.runtime.output_dir), search=search).run()
+    many, folder = started.mode == RunMode.MULTIRUN, Path(started.runtime.output_dir)
+    search = many and started.runtime.choices["hydra/sweeper"] == "search"
+    # A single run of a sweep that is resumed alone.
+    alone = folder.parent if (folder.parent / DECISIONS).is_file() else None
+    sweep = Path(started.sweep.dir).absolute() if many else alone
+    return FoldRun(cast("dict[str, Any]", settings), folder, search=search, sweep=sweep).run()
 
 
 def _arguments(given: list[str]) -> list[str]:

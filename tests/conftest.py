@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import pytest
 import covidnet  # noqa: F401
 
 os.environ["WANDB_MODE"] = "offline"
+# No test waits for a server, and none depends on what the user's caches hold.
+os.environ["COVIDNET_OFFLINE"] = "1"
+os.environ["TORCH_HOME"] = os.environ["HF_HUB_CACHE"] = "/nonexistent/covidnet-tests"
 # Libraries would take all cores for tiny work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -63,6 +68,40 @@ def kit() -> Path:
     if not KIT.is_dir():
         pytest.skip("the real radiographs are not here")
     return KIT
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of torch.hub, and nothing that stands between us and 127.0.0.1."""
+    import torch
+
+    monkeypatch.delenv("COVIDNET_OFFLINE")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which a web server of our own offers it."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 # Small images and few of them: a whole run in seconds. DenseNet needs at least 32 pixels.

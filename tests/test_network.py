@@ -1,4 +1,4 @@
-"""No command reaches for the network unasked, whichever engine or library runs it."""
+"""No command reaches for the network unasked, but for weights that model.weights=auto may download."""
 
 from __future__ import annotations
 
@@ -80,7 +80,10 @@ def test_a_library_may_speak_where_the_user_says_so() -> None:
 
 @pytest.mark.slow
 def test_no_command_reaches_for_the_network(tmp_path: Path) -> None:
-    """The count is proved by a session of ONNX Runtime whose telemetry the user has switched on."""
+    """The count is proved by a session of ONNX Runtime whose telemetry the user has switched on.
+
+    COVIDNET_OFFLINE=1 holds for all commands but one, which may look for the default network's weights.
+    """
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     try:
@@ -115,6 +118,6 @@ def test_no_command_reaches_for_the_network(tmp_path: Path) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     assert chain.returncode == 0, said
-    assert reached(trace) == []
+    assert {line.partition(":")[0] for line in reached(trace)} == {"auto"}
     assert (other / ".cache/Microsoft").exists()
     assert not (home / ".cache/Microsoft").exists()

@@ -15,6 +15,7 @@ class Caveat(StrEnum):
     TRAINED_ON_SYNTHETIC = "Trained on synthetic phantoms: predictions are not clinical evidence."
     RANDOM_BACKBONE = "The backbone is frozen with random weights: its features are arbitrary."
     RANDOM_START = "Training started from random weights, not from published ones."
+    AUTO_RANDOM = "model.weights=auto had no published weights to start from, and took random ones."
     RANDOM_MAPS = "The backbone has random weights: a heat map is not clinical evidence."
     VALIDATION_TEST = "split.validation=test: the test fold also chose the checkpoint, so its numbers are optimistic."
     VALIDATION_NONE = "split.validation=none: the training loss chose the checkpoint."
@@ -36,6 +37,7 @@ def caveats_of(
     *,
     synthetic: bool = False,
     weights: str | None = None,
+    weights_from: str | None = None,
     freeze: bool | None = False,
     validation: str | None = None,
     group: str | None = None,
@@ -48,6 +50,7 @@ def caveats_of(
     Args:
         synthetic: whether the images are phantoms.
         weights: ``model.weights``.
+        weights_from: ``model.weights_from``.
         freeze: ``model.freeze``.
         validation: ``split.validation``.
         group: ``split.group``.
@@ -63,6 +66,7 @@ def caveats_of(
         Caveat.SYNTHETIC: synthetic,
         Caveat.RANDOM_BACKBONE: weights == "random" and freeze,
         Caveat.RANDOM_START: weights == "random" and not freeze,
+        Caveat.AUTO_RANDOM: weights == "random" and bool(weights_from),
         Caveat.VALIDATION_TEST: validation == "test",
         Caveat.VALIDATION_NONE: validation == "none",
         Caveat.GROUP_IMAGE: group == "image",

@@ -128,6 +128,7 @@ class RunFolder:
             "seed": s["seed"],
             "fold": s["fold"],
             "weights": s["model"]["weights"],
+            "weights_from": s["model"].get("weights_from"),
             "weights_sha256": backbone["before_fit"],
             "backbone_sha256": backbone,
             "network": network,
@@ -146,6 +147,7 @@ class RunFolder:
             *caveats_of(
                 synthetic=self.prepared.synthetic,
                 weights=s["model"]["weights"],
+                weights_from=s["model"].get("weights_from"),
                 freeze=s["model"]["freeze"],
                 validation=s["split"]["validation"],
                 group=s["split"]["group"],

@@ -38,6 +38,7 @@ from covidnet.fold.fitting import gate_of, temperature_of
 from covidnet.fold.folder import RunFolder
 from covidnet.fold.resume import Resumption, Terminated, termination
 from covidnet.fold.setup import FoldSetup
+from covidnet.fold.starting_weights import settle_weights
 from covidnet.launch.known_settings import check_arguments
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
@@ -58,11 +59,15 @@ class FoldRun:
         folder: the run folder.
         search: whether this is a trial of a search for hyperparameters: it ends after validation and never uses the
             test fold or the unseen fold.
+        sweep: the folder of the sweep that the run belongs to.
     """
 
-    def __init__(self, settings: dict[str, Any], folder: Path, *, search: bool = False) -> None:
+    def __init__(
+        self, settings: dict[str, Any], folder: Path, *, search: bool = False, sweep: Path | None = None
+    ) -> None:
         self.settings = settings
         self.search = search
+        self.sweep = sweep
         self.folder = folder
         self.setup = FoldSetup(settings)
         self.progress = self.setup.progress
@@ -86,6 +91,7 @@ class FoldRun:
         check_links(self.folder)
         direction(self.settings["monitor"])
         self._watch_training()
+        settle_weights(self.settings, self.folder, self.sweep, resumed=self.resumption.wanted)
         self.resumption.check_settings()
         if self.resumption.finished:
             log.info("fold %d is finished already: %s", self.settings["fold"], self.folder)
@@ -399,9 +405,10 @@ class FoldRun:
         return {f"panels/{path.stem}": path for path in written}, map_notes(found)
 
     def _caption(self, method: str, prepared: PreparedDataset, part: str) -> str:
-        weights = self.settings["model"]["weights"]
+        weights, auto = self.settings["model"]["weights"], self.settings["model"].get("weights_from")
+        weights += " (model.weights=auto found no others)" if weights == "random" and auto else ""
         caption = f"{EXPLAINERS[method]} of the predicted class, {part} fold. Backbone weights: {weights}."
-        if weights == "random" and self.settings["model"]["freeze"]:
+        if self.settings["model"]["weights"] == "random" and self.settings["model"]["freeze"]:
             caption += f" {Caveat.RANDOM_MAPS}"
         if prepared.synthetic:
             caption += " Synthetic radiographs (phantoms)."

@@ -33,6 +33,9 @@ from covidnet.learning.module import ClassificationModule
 
 log = logging.getLogger(__name__)
 
+# Of the group model: where weights come from.
+_NOT_OF_THE_NETWORK = ("download", "weights_from")
+
 
 class FoldSetup:
     """The parts of a run, as the settings describe them.
@@ -111,7 +114,8 @@ class FoldSetup:
         optim = {name: value for name, value in s["optim"].items() if name != "optimizer"}
         # The numbers of a data set are not known yet; any weights show whether the loss can be called.
         loss = self._loss(torch.ones(len(CLASSES)))
-        return ClassificationModule(s["model"], optim, preprocessing, s["monitor"], loss, self._optimizer())
+        model = {name: value for name, value in s["model"].items() if name not in _NOT_OF_THE_NETWORK}
+        return ClassificationModule(model, optim, preprocessing, s["monitor"], loss, self._optimizer())
 
     def weigh(self, module: ClassificationModule, datamodule: FoldDataModule) -> None:
         """Give the loss the class weights of a fold's training images, if ``loss.weight=balanced``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -19,7 +20,7 @@ from covidnet.base.errors import CovidnetError
 from covidnet.base.former import current
 from covidnet.base.names import shown
 from covidnet.base.trust import check_foreign_settings
-from covidnet.launch.known_settings import NO_OPTION, KnownSettings
+from covidnet.launch.known_settings import NO_OPTION, KnownSettings, composed
 from covidnet.launch.launchers import broken_launcher, check_search, prepare_launch, settle, swept
 from covidnet.launch.schema import check_values
 from covidnet.learning.monitor import search_direction
@@ -181,6 +182,41 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
         if launcher == "basic" or full_error:
             raise
         sys.exit(f"error: hydra/launcher={launcher}: {broken_launcher(error)}")
+
+
+def models_of_jobs(cfg: DictConfig, arguments: Sequence[str]) -> list[dict[str, Any]]:
+    """The group ``model`` of each job of a sweep, once for jobs that share it.
+
+    Args:
+        cfg: the settings of a sweep without those that it varies.
+        arguments: the settings of the command line.
+
+    Returns:
+        The groups, resolved; those that cannot be composed here, such as of a folder of the user's, are left out.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    fixed: list[str] = []
+    varied: list[list[str]] = []
+    for word in arguments:
+        override = OverridesParser.create().parse_override(word)
+        if not override.is_sweep_override():
+            fixed.append(word)
+        elif str(override.key_or_group).partition(".")[0] in ("model", "experiment"):
+            try:
+                varied.append([f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()])
+            except HydraException:
+                continue  # an interval or a glob, whose values the sweeper chooses
+    found = []
+    for words in itertools.product(*varied):
+        try:
+            whole = composed(config_dir(), "config", (*fixed, *words)) if varied else cfg
+            found.append(OmegaConf.to_container(OmegaConf.create(whole).model, resolve=True))
+        except (HydraException, OmegaConfBaseException):
+            continue
+    return cast("list[dict[str, Any]]", found)
 
 
 def subfolders(arguments: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ _INCIDENTAL = (
     "fold", "progress", "debug", "strict", "trust", "cache_dir", "selection", "logger", "resume", "defaults",
     "callbacks.panels", "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra", "reading",
+    "model.download", "model.weights_from",
 )  # fmt: skip
 
 

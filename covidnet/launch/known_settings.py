@@ -205,12 +205,18 @@ class KnownSettings:
         return isinstance(node, Mapping) and "_target_" not in node and key.partition(".")[0] in node
 
     def _composed(self, words: Sequence[str]) -> Tree:
-        return _composed(self._folder, self.command, tuple(words))
+        return composed(self._folder, self.command, tuple(words))
 
 
 @functools.cache
-def _composed(folder: Path, command: str, words: tuple[str, ...]) -> Tree:
-    """A command's configuration under some choices, not resolved. It is cached: do not change it."""
+def composed(folder: Path, command: str, words: tuple[str, ...]) -> Tree:
+    """A command's configuration under some choices, not resolved. It is cached: do not change it.
+
+    Args:
+        folder: of the configuration files.
+        command: the primary file.
+        words: settings as on the command line.
+    """
     # Hydra's public `compose` holds one configuration at a time, and a command already runs inside one.
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.utils import create_config_search_path

@@ -11,7 +11,7 @@ from torch.nn import functional
 from covidnet.base.errors import SettingError, WeightsError
 from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC, InputSpec
 from covidnet.models.networks import NETWORKS, network_of
-from covidnet.models.published import path_of
+from covidnet.models.published import file_in, path_of
 from covidnet.models.weights import State, chest_state, fit_state, load_state
 
 
@@ -65,8 +65,8 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
         name: a model of `covidnet.models.networks.MODELS`; ``bayesian_cnn`` and ``anomaly_resnet`` stand for the
             networks that they use.
         weights: ``random`` (see `covidnet.models.networks`), ``imagenet``, ``chest`` (torchxrayvision, for
-            densenet121), or the path of a file, see `covidnet.models.weights.load_state`. A file for densenet121 whose
-            first layer takes one channel gets the input of ``chest``.
+            densenet121), the path of a file, see `covidnet.models.weights.load_state`, or of a folder that has the
+            published one. A file for densenet121 whose first layer takes one channel gets the input of ``chest``.
         seed: seed of the random weights: the same seed gives the same weights, whatever was drawn before.
 
     Returns:
@@ -108,7 +108,8 @@ def _state_of(name: str, weights: str) -> State | None:
             raise WeightsError(f"model.weights=chest: only for densenet121, not {name}; use imagenet, random or a file")
         return chest_state()
     if weights != "imagenet":
-        return load_state(weights)
+        folder = Path(weights).expanduser()
+        return load_state(file_in(folder, network.imagenet, name) if folder.is_dir() else weights)
     if network.imagenet is None:
         raise SettingError(
             "model.weights",

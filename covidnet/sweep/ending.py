@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from covidnet.base.errors import CovidnetError
 from covidnet.base.names import shown
 from covidnet.base.trust import check_links, read_yaml
+from covidnet.launch.command import models_of_jobs
 from covidnet.launch.launchers import check_sweep
 
 if TYPE_CHECKING:
@@ -46,10 +47,25 @@ class SweepReport(Callback):
             raise SystemExit(f"error: {error}") from None
         _refuse_links(hydra.sweep.dir)
         folder = Path(hydra.sweep.dir).absolute()
+        _settle_weights(config, folder)
         launcher = hydra.runtime.choices["hydra/launcher"]
         if launcher.startswith("slurm"):
             sys.stderr.write(f"{launcher}: what the jobs print is in {folder / '.submitit'}\n")
         _ended.append((folder, config.monitor if hydra.runtime.choices["hydra/sweeper"] == "search" else None))
+
+
+def _settle_weights(config: DictConfig, folder: Path) -> None:
+    """Decide ``model.weights=auto`` for all jobs before the first one starts."""
+    models = models_of_jobs(config, list(config.hydra.overrides.task))
+    if all(model.get("weights") != "auto" for model in models):
+        return
+    from covidnet.fold.starting_weights import settle_sweep
+
+    try:
+        for line in settle_sweep(models, folder, bool(config.progress), bool(config.get("resume"))):
+            sys.stderr.write(f"{shown(line)}\n")
+    except CovidnetError as error:
+        raise SystemExit(f"error: {shown(error)}") from None
 
 
 def _refuse_links(folder: str) -> None:

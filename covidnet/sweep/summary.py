@@ -349,6 +349,7 @@ def _notes(runs: Sequence[Run], data: DataFacts, rule: str) -> list[str]:
         *caveats_of(
             synthetic=data.synthetic is True,
             weights=model.get("weights"),
+            weights_from=model.get("weights_from"),
             freeze=model.get("freeze"),
             validation=data.validation,
             group=data.group,

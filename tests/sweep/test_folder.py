@@ -73,9 +73,17 @@ def test_a_run_with_other_settings_is_left_out_and_the_setting_named(tmp_path: P
     assert "fold=9: left out: other settings than fold=0 (seed=1, not 0)" in sweep.problems[0]
 
 
+def test_runs_of_different_weights_are_never_pooled(tmp_path: Path) -> None:
+    folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
+    write_run(folder / "fold=9", split, 9, settings={"model": {"weights": "imagenet", "weights_from": "auto: found"}})
+    (problem,) = read_sweep(folder).problems[:1]
+    assert "fold=9: left out: other settings than fold=0 (model.weights=imagenet, not random)" in problem
+
+
 def test_how_a_run_was_carried_out_makes_no_difference(tmp_path: Path) -> None:
     folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
-    write_run(folder / "fold=9", split, 9, settings={"trainer": {"accelerator": "gpu"}, "progress": True})
+    other = {"trainer": {"accelerator": "gpu"}, "progress": True, "model": {"download": False, "weights_from": "auto"}}
+    write_run(folder / "fold=9", split, 9, settings=other)
     assert read_sweep(folder).problems == []
 
 

@@ -59,6 +59,7 @@ def network(summary: SweepSummary) -> Facts:
         ("Output", f"one probability for each of {', '.join(CLASSES)}; they sum to 1"),
         # A file's name may be informative; its folders are paths of the machine.
         ("Initial weights", names.get(str(weights), weights and PurePath(str(weights)).name)),
+        *([("Choice of the initial weights", model.get("weights_from"))] if model.get("weights_from") else []),
         ("Hash of the initial weights (SHA-256)", model.get("weights_sha256")),
         ("Trained", trained if isinstance(frozen, bool) else None),
         (

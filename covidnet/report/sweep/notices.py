@@ -27,6 +27,7 @@ def warnings_of(summary: SweepSummary) -> list[str]:
     lines += caveats_of(
         synthetic=summary.data.synthetic is True,
         weights=summary.model.get("weights"),
+        weights_from=summary.model.get("weights_from"),
         freeze=summary.model.get("freeze"),
         validation=summary.data.validation,
         group=summary.data.group,
