@@ -68,7 +68,7 @@ class Bench:
         cfg = compose(
             ["fold=3", f"data.images_per_class={images // 3 // 11 * 11}", "progress=false", "trainer.accelerator=cpu",
              "callbacks.early_stopping=null", "callbacks.panels.per_class=0", f"cache_dir={home}",
-             f"data.image_size={side}"]
+             f"data.image_size={side}", "model.weights=random"]
         )  # fmt: skip
         self.run = FoldRun(OmegaConf.to_container(cfg, resolve=True), home / "run")
         setup = self.run.setup

@@ -52,15 +52,15 @@ def fill(setup: FoldSetup) -> None:
     from rich.console import Console
 
     from covidnet.feature_store.extract import fill_store
-    from covidnet.fold.starting_weights import settle_weights
+    from covidnet.fold.starting_weights import tell_weights
 
-    settle_weights(setup.settings)
     # The network needs no data: its errors are reported before any image is read or generated.
     module = setup.module()
     if reason := setup.why_no_features(module):
         raise CovidnetError(f"covidnet.features: nothing to store; {reason}")
     prepared = setup.prepared()
     changed = setup.changed_images(prepared)
+    tell_weights(setup.settings)
     folds = [setup.datamodule(prepared, module, fold, changed) for fold in range(10)]
     looked_at = pd.concat([rows for fold in folds for rows in fold.rows.values()], ignore_index=True)
     inputs = looked_at.drop_duplicates(["sha256", "operator"], ignore_index=True)

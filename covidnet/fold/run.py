@@ -38,7 +38,7 @@ from covidnet.fold.fitting import gate_of, temperature_of
 from covidnet.fold.folder import RunFolder
 from covidnet.fold.resume import Resumption, Terminated, termination
 from covidnet.fold.setup import FoldSetup
-from covidnet.fold.starting_weights import settle_weights
+from covidnet.fold.starting_weights import settle_weights, tell_weights
 from covidnet.launch.known_settings import check_arguments
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
@@ -140,6 +140,7 @@ class FoldRun:
             copies = f" ({len(rows)} with augmented copies)" if len(rows) > images else ""
             sizes.append(f"{part} {images}{copies}")
         log.info("fold %d: images of %s", s["fold"], ", ".join(sizes))
+        tell_weights(s)
         with self._timed("features"):
             from_store = self._features(datamodule, module)
         # A linear head is so small that two threads wait for each other longer than they work.

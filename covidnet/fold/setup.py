@@ -26,6 +26,7 @@ from covidnet.feature_store.engines import check_engine, engine_of
 from covidnet.feature_store.extract import fold_features, store_description
 from covidnet.feature_store.maps import MapStore, map_shape
 from covidnet.feature_store.store import FeatureStore
+from covidnet.fold.starting_weights import settle_weights
 from covidnet.gate import fixed_rules
 from covidnet.launch.schema import check_values
 from covidnet.learning.losses import balanced_weights
@@ -106,10 +107,13 @@ class FoldSetup:
     def module(self) -> ClassificationModule:
         """The network; its head is initialised from the global random state.
 
+        Weights that are still ``auto`` or a folder are decided first, see `settle_weights`.
+
         Raises:
             SettingError: the loss or the optimizer cannot be used.
         """
         s = self.settings
+        settle_weights(s)
         preprocessing = {"fit": s["data"]["fit"], "image_size": s["data"]["image_size"]}
         optim = {name: value for name, value in s["optim"].items() if name != "optimizer"}
         # The numbers of a data set are not known yet; any weights show whether the loss can be called.

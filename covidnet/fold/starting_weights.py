@@ -50,13 +50,19 @@ def settle_weights(
         if found is None and sweep is not None:
             found = _of_sweep(sweep, model, progress, resumed)
         model.update(found or decide(model, progress, "this run"))
-        level = logging.WARNING if model["weights"] == "random" else logging.INFO
-        log.log(level, "%s starts from %s weights: %s", model["name"], model["weights"], model["weights_from"])
     weights = Path(str(model["weights"])).expanduser()
     if model["weights"] == "imagenet" and published is not None:
         path_of(published, download=download, progress=progress)
     elif model["weights"] not in ("random", "imagenet", "chest") and weights.is_dir():
         model["weights"] = str(file_in(weights, published, model["name"]))
+
+
+def tell_weights(settings: Mapping[str, Any]) -> None:
+    """Log what ``model.weights=auto`` became; nothing where the weights were given."""
+    model = settings["model"]
+    if reason := model.get("weights_from"):
+        level = logging.WARNING if model["weights"] == "random" else logging.INFO
+        log.log(level, "%s starts from %s weights: %s", model["name"], model["weights"], reason)
 
 
 def settle_sweep(models: Iterable[Mapping[str, Any]], sweep: Path, progress: bool, resumed: bool) -> list[str]:
