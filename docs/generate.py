@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import html
 import importlib
@@ -11,7 +12,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import hydra
 import yaml
@@ -25,6 +26,7 @@ from covidnet.base.errors import as_given
 from covidnet.cli import COMMANDS
 from covidnet.launch.command import compose, config_dir
 from covidnet.launch.schema import SCHEMA, Setting
+from covidnet.report.summary import SweepSummary
 
 PROJECT = Path(__file__).parents[1]
 OUTSIDE = {
@@ -132,15 +134,20 @@ def api_pages() -> dict[str, str]:
         if not document:
             raise PluginError(f"{module}.{name}: is public and has no docstring")
         pages[uri] += f"\n::: {module}.{name}\n"
-        first = " ".join(inspect.cleandoc(document).partition("\n\n")[0].split())
-        index.append(f"- [`{name}`]({posixpath.basename(uri)}#{module}.{name}): {first}")
+        index.append(f"- [`{name}`]({posixpath.basename(uri)}#{module}.{name}): {_first_sentence(thing)}")
     return {"reference/api/index.md": "\n".join(index) + "\n", **pages}
 
 
 def settings() -> str:
     """Every setting of every command: what it must be, its default and its meaning, from the schema and ``conf/``."""
     everywhere = [name for name in SCHEMA["config"] if all(name in schema for schema in SCHEMA.values())]
-    parts = ["## Every command", "", *_table("config", everywhere)]
+    parts = [
+        "## Every command",
+        "",
+        "Accepted everywhere, even where they have no effect.",
+        "",
+        *_table("config", everywhere),
+    ]
     parts += _own("config", everywhere)
     groups: dict[str, list[str]] = {}
     for name in SCHEMA["config"]:
@@ -153,7 +160,9 @@ def settings() -> str:
     for command in SCHEMA:
         parts += _own(command, everywhere) if command != "config" else []
     parts += ["## experiment", "", "Taken by `covidnet train`.", "", *_options("experiment")]
-    for group in ("loss", "logger", "callbacks", "hydra/launcher", "hydra/sweeper"):
+    told = {*groups, "experiment", "wandb"}
+    others = sorted(file.name for file in config_dir().iterdir() if file.is_dir() and file.name in _choices())
+    for group in [*(name for name in others if name not in told), "hydra/launcher", "hydra/sweeper"]:
         parts += [f"## {group}", "", "Taken by `covidnet train`.", "", *_options(group)]
         for file in sorted((config_dir() / group).glob("*.yaml")):
             parts += _entries(file, group)
@@ -322,4 +331,41 @@ def commands() -> str:
     return "\n".join(parts)
 
 
-_GENERATED = {"reference/settings.md": settings, "reference/commands.md": commands}
+def summary_json() -> str:
+    """The keys of a sweep's summary.json, with those of the values that are objects themselves."""
+    waiting: list[Any] = [SweepSummary]
+    parts: list[str] = []
+    for kind in waiting:  # grows
+        told = dict(re.findall(r"^ +(\w+): ((?:.|\n)*?)(?=\n +\w+: |\n\n|\Z)", _arguments(kind), re.M))
+        parts += [f"### {'The whole' if kind is SweepSummary else kind.__name__}", "", _first_sentence(kind), ""]
+        parts += ["| key | value | |", "| --- | --- | --- |"]
+        hints = get_type_hints(kind)
+        for one in dataclasses.fields(kind):
+            hint = hints[one.name]
+            waiting += [found for found in _dataclasses(hint) if found not in waiting]
+            value = re.sub(r"\b(?:\w+\.)+", "", str(hint) if get_args(hint) else hint.__name__)
+            value = html.escape(value.replace("tuple[float, float]", "interval").replace("| None", "or null"))
+            for found in _dataclasses(hint):
+                value = value.replace(found.__name__, f"[{found.__name__}](#{found.__name__.lower()})")
+            meaning = re.sub(r"\bNone\b", "null", " ".join(told.get(one.name, "").split())).rstrip(".")
+            parts.append(f"| `{one.metadata.get('key') or one.name}` | {value} | {_plain(meaning)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _arguments(kind: type) -> str:
+    documents = [inspect.cleandoc(vars(each).get("__doc__") or "") for each in reversed(kind.__mro__[:-1])]
+    return "\n\n".join(document.partition("Args:\n")[2] for document in documents)
+
+
+def _first_sentence(thing: Any) -> str:
+    return " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+
+
+def _dataclasses(hint: Any) -> list[Any]:
+    if dataclasses.is_dataclass(hint):
+        return [hint]
+    return [found for inner in get_args(hint) for found in _dataclasses(inner)]
+
+
+_GENERATED = {"reference/files.md": summary_json, "reference/settings.md": settings, "reference/commands.md": commands}

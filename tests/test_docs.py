@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from covidnet.launch.command import compose, config_dir, subfolders
 from covidnet.launch.known_settings import KnownSettings
 from covidnet.launch.schema import SCHEMA
 from covidnet.learning.module import ClassificationModule
+from tests.commands import command
 from tests.conftest import PROJECT
 from tests.refusals import refused
 
@@ -119,6 +121,56 @@ def test_the_page_on_ones_own_code_trains_and_prediction_never_imports_it(
     assert "my_parts" not in sys.modules
 
 
+PYTHON = {
+    page: blocks
+    for page in PAGES
+    if (blocks := [code for kind, code in FENCE.findall(page.read_text()) if kind == "python"])
+}
+
+
+@pytest.fixture(scope="module")
+def run_folder(train: Callable[..., Path]) -> Path:
+    return train("explain.sanity_images=0")
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*number of training batches")
+@pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training", "ignore:.*LeafSpec")
+@pytest.mark.parametrize("page", [page for page in PYTHON if page.parent != PROJECT], ids=lambda page: page.stem)
+def test_python_runs(page: Path, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "RUN").symlink_to(run_folder)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, object] = {}
+    for block in PYTHON[page]:
+        exec(compile(block, page.name, "exec"), found)
+
+
+def keys(tree: Any, path: str = "") -> set[str]:
+    pairs = tree.items() if isinstance(tree, dict) else ()
+    return {name for key, value in pairs for name in (f"{path}{key}", *keys(value, f"{path}{key}."))}
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*number of training batches")
+@pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training", "ignore:.*LeafSpec")
+def test_files_are_described_as_a_run_writes_them(run_folder: Path) -> None:
+    page = (PROJECT / "docs/reference/files.md").read_text(encoding="utf-8")
+    table = page.partition("## A run folder")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`([\w./]+?)/?`", "".join(re.findall(r"^\| (.*?) \|", table, re.M))))
+    assert {path.name for path in run_folder.iterdir()} <= listed
+    for name in ("split.csv", "predictions.csv"):
+        header = (run_folder / name).read_text().partition("\n")[0]
+        assert f"## {name}\n\n```text\n{header}\n```" in page
+    (example,) = (json.loads(code) for kind, code in FENCE.findall(page) if kind == "json")
+    real = json.loads((run_folder / "metrics.json").read_text())
+    for splits in (example["splits"], real["splits"]):
+        assert next(iter(splits["test"]["classes"])) == "COVID-19"
+        splits["test"]["classes"] = {"COVID-19": splits["test"]["classes"]["COVID-19"]}
+        for name in set(splits) - {"test"}:
+            del splits[name]
+    real["data"]["counts"] = {}
+    assert keys(real) >= keys(example)
+    assert keys(example) >= keys(real) - {f"seconds.{name}" for name in real["seconds"]}
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `make docs` does."""
@@ -149,8 +201,8 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 
 def test_the_site_has_every_setting(site: Path) -> None:
     page = (site / "reference/settings.html").read_text()
-    for command, schema in SCHEMA.items():
-        assert not (missing := [name for name in schema if f"<code>{name}</code>" not in page]), f"{command}: {missing}"
+    for one, schema in SCHEMA.items():
+        assert not (missing := [name for name in schema if f"<code>{name}</code>" not in page]), f"{one}: {missing}"
 
 
 def test_the_site_has_every_public_name(site: Path) -> None:
@@ -173,3 +225,20 @@ def test_the_site_can_be_searched_from_its_files(site: Path) -> None:
         page.wait_for_selector(".md-search-result__item mark")
         browser.close()
     assert not [url for url in asked if not url.startswith(("file:", "data:"))]
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (PROJECT / "docs/tutorial.md").read_text(encoding="utf-8")
+    (draw,) = re.findall(r'^python -c "(.*)"$', text, re.M)
+    monkeypatch.chdir(tmp_path)
+    exec(draw.replace("images_per_class=33", "images_per_class=11, size=96, workers=1"))
+    marked = re.findall(r"^<!-- run -->\n```\ncovidnet (\w+) (.*)\n```$", text, re.M)
+    assert [name for name, _ in marked] == ["prepare", "train", "crossval", "predict"]
+    tiny = {"train": ["data.image_size=64", "trainer=cpu", "trainer.max_epochs=1", "explain=off", "progress=false"]}
+    for name, words in marked:
+        given = [word.replace("range(0,10)", "0") for word in shlex.split(words)]
+        done = command(f"covidnet.{name}", *given, *tiny.get(name, []), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    for path in re.findall(r"`(runs/[\w./]+)`", text):
+        assert (tmp_path / path).exists(), path
