@@ -242,3 +242,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert done.returncode == 0, done.stderr
     for path in re.findall(r"`(runs/[\w./]+)`", text):
         assert (tmp_path / path).exists(), path
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
