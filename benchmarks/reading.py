@@ -1,16 +1,16 @@
-"""What it costs to decode images in processes of their own: python benchmarks/reading.py [--images 40] [--rounds 5]
+"""What it costs to decode images in worker processes: python benchmarks/reading.py [--images 96] [--rounds 5]
 
-The same good images are read in this process, by a thread per core as before, and through the pool of decoders, in
-turns: phantoms of several sizes as JPEG, PNG and DICOM, or the files that are given. Beside the reading alone the scan
-of `covidnet.prepare` is timed, which hashes every file, makes a thumbnail and asks the fixed rules. The ratio of the
-medians is printed; above 1 the pool is slower. The pixels of both ways are compared.
+The same good images are read alternately in this process, with one thread per core, and through the pool of decoders,
+several files at once: phantoms of several sizes as JPEG, PNG and DICOM, or the files in a folder. `scan` adds what
+`covidnet.prepare` does with each image: a thumbnail and the fixed rules. Printed are the medians of the time that
+passes and of processor time, and the median over the rounds of the ratio of both ways; above 1 the pool is slower. The
+pixels of both ways are compared.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -76,16 +76,22 @@ def look(image: Radiograph) -> Any:
     return thumbnail(image.pixels), fixed_rules(image)
 
 
-def seconds(files: list[Path], threads: ThreadPoolExecutor, work: Callable[[Path], Any]) -> float:
-    start = time.perf_counter()
-    for _ in threads.map(work, files):
-        pass
-    return time.perf_counter() - start
+def processor(decoders: Decoders) -> float:
+    """Seconds of processor time that this process and its decoders have taken; Linux alone tells."""
+    processes = (Path(f"/proc/{child._process.pid}/schedstat") for child in decoders._children)
+    return time.process_time() + sum(int(file.read_text().split()[0]) for file in processes) / 1e9
+
+
+def milliseconds(work: Callable[[], Any], decoders: Decoders, files: int) -> np.ndarray:
+    """Milliseconds per file that pass, and of processor time."""
+    start = np.array([time.perf_counter(), processor(decoders)])
+    work()
+    return 1000 * (np.array([time.perf_counter(), processor(decoders)]) - start) / files
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=40, help="of the smallest size, and fewer of larger ones")
+    parser.add_argument("--images", type=int, default=96, help="of the smallest size, and fewer of larger ones")
     parser.add_argument("--sides", type=int, nargs="+", default=[320, 1024, 2500], help="in pixels, the smallest first")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="files to read instead of phantoms")
@@ -104,21 +110,34 @@ def main() -> None:
             sets = write_images(Path(home), given.images, given.sides)
         sets["all"] = [file for files in sets.values() for file in files]
         for name, files in sets.items():
-            for one in (files[0], files[-1]):
-                mine, theirs = read_radiograph(one), decoders.read(one)
+            for one, theirs in zip(files, decoders.read_several(files), strict=True):
+                mine = read_radiograph(one)
+                assert isinstance(theirs, Radiograph), theirs
                 assert np.array_equal(mine.pixels, theirs.pixels), one
                 assert mine.facts == theirs.facts, one
-            words = []
             for what, after in (("read", lambda image: None), ("scan", look)):
-                old, new = [], []
-                for _ in range(given.rounds):
-                    old.append(seconds(files, here, lambda file, after=after: after(read_radiograph(file))))
-                    new.append(seconds(files, there, lambda file, after=after: after(decoders.read(file))))
-                each = [1000 * statistics.median(times) / len(files) for times in (old, new)]
-                words.append(
-                    f"{what} {each[0]:.1f} ms here, {each[1]:.1f} ms in decoders, ratio {each[1] / each[0]:.3f}"
+
+                def own(files: list[Path] = files, after: Callable[[Any], Any] = after) -> None:
+                    list(here.map(lambda file: after(read_radiograph(file)), files))
+
+                def pool(files: list[Path] = files, after: Callable[[Any], Any] = after) -> None:
+                    def work(group: Sequence[Path]) -> None:
+                        for image in decoders.read_several(group):
+                            after(image)
+
+                    list(there.map(work, decoders.groups(files)))
+
+                pool()  # both processes have started
+                each = np.array(
+                    [[milliseconds(way, decoders, len(files)) for way in (own, pool)] for _ in range(given.rounds)]
                 )
-            print(f"{name}, {len(files)} images: {'; '.join(words)}")
+                ratios = np.median(each[:, 1] / each[:, 0], axis=0)
+                (old, old_cpu), (new, new_cpu) = np.median(each, axis=0)
+                print(
+                    f"{name}, {len(files)} images, {what}: {old:.2f} ms here, {new:.2f} ms in decoders, "
+                    f"ratio {ratios[0]:.2f}; processor {old_cpu:.2f} ms, {new_cpu:.2f} ms, ratio {ratios[1]:.2f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

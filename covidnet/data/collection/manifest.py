@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from covidnet.base.errors import DataError, ImageRefusedError
 from covidnet.base.names import listed, shown
 from covidnet.base.progress import available_cores, progress_bar
 from covidnet.data.collection.sources import Source
-from covidnet.data.reading.decoders import DecoderError, shared_decoders
+from covidnet.data.reading.decoders import shared_decoders
 from covidnet.data.reading.dicom import is_lateral
 from covidnet.data.reading.images import ImageFacts, Radiograph, unreadable
 from covidnet.data.reading.thumbnails import Pixels, Thumbnails, collect, thumbnail
@@ -121,9 +122,10 @@ def scan(
         refused.append(refused_row(path, absent))
         log.warning("refused: %s", absent)
 
-    def look(path: str) -> tuple[str, ImageFacts | ImageRefusedError]:
+    def seen(path: str, image: Radiograph | ImageRefusedError) -> tuple[str, ImageFacts | ImageRefusedError]:
+        if isinstance(image, ImageRefusedError):
+            return path, image
         try:
-            image = decoders.read(source.root / path)
             headers[path] = {"patient_id": image.patient_id, "view": image.view}
             small[path] = thumbnail(image.pixels)
             if rules is not None:
@@ -131,19 +133,18 @@ def scan(
                 view = "L" if view is not None and is_lateral(view) else view
                 flags[path] = ";".join(rules(replace(image, view=view)))
             return path, image.facts
-        except ImageRefusedError as error:
-            return path, error
-        except DecoderError:
-            # This is not the file's fault.
-            raise
         except Exception as error:
             return path, unreadable(source.root / path, error)
 
+    def look(group: Sequence[str]) -> list[tuple[str, ImageFacts | ImageRefusedError]]:
+        found = decoders.read_several([source.root / path for path in group])
+        return [seen(path, image) for path, image in zip(group, found, strict=True)]
+
+    paths = list(source.files["path"])
     # Twice as many threads as decoders, so that no decoder waits while a thumbnail is made.
     with ThreadPoolExecutor(2 * available_cores()) as pool, progress_bar(progress) as bar:
-        for path, found in bar.track(
-            pool.map(look, source.files["path"]), len(source.files), description="reading images"
-        ):
+        looked = pool.map(look, decoders.groups(paths))
+        for path, found in bar.track(chain.from_iterable(looked), len(paths), description="reading images"):
             if isinstance(found, ImageRefusedError):
                 refused.append(refused_row(path, found))
                 log.warning("refused: %s", found)

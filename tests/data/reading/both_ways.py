@@ -18,7 +18,8 @@ def _decoders(max_megapixels: float) -> Decoders:
     return Decoders(1, max_megapixels=max_megapixels)
 
 
-def _found(decode: Callable[[], Radiograph]) -> Radiograph | ImageRefusedError:
+def decoded_or_refused(decode: Callable[[], Radiograph]) -> Radiograph | ImageRefusedError:
+    """What a call returns, or the refusal that it raises."""
     try:
         return decode()
     except ImageRefusedError as error:
@@ -31,8 +32,8 @@ def pixels_both_ways(data: bytes, name: str, *, max_megapixels: float = 64.0, mi
     with contextlib.ExitStack() as stack:
         usual = max_megapixels in (64, 4) and min_side == 64
         decoders = _decoders(max_megapixels) if usual else stack.enter_context(Decoders(1, **limits))  # type: ignore[arg-type]
-        theirs = _found(lambda: decoders.decode(data, name))
-    ours = _found(lambda: decode_radiograph(data, name, **limits))  # type: ignore[arg-type]
+        theirs = decoded_or_refused(lambda: decoders.decode(data, name))
+    ours = decoded_or_refused(lambda: decode_radiograph(data, name, **limits))  # type: ignore[arg-type]
     if isinstance(ours, ImageRefusedError):
         assert str(theirs) == str(ours)
         assert isinstance(theirs, ImageRefusedError)

@@ -27,6 +27,7 @@ from covidnet.data.reading import images
 from covidnet.data.reading.decoders import DecoderError, Decoders, ShortOfMemoryError, _Child, shared_decoders
 from covidnet.data.reading.images import read_radiograph
 from tests.data.reading import hostile
+from tests.data.reading.both_ways import decoded_or_refused
 from tests.data.reading.test_images import RAMP, saved
 
 PROC = Path("/proc")
@@ -129,6 +130,112 @@ def large(tmp_path: Path) -> Path:
     path = tmp_path / "memory.png"
     path.write_bytes(hostile.png_large(SIDE))
     return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> list[Path]:
+    """Good and bad files of several kinds, an absent one among them, the good ones all different."""
+    paths = [tmp_path / name for name in ("a.png", "absent.png", "b.jpg", "notes.txt", "c.dcm", "d.png", "cut.png")]
+    for number, path in enumerate(paths):
+        pixels = np.roll(RAMP, number, axis=1)
+        if path.suffix == ".dcm":
+            path.write_bytes(hostile.written(hostile.image(pixels, PatientID="p7", ViewPosition="AP")))
+        elif path.suffix in (".png", ".jpg") and path.name != "absent.png":
+            path.write_bytes(saved(pixels, "PNG" if path.suffix == ".png" else "JPEG"))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "d.png").read_bytes()[:-20])
+    return paths
+
+
+def assert_as_one_by_one(pool: Decoders, paths: list[Path]) -> None:
+    """Several files at once give what each gives when it is decoded in this process."""
+    found = list(pool.read_several(paths))
+    assert len(found) == len(paths)
+    for path, one in zip(paths, found, strict=True):
+        expected = decoded_or_refused(lambda path=path: read_radiograph(path))
+        if isinstance(one, ImageRefusedError):
+            assert str(one) == str(expected)
+            continue
+        assert not isinstance(expected, ImageRefusedError), expected
+        assert np.array_equal(one.pixels, expected.pixels)
+        assert one.pixels.flags.writeable
+        assert one.pixels.flags.c_contiguous
+        assert (one.facts, one.colour) == (expected.facts, expected.colour)
+        assert (one.view, one.patient_id) == (expected.view, expected.patient_id)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of messages that decoders get from now on."""
+    ask, kinds = _Child.ask, []
+
+    def noted(child: _Child, message: dict[str, Any], *given: Any) -> Any:
+        kinds.append(message["do"])
+        return ask(child, message, *given)
+
+    monkeypatch.setattr(_Child, "ask", noted)
+    return kinds
+
+
+def test_several_files_at_once_are_read_as_one_by_one(
+    decoders: Decoders, folder: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoders.read(folder[4])  # imports its libraries
+    kinds = asked(monkeypatch)
+    assert_as_one_by_one(decoders, folder)
+    assert len(kinds) < len(folder)
+    monkeypatch.chdir(folder[0].parent)  # its processes have another current folder
+    assert_as_one_by_one(decoders, [Path(path.name) for path in folder])
+    assert list(decoders.read_several([])) == []
+
+
+def test_an_answer_with_several_images_is_bounded(folder: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    large = folder[0].with_name("large.png")
+    large.write_bytes(hostile.png_large(3000))
+    kinds = asked(monkeypatch)
+    with Decoders(1) as pool:
+        assert_as_one_by_one(pool, [folder[0], large, large, *folder[2:]])
+    assert len(kinds) >= 3  # each large one ends an answer
+
+
+def test_several_files_without_memory_that_processes_share(folder: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with Decoders(1) as pool:
+        assert_as_one_by_one(pool, folder)
+        assert np.array_equal(pool.read(folder[0]).pixels, RAMP)
+
+
+def test_of_several_files_only_the_one_that_takes_too_long_is_refused(folder: list[Path]) -> None:
+    slow = folder[0].with_name("slow.jpg")
+    slow.write_bytes(hostile.jpeg_scans(100, 6_000))
+    with Decoders(1, max_seconds=1) as pool:
+        found = list(pool.read_several([folder[0], slow, folder[5]]))
+    assert isinstance(found[1], ImageRefusedError)
+    assert (found[1].path, found[1].cause) == (str(slow), "took more than 1 s to decode")
+    for path, one in ((folder[0], found[0]), (folder[5], found[2])):
+        assert not isinstance(one, ImageRefusedError)
+        assert np.array_equal(one.pixels, read_radiograph(path).pixels)
+
+
+def test_of_several_files_only_the_one_that_needs_too_much_memory_is_refused(folder: list[Path], large: Path) -> None:
+    with Decoders(1, max_memory=0.25) as pool:
+        found = list(pool.read_several([folder[0], large, folder[3], folder[5]]))
+    causes = [one.cause if isinstance(one, ImageRefusedError) else "" for one in found]
+    assert causes == ["", "needed more than 0.25 GB", "not an image: text", ""]
+
+
+def test_of_several_files_none_is_refused_when_their_decoder_is_killed(
+    folder: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = _Child.ask
+
+    def killed(child: _Child, message: dict[str, Any], *given: Any) -> Any:
+        if message["do"] == "several":
+            child._process.kill()
+        return ask(child, message, *given)
+
+    monkeypatch.setattr(_Child, "ask", killed)
+    with Decoders(1) as pool:
+        assert_as_one_by_one(pool, folder)
 
 
 def test_an_image_that_needs_too_much_memory_costs_itself_alone(good: Path, large: Path) -> None:
