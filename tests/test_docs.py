@@ -18,6 +18,7 @@ import hydra
 import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from mkdocs.exceptions import PluginError
 from omegaconf import OmegaConf
 
 from covidnet.cli import COMMANDS
@@ -246,3 +247,18 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_readme_stays_short() -> None:
     assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_a_broken_link_or_a_name_without_a_docstring_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "docs")
+    generate = importlib.import_module("generate")
+    text = "[a](../SECURITY.md#links) [b](howto/resume.md) [c](../pyproject.toml)\n```\n[d](e)\n```\n"
+    there = "[a](project/security.md#links) [b](howto/resume.md) c\n```\n[d](e)\n```\n"
+    assert generate.linked(text, "tutorial.md") == there
+    assert generate.linked("[a](docs/install.md)", "index.md") == "[a](install.md)"
+    with pytest.raises(PluginError, match=r"docs/tutorial[.]md: the link to [.][.]/none[.]md leads nowhere"):
+        generate.linked("[a](../none.md)", "tutorial.md")
+    monkeypatch.setattr(generate, "public_names", lambda: [("covidnet.data", "N_FOLDS", "covidnet.data.folds.splits")])
+    monkeypatch.setattr("covidnet.data.folds.splits.N_FOLDS", type("Silent", (), {}))
+    with pytest.raises(PluginError, match="N_FOLDS: is public and has no docstring"):
+        generate.api_pages()
