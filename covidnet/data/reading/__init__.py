@@ -1,1 +1,1 @@
-"""A file becomes 8-bit grey, or is refused with its cause."""
+"""Turns a file into 8-bit grey, or refuses it with a cause."""

@@ -1,7 +1,7 @@
-"""The containers of pixels: JPEG, PNG, TIFF, BMP, WebP and AVIF walked part by part, before any decoder sees them.
+"""Checks JPEG, PNG, TIFF, BMP, WebP and AVIF files part by part, before any decoder sees them.
 
-Truncation, checksums, frames, depth and orientation are settled here. What comes out is opened, not yet decoded, from
-the parts that decide pixels alone.
+Truncation, checksums, frames, depth and orientation are checked here. The result is an image that is opened but not yet
+decoded, and consists only of the parts that affect pixels.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ SUPPORTED = "JPEG, PNG, TIFF, BMP, WebP, AVIF, DICOM"
 AGAIN = "copy or download it again"
 """The remedy for a damaged file."""
 SAVE = "save it as an 8-bit or 16-bit grey PNG"
-"""The remedy for a whole file of a kind that cannot be read."""
+"""The remedy for an undamaged file of a kind that cannot be read."""
 
 
 SCANS = 100
-"""The most scans of one JPEG; a progressive one has about 10, and each costs a pass over all pixels.
+"""The most scans in one JPEG; a progressive one has about 10, and each takes a pass over all pixels.
 
 libtiff sets the same limit (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER).
 """
-_DIRECTORIES, _TAGS = 1000, 2**16  # of one TIFF file; those of an attacker share their bytes
-_RUNS = 2**24  # bytes, or pixels of 4 bits, of a run-length coded bitmap, which Pillow decodes in Python
+_DIRECTORIES, _TAGS = 1000, 2**16  # in one TIFF file; in a hostile one they can share bytes
+_RUNS = 2**24  # bytes, or 4-bit pixels, of a run-length coded bitmap, which Pillow decodes in Python
 
 
 class TooManyPartsError(ValueError):
-    """A file of more parts than any image needs, met before their cost; its text is the cause of the refusal."""
+    """A file has more parts than any image needs; the text is the cause of the refusal."""
 
 
 def check_parts(number: int, size: int, what: str) -> None:
-    """Refuse a file that is chopped into tiny parts: walking these takes longer than decoding an image.
+    """Refuse a file that is split into tiny parts, which take longer to check than an image takes to decode.
 
     Args:
         number: parts found so far.
-        size: bytes of the whole.
-        what: the parts' name, in the plural.
+        size: bytes of the whole file.
+        what: the plural name of the parts.
 
     Raises:
         TooManyPartsError: more than 1,000, and on average less than 256 bytes each.
@@ -61,17 +61,17 @@ def check_parts(number: int, size: int, what: str) -> None:
         >>> check_parts(1000, 10, "chunks")
     """
     if number > 1000 + size // 256:
-        raise TooManyPartsError(f"chopped into more than {number - 1:,} {what} in {size:,} bytes")
+        raise TooManyPartsError(f"split into more than {number - 1:,} {what} in {size:,} bytes")
 
 
 @dataclass
 class OpenedImage:
-    """An opened, not yet decoded image, and what its container says about its pixels."""
+    """An image that is opened but not yet decoded, and what its container says about its pixels."""
 
     image: ImageFile.ImageFile
     orientation: int = 1
     depth: int | None = None
-    deep: bool = False  # several channels of 16 bits, of which Pillow keeps the upper 8
+    deep: bool = False  # several channels of 16 bits; Pillow keeps the upper 8
     white_is_zero: bool = False
     packed: list[memoryview] = field(default_factory=list)  # a PNG's compressed lines
     pixel_bits: int = 8
@@ -79,7 +79,7 @@ class OpenedImage:
 
 
 def open_container(data: bytes, path: str | Path, check: Callable[[int, int], None]) -> OpenedImage:
-    """Walk the container that the first bytes announce.
+    """Check and open a container of the format that its first bytes name.
 
     Args:
         data: the whole file.
@@ -87,12 +87,12 @@ def open_container(data: bytes, path: str | Path, check: Callable[[int, int], No
         check: refuses a width and height in pixels; called before a decoder takes memory for them.
 
     Returns:
-        The image, opened and not yet decoded.
+        The image, opened but not yet decoded.
 
     Raises:
-        ImageRefusedError: no supported format, or a file whose container says that it is no usable image.
+        ImageRefusedError: not a supported format, or the container shows that it is not a usable image.
         EOFError: the file ends before its container does.
-        Exception: whatever else a damaged container leads to; the caller makes a refusal of it.
+        Exception: any other error caused by a damaged container; the caller turns it into a refusal.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return _open_jpeg(data)
@@ -110,7 +110,7 @@ def open_container(data: bytes, path: str | Path, check: Callable[[int, int], No
 
 
 def is_container(head: bytes) -> bool:
-    r"""Whether a file begins like one of the formats here, DICOM apart.
+    r"""Whether a file begins like one of the formats here; DICOM is not one of them.
 
     Args:
         head: its first 132 bytes, or more.
@@ -125,17 +125,17 @@ def is_container(head: bytes) -> bool:
 
 
 def is_avif(head: bytes) -> bool:
-    """Whether a file begins like AVIF, and not like HEIC or a video, which have the same boxes.
+    """Whether a file begins like AVIF, not like HEIC or a video, which use the same boxes.
 
     Args:
-        head: its first bytes, with the whole first box.
+        head: its first bytes, including the whole first box.
     """
     brands = head[8 : min(int.from_bytes(head[:4], "big"), 4096)]
     return head[4:8] == b"ftyp" and any(brands[n : n + 4] in (b"avif", b"avis") for n in range(0, len(brands), 4))
 
 
 def _what_else(data: bytes) -> tuple[str, str]:
-    """Cause and remedy for bytes of none of our formats."""
+    """Cause and remedy for bytes of an unsupported format."""
     for name, pattern in _OTHERS.items():
         if re.match(pattern, data, re.DOTALL):
             return f"{name} is not a supported format, supported: {SUPPORTED}", "convert it to PNG"
@@ -144,7 +144,7 @@ def _what_else(data: bytes) -> tuple[str, str]:
     head = data[:512]
     if not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head):
         if re.search(rb"<(!doctype|html|head|body)", head, re.IGNORECASE):
-            return "not an image: HTML", "download it again, and look at what the server answered"
+            return "not an image: HTML", "download it again, and check what the server answered"
         return "not an image: text", "remove it, or restore the image under this name"
     return f"not an image: none of {SUPPORTED}", AGAIN
 
@@ -160,16 +160,16 @@ _OTHERS = {
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The marker segments of a JPEG stream's first image, up to and with its end marker.
+    """The marker segments of a JPEG stream's first image, including its end marker.
 
-    Thumbnails lie inside a segment and further images behind the end marker, so neither is met.
+    Thumbnails are inside a segment and further images follow the end marker, so neither is included.
 
     Yields:
-        (marker, start, end): the marker's second byte and the segment's place in ``data``.
+        (marker, start, end): the marker's second byte and the segment's position in ``data``.
 
     Raises:
         EOFError: the data end before the image does.
-        TooManyPartsError: more than `SCANS` scans, or tiny segments alone.
+        TooManyPartsError: more than `SCANS` scans, or too many tiny segments.
     """
     at, scans, number = 2, 0, 0
     while found := _MARKER.search(data, at):
@@ -191,13 +191,13 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     raise EOFError("no end marker")
 
 
-# Inside coded data FF is followed by 00 or by a restart marker; all else that follows FF starts a segment.
-# In JPEG-LS all that is below 80 may follow; markers below C0 are reserved, but for 01, which has no length.
+# In coded data FF is followed by 00 or a restart marker; any other byte after FF starts a segment. In JPEG-LS any byte
+# below 80 may follow. Markers below C0 are reserved, except for 01, which has no length.
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 
 def _open_jpeg(data: bytes) -> OpenedImage:
-    """Leave out everything but the coding tables, the colour markers and the scans of the first image."""
+    """Keep only the coding tables, the colour markers and the scans of the first image."""
     kept, orientation, scans, end = [data[:2]], 1, 0, 0
     for marker, start, end in jpeg_segments(data):
         if scans:
@@ -215,7 +215,7 @@ def _open_jpeg(data: bytes) -> OpenedImage:
 
 
 def _open_png(data: bytes, path: str | Path) -> OpenedImage:
-    """Check every chunk, and keep those that decide pixels."""
+    """Check every chunk, and keep those that affect pixels."""
     kept, orientation, declared, at, kind = [data[:8]], 1, None, 8, b""
     view, packed, number = memoryview(data), [], 0
     while kind != b"IEND":
@@ -249,14 +249,14 @@ def _open_png(data: bytes, path: str | Path) -> OpenedImage:
     return OpenedImage(image, orientation, declared, deep, packed=packed, pixel_bits=pixel_bits, interlaced=interlaced)
 
 
-# Where each pass of an interlaced PNG starts, and its steps: across, down (PNG specification, 8.1).
+# The start of each pass of an interlaced PNG and its steps: across, down (PNG specification, 8.1).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 def check_lines(image: OpenedImage) -> None:
-    """Raise EOFError for a PNG of fewer lines than it claims: Pillow leaves these black and says nothing.
+    """Raise EOFError for a PNG with fewer lines than it claims: Pillow leaves these black without an error.
 
-    Lines come in order, so a last line with anything in it settles the matter without inflating twice.
+    Lines come in order, so if the last line is not black all are there, and nothing is inflated twice.
     """
     width, height = image.image.size
     if not image.packed or (
@@ -291,8 +291,8 @@ def _open_bmp(data: bytes, path: str | Path) -> OpenedImage:
 
 
 def one_bit(path: str | Path) -> ImageRefusedError:
-    """The refusal of an image without greys."""
-    return ImageRefusedError(path, "1-bit: black and white without greys", "export the image with at least 8 bits")
+    """The refusal of a 1-bit image."""
+    return ImageRefusedError(path, "1-bit: only black and white, no greys", "export the image with at least 8 bits")
 
 
 def _frames(path: str | Path, number: int) -> ImageRefusedError:
@@ -300,7 +300,7 @@ def _frames(path: str | Path, number: int) -> ImageRefusedError:
 
 
 def _open_webp(data: bytes, path: str | Path, check: Callable[[int, int], None]) -> OpenedImage:
-    """Walk the chunks: the decoder takes memory for the canvas as soon as it is made, and shows one frame of many."""
+    """Check the chunks: the decoder takes memory for the canvas as soon as it is created, and shows only one frame."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise EOFError(f"truncated, {len(data)} of {end} bytes")
@@ -329,7 +329,11 @@ def _open_webp(data: bytes, path: str | Path, check: Callable[[int, int], None])
 
 
 def _open_avif(data: bytes, path: str | Path) -> OpenedImage:
-    """Opening reads the boxes alone; more than 8 bits become 8 in the decoder."""
+    """Open the boxes; the decoder turns more than 8 bits into 8.
+
+    A coded frame may be larger than the boxes claim. Finding its own size would mean parsing the item locations and AV1
+    headers of every item, so the decoder's own limit (268 megapixels) and the worker's limits bound such files.
+    """
     image = AvifImageFile(io.BytesIO(data))
     if image.n_frames > 1:
         raise _frames(path, image.n_frames)
@@ -337,7 +341,7 @@ def _open_avif(data: bytes, path: str | Path) -> OpenedImage:
 
 
 class _TiffFile(TiffImageFile):
-    """Pillow's TIFF reader without its own limit on pixels, which is one for the process; ours was checked before."""
+    """Pillow's TIFF reader without its process-wide pixel limit; our own limit was checked before."""
 
     def load_prepare(self) -> None:
         if self._im is None:
@@ -346,7 +350,7 @@ class _TiffFile(TiffImageFile):
 
 
 class _Tiff:
-    """The directories of a TIFF or of the EXIF block that has its form."""
+    """The directories of a TIFF, or of an EXIF block, which has the same structure."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -358,30 +362,30 @@ class _Tiff:
 
     def number(self, at: int, size: int) -> int:
         if at + size > len(self.data):
-            raise EOFError("a directory lies outside the file")
+            raise EOFError("a directory is outside the file")
         return int.from_bytes(self.data[at : at + size], "little" if self.order == "<" else "big")
 
     def directory(self, at: int) -> tuple[dict[int, bytes], int]:
-        """Raw entries by tag, and where the next directory lies."""
+        """Raw entries by tag, and the offset of the next directory."""
         count, start = (self.number(at, 8), at + 8) if self.big else (self.number(at, 2), at + 2)
         size = 4 + 2 * self.pointer
         end = start + count * size
         if end > len(self.data):
-            raise EOFError("a directory lies outside the file")
+            raise EOFError("a directory is outside the file")
         self.tags += count
         if self.tags > _TAGS:
             raise TooManyPartsError(f"more than {_TAGS:,} tags in its directories")
-        # EXIF blocks may stop without the pointer to a next directory.
+        # EXIF blocks may end without the pointer to a next directory.
         following = self.number(end, self.pointer) if end + self.pointer <= len(self.data) else 0
         entries = (self.data[i : i + size] for i in range(start, end, size))
         return {struct.unpack_from(self.order + "H", entry)[0]: entry for entry in entries}, following
 
     def number_of_values(self, entry: bytes) -> int:
-        """How many values the entry claims."""
+        """How many values the entry claims to have."""
         return int(struct.unpack_from(self.order + ("Q" if self.big else "I"), entry, 4)[0])
 
     def values(self, entry: bytes | None, most: int = 1) -> tuple[int, ...]:
-        """The entry's first whole numbers, at most so many; none where the tag is absent or of another type."""
+        """At most the first `most` integers of an entry; none if the tag is absent or of another type."""
         if entry is None:
             return ()
         kind = struct.unpack_from(self.order + "H", entry, 2)[0]
@@ -391,21 +395,21 @@ class _Tiff:
         if count * size > self.pointer:
             at, body = struct.unpack(self.order + ("Q" if self.big else "I"), body)[0], self.data
             if at + count * size > len(self.data):
-                raise EOFError("a tag's values lie outside the file")
+                raise EOFError("a tag's values are outside the file")
         return struct.unpack_from(f"{self.order}{min(count, most)}{code}", body, at) if code else ()
 
 
-# Type: bytes per value, and the struct code of those that are whole numbers.
+# Type: bytes per value, and the struct code of integers.
 _TIFF_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 6: (1, "b"), 8: (2, "h"), 9: (4, "i"), 13: (4, "I"), 16: (8, "Q")}
 _TIFF_TYPES |= {2: (1, ""), 5: (8, ""), 7: (1, ""), 10: (8, ""), 11: (4, ""), 12: (8, ""), 17: (8, "q"), 18: (8, "Q")}
-# Tags of one value, and of several, that decide pixels; how many these may have. Strips and tiles: 273, 279, 324, 325.
+# Tags that affect pixels: those with one value; those with several, and their most. Strips, tiles: 273, 279, 324, 325.
 _TIFF_ONE = {256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323, 512, 513, 514, 515, 531}
 _TIFF_MANY = dict.fromkeys((258, 338, 339, 519, 520, 521, 529, 530, 532), 64)
 _TIFF_MANY |= dict.fromkeys((273, 279, 320, 324, 325, 347), 2**18)
 
 
 def _exif_orientation(block: bytes) -> int:
-    """EXIF orientation 1..8; 1 where the block does not say, or is damaged, for it decides no pixel."""
+    """EXIF orientation 1..8; 1 if the block has none or is damaged, since it changes no pixel value."""
     try:
         tiff = _Tiff(block)
         value = tiff.values(tiff.directory(tiff.first)[0].get(274))
@@ -415,7 +419,7 @@ def _exif_orientation(block: bytes) -> int:
 
 
 def _open_tiff(data: bytes, path: str | Path) -> OpenedImage:
-    """Find the one full-size page, and write it a directory of the tags that decide pixels."""
+    """Find the one full-size page, and give it a directory with only the tags that affect pixels."""
     tiff = _Tiff(data)
     pages: list[dict[int, bytes]] = []
     seen: set[int] = set()
@@ -430,7 +434,7 @@ def _open_tiff(data: bytes, path: str | Path) -> OpenedImage:
         if not small:
             pages.append(entries)
     if not pages:
-        raise ImageRefusedError(path, "no full-size page, thumbnails alone", SAVE)
+        raise ImageRefusedError(path, "no full-size page, only thumbnails", SAVE)
     if len(pages) > 1:
         raise _frames(path, len(pages))
     page = pages[0]
@@ -441,11 +445,11 @@ def _open_tiff(data: bytes, path: str | Path) -> OpenedImage:
             raise TooManyPartsError(f"tag {tag} claims {number:,} values, the most is {most:,}")
         values[tag] = tiff.values(page[tag], most)
     if any(len(values[tag]) != 1 for tag in _TIFF_ONE & page.keys()):
-        raise ValueError("a tag has more values than one")
+        raise ValueError("a tag has more than one value")
     for offsets, sizes in ((273, 279), (324, 325)):
         for start, size in zip(values.get(offsets, ()), values.get(sizes, ()), strict=False):
             if start + size > len(data):
-                raise EOFError("truncated: pixels lie outside the file")
+                raise EOFError("truncated: pixels are outside the file")
         if values.get(259) != (1,) and sum(values.get(sizes, ())) > 4 * len(data):
             raise TooManyPartsError("strips or tiles that share their bytes")
     # The decoder takes memory for a whole tile.
@@ -455,11 +459,11 @@ def _open_tiff(data: bytes, path: str | Path) -> OpenedImage:
     bits = values.get(258) or (1,)
     if bits[0] == 1:
         raise one_bit(path)
-    # The maximum is a statement on depth only where it stays below what the container holds anyway.
+    # The maximum tells the depth only if it is below what the container can hold.
     declared = min(bits[0], (values.get(281) or (0,))[0].bit_length() or bits[0])
     white_is_zero = values.get(262) == (0,)
     if white_is_zero:
-        # Pillow inverts such images at 8 bits and leaves them negative at 16; here all are inverted at the end.
+        # Pillow inverts such images at 8 bits but not at 16; here all are inverted at the end.
         count = struct.pack(tiff.order + ("Q" if tiff.big else "I"), 1)
         page = {**page, 262: struct.pack(tiff.order + "HH", 262, 3) + count + struct.pack(tiff.order + "H", 1)}
         page[262] = page[262].ljust(4 + 2 * tiff.pointer, b"\0")
@@ -473,7 +477,7 @@ def _open_tiff(data: bytes, path: str | Path) -> OpenedImage:
 
 
 def _with_directory(tiff: _Tiff, page: dict[int, bytes]) -> bytes:
-    """The file with a single new directory at its end; pixels and values stay where they are."""
+    """The file with one new directory at its end; pixels and values keep their offsets."""
     data, size = tiff.data, tiff.pointer
     entries = [page[tag] for tag in sorted(page.keys() & (_TIFF_ONE | _TIFF_MANY.keys()))]
     pad = len(data) % 2

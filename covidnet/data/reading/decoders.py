@@ -55,21 +55,22 @@ _START = (
     "import covidnet.data.reading.decoders as decoders; decoders.serve(*sys.argv[2:])"
 )
 _START_SECONDS = 120.0
-_LEAST_MEMORY = 0.25  # GB, of which a child that has decoded nothing yet takes half
-_LOOK_SECONDS = 0.1  # between two looks at whether somebody still waits for an image
-_SEVERAL = 16  # files in a message: then the way to another process and back costs little
-_BLOCK = 2**22  # bytes of pixels, and seconds, after which an answer with several images is sent with those it has
+_LEAST_MEMORY = 0.25  # GB; a child that has decoded nothing yet takes half of it
+_LOOK_SECONDS = 0.1  # between checks whether a caller still waits for an image
+_SEVERAL = 16  # files per message, so that sending them to another process costs little
+# An answer with several images is sent once it has this many bytes of pixels or took this long.
+_BLOCK = 2**22
 _BLOCK_SECONDS = 0.05
-_NEAR = 0.9  # of the limit on memory: what fails from here on failed for memory
-# DICOM has an element BitsAllocated.
+_NEAR = 0.9  # share of the memory limit; a failure above it is a lack of memory
+# Word boundaries, since DICOM has an element BitsAllocated.
 _FAILED_ALLOCATION = re.compile(r"bad_alloc|MemoryError|\bmemory\b|\ballocat(e|ion)\b", re.IGNORECASE)
-# A thread of OpenBLAS reserves address space, and there is nothing here for it to do.
+# Threads of OpenBLAS reserve address space and have nothing to do here.
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
 Pixels = npt.NDArray[np.uint8]
 Name = TypeVar("Name", str, Path)
-# Memory that one image needed is kept for the next: to get it from the system anew takes as long as a JPEG does.
+# Memory is kept from one image to the next: getting it from the system again takes as long as decoding a JPEG.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**27)}
 _HEAD = struct.Struct("<I")
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -79,29 +80,29 @@ _STATUS = "/proc/self/status"
 
 
 class DecoderError(CovidnetError, RuntimeError):
-    """An image could not be decoded for a reason that is not the image: none was free in time, or they are closed."""
+    """An image was not decoded, through no fault of its own: no decoder was free in time, or they are closed."""
 
 
 class ShortOfMemoryError(ImageRefusedError):
-    """The machine, not the limit of a decoder, had too little memory for an image."""
+    """The machine had too little memory for an image that was within the decoder's limit."""
 
 
 class Decoders:
-    """A pool of processes that decode images. They are started when they are first needed, and stay.
+    """A pool of processes that decode images. They start when they are first needed and keep running.
 
-    Any number of threads may use it; a thread waits where all processes are busy. A process that forks or spawns gets
-    none of them: its own copy of this object starts processes of its own.
+    Any number of threads may use it; a thread waits while all processes are busy. A forked or spawned process shares
+    none of them: its copy of this object starts its own.
 
     Args:
-        count: processes at most; None for one per core that may be used.
-        max_memory: address space of each, in GB. Only Linux enforces it. Windows has neither limit: images are decoded
-            in the process itself.
+        count: the most processes; None is one per available core.
+        max_memory: address space of each, in GB; enforced only on Linux. Windows enforces neither limit: images are
+            decoded in the process itself.
         max_seconds: for one image.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side, in pixels, are refused.
 
     Raises:
-        SettingError: a limit that nothing could be decoded within.
+        SettingError: a limit too low to decode anything.
 
     Example:
         >>> with Decoders(1) as decoders:
@@ -133,7 +134,7 @@ class Decoders:
         _POOLS.add(self)
 
     def _forget(self) -> None:
-        """Begin without children: at first, and in a process that was forked from the one that has them."""
+        """Start without children: in a new pool, and in a process that was forked from the one that owns them."""
         for child in getattr(self, "_children", ()):
             child.disown()
         self._children: set[_Child] = set()
@@ -158,17 +159,17 @@ class Decoders:
 
         Args:
             path: a JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM file.
-            sha256: the hash that the file had when the manifest was written; None checks nothing.
+            sha256: the file's hash in the manifest; None checks nothing.
 
         Raises:
-            ImageRefusedError: whatever is wrong with the file; or it passed a limit, or crashed its decoder.
+            ImageRefusedError: the file is faulty, exceeded a limit or crashed its decoder.
             DecoderError: the pool is closed, or no decoder can be started.
         """
         with images.open_image(path, self._limits["max_megapixels"]) as file:
             return self._image(path, {"do": "image", "sha256": sha256}, file.fileno())
 
     def groups(self, paths: Sequence[Name]) -> list[Sequence[Name]]:
-        """Files in groups for `read_several`: as large as pays, and small enough that every process has work.
+        """Files in groups for `read_several`, large enough to save time, small enough to give every process work.
 
         Args:
             paths: any number of files.
@@ -181,10 +182,10 @@ class Decoders:
         return [paths[start : start + size] for start in range(0, len(paths), size)]
 
     def read_several(self, paths: Sequence[str | Path]) -> Iterator[Radiograph | ImageRefusedError]:
-        """Images as `read` gives them, or their refusals, in order; small files take less time than one by one.
+        """Images as `read` returns them, or their refusals, in order; faster than one by one for small files.
 
-        One process decodes as many as it can in 0.05 s before it answers. If it has to be killed, or crashes, each
-        file that it had not answered for is decoded again on its own, so that only the file at fault is refused.
+        One process decodes as many as it can in 0.05 s before it answers. If it crashes or has to be killed, each
+        file without an answer is decoded again on its own, so that only the file at fault is refused.
 
         Args:
             paths: JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM files; one of the groups that `groups` makes.
@@ -215,19 +216,18 @@ class Decoders:
         Args:
             data: the whole file.
             name: the name that errors give it.
-            seconds: at most so long in all, with waiting until a decoder is free.
-            left: set where nobody wants the image any more; its decoder is killed then.
+            seconds: the most time in all, including the wait for a free decoder.
+            left: once it is set, the image is no longer needed and its decoder is killed.
 
         Raises:
-            ImageRefusedError: whatever is wrong with the bytes; or they passed a limit, or crashed their decoder.
-            ShortOfMemoryError: the machine has not the memory that the limit allows.
-            DecoderError: the pool is closed, no decoder can be started, or none was free in time; or nobody wants the
-                image any more.
+            ImageRefusedError: the bytes are faulty, exceeded a limit or crashed their decoder.
+            ShortOfMemoryError: the machine has less memory than the limit allows.
+            DecoderError: the pool is closed, no decoder can be started, none was free in time, or `left` is set.
         """
         return self._image(name, {"do": "image"}, data, seconds, left)
 
     def identifiers(self, path: str | Path) -> list[str]:
-        """What `covidnet.data.reading.dicom.identifiers_of` reads, within the limits; empty where they are passed."""
+        """As `covidnet.data.reading.dicom.identifiers_of`, within the limits; empty if the file exceeds them."""
         from covidnet.data.reading.dicom import IDENTIFIERS
 
         try:
@@ -242,10 +242,10 @@ class Decoders:
 
         Args:
             path: the file.
-            shape: (H, W) of the image that it is a mask of.
+            shape: (H, W) of its image.
 
         Raises:
-            ImageRefusedError: whatever is wrong with the file; or it passed a limit, or crashed its decoder.
+            ImageRefusedError: the file is faulty, exceeded a limit or crashed its decoder.
             DecoderError: the pool is closed, or no decoder can be started.
         """
         with images.open_image(path, self._limits["max_megapixels"]) as file:
@@ -254,7 +254,7 @@ class Decoders:
         return pixels.reshape(shape).astype(np.bool_)
 
     def close(self) -> None:
-        """Kill all processes at once, also those at work, whose callers get a DecoderError."""
+        """Kill all processes at once; callers whose images are being decoded get a DecoderError."""
         with self._free:
             self._closed = True
             children, self._children, self._idle = self._children, set(), []
@@ -275,7 +275,7 @@ class Decoders:
         return _radiograph(reply, pixels)
 
     def _first_of(self, paths: list[str | Path]) -> list[Radiograph | ImageRefusedError]:
-        """The first images of several, at least one; none if the process that decodes them has to be replaced."""
+        """The first images of several, at least one; none if the process that decodes them had to be replaced."""
         if fcntl is None:
             return []
         names, files = [str(path) for path in paths], [str(Path(path).absolute()) for path in paths]
@@ -317,19 +317,19 @@ class Decoders:
             most = min(self._limits["max_seconds"], end - time.monotonic())
             if most <= 0:
                 self._give_back(child)
-                raise DecoderError("decoders: all were busy until the time was over; try again later")
+                raise DecoderError("decoders: none was free within the time limit; try again later")
             try:
                 with self._replaced_after_errors(child):
                     reply, pixels = child.ask(message, given, most, left)
             except TimeoutError:
                 if left is not None and left.is_set():
-                    raise DecoderError("decoders: nobody wants the image any more") from None
+                    raise DecoderError("decoders: the image is no longer needed") from None
                 took = (
                     self._limits["max_seconds"] if end == math.inf else min(self._limits["max_seconds"], seconds or 0)
                 )
                 raise _too_long(name, took) from None
             except (EOFError, ConnectionError):
-                # From outside; a file that makes the system end its decoders for memory ends the second one too.
+                # Killed from outside: try once more. A file that uses up all memory ends the second one too.
                 if child.ended in (-signal.SIGKILL, -signal.SIGTERM) and not last:
                     continue
                 raise self._died(name, child) from None
@@ -341,7 +341,7 @@ class Decoders:
 
     @contextlib.contextmanager
     def _replaced_after_errors(self, child: _Child) -> Iterator[None]:
-        """Replace a child that gave no answer, whatever the reason: its answer would be taken for the next image's."""
+        """Replace a child that did not answer: a late answer would be taken for that of the next image."""
         try:
             yield
         except BaseException as error:
@@ -360,7 +360,7 @@ class Decoders:
         if "refused" in reply:
             return ImageRefusedError(name, *reply["refused"])
         if "short" in reply:
-            return _too_little(name)
+            return _machine_short(name)
         return self._too_much(name) if "memory" in reply else None
 
     def _take(self, end: float) -> _Child:
@@ -375,13 +375,13 @@ class Decoders:
                     child = self._start()
                     break
                 if not self._free.wait(None if end == math.inf else max(end - time.monotonic(), 0)):
-                    raise DecoderError("decoders: all were busy until the time was over; try again later")
+                    raise DecoderError("decoders: none was free within the time limit; try again later")
         try:
             child.wait_ready(min(_START_SECONDS, end - time.monotonic()))
         except TimeoutError:
             if end < math.inf:
-                self._give_back(child)  # it goes on with starting
-                raise DecoderError("decoders: none had started when the time was over; try again later") from None
+                self._give_back(child)  # it continues to start
+                raise DecoderError("decoders: none started within the time limit; try again later") from None
             self._replace(child, start=False)
             raise DecoderError(f"decoders: none could be started within {_START_SECONDS:g} s") from None
         except (EOFError, ConnectionError):
@@ -411,7 +411,7 @@ class Decoders:
             if child in self._children:
                 self._children.discard(child)
                 if start:
-                    # It gets ready while others work.
+                    # It starts while others work.
                     with contextlib.suppress(OSError):
                         self._idle.append(self._start())
                 self._free.notify()
@@ -427,8 +427,8 @@ class Decoders:
     def _died(self, name: str | Path, child: _Child) -> ImageRefusedError:
         words = child.last_words()
         if child.ended == -signal.SIGKILL:
-            # The system ends who takes most where memory is short; twice, and below its own limit.
-            return _too_little(name)
+            # A machine short of memory kills the largest process. Both decoders were within their own limit.
+            return _machine_short(name)
         if _FAILED_ALLOCATION.search(words):
             return self._too_much(name)
         try:
@@ -439,11 +439,11 @@ class Decoders:
 
 
 def check_limits(max_memory: object, max_seconds: object) -> None:
-    """Refuse limits that nothing could be decoded within.
+    """Refuse limits that are too low to decode anything.
 
     Args:
         max_memory: in GB.
-        max_seconds: of one image.
+        max_seconds: for one image.
 
     Raises:
         SettingError: naming the setting.
@@ -461,7 +461,7 @@ _SHARED_LOCK = threading.Lock()
 def shared_decoders(
     *, max_memory: float = 1.5, max_seconds: float = 20.0, max_megapixels: float = 64.0, min_side: int = 64
 ) -> Decoders:
-    """The decoders of this process with these limits, as `Decoders` takes them; closed when it ends."""
+    """This process's decoders with these limits (arguments of `Decoders`); closed when it ends."""
     limits = (max_memory, max_seconds, max_megapixels, min_side)
     with _SHARED_LOCK:
         if limits not in _SHARED:
@@ -472,8 +472,8 @@ def shared_decoders(
 
 
 def _radiograph(reply: dict[str, Any], pixels: Pixels) -> Radiograph:
-    for kind, about in reply.get("told", ()):
-        images.tell_once(kind, about)
+    for kind, about in reply.get("logged", ()):
+        images.log_once(kind, about)
     facts = ImageFacts(**reply["facts"])
     return Radiograph(
         pixels.reshape(facts.height, facts.width), facts, reply["colour"], reply["view"], reply["patient_id"]
@@ -497,9 +497,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 
 
-def _too_little(name: str | Path) -> ImageRefusedError:
+def _machine_short(name: str | Path) -> ImageRefusedError:
     cause = "the machine has too little memory left to decode it"
-    return ShortOfMemoryError(name, cause, "free some, or do less at once, and try again")
+    return ShortOfMemoryError(name, cause, "free some, or run less at once, and try again")
 
 
 def _too_long(name: str | Path, seconds: float) -> ImageRefusedError:
@@ -508,15 +508,15 @@ def _too_long(name: str | Path, seconds: float) -> ImageRefusedError:
 
 
 class _Child:
-    """One process and the socket to it. It ends when the other end of its standard input is closed."""
+    """One process and the socket to it. The process ends when its standard input is closed."""
 
     def __init__(self, limits: dict[str, Any]) -> None:
         self._socket, theirs = socket.socketpair()
         self._shared = _SharedPixels.create()
-        # What decoders print is for nobody, but that one ran out of memory before it crashed.
+        # What decoders print is read only for a crash: it may say that memory ran out.
         self._log = os.memfd_create("decoder") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
         home = str(Path(covidnet.__file__).parents[1])
-        # The current folder may be another one by now; what lies in it is no module of ours.
+        # An empty entry is the current folder, which may have changed and may hold modules of the same names.
         paths = [path for path in sys.path if path]
         paths = paths if home in paths else [home, *paths]
         try:
@@ -541,10 +541,10 @@ class _Child:
         self._words = ""
 
     def wait_ready(self, seconds: float) -> None:
-        """Wait until it has imported what it needs, which is no image's time.
+        """Wait until it has imported its libraries; no image's time limit includes this.
 
         Raises:
-            TimeoutError, EOFError, ConnectionError: it did not.
+            TimeoutError, EOFError, ConnectionError: it did not start.
         """
         if not self._ready:
             _set_timeout(self._socket, seconds)
@@ -558,17 +558,17 @@ class _Child:
         seconds: float,
         left: threading.Event | None = None,
     ) -> tuple[dict[str, Any], Pixels | None]:
-        """Its answer, and the pixels of all images in it, one row after the other, where there are some.
+        """Its answer, and the pixels of all images in the answer as one flat array; None if it has none.
 
         Args:
             message: what to do.
             given: an open file, or its bytes.
             seconds: until TimeoutError.
-            left: set where nobody waits for the answer any more, which is a TimeoutError too.
+            left: once it is set, nobody waits for the answer, which raises TimeoutError too.
 
         Raises:
             TimeoutError: no answer.
-            EOFError, ConnectionError: it has died.
+            EOFError, ConnectionError: the process has ended.
         """
         end = time.monotonic() + seconds
         _set_timeout(self._socket, seconds)
@@ -591,20 +591,20 @@ class _Child:
         return reply, pixels
 
     def last_words(self) -> str:
-        """The last line that it wrote to its error stream before it was killed."""
+        """The last line that it wrote to its error stream."""
         return self._words
 
     def kill(self) -> None:
-        """End it, whatever it does, and free all that it had."""
+        """End the process, whatever it is doing, and free its resources."""
         with self._killing:
             if self.ended is not None:
                 return
-            # Has it died by itself? Then it tells of what.
+            # If it has ended by itself, its exit code says why.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0)
             self._process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                # One that hangs in the system itself ends when that lets it.
+                # A process in an uninterruptible system call ends only after it.
                 self._process.wait(5)
             self.ended = self._process.returncode if self._process.returncode is not None else -signal.SIGKILL
             with contextlib.suppress(OSError):
@@ -613,7 +613,7 @@ class _Child:
             self.abandon()
 
     def disown(self) -> None:
-        """Close our ends of the child of another process, which waits for it itself."""
+        """Close our ends of a child that another process started and waits for."""
         self._process.returncode = 0
         self.abandon()
 
@@ -627,7 +627,7 @@ class _Child:
 
 
 class _SharedPixels:
-    """Memory of a child and its parent, which has no name and holds one image at a time: what is reused costs least.
+    """Unnamed memory shared by a child and its parent; it is reused for every answer, which costs least.
 
     Args:
         file: as `create` opened it; -1 where the system has no such memory.
@@ -642,12 +642,12 @@ class _SharedPixels:
         if not hasattr(os, "memfd_create"):
             return cls(-1)
         file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # A reader of memory that has become shorter would be ended by the system.
+        # If the memory shrank, the system would kill its reader.
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         return cls(file)
 
     def mapped(self, size: int) -> Pixels:
-        """Its first bytes, as many as are asked for; it grows where they are more than it has."""
+        """Its first `size` bytes; it grows if it is smaller."""
         if self._bytes.size < size and self.file < 0:
             self._bytes = np.concatenate([self._bytes, np.empty(size - self._bytes.size, np.uint8)])
         elif self._bytes.size < size:
@@ -657,7 +657,7 @@ class _SharedPixels:
         return self._bytes[:size]
 
     def put(self, at: int, pixels: Pixels) -> int:
-        """Copy the pixels of one image to some place in it; how many bytes they take."""
+        """Copy the pixels of one image to offset `at`, and return how many bytes they take."""
         self.mapped(at + pixels.size)[at:] = pixels.reshape(-1)
         return pixels.size
 
@@ -683,7 +683,7 @@ def _set_timeout(stream: socket.socket, seconds: float) -> None:
 def _send(
     stream: socket.socket, message: dict[str, Any], files: list[int] | None = None, more: bytes | memoryview = b""
 ) -> None:
-    """A message, with an open file beside it or bytes behind it."""
+    """Send a message, with open files or followed by bytes."""
     body = json.dumps(message).encode()
     frame = _HEAD.pack(len(body)) + body
     sent = socket.send_fds(stream, [frame], files or [])
@@ -694,7 +694,7 @@ def _send(
 
 
 def _receive(stream: socket.socket) -> tuple[dict[str, Any], int | None]:
-    """A message, and the open file that came with it."""
+    """Receive a message, and the open file that came with it."""
     head, files, _, _ = socket.recv_fds(stream, _HEAD.size, 1, _CLOSE_ON_EXEC)
     if not head:
         raise EOFError
@@ -717,43 +717,43 @@ def _receive_into(stream: socket.socket, place: memoryview) -> None:
 
 
 def serve(limits: str, shared: str) -> None:
-    """What a child does: answer until the other end closes.
+    """The main loop of a child: answer until the parent closes its end.
 
     Args:
         limits: those of `Decoders`, as JSON.
-        shared: the number of the open file of shared memory.
+        shared: file descriptor of the shared memory.
     """
     stream, place = _settle(), _SharedPixels(int(shared))
     most = json.loads(limits)
     sizes = images.Limits("", most["max_megapixels"], most["min_side"])
-    told = _Told()
-    logging.getLogger().addHandler(told)
+    logged = _Logged()
+    logging.getLogger().addHandler(logged)
     limit = _limit_memory(most["max_memory"], most["max_megapixels"])
     with contextlib.suppress(EOFError, ConnectionError):
         _send(stream, {"ready": True})
         while True:
             message, file = _receive(stream)
-            with contextlib.suppress(OSError):  # where it is no file
+            with contextlib.suppress(OSError):  # it may not be a file
                 os.ftruncate(2, 0)
             if message["do"] == "several":
-                reply, size = _several(message, sizes, limit, told, place)
+                reply, size = _several(message, sizes, limit, logged, place)
             else:
                 given = file if file is not None else bytes(_received(stream, message["bytes"]))
-                reply, pixels = _guarded(message, given, sizes._replace(path=message["name"]), limit, told)
+                reply, pixels = _guarded(message, given, sizes._replace(path=message["name"]), limit, logged)
                 size = 0 if pixels is None else place.put(0, pixels)
                 del given, pixels
             if file is not None:
                 os.close(file)
             if size:
                 reply["pixels"] = size
-            # The peak of a process never falls, so that the next image would seem to need what this one did.
+            # A process's peak never falls, so the next image would be blamed for the memory that this one needed.
             if _peak() >= _NEAR * limit:
                 reply["worn"] = True
             _send(stream, reply, more=place.mapped(size).data if size and place.file < 0 else b"")
 
 
-class _Told(logging.Handler):
-    """What `covidnet.data.reading.images.tell_once` said of an image; no other log of this process is for anybody."""
+class _Logged(logging.Handler):
+    """Collects what `covidnet.data.reading.images.log_once` says about an image; nobody reads a child's other logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -766,16 +766,16 @@ class _Told(logging.Handler):
 
 
 def _several(
-    message: dict[str, Any], limits: images.Limits, memory: float, told: _Told, place: _SharedPixels
+    message: dict[str, Any], limits: images.Limits, memory: float, logged: _Logged, place: _SharedPixels
 ) -> tuple[dict[str, Any], int]:
-    """Answers for the first of several images; how many bytes their pixels take in shared memory."""
+    """Answers for the first of several images, and how many bytes their pixels take in shared memory."""
     end = time.monotonic() + _BLOCK_SECONDS
     replies: list[dict[str, Any]] = []
     size = 0
     for name, file in zip(message["names"], message["files"], strict=True):
-        reply, pixels = _guarded({"do": "image"}, Path(file), limits._replace(path=name), memory, told)
+        reply, pixels = _guarded({"do": "image"}, Path(file), limits._replace(path=name), memory, logged)
         if replies and "worn" in reply:
-            # One before it may have taken the memory: it is decoded again, in a process that has decoded nothing.
+            # An earlier image may have taken the memory, so this one is decoded again in a new process.
             return {"several": replies, "worn": True}, size
         replies.append(reply)
         if pixels is not None:
@@ -787,12 +787,12 @@ def _several(
 
 
 def _guarded(
-    message: dict[str, Any], given: Path | int | bytes, limits: images.Limits, memory: float, told: _Told
+    message: dict[str, Any], given: Path | int | bytes, limits: images.Limits, memory: float, logged: _Logged
 ) -> tuple[dict[str, Any], Pixels | None]:
-    """The answer, whatever happens; what cannot be told fails, and is told by this process's end."""
+    """The answer, whatever happens; a failure that cannot be reported ends this process, which the parent notices."""
     pixels = None
-    told.lines = []
-    images.forget_told()
+    logged.lines = []
+    images.forget_logged()
     try:
         reply, pixels = _work(message, given, limits)
     except Exception as error:
@@ -801,7 +801,7 @@ def _guarded(
         else:
             refused = error if isinstance(error, ImageRefusedError) else images.unreadable(limits.path, error)
             reply = {"refused": [refused.cause, refused.remedy]}
-    reply["told"] = told.lines
+    reply["logged"] = logged.lines
     return reply, pixels
 
 
@@ -825,16 +825,16 @@ def _work(
     if message.get("sha256") is not None:
         images.check_sha256(data, limits.path, message["sha256"])
     image = images.decode_radiograph(data, limits.path, max_megapixels=limits.max_megapixels, min_side=limits.min_side)
-    told = {"colour": image.colour, "view": image.view, "patient_id": image.patient_id}
-    return {"facts": vars(image.facts), **told}, image.pixels
+    known = {"colour": image.colour, "view": image.view, "patient_id": image.patient_id}
+    return {"facts": vars(image.facts), **known}, image.pixels
 
 
 def _ran_out(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is of an allocation that failed: libraries of C have words alone."""
+    """Whether an error or its cause is a failed allocation, which C libraries report only in words."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # causes can go round in a circle
+    while error is not None and id(error) not in seen:  # causes can form a cycle
         seen.add(id(error))
-        words = "" if isinstance(error, ImageRefusedError) else str(error)  # which names the file
+        words = "" if isinstance(error, ImageRefusedError) else str(error)  # names the file
         if isinstance(error, MemoryError) or _FAILED_ALLOCATION.search(words):
             return True
         error = error.__cause__ or error.__context__
@@ -842,11 +842,11 @@ def _ran_out(error: BaseException | None) -> bool:
 
 
 def _settle() -> socket.socket:
-    """Be bound to the parent and to nothing else."""
+    """Ignore every signal but the one that says that the parent has ended, and keep all output off the socket."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # They are meant for the parent, which takes its children with it.
+        # They are meant for the parent, which ends its children itself.
         signal.signal(number, signal.SIG_IGN)
-    # The kernel's own word that the parent is gone, which ends a decoder in the middle of its work too.
+    # The kernel sends SIGIO when the parent has ended, which also ends a decoder in the middle of its work.
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
@@ -859,9 +859,9 @@ def _settle() -> socket.socket:
 
 
 def _limit_memory(gigabytes: float, max_megapixels: float) -> float:
-    """Bytes that may be taken in all; infinite without a limit."""
+    """Limit the address space, and return the limit in bytes; infinity without one."""
     most = gigabytes * 1e9
-    # Neither pixels of patients in a core dump, nor a log without an end.
+    # No patient's pixels in a core dump, and no endless log.
     files = max_megapixels * 1e6 + _BLOCK + 2**20
     for kind, value in ((resource.RLIMIT_AS, most), (resource.RLIMIT_FSIZE, files), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
@@ -873,11 +873,11 @@ def _limit_memory(gigabytes: float, max_megapixels: float) -> float:
 
 
 def _peak() -> float:
-    """The most address space that this process ever had, in bytes; 0 where the system does not tell."""
-    return _told_by_system(b"VmPeak")
+    """The peak address space of this process in bytes; 0 if the system does not report it."""
+    return _from_status(b"VmPeak")
 
 
-def _told_by_system(name: bytes) -> float:
+def _from_status(name: bytes) -> float:
     try:
         status = os.open(_STATUS, os.O_RDONLY)
         try:
@@ -890,9 +890,9 @@ def _told_by_system(name: bytes) -> float:
 
 
 def _machine_is_short(limit: float) -> bool:
-    """Whether less memory can be had than the limit leaves: then what failed did so for the machine."""
-    # What failed may have been told in little steps, and some of it is not free yet.
-    room = limit - _told_by_system(b"VmSize") - 2**26
+    """Whether the machine has less free memory than the limit allows: then the machine caused the failure."""
+    # Some of the memory of the failed attempt may not be free yet.
+    room = limit - _from_status(b"VmSize") - 2**26
     if not 0 < room < math.inf:
         return False
     try:

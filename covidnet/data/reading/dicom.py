@@ -1,4 +1,4 @@
-"""Radiographs in DICOM files: pixels as they are meant to be shown, and what the header says of patient and view."""
+"""Reads radiographs in DICOM files: pixels as they are meant to be displayed, and patient and view from the header."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _EXPORT = "export it as uncompressed DICOM, or as a 16-bit grey PNG"
 _NO_ID = {"", "anon", "anonymous", "anonymised", "anonymized", "none", "n/a", "unknown"}
 _LATERAL = {"L", "LL", "RL", "LLAT", "RLAT"}
 
-# Terms of DICOM PS3.3 C.7.3.1.1.1 and PS3.16 Annex L that no chest radiograph has. Other terms, and none, are accepted:
-# CR, DX, RG, RF and OT are all in use for radiographs, and so are terms that no standard lists.
+# Terms of DICOM PS3.3 C.7.3.1.1.1 and PS3.16 Annex L that no chest radiograph has. Any other term, or none, is
+# accepted: radiographs have CR, DX, RG, RF, OT and terms that no standard lists.
 _OTHER_MODALITIES = {
     "BDUS", "BMD", "CT", "ECG", "ES", "GM", "IO", "IVOCT", "IVUS", "MG", "MR", "NM", "OCT", "OP", "OPT", "PT", "PX",
     "RTDOSE", "RTIMAGE", "SEG", "SM", "TG", "US", "XA", "XC",
@@ -42,16 +42,16 @@ _OTHER_PARTS = {
 
 
 def read_header(path: str | Path) -> dict[str, str | None]:
-    """What a DICOM header says of the patient and the view; no pixels are read.
+    """The patient and the view in a DICOM header; no pixels are read.
 
     Args:
         path: a DICOM file.
 
     Returns:
-        ``patient_id``: placeholders such as "anonymous" count as unknown, for they would make one patient of many.
-            Both are as `covidnet.base.names.inert` gives them, for they go into tables.
-        ``view``: ``PA``, ``AP``, ``L`` for either lateral, or another term as it stands, in upper case.
-        None is unknown, for both.
+        ``patient_id``: placeholders such as "anonymous" count as unknown, since they would merge many patients into
+            one.
+        ``view``: ``PA``, ``AP``, ``L`` for either lateral, or another term in upper case.
+        For both, None is unknown, and text is made safe for tables by `covidnet.base.names.inert`.
 
     Raises:
         ImageRefusedError: not a DICOM file, not readable, or pydicom is not installed.
@@ -71,18 +71,18 @@ def read_header(path: str | Path) -> dict[str, str | None]:
 
 
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
-"""What an archive (PACS) knows an image by."""
+"""The identifiers of an image in an archive (PACS)."""
 
 
 def identifiers_of(data: bytes, name: str | Path) -> list[str]:
-    """What a DICOM header says of `IDENTIFIERS`, as it stands there; no pixels are read.
+    """The `IDENTIFIERS` in a DICOM header, unchanged; no pixels are read.
 
     Args:
         data: the whole file, of any kind.
         name: the file's name.
 
     Returns:
-        One text for each; empty where it is not known, as for a file that is not DICOM or cannot be read.
+        One text for each; empty if unknown, as for a file that is not DICOM or cannot be read.
     """
     try:
         if not is_dicom(data, name):
@@ -93,7 +93,7 @@ def identifiers_of(data: bytes, name: str | Path) -> list[str]:
     except MemoryError:
         raise
     except Exception:
-        # What is wrong with a file is said where its pixels are read.
+        # The error is reported when the pixels are read.
         return [""] * len(IDENTIFIERS)
 
 
@@ -108,7 +108,7 @@ def _view(header: Dataset) -> str | None:
 
 
 def is_lateral(view: str) -> bool:
-    """Whether a DICOM term, or a cell of a table, names a lateral view.
+    """Whether a DICOM term, or a cell in a table, names a lateral view.
 
     Args:
         view: such as ``LL`` or ``left lateral``.
@@ -118,20 +118,20 @@ def is_lateral(view: str) -> bool:
         [True, True, True, True, False, False, False]
     """
     words = re.sub("[^A-Z]+", " ", view.upper()).split()
-    # In a decubitus view the patient lies on a side, and the image is frontal.
+    # In a decubitus view the patient lies on one side, but the image is frontal.
     decubitus = any(word.startswith("DECUB") for word in words)
     return "".join(words) in _LATERAL or (not decubitus and any(word in ("LAT", "LATERAL") for word in words))
 
 
 class DisplayedImage(NamedTuple):
-    """A DICOM image as it is meant to be shown.
+    """A DICOM image as it is meant to be displayed.
 
     Args:
         grey: uint8 (H, W).
         kind: the photometric interpretation.
         view: as `read_header` gives it.
         patient_id: as `read_header` gives it.
-        colour: uint8 (H, W, 3) of an image that is stored in colour.
+        colour: uint8 (H, W, 3) if the image is stored in colour.
     """
 
     grey: np.ndarray
@@ -142,10 +142,10 @@ class DisplayedImage(NamedTuple):
 
 
 def decode(data: bytes, limits: Limits) -> DisplayedImage:
-    """The image as it is meant to be shown: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
+    """Decode an image as it is meant to be displayed: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
 
     Without a VOI LUT or window, stored values are scaled by their depth, and rescaled ones by their measured range.
-    Padding (PixelPaddingValue, PixelPaddingRangeLimit) is no measurement: it takes no part in any range and is black.
+    Padding (PixelPaddingValue, PixelPaddingRangeLimit) is not measured: no range includes it, and it becomes black.
 
     Args:
         data: the whole file.
@@ -156,8 +156,8 @@ def decode(data: bytes, limits: Limits) -> DisplayedImage:
 
     Raises:
         ImageRefusedError: no image, several frames, a size outside the limits, a compression without a decoder, or a
-            header that names another modality, another part of the body or a localizer.
-        Exception: whatever pydicom and its decoders raise on a damaged file; the caller makes a refusal of it.
+            header that names another modality, another body part or a localizer.
+        Exception: any error of pydicom and its decoders on a damaged file; the caller turns it into a refusal.
 
     Reference:
         DICOM PS3.3 C.7.6.3 (pixels), C.7.5.1.1.2 (padding), C.11.1 (modality LUT), C.11.2 (VOI LUT).
@@ -199,37 +199,37 @@ def _require_pydicom(path: str | Path) -> None:
 
 
 def _no_image(path: str | Path, why: str) -> ImageRefusedError:
-    return ImageRefusedError(path, f"no image: {why}", "use the image's own DICOM file, copied completely")
+    return ImageRefusedError(path, f"no image: {why}", "use a complete copy of the image's DICOM file")
 
 
 def _term(header: Dataset, name: str) -> str:
-    """One of DICOM's defined terms, which have 16 characters at most; a damaged header can hold anything there."""
+    """A DICOM term of at most 16 characters, made safe for messages, since a damaged header can contain anything."""
     return re.sub("[^A-Z0-9_ ]", "?", str(header.get(name) or "").upper())[:16].strip()
 
 
 def _check_subject(header: Dataset, path: str | Path) -> None:
-    """Refuse what the header itself calls something else than a radiograph of the chest."""
-    remedy = "leave it out, or correct its header if that is wrong"
+    """Refuse an image that is not a chest radiograph according to its header."""
+    remedy = "leave it out, or correct its header if it is wrong"
     modality, part = _term(header, "Modality"), _term(header, "BodyPartExamined")
     if modality in _OTHER_MODALITIES:
-        raise ImageRefusedError(path, f"not a radiograph by its header: Modality {modality}", remedy)
+        raise ImageRefusedError(path, f"not a radiograph according to its header: Modality {modality}", remedy)
     plain = re.sub("[^A-Z]", "", part)
     if plain in _OTHER_PARTS or plain.removesuffix("S") in _OTHER_PARTS:
-        raise ImageRefusedError(path, f"not a chest image by its header: BodyPartExamined {part}", remedy)
+        raise ImageRefusedError(path, f"not a chest image according to its header: BodyPartExamined {part}", remedy)
     kinds = header.get("ImageType") or ()
     if "LOCALIZER" in ([kinds] if isinstance(kinds, str) else [str(kind).upper() for kind in kinds]):
-        raise ImageRefusedError(path, "not a radiograph by its header: ImageType LOCALIZER", remedy)
+        raise ImageRefusedError(path, "not a radiograph according to its header: ImageType LOCALIZER", remedy)
 
 
 def _padding(values: np.ndarray, header: Dataset, encapsulated: bool) -> np.ndarray | None:
-    """Which pixels the header calls padding: bool (H, W), or None where it names no padding."""
+    """Which pixels are padding according to the header: bool (H, W), or None if it names no padding."""
     first, last = _first(header.get("PixelPaddingValue")), _first(header.get("PixelPaddingRangeLimit"))
     if first is None:
         return None
     compared = [values]
     depth = header.BitsStored, header.HighBit
     if depth[0] < header.BitsAllocated and not encapsulated:
-        # Padding may use the bits above those that are stored, which pydicom takes off.
+        # Padding may use the bits above those stored, which pydicom removes.
         from pydicom.pixels import pixel_array
 
         header.BitsStored, header.HighBit = header.BitsAllocated, header.BitsAllocated - 1
@@ -245,7 +245,7 @@ def _padding(values: np.ndarray, header: Dataset, encapsulated: bool) -> np.ndar
 
 
 def _in_container(value: float, kind: np.dtype[Any]) -> int | None:
-    """A value as pixels of this type hold it: headers write signed padding as unsigned numbers, and the reverse."""
+    """A value as pixels of this type store it: headers may write signed padding as unsigned numbers, and vice versa."""
     size = 1 << (8 * kind.itemsize)
     if not -size // 2 <= value < size:
         return None
@@ -253,13 +253,15 @@ def _in_container(value: float, kind: np.dtype[Any]) -> int | None:
 
 
 def _measured(values: np.ndarray, padding: np.ndarray | None, path: str | Path) -> np.ndarray:
-    """The values with the least measured one in place of padding."""
+    """The values with padding replaced by the lowest measured value."""
     if padding is None or not padding.any():
         return values
     measured = values[~padding]
     if not len(measured) or measured.min() == measured.max():
         beside = f"{measured[0]} or padding" if len(measured) else "padding"
-        raise ImageRefusedError(path, f"no information: every pixel is {beside} by its header", "use another image")
+        raise ImageRefusedError(
+            path, f"no information: every pixel is {beside} according to its header", "use another image"
+        )
     return np.where(padding, measured.min(), values)
 
 
@@ -273,7 +275,7 @@ _NAMES = (
 
 
 def _header(data: bytes, limits: Limits) -> Header:
-    """The parsed header, with all that decides whether the pixels behind it may be decoded checked."""
+    """Parse the header, and check everything that decides whether the pixels may be decoded."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -296,7 +298,7 @@ def _header(data: bytes, limits: Limits) -> Header:
         raise ImageRefusedError(limits.path, f"{frames} frames in one file", "save each frame as a file of its own")
     limits.check(int(header.Columns), int(header.Rows))
     if 1 in (header.BitsAllocated, header.BitsStored):
-        raise ImageRefusedError(limits.path, "1-bit: black and white without greys", "export at least 8 bits")
+        raise ImageRefusedError(limits.path, "1-bit: only black and white, no greys", "export at least 8 bits")
     samples, bits = int(header.SamplesPerPixel), int(header.BitsAllocated)
     if samples not in (1, 3, 4) or bits not in (8, 16, 24, 32):
         raise ImageRefusedError(limits.path, f"{samples} samples of {bits} bits cannot be read as an image", _EXPORT)
@@ -329,7 +331,7 @@ def _stored_values(file: Header, limits: Limits) -> np.ndarray:
         if syntax == RLELossless:
             value = run_lengths(frame, rows * columns, samples, size)
             header.file_meta.TransferSyntaxUID, header.PlanarConfiguration = ExplicitVRLittleEndian, 1
-            if header.PhotometricInterpretation == "YBR_FULL_422":  # which native pixels would share
+            if header.PhotometricInterpretation == "YBR_FULL_422":  # native pixels would share their colours
                 header.PhotometricInterpretation = "YBR_FULL"
         else:
             _check_size(frame, columns, rows, limits)
@@ -347,7 +349,7 @@ def _stored_values(file: Header, limits: Limits) -> np.ndarray:
 
 
 def _put_pixels(file: Header, value: bytes) -> None:
-    """Give the header its pixels, written as the file has them: their order of bytes hangs on it."""
+    """Put the pixels into the header with the file's value representation, which decides their byte order."""
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
@@ -369,7 +371,7 @@ def _frame(file: Header, limits: Limits) -> bytes:
 
 
 def _check_size(frame: bytes, columns: int, rows: int, limits: Limits) -> None:
-    """Hold a compressed frame to the header's size and to its own end, before a decoder allocates what it claims."""
+    """Check that a compressed frame has the header's size and is complete, before a decoder allocates memory for it."""
     try:
         width, height = frame_size(frame, (columns, rows))
     except EOFError as error:
@@ -384,13 +386,13 @@ def _check_size(frame: bytes, columns: int, rows: int, limits: Limits) -> None:
 
 
 def _declared_depth(header: Dataset) -> int | None:
-    """Bits stored, where that is a statement and not the size of the container."""
+    """Bits stored, unless they only repeat the size of the container."""
     stored = int(header.BitsStored)
     return stored if stored == 8 or stored < int(header.BitsAllocated) else None
 
 
 def _first(value: Any) -> float | None:
-    """The first of one or several numbers; None where there is none."""
+    """The first of one or several numbers; None if there is none."""
     if value is None or value == "":
         return None
     if isinstance(value, (str, int, float)):
@@ -406,8 +408,8 @@ def _grey(
 ) -> np.ndarray:
     """Stored values as uint8 of the same shape, padding black.
 
-    Up to 16 bits, each value that occurs is computed once, and a table serves the pixels: a window is arithmetic with
-    8 bytes for each of them.
+    Up to 16 bits, each value that occurs is computed once and pixels are looked up in a table: computing a window needs
+    8 bytes per pixel.
     """
     if values.dtype.itemsize > 2:
         grey = _shown(_measured(values, padding, path), header, path)
@@ -456,7 +458,7 @@ def _shown(values: np.ndarray, header: Dataset, path: str | Path) -> np.ndarray:
 def _looked_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int | None]:
     """Apply a lookup table; also the depth of its entries, None where it is only the size of their container.
 
-    pydicom's own `apply_voi` counts in the table's dtype, so 12-bit images wrap around in an 8-bit table.
+    pydicom's `apply_voi` computes in the table's dtype, so 12-bit images wrap around in an 8-bit table.
     """
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
     data = item.LUTData
@@ -480,12 +482,11 @@ def _windowed(values: np.ndarray, centre: float, width: float, function: str) ->
 
 
 class _Quiet:
-    """Hold back the warnings and log records of pydicom and its decoders, which they give for many files read well.
+    """Suppress warnings and log records of pydicom and its decoders, which also concern files that are read correctly.
 
-    Python 3.11 keeps warning filters for the whole process, as all do the state of loggers. So the first of several
-    threads to enter changes them and the last to leave restores them, and threads that read DICOM at the same time do
-    not undo each other's state. Records of a library's inner loggers stop at its outermost one; a handler that
-    someone gave these gets them as before.
+    Warning filters (in Python 3.11) and loggers are process-wide. So the first of several threads to enter changes them
+    and the last to leave restores them, and threads that read DICOM at the same time do not undo each other's changes.
+    Records stop at a library's outermost logger; handlers of its inner loggers still receive them.
     """
 
     def __init__(self) -> None:
@@ -522,7 +523,7 @@ _QUIET = _Quiet()
 
 
 def is_dicom(head: bytes, path: str | Path) -> bool:
-    """Whether a file is DICOM: by its magic, or without one by its first tag where the name says so too.
+    """Whether a file is DICOM: by its magic number, or else by its first tag and its name together.
 
     Args:
         head: the file's first 132 bytes, or more.

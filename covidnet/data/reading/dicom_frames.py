@@ -1,4 +1,4 @@
-"""Compressed frames of DICOM files, held to the header's size before a decoder takes memory for what they claim."""
+"""Checks compressed DICOM frames against the header before a decoder takes memory for the size that they claim."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from covidnet.data.reading.containers import TooManyPartsError, check_parts, jpeg_segments
 
 _ITEM, _END = 0xE000FFFE, 0xE0DDFFFE
-# What one JPEG 2000 image may consist of. 64 megapixels in 128 x 128 tiles, or in 16 x 16 code blocks, stay below.
+# Limits for one JPEG 2000 image. 64 megapixels in tiles of 128 x 128 or code blocks of 16 x 16 stay below them.
 _TILES, _SEGMENTS, _BLOCKS, _PRECINCTS, _PACKETS = 2**14, 2**16, 2**20, 2**18, 2**24
 
 
@@ -18,12 +18,12 @@ def only_frame(value: bytes, *, to_the_end: bool) -> bytes:
     """The one compressed frame of a pixel element.
 
     Args:
-        value: the element's value and, where its length is unknown, what follows.
-        to_the_end: whether the fragments fill the value, rather than end with a delimiter.
+        value: the element's value and, if its length is unknown, what follows.
+        to_the_end: whether the fragments fill the value instead of ending with a delimiter.
 
     Raises:
         EOFError: no delimiter, or a fragment that ends outside the value.
-        TooManyPartsError: tiny fragments alone.
+        TooManyPartsError: too many tiny fragments.
     """
     from pydicom.encaps import get_frame
 
@@ -35,7 +35,7 @@ def only_frame(value: bytes, *, to_the_end: bool) -> bytes:
         if tag == _END:
             break
         if tag != _ITEM:
-            raise ValueError("compressed pixels that are no sequence of fragments")
+            raise ValueError("the compressed pixels are not a sequence of fragments")
         number += 1
         check_parts(number, len(value), "fragments")
         at += 8 + length
@@ -43,16 +43,16 @@ def only_frame(value: bytes, *, to_the_end: bool) -> bytes:
 
 
 def frame_size(frame: bytes, expected: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of a JPEG, JPEG-LS or JPEG 2000 image, whose one statement of it is looked for everywhere.
+    """Width and height of a JPEG, JPEG-LS or JPEG 2000 image; the whole image is searched for a second size.
 
     Args:
         frame: the compressed image.
-        expected: the header's width and height; only such an image is looked at further.
+        expected: the header's width and height; an image of another size is not checked further.
 
     Raises:
         TooManyPartsError: more scans, components, tiles or packets than an image needs.
         EOFError: the image ends early.
-        ValueError: no such image, or several sizes in one.
+        ValueError: not such an image, or several sizes in one.
     """
     return _jpeg_size(frame) if frame.startswith(b"\xff\xd8") else _jpeg_2000_size(frame, expected)
 
@@ -63,10 +63,10 @@ def _jpeg_size(frame: bytes) -> tuple[int, int]:
         # Frame headers: C0 to CF without tables and arithmetic conditioning, and F7 for JPEG-LS.
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             sizes.append(struct.unpack_from(">HHB", frame, start + 5))
-        # A number of lines that comes late, a hierarchy of images, an image within an image, sizes beyond 16 bits.
+        # A number of lines after the frame header, hierarchical images, an image within an image, sizes above 16 bits.
         late = marker in (0xDC, 0xDE, 0xDF) or (marker == 0xEB and frame[start + 4 : start + 6] == b"JP")
         if late or (marker == 0xF8 and frame[start + 4 : start + 5] == b"\4"):
-            raise ValueError(f"a JPEG segment {marker:X} that states another size")
+            raise ValueError(f"JPEG segment {marker:X} may change the size")
     if len(sizes) != 1:
         raise ValueError(f"{len(sizes)} frame headers in one JPEG")
     height, width, components = sizes[0]
@@ -76,7 +76,7 @@ def _jpeg_size(frame: bytes) -> tuple[int, int]:
 
 
 def _jpeg_2000_size(frame: bytes, expected: tuple[int, int]) -> tuple[int, int]:
-    """The size by the SIZ segment (ISO 15444-1, A.5.1), once it is known what decoding takes."""
+    """The size in the SIZ segment (ISO 15444-1, A.5.1), after a check of the number of parts."""
     start = _codestream(frame)
     right, bottom, left, top, across, down, tile_left, tile_top = struct.unpack_from(">8I", frame, start + 8)
     width, height = right - left, bottom - top
@@ -86,7 +86,7 @@ def _jpeg_2000_size(frame: bytes, expected: tuple[int, int]) -> tuple[int, int]:
     if components > 4:
         raise TooManyPartsError(f"{components:,} components in one JPEG 2000 image")
     if not across or not down:
-        raise ValueError("JPEG 2000 tiles of no size")
+        raise ValueError("JPEG 2000 tiles of size 0")
     tiles = -(-(right - tile_left) // across) * -(-(bottom - tile_top) // down)
     if tiles > _TILES:
         raise TooManyPartsError(f"{tiles:,} tiles in one JPEG 2000 image, the most is {_TILES:,}")
@@ -102,7 +102,7 @@ def _jpeg_2000_size(frame: bytes, expected: tuple[int, int]) -> tuple[int, int]:
 
 
 def _codestream(frame: bytes) -> int:
-    """Where the codestream starts: at once, or in the first box of its kind."""
+    """Where the codestream starts: at the first byte, or in the first codestream box."""
     at = number = 0
     if frame.startswith(b"\0\0\0\x0cjP  "):
         while True:
@@ -120,12 +120,12 @@ def _codestream(frame: bytes) -> int:
                 raise ValueError("JPEG 2000 with a palette, or a damaged box")
             at += length
     if frame[at : at + 4] != b"\xff\x4f\xff\x51":
-        raise ValueError("compressed pixels that are neither JPEG nor JPEG 2000")
+        raise ValueError("the compressed pixels are neither JPEG nor JPEG 2000")
     return at
 
 
 def _markers(frame: bytes, at: int) -> Iterator[tuple[int, int]]:
-    """Marker segments of the main header and of all tile parts: (second byte, place of the marker)."""
+    """Marker segments of the main header and all tile parts: (second byte, offset of the marker)."""
     number, part = 0, 0
     while at + 4 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0xD9:
         number += 1
@@ -149,7 +149,7 @@ def _markers(frame: bytes, at: int) -> Iterator[tuple[int, int]]:
 def _check_coding(
     body: bytes, own_precincts: bool, width: int, height: int, components: int, tiles: int, layers: int
 ) -> None:
-    """Refuse code blocks and precincts whose number alone takes memory (ISO 15444-1, A.6.1 and B.6)."""
+    """Refuse more code blocks or precincts than any image needs, since each takes memory (ISO 15444-1, A.6.1, B.6)."""
     levels, across, down = body[0], body[1] + 2, body[2] + 2
     if levels > 32 or across > 10 or down > 10:
         raise ValueError("JPEG 2000 coding parameters outside their range")
@@ -169,7 +169,7 @@ def _check_coding(
 
 
 def run_lengths(frame: bytes, pixels: int, samples: int, size: int) -> bytes:
-    """RLE Lossless decoded, and no further than the pixels need (DICOM PS3.5 annex G).
+    """Decode RLE Lossless, and stop once all pixels are decoded (DICOM PS3.5 annex G).
 
     Args:
         frame: the compressed image.
@@ -181,11 +181,11 @@ def run_lengths(frame: bytes, pixels: int, samples: int, size: int) -> bytes:
         Little-endian samples, one plane after the other (planar configuration 1).
 
     Raises:
-        ValueError: another number of segments, or too few pixels in one.
+        ValueError: the wrong number of segments, or too few pixels in one.
     """
     number, *starts = struct.unpack_from("<16I", frame)
     if number != samples * size:
-        raise ValueError(f"{number} RLE segments, {samples * size} are needed")
+        raise ValueError(f"{number} RLE segments, expected {samples * size}")
     planes = np.empty((samples, pixels, size), np.uint8)
     ends = [*starts[1:number], len(frame)]
     for index in range(number):

@@ -1,4 +1,4 @@
-"""DICOM headers, read up to the pixels and within bounds on elements, bytes and what deflated data grow to."""
+"""Reads DICOM headers up to the pixels, with limits on elements, bytes and the size of inflated data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 READS, BYTES = 48_000, 2**25
-"""The most that is read of one header, in reads (two or three for each element) and bytes; hundreds are usual."""
+"""The most read from one header: reads (two or three per element) and bytes. Hundreds of reads are usual."""
 _VALUE, _TABLE = 2**16, 2**18  # bytes of one value, and of a lookup table of 65,536 entries with room to spare
 _PIXELS = 0x7FE00010
 _TABLES = ("ModalityLUTSequence", "VOILUTSequence")
@@ -23,13 +23,13 @@ _REMEDY = "export it again without private elements, or as a 16-bit grey PNG"
 
 
 class Header(NamedTuple):
-    """What a file says before its pixels.
+    """The part of a file before its pixels.
 
     Args:
-        dataset: the wanted elements.
-        pixels: of the element that holds the pixels: how its value is written, the bytes it claims (2**32 - 1 is
-            unknown), and where it starts in ``data``; None where there is none.
-        data: the file, inflated up to some bytes behind the header where it is deflated; empty if it was not asked for.
+        dataset: the requested elements.
+        pixels: about the pixel element: its value representation, the bytes that it claims (2**32 - 1 is unknown), and
+            where its value starts in ``data``; None if there is none.
+        data: of a deflated file, the bytes inflated so far, which extend beyond the header; else empty.
         rest: inflates the rest of the file.
     """
 
@@ -39,7 +39,7 @@ class Header(NamedTuple):
     rest: Any = None
 
     def value(self, size: int) -> bytes:
-        """The first bytes of the pixels, at most so many; fewer where the file ends."""
+        """At most the first `size` bytes of the pixels; fewer if the file ends."""
         if self.pixels is None:
             return b""
         _, length, start = self.pixels
@@ -50,16 +50,16 @@ class Header(NamedTuple):
 
 
 def read_elements(file: BinaryIO, path: str | Path, names: tuple[str, ...], *, force: bool = False) -> Header:
-    """The wanted elements of a DICOM header; what lies between them is skipped, and nothing behind it is read.
+    """The requested elements of a DICOM header; other elements are skipped, and nothing after the header is read.
 
     Args:
         file: the open file.
         path: the name that errors give it.
-        names: the keywords of the elements.
-        force: whether a file without DICOM's first 132 bytes is read too.
+        names: keywords of elements.
+        force: whether to read a file without DICOM's 132-byte preamble too.
 
     Raises:
-        ImageRefusedError: more elements, longer values or more bytes than any radiograph needs.
+        ImageRefusedError: more elements, longer values or more bytes than any radiograph has.
         Exception: whatever pydicom raises on a damaged header.
     """
     bounded = _Bounded(file, path)
@@ -68,7 +68,7 @@ def read_elements(file: BinaryIO, path: str | Path, names: tuple[str, ...], *, f
     except _DeflatedError:
         head, packed = bounded.everything()
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    # The syntax is replaced by the one that inflated data have, in as many bytes.
+    # The syntax is replaced by that of inflated data, padded to the same length.
     data = head.replace(_DEFLATED, _PLAIN) + inflater.decompress(packed, BYTES)
     try:
         found = _parsed(_Bounded(io.BytesIO(data), path), path, names, force, data)
@@ -90,20 +90,20 @@ def _parsed(bounded: _Bounded, path: str | Path, names: tuple[str, ...], force: 
 
     wanted = [tag for tag in map(tag_for_keyword, names) if tag is not None]
     try:
-        # The stream has all that pydicom asks of a file.
+        # The stream has every method that pydicom calls on a file.
         header = read_partial(bounded, at_pixels, force=force, specific_tags=wanted)  # type: ignore[arg-type]
         _bound_values(header, path)
     except ImageRefusedError:
         raise
     except Exception as error:
-        if bounded.refusal is not None:  # pydicom made another error of it
+        if bounded.refusal is not None:  # pydicom replaced it by another error
             raise copy.copy(bounded.refusal) from error
         raise
     return Header(header, pixels[0] if pixels else None, data)
 
 
 def _bound_values(header: Dataset, path: str | Path) -> None:
-    """Hold values to their size before pydicom makes objects of them, and tables to their first item."""
+    """Refuse long values before pydicom parses them, and reduce table sequences to their first item."""
     from pydicom import DataElement, Sequence
     from pydicom.datadict import tag_for_keyword
     from pydicom.dataelem import RawDataElement
@@ -137,9 +137,10 @@ class _DeflatedError(Exception):
 
 
 class _Bounded:
-    """A file as pydicom reads it, which refuses to be read without end.
+    """A file for pydicom to read that limits how much is read.
 
-    pydicom reads an element's tag and length as 8 bytes, then its value at once, and a whole file only to inflate it.
+    pydicom reads an element's tag and length as 8 bytes, then its whole value. Only to inflate a file, it reads all of
+    it.
     """
 
     def __init__(self, file: BinaryIO, path: str | Path) -> None:
@@ -150,9 +151,9 @@ class _Bounded:
         self._element = b""
 
     def read(self, size: int = -1) -> bytes:
-        """So many bytes, of which values of the first group and names of character sets have few.
+        """Read `size` bytes; values of the first group and of character sets have lower limits.
 
-        These two are taken apart while the header is read, all others afterwards.
+        pydicom parses these two while it reads the header, and all others afterwards.
         """
         if size < 0:
             raise _DeflatedError
@@ -174,7 +175,7 @@ class _Bounded:
         return found
 
     def everything(self) -> tuple[bytes, bytes]:
-        """The file before and from the place where it is read."""
+        """The file before and after the current position."""
         at = self._file.tell()
         self._file.seek(0)
         return self._file.read(at), self._file.read()

@@ -1,4 +1,4 @@
-"""Grey levels of any depth as 8 bits, and the sizes that a file may have."""
+"""Converts grey levels of any depth to 8 bits, and limits the size of images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from covidnet.base.errors import ImageRefusedError
-from covidnet.data.reading.containers import (
-    SAVE,
-)
+from covidnet.data.reading.containers import SAVE
 
 _DEPTHS = (8, 10, 12, 14, 16)
 
 
 class Limits(NamedTuple):
-    """The sizes that a file may have, checked on its header before anything is decoded."""
+    """The allowed sizes of an image, checked against its header before it is decoded."""
 
     path: str | Path
     max_megapixels: float
@@ -38,19 +36,19 @@ class Limits(NamedTuple):
 
 
 def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = None) -> np.ndarray:
-    """Scale values by their depth in bits, so that the depth's range becomes 0..255.
+    """Scale values by their depth in bits, so that the range of that depth becomes 0..255.
 
     Args:
-        values: integers or floats. Where integers fall below 0, the depth's signed range is taken; floats must not
-            fall below 0, and within 0..1 they are fractions.
-        path: the file that an error names.
-        declared: the depth in bits that the file declares; passed over where the values exceed it.
+        values: integers or floats. Integers below 0 mean the signed range of the depth. Floats must not be below 0;
+            those within 0..1 are fractions.
+        path: the file that errors name.
+        declared: the depth in bits that the file declares; ignored if the values exceed it.
 
     Returns:
         uint8 of the same shape.
 
     Raises:
-        ImageRefusedError: values that no depth holds, or that are not finite; the range is named.
+        ImageRefusedError: values that fit no depth, or are not finite; it names their range.
 
     Example:
         >>> to_eight_bits(np.array([0, 2048, 4095]), "image.png").tolist()
@@ -78,12 +76,12 @@ def to_eight_bits(values: np.ndarray, path: str | Path, declared: int | None = N
 
 
 def through(table: np.ndarray, values: np.ndarray, floor: int) -> np.ndarray:
-    """``table[values - floor]``, a part of the values at a time: numpy takes 8 bytes for each index.
+    """``table[values - floor]``, computed in parts, since numpy needs 8 bytes for each index.
 
     Args:
-        table: what becomes of each value.
+        table: the result for each value.
         values: integers of any shape.
-        floor: the value that the table's first entry is for.
+        floor: the value of the table's first entry.
 
     Example:
         >>> through(np.array([9, 8, 7]), np.array([[5, 6], [7, 5]]), 5).tolist()

@@ -1,9 +1,9 @@
-"""The one reader of image files: any ordinary format to 8-bit grey, every doubtful file refused with its cause.
+"""The one reader of image files: reads any ordinary format as 8-bit grey, and refuses doubtful files with a cause.
 
 Pillow decodes, and it is lenient by design: it drops alpha, shows one frame of many, leaves 16-bit data to the caller
-and warns where it should stop. So `covidnet.data.reading.containers` walks each format first, and Pillow receives only
-the parts that decide pixels. That leaves Pillow nothing to warn of: muting its warnings, or its limit on pixels, would
-change the state of the process under other threads.
+and warns where it should stop. So `covidnet.data.reading.containers` checks each format first, and Pillow receives only
+the parts that affect pixels. That leaves Pillow nothing to warn about. Silencing its warnings or its pixel limit
+instead would change process-wide state that other threads use.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from covidnet.data.reading.grey_levels import Limits, through, to_eight_bits
 SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".dcm", ".dicom"}
 )
-"""Lower-case suffixes that count as images. The format itself is told by a file's first bytes, never by its name."""
+"""Lower-case suffixes that count as images. The format itself is recognised by a file's first bytes, not its name."""
 
 READING = 3
-"""Raised whenever a file is read differently than before, so that no manifest or feature of then is used."""
+"""Increased whenever any file is read differently, so that older manifests and features are not reused."""
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of a file once it has been read completely.
+    """What is known about a file once it has been read completely.
 
     Args:
         sha256: hash of the file's bytes, in lower-case hex.
@@ -71,15 +71,15 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One decoded image and what tells whether it is one.
+    """One decoded image and what the input gate needs to judge it.
 
     Args:
         pixels: uint8 (H, W), 0..255, bone bright, writeable and contiguous.
-        facts: of the file.
-        colour: the share of the picture that is coloured, 0..1, measured before it became grey; see
+        facts: about the file.
+        colour: the share of the image that is coloured, 0..1, measured before it became grey; see
             `covidnet.data.reading.colour`.
-        view: ``PA``, ``AP``, ``L`` or another term of a DICOM header; None is unknown.
-        patient_id: of a DICOM header; None is unknown, as where it is a placeholder.
+        view: ``PA``, ``AP``, ``L`` or another term from a DICOM header; None is unknown.
+        patient_id: from a DICOM header; None is unknown, also if it is a placeholder.
     """
 
     pixels: np.ndarray
@@ -90,10 +90,10 @@ class Radiograph:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a path is taken for an image: by its suffix, or by its first bytes where the suffix says nothing.
+    """Whether a path counts as an image: by its suffix, or by its first bytes if the suffix says nothing.
 
-    Hidden files are not, and so neither are the ``._image.jpg`` stubs that macOS puts beside the images in an archive;
-    nor is a DICOMDIR, the table of contents of a DICOM medium.
+    Hidden files do not count, such as the ``._image.jpg`` stubs that macOS adds to archives, nor does a DICOMDIR, the
+    table of contents of a DICOM medium.
 
     Args:
         path: a path, which need not exist.
@@ -122,20 +122,20 @@ def read_image(
     """One radiograph as 8-bit grey.
 
     Values of more than 8 bits are scaled by the depth that the file declares, else by the smallest of 8, 10, 12, 14 or
-    16 bits that holds them; colour becomes ITU-R 601 luma; what is transparent becomes black; orientation and DICOM
+    16 bits that holds them; colour becomes ITU-R 601 luma; transparent pixels become black; orientation and DICOM
     windows are applied; negative images are inverted, so that bone is bright.
 
     Args:
         path: a JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM file.
         max_megapixels: larger images are refused before they are decoded.
         min_side: images with a shorter side, in pixels, are refused.
-        sha256: the hash that the file had when the manifest was written; None checks nothing.
+        sha256: the file's hash in the manifest; None checks nothing.
 
     Returns:
         uint8 (H, W), 0..255, writeable and contiguous.
 
     Raises:
-        ImageRefusedError: whatever is wrong with the file.
+        ImageRefusedError: anything wrong with the file.
     """
     data = image_bytes(path, max_megapixels)
     if sha256 is not None:
@@ -149,10 +149,10 @@ def check_sha256(data: bytes, path: str | Path, sha256: str) -> None:
     Args:
         data: the whole file.
         path: the name that errors give it.
-        sha256: the hash that it had then, in hex.
+        sha256: its hash in the manifest, in hex.
 
     Raises:
-        ImageRefusedError: it has another one.
+        ImageRefusedError: its hash is another one.
     """
     if (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         cause = f"does not match the manifest's sha256 ({digest[:12]} instead of {sha256[:12]})"
@@ -168,7 +168,7 @@ def inspect_image(path: str | Path, *, max_megapixels: float = 64.0, min_side: i
         min_side: images with a shorter side, in pixels, are refused.
 
     Raises:
-        ImageRefusedError: whatever is wrong with the file.
+        ImageRefusedError: anything wrong with the file.
     """
     data = image_bytes(path, max_megapixels)
     return decode_image(data, path, max_megapixels=max_megapixels, min_side=min_side)[1]
@@ -189,14 +189,14 @@ def decode_image(
         uint8 (H, W) and the `ImageFacts` of the same bytes.
 
     Raises:
-        ImageRefusedError: whatever is wrong with the bytes.
+        ImageRefusedError: anything wrong with the bytes.
     """
     decoded = _decode(data, Limits(path, max_megapixels, min_side))
     return decoded.pixels, _facts(data, decoded)
 
 
 def read_radiograph(path: str | Path, *, max_megapixels: float = 64.0, min_side: int = 64) -> Radiograph:
-    """One radiograph as `read_image` reads it, with what the input gate asks about.
+    """One radiograph as `read_image` reads it, with what the input gate needs.
 
     Args:
         path: a JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM file.
@@ -204,7 +204,7 @@ def read_radiograph(path: str | Path, *, max_megapixels: float = 64.0, min_side:
         min_side: images with a shorter side, in pixels, are refused.
 
     Raises:
-        ImageRefusedError: whatever is wrong with the file.
+        ImageRefusedError: anything wrong with the file.
     """
     data = image_bytes(path, max_megapixels)
     return decode_radiograph(data, path, max_megapixels=max_megapixels, min_side=min_side)
@@ -220,19 +220,19 @@ def decode_radiograph(data: bytes, name: str | Path, *, max_megapixels: float = 
         min_side: images with a shorter side, in pixels, are refused.
 
     Raises:
-        ImageRefusedError: whatever is wrong with the bytes.
+        ImageRefusedError: anything wrong with the bytes.
     """
     decoded = _decode(data, Limits(name, max_megapixels, min_side), colour=True)
     return Radiograph(decoded.pixels, _facts(data, decoded), decoded.colour, decoded.view, decoded.patient_id)
 
 
 def decode_mask(data: bytes, name: str | Path, shape: tuple[int, int]) -> np.ndarray:
-    """What is brighter than half of the brightest pixel of a mask; nothing where all are 0.
+    """The pixels of a mask that are brighter than half of its brightest pixel; none if all are 0.
 
     Args:
         data: the whole file, of any format and mode that Pillow reads.
         name: the name that errors give it.
-        shape: (H, W) of the image that it is a mask of.
+        shape: (H, W) of its image.
 
     Returns:
         bool (H, W).
@@ -242,12 +242,12 @@ def decode_mask(data: bytes, name: str | Path, shape: tuple[int, int]) -> np.nda
     """
     try:
         with Image.open(io.BytesIO(data)) as stored:
-            # Of another size in either orientation: told before anything is decoded.
+            # A mask whose size fits in neither orientation is refused before it is decoded.
             size = stored.size[::-1] if sorted(stored.size) != sorted(shape) else None
             values = np.zeros(0) if size else _mask_values(ImageOps.exif_transpose(stored))
     except MemoryError:
         raise
-    except Exception as error:  # Pillow answers a damaged file with many kinds of error
+    except Exception as error:  # Pillow raises many kinds of error for a damaged file
         cause = f"not a readable mask ({error})"
         raise ImageRefusedError(name, cause, "save it as PNG, 0 outside and 255 inside") from error
     if (size := size or values.shape) != tuple(shape):
@@ -259,46 +259,46 @@ def decode_mask(data: bytes, name: str | Path, shape: tuple[int, int]) -> np.nda
 
 
 def _mask_values(image: Image.Image) -> np.ndarray:
-    """The brightest channel of any mode; what is transparent counts as black, as it does in images."""
+    """The brightest channel of any mode; transparent pixels count as black, as in images."""
     if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
         values = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():
-            raise ValueError("values that are not finite")
+            raise ValueError("values are not finite")
         return values
     pixels = np.asarray(image.convert("RGBA"))
     return pixels[..., :3].max(axis=2) * (pixels[..., 3] / 255.0)
 
 
 def image_bytes(path: str | Path, max_megapixels: float) -> bytes:
-    """The whole file, where it is a plain file of a size that an image can have.
+    """The contents of a regular file of a size that an image can have.
 
     Args:
         path: the file.
-        max_megapixels: more bytes than so many pixels need are refused unread.
+        max_megapixels: a file with more bytes than this many pixels need is refused unread.
 
     Raises:
-        ImageRefusedError: it cannot be read, is no plain file, or is too large.
+        ImageRefusedError: it cannot be read, is not a regular file, or is too large.
     """
     with reading(path), open_image(path, max_megapixels) as file:
         return file.read()
 
 
 def open_image(path: str | Path, max_megapixels: float) -> BinaryIO:
-    """A file of which no byte is read yet, where it is a plain file of a size that an image can have.
+    """Open a regular file of a size that an image can have, without reading it.
 
     Args:
         path: the file.
-        max_megapixels: more bytes than so many pixels need are refused.
+        max_megapixels: a file with more bytes than this many pixels need is refused.
 
     Raises:
-        ImageRefusedError: it cannot be opened, is no plain file, or is too large.
+        ImageRefusedError: it cannot be opened, is not a regular file, or is too large.
     """
     with reading(path):
         facts = Path(path).stat()
         if stat.S_ISDIR(facts.st_mode):
-            raise ImageRefusedError(path, "a folder, not an image", "give one of the files in it")
+            raise ImageRefusedError(path, "a folder, not an image", "name one of the files in it")
         if not stat.S_ISREG(facts.st_mode):
-            raise ImageRefusedError(path, "a device or a pipe, not a file", "give a file")
+            raise ImageRefusedError(path, "a device or a pipe, not a file", "name a file")
         if facts.st_size > 16e6 * max_megapixels + 2**26:  # 4 channels of 32 bits, and room for metadata
             cause = f"too large: {facts.st_size / 1e6:.0f} MB, more than {max_megapixels:g} megapixels need"
             raise ImageRefusedError(path, cause, "make it smaller, or raise data.max_megapixels")
@@ -307,7 +307,7 @@ def open_image(path: str | Path, max_megapixels: float) -> BinaryIO:
 
 @contextlib.contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Make a refusal of whatever the system says while a file is opened or read.
+    """Turn system errors while a file is opened or read into refusals.
 
     Args:
         path: the file.
@@ -322,17 +322,17 @@ def reading(path: str | Path) -> Iterator[None]:
     except PermissionError as error:
         raise ImageRefusedError(path, "permission denied", "make it readable: chmod u+r") from error
     except ImageRefusedError:
-        raise  # a ValueError too
+        raise  # it is a ValueError too
     except (OSError, ValueError) as error:
         raise ImageRefusedError(path, f"cannot be read ({error})", "check the disk and the path") from error
 
 
 def unreadable(path: str | Path, error: Exception) -> ImageRefusedError:
-    """What no decoder foresaw costs the one file that it happened with.
+    """The refusal for an error that no check expected; it affects only the file that caused it.
 
     Args:
         path: the file.
-        error: anything that reading it or looking at it raised.
+        error: raised while the file was read or examined.
     """
     cause = textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder="...")
     return ImageRefusedError(path, f"cannot be used ({cause})", "look at the file, or save it again as a grey PNG")
@@ -352,13 +352,13 @@ def _facts(data: bytes, decoded: _Decoded) -> ImageFacts:
 
 
 def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
-    """Pixels, stored mode and, where it is asked for, colour; a damaged file becomes a refusal."""
+    """Pixels, stored mode and, if requested, colour; a damaged file is refused."""
     path, view, coloured, patient_id = limits.path, None, 0.0, None
     if not data:
         raise ImageRefusedError(path, "empty file (0 bytes)", AGAIN)
     try:
         if is_dicom(data, path):
-            # dicom.py takes its scaling and its limits from here, and pydicom is optional.
+            # pydicom is optional.
             from covidnet.data.reading import dicom
 
             shown = dicom.decode(data, limits)
@@ -391,12 +391,12 @@ def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
 
 
 def _colour(image: Image.Image) -> float:
-    """How coloured an image is, on black where it is transparent."""
+    """How coloured an image is; transparent pixels count as black."""
     if image.mode in ("L", "LA", "La", "I", "F") or image.mode.startswith("I;16"):
         return 0.0
     clear = "transparency" in image.info or image.mode.endswith(("A", "a"))
     mode = "RGBA" if clear else "RGB"
-    # Pillow weighs colours with their alpha when it shrinks.
+    # Pillow weights colours by their alpha when it shrinks an image.
     small = (image if image.mode == mode else image.convert(mode)).resize((64, 64), Image.Resampling.BOX)
     values = np.asarray(small)
     if clear:
@@ -413,14 +413,14 @@ def _grey(opened: OpenedImage, path: str | Path) -> np.ndarray:
     if mode in ("I", "F") or mode.startswith("I;16"):
         values = np.asarray(image)
         if clear:
-            tell_once("transparency", f"{path}: the transparent grey becomes black")
+            log_once("transparency", f"{path}: its transparent grey becomes black")
             values = np.where(values == image.info["transparency"], 0, values)
         grey = to_eight_bits(values, path, opened.depth)
     elif clear or mode.endswith(("A", "a")):
         grey = _on_black(opened, path)
     else:
         if mode == "CMYK":
-            tell_once("CMYK", f"{path}: CMYK is converted to grey")
+            log_once("CMYK", f"{path}: CMYK is converted to grey")
         coloured = image.convert("RGB") if mode in ("P", "CMYK") else image
         grey = np.asarray(coloured if mode == "L" else coloured.convert("L"))
     if opened.deep and grey.max() < 64:
@@ -436,13 +436,13 @@ def _on_black(opened: OpenedImage, path: str | Path) -> np.ndarray:
     if alpha.min() == 255:
         return luma
     kind = "palette with transparency" if opened.image.mode.startswith("P") else "transparency"
-    tell_once(kind, f"{path}: {kind} is laid on black")
+    log_once(kind, f"{path}: {kind} becomes black")
     table = np.round(np.arange(256) * (np.arange(256) / 255.0)[:, np.newaxis]).astype(np.uint8)
     return through(table.ravel(), (alpha.astype(np.uint16) << 8) | luma, 0)
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply EXIF orientation (Exif 2.32, tag 0x0112): 5 to 8 swap the axes, then both kinds flip."""
+    """Apply EXIF orientation (Exif 2.32, tag 0x0112): 5 to 8 swap the axes before any flips."""
     if orientation >= 5:
         pixels = pixels.T
     if orientation in (3, 4, 7, 8):
@@ -452,25 +452,25 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-_told: set[str] = set()
-_told_lock = threading.Lock()
+_logged: set[str] = set()
+_logged_lock = threading.Lock()
 
 
-def tell_once(kind: str, message: str) -> None:
-    """Log what is special about an image once per kind and process.
+def log_once(kind: str, message: str) -> None:
+    """Log something special about an image, once per kind and process.
 
     Args:
         kind: such as ``transparency``.
-        message: about the first image of the kind.
+        message: about the first image of this kind.
     """
-    with _told_lock:
-        new = kind not in _told
-        _told.add(kind)
+    with _logged_lock:
+        new = kind not in _logged
+        _logged.add(kind)
     if new:
-        _LOG.warning("%s (further files are not named)", message, extra={"kind": kind, "about": message})
+        _LOG.warning("%s (further files are not listed)", message, extra={"kind": kind, "about": message})
 
 
-def forget_told() -> None:
-    """Log of every kind again: in a process whose log is sent elsewhere."""
-    with _told_lock:
-        _told.clear()
+def forget_logged() -> None:
+    """Log every kind again, as decoders do for each image: their parent logs each kind once."""
+    with _logged_lock:
+        _logged.clear()

@@ -1,4 +1,4 @@
-"""Every image of a data set at 64 x 64 pixels: enough to recognise it by, and little enough to keep."""
+"""Every image of a data set at 64 x 64 pixels: large enough to recognise it, small enough to store."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ SIDE = 64
 """Height and width of a thumbnail in pixels."""
 
 FILE = "thumbnails.npz"
-"""Lies beside manifest.csv."""
+"""The name of the file beside manifest.csv."""
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class Thumbnails(NamedTuple):
-    """The images of a manifest, small.
+    """Small copies of a manifest's images.
 
     Attributes:
-        image_id: of each image, N of them, in the manifest's order.
+        image_id: of each of the N images, in the manifest's order.
         pixels: (N, 64, 64) uint8.
         aspects: (N,) float64, width over height of the image as it was read.
     """
@@ -48,7 +48,7 @@ class Thumbnails(NamedTuple):
 
 
 def thumbnail(image: Pixels) -> Pixels:
-    """A whole image, squashed to a small square.
+    """A whole image, resized to a small square.
 
     Args:
         image: (H, W) 8-bit grey of any size.
@@ -61,9 +61,9 @@ def thumbnail(image: Pixels) -> Pixels:
         (64, 64)
     """
     small = image
-    # INTER_AREA averages where it shrinks, so that no detail aliases, but takes half as long as decoding an image does.
-    # Halving by INTER_LINEAR averages too, in a fraction of that, and fastest where a side is even: the last line of a
-    # large image is less than an eighth of a pixel here. The two ways differ by 5 of 255 at most.
+    # INTER_AREA averages, so that no detail aliases, but takes half as long as decoding the image. Halving with
+    # INTER_LINEAR averages too and takes a fraction of that time, least if a side is even: dropping the last line of a
+    # large image moves less than an eighth of a thumbnail's pixel. The results differ by at most 5 of 255.
     while max(small.shape) >= 3 * SIDE:
         height, width = (side - side % 2 if side >= 8 * SIDE else side for side in small.shape)
         halves = [(side + 1) // 2 if side >= 3 * SIDE else side for side in (width, height)]
@@ -71,7 +71,7 @@ def thumbnail(image: Pixels) -> Pixels:
     height, width = (min(side, SIDE) for side in small.shape)
     small = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     if small.shape != (SIDE, SIDE):
-        # INTER_AREA is no good for enlarging.
+        # INTER_AREA is not suited to enlarging.
         small = np.asarray(cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
     return small
 
@@ -93,9 +93,9 @@ def collect(images: pd.DataFrame, small: dict[str, Pixels]) -> Thumbnails:
 
 
 def make_thumbnails(images: pd.DataFrame, root: Path, *, progress: bool = True) -> Thumbnails:
-    """Read images that a manifest lists, and make them small; one that changed since is named and has none.
+    """Read a manifest's images and make their thumbnails; an image that has changed is logged and gets none.
 
-    As in `covidnet.data.loading.dataset.ImageDataset`, a hash is checked before anything is decoded.
+    As in `covidnet.data.loading.dataset.ImageDataset`, hashes are checked before decoding.
 
     Args:
         images: rows with image_id, path, sha256, width and height.
@@ -106,7 +106,7 @@ def make_thumbnails(images: pd.DataFrame, root: Path, *, progress: bool = True) 
     def look(row: tuple[str, str]) -> tuple[str, Pixels | None]:
         path, sha256 = row
         try:
-            # The manifest's limits were applied when the image was taken into it.
+            # The limits were applied when the manifest was made.
             image = read_image(root / path, max_megapixels=float("inf"), min_side=1, sha256=str(sha256))
             return path, thumbnail(image)
         except ImageRefusedError as error:
@@ -125,11 +125,11 @@ def write_thumbnails(file: Path, thumbnails: Thumbnails) -> None:
     """Write thumbnails.npz, whole or not at all.
 
     Args:
-        file: where to.
+        file: the path to write.
         thumbnails: of all images of a manifest.
 
     Raises:
-        WriteError: the system refused; an old file is unchanged.
+        WriteError: it cannot be written; an old file is unchanged.
     """
     write_arrays(
         file,
@@ -140,7 +140,7 @@ def write_thumbnails(file: Path, thumbnails: Thumbnails) -> None:
 
 
 def read_thumbnails(file: Path, images: pd.DataFrame) -> Thumbnails | None:
-    """The thumbnails of a manifest's images; None where the file is not there, damaged, or of other images.
+    """The thumbnails of a manifest's images; None if the file is missing, damaged, or of other images.
 
     Args:
         file: as `write_thumbnails` wrote it.
@@ -162,11 +162,11 @@ def write_arrays(file: Path, **arrays: npt.NDArray[Any]) -> None:
     """Write plain arrays as an npz file, whole or not at all.
 
     Args:
-        file: where to.
-        arrays: by their names; numbers and text alone, no objects.
+        file: the path to write.
+        arrays: numbers and text by name, no objects.
 
     Raises:
-        WriteError: the system refused; an old file is unchanged.
+        WriteError: it cannot be written; an old file is unchanged.
     """
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **arrays)
@@ -174,7 +174,7 @@ def write_arrays(file: Path, **arrays: npt.NDArray[Any]) -> None:
 
 
 def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]] | None:
-    """The arrays of an npz file; None where it is not there or damaged. No code in it is run.
+    """The arrays of an npz file; None if it is missing or damaged. No code in it is run.
 
     Args:
         file: as `write_arrays` wrote it.
@@ -182,7 +182,7 @@ def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]] | None:
     try:
         if damage := archive_damage(file):
             raise ValueError(damage)
-        # Of a damaged file numpy would leave its own stream open.
+        # numpy would leave its own stream to a damaged file open.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A file's bytes decoded here and in a decoder's process: the same pixels, facts and refusals."""
+"""Decodes bytes in this process and in a worker: pixels, facts and refusals must be the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def decoded_or_refused(decode: Callable[[], Radiograph]) -> Radiograph | ImageRe
 
 
 def pixels_both_ways(data: bytes, name: str, *, max_megapixels: float = 64.0, min_side: int = 64) -> np.ndarray:
-    """The pixels, or the refusal; of limits that few tests have the decoders end with the call."""
+    """The pixels; a refusal is raised. Decoders with unusual limits are closed after the call."""
     limits = {"max_megapixels": max_megapixels, "min_side": min_side}
     with contextlib.ExitStack() as stack:
         usual = max_megapixels in (64, 4) and min_side == 64

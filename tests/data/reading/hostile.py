@@ -1,4 +1,4 @@
-"""Files made to hurt a reader: small, and costly in time or memory. Each is made by code, at a size of choice."""
+"""Hostile files: small, but costly to read in time or memory. Each function makes one of the given size."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def saved(image: np.ndarray, kind: str, **options: object) -> bytes:
 
 
 def _tiff(entries: dict[int, tuple[int, int, int]], at: int, following: int = 0) -> bytes:
-    """A directory; entries are (type, count, value or place)."""
+    """A directory; entries are (type, count, value or offset)."""
     body = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(entries.items()))
     return struct.pack("<H", len(entries)) + body + struct.pack("<I", following)
 
 
 def tiff_counts(size: int) -> bytes:
-    """Every tag of several values claims all of the file for itself."""
+    """Every tag with several values claims the whole file as its values."""
     plain = {256: (4, 1, 96), 257: (4, 1, 80), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1)}
     greedy = dict.fromkeys((254, 255, 273, 274, 279, 281, 320, 324, 325, 338, 339, 519, 530), (3, size // 2, 8))
     return b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + _tiff({**plain, **greedy}, 8 + size)
 
 
 def tiff_chain(directories: int) -> bytes:
-    """A chain of empty directories of six bytes."""
+    """A chain of empty directories of six bytes each."""
     chain = b"".join(struct.pack("<HI", 0, 8 + 6 * (n + 1)) for n in range(directories - 1))
     return b"II*\0" + struct.pack("<I", 8) + chain + struct.pack("<HI", 0, 0)
 
 
 def tiff_overlap(directories: int, tags: int = 60_000) -> bytes:
-    """A chain of directories that begin four bytes apart and share their many tags."""
+    """A chain of directories that begin four bytes apart and share many tags."""
     counts = struct.pack("<HH", tags, 254) * directories
     first_pointer = 8 + 2 + 12 * tags
     pointers = b"".join(struct.pack("<I", 8 + 4 * n) for n in range(1, directories)) + bytes(4)
@@ -70,14 +70,14 @@ def tiff_tile(side: int) -> bytes:
 
 
 def jpeg_scans(scans: int, side: int = 1024) -> bytes:
-    """A progressive JPEG whose last scan comes again and again."""
+    """A progressive JPEG whose last scan is repeated many times."""
     data = saved(np.tile(np.arange(side, dtype=np.uint8), (side, 1)) // 8, "JPEG", progressive=True, quality=30)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * (scans - data.count(b"\xff\xda") + 1) + data[-2:]
 
 
 def jpeg_segments(number: int) -> bytes:
-    """Comments of no bytes before the image."""
+    """Empty comments before the image."""
     data = saved(RAMP, "JPEG")
     return data[:2] + b"\xff\xfe\0\x02" * number + data[2:]
 
@@ -95,7 +95,7 @@ def _png_with(extra: bytes) -> bytes:
 
 
 def png_large(side: int) -> bytes:
-    """An honest picture in colour, of few bytes and many pixels."""
+    """A valid colour image with few bytes and many pixels."""
     line = bytes(1) + (bytes(range(250)) * (3 * side // 250 + 1))[: 3 * side]
     packer = zlib.compressobj(1)
     lines = b"".join(packer.compress(line) for _ in range(side)) + packer.flush()
@@ -104,19 +104,19 @@ def png_large(side: int) -> bytes:
 
 
 def png_chunks(number: int) -> bytes:
-    """Private chunks of no bytes."""
+    """Empty private chunks."""
     return _png_with(_chunk(b"puNk", b"") * number)
 
 
 def png_pixel_chunks(number: int) -> bytes:
-    """Pixels in very many empty parts."""
+    """Pixels in a great many empty parts."""
     data = saved(RAMP, "PNG")
     first = data.index(b"IDAT") - 4
     return data[:first] + _chunk(b"IDAT", b"") * number + data[first:]
 
 
 def png_profile(inflated: int) -> bytes:
-    """Text and a colour profile that inflate to very much; no pixel needs them."""
+    """Text and a colour profile that inflate to a great size; no pixel needs them."""
     bomb = zlib.compress(bytes(inflated), 9)
     return _png_with(_chunk(b"iCCP", b"x\0\0" + bomb) + _chunk(b"zTXt", b"x\0\0" + bomb))
 
@@ -125,7 +125,7 @@ def png_profile(inflated: int) -> bytes:
 
 
 def bmp_runs(size: int, side: int = 4096) -> bytes:
-    """A run-length coded bitmap of ends of lines alone."""
+    """A run-length coded bitmap that consists only of ends of lines."""
     palette = b"".join(bytes([n, n, n, 0]) for n in range(256))
     start = 14 + 40 + len(palette)
     header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, size, 0, 0, 256, 0)
@@ -136,7 +136,7 @@ def bmp_runs(size: int, side: int = 4096) -> bytes:
 
 
 def webp_chunks(number: int) -> bytes:
-    """Unknown chunks of no bytes."""
+    """Empty unknown chunks."""
     data = saved(RAMP, "WEBP", lossless=True)
     body = b"VP8X" + struct.pack("<IIHBHB", 10, 0, 95, 0, 79, 0) + b"junk\0\0\0\0" * number + data[12:]
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
@@ -159,7 +159,7 @@ def avif_size(side: int) -> bytes:
 
 
 def avif_brands(size: int) -> bytes:
-    """A first box of very many brands."""
+    """A first box with a great many brands."""
     return struct.pack(">I", size) + b"ftyp" + b"mif1" * (size // 4 - 2)
 
 
@@ -167,7 +167,7 @@ def avif_brands(size: int) -> bytes:
 
 
 def image(values: np.ndarray = RAMP, syntax: str = ExplicitVRLittleEndian, **tags: object) -> Dataset:
-    """A computed radiography image of the given values."""
+    """A computed-radiography image with the given values."""
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = syntax
@@ -209,30 +209,30 @@ def _with_elements(extra: bytes, header: Dataset | None = None) -> bytes:
 
 
 def dicom_elements(number: int) -> bytes:
-    """Very many elements of no bytes."""
+    """A great many empty elements."""
     return _with_elements(b"".join(struct.pack("<HH2sH", 0x0029, n & 0xFFFF, b"LO", 0) for n in range(number)))
 
 
 def dicom_items(number: int) -> bytes:
-    """A sequence of very many empty items."""
+    """A sequence of a great many empty items."""
     item = b"\xfe\xff\0\xe0\xff\xff\xff\xff" + b"\xfe\xff\x0d\xe0\0\0\0\0"
     return _with_elements(b"\x29\0\x10\0SQ\0\0\xff\xff\xff\xff" + item * number + b"\xfe\xff\xdd\xe0\0\0\0\0")
 
 
 def dicom_lookup_items(number: int) -> bytes:
-    """A VOI LUT sequence of known length with very many empty items."""
+    """A VOI LUT sequence of known length with a great many empty items."""
     data = b"\xfe\xff\0\xe0\0\0\0\0" * number
     return _with_elements(b"\x28\0\x10\x30SQ\0\0" + struct.pack("<I", len(data)) + data)
 
 
 def dicom_nested(depth: int) -> bytes:
-    """Sequences within items within sequences."""
+    """Deeply nested sequences."""
     opening = b"\x29\0\x10\0SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\xff\xff\xff\xff"
     return _with_elements(opening * depth + (b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0") * depth)
 
 
 def dicom_values(size: int, tag: bytes = b"\x18\0\x15\0") -> bytes:
-    """One text element (the part of the body) of very many values."""
+    """One text element (the body part) with a great many values."""
     header = image(syntax=ImplicitVRLittleEndian)
     data = written(header)
     at = data.index(b"\x28\0\x02\0")
@@ -240,7 +240,7 @@ def dicom_values(size: int, tag: bytes = b"\x18\0\x15\0") -> bytes:
 
 
 def dicom_character_sets(size: int) -> bytes:
-    """Very many character sets, in an item of a sequence."""
+    """A great many character sets, in an item of a sequence."""
     inner = b"\x08\0\x05\0" + struct.pack("<I", size) + b"\\" * size
     data = written(image(syntax=ImplicitVRLittleEndian))
     at = data.index(b"\x28\0\x02\0")
@@ -249,20 +249,20 @@ def dicom_character_sets(size: int) -> bytes:
 
 
 def dicom_fragments(number: int) -> bytes:
-    """A compressed image in very many fragments of no bytes."""
+    """A compressed image with a great many empty fragments."""
     data = _encapsulated(saved(RAMP, "JPEG"), JPEGBaseline8Bit)
     at = data.rindex(_PIXELS) + 12
-    at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")  # behind the table of offsets
+    at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")  # after the offset table
     return data[:at] + b"\xfe\xff\0\xe0\0\0\0\0" * number + data[at:]
 
 
 def dicom_jpeg_scans(scans: int, side: int = 1024) -> bytes:
-    """A progressive JPEG of very many scans in DICOM."""
+    """A progressive JPEG with a great many scans in DICOM."""
     return _encapsulated(jpeg_scans(scans, side), JPEGBaseline8Bit, np.zeros((side, side), np.uint8))
 
 
 def dicom_jpeg_second_frame(side: int) -> bytes:
-    """A JPEG whose first frame header has the header's size, and whose second has another."""
+    """A JPEG whose first frame header has the DICOM header's size, and whose second has another."""
     data = saved(RAMP, "JPEG")
     at = data.index(b"\xff\xc0")
     frame = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
@@ -284,7 +284,7 @@ def _codestream(**options: object) -> bytearray:
 
 
 def j2k_late(side: int) -> bytes:
-    """JPEG 2000 in boxes: the first size that looks like a codestream's is the header's, the true one comes behind."""
+    """JPEG 2000 in boxes: the first apparent codestream has the header's size, the real one after it another."""
     stream = _codestream()
     decoy = bytes(stream[:50])
     stream[8:16] = stream[24:32] = struct.pack(">II", side, side)
@@ -294,7 +294,7 @@ def j2k_late(side: int) -> bytes:
 
 
 def j2k_components(number: int) -> bytes:
-    """A codestream of very many components."""
+    """A codestream with a great many components."""
     stream = _codestream()
     size = int.from_bytes(stream[4:6], "big")
     stream[4:6] = struct.pack(">H", size + 3 * (number - 1))
@@ -303,7 +303,7 @@ def j2k_components(number: int) -> bytes:
 
 
 def j2k_tiles(side: int, tile: int = 1) -> bytes:
-    """A codestream of very many tiles."""
+    """A codestream with a great many tiles."""
     stream = _codestream()
     stream[8:16] = struct.pack(">II", side, side)
     stream[24:32] = struct.pack(">II", tile, tile)
@@ -311,7 +311,7 @@ def j2k_tiles(side: int, tile: int = 1) -> bytes:
 
 
 def j2k_blocks(side: int) -> bytes:
-    """A codestream whose code blocks are as small as can be."""
+    """A codestream with the smallest possible code blocks."""
     stream = _codestream()
     stream[8:16] = stream[24:32] = struct.pack(">II", side, side)
     at = stream.index(b"\xff\x52")
@@ -320,7 +320,7 @@ def j2k_blocks(side: int) -> bytes:
 
 
 def j2k_precincts(side: int) -> bytes:
-    """A codestream whose precincts are as small as can be, and of very many layers."""
+    """A codestream with the smallest possible precincts and a great many layers."""
     stream = _codestream(num_resolutions=1)
     stream[8:16] = stream[24:32] = struct.pack(">II", side, side)
     at = stream.index(b"\xff\x52")
@@ -336,7 +336,7 @@ def j2k_precincts(side: int) -> bytes:
 
 
 def _deflated(dataset: bytes, meta: bytes | None = None) -> bytes:
-    """A file whose data set is these bytes, deflated."""
+    """A file with these bytes, deflated, as its data set."""
     data = written(image(syntax=DeflatedExplicitVRLittleEndian))
     start = 144 + int.from_bytes(data[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -354,14 +354,14 @@ def deflated_zeros(size: int) -> bytes:
 
 
 def deflated_items(number: int) -> bytes:
-    """Very many empty items, deflated to almost nothing."""
+    """A great many empty items, deflated to almost nothing."""
     item = b"\xfe\xff\0\xe0\xff\xff\xff\xff" + b"\xfe\xff\x0d\xe0\0\0\0\0"
     sequence = b"\x29\0\x10\0SQ\0\0\xff\xff\xff\xff" + item * number + b"\xfe\xff\xdd\xe0\0\0\0\0"
     return _deflated(_plain_dataset(sequence))
 
 
 def deflated_late(number: int) -> bytes:
-    """The same behind a transfer syntax that comes after 8 kB of other file meta information."""
+    """The same after a transfer syntax that follows 8 kB of other file meta information."""
     data = written(image(syntax=DeflatedExplicitVRLittleEndian))
     start = 144 + int.from_bytes(data[140:144], "little")
     at = data.index(b"\x02\0\x10\0UI")
@@ -373,7 +373,7 @@ def deflated_late(number: int) -> bytes:
 
 
 def deflated_wrong_length(size: int) -> bytes:
-    """A length of the file meta information that leads behind the deflated zeros."""
+    """A length of the file meta information that points behind the deflated zeros."""
     data = bytearray(_deflated(_plain_dataset() + bytes(size)))
     data[140:144] = struct.pack("<I", len(data))
     return bytes(data)
@@ -390,7 +390,7 @@ def deflated_pixels(size: int) -> bytes:
 
 
 def rle_window(side: int) -> bytes:
-    """A window on 16-bit pixels in runs: a small file of very many pixels, which is read."""
+    """A run-length coded 16-bit image with a window: a small file with many pixels, which is read."""
     run = bytes([257 - 128, 0]) * (side * side // 128)
     high = bytes([257 - 128, 3]) * (side * side // 256) + run[: side * side // 128]
     low = bytes([257 - 128, 9]) * (side * side // 128)
@@ -405,6 +405,6 @@ def rle_window(side: int) -> bytes:
 
 
 def rle_overflow(size: int) -> bytes:
-    """Runs of far more pixels than the header claims."""
+    """Runs with far more pixels than the header claims."""
     segment = bytes([257 - 128, 7]) * (size // 2)
     return _encapsulated(struct.pack("<16I", 1, 64, *[0] * 14) + segment, RLELossless)

@@ -1,4 +1,4 @@
-"""Which pictures count as coloured."""
+"""Which images count as coloured."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_grey_is_not_coloured() -> None:
 
 
 @pytest.mark.parametrize("tint", [(1.0, 0.95, 0.85), (0.8, 0.9, 1.0), (0.9, 1.0, 0.9), (1.0, 0.8, 0.6)])
-def test_a_tint_is_no_colour_in_jpeg_either(tint: tuple[float, float, float]) -> None:
+def test_a_tint_does_not_count_as_colour_even_in_jpeg(tint: tuple[float, float, float]) -> None:
     tinted = np.clip(IMAGE[..., None] * np.array(tint) + 4, 0, 255).astype(np.uint8)
     assert colour_of(small(jpeg(tinted))) < 0.01
 
 
-def test_coloured_marks_are_few_of_the_picture() -> None:
+def test_coloured_marks_are_a_small_share_of_the_image() -> None:
     marked = np.ascontiguousarray(np.stack([IMAGE] * 3, axis=2))
     cv2.putText(marked, "R  AP PORTABLE", (10, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 0, 0), 2)
     cv2.arrowedLine(marked, (150, 200), (110, 160), (255, 255, 0), 4)
@@ -53,7 +53,7 @@ def test_photographs_scenes_and_heat_maps_are_coloured() -> None:
     assert min(colour_of(small(picture)) for picture in pictures) > MAX_COLOUR
 
 
-def test_the_share_is_that_of_the_coloured_part() -> None:
+def test_the_share_is_the_area_of_the_coloured_part() -> None:
     picture = np.full((64, 64, 3), 100, np.uint8)
     picture[:16] = (200, 40, 40)
     assert colour_of(picture) == 0.25

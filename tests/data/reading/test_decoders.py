@@ -1,4 +1,4 @@
-"""A file made to hurt costs itself alone, and a good one comes out of another process as it does out of this one."""
+"""A hostile file affects only itself, and workers decode good files exactly as this process does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def good(tmp_path: Path) -> Path:
 
 
 def children() -> set[int]:
-    """Processes that decode for this one."""
+    """This process's decoders."""
     found = set()
     for process in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
@@ -66,7 +66,7 @@ def refusal(pool: Decoders, path: Path) -> str:
 
 
 def stopped(pool: Decoders, good: Path, number: int = signal.SIGSTOP) -> set[int]:
-    """Its processes, after one image, with a signal sent to each: one that is stopped takes for ever."""
+    """Its processes after one image, each sent a signal; by default they stop and never answer."""
     pool.read(good)
     mine = {child._process.pid for child in pool._children}
     for process in mine:
@@ -74,7 +74,7 @@ def stopped(pool: Decoders, good: Path, number: int = signal.SIGSTOP) -> set[int
     return mine
 
 
-def test_an_image_that_takes_too_long_costs_itself_alone(good: Path) -> None:
+def test_an_image_that_takes_too_long_affects_only_itself(good: Path) -> None:
     with Decoders(1, max_seconds=1) as pool:
         (slow,) = stopped(pool, good)
         start = time.monotonic()
@@ -91,19 +91,19 @@ def test_the_time_of_one_call_can_be_less_than_that_of_the_pool(good: Path) -> N
             pool.decode(good.read_bytes(), "upload", seconds=0.5)
 
 
-def test_where_none_is_free_in_time_the_image_is_not_to_blame(good: Path) -> None:
+def test_if_no_decoder_is_free_in_time_the_image_is_not_blamed(good: Path) -> None:
     with Decoders(1) as pool, ThreadPoolExecutor(1) as thread:
         (slow,) = stopped(pool, good)
         busy = thread.submit(pool.read, good)
         while pool._idle:
             time.sleep(0.01)
-        with pytest.raises(DecoderError, match="busy until the time was over"):
+        with pytest.raises(DecoderError, match="none was free within the time limit"):
             pool.decode(good.read_bytes(), "upload", seconds=0.2)
         os.kill(slow, signal.SIGCONT)
         assert np.array_equal(busy.result().pixels, RAMP)
 
 
-def test_a_decode_that_nobody_waits_for_is_killed(good: Path) -> None:
+def test_a_decoder_whose_image_is_no_longer_needed_is_killed(good: Path) -> None:
     with Decoders(1) as pool, ThreadPoolExecutor(1) as thread:
         (slow,) = stopped(pool, good)
         left = threading.Event()
@@ -113,12 +113,12 @@ def test_a_decode_that_nobody_waits_for_is_killed(good: Path) -> None:
             time.sleep(0.01)
         start = time.monotonic()
         left.set()
-        with pytest.raises(DecoderError, match="nobody wants the image"):
+        with pytest.raises(DecoderError, match="the image is no longer needed"):
             lost.result()
         assert time.monotonic() - start < 5
         assert not (PROC / str(slow)).exists()
         assert np.array_equal(pool.decode(good.read_bytes(), "upload", left=threading.Event()).pixels, RAMP)
-        with pytest.raises(DecoderError, match="nobody wants the image"):
+        with pytest.raises(DecoderError, match="the image is no longer needed"):
             pool.decode(good.read_bytes(), "upload", left=left)
 
 
@@ -134,7 +134,7 @@ def large(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> list[Path]:
-    """Good and bad files of several kinds, an absent one among them, the good ones all different."""
+    """Different good files of several formats, bad files and an absent one."""
     paths = [tmp_path / name for name in ("a.png", "absent.png", "b.jpg", "notes.txt", "c.dcm", "d.png", "cut.png")]
     for number, path in enumerate(paths):
         pixels = np.roll(RAMP, number, axis=1)
@@ -148,7 +148,7 @@ def folder(tmp_path: Path) -> list[Path]:
 
 
 def assert_as_one_by_one(pool: Decoders, paths: list[Path]) -> None:
-    """Several files at once give what each gives when it is decoded in this process."""
+    """Check that several files at once give what each gives when it is decoded in this process."""
     found = list(pool.read_several(paths))
     assert len(found) == len(paths)
     for path, one in zip(paths, found, strict=True):
@@ -165,7 +165,7 @@ def assert_as_one_by_one(pool: Decoders, paths: list[Path]) -> None:
 
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kinds of messages that decoders get from now on."""
+    """A list that records the kind of every message to decoders from now on."""
     ask, kinds = _Child.ask, []
 
     def noted(child: _Child, message: dict[str, Any], *given: Any) -> Any:
@@ -183,7 +183,7 @@ def test_several_files_at_once_are_read_as_one_by_one(
     kinds = asked(monkeypatch)
     assert_as_one_by_one(decoders, folder)
     assert len(kinds) < len(folder)
-    monkeypatch.chdir(folder[0].parent)  # its processes have another current folder
+    monkeypatch.chdir(folder[0].parent)  # the workers have another current folder
     assert_as_one_by_one(decoders, [Path(path.name) for path in folder])
     assert list(decoders.read_several([])) == []
 
@@ -238,7 +238,7 @@ def test_of_several_files_none_is_refused_when_their_decoder_is_killed(
         assert_as_one_by_one(pool, folder)
 
 
-def test_an_image_that_needs_too_much_memory_costs_itself_alone(good: Path, large: Path) -> None:
+def test_an_image_that_needs_too_much_memory_affects_only_itself(good: Path, large: Path) -> None:
     with Decoders(1, max_memory=0.25) as pool:
         assert refusal(pool, large) == "needed more than 0.25 GB"
         assert np.array_equal(pool.read(good).pixels, RAMP)
@@ -246,19 +246,19 @@ def test_an_image_that_needs_too_much_memory_costs_itself_alone(good: Path, larg
         assert pool.read(large).pixels.shape == (SIDE, SIDE)
 
 
-def test_a_machine_that_is_short_of_memory_is_not_the_image_s_fault(good: Path, large: Path) -> None:
+def test_an_image_is_not_blamed_if_the_machine_is_short_of_memory(good: Path, large: Path) -> None:
     resource = pytest.importorskip("resource")
     with Decoders(1) as pool:
         pool.read(good)
         (child,) = pool._children
-        # The system gives it less than the limit of the pool.
+        # The system allows it less than the pool's limit.
         resource.prlimit(child._process.pid, resource.RLIMIT_AS, (250_000_000, 250_000_000))
         with pytest.raises(ShortOfMemoryError, match="the machine has too little memory left"):
             pool.read(large)
         assert pool.read(large).pixels.shape == (SIDE, SIDE)
 
 
-def test_a_decoder_that_the_system_kills_twice_is_not_the_image_s_fault(
+def test_an_image_is_not_blamed_if_the_system_kills_its_decoder_twice(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = _Child.ask
@@ -275,7 +275,7 @@ def test_a_decoder_that_the_system_kills_twice_is_not_the_image_s_fault(
         assert np.array_equal(pool.read(good).pixels, RAMP)
 
 
-def test_a_decoder_that_crashes_costs_its_image_alone(good: Path) -> None:
+def test_a_decoder_that_crashes_affects_only_its_image(good: Path) -> None:
     with Decoders(1) as pool:
         (slow,) = stopped(pool, good)
         with ThreadPoolExecutor(1) as thread:
@@ -288,14 +288,14 @@ def test_a_decoder_that_crashes_costs_its_image_alone(good: Path) -> None:
         assert np.array_equal(pool.read(good).pixels, RAMP)
 
 
-def test_a_decoder_that_is_killed_from_outside_costs_nothing(good: Path) -> None:
+def test_a_decoder_killed_from_outside_affects_no_image(good: Path) -> None:
     with Decoders(2) as pool:
         for process in stopped(pool, good):
             os.kill(process, signal.SIGKILL)
         assert np.array_equal(pool.read(good).pixels, RAMP)
 
 
-def test_close_ends_those_at_work_at_once(good: Path) -> None:
+def test_close_ends_busy_decoders_at_once(good: Path) -> None:
     pool = Decoders(1)
     mine = stopped(pool, good)
     with ThreadPoolExecutor(1) as thread:
@@ -323,7 +323,7 @@ def test_nothing_starts_before_it_is_needed(tmp_path: Path) -> None:
     assert children() == before
 
 
-def test_children_die_with_their_parent_in_the_middle_of_their_work(good: Path, tmp_path: Path) -> None:
+def test_children_end_with_their_parent_even_while_decoding(good: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "endless")
     script = """
 import os, sys, threading, time
@@ -331,7 +331,7 @@ from covidnet.data.reading.decoders import Decoders
 pool = Decoders(2)
 pool.read(sys.argv[1])
 (child,) = pool._children
-# A reader of a pipe that is its own writer waits for ever.
+# A process that holds both ends of a pipe waits forever for data.
 endless = os.open(sys.argv[2], os.O_RDWR)
 work = threading.Thread(target=pool._ask, args=("endless", {"do": "image"}, endless, None))
 work.start()
@@ -351,21 +351,21 @@ time.sleep(60)
     parent.stdout.close()
     end = time.monotonic() + 5
     for child in found:
-        # Who takes orphans in may leave their entries for a while.
+        # The process that adopts orphans may be slow to reap them.
         while (PROC / str(child)).exists() and "Z" not in (PROC / str(child) / "stat").read_text().rpartition(")")[2]:
             assert time.monotonic() < end
             time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_that_are_meant_for_the_parent_do_not_end_a_child(good: Path, number: int) -> None:
+def test_signals_meant_for_the_parent_do_not_end_a_child(good: Path, number: int) -> None:
     with Decoders(1) as pool:
         mine = stopped(pool, good, number)
         assert np.array_equal(pool.read(good).pixels, RAMP)
         assert mine <= children()
 
 
-def test_a_child_imports_what_its_parent_does_and_nothing_of_the_current_folder(good: Path, tmp_path: Path) -> None:
+def test_a_child_imports_what_its_parent_does_and_nothing_from_the_current_folder(good: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     for name in ("numpy", "json", "covidnet", "PIL"):
@@ -384,7 +384,7 @@ with Decoders(1) as pool:
 
 
 def test_daemonic_processes_have_decoders_too(good: Path) -> None:
-    # As workers of a DataLoader or of joblib, which may have no children of multiprocessing.
+    # Like workers of a DataLoader or of joblib, which may not start multiprocessing children.
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
 
@@ -398,7 +398,7 @@ def test_daemonic_processes_have_decoders_too(good: Path) -> None:
     process.join()
 
 
-def test_decoders_go_to_another_process_without_their_children(decoders: Decoders, good: Path) -> None:
+def test_pickled_decoders_have_no_children(decoders: Decoders, good: Path) -> None:
     decoders.read(good)
     copy = pickle.loads(pickle.dumps(decoders))
     assert copy._limits == decoders._limits
@@ -406,18 +406,18 @@ def test_decoders_go_to_another_process_without_their_children(decoders: Decoder
     copy.close()
 
 
-def test_what_is_special_about_an_image_is_logged_once_and_nothing_else(
+def test_only_special_image_properties_are_logged_and_once_each(
     decoders: Decoders, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    images.forget_told()
+    images.forget_logged()
     clear = np.dstack([RAMP, np.full_like(RAMP, 9)])
     for n in range(3):
         (tmp_path / f"{n}.png").write_bytes(saved(Image.fromarray(clear, "LA"), "PNG"))
         decoders.read(tmp_path / f"{n}.png")
     odd = hostile.written(hostile.image(RAMP, PatientID="p", SpecificCharacterSet="ISO_IR 100"))
-    decoders.decode(odd.replace(b"ISO_IR 100", b"ISO_IR 999"), "image.dcm")  # pydicom warns of it, and logs it
+    decoders.decode(odd.replace(b"ISO_IR 100", b"ISO_IR 999"), "image.dcm")  # pydicom warns about it and logs it
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}/0.png: transparency is laid on black (further files are not named)"
+        f"{tmp_path}/0.png: transparency becomes black (further files are not listed)"
     ]
     assert capfd.readouterr().err == ""
 
@@ -450,7 +450,7 @@ def test_a_forked_process_has_decoders_of_its_own(good: Path) -> None:
         assert pool._children == {mine}
 
 
-def test_no_descriptor_and_no_memory_is_left(good: Path) -> None:
+def test_no_file_descriptor_and_no_shared_memory_is_left(good: Path) -> None:
     def files() -> int:
         return len(list((PROC / "self/fd").iterdir()))
 
@@ -469,7 +469,7 @@ def test_no_descriptor_and_no_memory_is_left(good: Path) -> None:
     ("limits", "named"),
     [({"max_memory": 0.1}, "reading.max_memory=0.1"), ({"max_seconds": 0}, "reading.max_seconds=0")],
 )
-def test_limits_that_nothing_could_be_decoded_within(limits: dict[str, float], named: str) -> None:
+def test_limits_too_low_to_decode_anything_are_refused(limits: dict[str, float], named: str) -> None:
     with pytest.raises(SettingError, match=named):
         Decoders(**limits)  # type: ignore[arg-type]
 
@@ -497,7 +497,7 @@ def test_identifiers_and_masks_are_read_within_the_limits_too(good: Path, large:
         assert pool.identifiers(image) == ["", "", ""]
 
 
-def test_where_processes_cannot_be_limited_images_are_decoded_here(
+def test_without_process_limits_images_are_decoded_in_this_process(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("covidnet.data.reading.decoders.fcntl", None)

@@ -1,4 +1,4 @@
-"""DICOM images as they are meant to be shown, and the DICOM files that hold no image."""
+"""DICOM images as they are meant to be displayed, and DICOM files without an image."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GREY12 = np.round(GRADIENT12 / 4095 * 255)
 
 
 def image(values: np.ndarray, bits: int | None = None, **tags: object) -> Dataset:
-    """A computed radiography image of the given values."""
+    """A computed-radiography image with the given values."""
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -225,7 +225,7 @@ def test_padding_takes_no_part_in_the_range_and_is_black(
     way: dict[str, object], kind: str, bits: int, pad: int
 ) -> None:
     found = pixels(padded(GRADIENT12, pad, bits, PhotometricInterpretation=kind, **way))
-    # The same image without padding, its upper rows filled with a value that it has anyway.
+    # The same image without padding; its upper rows have a value that also occurs elsewhere.
     twin = GRADIENT12.copy()
     twin[:10] = twin[10, 0]
     expected = pixels(image(twin, bits, PhotometricInterpretation=kind, **way))
@@ -271,9 +271,9 @@ def test_padding_that_the_pixels_cannot_hold_changes_nothing(pad: int) -> None:
 def test_a_image_of_padding_alone_is_refused_by_that_name() -> None:
     header = image(np.where(np.arange(96) < 9, 7, 63536).astype(np.uint16).repeat(80).reshape(96, 80))
     header.PixelPaddingValue = 63536
-    assert refusal(header) == "no information: every pixel is 7 or padding by its header"
+    assert refusal(header) == "no information: every pixel is 7 or padding according to its header"
     header.PixelPaddingRangeLimit = 0
-    assert refusal(header) == "no information: every pixel is padding by its header"
+    assert refusal(header) == "no information: every pixel is padding according to its header"
 
 
 # Headers that name something else
@@ -487,7 +487,7 @@ def test_other_bytes_named_dcm_are_refused(data: bytes) -> None:
 
 
 def doubtful() -> bytes:
-    """An image that reads well and that pydicom warns of."""
+    """A good image that pydicom warns about."""
     header = image(GRADIENT12, 12)
     header.PixelData = header.PixelData + bytes(200)
     data = written(header)
@@ -518,7 +518,7 @@ def test_threads_read_the_same_as_one_and_restore_the_filters() -> None:
     assert warnings.filters == before
 
 
-def test_damaged_images_raise_refusals_alone() -> None:
+def test_damaged_images_raise_only_refusals() -> None:
     window = {"WindowCenter": 2000, "WindowWidth": 3000, "RescaleSlope": 1, "RescaleIntercept": -9}
     seeds = [written(image(GRADIENT12, 12, **window)), written(image(RAMP)), written(compressed(jpeg(RAMP)))]
     rng, refused = random.Random(3), 0
@@ -549,7 +549,7 @@ def test_header_names_patient_and_view(tmp_path: Path, view: str, expected: str 
     assert read_header(path) == {"patient_id": "p 17", "view": expected}
 
 
-def test_a_patient_that_a_spreadsheet_would_run_is_made_harmless(tmp_path: Path) -> None:
+def test_a_patient_id_that_a_spreadsheet_would_run_is_made_harmless(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(written(image(RAMP, PatientID="=cmd|'/c calc'!A1")))
     assert read_header(path)["patient_id"] == "'=cmd|'/c calc'!A1"
@@ -561,7 +561,7 @@ def test_header_without_patient_and_view_is_unknown(tmp_path: Path) -> None:
     assert read_header(path) == {"patient_id": None, "view": None}
 
 
-def test_placeholder_is_no_patient(tmp_path: Path) -> None:
+def test_a_placeholder_is_not_a_patient(tmp_path: Path) -> None:
     path = tmp_path / "image.dcm"
     path.write_bytes(written(image(RAMP, PatientID="Anonymous")))
     assert read_header(path)["patient_id"] is None
@@ -573,7 +573,7 @@ def test_header_is_read_without_pixels(tmp_path: Path) -> None:
     assert read_header(path)["patient_id"] == "p1"
 
 
-def test_header_of_no_dicom_file_is_refused(tmp_path: Path) -> None:
+def test_the_header_of_a_file_that_is_not_dicom_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image.dcm"
     path.write_bytes(b"text")
     with pytest.raises(ImageRefusedError, match="not a readable DICOM file"):

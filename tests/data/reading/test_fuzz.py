@@ -69,7 +69,7 @@ def seeds() -> list[bytes]:
 
 
 def damaged(good: bytes, other: bytes, chance: random.Random) -> bytes:
-    """A few bytes changed, most of them in the first part, where the headers lie; or a part moved, cut or put in."""
+    """Change a few bytes, mostly near the start, where the headers are; or move, remove or insert a part."""
     data = bytearray(good)
     for _ in range(chance.choice((1, 1, 2, 4, 8))):
         place = chance.randrange(min(len(data), chance.choice((64, 512, 2048, len(data)))))
@@ -93,7 +93,7 @@ def damaged(good: bytes, other: bytes, chance: random.Random) -> bytes:
 
 
 def mended(data: bytes) -> bytes:
-    """A PNG with the checksums of its chunks put right, so that damage gets past them."""
+    """A PNG with corrected chunk checksums, so that damage reaches the decoder."""
     parts, at = bytearray(data[:8]), 8
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
@@ -103,7 +103,7 @@ def mended(data: bytes) -> bytes:
 
 
 def _held() -> int:
-    """Bytes in memory that are in use, without what the C library keeps of what was given back."""
+    """Bytes of memory in use, without those that were freed but that the C library keeps."""
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
@@ -111,7 +111,7 @@ def _held() -> int:
 
 
 def run(files: int, seed: int) -> None:
-    """Read so many damaged files, and print what came of them; made for a process of its own."""
+    """Read this many damaged files and print the outcomes; runs in a separate process."""
     chance, good = random.Random(seed), seeds()
     for data in good:
         decode_radiograph(data, "image.dcm" if data[128:132] == b"DICM" else "image")
@@ -122,7 +122,7 @@ def run(files: int, seed: int) -> None:
         data = damaged(good[number % len(good)], chance.choice(good), chance)
         if data.startswith(b"\x89PNG\r\n\x1a\n") and chance.random() < 0.8:
             data = mended(data)
-        Path(os.environ["FUZZED"]).write_bytes(data)  # that it can be looked at where the process dies
+        Path(os.environ["FUZZED"]).write_bytes(data)  # kept for inspection if the process dies
         start = time.process_time()
         try:
             image = decode_radiograph(data, "image.dcm" if good[number % len(good)][128:132] == b"DICM" else "image")
@@ -156,5 +156,5 @@ def test_damaged_files_are_read_or_refused_and_leave_nothing(files: int, seed: i
     assert files * 0.2 < refused < files
     assert slowest < SECONDS
     assert growth < 1.1
-    assert "Traceback" not in done.stderr  # libtiff has its say there
+    assert "Traceback" not in done.stderr  # libtiff writes there too
     assert list(home.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Files made to hurt: each is refused by a cheap look before its cost, or read within bounds."""
+"""Hostile files are refused by a cheap check before decoding, or read within limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.data.reading import hostile
 
 
 class Case(NamedTuple):
-    """A maker in `hostile`, its size, and what the refusal says; nothing where the file is read."""
+    """A function in `hostile`, its size, and words of the refusal; empty if the file is read."""
 
     maker: str
     sizes: tuple[int, ...]
@@ -75,7 +75,7 @@ SECONDS, MEGABYTES = 2, 100
 
 
 class Outcome(NamedTuple):
-    """What became of a file: its refusal or nothing, the processor's seconds and the growth of the peak of memory."""
+    """The outcome for a file: its refusal or nothing, seconds of processor time, and growth of peak memory."""
 
     refusal: str
     seconds: float
@@ -88,12 +88,12 @@ def _peak(what: str) -> float:
 
 
 def measure(paths: list[str]) -> None:
-    """Read each file in this process, and print what it cost; made for a process of its own."""
-    decode_image(hostile.written(hostile.image()), "warm.dcm")  # imports its libraries
+    """Read each file in this process and print what it took; runs in a separate process."""
+    decode_image(hostile.written(hostile.image()), "warm.dcm")  # imports the libraries
     decode_image(hostile.saved(hostile.RAMP, "PNG"), "warm.png")
     for path in paths:
         data, refusal = Path(path).read_bytes(), ""
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is held now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to current use
         held, start = _peak("VmRSS"), time.process_time()
         try:
             decode_image(data, path)
@@ -104,7 +104,7 @@ def measure(paths: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """The files of all cases, by their makers."""
+    """The files of all cases, by function name."""
     folder = tmp_path_factory.mktemp("hostile")
     for case in CASES:
         (folder / case.maker).write_bytes(getattr(hostile, case.maker)(*case.sizes))
@@ -114,9 +114,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
 
 @pytest.fixture(scope="module")
 def outcomes(files: dict[str, Path]) -> dict[str, Outcome]:
-    """All cases, in one process of their own."""
+    """The outcomes of all cases, from one separate process."""
     if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("the peak of memory is measured on Linux alone")
+        pytest.skip("peak memory is measured only on Linux")
     code = "import sys; from tests.data.reading.test_hostile import measure; measure(sys.argv[1:])"
     command = [sys.executable, "-c", code, *(str(files[case.maker]) for case in CASES)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
@@ -161,7 +161,7 @@ def test_hostile_files_are_refused_or_read_by_the_decoders(
         ("rle_window", (8_000,), {"max_memory": 0.4}, "needed more than 0.4 GB"),
     ],
 )
-def test_what_no_look_ahead_catches_is_ended_by_the_decoders(
+def test_decoders_stop_files_that_no_check_catches(
     maker: str, sizes: tuple[int, ...], limits: dict[str, float], cause: str
 ) -> None:
     data = getattr(hostile, maker)(*sizes)
@@ -172,14 +172,16 @@ def test_what_no_look_ahead_catches_is_ended_by_the_decoders(
         assert np.array_equal(pool.decode(hostile.saved(hostile.RAMP, "PNG"), "good.png").pixels, hostile.RAMP)
 
 
-def test_an_image_in_runs_with_a_window_takes_less_than_six_bytes_a_pixel(outcomes: dict[str, Outcome]) -> None:
+def test_a_run_length_coded_image_with_a_window_takes_less_than_six_bytes_per_pixel(
+    outcomes: dict[str, Outcome],
+) -> None:
     assert outcomes["rle_window"].megabytes * 2**20 / 3_200**2 < 6
 
 
 @pytest.mark.parametrize(
     "data", [hostile.dicom_items(100_000), hostile.deflated_items(1_000_000)], ids=["items", "deflated"]
 )
-def test_headers_read_alone_have_the_same_bounds(data: bytes, tmp_path: Path) -> None:
+def test_reading_only_headers_has_the_same_limits(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "image.dcm"
     path.write_bytes(data)
     with pytest.raises(ImageRefusedError, match=r"more than 16,000 elements in its header.*; export it again"):
@@ -195,7 +197,7 @@ def test_no_log_record_of_a_decoder_escapes(
     header = hostile.image(syntax=JPEGBaseline8Bit)
     stream = bytearray(hostile.saved(hostile.RAMP, "JPEG"))
     table = stream.index(b"\xff\xc4") + 5
-    stream[table : table + 16] = b"\xff" * 16  # no such code
+    stream[table : table + 16] = b"\xff" * 16  # not a valid code
     header.PixelData = encapsulate([bytes(stream)])
     header["PixelData"].is_undefined_length = True
     data = hostile.written(header)
@@ -206,4 +208,4 @@ def test_no_log_record_of_a_decoder_escapes(
     assert [(logging.getLogger(name).propagate, list(logging.getLogger(name).handlers)) for name in names] == before
     with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError):
         pydicom.dcmread(io.BytesIO(data)).pixel_array  # noqa: B018
-    assert "pydicom.pixels.decoders.base" in {record.name for record in caplog.records}  # as others expect
+    assert "pydicom.pixels.decoders.base" in {record.name for record in caplog.records}  # restored for others

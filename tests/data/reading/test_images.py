@@ -1,4 +1,4 @@
-"""Every way in which a file can be wrong, and every way in which its pixels can be stored."""
+"""The ways in which a file can be wrong, and in which its pixels can be stored."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(rows: np.ndarray, bits: int, colour: int, *extra: bytes, size: tuple[int, int] | None = None) -> bytes:
-    """A PNG written from the specification, rows being the bytes of each line."""
+    """A PNG written from the specification; rows are the bytes of each line."""
     width, height = size or (rows.shape[1], rows.shape[0])
     lines = np.hstack([np.zeros((rows.shape[0], 1), np.uint8), rows.view(np.uint8).reshape(rows.shape[0], -1)])
     parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)), *extra]
@@ -83,23 +83,23 @@ def refusal(data: bytes, name: str = "image.png", **limits: float) -> str:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_told", set())
+    monkeypatch.setattr(images, "_logged", set())
 
 
 # Ordinary files
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
-def test_lossless_grey_comes_back_exactly(kind: str) -> None:
+def test_lossless_grey_is_read_exactly(kind: str) -> None:
     assert np.array_equal(pixels(saved(RAMP, kind)), RAMP)
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
-def test_compressed_tiff_comes_back_exactly(compression: str) -> None:
+def test_compressed_tiff_is_read_exactly(compression: str) -> None:
     assert np.array_equal(pixels(saved(RAMP, "TIFF", compression=compression)), RAMP)
 
 
-def test_big_tiff_comes_back_exactly() -> None:
+def test_big_tiff_is_read_exactly() -> None:
     data = saved(RAMP, "TIFF", big_tiff=True)
     assert data[:4] == b"II+\0"
     assert np.array_equal(pixels(data), RAMP)
@@ -128,7 +128,7 @@ def test_result_is_writeable_contiguous_bytes() -> None:
     assert found.flags.writeable
 
 
-def test_format_is_told_by_the_bytes_and_not_by_the_name() -> None:
+def test_the_bytes_and_not_the_name_decide_the_format() -> None:
     assert np.array_equal(pixels(saved(RAMP, "PNG"), "image.jpg"), RAMP)
 
 
@@ -138,7 +138,7 @@ def test_profiles_and_gamma_change_nothing() -> None:
     assert np.array_equal(pixels(saved(RAMP, "TIFF", icc_profile=b"broken")), RAMP)
 
 
-def test_huge_text_is_passed_over() -> None:
+def test_huge_text_is_ignored() -> None:
     bomb = zlib.compress(bytes(50_000_000), 9)
     text = chunk(b"zTXt", b"Comment\0\0" + bomb) + chunk(b"tEXt", b"Comment\0" + b"x" * 3_000_000)
     with pytest.raises(ValueError, match="too large"):
@@ -162,13 +162,13 @@ def test_measured_depth_is_the_smallest_that_holds_the_values(bits: int) -> None
     assert (found.min(), found.max()) == (0, 255)
 
 
-def test_declared_depth_of_a_png_goes_before_the_measured_one() -> None:
+def test_declared_depth_of_a_png_overrides_the_measured_one() -> None:
     dark = (GRADIENT12 // 8).astype(np.uint16)  # fits 10 bits
     assert np.array_equal(pixels(png16(dark, chunk(b"sBIT", b"\x0c"))), np.round(dark / 4095 * 255))
 
 
-def test_declared_depth_below_the_values_is_passed_over() -> None:
-    # The specification has writers scale 12-bit data up to 16 bits and say sBIT 12.
+def test_declared_depth_below_the_values_is_ignored() -> None:
+    # The specification tells writers to scale 12-bit data to 16 bits and to set sBIT to 12.
     assert np.array_equal(pixels(png16(GRADIENT16, chunk(b"sBIT", b"\x0c"))), np.round(GRADIENT16 / 257.0))
 
 
@@ -178,7 +178,7 @@ def test_16_bit_tiff_in_both_byte_orders(order: str) -> None:
     assert np.array_equal(pixels(data), np.round(GRADIENT12 / 4095 * 255))
 
 
-def test_declared_depth_of_a_tiff_goes_before_the_measured_one() -> None:
+def test_declared_depth_of_a_tiff_overrides_the_measured_one() -> None:
     dark = (GRADIENT12 // 8).astype("<u2")
     data = tiff(dark.tobytes(), 96, 80, {258: (3, 16), 262: (3, 1), 281: (3, 4095)})
     assert np.array_equal(pixels(data), np.round(dark / 4095 * 255))
@@ -228,7 +228,7 @@ def test_float_tiff_is_scaled_by_its_range(top: float) -> None:
     ("low", "high", "words"),
     [(-1.5, 1.0, "-1.5 to 1"), (0.0, 1e6, "0 to 1e+06"), (0.0, np.inf, "inf"), (0.0, np.nan, "nan")],
 )
-def test_float_tiff_of_no_known_range_is_refused_naming_it(low: float, high: float, words: str) -> None:
+def test_float_tiff_of_unknown_range_is_refused_naming_it(low: float, high: float, words: str) -> None:
     values = np.full((80, 96), 0.5, np.float32)
     values[0, :2] = low, high
     cause = refusal(saved(Image.fromarray(values), "TIFF"))
@@ -274,7 +274,7 @@ def test_12_bit_data_in_16_bit_colour_is_refused_and_not_shown_black() -> None:
 # Transparency, colour models, orientation
 
 
-def test_alpha_is_laid_on_black_and_logged_once(told: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_transparency_becomes_black_and_is_logged_once(told: None, caplog: pytest.LogCaptureFixture) -> None:
     alpha = np.zeros_like(RAMP)
     alpha[:, 40:] = 255
     alpha[:, 60:] = 128
@@ -288,7 +288,7 @@ def test_alpha_is_laid_on_black_and_logged_once(told: None, caplog: pytest.LogCa
     assert [record.message.count("black") for record in caplog.records] == [1]
 
 
-def test_grey_with_alpha_is_laid_on_black() -> None:
+def test_transparent_grey_becomes_black() -> None:
     alpha = np.where(RAMP > 60, 255, 0).astype(np.uint8)
     assert np.array_equal(pixels(saved(np.dstack([RAMP, alpha]), "PNG")), np.where(RAMP > 60, RAMP, 0))
 
@@ -308,7 +308,7 @@ def test_palette_becomes_the_luma_of_its_colours() -> None:
     assert np.abs(found - palette[RAMP] @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
 
 
-def test_palette_transparency_is_laid_on_black(told: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_palette_transparency_becomes_black(told: None, caplog: pytest.LogCaptureFixture) -> None:
     palette = chunk(b"PLTE", np.repeat(np.arange(256), 3).astype(np.uint8).tobytes())
     clear = chunk(b"tRNS", bytes([255] * 100 + [0] * 156))
     assert np.array_equal(pixels(png(RAMP, 8, 3, palette, clear)), np.where(RAMP < 100, RAMP, 0))
@@ -355,7 +355,7 @@ def test_orientation_is_applied(kind: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"])
-def test_broken_exif_is_passed_over(exif: bytes) -> None:
+def test_broken_exif_is_ignored(exif: bytes) -> None:
     data = saved(RAMP, "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     assert np.array_equal(pixels(data[:2] + segment + data[2:]), pixels(data))
@@ -421,7 +421,7 @@ def test_git_lfs_pointer_is_refused_with_its_own_remedy() -> None:
         pixels(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "image.png")
 
 
-def test_bytes_of_no_format_are_refused() -> None:
+def test_bytes_of_unknown_format_are_refused() -> None:
     assert "not an image" in refusal(bytes(5000))
 
 
@@ -434,7 +434,7 @@ def test_other_formats_are_refused_naming_the_supported(kind: str, name: str) ->
 # WebP and AVIF
 
 
-def test_lossless_webp_comes_back_exactly_whatever_its_name() -> None:
+def test_lossless_webp_is_read_exactly_whatever_its_name() -> None:
     assert np.array_equal(pixels(saved(RAMP, "WEBP", lossless=True), "image.png"), RAMP)
 
 
@@ -522,7 +522,7 @@ def test_cut_jpeg_followed_by_another_image_is_refused() -> None:
 
 
 @pytest.mark.parametrize("tail", [bytes(4096), b"\r\n", b"camera notes \xff\xd8\xff"])
-def test_bytes_behind_the_end_of_a_jpeg_are_passed_over(tail: bytes) -> None:
+def test_bytes_after_the_end_of_a_jpeg_are_ignored(tail: bytes) -> None:
     data = saved(RAMP, "JPEG")
     assert np.array_equal(pixels(data + tail), pixels(data))
 
@@ -553,7 +553,7 @@ def test_png_cut_short_is_refused_as_truncated(share: float) -> None:
 @pytest.mark.parametrize("lines", [1, 40, 79])
 def test_png_with_too_few_lines_is_refused_as_truncated(lines: int) -> None:
     data = png(RAMP[:lines], 8, 0, size=(96, 80))
-    assert not np.asarray(Image.open(io.BytesIO(data)))[lines:].any()  # what Pillow makes of it
+    assert not np.asarray(Image.open(io.BytesIO(data)))[lines:].any()  # Pillow's result
     assert "truncated" in refusal(data)
 
 
@@ -688,7 +688,7 @@ def test_permission_denied_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     def denied(self: Path, mode: str) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    # Tests may run as root, who may read everything.
+    # Tests may run as root, which may read everything.
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(ImageRefusedError, match="permission denied"):
         read_image(path)
@@ -711,7 +711,7 @@ def test_decoder_out_of_memory_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
         decode_image(saved(RAMP, "PNG"), "image.png")
 
 
-def test_image_files_are_told_by_suffix_or_by_their_first_bytes(tmp_path: Path) -> None:
+def test_suffix_or_first_bytes_decide_what_is_an_image_file(tmp_path: Path) -> None:
     for name in ("1.2.840.113619", "IM0001", "DICOMDIR"):
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     for kind in ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "AVIF", "GIF"):
@@ -753,7 +753,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """Mend the checksums, so that damage reaches the decoder."""
+    """Correct the checksums, so that damage reaches the decoder."""
     parts, at = [data[:8]], 8
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
@@ -762,7 +762,7 @@ def with_checksums(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def test_damaged_files_raise_refusals_alone() -> None:
+def test_damaged_files_raise_only_refusals() -> None:
     palette = chunk(b"PLTE", bytes(range(256)) * 3)
     seeds = [
         saved(RAMP, "JPEG", exif=orientation(6)),
@@ -795,7 +795,7 @@ def test_reading_leaves_the_warning_filters_alone() -> None:
 
 
 @pytest.mark.skipif(not KIT.is_dir(), reason="the kit of real images is not on this machine")
-def test_every_image_of_the_kit_reads_as_its_table_says() -> None:
+def test_every_real_image_is_read_as_its_table_says() -> None:
     with (KIT / "metadata.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 1157

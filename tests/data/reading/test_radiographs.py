@@ -1,4 +1,4 @@
-"""Images as the input gate gets them: the pixels of `read_image`, and what is known of colour and view."""
+"""Images as the input gate receives them: the pixels of `read_image`, with colour and view."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
 @pytest.mark.parametrize("picture", [RAMP, COLOUR], ids=["grey", "colour"])
-def test_a_image_has_the_pixels_and_facts_of_the_other_readers(
+def test_a_radiograph_has_the_pixels_and_facts_of_the_other_readers(
     tmp_path: Path, suffix: str, picture: np.ndarray
 ) -> None:
     path = tmp_path / f"image.{suffix}"
@@ -39,7 +39,7 @@ def test_a_image_has_the_pixels_and_facts_of_the_other_readers(
 
 
 @pytest.mark.parametrize("kind", ["P", "CMYK", "RGBA", "YCbCr"])
-def test_colour_is_measured_in_every_way_to_store_it(kind: str) -> None:
+def test_colour_is_measured_however_it_is_stored(kind: str) -> None:
     image = Image.fromarray(COLOUR).convert(kind)
     data = saved(image, "TIFF" if kind in ("CMYK", "YCbCr") else "PNG")
     assert decode_radiograph(data, "image").colour > 0.5
@@ -48,7 +48,7 @@ def test_colour_is_measured_in_every_way_to_store_it(kind: str) -> None:
     assert decode_radiograph(data, "image").colour == 0
 
 
-def test_what_is_transparent_has_no_colour() -> None:
+def test_transparent_pixels_have_no_colour() -> None:
     alpha = np.zeros_like(RAMP)
     alpha[:4] = 255
     data = saved(Image.fromarray(np.dstack([COLOUR, alpha])), "PNG")
@@ -61,7 +61,7 @@ def test_grey_modes_have_no_colour(mode: str) -> None:
     assert decode_radiograph(saved(image, "PNG"), "image.png").colour == 0
 
 
-def test_a_dicom_image_knows_its_view_and_its_colour() -> None:
+def test_a_dicom_image_has_its_view_and_its_colour() -> None:
     pydicom = pytest.importorskip("pydicom")
     from pydicom.dataset import Dataset, FileMetaDataset
 
@@ -98,14 +98,14 @@ def test_a_dicom_image_knows_its_view_and_its_colour() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", saved(Image.fromarray(RAMP), "PNG")[:-20]])
-def test_bad_bytes_are_refused_by_their_name(data: bytes) -> None:
+def test_bad_bytes_are_refused_by_name(data: bytes) -> None:
     with pytest.raises(ImageRefusedError) as caught:
         decode_radiograph(data, "upload")
     assert caught.value.path == "upload"
     assert caught.value.remedy
 
 
-def test_limits_are_kept(tmp_path: Path) -> None:
+def test_limits_are_applied(tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "image.png")
     with pytest.raises(ImageRefusedError, match="too small"):
         read_radiograph(tmp_path / "image.png", min_side=100)

@@ -1,4 +1,4 @@
-"""Thumbnails show the whole image, are kept beside the manifest, and are made again where they are not there."""
+"""Thumbnails show the whole image, are stored beside the manifest, and are made again if they are missing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def prepare(root: Path, cache: Path) -> PreparedDataset:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_the_mean_of_what_each_pixel_covers(shape: tuple[int, int]) -> None:
+def test_each_pixel_is_the_mean_of_what_it_covers(shape: tuple[int, int]) -> None:
     whole = image(shape)
     area = cv2.resize(whole, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     found = thumbnail(whole)
@@ -60,7 +60,7 @@ def test_it_is_the_mean_of_what_each_pixel_covers(shape: tuple[int, int]) -> Non
     assert np.abs(found.astype(int) - area).mean() < 1.5
 
 
-def test_it_shows_a_whole_image_of_a_size_of_its_own() -> None:
+def test_it_shows_the_whole_image_at_a_fixed_size() -> None:
     ramp = np.tile(np.linspace(0, 255, 700).round().astype(np.uint8), (300, 1))
     found = thumbnail(ramp).astype(int)
     assert found[:, 0].max() < 6
@@ -68,13 +68,13 @@ def test_it_shows_a_whole_image_of_a_size_of_its_own() -> None:
     assert (np.diff(found, axis=1) > 0).all()
 
 
-def test_a_image_below_its_size_is_enlarged() -> None:
+def test_an_image_below_its_size_is_enlarged() -> None:
     small = image((40, 30))
     expected = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_array_equal(thumbnail(small), expected)
 
 
-def test_a_image_saved_smaller_has_nearly_the_same() -> None:
+def test_an_image_saved_smaller_has_nearly_the_same() -> None:
     whole = draw_image("Normal", 3, 0, size=512).image
     half = cv2.resize(whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     assert np.abs(thumbnail(whole).astype(int) - thumbnail(half)).mean() < 2
@@ -83,7 +83,7 @@ def test_a_image_saved_smaller_has_nearly_the_same() -> None:
 # Of a data set
 
 
-def test_a_scan_makes_one_of_every_image_in_the_order_of_the_manifest(root: Path) -> None:
+def test_a_scan_makes_one_for_every_image_in_manifest_order(root: Path) -> None:
     (root / "NORMAL/broken.png").write_bytes(b"")
     manifest = scan(folder_source(root), max_megapixels=64, min_side=64, progress=False)
     small = manifest.thumbnails
@@ -95,7 +95,7 @@ def test_a_scan_makes_one_of_every_image_in_the_order_of_the_manifest(root: Path
         assert small.aspects[n] == pytest.approx(pixels.shape[1] / pixels.shape[0])
 
 
-def test_a_study_keeps_them_and_reads_no_image_again(
+def test_a_prepared_data_set_stores_them_and_reads_no_image_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare(root, tmp_path / "cache")
@@ -107,7 +107,7 @@ def test_a_study_keeps_them_and_reads_no_image_again(
 
 
 @pytest.mark.parametrize("damage", ["gone", "damaged", "other images", "objects"])
-def test_where_they_are_not_there_or_not_right_they_are_made_again(root: Path, tmp_path: Path, damage: str) -> None:
+def test_missing_or_wrong_ones_are_made_again(root: Path, tmp_path: Path, damage: str) -> None:
     prepared = prepare(root, tmp_path / "cache")
     file, expected = prepared.folder.parent / "thumbnails.npz", prepared.thumbnails(progress=False)
     if damage == "gone":
@@ -125,7 +125,7 @@ def test_where_they_are_not_there_or_not_right_they_are_made_again(root: Path, t
     assert read_thumbnails(file, prepared.images) is not None
 
 
-def test_a_image_that_changed_since_has_none_and_is_named(
+def test_an_image_that_has_changed_gets_none_and_is_named(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     prepared = prepare(root, tmp_path / "cache")
