@@ -16,6 +16,7 @@ from covidnet.serving.checkpoint_path import ONNX, find_models
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from covidnet.base.classes import ClassList
     from covidnet.report.external.summary import ExternalSummary
 
 PATHS = ("checkpoint", "only", "out", *DATA_PATHS)
@@ -63,7 +64,7 @@ def main(cfg: DictConfig) -> None:
     # The model comes first, so that its errors are reported before any image is read or drawn.
     predictor = Predictor(open_model(checkpoint, cfg.engine, share.threads, only), cfg.gate)
     images = read_image_table(
-        settings["data"],
+        {**settings["data"], **_classes(settings["data"], predictor.classes)},
         cache_dir=Path(settings["cache_dir"]).expanduser(),
         rules=fixed_rules,
         limits=settings["reading"],
@@ -86,6 +87,19 @@ def main(cfg: DictConfig) -> None:
     refused = summary.coverage.files_refused
     if refused and cfg.strict:
         raise DataError(f"strict=true: {counted(refused, 'file was', 'files were')} refused; see {out / 'refused.csv'}")
+
+
+def _classes(data: dict[str, Any], classes: ClassList) -> dict[str, Any]:
+    """The settings of the model's classes; others are refused, since its predictions could not be scored."""
+    for name, value, own in (
+        ("classes", data.get("classes"), sorted(classes)),
+        ("positive", data.get("positive"), [classes.positive]),
+    ):
+        if value is not None and sorted(map(str, value if isinstance(value, list) else [value])) != own:
+            allowed = f"{', '.join(classes) if name == 'classes' else own[0]}, as the model was trained"
+            remedy = "leave it out, map folders with data.labels, or leave them out with data.ignore"
+            raise SettingError(f"data.{name}", value, allowed, remedy)
+    return {"classes": list(classes), "positive": classes.positive}
 
 
 def _check_out(out: Path, root: Path) -> None:
@@ -126,7 +140,9 @@ def _print_summary(summary: ExternalSummary, out: Path, printed: Sequence[str]) 
 
     console = Console(soft_wrap=True, highlight=False)
     console.print()
-    console.print(metrics_table(summary.external.flat(), f"External images, {summary.model['title']}"))
+    console.print(
+        metrics_table(summary.external.flat(), f"External images, {summary.model['title']}", classes=summary.classes)
+    )
     console.print()
     lines = [BRACKETS]
     if summary.external_all is not None and summary.external_all.accuracy.value is not None:

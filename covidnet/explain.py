@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covidnet.base.classes import CLASSES, label_of
-from covidnet.base.errors import DataError, ImageRefusedError, SettingError
+from covidnet.base.errors import DataError, ImageRefusedError
 from covidnet.base.names import counted, shown
 from covidnet.launch.arguments import quoted
 from covidnet.launch.command import launch
@@ -39,9 +38,6 @@ def main(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     given = {name: "" if OmegaConf.is_missing(cfg, name) else str(cfg[name]) for name in ("checkpoint", "input")}
-    target = None if cfg.target is None else label_of(str(cfg.target))
-    if cfg.target is not None and target is None:
-        raise SettingError("target", cfg.target, CLASSES)
     checkpoint = find_checkpoint(given["checkpoint"], "" if cfg.only is None else str(cfg.only))
     # Errors that need no network are reported before its libraries are loaded.
     from covidnet.data.collection.inputs import check_earlier, check_out, find_images
@@ -68,7 +64,7 @@ def main(cfg: DictConfig) -> None:
         paths,
         out,
         method=cfg.explain.method,
-        target=target,
+        target=None if cfg.target is None else str(cfg.target),
         annotations=annotations,
         reading=reading,
         progress=cfg.progress,

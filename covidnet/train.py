@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import CovidnetError
 from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import config_dir, launch
@@ -26,7 +27,7 @@ def main(cfg: DictConfig) -> float | None:
         The monitored value of the chosen checkpoint, for sweepers; None where nothing was monitored.
     """
     # Before the heavy imports, so that a typing error is answered at once.
-    direction(cfg.monitor)
+    direction(cfg.monitor, classes=ClassList.declared(cfg.data))
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf

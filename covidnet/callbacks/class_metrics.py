@@ -9,15 +9,25 @@ from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassF1Score, MulticlassRecall, MulticlassSpecificity
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.learning.module import STAGES_OF_TEST
 
 
 class ClassMetrics(pl.Callback):
-    """Log metrics such as ``test/COVID-19/sensitivity`` for val, test and unseen, over all images of a split."""
+    """Log metrics such as ``test/COVID-19/sensitivity`` for val, test and unseen, over all images of a split.
+
+    The classes are those of the module.
+    """
 
     def __init__(self) -> None:
-        self.metrics = nn.ModuleDict({stage: _collection() for stage in ("val", *STAGES_OF_TEST)})
+        self.classes = DEFAULT_CLASSES
+        self.metrics = _metrics(self.classes)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Count the module's classes."""
+        classes = getattr(pl_module, "classes", DEFAULT_CLASSES)
+        if classes != self.classes:
+            self.classes, self.metrics = classes, _metrics(classes)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reset the counts."""
@@ -64,12 +74,16 @@ class ClassMetrics(pl.Callback):
 
     def _log(self, stage: str, pl_module: pl.LightningModule) -> None:
         for name, values in self._collection(stage).compute().items():
-            for label, value in zip(CLASSES, values, strict=True):
+            for label, value in zip(self.classes, values, strict=True):
                 pl_module.log(f"{stage}/{label}/{name}", value)
 
 
-def _collection() -> MetricCollection:
-    per_class: dict[str, Any] = {"num_classes": len(CLASSES), "average": None}
+def _metrics(classes: ClassList) -> nn.ModuleDict:
+    return nn.ModuleDict({stage: _collection(len(classes)) for stage in ("val", *STAGES_OF_TEST)})
+
+
+def _collection(classes: int) -> MetricCollection:
+    per_class: dict[str, Any] = {"num_classes": classes, "average": None}
     return MetricCollection(
         {
             "sensitivity": MulticlassRecall(**per_class),

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from covidnet.base.atomic import WriteError, make_folder
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import CovidnetError, SettingError
 from covidnet.base.names import shown
 from covidnet.data.loading.dataset import ImageDataset
@@ -92,8 +92,11 @@ class GradCamPanels(pl.Callback):
             The files written.
         """
         known = dict(probabilities or {})
-        figures = [(f"{part}-{label}", chosen) for label, chosen in seeded_draw(rows["label"], self.per_class, seed)]
-        if worst := worst_errors(rows, known, self.errors):
+        figures = [
+            (f"{part}-{label}", chosen)
+            for label, chosen in seeded_draw(rows["label"], self.per_class, seed, module.classes)
+        ]
+        if worst := worst_errors(rows, known, self.errors, module.classes):
             figures.append(("errors", worst))
         written = []
         empty = EmptyMaps("panels")
@@ -110,7 +113,7 @@ class GradCamPanels(pl.Callback):
             ids = [item["image_id"] for item in batch]
             heats = empty.compute(ids, module.classifier, tensors, None, self.method, known_maps)
             titles = [
-                title(rows["label"].iloc[i], p, heat)
+                title(rows["label"].iloc[i], p, heat, module.classes)
                 for i, p, heat in zip(chosen, given, heats, strict=True)
                 if p is not None
             ]
@@ -149,13 +152,16 @@ def _readable(images: ImageDataset, chosen: Sequence[int], sheet: str) -> tuple[
     return batch, places
 
 
-def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[str, list[int]]]:
+def seeded_draw(
+    labels: Iterable[str], per_class: int, seed: int, classes: ClassList = DEFAULT_CLASSES
+) -> list[tuple[str, list[int]]]:
     """Draw some images of each class; a smaller draw is a prefix of a larger one.
 
     Args:
         labels: of the images, in their order.
         per_class: how many of each class, or all if there are fewer.
         seed: of the draw.
+        classes: of the labels.
 
     Returns:
         The name and the drawn indices of each class that has images.
@@ -166,7 +172,7 @@ def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[
     """
     names = np.asarray(list(labels), dtype=object)
     found = []
-    for number, label in enumerate(CLASSES):
+    for number, label in enumerate(classes):
         there = np.flatnonzero(names == label)
         if per_class and len(there):
             draw = np.random.default_rng([seed, number]).permutation(there)[:per_class]
@@ -174,19 +180,25 @@ def seeded_draw(labels: Iterable[str], per_class: int, seed: int) -> list[tuple[
     return found
 
 
-def worst_errors(rows: pd.DataFrame, probabilities: Mapping[str, npt.NDArray[np.floating]], count: int) -> list[int]:
+def worst_errors(
+    rows: pd.DataFrame,
+    probabilities: Mapping[str, npt.NDArray[np.floating]],
+    count: int,
+    classes: ClassList = DEFAULT_CLASSES,
+) -> list[int]:
     """Indices of misclassified images, in ascending order of the probability of their true class.
 
     Args:
         rows: images with image_id and label.
-        probabilities: (3,) by image_id; images without any are skipped.
+        probabilities: (classes,) by image_id; images without any are skipped.
         count: the most to return.
+        classes: of the labels.
     """
     found = []
     for place, (image_id, label) in enumerate(zip(rows["image_id"], rows["label"], strict=True)):
         given = probabilities.get(image_id)
-        if given is not None and int(given.argmax()) != CLASSES.index(label):
-            found.append((float(given[CLASSES.index(label)]), place))
+        if given is not None and int(given.argmax()) != classes.index(label):
+            found.append((float(given[classes.index(label)]), place))
     return [place for _, place in sorted(found)[:count]]
 
 

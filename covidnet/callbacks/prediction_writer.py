@@ -11,6 +11,7 @@ import pandas as pd
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.evaluation.predictions import predictions_table, write_predictions
 from covidnet.learning.module import STAGES_OF_TEST
 
@@ -28,6 +29,11 @@ class PredictionWriter(pl.Callback):
         self.stages = stages
         self.collected: dict[str, dict[str, np.ndarray]] = {}
         self.extras: dict[str, dict[str, dict[str, float]]] = {}
+        self.classes = DEFAULT_CLASSES
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the module's classes."""
+        self.classes = getattr(pl_module, "classes", DEFAULT_CLASSES)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Discard predictions of an earlier model."""
@@ -91,6 +97,7 @@ class PredictionWriter(pl.Callback):
                         name: np.array([values[image_id] for image_id in images["image_id"]])
                         for name, values in self.extras.get(stage, {}).items()
                     },
+                    classes=self.classes,
                 )
             )
         return pd.concat(parts, ignore_index=True)
@@ -98,5 +105,5 @@ class PredictionWriter(pl.Callback):
     def write(self, path: Path, rows: dict[str, pd.DataFrame], fold: int) -> pd.DataFrame:
         """Write the table to `path` and return it; arguments as in `table`."""
         table = self.table(rows, fold)
-        write_predictions(table, path)
+        write_predictions(table, path, self.classes)
         return table

@@ -12,11 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import signal, stats
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import cluster_codes
-from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.ranking import area_parts
 from covidnet.evaluation.results import Interval
 
@@ -300,6 +299,7 @@ def compare_tables(
     name_b: str,
     common_folds: bool = False,
     test_share: float = 1.0 / 9.0,
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> Comparison:
     """Compare two methods on their pooled out-of-fold predictions.
 
@@ -310,6 +310,7 @@ def compare_tables(
         name_b: name of the second method.
         common_folds: ignore folds that only one of the two has, instead of raising.
         test_share: n_test / n_train of a fold, for `corrected_resampled_t`; more than 1/9 with inner validation.
+        classes: of the study.
 
     Raises:
         DataError: images, folds or labels of the two differ, or a table has an image twice.
@@ -350,7 +351,7 @@ def compare_tables(
         t_test=corrected_resampled_t(list(by_fold), test_share),
         delong={
             label: delong(a[column], b[column], a["label"] == label, codes)
-            for label, column in zip(CLASSES, PROBABILITIES, strict=True)
+            for label, column in zip(classes, classes.columns, strict=True)
         },
         p_holm=None,
     )
@@ -368,9 +369,11 @@ def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """
     values: list[float | None] = []
     for pair in comparisons:
-        values += [pair.mcnemar.p, pair.t_test.p if pair.t_test else None, *(pair.delong[label].p for label in CLASSES)]
+        values += [pair.mcnemar.p, pair.t_test.p if pair.t_test else None, *(area.p for area in pair.delong.values())]
     adjusted = iter(holm(values))
     return [
-        replace(pair, p_holm=AdjustedP(next(adjusted), next(adjusted), {label: next(adjusted) for label in CLASSES}))
+        replace(
+            pair, p_holm=AdjustedP(next(adjusted), next(adjusted), {label: next(adjusted) for label in pair.delong})
+        )
         for pair in comparisons
     ]

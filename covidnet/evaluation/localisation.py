@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.results import Interval, Measured
@@ -416,9 +415,7 @@ def _constant(model: pd.DataFrame) -> pd.Series[bool]:
 
 def _by_class(constant: pd.Series[bool], label: pd.Series[str]) -> dict[str, int]:
     """The number of constant maps of each class in the table."""
-    counts = constant[label.index].groupby(label).sum()
-    order = [*(name for name in CLASSES if name in counts), *(name for name in counts.index if name not in CLASSES)]
-    return {str(name): int(counts[name]) for name in order}
+    return {str(name): int(count) for name, count in constant[label.index].groupby(label).sum().items()}
 
 
 def _mean_maps(heats: Heat, image_id: Sequence[str]) -> list[npt.NDArray[np.float32] | None]:

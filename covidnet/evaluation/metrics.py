@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.intervals import f1_interval, proportion_interval
-from covidnet.evaluation.predictions import PROBABILITIES, SPLITS, validate_predictions
+from covidnet.evaluation.predictions import SPLITS, validate_predictions
 from covidnet.evaluation.results import Interval
 
 _TINY = float(np.finfo(np.float32).tiny)
@@ -67,15 +67,18 @@ class SplitMetrics:
     classes: dict[str, ClassMetrics]
 
 
-def confusion(truth: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.int64]:
+def confusion(
+    truth: Sequence[str], predicted: Sequence[str], classes: ClassList = DEFAULT_CLASSES
+) -> npt.NDArray[np.int64]:
     """Count images by true and predicted class.
 
     Args:
         truth: the true class names, one per image.
         predicted: the predicted class names, one per image.
+        classes: of the study.
 
     Returns:
-        (3, 3) counts: rows are the true classes, columns the predicted ones, both in the order of `CLASSES`.
+        (classes, classes) counts: rows are the true classes, columns the predicted ones, in the order of `classes`.
 
     Raises:
         DataError: the two differ in length, or a class is unknown.
@@ -86,16 +89,17 @@ def confusion(truth: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.
     """
     if len(truth) != len(predicted):
         raise DataError(f"predicted: {len(predicted)} classes for {len(truth)} images; give one for each")
-    counts = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-    np.add.at(counts, (_indices(truth), _indices(predicted)), 1)
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (_indices(truth, classes), _indices(predicted, classes)), 1)
     return counts
 
 
-def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, ClassMetrics]:
+def class_rates(counts: npt.NDArray[np.int64], classes: ClassList = DEFAULT_CLASSES) -> dict[str, ClassMetrics]:
     """Sensitivity, specificity and F1 of each class against the other two.
 
     Args:
-        counts: (3, 3) counts from `confusion`.
+        counts: (classes, classes) counts from `confusion`.
+        classes: of the study.
 
     Returns:
         The metrics of each class by its name, without intervals.
@@ -107,7 +111,7 @@ def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, ClassMetrics]:
     """
     total = int(counts.sum())
     rates = {}
-    for at, name in enumerate(CLASSES):
+    for at, name in enumerate(classes):
         tp = int(counts[at, at])
         fn = int(counts[at].sum()) - tp
         fp = int(counts[:, at].sum()) - tp
@@ -116,13 +120,16 @@ def class_rates(counts: npt.NDArray[np.int64]) -> dict[str, ClassMetrics]:
     return rates
 
 
-def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.ArrayLike) -> dict[str, ClassMetrics]:
+def class_metrics(
+    truth: Sequence[str], predicted: Sequence[str], patients: npt.ArrayLike, classes: ClassList = DEFAULT_CLASSES
+) -> dict[str, ClassMetrics]:
     """The metrics of each class with 95% intervals, the patient as the unit.
 
     Args:
         truth: the true class names, one per image.
         predicted: the predicted class names, one per image.
         patients: (n,) the patient of each image, such as `covidnet.evaluation.bootstrap.cluster_codes` gives.
+        classes: of the study.
 
     Returns:
         The metrics of each class by its name.
@@ -135,7 +142,7 @@ def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.
         >>> " ".join(f"{end:.3f}" for end in covid.sensitivity_ci)
         '0.844 0.980'
     """
-    metrics = class_rates(confusion(truth, predicted))
+    metrics = class_rates(confusion(truth, predicted, classes), classes)
     true_classes, predictions, groups = np.asarray(truth, object), np.asarray(predicted, object), np.asarray(patients)
     for name, rates in metrics.items():
         positive, called = true_classes == name, predictions == name
@@ -149,12 +156,15 @@ def class_metrics(truth: Sequence[str], predicted: Sequence[str], patients: npt.
     return metrics
 
 
-def cross_entropy(probabilities: npt.ArrayLike, truth: Sequence[str]) -> float | None:
+def cross_entropy(
+    probabilities: npt.ArrayLike, truth: Sequence[str], classes: ClassList = DEFAULT_CLASSES
+) -> float | None:
     """Mean negative natural logarithm of the probability of the true class.
 
     Args:
-        probabilities: (n, 3), in the order of `CLASSES`.
+        probabilities: (n, classes), in the order of `classes`.
         truth: the true class names, one per image.
+        classes: of the study.
 
     Returns:
         The mean, at least 0; None without images. Probabilities below 1.2e-38, the smallest normal float32, are raised
@@ -167,57 +177,62 @@ def cross_entropy(probabilities: npt.ArrayLike, truth: Sequence[str]) -> float |
         >>> round(cross_entropy([[0.5, 0.25, 0.25]], ["COVID-19"]), 4)
         0.6931
     """
-    scores = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(CLASSES))
+    scores = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(classes))
     if len(scores) != len(truth):
         raise DataError(f"truth: {len(truth)} classes for {len(scores)} rows of probabilities; give one for each")
-    return float(image_losses(scores, truth).mean()) if len(scores) else None
+    return float(image_losses(scores, truth, classes).mean()) if len(scores) else None
 
 
-def image_losses(probabilities: npt.ArrayLike, truth: Sequence[str]) -> npt.NDArray[np.float64]:
+def image_losses(
+    probabilities: npt.ArrayLike, truth: Sequence[str], classes: ClassList = DEFAULT_CLASSES
+) -> npt.NDArray[np.float64]:
     """The loss of each image, (n,); see `cross_entropy`.
 
     Args:
-        probabilities: (n, 3), in the order of `CLASSES`.
+        probabilities: (n, classes), in the order of `classes`.
         truth: the true class names, one per image.
+        classes: of the study.
     """
     scores = np.asarray(probabilities, dtype=np.float64)
-    of_truth = scores[np.arange(len(scores)), _indices(truth)]
+    of_truth = scores[np.arange(len(scores)), _indices(truth, classes)]
     # Adding 0 turns the -0.0 of a perfect prediction into 0.0.
     return np.asarray(-np.log(np.maximum(of_truth, _TINY)) + 0.0, np.float64)
 
 
-def split_metrics(table: pd.DataFrame) -> SplitMetrics:
+def split_metrics(table: pd.DataFrame, classes: ClassList = DEFAULT_CLASSES) -> SplitMetrics:
     """All metrics of one split.
 
     Args:
         table: a predictions table with rows of one split only, or no rows; it is validated first.
+        classes: of the study.
 
     Raises:
         DataError: the table is not valid, or mixes splits.
     """
-    table = validate_predictions(table)
+    table = validate_predictions(table, classes=classes)
     splits = list(table["split"].unique())
     if len(splits) > 1:
         raise DataError(f"predictions: splits {', '.join(splits)}; give the rows of one split")
     truth, predicted, patients = list(table["label"]), list(table["prediction"]), cluster_codes(table)
-    counts = confusion(truth, predicted)
+    counts = confusion(truth, predicted, classes)
     n, correct = int(counts.sum()), int(np.trace(counts))
     return SplitMetrics(
         n=n,
         patients=len(np.unique(patients)),
         accuracy=_ratio(correct, n),
         accuracy_ci=proportion_interval((table["label"] == table["prediction"]).to_numpy(bool), patients),
-        loss=cross_entropy(table[list(PROBABILITIES)].to_numpy(dtype=np.float64), truth),
+        loss=cross_entropy(table[list(classes.columns)].to_numpy(dtype=np.float64), truth, classes),
         confusion=counts.tolist(),
-        classes=class_metrics(truth, predicted, patients),
+        classes=class_metrics(truth, predicted, patients, classes),
     )
 
 
-def run_metrics(table: pd.DataFrame) -> dict[str, SplitMetrics]:
+def run_metrics(table: pd.DataFrame, classes: ClassList = DEFAULT_CLASSES) -> dict[str, SplitMetrics]:
     """The ``splits`` part of a run's metrics.json.
 
     Args:
         table: a run's whole predictions table; it is validated first.
+        classes: of the study.
 
     Returns:
         `split_metrics` for ``val``, ``test`` and ``unseen``. A split without rows has n = 0 and None values.
@@ -235,16 +250,16 @@ def run_metrics(table: pd.DataFrame) -> dict[str, SplitMetrics]:
         >>> metrics["test"].accuracy, metrics["val"].accuracy
         (1.0, None)
     """
-    table = validate_predictions(table)
-    return {name: split_metrics(table[table["split"] == name]) for name in SPLITS}
+    table = validate_predictions(table, classes=classes)
+    return {name: split_metrics(table[table["split"] == name], classes) for name in SPLITS}
 
 
-def _indices(names: Sequence[str]) -> npt.NDArray[np.intp]:
+def _indices(names: Sequence[str], classes: ClassList) -> npt.NDArray[np.intp]:
     try:
-        return np.array([CLASSES.index(name) for name in names], dtype=np.intp)
+        return np.array([classes.index(name) for name in names], dtype=np.intp)
     except ValueError:
-        unknown = next(name for name in names if name not in CLASSES)
-        raise DataError(f"class {unknown!r} is unknown; must be one of {', '.join(CLASSES)}") from None
+        unknown = next(name for name in names if name not in classes)
+        raise DataError(f"class {unknown!r} is unknown; must be one of {', '.join(classes)}") from None
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.base.atomic import write_text
-from covidnet.base.classes import CLASSES, SLUGS
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError
 
 SPLITS: tuple[str, ...] = ("val", "test", "unseen")
@@ -22,26 +22,23 @@ EXTERNAL = "external"
 
 _ALL = (*SPLITS, EXTERNAL)
 
-PROBABILITIES: tuple[str, ...] = tuple(f"p_{slug}" for slug in SLUGS)
-"""The probability columns, in the order of `covidnet.base.classes.CLASSES`."""
-
-COLUMNS: tuple[str, ...] = (
-    "image_id",
-    "path",
-    "patient_id",
-    "label",
-    "split",
-    "fold",
-    *PROBABILITIES,
-    "prediction",
-)
-"""The columns of predictions.csv, in their order."""
-
 EXTRAS: tuple[str, ...] = ("predictive_entropy", "mutual_information", "anomaly_score")
-"""Further outputs of some models: columns after `COLUMNS` in their files, absent from those of other models."""
+"""Further outputs of some models: columns after those of `columns_of` in their files, and absent from others."""
 
-_ALLOWED = {"label": CLASSES, "prediction": CLASSES, "split": _ALL}
 _SUM_TOLERANCE = 1e-3
+
+
+def columns_of(classes: ClassList = DEFAULT_CLASSES) -> tuple[str, ...]:
+    """The columns of predictions.csv, in their order.
+
+    Args:
+        classes: of the study.
+
+    Example:
+        >>> columns_of()[5:]
+        ('fold', 'p_covid19', 'p_normal', 'p_pneumonia', 'prediction')
+    """
+    return ("image_id", "path", "patient_id", "label", "split", "fold", *classes.columns, "prediction")
 
 
 def predictions_table(
@@ -54,21 +51,23 @@ def predictions_table(
     split: str | Sequence[str] = EXTERNAL,
     fold: int | Sequence[int] = -1,
     extras: Mapping[str, npt.ArrayLike] | None = None,
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> pd.DataFrame:
     """Build a predictions table from its columns; the prediction is the class of the largest probability.
 
     Args:
         image_id: one id per image.
         patient_id: one per image; None or NaN where unknown.
-        label: the true classes, names of `covidnet.base.classes.CLASSES`.
-        probabilities: (n, 3), in the order of `CLASSES`, each row summing to 1. Kept as float32.
+        label: the true classes, names of `classes`.
+        probabilities: (n, classes), in the order of `classes`, each row summing to 1. Kept as float32.
         path: one path per image; the ids if None.
         split: one of `SPLITS` or `EXTERNAL` for all images, or one per image.
         fold: the fold for all images, or one per image; 0..10, or -1 for images in no fold.
         extras: (n,) numbers by names of `EXTRAS`. Kept as float32.
+        classes: of the study.
 
     Returns:
-        A valid table with the columns `COLUMNS`, then those of `extras`.
+        A valid table with the columns of `columns_of`, then those of `extras`.
 
     Raises:
         DataError: the columns differ in length, or the table is not valid, see `validate_predictions`.
@@ -84,9 +83,9 @@ def predictions_table(
     n = len(image_id)
     scores = np.asarray(probabilities, dtype=np.float32)
     if n == 0:
-        scores = scores.reshape(0, len(CLASSES))
-    if scores.shape != (n, len(CLASSES)):
-        raise DataError(f"probabilities: shape {scores.shape} for {n} images; give ({n}, {len(CLASSES)})")
+        scores = scores.reshape(0, len(classes))
+    if scores.shape != (n, len(classes)):
+        raise DataError(f"probabilities: shape {scores.shape} for {n} images; give ({n}, {len(classes)})")
     given: dict[str, Sequence[object]] = {
         "path": image_id if path is None else path,
         "patient_id": patient_id,
@@ -98,46 +97,55 @@ def predictions_table(
         if len(values) != n:
             raise DataError(f"{name}: {len(values)} values for {n} images; give one for each image_id")
     columns: dict[str, object] = {"image_id": list(image_id), **{name: list(values) for name, values in given.items()}}
-    columns |= {name: scores[:, at] for at, name in enumerate(PROBABILITIES)}
+    columns |= {name: scores[:, at] for at, name in enumerate(classes.columns)}
     # argmax gives some class for a row of NaN, which the validation below then rejects.
-    columns["prediction"] = [CLASSES[at] for at in scores.argmax(axis=1)]
+    columns["prediction"] = [classes[at] for at in scores.argmax(axis=1)]
     for name, extra in (extras or {}).items():
         numbers = np.asarray(extra, dtype=np.float32)
         if len(numbers) != n:
             raise DataError(f"{name}: {len(numbers)} values for {n} images; give one for each image_id")
         columns[name] = numbers
-    return validate_predictions(pd.DataFrame(columns))
+    return validate_predictions(pd.DataFrame(columns), classes=classes)
 
 
-def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions") -> pd.DataFrame:
+def validate_predictions(
+    table: pd.DataFrame, source: str | Path = "predictions", classes: ClassList = DEFAULT_CLASSES
+) -> pd.DataFrame:
     """Check a predictions table and bring it into its standard form.
 
     Args:
-        table: a table with at least the columns `COLUMNS`, and any of `EXTRAS`; other columns are dropped.
+        table: a table with at least the columns of `columns_of`, and any of `EXTRAS`; other columns are dropped.
         source: the name of the table in an error, such as its path.
+        classes: of the study.
 
     Returns:
-        A new table: `COLUMNS` and the present `EXTRAS` in order, rows in the given order and numbered from 0, text as
-        str, fold as int64, probabilities and extras as float32, a missing patient_id or extra as NaN.
+        A new table: `columns_of` and the present `EXTRAS` in order, rows in the given order and numbered from 0, text
+        as str, fold as int64, probabilities and extras as float32, a missing patient_id or extra as NaN.
 
     Raises:
-        DataError: a column or value is missing (patient_id may be), a label, prediction or split is unknown, a fold is
-            not an integer of -1..10, a probability is outside 0..1, a row does not sum to 1 within 0.001, the
-            prediction is not the class of the largest probability (the first of a tie), an extra is not a number, or an
-            image occurs twice in a split. Row numbers start at 1 below the header.
+        DataError: a column or value is missing (patient_id may be), a probability is of another class, a label,
+            prediction or split is unknown, a fold is not an integer of -1..10, a probability is outside 0..1, a row
+            does not sum to 1 within 0.001, the prediction is not the class of the largest probability (the first of a
+            tie), an extra is not a number, or an image occurs twice in a split. Row numbers start at 1 below the
+            header.
     """
-    for column in COLUMNS:
+    usual = columns_of(classes)
+    for column in usual:
         if column not in table.columns:
-            raise DataError(f"{source}: column {column} is missing; the columns are {', '.join(COLUMNS)}")
+            raise DataError(f"{source}: column {column} is missing; the columns are {', '.join(usual)}")
+    for column in map(str, table.columns):
+        if column.startswith("p_") and column not in usual:
+            raise DataError(f"{source}: column {column} is of none of the classes {', '.join(classes)}")
+    allowed_in = {"label": classes.names, "prediction": classes.names, "split": _ALL}
     columns: dict[str, list[str | float] | npt.NDArray[np.generic]] = {}
     ids = list(table["image_id"])
 
     def invalid(row: int, column: str, cause: str) -> DataError:
         return DataError(f"{source}, row {row + 1} (image_id {ids[row]!r}), column {column}: {cause}")
 
-    for column in COLUMNS:
+    for column in usual:
         cells = list(table[column])
-        if column == "fold" or column in PROBABILITIES:
+        if column == "fold" or column in classes.columns:
             numbers = np.array([_number(cell) for cell in cells], dtype=np.float64)
             if column == "fold":
                 valid = np.isin(numbers, np.arange(-1, 11))
@@ -153,7 +161,7 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
             columns[column] = numbers.astype(np.int64) if column == "fold" else numbers
             continue
         missing = [bool(pd.isna(cell)) or cell == "" for cell in cells]
-        allowed = _ALLOWED.get(column)
+        allowed = allowed_in.get(column)
         for row, cell in enumerate(cells):
             if missing[row] and column != "patient_id":
                 raise invalid(row, column, f"empty; must be {'one of ' + ', '.join(allowed) if allowed else 'text'}")
@@ -161,17 +169,17 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
                 raise invalid(row, column, f"{cell!r}: must be one of {', '.join(allowed)}")
         columns[column] = [np.nan if empty else str(cell) for cell, empty in zip(cells, missing, strict=True)]
 
-    scores = np.stack([np.asarray(columns[name]) for name in PROBABILITIES], axis=1)
+    scores = np.stack([np.asarray(columns[name]) for name in classes.columns], axis=1)
     sums = scores.astype(np.float64).sum(axis=1)
     for row in np.flatnonzero(np.abs(sums - 1.0) > _SUM_TOLERANCE)[:1]:
-        raise invalid(int(row), ", ".join(PROBABILITIES), f"sum {sums[row]:.6g}: must be 1; divide the row by it")
+        raise invalid(int(row), ", ".join(classes.columns), f"sum {sums[row]:.6g}: must be 1; divide the row by it")
     for row, at in enumerate(scores.argmax(axis=1)):
-        if columns["prediction"][row] != CLASSES[at]:
+        if columns["prediction"][row] != classes[at]:
             raise invalid(
                 row,
                 "prediction",
-                f"{columns['prediction'][row]!r}: must be {CLASSES[at]!r}, because {PROBABILITIES[at]} is the largest "
-                "probability (the first of a tie)",
+                f"{columns['prediction'][row]!r}: must be {classes[at]!r}, because {classes.columns[at]} is the "
+                "largest probability (the first of a tie)",
             )
     seen: dict[tuple[object, object], int] = {}
     for row, key in enumerate(zip(columns["image_id"], columns["split"], strict=True)):
@@ -184,7 +192,7 @@ def validate_predictions(table: pd.DataFrame, source: str | Path = "predictions"
         absent = np.array([bool(pd.isna(cell)) or cell == "" for cell in cells], dtype=bool)
         for row in np.flatnonzero(~absent & ~np.isfinite(columns[name]))[:1]:
             raise invalid(int(row), name, f"{_quoted(cells[row])}: must be a number, or empty if unknown")
-    return pd.DataFrame(columns, columns=[*COLUMNS, *extras])
+    return pd.DataFrame(columns, columns=[*usual, *extras])
 
 
 def _number(cell: object) -> float:
@@ -198,7 +206,7 @@ def _quoted(cell: object) -> str:
     return repr(cell) if isinstance(cell, str) else str(cell)
 
 
-def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
+def write_predictions(table: pd.DataFrame, path: str | Path, classes: ClassList = DEFAULT_CLASSES) -> None:
     """Write predictions.csv atomically; the same rows in any order give the same bytes.
 
     Rows are ordered by split (val, test, unseen, external), then image_id. Nine digits identify every float32.
@@ -206,23 +214,25 @@ def write_predictions(table: pd.DataFrame, path: str | Path) -> None:
     Args:
         table: a predictions table; it is validated first.
         path: the file, in an existing folder.
+        classes: of the study.
 
     Raises:
         DataError: the table is not valid.
         WriteError: the file cannot be written; an existing file stays as it was.
     """
-    checked = validate_predictions(table)
+    checked = validate_predictions(table, classes=classes)
     rank = checked["split"].map({name: at for at, name in enumerate(_ALL)})
     keys = list(zip(rank, checked["image_id"], strict=True))
     ordered = checked.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
     write_text(path, ordered.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
 
 
-def read_predictions(path: str | Path) -> pd.DataFrame:
+def read_predictions(path: str | Path, classes: ClassList = DEFAULT_CLASSES) -> pd.DataFrame:
     """Read and check a predictions.csv.
 
     Args:
         path: the file.
+        classes: of the study.
 
     Returns:
         The table in the form of `validate_predictions`: ids are text (``007``, ``NA``), probabilities the float32
@@ -246,4 +256,8 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
             )
     if header and not body:
         raise DataError(f"{path}: no predictions; write it again from its run")
-    return validate_predictions(pd.DataFrame(body, columns=header, dtype=object), source=path)
+    return validate_predictions(pd.DataFrame(body, columns=header, dtype=object), path, classes)
+
+
+PROBABILITIES = DEFAULT_CLASSES.columns
+COLUMNS = columns_of()

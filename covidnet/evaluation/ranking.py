@@ -12,10 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.evaluation.bootstrap import cluster_codes, percentile_interval
 from covidnet.evaluation.intervals import wilson
-from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.results import UNDEFINED_ESTIMATE, Estimate, estimate
 
 GRID: npt.NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
@@ -285,7 +284,10 @@ def average_precision(
 
 
 def class_curves(
-    table: pd.DataFrame, weights: npt.NDArray[np.int32], areas: Mapping[str, Estimate] | None = None
+    table: pd.DataFrame,
+    weights: npt.NDArray[np.int32],
+    areas: Mapping[str, Estimate] | None = None,
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> dict[str, ClassCurves]:
     """ROC and precision-recall curves of every class against the other two, with 95% bands.
 
@@ -293,6 +295,7 @@ def class_curves(
         table: a predictions table.
         weights: (B, n) counts of each row in each resample, see `cluster_weights`.
         areas: the AUC of each class with its interval; computed if None.
+        classes: of the study.
 
     Returns:
         The curves by class, without classes that have no images or all of them. The bands are pointwise percentiles, so
@@ -300,7 +303,7 @@ def class_curves(
     """
     curves: dict[str, ClassCurves] = {}
     codes = cluster_codes(table)
-    for label, column in zip(CLASSES, PROBABILITIES, strict=True):
+    for label, column in zip(classes, classes.columns, strict=True):
         positive = (table["label"] == label).to_numpy(bool)
         if not positive.any() or positive.all():
             continue

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.calibration import brier_score, expected_calibration_error
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.metrics import ClassMetrics, SplitMetrics, class_metrics, class_rates, confusion, cross_entropy
-from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.evaluation.ranking import ClassCurves, area_estimate, area_interval, area_parts, class_curves, roc_auc
 from covidnet.evaluation.results import UNDEFINED_ESTIMATE, Estimate, Interval, estimate
 
@@ -115,7 +114,9 @@ class PointScores:
     loss: float | None
 
 
-def scored(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> SplitScores:
+def scored(
+    table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0, classes: ClassList = DEFAULT_CLASSES
+) -> SplitScores:
     """Every metric of a table, with 95% intervals.
 
     - Accuracy, sensitivity, specificity, F1 and the accuracy of one class against the rest have Wilson's interval on
@@ -131,20 +132,22 @@ def scored(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Spli
         table: a checked predictions table with each image once; it may be empty.
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
+        classes: of the study.
     """
     codes = cluster_codes(table)
     truth, predicted = list(table["label"]), list(table["prediction"])
-    counts = confusion(truth, predicted)
-    points = point_scores(table)
-    resampled = _resampled_rates(table, cluster_weights(codes, resamples, seed))
+    counts = confusion(truth, predicted, classes)
+    points = point_scores(table, classes)
+    resampled = _resampled_rates(table, cluster_weights(codes, resamples, seed), classes)
     n = int(counts.sum())
     correct = (table["label"] == table["prediction"]).to_numpy(bool)
     accuracy = _estimate(points.accuracy, proportion_interval(correct, codes), "wilson")
-    classes: dict[str, ClassScores] = {}
-    for (label, rates), column in zip(class_metrics(truth, predicted, codes).items(), PROBABILITIES, strict=True):
+    by_class: dict[str, ClassScores] = {}
+    rates_of = class_metrics(truth, predicted, codes, classes)
+    for (label, rates), column in zip(rates_of.items(), classes.columns, strict=True):
         positive = (table["label"] == label).to_numpy(bool)
         agree = positive == (table["prediction"] == label).to_numpy(bool)
-        classes[label] = ClassScores(
+        by_class[label] = ClassScores(
             sensitivity=_estimate(rates.sensitivity, rates.sensitivity_ci, "wilson"),
             specificity=_estimate(rates.specificity, rates.specificity_ci, "wilson"),
             f1=_estimate(rates.f1, rates.f1_ci, "wilson"),
@@ -155,18 +158,18 @@ def scored(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Spli
     macro: dict[str, Estimate] = {}
     for name in MACRO:
         value = points.macro.of(name)
-        interval, method = _macro_area(table, value, codes), "delong"
+        interval, method = _macro_area(table, value, codes, classes), "delong"
         if name != "auc":
             with np.errstate(invalid="ignore"):
                 interval = percentile_interval(resampled[name].mean(axis=1), len(np.unique(codes)))
                 method = "bootstrap"
-        ends = [ends for of_class in classes.values() if (ends := of_class.of(name).ci)]
-        if interval is None and len(ends) == len(CLASSES):
+        ends = [ends for of_class in by_class.values() if (ends := of_class.of(name).ci)]
+        if interval is None and len(ends) == len(classes):
             low, high = (float(np.mean(side)) for side in zip(*ends, strict=True))
             interval, method = (low, high), "wilson"
         macro[name] = _estimate(value, interval, method)
     if accuracy.ci and len(set(counts.sum(axis=1).tolist())) == 1:
-        low, high = (1.0 - (1.0 - end) / (len(CLASSES) - 1) for end in accuracy.ci)
+        low, high = (1.0 - (1.0 - end) / (len(classes) - 1) for end in accuracy.ci)
         macro["sensitivity"] = _estimate(points.macro.sensitivity, accuracy.ci, "wilson")
         macro["specificity"] = _estimate(points.macro.specificity, (low, high), "wilson")
     return SplitScores(
@@ -175,14 +178,16 @@ def scored(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Spli
         accuracy=accuracy,
         macro=Scores(**macro),
         loss=points.loss,
-        brier=brier_score(table),
-        ece=expected_calibration_error(table),
+        brier=brier_score(table, classes),
+        ece=expected_calibration_error(table, classes=classes),
         confusion=counts.tolist(),
-        classes=classes,
+        classes=by_class,
     )
 
 
-def scored_curves(table: pd.DataFrame, scores: SplitScores, *, resamples: int, seed: int) -> dict[str, ClassCurves]:
+def scored_curves(
+    table: pd.DataFrame, scores: SplitScores, *, resamples: int, seed: int, classes: ClassList = DEFAULT_CLASSES
+) -> dict[str, ClassCurves]:
     """The curves of a table, with the AUC intervals of its scores.
 
     Args:
@@ -191,34 +196,36 @@ def scored_curves(table: pd.DataFrame, scores: SplitScores, *, resamples: int, s
         resamples: number of bootstrap resamples; at most 500 are used, because a band needs fewer than an interval and
             a curve has a hundred points.
         seed: of the bootstrap.
+        classes: of the study.
     """
     weights = cluster_weights(cluster_codes(table), min(500, resamples), seed)
-    return class_curves(table, weights, {label: of_class.auc for label, of_class in scores.classes.items()})
+    return class_curves(table, weights, {label: of_class.auc for label, of_class in scores.classes.items()}, classes)
 
 
-def point_scores(table: pd.DataFrame) -> PointScores:
+def point_scores(table: pd.DataFrame, classes: ClassList = DEFAULT_CLASSES) -> PointScores:
     """The metrics of a table without intervals.
 
     Args:
         table: a checked predictions table.
+        classes: of the study.
     """
-    counts, areas = confusion(list(table["label"]), list(table["prediction"])), _areas(table)
+    counts, areas = confusion(list(table["label"]), list(table["prediction"]), classes), _areas(table, classes)
     n = int(counts.sum())
-    classes = {
+    by_class = {
         label: Rates(one.sensitivity, one.specificity, one.f1, float(area) if np.isfinite(area) else None)
-        for (label, one), area in zip(class_rates(counts).items(), areas, strict=True)
+        for (label, one), area in zip(class_rates(counts, classes).items(), areas, strict=True)
     }
     return PointScores(
         accuracy=float(np.trace(counts) / n) if n else None,
-        macro=Rates(*(_mean([rates.of(name) for rates in classes.values()]) for name in MACRO)),
-        classes=classes,
-        loss=cross_entropy(table[list(PROBABILITIES)].to_numpy(np.float64), list(table["label"])),
+        macro=Rates(*(_mean([rates.of(name) for rates in by_class.values()]) for name in MACRO)),
+        classes=by_class,
+        loss=cross_entropy(table[list(classes.columns)].to_numpy(np.float64), list(table["label"]), classes),
     )
 
 
-def _areas(table: pd.DataFrame) -> npt.NDArray[np.float64]:
+def _areas(table: pd.DataFrame, classes: ClassList) -> npt.NDArray[np.float64]:
     return np.array(
-        [float(roc_auc(table[c], table["label"] == k)) for k, c in zip(CLASSES, PROBABILITIES, strict=True)]
+        [float(roc_auc(table[c], table["label"] == k)) for k, c in zip(classes, classes.columns, strict=True)]
     )
 
 
@@ -228,14 +235,16 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(present)) if len(present) == len(values) else None
 
 
-def _resampled_rates(table: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[np.float64]]:
-    """The metrics of each class in every resample, (B, 3); NaN where undefined."""
-    truth = np.array([CLASSES.index(label) for label in table["label"]], dtype=np.intp)
-    predicted = np.array([CLASSES.index(label) for label in table["prediction"]], dtype=np.intp)
-    cells = np.zeros((len(table), len(CLASSES) ** 2), dtype=np.float32)
-    cells[np.arange(len(table)), truth * len(CLASSES) + predicted] = 1.0
+def _resampled_rates(
+    table: pd.DataFrame, weights: npt.NDArray[np.int32], classes: ClassList
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The metrics of each class in every resample, (B, classes); NaN where undefined."""
+    truth = np.array([classes.index(label) for label in table["label"]], dtype=np.intp)
+    predicted = np.array([classes.index(label) for label in table["prediction"]], dtype=np.intp)
+    cells = np.zeros((len(table), len(classes) ** 2), dtype=np.float32)
+    cells[np.arange(len(table)), truth * len(classes) + predicted] = 1.0
     # Integers below 2**24 are exact in float32.
-    counts = (weights.astype(np.float32) @ cells).astype(np.float64).reshape(-1, len(CLASSES), len(CLASSES))
+    counts = (weights.astype(np.float32) @ cells).astype(np.float64).reshape(-1, len(classes), len(classes))
     tp = np.einsum("bii->bi", counts)
     fn, fp = counts.sum(2) - tp, counts.sum(1) - tp
     tn = counts.sum((1, 2))[:, None] - tp - fn - fp
@@ -247,9 +256,11 @@ def _resampled_rates(table: pd.DataFrame, weights: npt.NDArray[np.int32]) -> dic
         }
 
 
-def _macro_area(table: pd.DataFrame, value: float | None, codes: npt.NDArray[np.intp]) -> tuple[float, float] | None:
+def _macro_area(
+    table: pd.DataFrame, value: float | None, codes: npt.NDArray[np.intp], classes: ClassList
+) -> tuple[float, float] | None:
     """The interval of the mean AUC over the classes; a patient contributes to the error of each."""
-    pairs = list(zip(CLASSES, PROBABILITIES, strict=True))
+    pairs = list(zip(classes, classes.columns, strict=True))
     parts = [
         area_parts(table[[column]].to_numpy(np.float64).T, table["label"] == label, codes) for label, column in pairs
     ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.evaluation.intervals import design_effect
 from covidnet.evaluation.results import Interval
@@ -28,6 +27,8 @@ class Candidate:
 
     Args:
         fold: its test fold.
+        val_positive_sensitivity: that of the positive class, if it is not COVID-19 among the default classes.
+        unseen_positive_sensitivity: likewise.
     """
 
     fold: int | None
@@ -37,6 +38,20 @@ class Candidate:
     unseen_accuracy: float | None = None
     unseen_loss: float | None = None
     unseen_covid19_sensitivity: float | None = None
+    val_positive_sensitivity: float | None = field(default=None, metadata={"omit_none": True})
+    unseen_positive_sensitivity: float | None = field(default=None, metadata={"omit_none": True})
+
+    @property
+    def val_sensitivity(self) -> float | None:
+        """Of the positive class, on the validation images."""
+        known = self.val_positive_sensitivity
+        return self.val_covid19_sensitivity if known is None else known
+
+    @property
+    def unseen_sensitivity(self) -> float | None:
+        """Of the positive class, on the unseen fold."""
+        known = self.unseen_positive_sensitivity
+        return self.unseen_covid19_sensitivity if known is None else known
 
 
 @dataclass(frozen=True)
@@ -107,8 +122,8 @@ def choose(candidates: Sequence[Candidate], rule: str = "inner") -> int:
         rule: one of `RULES`.
 
     Returns:
-        The fold with the highest accuracy; ties go to the higher COVID-19 sensitivity, then the lower loss, then the
-        lower fold.
+        The fold with the highest accuracy; ties go to the higher sensitivity of the positive class (COVID-19), then the
+        lower loss, then the lower fold.
 
     Raises:
         SettingError: the rule is unknown, or the models lack the predictions that it needs.
@@ -128,9 +143,9 @@ def choose(candidates: Sequence[Candidate], rule: str = "inner") -> int:
     ranked: list[tuple[float, float, float, int]] = []
     for one in candidates:
         accuracy, sensitivity, loss = (
-            (one.val_accuracy, one.val_covid19_sensitivity, one.val_loss)
+            (one.val_accuracy, one.val_sensitivity, one.val_loss)
             if rule == "inner"
-            else (one.unseen_accuracy, one.unseen_covid19_sensitivity, one.unseen_loss)
+            else (one.unseen_accuracy, one.unseen_sensitivity, one.unseen_loss)
         )
         if accuracy is None or one.fold is None:
             other = "paper" if rule == "inner" else "inner"
@@ -241,13 +256,16 @@ def split_half_optimism(
     return float((selected_on[rows, best] - scored_on[rows, best]).mean() / sqrt(2.0))
 
 
-def selection_report(right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], seed: int = 0) -> SelectionReport:
+def selection_report(
+    right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], seed: int = 0, classes: int = 3
+) -> SelectionReport:
     """The optimism of selecting the best model on the unseen fold, by simulation and in the data.
 
     Args:
         right: (models, n) whether each model is correct on each unseen image.
         codes: (n,) the patient of each image.
         seed: of the simulation and the random splits.
+        classes: how many the models choose from.
     """
     models, n = right.shape
     if not n:
@@ -259,7 +277,7 @@ def selection_report(right: npt.NDArray[np.bool_], codes: npt.NDArray[np.intp], 
         n=n,
         models=models,
         simulated=_simulated(mean, effective, models, seed),
-        chance=_simulated(1.0 / len(CLASSES), effective, models, seed),
+        chance=_simulated(1.0 / classes, effective, models, seed),
         data=ObservedChoice(best, mean, best - mean, split_half_optimism(right, codes, seed=seed), REPEATS),
     )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.metrics import SplitMetrics
@@ -50,29 +50,33 @@ class ClassSize(Size):
     others: Size
 
 
-def class_sizes(table: pd.DataFrame) -> dict[str, ClassSize]:
+def class_sizes(table: pd.DataFrame, classes: Iterable[str] = DEFAULT_CLASSES) -> dict[str, ClassSize]:
     """How many images and patients each class has, and whether that is enough for an interval.
 
     Args:
         table: a checked predictions table.
+        classes: of the study.
     """
     codes = cluster_codes(table)
     sizes = {}
-    for label in CLASSES:
+    for label in classes:
         positive = (table["label"] == label).to_numpy(bool)
         sizes[label] = ClassSize(**vars(_size(codes[positive])), others=_size(codes[~positive]))
     return sizes
 
 
-def sparse_notes(table: pd.DataFrame, absent: Mapping[str, str] | None = None) -> list[str]:
+def sparse_notes(
+    table: pd.DataFrame, absent: Mapping[str, str] | None = None, classes: Iterable[str] = DEFAULT_CLASSES
+) -> list[str]:
     """A sentence for each class that has no images or too few.
 
     Args:
         table: a checked predictions table.
         absent: for classes without images the reason, as a clause; see `why_absent`.
+        classes: of the study.
     """
     notes = []
-    for label, size in class_sizes(table).items():
+    for label, size in class_sizes(table, classes).items():
         if not size.images:
             why = (absent or {}).get(label) or f"there are no images of {label}"
             notes.append(
@@ -132,7 +136,7 @@ def without_sparse(scores: SplitScores, table: pd.DataFrame) -> SplitScores:
     Returns:
         The scores; a removed interval and its method are None.
     """
-    sizes = class_sizes(table)
+    sizes = class_sizes(table, scores.classes)
     whole = bool(_size(cluster_codes(table)).enough)
     classes = {}
     for label, size in sizes.items():
@@ -158,7 +162,7 @@ def split_without_sparse(metrics: SplitMetrics, table: pd.DataFrame) -> SplitMet
         table: the table that they were computed from.
     """
     classes = {}
-    for label, size in class_sizes(table).items():
+    for label, size in class_sizes(table, metrics.classes).items():
         of_class = metrics.classes[label]
         classes[label] = replace(
             of_class,
@@ -178,7 +182,7 @@ def curves_without_sparse(curves: Mapping[str, ClassCurves], table: pd.DataFrame
         curves: from `covidnet.evaluation.ranking.class_curves`.
         table: the table that they were computed from.
     """
-    sizes = class_sizes(table)
+    sizes = class_sizes(table, curves)
     kept = dict(curves)
     for label, curve in curves.items():
         if not (sizes[label].enough and sizes[label].others.enough):

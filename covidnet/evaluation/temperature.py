@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import SettingError
-from covidnet.evaluation.predictions import PROBABILITIES
 
 BOUNDS = (0.05, 100.0)
 """The range of temperatures: beyond it probabilities are 0 and 1, or all the same."""
@@ -46,7 +45,7 @@ def tempered(probabilities: npt.ArrayLike, temperature: float) -> npt.NDArray[np
     return np.asarray(scores / scores.sum(axis=-1, keepdims=True), np.float64)
 
 
-def fit_temperature(table: pd.DataFrame) -> float | None:
+def fit_temperature(table: pd.DataFrame, classes: ClassList = DEFAULT_CLASSES) -> float | None:
     """The temperature that minimises the cross-entropy of a table.
 
     If all n images are correct that would be 0, with every probability 1, which n images cannot support. So the mean
@@ -54,6 +53,7 @@ def fit_temperature(table: pd.DataFrame) -> float | None:
 
     Args:
         table: a checked predictions table of images that the model was not trained on.
+        classes: of the study.
 
     Returns:
         T within `BOUNDS`; None without images.
@@ -65,8 +65,8 @@ def fit_temperature(table: pd.DataFrame) -> float | None:
         return None
     from scipy.optimize import brentq, minimize_scalar
 
-    scores = table[list(PROBABILITIES)].to_numpy(np.float64)
-    truth = np.array([CLASSES.index(label) for label in table["label"]])
+    scores = table[list(classes.columns)].to_numpy(np.float64)
+    truth = np.array([classes.index(label) for label in table["label"]])
     rows = np.arange(len(truth))
 
     def loss(log_temperature: float) -> float:

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from covidnet.base.classes import CLASSES
 from covidnet.base.errors import DataError
 from covidnet.base.progress import progress_bar
 from covidnet.callbacks.gradcam_panels import EmptyMaps, GradCamPanels, Mask, seeded_draw
@@ -117,7 +116,7 @@ class Explanations:
             return None
         regions = [self._regions(index) for index in chosen]
         rows = self.rows.iloc[chosen]
-        target = [CLASSES.index(label) for label in rows["label"]]
+        target = [self.module.classes.index(label) for label in rows["label"]]
         empty = EmptyMaps("where the maps lie")
         heats = self._heats(self.module.classifier, chosen, target, empty)
         self.constant[empty.part] = empty.report()
@@ -181,7 +180,8 @@ class Explanations:
         return self._heats(random_head, chosen, target, empty, maps)
 
     def _chosen(self, count: int) -> list[int]:
-        drawn = seeded_draw(self.rows["label"], -(-count // len(CLASSES)), self.seed)
+        classes = self.module.classes
+        drawn = seeded_draw(self.rows["label"], -(-count // len(classes)), self.seed, classes)
         # One of each class in turn: if count is not a multiple of the classes, the last round is cut.
         places = [index for _, indices in drawn for index in indices]
         order = [(at, number) for number, (_, indices) in enumerate(drawn) for at in range(len(indices))]

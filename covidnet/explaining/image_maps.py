@@ -13,7 +13,7 @@ import pandas as pd
 
 from covidnet.base.atomic import make_folder, write_text
 from covidnet.base.caveats import Caveat
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import label_of
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.base.names import listed, shown
 from covidnet.base.progress import progress_bar
@@ -24,7 +24,6 @@ from covidnet.data.reading.decoders import DecoderError, shared_decoders
 from covidnet.data.reading.images import unreadable
 from covidnet.evaluation.explanations import verdicts
 from covidnet.evaluation.localisation import localisation_summary, localisation_table
-from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.report.plots.panel import draw_image
 from covidnet.report.words import EXPLAINERS, MEASURES, count, estimate_text
 from covidnet.serving.model import NO_MAPS, ServedModel
@@ -69,12 +68,14 @@ class ImageMaps:
         reading: dict[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
+        given = target
         if method not in EXPLAINERS:
             raise SettingError("explain.method", method, EXPLAINERS)
         if not model.explains:
             raise SettingError("checkpoint", model.source, "a model that draws heat maps", NO_MAPS)
-        if target is not None and target not in CLASSES:
-            raise SettingError("target", target, CLASSES)
+        self.classes = model.facts.classes
+        if target is not None and (target := label_of(target, None, self.classes)) is None:
+            raise SettingError("target", given, self.classes)
         self.model = model
         self.facts = model.facts
         """The checkpoint's facts about the model, and the results of its run's tests of the maps."""
@@ -159,14 +160,14 @@ class ImageMaps:
         outputs = self.model.outputs(squares, maps=True)
         probabilities = outputs.probabilities
         called = probabilities.argmax(1)
-        target = [int(one) for one in called] if self.target is None else [CLASSES.index(self.target)] * len(batch)
+        target = [int(one) for one in called] if self.target is None else [self.classes.index(self.target)] * len(batch)
         heats = self.model.heat(squares, outputs, target, self.method)
         self._empty += [path for (path, _), heat in zip(batch, heats, strict=True) if not heat.any()]
         rows = []
         for (path, image), given, explained, heat in zip(batch, probabilities, target, heats, strict=True):
             picture = self._pictures[path]
             regions, fitted = self._regions(path, image)
-            caption = f"{EXPLAINERS[self.method]} of {CLASSES[explained]}. {self._weights()}"
+            caption = f"{EXPLAINERS[self.method]} of {self.classes[explained]}. {self._weights()}"
             try:
                 draw_image(
                     self.out / picture,
@@ -177,6 +178,7 @@ class ImageMaps:
                     probabilities=given,
                     caption=caption,
                     lesion=regions.get("lesion"),
+                    classes=self.classes,
                 )
                 drawn = listed(picture.as_posix())
             except Exception as error:
@@ -185,13 +187,13 @@ class ImageMaps:
                 self.undrawn += 1
                 drawn = ""
             if regions:
-                self._known.append((heat, fitted.get("lesion"), fitted.get("lung"), path, CLASSES[explained]))
+                self._known.append((heat, fitted.get("lesion"), fitted.get("lung"), path, self.classes[explained]))
             rows.append(
                 {
                     "path": listed(path),
-                    **{name: float(p) for name, p in zip(PROBABILITIES, given, strict=True)},
-                    "prediction": CLASSES[int(given.argmax())],
-                    "explained": CLASSES[explained],
+                    **{name: float(p) for name, p in zip(self.classes.columns, given, strict=True)},
+                    "prediction": self.classes[int(given.argmax())],
+                    "explained": self.classes[explained],
                     "method": self.method,
                     "picture": drawn,
                 }

@@ -94,7 +94,9 @@ def predict_external(
     texts: dict[str, Any] = {name: list(kept[name]) for name in ("image_id", "path", "patient_id", "label")}
 
     def table(probabilities: Sequence[npt.NDArray[np.float64]]) -> pd.DataFrame:
-        return predictions_table(**texts, split=EXTERNAL, fold=-1, probabilities=probabilities)
+        return predictions_table(
+            **texts, split=EXTERNAL, fold=-1, probabilities=probabilities, classes=predictor.classes
+        )
 
     return ExternalPredictions(
         table([answers[image_id].probabilities for image_id in kept["image_id"]]),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import CovidnetError
 from covidnet.evaluation.scores import scored
 from covidnet.report.external.summary import StudyScores
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def study_numbers(
-    folders: Sequence[Path], temperatures: Sequence[float | None], *, resamples: int, seed: int
+    folders: Sequence[Path], temperatures: Sequence[float | None], *, resamples: int, seed: int, classes: ClassList
 ) -> dict[str, StudyScores]:
     """The scores of the models' own test folds and of their unseen fold, from the predictions of their runs.
 
@@ -27,6 +28,7 @@ def study_numbers(
         temperatures: of each model.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+        classes: of the models.
 
     Returns:
         ``test`` and ``unseen``; empty where a model has no run folder with a predictions.csv. Of several models the
@@ -35,12 +37,12 @@ def study_numbers(
     if len(folders) != len(temperatures) or not all((folder / "predictions.csv").is_file() for folder in folders):
         return {}
     try:
-        tables = [run_predictions(folder) for folder in folders]
+        tables = [run_predictions(folder, classes) for folder in folders]
         known = [t for t in temperatures if t is not None]
         if len(known) == len(tables):
-            tables = [with_temperature(table, t) for table, t in zip(tables, known, strict=True)]
+            tables = [with_temperature(table, t, classes) for table, t in zip(tables, known, strict=True)]
         pooled = pd.concat([table[table["split"] == "test"] for table in tables], ignore_index=True)
-        unseen = _unseen(tables)
+        unseen = _unseen(tables, classes)
     except CovidnetError as error:
         log.warning("the study's own numbers are left out: %s", error)
         return {}
@@ -54,12 +56,12 @@ def study_numbers(
     }
     found = {"test": pooled, "unseen": unseen}
     return {
-        part: StudyScores(titles[part], scored(table, resamples=resamples, seed=seed))
+        part: StudyScores(titles[part], scored(table, resamples=resamples, seed=seed, classes=classes))
         for part, table in found.items()
         if len(table)
     }
 
 
-def _unseen(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _unseen(tables: Sequence[pd.DataFrame], classes: ClassList) -> pd.DataFrame:
     same = common_images([table[table["split"] == "unseen"] for table in tables])
-    return averaged(same) if len(same) > 1 and len(same[0]) else same[0]
+    return averaged(same, classes) if len(same) > 1 and len(same[0]) else same[0]

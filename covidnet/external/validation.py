@@ -14,7 +14,7 @@ import pandas as pd
 
 from covidnet.base.atomic import write_text
 from covidnet.base.caveats import Caveat
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError
 from covidnet.base.provenance import environment, file_sha256
 from covidnet.data.collection.image_table import ImageTable
@@ -149,7 +149,7 @@ class ExternalValidation:
                 f"{self.out / 'refused.csv'}"
             )
         self.seconds["predict"] = time.perf_counter() - start
-        write_predictions(predicted.table, self.out / "predictions.csv")
+        write_predictions(predicted.table, self.out / "predictions.csv", predictor.classes)
         start = time.perf_counter()
         summary = self._summary(
             predictor, models, predicted, {"resamples": resamples, "seed": seed}, dict(arguments or {})
@@ -243,14 +243,16 @@ class ExternalValidation:
         outside = ~table["image_id"].isin(self._seen).to_numpy()
         headline = table[outside].reset_index(drop=True)
         before = None if predicted.before is None else predicted.before[outside].reset_index(drop=True)
-        scores = without_sparse(scored(headline, **numbers), headline)
+        classes = predictor.classes
+        options: dict[str, Any] = {**numbers, "classes": classes}
+        scores = without_sparse(scored(headline, **options), headline)
         made = environment()
         return ExternalSummary(
             name=self.images.root.name,
             folder=str(self.out),
             model={**facts.plain(), "title": facts.title, "notes": facts.notes(), "gate": predictor.gate},
             data=self._data(),
-            coverage=self._coverage(predicted),
+            coverage=self._coverage(predicted, classes),
             overlap=self._overlap(table),
             copies=Copies(
                 pairs=len(self.copies),
@@ -258,14 +260,14 @@ class ExternalValidation:
                 listed=[CopiedImage(*row) for row in self.copies.head(20).itertuples(index=False)],
             ),
             external=scores,
-            external_all=without_sparse(scored(table, **numbers), table) if len(headline) < len(table) else None,
-            sizes=class_sizes(headline),
-            curves=ExternalCurves(curves_without_sparse(scored_curves(headline, scores, **numbers), headline)),
+            external_all=without_sparse(scored(table, **options), table) if len(headline) < len(table) else None,
+            sizes=class_sizes(headline, classes),
+            curves=ExternalCurves(curves_without_sparse(scored_curves(headline, scores, **options), headline)),
             calibration=ExternalCalibration(
-                external=calibration(headline) if len(headline) else None,
-                before=None if before is None or not len(before) else calibration(before),
+                external=calibration(headline, classes=classes) if len(headline) else None,
+                before=None if before is None or not len(before) else calibration(before, classes=classes),
             ),
-            study=study_numbers(self.known.folders, facts.temperatures, **numbers),
+            study=study_numbers(self.known.folders, facts.temperatures, **options),
             notes=self._notes(predictor, headline, predicted),
             search_notes=self._search_notes(),
             bootstrap=Bootstrap(**numbers),
@@ -278,6 +280,8 @@ class ExternalValidation:
             },
             arguments=arguments,
             seconds={},
+            class_names=classes.record().get("classes"),
+            positive=classes.record().get("positive"),
         )
 
     def _data(self) -> ExternalData:
@@ -292,7 +296,7 @@ class ExternalValidation:
             unknown_patients=int(images["patient_id"].isna().sum()),
         )
 
-    def _coverage(self, predicted: ExternalPredictions) -> Coverage:
+    def _coverage(self, predicted: ExternalPredictions, classes: ClassList) -> Coverage:
         gate, images = predicted.refused, self.images.images
         causes = pd.concat([self.images.refused["cause"], gate["cause"]]).map(_short).value_counts()
         seen = predicted.table["label"][predicted.table["image_id"].isin(self._seen)]
@@ -311,7 +315,7 @@ class ExternalValidation:
                     # Without a search their number is unknown, not 0.
                     training=None if self.known.how == "no" else int((seen == label).sum()),
                 )
-                for label in CLASSES
+                for label in classes
             },
         )
 
@@ -329,7 +333,7 @@ class ExternalValidation:
         )
 
     def _notes(self, predictor: Predictor, headline: pd.DataFrame, predicted: ExternalPredictions) -> list[str]:
-        cover = self._coverage(predicted)
+        cover = self._coverage(predicted, predictor.classes)
         absent = {
             label: why_absent(
                 label,
@@ -340,7 +344,7 @@ class ExternalValidation:
             )
             for label, numbers in cover.classes.items()
         }
-        notes = [*self._search_notes(), *sparse_notes(headline, absent)]
+        notes = [*self._search_notes(), *sparse_notes(headline, absent, predictor.classes)]
         notes += [*_warned_notes(headline, predicted.warned), *predictor.model.facts.notes()]
         if not len(headline):
             notes.insert(0, "Every predicted image is a training image: there are no external numbers.")
@@ -362,7 +366,9 @@ class ExternalValidation:
         return {
             "fold": -1,
             "seed": summary.bootstrap.seed,
-            "splits": {part: split_without_sparse(split_metrics(rows), rows) for part, rows in parts.items()},
+            "splits": {
+                part: split_without_sparse(split_metrics(rows, summary.classes), rows) for part, rows in parts.items()
+            },
             "seconds": summary.seconds,
             "data": {
                 "name": self.images.name,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from covidnet.base.classes import ClassList
 from covidnet.base.progress import progress_bar
 from covidnet.data.loading.augment import ORIGINAL
 from covidnet.data.loading.datamodule import FoldDataModule
@@ -26,14 +27,15 @@ LEAST_IMAGES = 30
 _BATCH = 8
 
 
-def temperature_of(predictions: pd.DataFrame) -> tuple[float | None, int]:
+def temperature_of(predictions: pd.DataFrame, classes: ClassList) -> tuple[float | None, int]:
     """The temperature of a run, and the number of validation images that it was fitted on.
 
     Args:
         predictions: the table of predictions.csv.
+        classes: of the run.
     """
     rows = predictions[predictions["split"] == "val"].reset_index(drop=True)
-    return fit_temperature(rows), len(rows)
+    return fit_temperature(rows, classes), len(rows)
 
 
 def gate_of(

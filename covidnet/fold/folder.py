@@ -59,12 +59,12 @@ class RunFolder:
             temperature: of the model, see `covidnet.evaluation.temperature`: value, n and split of the images that it
                 was fitted on. The metrics are of probabilities without it.
         """
-        s, prepared = self.settings, self.prepared
+        s, prepared, classes = self.settings, self.prepared, self.prepared.classes
         used = prepared.split["label"][prepared.split["fold"] >= 0]
         return {
             "fold": s["fold"],
             "seed": s["seed"],
-            "splits": to_json(run_metrics(read_predictions(self.path / "predictions.csv"))),
+            "splits": to_json(run_metrics(read_predictions(self.path / "predictions.csv", classes), classes)),
             "temperature": temperature,
             "seconds": seconds,
             "data": {
@@ -173,7 +173,9 @@ class RunFolder:
             )
         else:
             notes.append("In how many runs the unseen fold has been scored is not known: the cache cannot be written.")
-        print_run_summary(metrics, self.path, notes, splits=("test",) if locked else ("test", "unseen"))
+        print_run_summary(
+            metrics, self.path, notes, splits=("test",) if locked else ("test", "unseen"), classes=self.prepared.classes
+        )
 
 
 UNSEEN = "unseen.csv"

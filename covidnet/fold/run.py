@@ -20,6 +20,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from covidnet.base.caveats import Caveat
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.quiet import quieten
 from covidnet.base.trust import check_classes, check_links
@@ -89,7 +90,10 @@ class FoldRun:
         check_classes(self.settings, self.settings.get("trust") or ())
         check_arguments(self.settings)
         check_links(self.folder)
-        direction(self.settings["monitor"])
+        # config.yaml has the names, so that a later change of the folders does not change a run.
+        if "classes" in self.settings["data"]:
+            self.settings["data"]["classes"] = list(self.setup.classes)
+        direction(self.settings["monitor"], classes=self.setup.classes)
         self._watch_training()
         settle_weights(self.settings, self.folder, self.sweep, resumed=self.resumption.wanted)
         self.resumption.check_settings()
@@ -216,7 +220,7 @@ class FoldRun:
 
     def _make_callbacks(self) -> None:
         found = self.settings["callbacks"].items()
-        self.callbacks = [_callback(name, callback) for name, callback in found if callback]
+        self.callbacks = [_callback(name, callback, self.setup.classes) for name, callback in found if callback]
         if not any(isinstance(callback, PredictionWriter) for callback in self.callbacks):
             raise SettingError("callbacks.predictions", None, "PredictionWriter", "without predictions no numbers")
 
@@ -334,7 +338,7 @@ class FoldRun:
         maps: list[str] | None,
     ) -> dict[str, Any] | None:
         """Add gate, temperature and provenance to the chosen checkpoint; return the temperature for metrics.json."""
-        temperature, images = temperature_of(predictions)
+        temperature, images = temperature_of(predictions, prepared.classes)
         thumbnails = prepared.thumbnails(progress=self.progress)
         write_training_images(self.folder, datamodule.rows, thumbnails)
         if checkpoint is not None:
@@ -431,7 +435,7 @@ class _ProgressBar(RichProgressBar):
         return metrics
 
 
-def _callback(name: str, settings: Mapping[str, Any]) -> pl.Callback:
+def _callback(name: str, settings: Mapping[str, Any], classes: ClassList) -> pl.Callback:
     """Build a callback; a monitored metric sets its mode.
 
     Raises:
@@ -439,7 +443,7 @@ def _callback(name: str, settings: Mapping[str, Any]) -> pl.Callback:
     """
     mode = {}
     if monitor := settings.get("monitor"):
-        right = direction(monitor, f"callbacks.{name}.monitor")
+        right = direction(monitor, f"callbacks.{name}.monitor", classes)
         if settings.get("mode", right) != right:
             raise SettingError(f"callbacks.{name}.mode", settings["mode"], right, f"it follows from {monitor}")
         if "mode" in inspect.signature(hydra.utils.get_object(settings["_target_"])).parameters:

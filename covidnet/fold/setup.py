@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.base.trust import check_classes
 from covidnet.data.collection.annotations import Annotations
 from covidnet.data.collection.manifest import check_files
-from covidnet.data.collection.prepared import PreparedDataset, prepare_dataset
+from covidnet.data.collection.prepared import PreparedDataset, find_source, prepare_dataset
 from covidnet.data.loading.augment import FixedCopies, augmentation_of
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.loading.dataset import ImageDataset
@@ -64,6 +65,16 @@ class FoldSetup:
         check_engine(settings["features"]["engine"])
         if settings["selection"] == "paper" and self.locked:
             raise SettingError("selection", "paper", "inner with unseen=locked", "paper chooses by the unseen fold")
+
+    @cached_property
+    def classes(self) -> ClassList:
+        """The classes of the study; ``data.classes=auto`` looks for them in the data set.
+
+        Raises:
+            DataError: the data set has none.
+        """
+        data = self.settings["data"]
+        return ClassList.declared(data) or find_source(data, self.cache, progress=self.progress).classes
 
     @property
     def locked(self) -> bool:
@@ -117,9 +128,12 @@ class FoldSetup:
         preprocessing = {"fit": s["data"]["fit"], "image_size": s["data"]["image_size"]}
         optim = {name: value for name, value in s["optim"].items() if name != "optimizer"}
         # The numbers of a data set are not known yet; any weights show whether the loss can be called.
-        loss = self._loss(torch.ones(len(CLASSES)))
+        loss = self._loss(torch.ones(len(self.classes)))
         model = {name: value for name, value in s["model"].items() if name not in _NOT_OF_THE_NETWORK}
-        return ClassificationModule(model, optim, preprocessing, s["monitor"], loss, self._optimizer())
+        classes = self.classes
+        return ClassificationModule(
+            model, optim, preprocessing, s["monitor"], loss, self._optimizer(), classes.names, classes.positive
+        )
 
     def weigh(self, module: ClassificationModule, datamodule: FoldDataModule) -> None:
         """Give the loss the class weights of a fold's training images, if ``loss.weight=balanced``.
@@ -130,9 +144,10 @@ class FoldSetup:
         """
         if (self.settings.get("loss") or {}).get("weight") == "balanced":
             counts = datamodule.counts["train"]
-            weights = balanced_weights([counts[label]["inputs"] for label in CLASSES])
+            weights = balanced_weights([counts[label]["inputs"] for label in self.classes])
             module.loss = self._loss(weights)
-            log.info("loss: class weights %s", ", ".join(f"{c} {w:.3f}" for c, w in zip(CLASSES, weights, strict=True)))
+            named = zip(self.classes, weights, strict=True)
+            log.info("loss: class weights %s", ", ".join(f"{label} {weight:.3f}" for label, weight in named))
 
     def _loss(self, balanced: Tensor) -> nn.Module:
         """The loss, with these class weights in place of ``balanced``."""

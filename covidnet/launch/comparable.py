@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from covidnet.base.classes import DEFAULT_CLASSES
+
 # Settings that change how a run is carried out, not what it computes.
 _INCIDENTAL = (
     "fold", "progress", "debug", "strict", "trust", "cache_dir", "selection", "logger", "resume", "defaults",
@@ -34,6 +36,9 @@ def compared(settings: Any, also: Sequence[str] = ()) -> dict[str, Any]:
     if flat.get("unseen") == "scored":
         # What runs did before the setting existed.
         del flat["unseen"]
+    if list(flat.get("data.classes") or ()) == list(DEFAULT_CLASSES):
+        # Likewise.
+        del flat["data.classes"]
     # Null and empty settings count as not set: versions differ in which of them they write.
     given = {k: v for k, v in flat.items() if v not in (None, [])}
     return {k: v for k, v in given.items() if not any(k == name or k.startswith(f"{name}.") for name in skipped)}

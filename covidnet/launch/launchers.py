@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import CovidnetError, SettingError
 from covidnet.base.former import PRESETS
 from covidnet.learning.monitor import direction, search_direction
@@ -200,7 +201,7 @@ def check_search(cfg: DictConfig) -> None:
             "split.validation", cfg.split.validation, "inner with hydra/sweeper=search",
             "hyperparameters are never chosen by the test fold, nor by training images",
         )  # fmt: skip
-    direction(cfg.monitor)
+    direction(cfg.monitor, classes=ClassList.declared(cfg.data))
     if not cfg.monitor.startswith("val/"):
         raise SettingError(
             "monitor",

@@ -142,6 +142,8 @@ _COMMON = {
 }
 _DATA = {
     "data.name": _text("Which kind of data set it is."),
+    "data.classes": _list("The classes in order; auto takes those of the data set.", also=(str,), extra=_NULL),
+    "data.positive": _text("The class that headlines are about; null takes the first.", extra=_NULL),
     "data.view": _text("Which views are kept: frontal, or one such as PA; null keeps all.", extra=_NULL),
     "data.max_megapixels": _MEGAPIXELS,
     "data.min_side": _MIN_SIDE,

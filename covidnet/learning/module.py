@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import SettingError, WeightsError
 from covidnet.learning.checkpoints import DamagedCheckpointError, read_checkpoint
 from covidnet.learning.losses import deviation_loss
@@ -21,9 +21,6 @@ from covidnet.learning.monitor import direction
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead
 from covidnet.models.networks import NETWORKS
-
-ANOMALY = CLASSES.index("COVID-19")
-"""The class that an `AnomalyHead` treats as the anomaly."""
 
 OPTIM: dict[str, float] = {"lr": 1e-3, "weight_decay": 0.0, "plateau_factor": 0.5, "plateau_patience": 2}
 """The optimiser's settings, as in conf/optim/adam.yaml."""
@@ -51,6 +48,8 @@ class ClassificationModule(pl.LightningModule):
         loss: the training loss, of logits (N, classes) and labels (N); cross-entropy if None.
         optimizer: makes the optimizer of parameters, lr and weight_decay, such as ``torch.optim.AdamW``; Adam if None.
             A checkpoint stores neither: prediction needs no loss, and nothing that a file names is called.
+        classes: their names, in the order of the logits; COVID-19, Normal, Pneumonia if None.
+        positive: the class that an `AnomalyHead` treats as the anomaly; the first if None.
 
     Raises:
         SettingError: a setting of `model` or `optim` is not allowed, or the network does not accept this image size.
@@ -65,6 +64,8 @@ class ClassificationModule(pl.LightningModule):
         monitor: str = "val/loss",
         loss: nn.Module | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        classes: Sequence[str] | None = None,
+        positive: str | None = None,
     ) -> None:
         super().__init__()
         # Loading anything but plain values from a checkpoint would need to run code.
@@ -72,11 +73,14 @@ class ClassificationModule(pl.LightningModule):
         optim = {**OPTIM, **_plain(optim or {})}
         preprocessing = {**PREPROCESSING, **_plain(preprocessing or {})}
         check_optim(optim)
-        self.save_hyperparameters(ignore=["loss", "optimizer"])
+        self.save_hyperparameters(ignore=["loss", "optimizer", "classes", "positive"])
+        self.classes = ClassList.of({"classes": classes, "positive": positive})
+        # A checkpoint of the default classes has no names, as those of older versions.
+        self.hparams.update(self.classes.record())
         # A checkpoint does not need the weights file, whose path is private: keep only its name.
         if "weights" in model:
             self.hparams["model"] = {**model, "weights": PurePath(str(model["weights"])).name}
-        self.classifier: Classifier = build_classifier(**model)
+        self.classifier: Classifier = build_classifier(**{**model, "classes": len(self.classes)})
         side, least = preprocessing.get("image_size"), NETWORKS[self.classifier.backbone.name].least
         if isinstance(side, int) and side < least:
             raise SettingError("data.image_size", side, f"{least} or more", f"{model['name']} needs larger images")
@@ -84,6 +88,7 @@ class ClassificationModule(pl.LightningModule):
         self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
         self.monitor = monitor
         self.loss = loss
+        self._anomaly = self.classes.index(self.classes.positive)
         # One fused operation instead of a dozen saves a fifth of a linear head's step.
         self.optimizer = optimizer or functools.partial(torch.optim.Adam, fused=True)
         # The checkpoint's record for prediction, see `covidnet.serving.record`.
@@ -123,7 +128,7 @@ class ClassificationModule(pl.LightningModule):
         return module.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, 3)."""
+        """Images (N, C, H, W) to logits (N, classes)."""
         return self.classifier(images)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -147,7 +152,7 @@ class ClassificationModule(pl.LightningModule):
         loss = cross_entropy(logits, labels) if train_loss is None else train_loss(logits, labels)
         if isinstance(self.classifier.head, AnomalyHead):
             scores = self.classifier.head.scores(features)
-            loss = loss + self.anomaly_weight * deviation_loss(scores, labels == ANOMALY)
+            loss = loss + self.anomaly_weight * deviation_loss(scores, labels == self._anomaly)
         with torch.no_grad():
             right = (logits.argmax(1) == labels).sum()
             # Summed here and logged once: logging costs more than a whole step of a linear head.
@@ -187,7 +192,7 @@ class ClassificationModule(pl.LightningModule):
         optimizer = self.optimizer(moving, lr=self.optim["lr"], weight_decay=self.optim["weight_decay"])
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer,
-            mode=direction(self.monitor),
+            mode=direction(self.monitor, classes=self.classes),
             factor=self.optim["plateau_factor"],
             patience=self.optim["plateau_patience"],
         )

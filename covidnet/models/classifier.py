@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.models.backbones import Backbone, InputSpec, build_backbone
 from covidnet.models.heads import LinearHead, build_head
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
         return self.head.extras(features) if isinstance(self.head, LinearHead) else {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, classes), in the order of `covidnet.base.classes.CLASSES`."""
+        """Images (N, C, H, W) to logits (N, classes)."""
         return self.classify(self.features(images))
 
 
@@ -92,7 +92,7 @@ def build_classifier(
     weights: str | Path = "random",
     freeze: bool = True,
     weights_seed: int = 0,
-    classes: int = len(CLASSES),
+    classes: int = len(DEFAULT_CLASSES),
     dropout: float = 0.0,
     standardise: bool = False,
     samples: int = 50,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.errors import SettingError
 
 # The smallest normal float32: the logarithm of a probability of 0 would be infinite.
@@ -32,7 +32,7 @@ class LinearHead(nn.Module):
     """
 
     def __init__(
-        self, features_dim: int, classes: int = len(CLASSES), dropout: float = 0.0, standardise: bool = False
+        self, features_dim: int, classes: int = len(DEFAULT_CLASSES), dropout: float = 0.0, standardise: bool = False
     ) -> None:
         super().__init__()
         if not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
@@ -85,7 +85,7 @@ class MonteCarloHead(LinearHead):
     def __init__(
         self,
         features_dim: int,
-        classes: int = len(CLASSES),
+        classes: int = len(DEFAULT_CLASSES),
         dropout: float = 0.5,
         standardise: bool = False,
         samples: int = 50,
@@ -116,7 +116,8 @@ class MonteCarloHead(LinearHead):
             features: (N, D).
 
         Returns:
-            ``predictive_entropy`` (N), 0..ln 3, and ``mutual_information`` (N), at least 0.
+            ``predictive_entropy`` (N), from 0 to the logarithm of the number of classes, and ``mutual_information``
+            (N), at least 0.
         """
         draws = self._draws(features)
         total = _entropy(draws.mean(0))
@@ -141,12 +142,12 @@ class AnomalyHead(LinearHead):
 
     Source: Zhang et al. 2020, https://arxiv.org/abs/2003.12338: a classification head and an anomaly head on a residual
     network, with COVID-19 as the anomaly; the score's loss is in `covidnet.learning.losses`. They have two classes and
-    fine-tune an 18-layer network. We use the three classes of the paper and train only the two heads, and the score
-    does not affect the predicted class.
+    fine-tune an 18-layer network. We take any classes, with the positive one as the anomaly, and train only the two
+    heads, and the score does not affect the predicted class.
     """
 
     def __init__(
-        self, features_dim: int, classes: int = len(CLASSES), dropout: float = 0.0, standardise: bool = False
+        self, features_dim: int, classes: int = len(DEFAULT_CLASSES), dropout: float = 0.0, standardise: bool = False
     ) -> None:
         super().__init__(features_dim, classes, dropout, standardise)
         self.anomaly = nn.Linear(features_dim, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from covidnet.base.classes import ClassList
 from covidnet.evaluation.calibration import Calibration
 from covidnet.evaluation.localisation import LocalisationSummary
 from covidnet.evaluation.ranking import ClassCurves
@@ -156,6 +157,7 @@ class UnseenUse:
 
 
 _OMIT_NONE = {"omit_none": True}
+_CLASSES = {"key": "classes", **_OMIT_NONE}
 
 
 @dataclass(frozen=True)
@@ -453,6 +455,8 @@ class SweepSummary:
         arguments: settings of the command that differ from its defaults.
         seconds: durations of the steps, summed over the runs.
         paper: whether to show the paper's numbers; None shows them for the paper's own data only.
+        class_names: None for the default classes.
+        positive: the positive class; None for the first.
     """
 
     name: str | None
@@ -483,3 +487,10 @@ class SweepSummary:
     hashes: Hashes
     seconds: dict[str, float | None]
     paper: bool | None = None
+    class_names: list[str] | None = field(default=None, metadata=_CLASSES)
+    positive: str | None = field(default=None, metadata=_OMIT_NONE)
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes of the study."""
+        return ClassList.of({"classes": self.class_names, "positive": self.positive})

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 
 if TYPE_CHECKING:
     from covidnet.evaluation.metrics import SplitMetrics
@@ -53,15 +53,20 @@ def _digits(fraction: float) -> str:
 
 
 def metrics_table(
-    metrics: SplitMetrics, title: str = "", footer: Sequence[str] = (), undefined: str = UNDEFINED
+    metrics: SplitMetrics,
+    title: str = "",
+    footer: Sequence[str] = (),
+    undefined: str = UNDEFINED,
+    classes: ClassList | None = None,
 ) -> Table:
-    """The metrics of one split: a row per class, then the accuracy.
+    """The metrics of one split: a row per class (of two, the positive one), then the accuracy.
 
     Args:
         metrics: the metrics of the split.
         title: the line above; empty for none.
         footer: lines below.
         undefined: printed for an undefined value.
+        classes: of the study; those of the metrics if None.
 
     Returns:
         A table that fits 80 columns, each value with its 95% interval. In fewer columns its cells are wrapped.
@@ -80,7 +85,7 @@ def metrics_table(
     for heading in ("Sensitivity", "Specificity", "F1"):
         table.add_column(heading, overflow="fold")
     table.add_column("Images", justify="right", overflow="fold")
-    for name in CLASSES:
+    for name in (classes or ClassList(tuple(metrics.classes))).reported:
         one = metrics.classes[name]
         pairs = ((one.sensitivity, one.sensitivity_ci), (one.specificity, one.specificity_ci), (one.f1, one.f1_ci))
         cells = [percent(value, ends, undefined) for value, ends in pairs]
@@ -97,6 +102,7 @@ def print_run_summary(
     notes: Sequence[str] = (),
     console: Console | None = None,
     splits: Sequence[str] = ("test", "unseen"),
+    classes: ClassList | None = None,
 ) -> None:
     """Print the results of a run: test and unseen metrics, the notes, and last the run folder.
 
@@ -106,6 +112,7 @@ def print_run_summary(
         notes: what the reader must know about the numbers, such as that the data are synthetic.
         console: where to print; standard output if None. Anything but a terminal gets plain text.
         splits: the splits to print.
+        classes: of the study; those of the metrics if None.
     """
     from covidnet.evaluation.metrics import SplitMetrics
     from covidnet.evaluation.results import from_json
@@ -121,7 +128,7 @@ def print_run_summary(
         if numbers is None or not numbers.n:
             _line(out, f"{title}: no images")
         else:
-            out.print(metrics_table(numbers, title, undefined=undefined))
+            out.print(metrics_table(numbers, title, undefined=undefined, classes=classes))
         _line(out, "")
     if any(numbers and numbers.n for numbers in printed.values()):
         _line(out, BRACKETS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.names import counted
 from covidnet.report.terminal import UNDEFINED, percent
 from covidnet.report.values import split
@@ -61,8 +62,36 @@ def estimate_text(estimate: Measured | float | None) -> str:
 
 
 def beside_paper(summary: SweepSummary) -> bool:
-    """Whether to show the paper's numbers: for the paper's own data, or if the setting ``paper`` says so."""
+    """Whether to show the paper's numbers: for the paper's own data, or if the setting ``paper`` says so.
+
+    They are of its three classes, so they are never shown beside those of others.
+    """
+    if summary.classes.names != DEFAULT_CLASSES.names:
+        return False
     return summary.data.name == "kaggle" if summary.paper is None else summary.paper
+
+
+def versus(classes: ClassList) -> str:
+    """What the rates of a class are about, as the start of a caption.
+
+    Example:
+        >>> versus(DEFAULT_CLASSES), versus(ClassList(("COVID-19", "Rest")))
+        ('Each class against the other two', 'COVID-19 (positive) against Rest')
+    """
+    if classes.binary:
+        return f"{classes.positive} (positive) against {next(name for name in classes if name != classes.positive)}"
+    return f"Each class against the other {'two' if len(classes) == 3 else len(classes) - 1}"
+
+
+def mean_words(classes: ClassList) -> str:
+    """What the column `covidnet.report.summary.ALL` holds; empty if there is none.
+
+    Example:
+        >>> mean_words(DEFAULT_CLASSES)
+        ' All classes: the mean of the three'
+    """
+    number = "three" if len(classes) == 3 else len(classes)
+    return "" if classes.binary else f" All classes: the mean of the {number}"
 
 
 def rate_of(right: int, n: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from covidnet.base.atomic import write_text
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.evaluation.comparison import Comparison
 from covidnet.report.card.card import card_document
 from covidnet.report.paper.tables import table4, table5, table6, table7
@@ -41,6 +42,8 @@ def write_report(
 ) -> list[Path]:
     """Write report.html, report.md, table4.csv to table7.csv, summary.json and the model card.
 
+    The tables are the paper's: sweeps of other classes have none.
+
     Comparisons go to comparisons.json. The sweep's pictures are copied to ``panels/`` for report.md; those
     of an older report are deleted.
 
@@ -59,12 +62,17 @@ def write_report(
     """
     document, card = report_document(summary, comparisons, others), card_document(summary)
     summaries = [summary, *others]
-    tables = {
-        "table4": table4(summary),
-        "table5": table5(summary),
-        "table6": table6(summaries),
-        "table7": table7(summaries),
-    }
+    of_paper = all(one.classes.names == DEFAULT_CLASSES.names for one in summaries)
+    tables = (
+        {}
+        if not of_paper
+        else {
+            "table4": table4(summary),
+            "table5": table5(summary),
+            "table6": table6(summaries),
+            "table7": table7(summaries),
+        }
+    )
     # Render everything before writing, so that a failure leaves an old report unchanged.
     texts = {
         "report.html": page_of(document),

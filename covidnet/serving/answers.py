@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import ImageRefusedError, SettingError
 from covidnet.data.reading.images import Radiograph
 from covidnet.gate.flags import Flag
@@ -29,21 +29,23 @@ class ImageAnswer:
     """What is said of one image.
 
     Args:
-        probabilities: (3,), calibrated, in the order of `CLASSES`.
-        members: (M, 3), of each model.
+        probabilities: (classes,), calibrated, in the order of `classes`.
+        members: (M, classes), of each model.
         flags: what the input gate has to say.
         heat: (S, S), 0..1, on the square that the network saw, of the predicted class; None where it was not asked for.
+        classes: of the model.
     """
 
     probabilities: npt.NDArray[np.float64]
     members: npt.NDArray[np.float64]
     flags: list[Flag]
     heat: npt.NDArray[np.float32] | None = None
+    classes: ClassList = DEFAULT_CLASSES
 
     @property
     def prediction(self) -> str:
         """The class of the largest probability."""
-        return CLASSES[int(self.probabilities.argmax())]
+        return self.classes[int(self.probabilities.argmax())]
 
     @property
     def agreement(self) -> float:
@@ -52,7 +54,7 @@ class ImageAnswer:
 
     @property
     def spread(self) -> npt.NDArray[np.float64]:
-        """(3,): the standard deviation of each class's probability over the models; 0 for one model."""
+        """(classes,): the standard deviation of each class's probability over the models; 0 for one model."""
         return np.asarray(self.members.std(axis=0), np.float64)
 
 
@@ -72,6 +74,11 @@ class Predictor:
             raise SettingError("gate", gate, GATES)
         self.model = model
         self.gate = gate
+
+    @property
+    def classes(self) -> ClassList:
+        """The model's classes, in the order of the probabilities."""
+        return self.model.facts.classes
 
     def answer(
         self, images: Sequence[Radiograph], *, names: Sequence[str] = (), heat: bool = False
@@ -99,7 +106,7 @@ class Predictor:
                 flags[place] = flags[place] + compared[row]
                 refusal = self._refusal(called[place], compared[row])
                 found[place] = refusal or ImageAnswer(
-                    outputs.probabilities[row], outputs.members[row], flags[place], heats[row]
+                    outputs.probabilities[row], outputs.members[row], flags[place], heats[row], self.classes
                 )
         return [one for one in found if one is not None]
 

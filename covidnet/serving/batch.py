@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from covidnet.base.atomic import WriteError, make_folder, replaced, write_text
 from covidnet.base.caveats import Caveat
-from covidnet.base.classes import SLUGS
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.base.names import counted, inert, listed, shown
 from covidnet.base.progress import progress_bar
@@ -26,19 +26,12 @@ from covidnet.data.collection.manifest import REFUSED_COLUMNS, refused_row
 from covidnet.data.reading.decoders import shared_decoders
 from covidnet.data.reading.dicom import IDENTIFIERS
 from covidnet.data.reading.images import Radiograph, open_image, reading
-from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.report.words import count
 from covidnet.serving.answers import ImageAnswer, Predictor
 from covidnet.serving.model import NO_MAPS
 from covidnet.serving.stream import BATCH, answered
 
 log = logging.getLogger(__name__)
-
-COLUMNS = ("path", *PROBABILITIES, "prediction", "quality")
-"""The columns of predictions.csv; those of `ENSEMBLE`, ``picture`` and `IDENTIFIERS` follow where there are such."""
-
-ENSEMBLE = ("agreement", *(f"sd_{slug}" for slug in SLUGS))
-"""The share of the models that predict the class of the mean, and the standard deviation over the models."""
 
 PARTIAL = ("position", "sha256")
 """The last columns of a partial table: the image's place in the listing, from 0, and the hash of the file's bytes."""
@@ -118,7 +111,7 @@ class ImagePredictions:
         """
         ensemble = self.predictor.model.facts.members > 1
         known_by = IDENTIFIERS if self.identifiers else ()
-        columns = [*COLUMNS, *(ENSEMBLE if ensemble else ()), *(["picture"] if self.panels else []), *known_by]
+        columns = [*columns_of(self.predictor.classes, ensemble), *(["picture"] if self.panels else []), *known_by]
         table = _Table(self.out / "predictions.csv", columns)
         refused = _Table(self.out / "refused.csv", [*REFUSED_COLUMNS, *known_by])
         done = self._begin(table, refused)
@@ -276,8 +269,25 @@ class ImagePredictions:
             model.fit,
             probabilities=answer.probabilities,
             caption=text,
+            classes=answer.classes,
         )
         return picture.as_posix()
+
+
+def columns_of(classes: ClassList, ensemble: bool = False) -> list[str]:
+    """The columns of predictions.csv; ``picture`` and `IDENTIFIERS` follow where there are such.
+
+    Args:
+        classes: of the model.
+        ensemble: whether several models predict together: then the share of them that predict the class of the mean
+            follows, and the standard deviation of each probability over them.
+
+    Example:
+        >>> columns_of(ClassList(("COVID-19", "Rest")), ensemble=True)
+        ['path', 'p_covid19', 'p_rest', 'prediction', 'quality', 'agreement', 'sd_covid19', 'sd_rest']
+    """
+    spread = ["agreement", *(f"sd_{slug}" for slug in classes.slugs)] if ensemble else []
+    return ["path", *classes.columns, "prediction", "quality", *spread]
 
 
 class _Table:

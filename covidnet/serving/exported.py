@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from covidnet import __version__
-from covidnet.base.classes import CLASSES
 from covidnet.models.backbones import Backbone
 from covidnet.models.onnx_graph import onnx_graph
 from covidnet.models.saliency import linear_weights
@@ -84,10 +83,11 @@ class _Graph(nn.Module):
 def exported(model: TorchModel, card: str = "") -> bytes:
     """The content of a file for ONNX Runtime.
 
-    Its input is ``squares`` (N, S, S), 8-bit grey; its outputs are ``probabilities`` (N, 3), ``members`` (N, M, 3),
-    ``features`` (N, D), and for linear heads ``evidence`` (N, K, 3, h, w) for each class: of all models where they
-    share a backbone (K = 1), else of each. Its metadata hold, as JSON under ``covidnet``, what was done to images
-    before, the classes, the temperatures, the facts of `ModelFacts`, and the input gate; under ``card`` the model card.
+    Its input is ``squares`` (N, S, S), 8-bit grey; its outputs are ``probabilities`` (N, classes), ``members`` (N, M,
+    classes), ``features`` (N, D), and for linear heads ``evidence`` (N, K, classes, h, w) for each class: of all models
+    where they share a backbone (K = 1), else of each. Its metadata hold, as JSON under ``covidnet``, what was done to
+    images before, the classes, the temperatures, the facts of `ModelFacts`, and the input gate; under ``card`` the
+    model card.
 
     Args:
         model: to be exported.
@@ -109,7 +109,7 @@ def exported(model: TorchModel, card: str = "") -> bytes:
     for name, value in {
         "covidnet": json.dumps(description(model, outputs)),
         "preprocessing": " ".join(preprocessing(model)),
-        "classes": ", ".join(CLASSES),
+        "classes": ", ".join(model.facts.classes),
         "notice": NOTICE,
         "card": card,
     }.items():
@@ -123,7 +123,7 @@ def description(model: TorchModel, outputs: Sequence[str] = OUTPUTS) -> dict[str
     """What the file holds beside its graph, whose outputs have these names."""
     return {
         "format": FORMAT,
-        "classes": list(CLASSES),
+        "classes": list(model.facts.classes),
         "input": {"name": INPUT, "shape": ["N", model.facts.image_size, model.facts.image_size], "type": "uint8"},
         "outputs": list(outputs),
         "preprocessing": preprocessing(model),

@@ -9,7 +9,8 @@ from pathlib import PurePath
 from typing import Any
 
 from covidnet.base.caveats import Caveat
-from covidnet.base.errors import DataError
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
+from covidnet.base.errors import DataError, SettingError
 from covidnet.data.loading.transforms import FITS, MAX_SIDE
 from covidnet.report.words import TRAINED_ON
 
@@ -38,6 +39,8 @@ class ModelFacts:
             where a checkpoint does not tell.
         versions: of the libraries that trained them.
         maps: what has to be said of their heat maps, in sentences; None where the checkpoint does not tell of a test.
+        class_names: in the order of the probabilities.
+        positive: the class that headlines are about.
 
     Raises:
         DataError: a value has another type, or is out of its range: the file that it comes from is damaged.
@@ -55,6 +58,8 @@ class ModelFacts:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     maps: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = DEFAULT_CLASSES.names
+    positive: str = DEFAULT_CLASSES.positive
 
     def __post_init__(self) -> None:
         """Refuse what no trained model says of itself."""
@@ -77,6 +82,15 @@ class ModelFacts:
         for name, fine in right.items():
             if not fine:
                 raise DataError(f"{name}={str(getattr(self, name))[:60]} is no {name} of a model")
+        try:
+            ClassList(self.class_names, self.positive)
+        except (SettingError, TypeError) as error:
+            raise DataError(f"class_names={str(self.class_names)[:60]} ({error})") from None
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes, in the order of the probabilities."""
+        return ClassList(self.class_names, self.positive)
 
     @property
     def members(self) -> int:
@@ -130,8 +144,9 @@ class ModelFacts:
         return ["No test of this model's heat maps is recorded with it."] if self.maps is None else list(self.maps)
 
     def plain(self) -> dict[str, Any]:
-        """The facts as JSON takes them."""
-        return asdict(self)
+        """The facts as JSON takes them; the default classes are not named, as older versions did not."""
+        skipped = ("class_names", "positive") if self.classes == DEFAULT_CLASSES else ()
+        return {name: value for name, value in asdict(self).items() if name not in skipped}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> ModelFacts:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from covidnet.base.classes import CLASSES
 from covidnet.base.errors import SettingError, WeightsError
 from covidnet.data.loading.transforms import SquareFit
 from covidnet.gate.gate import InputGate
@@ -30,8 +29,8 @@ class Outputs:
     """What a model says of a batch of N images.
 
     Args:
-        probabilities: (N, 3), calibrated, in the order of `covidnet.base.classes.CLASSES`; the mean over the members.
-        members: (N, M, 3), calibrated: of each of M models that predict together.
+        probabilities: (N, classes), calibrated, in the order of the model's classes; the mean over the members.
+        members: (N, M, classes), calibrated: of each of M models that predict together.
         features: (N, D): the pooled features of the first model's backbone.
         maps: what `ServedModel.heat` goes on with, where it was asked for.
     """
@@ -70,7 +69,7 @@ class ServedModel(ABC):
         facts: what is known of it.
         gate: the input gate that was fitted with it; its rules alone where it holds none.
         source: the checkpoint, sweep or exported file that it comes from.
-        example: (M, 3), the probabilities of `example_square`; None where the file does not tell.
+        example: (M, classes), the probabilities of `example_square`; None where the file does not tell.
     """
 
     explains = False
@@ -119,8 +118,8 @@ class ServedModel(ABC):
         Raises:
             WeightsError: they are not: the model is damaged.
         """
-        members, shape = outputs.members, (count, self.facts.members, len(CLASSES))
-        fine = members.shape == shape and outputs.probabilities.shape == (count, len(CLASSES))
+        members, shape = outputs.members, (count, self.facts.members, len(self.facts.classes))
+        fine = members.shape == shape and outputs.probabilities.shape == (count, len(self.facts.classes))
         fine = fine and outputs.features.ndim == 2 and len(outputs.features) == count
         for one in (outputs.probabilities, members):
             fine = fine and bool((one >= 0).all() and (np.abs(one.sum(axis=-1) - 1) <= 1e-3).all())
@@ -148,7 +147,7 @@ class ServedModel(ABC):
         Args:
             squares: as in `outputs`.
             outputs: of the same squares, with maps.
-            target: for each image the class, 0..2.
+            target: for each image the number of the class.
             method: of the setting ``explain.method``.
 
         Returns:

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from covidnet.base.classes import CLASSES
 from covidnet.base.errors import SettingError, WeightsError
 from covidnet.base.progress import available_cores
 from covidnet.base.trust import archive_damage
@@ -80,16 +79,17 @@ class OnnxModel(ServedModel):
         try:
             if told["format"] > FORMAT:
                 raise WeightsError(f"{file}: was exported by a newer covidnet; update covidnet, or export it again")
-            if told.get("classes") != list(CLASSES):
-                raise WeightsError(f"{file}: its classes are {told.get('classes')}, not {', '.join(CLASSES)}")
             digest = held.get(SHA256)
             if digest is None:
                 log.warning("%s: has no hash, so that not all damage is noticed; export it again to have one", file)
             elif digest != content_sha256(found, digest):
                 raise ValueError("it does not match its hash")
             gate, example = told.get("gate"), told.get("example")
+            facts = ModelFacts.from_plain(told["facts"])
+            if told.get("classes") != list(facts.classes):
+                raise ValueError(f"its classes are {told.get('classes')}, not {', '.join(facts.classes)}")
             super().__init__(
-                ModelFacts.from_plain(told["facts"]),
+                facts,
                 _gate(gate) if gate else None,
                 file,
                 None if example is None else np.array(example, np.float64),

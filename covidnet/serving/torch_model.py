@@ -51,6 +51,9 @@ class TorchModel(ServedModel):
         for module in modules[1:]:
             if module.hparams["preprocessing"] != preprocessing or module.classifier.spec != spec:
                 raise WeightsError(f"checkpoint={source}: its models take inputs of different sizes; give one of them")
+            if module.classes != first.classes:
+                both = " and ".join(", ".join(one.classes) for one in (first, module))
+                raise WeightsError(f"checkpoint={source}: its models have different classes ({both}); give one of them")
             if (differs := _difference(module.hparams["model"], first.hparams["model"])) is not None:
                 raise WeightsError(
                     f"checkpoint={source}: its models differ in model.{differs} and are never pooled; give one of them"
@@ -68,6 +71,8 @@ class TorchModel(ServedModel):
             training=of_members(records),
             versions=dict(records[0].get("versions") or {}),
             maps=maps_of_members(records),
+            class_names=first.classes.names,
+            positive=first.classes.positive,
         )
         answers = [record.get("example") for record in records]
         example = None if any(answer is None for answer in answers) else np.array(answers, np.float64)

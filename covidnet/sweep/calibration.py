@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from covidnet.base.classes import ClassList
 from covidnet.data.folds.splits import UNSEEN_FOLD
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.calibration import calibration, image_brier
 from covidnet.evaluation.metrics import image_losses
-from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
+from covidnet.evaluation.predictions import predictions_table
 from covidnet.evaluation.results import Interval, Measured
 from covidnet.evaluation.temperature import fit_temperature, tempered
 from covidnet.report.summary import (
@@ -41,11 +42,12 @@ def common_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     return [table.loc[common].reset_index() for table in by_image]
 
 
-def averaged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def averaged(tables: Sequence[pd.DataFrame], classes: ClassList) -> pd.DataFrame:
     """Predictions of the ensemble, the models' mean probabilities, on the unseen fold.
 
     Args:
         tables: each model's predictions, of the same images in the same order.
+        classes: of the sweep.
 
     Returns:
         A predictions table with split ``unseen`` and fold 10.
@@ -58,22 +60,24 @@ def averaged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         label=list(images["label"]),
         split="unseen",
         fold=UNSEEN_FOLD,
-        probabilities=np.mean([_scores(table) for table in tables], axis=0),
+        probabilities=np.mean([_scores(table, classes) for table in tables], axis=0),
+        classes=classes,
     )
 
 
-def with_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
+def with_temperature(table: pd.DataFrame, temperature: float, classes: ClassList) -> pd.DataFrame:
     """A predictions table after temperature scaling; its predictions do not change.
 
     Args:
         table: a checked predictions table of one model.
         temperature: T > 0.
+        classes: of the sweep.
 
     Returns:
         The table with float64 probabilities, because rounding could make two of them equal.
     """
-    scores = tempered(_scores(table), temperature)
-    return table.assign(**{name: scores[:, at] for at, name in enumerate(PROBABILITIES)})
+    scores = tempered(_scores(table, classes), temperature)
+    return table.assign(**{name: scores[:, at] for at, name in enumerate(classes.columns)})
 
 
 def sweep_calibration(
@@ -92,24 +96,27 @@ def sweep_calibration(
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
     """
+    classes = runs[0].classes
     temperatures = [
-        Temperature(run.fold, fit_temperature(rows), len(rows))
+        Temperature(run.fold, fit_temperature(rows, run.classes), len(rows))
         for run, rows in ((run, run.rows("val")) for run in runs)
     ]
     before = {"pooled": pooled}
     if unseen is not None:
-        before["ensemble_unseen"] = averaged(unseen)
+        before["ensemble_unseen"] = averaged(unseen, classes)
     weights = {key: _resampled(table, resamples, seed) for key, table in before.items()}
-    scores = {key: _scored(table, weights[key]) for key, table in before.items()}
+    scores = {key: _scored(table, weights[key], classes) for key, table in before.items()}
     scaled_scores: dict[str, ScoredCalibration] = {}
     change = changed = None
     values = [t.value for t in temperatures if t.value is not None]
     if len(values) == len(runs):
         pairs = list(zip(runs, values, strict=True))
-        after = {"pooled": pd.concat([with_temperature(run.rows("test"), t) for run, t in pairs], ignore_index=True)}
+        after = {
+            "pooled": pd.concat([with_temperature(run.rows("test"), t, classes) for run, t in pairs], ignore_index=True)
+        }
         if unseen is not None:
             after["ensemble_unseen"] = averaged(
-                [with_temperature(rows, t) for rows, t in zip(unseen, values, strict=True)]
+                [with_temperature(rows, t, classes) for rows, t in zip(unseen, values, strict=True)], classes
             )
             changed = int(
                 (
@@ -117,9 +124,9 @@ def sweep_calibration(
                     != before["ensemble_unseen"]["prediction"].to_numpy()
                 ).sum()
             )
-        scaled_scores = {key: _scored(table, weights[key]) for key, table in after.items()}
+        scaled_scores = {key: _scored(table, weights[key], classes) for key, table in after.items()}
         change = {
-            key: _change((before[key], scores[key].ece), (after[key], scaled_scores[key].ece), weights[key])
+            key: _change((before[key], scores[key].ece), (after[key], scaled_scores[key].ece), weights[key], classes)
             for key in before
         }
     return SweepCalibration(
@@ -133,13 +140,14 @@ def sweep_calibration(
     )
 
 
-def _scores(table: pd.DataFrame) -> Images:
-    return table[list(PROBABILITIES)].to_numpy(np.float64)
+def _scores(table: pd.DataFrame, classes: ClassList) -> Images:
+    return table[list(classes.columns)].to_numpy(np.float64)
 
 
-def _image_scores(table: pd.DataFrame) -> dict[str, Images]:
+def _image_scores(table: pd.DataFrame, classes: ClassList) -> dict[str, Images]:
     """The Brier score and the negative log-likelihood of each image."""
-    return {"brier": image_brier(table), "loss": image_losses(_scores(table), list(table["label"]))}
+    losses = image_losses(_scores(table, classes), list(table["label"]), classes)
+    return {"brier": image_brier(table, classes), "loss": losses}
 
 
 def _resampled(table: pd.DataFrame, resamples: int, seed: int) -> Resampled:
@@ -147,11 +155,11 @@ def _resampled(table: pd.DataFrame, resamples: int, seed: int) -> Resampled:
     return cluster_weights(codes, resamples, seed), len(np.unique(codes))
 
 
-def _scored(table: pd.DataFrame, weights: Resampled) -> ScoredCalibration:
-    images = _image_scores(table)
+def _scored(table: pd.DataFrame, weights: Resampled, classes: ClassList) -> ScoredCalibration:
+    images = _image_scores(table, classes)
     n = len(table)
     return ScoredCalibration(
-        **vars(calibration(table)),
+        **vars(calibration(table, classes=classes)),
         loss=float(images["loss"].mean()) if n else None,
         accuracy=float((table["label"] == table["prediction"]).mean()) if n else None,
         ci=ScoreIntervals(**{name: _interval(values, weights) for name, values in images.items()}),
@@ -159,11 +167,14 @@ def _scored(table: pd.DataFrame, weights: Resampled) -> ScoredCalibration:
 
 
 def _change(
-    before: tuple[pd.DataFrame, float | None], after: tuple[pd.DataFrame, float | None], weights: Resampled
+    before: tuple[pd.DataFrame, float | None],
+    after: tuple[pd.DataFrame, float | None],
+    weights: Resampled,
+    classes: ClassList,
 ) -> CalibrationChange:
     """After minus before, of tables and their ECE; paired by image."""
     (old_table, old_ece), (new_table, new_ece) = before, after
-    old, new = _image_scores(old_table), _image_scores(new_table)
+    old, new = _image_scores(old_table, classes), _image_scores(new_table, classes)
     changes = {}
     for name in old:
         images = new[name] - old[name]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.evaluation.results import from_json
 from covidnet.models.inputs import CHEST_SPEC, GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, LITE_SPEC, InputSpec
 from covidnet.report.summary import CardFacts, GateFacts, InputFacts, Origin, Parameters
@@ -52,7 +52,9 @@ def card_facts(runs: Sequence[Run]) -> CardFacts:
     gate = first.metrics.get("gate")
     return CardFacts(
         trained=max((day for run in runs if (day := _last_day(run))), default=None),
-        parameters=Parameters(network["parameters"], network["trained"]) if network else _parameters(model),
+        parameters=Parameters(network["parameters"], network["trained"])
+        if network
+        else _parameters(model, len(first.classes)),
         input=InputFacts(
             size=data.get("image_size"),
             fit=data.get("fit"),
@@ -62,8 +64,8 @@ def card_facts(runs: Sequence[Run]) -> CardFacts:
             min_side=data.get("min_side"),
             max_megapixels=data.get("max_megapixels"),
         ),
-        source=None if images is None else _origin(images, "source"),
-        view=None if images is None else _origin(images, "view"),
+        source=None if images is None else _origin(images, "source", first.classes),
+        view=None if images is None else _origin(images, "view", first.classes),
         gate=None if gate is None else from_json(GateFacts, gate),
         weights_licence=network.get("weights_licence"),
     )
@@ -86,7 +88,7 @@ def _spec(model: Mapping[str, Any]) -> InputSpec | None:
     return network[2] if network and weights in ("random", "imagenet") else None
 
 
-def _parameters(model: Mapping[str, Any]) -> Parameters | None:
+def _parameters(model: Mapping[str, Any], classes: int) -> Parameters | None:
     """Numbers of all and of trained parameters, without running statistics."""
     spec, frozen = _spec(model), model.get("freeze")
     if spec is None or not isinstance(frozen, bool):
@@ -94,16 +96,17 @@ def _parameters(model: Mapping[str, Any]) -> Parameters | None:
     name, more = _HEADS.get(str(model.get("name")), (str(model.get("name")), 0))
     backbone, features_dim, _ = NETWORKS[name]
     backbone += _ONE_CHANNEL if spec is CHEST_SPEC else 0
-    head = (features_dim + 1) * (len(CLASSES) + more)
+    head = (features_dim + 1) * (classes + more)
     return Parameters(backbone + head, head if frozen else backbone + head)
 
 
-def _origin(images: pd.DataFrame, column: str) -> Origin | None:
+def _origin(images: pd.DataFrame, column: str, classes: ClassList) -> Origin | None:
     """The sources or views of the images, and how well these alone predict the class.
 
     Args:
         images: rows of split.csv.
         column: ``source`` or ``view``.
+        classes: of the study.
 
     Returns:
         None if no image has a value.
@@ -111,12 +114,12 @@ def _origin(images: pd.DataFrame, column: str) -> Origin | None:
     known = images[images[column].notna()]
     if not len(known):
         return None
-    counts = pd.crosstab(known[column].astype(str), known["label"]).reindex(columns=list(CLASSES), fill_value=0)
+    counts = pd.crosstab(known[column].astype(str), known["label"]).reindex(columns=list(classes), fill_value=0)
     order = counts.sum(axis=1).sort_values(ascending=False, kind="stable").index
-    listed = {str(value): {label: int(counts[label][value]) for label in CLASSES} for value in order[:_MAX_VALUES]}
+    listed = {str(value): {label: int(counts[label][value]) for label in classes} for value in order[:_MAX_VALUES]}
     if len(order) > _MAX_VALUES:
         rest = counts.loc[order[_MAX_VALUES:]].sum()
-        listed[f"{len(order) - _MAX_VALUES} others"] = {label: int(rest[label]) for label in CLASSES}
+        listed[f"{len(order) - _MAX_VALUES} others"] = {label: int(rest[label]) for label in classes}
     n = len(known)
     # If nearly every image has its own value, that predicts the class trivially.
     few = len(order) <= n / 5

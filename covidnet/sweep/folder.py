@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import CovidnetError, DataError
 from covidnet.base.former import current
 from covidnet.base.names import counted
@@ -67,6 +67,11 @@ class Run:
         file = self.folder / "split.csv"
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
+    @cached_property
+    def classes(self) -> ClassList:
+        """The classes of the run; the default ones if neither config.yaml nor metrics.json names others."""
+        return _classes(self.settings, self.metrics)
+
     @property
     def locked(self) -> bool:
         """Whether the run did not score the unseen fold; its predictions exist only after the fold was opened."""
@@ -80,7 +85,8 @@ class Run:
     def is_compatible_with(self, other: Run) -> bool:
         """Whether two runs have the same split and settings; missing values never count as a mismatch."""
         splits, settings = (self.split_sha256, other.split_sha256), (self.compared, other.compared)
-        return (None in splits or splits[0] == splits[1]) and (not all(settings) or settings[0] == settings[1])
+        same_settings = not all(settings) or settings[0] == settings[1]
+        return (None in splits or splits[0] == splits[1]) and same_settings and self.classes == other.classes
 
     def rows(self, split: str) -> pd.DataFrame:
         """The predictions of one split: val, test or unseen."""
@@ -109,6 +115,11 @@ class Sweep:
     def folds(self) -> list[int]:
         """The folds with a run."""
         return [run.fold for run in self.runs]
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes of its runs."""
+        return self.runs[0].classes
 
     @property
     def has_unseen(self) -> bool:
@@ -263,21 +274,23 @@ def _last_error(path: Path) -> str:
     return f"no error in {log}; it was stopped, or is still running" if lines else "it has no log"
 
 
-def run_predictions(folder: Path) -> pd.DataFrame:
+def run_predictions(folder: Path, classes: ClassList) -> pd.DataFrame:
     """The predictions of a run, including those of a locked unseen fold that has been opened.
 
     Args:
         folder: the run folder.
+        classes: of the run.
 
     Raises:
         DataError: a file is damaged.
     """
     files = [file for file in (folder / "predictions.csv", folder / UNSEEN) if file.is_file()]
-    return pd.concat([read_predictions(file) for file in files], ignore_index=True)
+    return pd.concat([read_predictions(file, classes) for file in files], ignore_index=True)
 
 
 def _read_run(path: Path) -> Run:
-    predictions, settings = run_predictions(path), _settings(path)
+    settings, metrics = _settings(path), _json(path / "metrics.json")
+    predictions = run_predictions(path, _classes(settings, metrics))
     folds = sorted({int(fold) for fold in predictions["fold"]})
     if len(folds) != 1 or folds[0] not in FOLDS:
         found = ", ".join(str(fold) for fold in folds)
@@ -290,10 +303,19 @@ def _read_run(path: Path) -> Run:
         folds[0],
         predictions,
         split=_split(path / "split.csv"),
-        metrics=_json(path / "metrics.json"),
+        metrics=metrics,
         settings=settings,
         environment=_json(path / "environment.json"),
     )
+
+
+def _classes(settings: Mapping[str, Any], metrics: Mapping[str, Any]) -> ClassList:
+    data = settings.get("data") or {}
+    if "classes" in data:
+        return ClassList.of(data)
+    splits = (metrics.get("splits") or {}).values()
+    names = next((list(part["classes"]) for part in splits if isinstance(part, Mapping) and part.get("classes")), None)
+    return ClassList.of({"classes": names, "positive": data.get("positive")})
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -354,7 +376,7 @@ def _checked(runs: Iterable[Run], problems: list[str]) -> list[Run]:
                 )
     for run in kept:
         test = run.rows("test")
-        for label in CLASSES:
+        for label in run.classes:
             if not (test["label"] == label).any():
                 problems.append(
                     f"{_label(run.folder)}: no images of {label} in its test split, so its sensitivity is undefined"

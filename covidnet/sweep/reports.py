@@ -99,7 +99,7 @@ def report_sweeps(
     console = Console(soft_wrap=True, highlight=False)
     for summary in summaries:
         console.print(f"{summary.name}: {count(len(summary.folds), 'fold')}", markup=False, emoji=False)
-        console.print(metrics_table(summary.pooled.flat(), "Pooled out-of-fold predictions"))
+        console.print(metrics_table(summary.pooled.flat(), "Pooled out-of-fold predictions", classes=summary.classes))
         console.print()
     console.print(BRACKETS)
     for note in summaries[0].notes:
@@ -247,6 +247,9 @@ def _comparisons(sweeps: Sequence[Sweep]) -> list[Comparison]:
     from covidnet.sweep.summary import pooled_predictions
 
     pooled = [pooled_predictions(sweep.runs) for sweep in sweeps]
+    if others := [sweep for sweep in sweeps if sweep.classes.names != sweeps[0].classes.names]:
+        both = " and ".join(f"{one.name} ({', '.join(one.classes)})" for one in (sweeps[0], others[0]))
+        raise DataError(f"{both}: different classes cannot be compared; give sweeps of the same classes")
     share = max(_test_share(sweep) for sweep in sweeps)
     found = [
         compare_tables(
@@ -256,6 +259,7 @@ def _comparisons(sweeps: Sequence[Sweep]) -> list[Comparison]:
             name_b=sweeps[b].name,
             common_folds=True,
             test_share=share,
+            classes=sweeps[a].classes,
         )
         for a in range(len(sweeps))
         for b in range(a + 1, len(sweeps))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from covidnet.base.caveats import caveats_of
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted
 from covidnet.base.provenance import file_sha256
@@ -70,8 +70,9 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         remedy = f"the unseen fold is locked; python -m covidnet.crossval sweep_dir={sweep.folder} unseen=open opens it"
         raise SettingError("selection", rule, "inner", remedy)
     pooled, ensemble = pooled_predictions(runs), ensemble_predictions(runs) if sweep.has_unseen else None
-    numbers = {"resamples": resamples, "seed": seed}
-    scores = scored(pooled, **numbers)
+    numbers, classes = {"resamples": resamples, "seed": seed}, sweep.classes
+    options: dict[str, Any] = {**numbers, "classes": classes}
+    scores = scored(pooled, **options)
     per_fold = [_fold_scores(run) for run in runs]
     tested = [row.test for row in per_fold]
     data = _data(sweep)
@@ -82,7 +83,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
     verdict = [] if explained is None else verdicts(explained.localisation, explained.sanity)
 
     def unseen_of(fold: int | None) -> SplitScores | None:
-        return None if fold is None else scored(by_fold[fold].rows("unseen"), **numbers)
+        return None if fold is None else scored(by_fold[fold].rows("unseen"), **options)
 
     unseen = unseen_curves = None
     if ensemble is not None:
@@ -90,11 +91,11 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         unseen = UnseenScores(
             mean=_over(np.mean, models),
             sd=_over(_sd, models),
-            ensemble=scored(ensemble, **numbers),
+            ensemble=scored(ensemble, **options),
             selected=unseen_of(chosen.fold),
             paper_selected=unseen_of(chosen.paper_fold),
         )
-        unseen_curves = scored_curves(ensemble, unseen.ensemble, **numbers)
+        unseen_curves = scored_curves(ensemble, unseen.ensemble, **options)
     return SweepSummary(
         name=sweep.name,
         folder=str(sweep.folder),
@@ -114,7 +115,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
         selection=chosen,
         explanations=explained,
         calibration=sweep_calibration(runs, pooled, _unseen_together(runs) if sweep.has_unseen else None, **numbers),
-        curves=SweepCurves(scored_curves(pooled, scores, **numbers), unseen_curves),
+        curves=SweepCurves(scored_curves(pooled, scores, **options), unseen_curves),
         card=card_facts(runs),
         training_curves=[curve for run in runs if (curve := _training_curve(run))],
         bootstrap=Bootstrap(**numbers),
@@ -135,6 +136,8 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 20
             key: float(sum((run.metrics.get("seconds") or {}).get(key) or 0.0 for run in runs))
             for key in ("features", "fit", "panels", "total")
         },
+        class_names=classes.record().get("classes"),
+        positive=classes.record().get("positive"),
     )
 
 
@@ -149,7 +152,7 @@ def ensemble_predictions(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         A predictions table with split ``unseen`` and fold 10, with a row for each image that all models predicted.
     """
-    return averaged(_unseen_together(runs))
+    return averaged(_unseen_together(runs), runs[0].classes)
 
 
 def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:
@@ -162,7 +165,7 @@ def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:
 
 def _fold_scores(run: Run) -> FoldScores:
     val, test, unseen = (run.rows(part) for part in ("val", "test", "unseen"))
-    points = (point_scores(rows) if len(rows) else None for rows in (val, test, unseen))
+    points = (point_scores(rows, run.classes) if len(rows) else None for rows in (val, test, unseen))
     return FoldScores(run.fold, len(test), *points)
 
 
@@ -242,7 +245,7 @@ def _selection(
     sweep: Sweep, per_fold: Sequence[FoldScores], rule: str, data: DataFacts, words: str, seed: int
 ) -> Selection:
     runs = sweep.runs
-    candidates = [_candidate(row) for row in per_fold]
+    candidates = [_candidate(row, sweep.classes) for row in per_fold]
     validated = all(candidate.val_accuracy is not None for candidate in candidates)
     fold = choose(candidates, rule) if rule == "paper" or validated else None
     if rule == "paper":
@@ -263,7 +266,7 @@ def _selection(
     if sweep.has_unseen:
         tables = _unseen_together(runs)
         right = np.array([(table["prediction"] == table["label"]).to_numpy() for table in tables])
-        report = vars(selection_report(right, cluster_codes(tables[0]), seed=seed))
+        report = vars(selection_report(right, cluster_codes(tables[0]), seed=seed, classes=len(sweep.classes)))
     return Selection(
         rule=rule,
         fold=fold,
@@ -274,11 +277,14 @@ def _selection(
     )
 
 
-def _candidate(row: FoldScores) -> Candidate:
-    def numbers(scores: PointScores | None) -> tuple[float | None, float | None, float | None]:
-        return (None,) * 3 if scores is None else (scores.accuracy, scores.loss, scores.classes[CLASSES[0]].sensitivity)
-
-    return Candidate(row.fold, *numbers(row.val), *numbers(row.unseen))
+def _candidate(row: FoldScores, classes: ClassList) -> Candidate:
+    numbers: dict[str, float | None] = {}
+    name = "covid19" if classes == DEFAULT_CLASSES else "positive"
+    for part, scores in (("val", row.val), ("unseen", row.unseen)):
+        if scores is not None:
+            numbers |= {f"{part}_accuracy": scores.accuracy, f"{part}_loss": scores.loss}
+            numbers[f"{part}_{name}_sensitivity"] = scores.classes[classes.positive].sensitivity
+    return Candidate(row.fold, **numbers)
 
 
 def _data(sweep: Sweep) -> DataFacts:
@@ -292,7 +298,7 @@ def _data(sweep: Sweep) -> DataFacts:
         used, left_out = split[split["fold"] >= 0], split[split["fold"] < 0]
     counts = recorded.get("counts") or {}
     classes = {}
-    for label in CLASSES:
+    for label in sweep.classes:
         train, val = ((counts.get(part) or {}).get(label) or {} for part in ("train", "val"))
         classes[label] = ClassCounts(
             images=None if used is None else int((used["label"] == label).sum()),
@@ -316,14 +322,14 @@ def _data(sweep: Sweep) -> DataFacts:
         left_out=None if left_out is None else len(left_out),
         patients=None if used is None else int(used["patient_id"].nunique()),
         unknown_patients=None if used is None else int(used["patient_id"].isna().sum()),
-        per_fold=None if used is None else _per_fold(used[used["fold"] == first.fold]),
+        per_fold=None if used is None else _per_fold(used[used["fold"] == first.fold], sweep.classes),
         classes=classes,
     )
 
 
-def _per_fold(fold: pd.DataFrame) -> int | None:
+def _per_fold(fold: pd.DataFrame, classes: ClassList) -> int | None:
     """Images of each class in a fold; None if the classes differ."""
-    counts = {int((fold["label"] == label).sum()) for label in CLASSES}
+    counts = {int((fold["label"] == label).sum()) for label in classes}
     return counts.pop() if len(counts) == 1 else None
 
 
@@ -425,7 +431,7 @@ def _best_epoch(table: pd.DataFrame, monitor: str) -> int | None:
     if values.empty:
         return None
     try:
-        lower = direction(monitor) == "min"
+        lower = direction(monitor, classes=None) == "min"
     except SettingError:
         # Runs of older versions may have monitored any metric.
         return None

@@ -71,7 +71,7 @@ def open_unseen(sweep: Sweep, cache_dir: Path) -> bool:
         tables = {run.folder: _predicted(run, cache_dir) for run in locked_runs if not (run.folder / UNSEEN).is_file()}
         _record(sweep, locked_runs, before, cache_dir)
         for folder, table in tables.items():
-            write_predictions(table, folder / UNSEEN)
+            write_predictions(table, folder / UNSEEN, sweep.classes)
     log.info("unseen=open: %s scored on the unseen fold of %s", count(len(tables), "model"), sweep.folder)
     return True
 

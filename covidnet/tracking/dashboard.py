@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingError
 from covidnet.tracking.wandb_server import REMEDY, decide
 
@@ -18,20 +18,25 @@ SPLITS = ("val", "test", "unseen")
 STEP = "trainer/global_step"
 """The x axis of the curves."""
 
-PANELS = {
-    **{label: [f"panels/{part}-{label}" for part in ("unseen", "test")] for label in CLASSES},
-    "errors": ["panels/errors"],
-}
-"""Titles of a fold's pictures and their logged names; with unseen=locked they are of the test fold."""
+
+def panels_of(classes: ClassList) -> dict[str, list[str]]:
+    """Titles of a fold's pictures and their logged names; with unseen=locked they are of the test fold.
+
+    Args:
+        classes: of the study.
+    """
+    of_class = {label: [f"panels/{part}-{label}" for part in ("unseen", "test")] for label in classes}
+    return {**of_class, "errors": ["panels/errors"]}
 
 
-def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
+def workspace(entity: str, project: str, name: str = "covidnet", classes: ClassList = DEFAULT_CLASSES) -> Any:
     """Build a workspace with sections for folds, classes, panels and the sweep, without sending it.
 
     Args:
         entity: user or team.
         project: of W&B.
         name: of the workspace.
+        classes: of the study.
 
     Returns:
         A `wandb_workspaces.workspaces.Workspace`.
@@ -60,18 +65,20 @@ def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
         curve("Learning rate", "lr"),
         *(bars(f"Accuracy, {split}", f"{split}/accuracy") for split in SPLITS),
     ]
-    classes: list[Any] = [
+    of_classes: list[Any] = [
         bars(f"{label}: {score}, {split}", f"{split}/{label}/{score}")
-        for label in CLASSES
+        for label in classes
         for score in ("sensitivity", "specificity", "f1")
         for split in SPLITS
     ]
-    panels: list[Any] = [wr.MediaBrowser(title=title, media_keys=keys, num_columns=1) for title, keys in PANELS.items()]
+    panels: list[Any] = [
+        wr.MediaBrowser(title=title, media_keys=keys, num_columns=1) for title, keys in panels_of(classes).items()
+    ]
     sweep: list[Any] = [
         wr.ScalarChart(title="Pooled accuracy", metric="pooled/accuracy"),
         *(
             wr.ScalarChart(title=f"Pooled {score}, {label}", metric=f"pooled/{label}/{score}")
-            for label in CLASSES
+            for label in classes
             for score in ("sensitivity", "specificity", "f1")
         ),
     ]
@@ -81,7 +88,7 @@ def workspace(entity: str, project: str, name: str = "covidnet") -> Any:
         name=name,
         sections=[
             ws.Section(name="Folds", panels=folds, is_open=True),
-            ws.Section(name="Classes", panels=classes, is_open=True),
+            ws.Section(name="Classes", panels=of_classes, is_open=True),
             ws.Section(name="Panels", panels=panels, is_open=True),
             ws.Section(name="Sweep", panels=sweep),
         ],
@@ -110,10 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SettingError: a setting is unknown, or W&B is not reached or refuses the key.
     """
     parser = argparse.ArgumentParser(prog="python -m covidnet.tracking.dashboard", description=__doc__)
-    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="entity, project (covidnet), name (covidnet)")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="NAME=VALUE",
+        help="entity, project (covidnet), name (covidnet), classes (A,B,...)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON and send nothing")
     options = parser.parse_args(arguments)
-    settings = {"entity": os.environ.get("WANDB_ENTITY", ""), "project": "covidnet", "name": "covidnet"}
+    settings = {"entity": os.environ.get("WANDB_ENTITY", ""), "project": "covidnet", "name": "covidnet", "classes": ""}
     for word in options.settings:
         key, _, value = word.partition("=")
         if key not in settings or not value:
@@ -121,7 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings[key] = value
     if not settings["entity"]:
         raise SettingError("entity", "", "the user or team that the project belongs to", "say entity=NAME")
-    built = workspace(**settings)
+    names = settings.pop("classes").strip("[]")
+    classes = ClassList(tuple(name.strip() for name in names.split(","))) if names else DEFAULT_CLASSES
+    built = workspace(**settings, classes=classes)
     if options.dry_run:
         sys.stdout.write(as_json(built) + "\n")
         return

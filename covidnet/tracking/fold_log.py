@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from covidnet.base.classes import CLASSES
 from covidnet.evaluation.predictions import SPLITS
 from covidnet.report.plots.confusion import confusion_axes
 from covidnet.tracking.wandb_logger import FoldLogger
@@ -99,10 +98,11 @@ def _log_to_wandb(
         for split in SPLITS:
             rows = predictions[predictions["split"] == split]
             if len(rows):
+                classes = list(metrics["splits"][split]["classes"])
                 media[f"confusion/{split}"] = wandb.plot.confusion_matrix(
-                    y_true=[CLASSES.index(label) for label in rows["label"]],
-                    preds=[CLASSES.index(label) for label in rows["prediction"]],
-                    class_names=list(CLASSES),
+                    y_true=[classes.index(label) for label in rows["label"]],
+                    preds=[classes.index(label) for label in rows["prediction"]],
+                    class_names=classes,
                     title=f"Confusion matrix, {split}",
                 )
         media["predictions"] = wandb_table(predictions.drop(columns=list(PRIVATE), errors="ignore").head(ROWS))
@@ -146,13 +146,15 @@ def _log_to_tensorboard(
             board.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
     splits = {split: numbers for split, numbers in metrics["splits"].items() if numbers and numbers.get("n")}
     for split, numbers in splits.items():
-        board.add_image(f"confusion/{split}", _confusion(numbers["confusion"], split), step, dataformats="HWC")
+        board.add_image(f"confusion/{split}", _confusion(numbers, split), step, dataformats="HWC")
     # Columns of the hyperparameter table, which compares runs.
     logger.log_hyperparams({}, {f"final/{name}": value for name, value in final_values(splits).items()}, step)
     board.flush()
 
 
-def _confusion(counts: list[list[int]], split: str) -> npt.NDArray[np.uint8]:
-    canvas: Any = confusion_axes(counts, title=f"Confusion matrix, {split}").figure.canvas
+def _confusion(numbers: Mapping[str, Any], split: str) -> npt.NDArray[np.uint8]:
+    canvas: Any = confusion_axes(
+        numbers["confusion"], title=f"Confusion matrix, {split}", classes=list(numbers["classes"])
+    ).figure.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

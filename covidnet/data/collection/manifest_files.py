@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from covidnet.base.atomic import locked, write_text
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.errors import DataError
 from covidnet.base.names import counted, listed, shown
 from covidnet.data.collection.manifest import COLUMNS, REFUSED_COLUMNS, Manifest
@@ -45,6 +46,9 @@ def manifest_home(data: Mapping[str, Any], source: Source, cache_dir: Path, *, f
     if source.layout:
         table = {name: data.get(name) for name in ("table", "columns", "separator") if data.get(name)}
         reading |= {"layout": source.layout, **table}
+    if source.classes.names != DEFAULT_CLASSES.names:
+        # The draw of the folds depends on their order too.
+        reading["classes"] = list(source.classes)
     key = digest({"root": str(source.root), "labels": dict(data.get("labels") or {}), **reading})
     home = cache_dir / "manifests" / f"{source.name}-{key}"
     home.mkdir(parents=True, exist_ok=True)

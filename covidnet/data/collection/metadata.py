@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from covidnet.base.classes import label_of
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList, label_of
 from covidnet.base.errors import DataError
 from covidnet.base.names import counted, inert
 from covidnet.data.collection.layouts import LAYOUTS, OWN, Layout, layout_of, plain
@@ -157,6 +157,7 @@ def read_metadata(
     labels: Mapping[str, str] | None = None,
     given: Given | None = None,
     also: str | None = None,
+    classes: ClassList | None = DEFAULT_CLASSES,
 ) -> Metadata:
     """Read the table of a folder, or of its parent, for the images in the folder.
 
@@ -170,6 +171,7 @@ def read_metadata(
         labels: more label names and the class of each.
         given: what the settings say about the table.
         also: a further column to keep, under its own name; in lists named ``train*.txt`` and so on, ``split`` is one.
+        classes: of the study; None where any label is a class.
 
     Raises:
         DataError: the table cannot be read or has no column of file names; two rows of one image differ; or more than
@@ -180,7 +182,7 @@ def read_metadata(
     else:
         folders = {folder: _tables(folder, given) for folder in (root, root.parent)}
     for folder, tables in folders.items():
-        parts = [_read(file, layout, folder, root, paths, labels, also) for file, layout in tables]
+        parts = [_read(file, layout, folder, root, paths, labels, also, classes) for file, layout in tables]
         known = [part for part in parts if part is not None]
         if known:
             return _together(known)
@@ -247,6 +249,7 @@ def _read(
     paths: Sequence[str],
     labels: Mapping[str, str] | None,
     also: str | None,
+    classes: ClassList | None,
 ) -> Metadata | None:
     """The content of one table; None if it is the parent's and describes other images."""
     table = read_table(file, layout=layout)
@@ -266,7 +269,7 @@ def _read(
         known = [*table.columns, *(["split"] if "split" in rows else [])]
         raise DataError(f"{file}: no column {also}; its columns are {', '.join(known)}{_nearest(also, known)}")
     names = rows["filename"].tolist()
-    reasons = _reasons(rows, layout, labels)
+    reasons = _reasons(rows, layout, labels, classes)
     found = _matched(file, names, root, paths)
     lost = [n for n, path in enumerate(found) if path is None and reasons[n] is None]
     if folder != root:
@@ -280,7 +283,7 @@ def _read(
         rows_out["not downloaded"] += len(lost)
         lost = []
     used = [None if why else path for path, why in zip(found, reasons, strict=True)]
-    _check_lost(file, rows, used, lost, root, paths, labels)
+    _check_lost(file, rows, used, lost, root, paths, labels, classes)
     cells = _cells(file, table, rows, found, also)
     log.info("metadata: %s (%d files)", file, len(cells))
     left_out = {path: why for path, why in zip(found, reasons, strict=True) if path and why}
@@ -306,11 +309,13 @@ def _together(tables: Sequence[Metadata]) -> Metadata:
     )  # fmt: skip
 
 
-def _reasons(rows: pd.DataFrame, layout: Layout, labels: Mapping[str, str] | None) -> list[str | None]:
+def _reasons(
+    rows: pd.DataFrame, layout: Layout, labels: Mapping[str, str] | None, classes: ClassList | None
+) -> list[str | None]:
     """Why each row is not used; None if it is. Labels that list findings are replaced by the one that names a class."""
     reasons: list[str | None] = [None] * len(rows)
     if layout.findings:
-        read = [_finding(cell, labels) for cell in rows["label"]]
+        read = [_finding(cell, labels, classes) for cell in rows["label"]]
         rows["label"] = [finding for finding, _ in read]
         reasons = [reason for _, reason in read]
     kept = {name: column for name in layout.keep for column in map(str, rows) if plain(column) == plain(name)}
@@ -321,7 +326,9 @@ def _reasons(rows: pd.DataFrame, layout: Layout, labels: Mapping[str, str] | Non
     return reasons
 
 
-def _finding(cell: str, labels: Mapping[str, str] | None) -> tuple[str, str | None]:
+def _finding(
+    cell: str, labels: Mapping[str, str] | None, classes: ClassList | None = DEFAULT_CLASSES
+) -> tuple[str, str | None]:
     """The finding that names the class of an image, or the cell and why there is none.
 
     Example:
@@ -330,18 +337,22 @@ def _finding(cell: str, labels: Mapping[str, str] | None) -> tuple[str, str | No
         >>> _finding("Hernia", None)[1], _finding("Hernia|Mass", None)[1], _finding("COVID-19, Pneumonia", None)[1]
         ('finding Hernia', 'several other findings', 'findings of several classes')
     """
-    if label_of(cell, labels):
-        return cell, None
     findings = [finding.strip() for finding in re.split(r"[|,]", cell) if finding.strip()]
-    classes = {}
+    if classes is None and len(findings) > 1:
+        return cell, "several findings"
+    if classes is None:
+        return cell.split("/")[-1].strip(), None
+    if label_of(cell, labels, classes):
+        return cell, None
+    named = {}
     for finding in findings:
         # A path ends in what is most specific.
         steps = [step.strip() for step in reversed(finding.split("/"))]
-        if named := next((step for step in steps if label_of(step, labels)), None):
-            classes[label_of(named, labels)] = named
-    if len(classes) == 1:
-        return next(iter(classes.values())), None
-    if classes:
+        if known := next((step for step in steps if label_of(step, labels, classes)), None):
+            named[label_of(known, labels, classes)] = known
+    if len(named) == 1:
+        return next(iter(named.values())), None
+    if named:
         return cell, "findings of several classes"
     return cell, "several other findings" if len(findings) > 1 else f"finding {cell.strip() or 'unknown'}"
 
@@ -496,6 +507,7 @@ def _check_lost(
     root: Path,
     paths: Sequence[str],
     labels: Mapping[str, str] | None,
+    classes: ClassList | None,
 ) -> None:
     """Refuse a table if too many rows, or all rows of a class, match no image."""
     if not lost:
@@ -503,14 +515,14 @@ def _check_lost(
     total = len(lost) + sum(path is not None for path in found)
     cause = f"{len(lost)} of {total} rows match no single image" if len(lost) > _MOST_LOST * total else ""
     if not cause and "label" in rows:
-        classes = [label_of(cell, labels) or cell.strip() for cell in rows["label"]]
-        held = {classes[n] for n, path in enumerate(found) if path is not None}
-        if gone := Counter(classes[n] for n in lost if classes[n] and classes[n] not in held):
+        names = [label_of(cell, labels, classes) or cell.strip() for cell in rows["label"]]
+        held = {names[n] for n, path in enumerate(found) if path is not None}
+        if gone := Counter(names[n] for n in lost if names[n] and names[n] not in held):
             name, count = gone.most_common(1)[0]
             cause = f"none of the {counted(count, 'row')} of {name} matches an image"
-            lost = [n for n in lost if classes[n] == name]
-    names = rows["filename"].str.strip()
-    if cause and (outside := [names.iloc[n] for n in lost if _is_outside(names.iloc[n], root)]):
+            lost = [n for n in lost if names[n] == name]
+    files = rows["filename"].str.strip()
+    if cause and (outside := [files.iloc[n] for n in lost if _is_outside(files.iloc[n], root)]):
         raise DataError(
             f"{file}: {counted(len(outside), 'row names a file', 'rows name files')} outside of {root}, such as "
             f"{outside[0]}; set data.root to a folder that holds them all"

@@ -8,15 +8,15 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from covidnet.base.atomic import locked, write_text
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError, SettingError, SplitError
 from covidnet.base.names import counted
 from covidnet.data.collection.manifest import Manifest, Rules, duplicates, manifest_hash, scan
@@ -31,8 +31,8 @@ from covidnet.data.collection.manifest_files import (
 )
 from covidnet.data.collection.metadata import COLUMNS, Given
 from covidnet.data.collection.sources import Source, folder_source, kaggle_source
-from covidnet.data.folds.splits import COPIES, GROUPS, Copies, Group, balanced_folds
-from covidnet.data.phantoms.phantom import DRAWING, write_phantoms
+from covidnet.data.folds.splits import COPIES, GROUPS, N_FOLDS, Copies, Group, balanced_folds
+from covidnet.data.phantoms.phantom import DRAWING, FOLDERS, write_phantoms
 from covidnet.data.reading.thumbnails import FILE as THUMBNAILS
 from covidnet.data.reading.thumbnails import Thumbnails, make_thumbnails, read_thumbnails
 from covidnet.data.recognition.overlap import COPY_COLUMNS, METHOD, SAME_FILE, ImageSet, find_copies, named_copies
@@ -70,6 +70,7 @@ class PreparedDataset:
         notes: what a reader of the numbers must know about the data, in sentences.
         group: what no two folds share: ``patient`` or ``image``.
         copies: which copies of an image share a fold: ``near``, ``bytes`` or ``off``.
+        classes: of the images.
     """
 
     name: str
@@ -83,6 +84,7 @@ class PreparedDataset:
     notes: list[str] = field(default_factory=list)
     group: Group = "patient"
     copies: Copies = "near"
+    classes: ClassList = DEFAULT_CLASSES
 
     @property
     def split_file(self) -> Path:
@@ -108,7 +110,7 @@ class PreparedDataset:
         # Lightning takes seconds to import, and preparing data does not need it.
         from covidnet.data.loading.datamodule import FoldDataModule
 
-        defaults = {"root": self.root, "group": self.group, "split_copies": self.copies}
+        defaults = {"root": self.root, "group": self.group, "split_copies": self.copies, "classes": self.classes}
         return FoldDataModule(self.rows(), fold=fold, **{**defaults, **settings})
 
     def thumbnails(self, *, progress: bool = True) -> Thumbnails:
@@ -126,6 +128,7 @@ class PreparedDataset:
 def prepare_folder(
     root: str | Path,
     *,
+    classes: Sequence[str] | str = DEFAULT_CLASSES,
     cache_dir: str | Path | None = None,
     view: str | None = "frontal",
     group: Group = "patient",
@@ -139,6 +142,7 @@ def prepare_folder(
 
     Args:
         root: has a folder per class, and optionally a metadata.csv (filename, label, patient_id, view, source).
+        classes: 2 to 50 names; ``auto`` takes them from the folders or metadata.csv's column label.
         cache_dir: where manifest and folds are kept; ``COVIDNET_CACHE``, or ``~/.cache/covidnet``, if None.
         view: ``frontal``, one view such as ``PA``, or None for all.
         group: what no two folds share: ``patient`` or ``image``.
@@ -151,7 +155,12 @@ def prepare_folder(
         SplitError: no balanced folds can be made.
     """
     home = cache_dir or os.environ.get("COVIDNET_CACHE") or Path("~/.cache/covidnet")
-    data = {"name": "folder", "root": str(root), "view": view, "max_megapixels": 64, "min_side": 64}
+    given = classes if isinstance(classes, str) else list(classes)
+    positive = classes.positive if isinstance(classes, ClassList) else None
+    data = {
+        "name": "folder", "root": str(root), "view": view, "max_megapixels": 64, "min_side": 64,
+        "classes": given, "positive": positive,
+    }  # fmt: skip
     return prepare_dataset(
         data, {"group": group, "copies": copies, "seed": seed}, cache_dir=Path(home).expanduser(), progress=progress
     )
@@ -178,8 +187,17 @@ def find_source(
         # data.root=$DIR with DIR unset: an empty path would mean the current folder.
         raise SettingError("data.root", root, "a folder of images", "say data.root=DIR")
     more: dict[str, Any] = {"name": name, "labels": labels, "ignore": ignore, "unseen": unseen}
+    more |= {"classes": ClassList.declared(data), "positive": data.get("positive")}
     if name == "phantom":
-        return folder_source(_phantoms(data, cache_dir, progress), **more)
+        classes = more["classes"] or ClassList(DEFAULT_CLASSES.names, data.get("positive") or "")
+        if other := [label for label in classes if label not in FOLDERS]:
+            raise SettingError(
+                "data.classes", list(classes), f"some of {', '.join(FOLDERS)}, which phantoms are drawn of",
+                f"for {other[0]}, say data=folder data.root=DIR",
+            )  # fmt: skip
+        absent = [folder for label, folder in FOLDERS.items() if label not in classes]
+        drawn = {**more, "ignore": absent, "classes": classes}
+        return replace(folder_source(_phantoms(data, cache_dir, progress), **drawn), notes=())
     more["given"] = _given(data)
     if name == "kaggle":
         return kaggle_source(root, handle=data["handle"], **more)
@@ -237,6 +255,12 @@ def prepare_dataset(
     if split.get("copies", "bytes") not in COPIES:
         raise SettingError("split.copies", split["copies"], COPIES)
     source = find_source(data, cache_dir, unseen=split.get("unseen"), progress=progress)
+    if absent := [label for label in source.classes if label not in set(source.files["label"])]:
+        least = N_FOLDS - bool(source.unseen)
+        raise SplitError(
+            f"{source.root}: class {absent[0]}: 0 images, at least {least} are needed, one per fold; add images, or "
+            "name the folders that mean it in data.labels"
+        )
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
     # Jobs of one sweep start together: the first writes, the others read.
     with locked(home / ".lock") as unwritable:
@@ -255,9 +279,9 @@ def prepare_dataset(
             )
             write_manifest(home, manifest)
         images, notes = filter_view(manifest.images, data.get("view"))
-        notes = [*source.notes, *notes, *_notes(manifest, images)]
+        notes = [*source.notes, *notes, *_notes(manifest, images, source.classes)]
         unseen = images["image_id"][images["path"].isin(source.unseen)].tolist()
-        prepared = _split_dataset(home, manifest, images, split, unseen, notes, progress)
+        prepared = _split_dataset(home, manifest, images, split, unseen, notes, progress, source.classes)
     together = "" if split.get("copies") == "off" else "kept in one fold, "
     for text in _two_classes(images, prepared.folder):
         if strict:
@@ -275,6 +299,7 @@ def _split_dataset(
     unseen: list[str],
     notes: list[str],
     progress: bool,
+    classes: ClassList,
 ) -> PreparedDataset:
     data_hash = manifest_hash(images)
     # Two manifests with the same contents may differ in paths, so paths are part of the folder's name, not of the draw.
@@ -303,7 +328,13 @@ def _split_dataset(
             settings["copies_sha256"] = _write_copies(folder / COPIES_FILE, _pairs_within(pairs, images))
         # A split.csv without a record was left by a stopped process: write it again.
         made = balanced_folds(
-            images, group=split["group"], seed=split["seed"], copies=copies, unseen=unseen, balance=balance
+            images,
+            group=split["group"],
+            seed=split["seed"],
+            copies=copies,
+            unseen=unseen,
+            balance=balance,
+            classes=classes,
         )
         for text in made.warnings:
             log.warning("%s", text)
@@ -338,6 +369,7 @@ def _split_dataset(
         notes=notes,
         group=split["group"],
         copies=copies,
+        classes=classes,
     )
 
 
@@ -391,8 +423,8 @@ def _write_copies(file: Path, pairs: pd.DataFrame) -> str:
     return _sha256(text)
 
 
-def _notes(manifest: Manifest, images: pd.DataFrame) -> list[str]:
-    counts = ", ".join(f"{name} {int((images['label'] == name).sum())}" for name in CLASSES)
+def _notes(manifest: Manifest, images: pd.DataFrame, classes: ClassList) -> list[str]:
+    counts = ", ".join(f"{name} {int((images['label'] == name).sum())}" for name in classes)
     notes = [f"{counted(len(images), 'image')} ({counts})"]
     if len(manifest.refused):
         notes.append(f"{counted(len(manifest.refused), 'file was', 'files were')} refused (refused.csv)")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covidnet.base.classes import CLASSES, key_of, label_of
+from covidnet.base.classes import AUTO, DEFAULT_CLASSES, MOST_CLASSES, ClassList, key_of, label_of
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted, harmless
 from covidnet.data.collection.layouts import LAYOUTS
@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 _ANNOTATIONS = {"masks", "boxes"}
 # Files that are read for their content, and so are not counted as skipped.
 _TABLES = {METADATA, "boxes.csv", "phantoms.json", *(pattern for layout in LAYOUTS for pattern in layout.files)}
+# Folder names that say nothing of the class, where classes are taken from folders; compared by `key_of`.
+_PLAIN = {
+    "image", "images", "img", "imgs", "png", "jpg", "jpeg", "dicom", "dcm", "train", "training", "test", "testing",
+    "val", "valid", "validation", "data", "all",
+}  # fmt: skip
 
 _WRITTEN = ("outputs", "multirun")
 """Folders of the working directory that commands write to by default."""
@@ -57,6 +62,7 @@ class Source:
         name: phantom, kaggle or folder.
         root: the folder that `files.path` is relative to.
         files: one row per file: path (posix, relative to root), label, patient_id, view, source; unknown is NaN.
+        classes: of the labels.
         missing: paths listed in the table that match no image.
         notes: what a reader of the numbers must know about the choice of files, in sentences.
         table: the name of the table, such as metadata.csv.
@@ -68,6 +74,7 @@ class Source:
     name: str
     root: Path
     files: pd.DataFrame
+    classes: ClassList
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     table: str = METADATA
@@ -99,6 +106,8 @@ def folder_source(
     ignore: str | Sequence[str] | None = None,
     given: Given | None = None,
     unseen: str | None = None,
+    classes: ClassList | None = DEFAULT_CLASSES,
+    positive: str | None = None,
 ) -> Source:
     """Find the images of a folder, at any depth, and what a table or the folders' names say about each.
 
@@ -114,23 +123,29 @@ def folder_source(
         given: ``data.table``, ``data.columns`` and ``data.separator``.
         unseen: ``split.unseen``: which images are the published test images: ``column:NAME=VALUE`` of the table,
             ``folder:NAME``, or ``list:FILE`` of their names.
+        classes: of the study. None takes them from the table and the folders (``data.classes=auto``): every label is a
+            class, and so is the nearest parent folder of an image without one, unless its name is a usual one for
+            something else, such as ``images`` or ``train``. Names that differ in letter case, spaces and punctuation
+            are one class; classes are sorted by name.
+        positive: the positive class, where `classes` is None.
 
     Raises:
         DataError: the folder is missing, has no images or has images without a class, or the table cannot be used.
-        SettingError: a name in `ignore` matches nothing, or `unseen` no image.
+        SettingError: a name in `ignore` matches nothing, `unseen` no image, or the classes found are too few or many.
     """
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
         cause = "is a file" if root.exists() else "no such folder"
         raise DataError(f"data.root={root}: {cause}; give the folder that holds the images")
-    labels = _checked_labels(labels)
+    labels = _checked_labels(labels, classes)
     paths = image_files(root)
     if not paths:
-        raise DataError(f"{root}: no images found; expected class folders named like {', '.join(CLASSES)}, or a table")
+        named = "named after their class" if classes is None else f"named like {', '.join(classes)}"
+        raise DataError(f"{root}: no images found; expected class folders {named}, or a table")
     published = _PUBLISHED.fullmatch(unseen) if unseen else None
     if unseen and published is None:
         raise SettingError("split.unseen", unseen, _PUBLISHED_WORDS)
-    metadata = read_metadata(root, paths, labels, given, published["column"] if published else None)
+    metadata = read_metadata(root, paths, labels, given, published["column"] if published else None, classes)
     ignored = dict.fromkeys([ignore] if isinstance(ignore, str) else map(str, ignore or ()), 0)
     rows, unlabelled, contradicted = [], [], []
     left_out = Counter[str]()
@@ -139,12 +154,14 @@ def folder_source(
         if (one := _ignored(path, known, ignored)) is not None:
             ignored[one] += 1
             continue
-        filed = _label_from_folders(path, labels)
+        # Where a table lists the images and any name may be a class, folders such as images_001 would be classes.
+        unnamed = classes is None and metadata.listed
+        filed = None if unnamed else _label_from_folders(path, labels, classes)
         if path in metadata.left_out or (filed is None and metadata.listed and path not in metadata.cells):
             left_out[metadata.left_out.get(path, "no row")] += 1
             continue
-        listed = _label_from_metadata(known, path, labels, metadata.name)
-        if listed and filed and listed != filed:
+        listed = _label_from_metadata(known, path, labels, metadata.name, classes)
+        if classes is not None and listed and filed and listed != filed:
             contradicted.append(f"{path} ({listed})")
         label = listed or filed
         if label is None:
@@ -156,7 +173,7 @@ def folder_source(
         if not count:
             raise SettingError("data.ignore", one, "the name of a folder, a label or a file of the data set")
     if unlabelled:
-        raise DataError(f"{root}: {_without_class(unlabelled, metadata)}")
+        raise DataError(f"{root}: {_without_class(unlabelled, metadata, classes)}")
     if contradicted:
         log.warning(
             "%s: the label of %d files differs from their folder's; %s is used: %s",
@@ -172,11 +189,26 @@ def folder_source(
         raise DataError(f"{root}: no images left of {len(paths)}; {because}")
     files = pd.DataFrame(rows, columns=["path", "label", "patient_id", "view", "source"], dtype=object)
     files = files.sort_values("path", ignore_index=True)
+    if classes is None:
+        classes, files["label"] = _found_classes(files["label"], positive, root)
     layout = "" if metadata.name == METADATA and not metadata.listed else metadata.name
     test = _unseen(published, root, paths, metadata) & set(files["path"]) if published else set[str]()
     if published and not test:
         raise SettingError("split.unseen", unseen, "that of at least one image", f"none of {len(files)} has it")
-    return Source(name, root, files, metadata.missing, tuple(notes), metadata.name, layout, frozenset(test))
+    return Source(name, root, files, classes, metadata.missing, tuple(notes), metadata.name, layout, frozenset(test))
+
+
+def _found_classes(labels: pd.Series, positive: str | None, root: Path) -> tuple[ClassList, pd.Series]:
+    """The classes that the labels name, and the labels spelled alike."""
+    spelled: dict[str, str] = {}
+    for name in sorted(set(labels)):
+        spelled.setdefault(key_of(name), name)
+    names = sorted(set(spelled.values()), key=lambda name: (name.casefold(), name))
+    if not 2 <= len(names) <= MOST_CLASSES:
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        allowed = f"a list of classes where the data set does not have 2 to {MOST_CLASSES}"
+        raise SettingError("data.classes", AUTO, allowed, f"{root} has {len(names)}: {some}")
+    return ClassList(tuple(names), positive or ""), labels.map(lambda name: spelled[key_of(name)])
 
 
 def _unseen(published: re.Match[str], root: Path, paths: Sequence[str], metadata: Metadata) -> set[str]:
@@ -217,7 +249,7 @@ def _ignored(path: str, known: Mapping[str, str], ignored: Iterable[str]) -> str
     return None
 
 
-def _without_class(paths: list[str], metadata: Metadata) -> str:
+def _without_class(paths: list[str], metadata: Metadata, classes: ClassList | None) -> str:
     """Cause and remedy for images that get a class from neither a folder nor metadata.csv."""
     folders = Counter(Path(path).parent.as_posix() for path in paths)
     loose = folders.pop(".", 0)
@@ -238,9 +270,11 @@ def _without_class(paths: list[str], metadata: Metadata) -> str:
             "column label, diagnosis, class or category, or data.columns='{label: COLUMN}')"
         )
     example = paths[0] if loose else Path(paths[0]).parent.name
+    if classes is None:
+        return f"{'; '.join(causes)}; put images in a folder named after their class, or set data.ignore='[{example}]'"
     return (
-        f"{'; '.join(causes)}; a class must be one of {', '.join(CLASSES)} or a usual spelling: map a name with "
-        f"data.labels='{{NAME: Pneumonia}}', or leave images out with data.ignore='[{example}]'"
+        f"{'; '.join(causes)}; a class must be one of {', '.join(classes)} or a usual spelling: map a name with "
+        f"data.labels='{{NAME: {classes[-1]}}}', leave images out with data.ignore='[{example}]', or set data.classes"
     )
 
 
@@ -327,6 +361,8 @@ def kaggle_source(
     ignore: str | Sequence[str] | None = None,
     given: Given | None = None,
     unseen: str | None = None,
+    classes: ClassList | None = DEFAULT_CLASSES,
+    positive: str | None = None,
 ) -> Source:
     """The paper's data set, from disk or downloaded with kagglehub; the class folders of train/ and test/ are pooled.
 
@@ -338,13 +374,17 @@ def kaggle_source(
         ignore: as in `folder_source`.
         given: as in `folder_source`.
         unseen: as in `folder_source`.
+        classes: as in `folder_source`.
+        positive: as in `folder_source`.
 
     Raises:
         DataError: it is not on disk and cannot be downloaded, in one line that says how to get it.
     """
     if root is None:
         root = _download(handle)
-    return folder_source(root, name=name, labels=labels, ignore=ignore, given=given, unseen=unseen)
+    return folder_source(
+        root, name=name, labels=labels, ignore=ignore, given=given, unseen=unseen, classes=classes, positive=positive
+    )
 
 
 def _download(handle: str) -> Path:
@@ -363,31 +403,33 @@ def _download(handle: str) -> Path:
 
 
 def _label_from_metadata(
-    known: Mapping[str, str], path: str, labels: Mapping[str, str] | None, table: str
+    known: Mapping[str, str], path: str, labels: Mapping[str, str] | None, table: str, classes: ClassList | None
 ) -> str | None:
     if "label" not in known:
         return None
-    label = label_of(known["label"], labels)
-    if label is None:
+    label = label_of(known["label"], labels, classes)
+    if label is None and classes is not None:
         raise DataError(
-            f"{table}: {path} has the label {known['label']!r}; must be one of {', '.join(CLASSES)} or a usual "
-            f"spelling: map it with data.labels='{{NAME: Pneumonia}}', or leave it out with "
-            f"data.ignore='[{known['label']}]'"
+            f"{table}: {path} has the label {known['label']!r}; must be one of {', '.join(classes)} or a usual "
+            f"spelling: map it with data.labels='{{NAME: {classes[-1]}}}', leave it out with "
+            f"data.ignore='[{known['label']}]', or set data.classes"
         )
     return label
 
 
-def _label_from_folders(path: str, labels: Mapping[str, str] | None) -> str | None:
+def _label_from_folders(path: str, labels: Mapping[str, str] | None, classes: ClassList | None) -> str | None:
     for folder in reversed(Path(path).parent.parts):
-        if label := label_of(folder, labels):
+        if classes is None and key_of(folder) in _PLAIN and key_of(folder) not in map(key_of, labels or ()):
+            continue
+        if label := label_of(folder, labels, classes):
             return label
     return None
 
 
-def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+def _checked_labels(labels: Mapping[str, str] | None, classes: ClassList | None) -> dict[str, str]:
     # YAML reads a folder name such as 1 as a number.
     checked = {str(name): str(target) for name, target in (labels or {}).items()}
     for name, target in checked.items():
-        if label_of(target) is None:
-            raise DataError(f"data.labels: {name} is mapped to {target!r}; must be one of {', '.join(CLASSES)}")
+        if classes is not None and label_of(target, None, classes) is None:
+            raise DataError(f"data.labels: {name} is mapped to {target!r}; must be one of {', '.join(classes)}")
     return checked

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError, SettingError, SplitError
 from covidnet.base.names import counted
 from covidnet.data.folds.packing import Counts, Packing, draw, pack, shuffled
@@ -115,6 +115,7 @@ def balanced_folds(
     copies: Copies = "near",
     unseen: Collection[str] = (),
     balance: bool = True,
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> Split:
     """Draw eleven folds with exactly the same number of images of every class, and no group in two folds.
 
@@ -147,20 +148,21 @@ def balanced_folds(
         copies: which copies share a fold, as in `groups_of`.
         unseen: ids of the images of a published test set; none draws the unseen fold like the others.
         balance: whether every fold has the same number of images of every class.
+        classes: of the labels. Their order is part of the draw.
 
     Returns:
         The split.
 
     Raises:
         SettingError: group or copies is not an allowed value.
-        DataError: a column is missing, an image id is not unique, or a label is not one of `CLASSES`.
+        DataError: a column is missing, an image id is not unique, or a label is not one of the classes.
         SplitError: a class has fewer images or groups than folds to draw (11, or 10 with `unseen`) or no image in
             `unseen`, or no balanced folds were found.
     """
     _require(manifest, COLUMNS[:-1])
-    unknown = sorted({str(label) for label in manifest["label"]} - set(CLASSES))
+    unknown = sorted({str(label) for label in manifest["label"]} - set(classes))
     if unknown:
-        raise DataError(f"the manifest has the label {unknown[0]!r}; must be one of {', '.join(CLASSES)}")
+        raise DataError(f"the manifest has the label {unknown[0]!r}; must be one of {', '.join(classes)}")
     if "copy_of" not in manifest:
         manifest = manifest.assign(copy_of=pd.Series(float("nan"), index=manifest.index, dtype=object))
     images = manifest.assign(group=groups_of(manifest, group, copies)).sort_values("image_id", ignore_index=True)
@@ -168,9 +170,9 @@ def balanced_folds(
     bins = N_FOLDS - bool(len(unseen))
     across = images["group"].isin(set(images["group"][kept])) & ~kept
     drawn = images[~kept & ~across]
-    sizes = pd.crosstab(drawn["group"], drawn["label"]).reindex(columns=list(CLASSES), fill_value=0).sort_index()
-    _refuse_small_classes(drawn, sizes, group, copies, bins)
-    absent = sorted(set(CLASSES) - set(images["label"][kept])) if len(unseen) else []
+    sizes = pd.crosstab(drawn["group"], drawn["label"]).reindex(columns=list(classes), fill_value=0).sort_index()
+    _refuse_small_classes(drawn, sizes, group, copies, bins, classes)
+    absent = sorted(set(classes) - set(images["label"][kept])) if len(unseen) else []
     if absent:
         raise SplitError(
             f"split.unseen: no image of {', '.join(absent)} among {counted(int(kept.sum()), 'published test image')}; "
@@ -180,23 +182,23 @@ def balanced_folds(
     if not balance:
         images["fold"] = LEFT_OUT
         images.loc[kept, "fold"] = UNSEEN_FOLD
-        images.loc[drawn.index, "fold"] = _stratified(drawn, bins, seed)
+        images.loc[drawn.index, "fold"] = _stratified(drawn, bins, seed, classes)
         images["reason"] = pd.Series([_PUBLISHED if one else None for one in across], dtype="str")
-        return _split(images, None, _published_twice(images, kept, across), group, seed, copies, bins)
+        return _split(images, None, _published_twice(images, kept, across), group, seed, copies, bins, classes)
 
     names = [str(name) for name in sizes.index]
     counts: list[Counts] = [tuple(map(int, row)) for row in sizes.to_numpy()]
     packing = pack(counts, names, bins=bins, seed=seed)
     if packing is None:
         raise SplitError(
-            f"cannot make {bins} folds with equal numbers of {', '.join(CLASSES)}: too many groups span classes; "
+            f"cannot make {bins} folds with equal numbers of {', '.join(classes)}: too many groups span classes; "
             "add patients with images of one class only"
         )
     # Bins are filled in order, so they are numbered at random. Otherwise the unseen fold would be a special one.
     numbers = shuffled([str(fold) for fold in range(bins)], seed, "fold")
     images["fold"] = LEFT_OUT
     images.loc[kept, "fold"] = UNSEEN_FOLD
-    folds = _fold_column(drawn, dict(zip(names, range(len(names)), strict=True)), packing, numbers, seed)
+    folds = _fold_column(drawn, dict(zip(names, range(len(names)), strict=True)), packing, numbers, seed, classes)
     images.loc[drawn.index, "fold"] = folds
 
     used = images[images["fold"] != LEFT_OUT]
@@ -215,23 +217,30 @@ def balanced_folds(
     )
     warnings = _too_large(drawn.assign(fold=folds), packing.per_bin, group) if copies == "near" else []
     warnings += _published_twice(images, kept, across)
-    return _split(images, packing.per_bin, warnings, group, seed, copies, bins)
+    return _split(images, packing.per_bin, warnings, group, seed, copies, bins, classes)
 
 
 def _split(
-    images: pd.DataFrame, per_fold: int | None, warnings: list[str], group: Group, seed: int, copies: Copies, bins: int
+    images: pd.DataFrame,
+    per_fold: int | None,
+    warnings: list[str],
+    group: Group,
+    seed: int,
+    copies: Copies,
+    bins: int,
+    classes: ClassList,
 ) -> Split:
     left_out = images[images["fold"] == LEFT_OUT].reset_index(drop=True)
     return Split(
         table=images[[*COLUMNS, "reason", "copy_of"]],
         left_out=left_out[["image_id", "path", "label", "patient_id", "reason"]],
         per_fold=per_fold,
-        notes=[*_notes(images, per_fold, group, seed, copies, bins), *warnings],
+        notes=[*_notes(images, per_fold, group, seed, copies, bins, classes), *warnings],
         warnings=warnings,
     )
 
 
-def _stratified(images: pd.DataFrame, bins: int, seed: int) -> pd.Series:
+def _stratified(images: pd.DataFrame, bins: int, seed: int, classes: ClassList) -> pd.Series:
     """The fold of each image: whole groups, with class ratios as equal as they allow."""
     # It takes a second to import, and balanced folds do not need it.
     from sklearn.model_selection import StratifiedGroupKFold
@@ -240,8 +249,8 @@ def _stratified(images: pd.DataFrame, bins: int, seed: int) -> pd.Series:
     splitter = StratifiedGroupKFold(bins, shuffle=True, random_state=seed)
     for fold, (_, rows) in enumerate(splitter.split(images, images["label"], images["group"])):
         folds.iloc[rows] = fold
-    held = pd.crosstab(folds, images["label"]).reindex(columns=list(CLASSES), fill_value=0)
-    for label in CLASSES:
+    held = pd.crosstab(folds, images["label"]).reindex(columns=list(classes), fill_value=0)
+    for label in classes:
         if (empty := held.index[held[label] == 0]).size:
             raise SplitError(
                 f"class {label}: no image in {counted(len(empty), 'fold')} of {bins}, since few groups have most of "
@@ -251,7 +260,13 @@ def _stratified(images: pd.DataFrame, bins: int, seed: int) -> pd.Series:
 
 
 def inner_validation(
-    table: pd.DataFrame, *, fold: int, seed: int, groups: pd.Series, share: float = 0.1
+    table: pd.DataFrame,
+    *,
+    fold: int,
+    seed: int,
+    groups: pd.Series,
+    share: float = 0.1,
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> frozenset[str]:
     """Ids of a patient-grouped share (a tenth) of one fold's training part: the images that decide when to stop.
 
@@ -267,6 +282,7 @@ def inner_validation(
         seed: another seed gives another draw.
         groups: the group of each row, on the table's index, from `groups_of`.
         share: the share of each class's training images to take, between 0 and 1.
+        classes: of the labels.
 
     Returns:
         The image ids.
@@ -281,11 +297,11 @@ def inner_validation(
     _require(table, ["image_id", "label", "fold"])
     training = table["fold"].between(0, N_FOLDS - 1) & ~table["fold"].isin([fold, UNSEEN_FOLD])
     images = table.loc[training, ["image_id", "label"]].assign(group=groups)
-    sizes = pd.crosstab(images["group"], images["label"]).reindex(columns=list(CLASSES), fill_value=0).sort_index()
+    sizes = pd.crosstab(images["group"], images["label"]).reindex(columns=list(classes), fill_value=0).sort_index()
     names = [str(name) for name in sizes.index]
     counts: list[Counts] = [tuple(map(int, row)) for row in sizes.to_numpy()]
     totals = [int(n) for n in sizes.sum()]
-    for label, column in zip(CLASSES, zip(*counts, strict=True) if counts else [()] * len(CLASSES), strict=True):
+    for label, column in zip(classes, zip(*counts, strict=True) if counts else [()] * len(classes), strict=True):
         if sum(n > 0 for n in column) < 2:
             raise SplitError(
                 f"class {label}: the training part of fold {fold} has {sum(n > 0 for n in column)} groups, but inner "
@@ -300,7 +316,7 @@ def inner_validation(
             # The target is of the smallest class.
             targets = [max(1, round(target * total / min(totals))) for total in totals]
             taken = draw(counts, targets, shuffled(names, seed, "inner", fold, attempt))
-            got = [sum(column) for column in zip(*(counts[g] for g in taken), strict=True)] or [0] * len(CLASSES)
+            got = [sum(column) for column in zip(*(counts[g] for g in taken), strict=True)] or [0] * len(classes)
             if min(got) == 0 or any(n == total for n, total in zip(got, totals, strict=True)):
                 continue
             off = [n - wanted for n, wanted in zip(got, targets, strict=True)]
@@ -327,6 +343,7 @@ def fold_roles(
     seed: int = 0,
     group: Group = "patient",
     copies: Copies = "near",
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> pd.DataFrame:
     """The role of every image in the run of one fold: boolean columns train, val, test and unseen.
 
@@ -344,6 +361,7 @@ def fold_roles(
         seed: the seed of the inner validation draw.
         group: the group that the table was made with.
         copies: which copies the table keeps together.
+        classes: of the labels.
 
     Returns:
         Booleans on the table's index, with the columns ``train``, ``val``, ``test`` and ``unseen``.
@@ -356,7 +374,7 @@ def fold_roles(
     Example:
         >>> ids = [f"image{n}" for n in range(33)]
         >>> folds = [n // 3 for n in range(33)]
-        >>> table = pd.DataFrame({"image_id": ids, "patient_id": ids, "label": CLASSES * 11, "fold": folds})
+        >>> table = pd.DataFrame({"image_id": ids, "patient_id": ids, "label": [*DEFAULT_CLASSES] * 11, "fold": folds})
         >>> fold_roles(table, fold=3).sum().to_dict()
         {'train': 24, 'val': 3, 'test': 3, 'unseen': 3}
     """
@@ -380,7 +398,7 @@ def fold_roles(
     unseen = table["fold"] == UNSEEN_FOLD
     val = pd.Series(False, index=table.index)
     if validation == "inner":
-        val = table["image_id"].isin(inner_validation(table, fold=fold, seed=seed, groups=groups))
+        val = table["image_id"].isin(inner_validation(table, fold=fold, seed=seed, groups=groups, classes=classes))
     elif validation == "test":
         val = test
     return pd.DataFrame({"train": used & ~test & ~unseen & ~val, "val": val, "test": test, "unseen": unseen})
@@ -448,8 +466,10 @@ def _published_twice(images: pd.DataFrame, kept: pd.Series, across: pd.Series) -
     ]
 
 
-def _refuse_small_classes(images: pd.DataFrame, sizes: pd.DataFrame, group: Group, copies: Copies, bins: int) -> None:
-    for label in CLASSES:
+def _refuse_small_classes(
+    images: pd.DataFrame, sizes: pd.DataFrame, group: Group, copies: Copies, bins: int, classes: ClassList
+) -> None:
+    for label in classes:
         number, groups = int(sizes[label].sum()), int((sizes[label] > 0).sum())
         if number < bins:
             raise SplitError(f"class {label}: {number} images, at least {bins} are needed, one per fold; add images")
@@ -469,12 +489,17 @@ def _refuse_small_classes(images: pd.DataFrame, sizes: pd.DataFrame, group: Grou
 
 
 def _fold_column(
-    images: pd.DataFrame, position: dict[str, int], packing: Packing, numbers: Sequence[int], seed: int
+    images: pd.DataFrame,
+    position: dict[str, int],
+    packing: Packing,
+    numbers: Sequence[int],
+    seed: int,
+    classes: ClassList,
 ) -> list[int]:
     """The fold of each image. The images kept of a trimmed group are drawn at random."""
     ids, labels, groups = (images[column].tolist() for column in ("image_id", "label", "group"))
     folds = [LEFT_OUT] * len(ids)
-    stay = {(key, label): packing.kept[at][c] for key, at in position.items() for c, label in enumerate(CLASSES)}
+    stay = {(key, label): packing.kept[at][c] for key, at in position.items() for c, label in enumerate(classes)}
     for i in shuffled(ids, seed, "trim"):
         if stay[groups[i], labels[i]] > 0:
             stay[groups[i], labels[i]] -= 1
@@ -509,14 +534,16 @@ def _too_large(images: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
     return found
 
 
-def _notes(images: pd.DataFrame, per_fold: int | None, group: Group, seed: int, copies: Copies, bins: int) -> list[str]:
+def _notes(
+    images: pd.DataFrame, per_fold: int | None, group: Group, seed: int, copies: Copies, bins: int, classes: ClassList
+) -> list[str]:
     total = images["label"].value_counts()
     used = images["fold"] != LEFT_OUT
     if per_fold is None:
         sizes = pd.crosstab(images["fold"], images["label"]).loc[list(range(bins))]
-        ends = {label: sorted({int(sizes[label].min()), int(sizes[label].max())}) for label in CLASSES}
+        ends = {label: sorted({int(sizes[label].min()), int(sizes[label].max())}) for label in classes}
         ranges = ", ".join(f"{label} {' to '.join(map(str, both))}" for label, both in ends.items())
-        shares = ", ".join(f"{label} {(images['label'][used] == label).mean():.1%}" for label in CLASSES)
+        shares = ", ".join(f"{label} {(images['label'][used] == label).mean():.1%}" for label in classes)
         notes = [
             f"{bins} folds of all images, not balanced, grouped by {group}, seed {seed}: {ranges} in a fold.",
             f"Prevalence: {shares}.",
@@ -525,9 +552,9 @@ def _notes(images: pd.DataFrame, per_fold: int | None, group: Group, seed: int, 
         notes = [f"{bins} folds of {per_fold} images of each class, grouped by {group}, seed {seed}."]
     if bins < N_FOLDS:
         unseen = images["label"][images["fold"] == UNSEEN_FOLD]
-        counts = ", ".join(f"{label} {int((unseen == label).sum())}" for label in CLASSES)
+        counts = ", ".join(f"{label} {int((unseen == label).sum())}" for label in classes)
         notes.append(f"The unseen fold is the {counted(len(unseen), 'published test image')} ({counts}).")
-    for label in CLASSES:
+    for label in classes:
         out = images[~used & (images["label"] == label)]
         if len(out):
             trimmed = int(out["reason"].str.startswith("trimmed: ").sum())
@@ -536,7 +563,7 @@ def _notes(images: pd.DataFrame, per_fold: int | None, group: Group, seed: int, 
                 + (f", {trimmed} of them to trim groups that do not fit whole." if trimmed else ".")
             )
     drawable = images["label"][(images["fold"] != UNSEEN_FOLD) | (bins == N_FOLDS)].value_counts()
-    smallest = min(CLASSES, key=lambda label: drawable[label])
+    smallest = min(classes, key=lambda label: drawable[label])
     if per_fold is not None and per_fold < drawable[smallest] // bins:
         notes.append(
             f"{smallest} has enough images for {drawable[smallest] // bins} in every fold, but some class has too "

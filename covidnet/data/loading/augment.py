@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import SettingError
 
 ORIGINAL = ""
@@ -238,20 +238,21 @@ class FixedCopies:
             return self.target_per_class
         return round(self.target_per_class * size / self.reference_per_class)
 
-    def plan(self, train: pd.DataFrame, size: int) -> pd.DataFrame:
+    def plan(self, train: pd.DataFrame, size: int, classes: ClassList = DEFAULT_CLASSES) -> pd.DataFrame:
         """The training images and their copies.
 
         Args:
             train: the training images, with image_id and label.
             size: images per class in the training folds, inner validation included, so that the target does not depend
                 on how many of them validation takes.
+            classes: of the labels.
 
         Returns:
             The rows of `train` with a column ``operator``: originals first, then the copies of each class. A class
             grows to at most four times its images, since there are three operators.
         """
         parts = [train.assign(operator=ORIGINAL)]
-        for label in CLASSES:
+        for label in classes:
             images = train[train["label"] == label]
             wanted = self.target(size) - len(images)
             order = sorted(images["image_id"], key=lambda i: hashlib.sha256(f"order {i}".encode()).digest())

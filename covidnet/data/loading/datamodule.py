@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import SettingError
 from covidnet.base.progress import available_cores
 from covidnet.data.folds.splits import Copies, Group, Validation, fold_roles
@@ -45,6 +45,7 @@ class FoldDataModule(pl.LightningDataModule):
         seed: seed of the order of training images and of online augmentation.
         reading: keyword arguments of `covidnet.data.reading.images.read_image`.
         locked: whether the unseen fold is locked: its images are counted but never read.
+        classes: of the labels, in the order of the logits.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class FoldDataModule(pl.LightningDataModule):
         seed: int = 0,
         reading: dict[str, Any] | None = None,
         locked: bool = False,
+        classes: ClassList = DEFAULT_CLASSES,
     ) -> None:
         super().__init__()
         _check_count("data.batch_size", batch_size, 1)
@@ -82,11 +84,18 @@ class FoldDataModule(pl.LightningDataModule):
         self.seed = seed
         self.reading = reading or {}
         self.locked = locked
+        self.classes = classes
         self.features: dict[str, torch.Tensor] = {}
         # The epoch that the training loader starts with: workers request images before Lightning sets it.
         self.epoch = 0
         roles = fold_roles(
-            split, fold=fold, validation=validation, seed=validation_seed, group=group, copies=split_copies
+            split,
+            fold=fold,
+            validation=validation,
+            seed=validation_seed,
+            group=group,
+            copies=split_copies,
+            classes=classes,
         )
         self.rows = self._rows(split, roles)
 
@@ -96,7 +105,7 @@ class FoldDataModule(pl.LightningDataModule):
             # Balanced folds have the same number of each class, so the test fold gives the size of the nine others;
             # for others it is the mean over the classes.
             size = 9 * int((split["fold"] == self.fold).sum()) // split["label"].nunique()
-            rows["train"] = self.copies.plan(rows["train"], size)
+            rows["train"] = self.copies.plan(rows["train"], size, self.classes)
         return {part: table.reset_index(drop=True) for part, table in rows.items()}
 
     @property
@@ -116,7 +125,7 @@ class FoldDataModule(pl.LightningDataModule):
         return {
             part: {
                 label: {"films": int(of_class["image_id"].nunique()), "inputs": len(of_class)}
-                for label in CLASSES
+                for label in self.classes
                 for of_class in [rows[rows["label"] == label]]
             }
             for part, rows in self.rows.items()
@@ -147,6 +156,7 @@ class FoldDataModule(pl.LightningDataModule):
             seed=self.seed,
             reading=self.reading,
             memory=memory,
+            classes=self.classes,
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -179,7 +189,7 @@ class FoldDataModule(pl.LightningDataModule):
             sampler = EpochShuffle(len(rows), self.seed, rank, processes)
             sampler.set_epoch(self.epoch)
         if part in self.features:
-            dataset: Dataset[dict[str, Any]] = FeatureDataset(self.features[part], rows)
+            dataset: Dataset[dict[str, Any]] = FeatureDataset(self.features[part], rows, self.classes)
             return DataLoader(dataset, self.batch_size, sampler=sampler, collate_fn=whole_batch)
         workers = min(self.num_workers, max(len(rows) - 1, 0) // self.batch_size)
         return DataLoader(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.data.loading.augment import ORIGINAL, Augmentation, Operators
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
@@ -40,6 +40,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         reading: keyword arguments of `read_image`.
         memory: bytes of transformed images to keep in this process after the first read. Training a whole network needs
             every image in every epoch, and reading an image takes longer than a small network takes to process it.
+        classes: of the labels, in the order of the logits.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         reading: dict[str, Any] | None = None,
         memory: int = 0,
+        classes: ClassList = DEFAULT_CLASSES,
     ) -> None:
         self.image_ids = list(rows["image_id"])
         self.paths = list(rows["path"])
         self.sha256 = [str(sha256) for sha256 in rows["sha256"]]
         self.operators_of_rows = list(rows["operator"]) if "operator" in rows else [ORIGINAL] * len(rows)
-        self.labels = [CLASSES.index(label) for label in rows["label"]]
+        self.labels = _numbers(rows["label"], classes)
+        self.classes = classes
         self.root = root
         self.fit = fit
         self.normalise = normalise
@@ -120,11 +123,12 @@ class FeatureDataset(Dataset[dict[str, Any]]):
     Args:
         features: (n, D), one row per image.
         rows: image_id and label, in the same order.
+        classes: of the labels, in the order of the logits.
     """
 
-    def __init__(self, features: torch.Tensor, rows: pd.DataFrame) -> None:
+    def __init__(self, features: torch.Tensor, rows: pd.DataFrame, classes: ClassList = DEFAULT_CLASSES) -> None:
         self.features = features
-        self.labels = torch.tensor([CLASSES.index(label) for label in rows["label"]], dtype=torch.int64)
+        self.labels = torch.tensor(_numbers(rows["label"], classes), dtype=torch.int64)
         self.image_ids = np.array(rows["image_id"], dtype=object)
 
     def __len__(self) -> int:
@@ -150,3 +154,8 @@ class FeatureDataset(Dataset[dict[str, Any]]):
 def whole_batch(batch: Any) -> Any:
     """The collate function of `FeatureDataset`, whose batches are already collated."""
     return batch
+
+
+def _numbers(labels: Iterable[str], classes: ClassList) -> list[int]:
+    number = {label: at for at, label in enumerate(classes)}
+    return [number[label] for label in labels]

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.progress import available_cores, progress_bar
 from covidnet.data.phantoms.anatomy import Anatomy, Floats, Projection, View, blur, cloud, project, ramp
@@ -28,6 +28,9 @@ DRAWING = 2
 
 FAULTS: tuple[str, ...] = ("copies", "shared_patient", "corner_mark", "source")
 """Faults of real data sets to plant: copies and patients in two classes, marks and sources that reveal the class."""
+
+CLASSES = DEFAULT_CLASSES.names
+"""The classes that phantoms are drawn of."""
 
 FOLDERS: dict[str, str] = dict(zip(CLASSES, ("COVID19", "NORMAL", "PNEUMONIA"), strict=True))
 """The folder of each class, named as in public data sets."""

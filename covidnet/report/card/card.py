@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from covidnet.base.caveats import Caveat
-from covidnet.base.classes import CLASSES
 from covidnet.report.card.limits import limits
 from covidnet.report.card.lines import UNKNOWN, gate, images, lines, network, split, use, versions
 from covidnet.report.card.numbers import calibration, numbers, selection
@@ -49,7 +48,7 @@ def card_document(summary: SweepSummary) -> Document:
     sections = [
         Section("", "card", [Notice(Caveat.RESEARCH_ONLY, _first(summary))]),
         Section("Model", "model", [lines(network(summary))]),
-        Section("Intended use", "use", [lines(use())]),
+        Section("Intended use", "use", [lines(use(summary))]),
         Section("Data", "data", [lines(images(summary))]),
         Section("Split", "split", [lines(split(summary))]),
         Section("Numbers", "numbers", [numbers(summary)]),
@@ -63,7 +62,8 @@ def card_document(summary: SweepSummary) -> Document:
     ]
     folds = summary.folds
     kind = f"the model of fold {folds[0]}" if len(folds) == 1 else f"{count(len(folds), 'model')}, one for each fold"
-    subtitle = f"{model_name(summary)}: {kind if folds else f'models {UNKNOWN}'}. Classes: {', '.join(CLASSES)}."
+    named = ", ".join(summary.classes)
+    subtitle = f"{model_name(summary)}: {kind if folds else f'models {UNKNOWN}'}. Classes: {named}."
     return Document(f"Model card: {sweep_name(summary)}", subtitle, sections)
 
 

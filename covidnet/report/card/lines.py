@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from covidnet.base.classes import CLASSES
 from covidnet.evaluation.results import empty
 from covidnet.report.rendering.document import Bullets
 from covidnet.report.summary import CardFacts, DataFacts, GateFacts, Origin, Parameters, SweepSummary
@@ -56,7 +55,7 @@ def network(summary: SweepSummary) -> Facts:
     trained = "the head; the backbone is frozen" if frozen else "the whole network"
     return [
         ("Architecture", None if model.get("name") is None else model_name(summary)),
-        ("Output", f"one probability for each of {', '.join(CLASSES)}; they sum to 1"),
+        ("Output", f"one probability for each of {', '.join(summary.classes)}; they sum to 1"),
         # A file's name may be informative; its folders are paths of the machine.
         ("Initial weights", names.get(str(weights), weights and PurePath(str(weights)).name)),
         *([("Choice of the initial weights", model.get("weights_from"))] if model.get("weights_from") else []),
@@ -76,15 +75,20 @@ def network(summary: SweepSummary) -> Facts:
     ]
 
 
-def use() -> Facts:
-    """What the model is and is not for."""
+def use(summary: SweepSummary) -> Facts:
+    """What the model is and is not for.
+
+    Args:
+        summary: of a sweep or of a single run.
+    """
+    number = "three" if len(summary.classes) == 3 else len(summary.classes)
     return [
         ("Intended for", "research on classifying chest radiographs, and reproducing and questioning its own numbers"),
         ("Users", "researchers who know how the numbers were obtained and can inspect the images"),
         (
             "Not intended for",
             "diagnosis, triage, screening or any decision about a patient; patients unlike those in the data, such as "
-            "children; lateral images, CT and photographs of images; diseases other than the three classes",
+            f"children; lateral images, CT and photographs of images; diseases other than the {number} classes",
         ),
         (
             "People affected",
@@ -101,7 +105,7 @@ def images(summary: SweepSummary) -> Facts:
         summary: of a sweep or of a single run.
     """
     data, card = summary.data, summary.card
-    per_class = {name: data.classes[name].images for name in CLASSES}
+    per_class = {name: data.classes[name].images for name in summary.classes}
     unknown = data.unknown_patients
     patients = data.patients
     least, most = card.input.min_side, card.input.max_megapixels
@@ -236,7 +240,7 @@ def _kinds(origin: Origin | None) -> str | None:
 
 
 def _trained_on(data: DataFacts) -> str | None:
-    counts = [(name, data.classes[name].train, data.classes[name].train_augmented) for name in CLASSES]
+    counts = [(name, data.classes[name].train, data.classes[name].train_augmented) for name in data.classes]
     if any(images is None for _, images, _ in counts):
         return None
     return ", ".join(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from covidnet.base.classes import CLASSES
 from covidnet.evaluation.results import empty
 from covidnet.evaluation.scores import Metric, SplitScores
 from covidnet.evaluation.selection import ObservedChoice
@@ -48,7 +47,7 @@ def numbers(summary: SweepSummary) -> Table:
         row("Patients", lambda scores: Value(scores.patients)),
         row("Accuracy", lambda scores: rate(scores.accuracy)),
     ]
-    for name in CLASSES:
+    for name in summary.classes.reported:
         for word, key in _SCORED:
             estimates = [scores.classes[name].of(key) for scores in columns.values()]
             rows.append([f"{name}: {word}", *(_known((area if key == "auc" else rate)(one)) for one in estimates)])
@@ -86,11 +85,16 @@ def calibration(summary: SweepSummary) -> list[Block]:
     if after:
         text = (
             "Prediction and application show the probabilities after temperature scaling. They are calibrated for "
-            "images with a third of each class, as in this data; for a rarer disease the probability is too high."
+            f"images with {_share(len(summary.classes))} of each class, as in this data; for a rarer disease the "
+            "probability is too high."
         )
         blocks.append(Paragraph(text))
     table = Table("Calibration before and after temperature scaling; 0 is best.", columns, rows, "Table 2")
     return [*blocks, table]
+
+
+def _share(classes: int) -> str:
+    return {2: "half", 3: "a third", 4: "a quarter"}.get(classes, f"one in {classes}")
 
 
 def selection(summary: SweepSummary) -> Facts:

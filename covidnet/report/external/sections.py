@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.evaluation.calibration import Calibration
 from covidnet.evaluation.results import Estimate
 from covidnet.evaluation.scores import SplitScores
 from covidnet.evaluation.sparse import MIN_IMAGES, MIN_PATIENTS, ClassSize
 from covidnet.report.external.summary import ClassCoverage, ExternalSummary, Overlap
-from covidnet.report.plots.confusion import confusion_axes
+from covidnet.report.plots.confusion import confusion_axes, matrix_size
 from covidnet.report.plots.drawing import WIDTH, new_figure, styled
 from covidnet.report.plots.reliability import reliability_axes
 from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Figure, Notice, Paragraph, Section, Table
 from covidnet.report.summary import ALL
 from covidnet.report.sweep.results import METRICS, confusion_table, confusion_words, curve_blocks
 from covidnet.report.values import Value, area, rate
-from covidnet.report.words import class_words, count, estimate_of
-
-_COVID = CLASSES[0]
+from covidnet.report.words import class_words, count, estimate_of, mean_words, versus
 
 
 def abstract(summary: ExternalSummary) -> Paragraph:
@@ -30,7 +28,8 @@ def abstract(summary: ExternalSummary) -> Paragraph:
         summary: of an evaluation.
     """
     scores, cover = summary.external, summary.coverage
-    covid = scores.classes[_COVID]
+    main = summary.classes.positive
+    of_main = scores.classes[main]
     text = (
         f"The model ({summary.model.get('title')}) predicted {count(cover.predicted, 'image')} of the data set "
         f"\N{LEFT DOUBLE QUOTATION MARK}{summary.name}\N{RIGHT DOUBLE QUOTATION MARK}. "
@@ -38,12 +37,12 @@ def abstract(summary: ExternalSummary) -> Paragraph:
     seen = summary.overlap.seen_predicted or 0
     if seen:
         text += f"The headline excludes {count(seen, 'image')} used for training or validation of the model. "
-    n, support = scores.n, covid.support
+    n, support = scores.n, of_main.support
     others = None if n is None or support is None else n - support
     text += (
         f"The prediction is correct for {estimate_of(scores.accuracy, n)}, from "
         f"{count(scores.patients, 'patient')} (in brackets, here and below: 95% intervals). "
-        f"{class_words(_COVID, covid, others)}."
+        f"{class_words(main, of_main, others)}."
     )
     if (unseen := summary.study.get("unseen")) is not None:
         accuracy = estimate_of(unseen.scores.accuracy, unseen.scores.n)
@@ -70,8 +69,8 @@ def images(summary: ExternalSummary) -> Section:
     columns = [Column("Class"), Column("Images"), Column("Refused"), Column("Predicted"), Column("Predicted, %"),
                Column("Training images"), Column("In the headline")]  # fmt: skip
     rows: list[list[Cell]] = []
-    classes = [cover.classes[label] for label in CLASSES]
-    for label, numbers in zip(CLASSES, classes, strict=True):
+    classes = [cover.classes[label] for label in summary.classes]
+    for label, numbers in zip(summary.classes, classes, strict=True):
         rows.append([label, *_cover_row(numbers)])
     total = ClassCoverage(
         images=_sum([one.images for one in classes]),
@@ -170,19 +169,21 @@ def results(summary: ExternalSummary) -> Section:
         summary: of an evaluation.
     """
     scores = summary.external
-    blocks: list[Block] = [_scores(scores, summary.sizes, "Each class against the other two")]
+    classes, about = summary.classes, versus(summary.classes)
+    blocks: list[Block] = [_scores(scores, summary.sizes, about, classes)]
     if summary.external_all is not None:
         blocks.append(
             _scores(
                 summary.external_all,
                 {},
                 "The same including the training images, for comparison only: the model was fitted to some of these "
-                "images. Each class against the other two",
+                f"images. {about}",
+                classes,
             )
         )
     if scores.n:
-        blocks.append(_confusion(scores.confusion))
-    blocks += curve_blocks(summary.curves.external, "external images")
+        blocks.append(_confusion(scores.confusion, classes))
+    blocks += curve_blocks(summary.curves.external, "external images", classes)
     return Section("Results", "results", blocks)
 
 
@@ -201,7 +202,7 @@ def beside_the_study(summary: ExternalSummary) -> Section | None:
     all_scores = [summary.external, *(part.scores for part in parts)]
     rows: list[list[Cell]] = [["Accuracy", *_differences([scores.accuracy for scores in all_scores], False)]]
     for title, key in METRICS:
-        for label in CLASSES:
+        for label in summary.classes.reported:
             estimates = [scores.classes[label].of(key) for scores in all_scores]
             rows.append([f"{title}, {label}", *_differences(estimates, key == "auc")])
     caption = (
@@ -254,7 +255,7 @@ def calibration(summary: ExternalSummary) -> Section | None:
             Table(
                 "Calibration on the external images. ECE: mean absolute difference of accuracy and confidence, "
                 "weighted by images (0 is best). Brier: mean squared error of the probabilities, summed over the "
-                "classes (0 best, 2 worst; 0.667 for one third each).",
+                f"classes (0 best, 2 worst; {1 - 1 / len(summary.classes):.3f} for equal probabilities).",
                 [Column(""), Column("ECE"), Column("Brier score")],
                 rows,
             ),
@@ -331,38 +332,40 @@ def _search(found: Overlap) -> str:
     return what + result
 
 
-def _scores(scores: SplitScores, sizes: Mapping[str, ClassSize], caption: str) -> Table:
-    columns = [Column(""), *(Column(name) for name in (*CLASSES, ALL))]
-    classes = [scores.classes[name] for name in CLASSES]
+def _scores(scores: SplitScores, sizes: Mapping[str, ClassSize], caption: str, classes: ClassList) -> Table:
+    shown, means = classes.reported, [] if classes.binary else [ALL]
+    columns = [Column(""), *(Column(name) for name in (*shown, *means))]
+    numbers = [scores.classes[name] for name in shown]
     rows: list[list[Cell]] = []
     for title, key in METRICS:
         formatted = area if key == "auc" else rate
-        rows.append([title, *(formatted(one.of(key)) for one in (*classes, scores.macro))])
-    rows.append(["Accuracy", *[""] * len(CLASSES), rate(scores.accuracy)])
-    rows.append(["Images", *(Value(one.support) for one in classes), Value(scores.n)])
+        rows.append([title, *(formatted(one.of(key)) for one in (*numbers, *(scores.macro for _ in means)))])
+    rows.append(["Accuracy", *[""] * (len(columns) - 2), rate(scores.accuracy)])
+    # Of two classes the only column is about all images.
+    counted = [(one.support, sizes[name].patients if sizes else None) for name, one in zip(shown, numbers, strict=True)]
+    counts = [*(counted if means else []), (scores.n, scores.patients)]
+    rows.append(["Images", *(Value(images) for images, _ in counts)])
     if sizes:
-        rows.append(["Patients", *(Value(sizes[name].patients) for name in CLASSES), Value(scores.patients)])
-    return Table(
-        f"{caption}. Percent, AUC as a fraction; 95% intervals in brackets. All classes: the mean of the three.",
-        columns,
-        rows,
-    )
+        rows.append(["Patients", *(Value(patients) for _, patients in counts)])
+    every = f"{mean_words(classes)}." if means else ""
+    return Table(f"{caption}. Percent, AUC as a fraction; 95% intervals in brackets.{every}", columns, rows)
 
 
-def _confusion(counts: list[list[int]]) -> Figure:
+def _confusion(counts: list[list[int]], classes: ClassList) -> Figure:
     return Figure(
         "Confusion matrix: images, and below them the percentage of the row. Rows are the true classes, columns the "
         "predicted ones.",
-        f"Confusion matrix. {confusion_words(counts)}.",
-        _confusion_figure(counts),
-        [confusion_table("Confusion matrix. Images.", counts)],
+        f"Confusion matrix. {confusion_words(counts, classes)}.",
+        _confusion_figure(counts, classes),
+        [confusion_table("Confusion matrix. Images.", counts, classes)],
     )
 
 
 @styled
-def _confusion_figure(counts: Sequence[Sequence[int]]) -> Any:
-    figure = new_figure(WIDTH / 2, 3.4)
-    confusion_axes(counts, figure.add_subplot(), "External images")
+def _confusion_figure(counts: Sequence[Sequence[int]], classes: ClassList) -> Any:
+    width, height = matrix_size(len(classes))
+    figure = new_figure(width, height)
+    confusion_axes(counts, figure.add_subplot(), "External images", classes)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from covidnet.base.classes import ClassList
 from covidnet.evaluation.calibration import Calibration
 from covidnet.evaluation.ranking import ClassCurves
 from covidnet.evaluation.scores import SplitScores
@@ -205,6 +206,8 @@ class ExternalSummary:
         hashes: SHA-256 of the files.
         arguments: settings of the command.
         seconds: durations of the steps.
+        class_names: None for the default classes.
+        positive: the positive class; None for the first.
     """
 
     name: str | None
@@ -228,3 +231,10 @@ class ExternalSummary:
     hashes: dict[str, str | None]
     arguments: Settings = field(metadata={"key": "asked"})
     seconds: dict[str, float | None]
+    class_names: list[str] | None = field(default=None, metadata={"key": "classes", "omit_none": True})
+    positive: str | None = field(default=None, metadata={"omit_none": True})
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes of the study."""
+        return ClassList.of({"classes": self.class_names, "positive": self.positive})

@@ -1,7 +1,8 @@
 """The paper's Tables 4 to 7 with our numbers and the published ones, in long form for CSV files.
 
 Every rate is a fraction of 1. An unknown cell is NaN in the frame and empty in the file. `n` is the number of images
-that a value is computed from: those of the class for sensitivity, the others for specificity, all for the rest.
+that a value is computed from: those of the class for sensitivity, the others for specificity, all for the rest. The
+tables are for sweeps with the paper's three classes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.evaluation.results import Estimate, empty
 from covidnet.evaluation.scores import MACRO, SplitScores
 from covidnet.report.paper.published import ACCURACY, APPROACHES, TABLE4, TABLE5, TABLE6, TABLE7
@@ -60,7 +61,7 @@ def table4(summary: SweepSummary) -> pd.DataFrame:
     """
     rows = [
         (label, part, TABLE4[label][part], images(summary, label, part), summary.name, "Table 4")
-        for label in CLASSES
+        for label in DEFAULT_CLASSES
         for part in PARTS
     ]
     return _frame(rows, ("class", "part", "published", "ours", "name", "source"), ("published", "ours"))
@@ -105,7 +106,7 @@ def table5(summary: SweepSummary) -> pd.DataFrame:
     """
     pooled = summary.pooled
     rows: list[tuple[Any, ...]] = []
-    for label in CLASSES:
+    for label in DEFAULT_CLASSES:
         for metric in MACRO:
             published = TABLE5[label].get(metric)
             estimate = pooled.classes[label].of(metric)
@@ -178,7 +179,7 @@ def table7(summaries: Sequence[SweepSummary]) -> pd.DataFrame:
 def _covid19(
     name: Any, summary: SweepSummary, published: Mapping[str, float | None], source: str | None
 ) -> list[tuple[Any, ...]]:
-    pooled, label = summary.pooled, CLASSES[0]
+    pooled, label = summary.pooled, DEFAULT_CLASSES[0]
     covid = pooled.classes[label]
     return [
         (

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.errors import DataError
-from covidnet.report.plots.drawing import INK, axes_of, styled
+from covidnet.report.plots.drawing import INK, WIDTH, axes_of, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,11 +34,20 @@ def row_fractions(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.divide(array, total, out=np.full_like(array, np.nan), where=total > 0)
 
 
+def matrix_size(classes: int) -> tuple[float, float]:
+    """Width and height in inches of a figure with the matrix of so many classes.
+
+    Args:
+        classes: the number of rows.
+    """
+    return (WIDTH / 2, 3.4) if classes <= 5 else (WIDTH, WIDTH - 0.2)
+
+
 @styled
 def confusion_axes(
-    counts: Sequence[Sequence[int]], ax: Axes | None = None, title: str = "", classes: Sequence[str] = CLASSES
+    counts: Sequence[Sequence[int]], ax: Axes | None = None, title: str = "", classes: Sequence[str] = DEFAULT_CLASSES
 ) -> Axes:
-    """Draw counts with the percentage of their row; darker cells have a higher percentage.
+    """Draw counts, with the percentage of their row for up to five classes; darker cells have a higher percentage.
 
     Args:
         counts: (n, n) images, rows are the true classes, columns the predicted ones.
@@ -58,16 +67,21 @@ def confusion_axes(
     ax = axes_of(ax)
     fractions = row_fractions(array)
     ax.imshow(np.nan_to_num(fractions), cmap="Blues", vmin=0.0, vmax=1.15)
+    many, size = len(classes) > 5, min(8.5, max(3.0, 60 / len(classes)))
     for row in range(len(classes)):
         for column in range(len(classes)):
             share = fractions[row, column]
-            text = f"{array[row, column]:,}" + ("" if np.isnan(share) else f"\n{100 * share:.1f}%")
+            text = f"{array[row, column]:,}" + ("" if np.isnan(share) or many else f"\n{100 * share:.1f}%")
             weight = "bold" if row == column else "normal"
             colour = "white" if share > 0.55 else INK
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5, fontweight=weight)
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size, fontweight=weight)
     ticks = np.arange(len(classes))
-    ax.set_xticks(ticks, list(classes))
-    ax.set_yticks(ticks, list(classes), rotation=90, va="center")
+    if many:
+        ax.set_xticks(ticks, list(classes), rotation=90, fontsize=size)
+        ax.set_yticks(ticks, list(classes), fontsize=size)
+    else:
+        ax.set_xticks(ticks, list(classes))
+        ax.set_yticks(ticks, list(classes), rotation=90, va="center")
     ax.set_xlabel("Predicted class")
     ax.set_ylabel("True class")
     ax.tick_params(length=0)

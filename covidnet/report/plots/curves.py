@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from covidnet.base.classes import CLASSES, COLOURS
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.evaluation.results import UNDEFINED_ESTIMATE
-from covidnet.report.plots.drawing import DASHES, GREY, axes_of, percent_axis, styled
+from covidnet.report.plots.drawing import GREY, axes_of, dashes_of, percent_axis, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,13 +23,16 @@ _CROWDED = 0.95
 
 
 @styled
-def roc_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: str = "") -> Axes:
+def roc_axes(
+    curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: str = "", classes: ClassList = DEFAULT_CLASSES
+) -> Axes:
     """Draw sensitivity against 1 - specificity, with an inset of the corner if all curves lie in it.
 
     Args:
         curves: by class; classes without a curve are skipped.
         ax: where to draw; a new figure if None.
         title: the title.
+        classes: of the study; of two, the positive one is drawn.
 
     Returns:
         The axes; its first lines are the curves in class order, labelled by class.
@@ -38,24 +41,27 @@ def roc_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: s
     parts: dict[str, Curve] = {
         name: (c.roc.fpr, c.roc.tpr, c.roc.low, c.roc.high, c.roc.auc) for name, c in curves.items()
     }
-    drawn = _draw(ax, parts, "roc", "AUC")
+    drawn = _draw(ax, parts, "roc", "AUC", classes)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=":")
     _frame(ax, title, "1 \N{MINUS SIGN} specificity", "Sensitivity")
     if _crowded(drawn):
         inset = ax.inset_axes((0.44, 0.36, 0.5, 0.5), xlim=(-0.005, 0.25), ylim=(0.75, 1.005))
-        _draw(inset, parts, "roc", "AUC")
+        _draw(inset, parts, "roc", "AUC", classes)
         _finish_inset(ax, inset, [0.0, 0.1, 0.2])
     return ax
 
 
 @styled
-def precision_recall_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: str = "") -> Axes:
+def precision_recall_axes(
+    curves: Mapping[str, ClassCurves], ax: Axes | None = None, title: str = "", classes: ClassList = DEFAULT_CLASSES
+) -> Axes:
     """Draw precision against sensitivity; a dotted line shows random guessing.
 
     Args:
         curves: by class; classes without a curve are skipped.
         ax: where to draw; a new figure if None.
         title: the title.
+        classes: of the study; of two, the positive one is drawn.
 
     Returns:
         The axes; its first lines are the curves in class order, labelled by class.
@@ -64,13 +70,13 @@ def precision_recall_axes(curves: Mapping[str, ClassCurves], ax: Axes | None = N
     parts: dict[str, Curve] = {
         name: (c.pr.recall, c.pr.precision, c.pr.low, c.pr.high, c.pr.average_precision) for name, c in curves.items()
     }
-    drawn = _draw(ax, parts, "pr", "AP")
+    drawn = _draw(ax, parts, "pr", "AP", classes)
     for prevalence in {known for name in drawn if (known := curves[name].pr.prevalence) is not None}:
         ax.axhline(prevalence, color=GREY, linewidth=0.7, linestyle=":")
     _frame(ax, title, "Sensitivity (recall)", "Precision")
     if _crowded(drawn):
         inset = ax.inset_axes((0.14, 0.36, 0.5, 0.5), xlim=(0.75, 1.005), ylim=(0.75, 1.005))
-        _draw(inset, parts, "pr", "AP")
+        _draw(inset, parts, "pr", "AP", classes)
         _finish_inset(ax, inset, [0.8, 0.9, 1.0])
     return ax
 
@@ -90,21 +96,21 @@ def _finish_inset(ax: Axes, inset: Axes, ticks: Sequence[float]) -> None:
     ax.indicate_inset_zoom(inset, edgecolor=GREY, linewidth=0.5, alpha=0.7)
 
 
-def _draw(ax: Axes, curves: Mapping[str, Curve], kind: str, word: str) -> dict[str, Estimate]:
-    drawn = {}
-    for name in CLASSES:
+def _draw(ax: Axes, curves: Mapping[str, Curve], kind: str, word: str, classes: ClassList) -> dict[str, Estimate]:
+    drawn, colours, dashes = {}, classes.colours, dashes_of(classes)
+    for name in classes.reported:
         xs, ys, _, _, area = curves.get(name, ([], [], None, None, UNDEFINED_ESTIMATE))
         if not xs or not ys:
             continue
         label = name if area.value is None else f"{name}, {word} {area.value:.3f}{_ends(area)}"
-        (line,) = ax.plot(xs, ys, color=COLOURS[name], linestyle=DASHES[name], label=label, solid_capstyle="butt")
+        (line,) = ax.plot(xs, ys, color=colours[name], linestyle=dashes[name], label=label, solid_capstyle="butt")
         line.set_gid(f"{kind} {name}")
         drawn[name] = area
     # After the lines, so that the axes' first lines are the curves.
     for name in drawn:
         xs, _, low, high, _ = curves[name]
         if low is not None and high is not None and len(low) == len(high) == len(xs):
-            ax.fill_between(xs, low, high, color=COLOURS[name], alpha=0.16, linewidth=0)
+            ax.fill_between(xs, low, high, color=colours[name], alpha=0.16, linewidth=0)
     return drawn
 
 
@@ -116,7 +122,8 @@ def _frame(ax: Axes, title: str, x: str, y: str) -> None:
     ax.set(xlim=(-0.01, 1.0), ylim=(0.0, 1.01), xlabel=x, ylabel=y, aspect="equal")
     percent_axis(ax.xaxis)
     percent_axis(ax.yaxis)
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(loc="lower right", handlelength=2.4, borderaxespad=0.3, labelspacing=0.3)
+    if labels := ax.get_legend_handles_labels()[1]:
+        small = {} if len(labels) <= 6 else {"fontsize": max(2.5, 45 / len(labels))}
+        ax.legend(loc="lower right", handlelength=2.4, borderaxespad=0.3, labelspacing=0.3, **small)
     if title:
         ax.set_title(title)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-from covidnet.base.classes import CLASSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,11 +17,8 @@ INK = "#222222"
 GREY = "#767676"
 """Colour of references and other models' lines; contrast 4.5:1 on white, so that it prints well."""
 
-DASHES: dict[str, Any] = dict(zip(CLASSES, ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2))), strict=True))
-"""A line style per class, to distinguish them in black and white."""
-
-MARKERS: dict[str, str] = dict(zip(CLASSES, ("o", "s", "^"), strict=True))
-"""A marker per class, for the same reason."""
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)), (0, (8, 1.5, 1, 1.5)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 WIDTH = 7.2
 """Width in inches of a figure over the full text width."""
@@ -112,3 +108,21 @@ def percent_axis(axis: Any) -> None:
     """
     # As many decimals as the ticks need: 95%, 97.5%.
     axis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+
+
+def dashes_of(classes: Sequence[str]) -> dict[str, Any]:
+    """A line style per class, to distinguish them in black and white; they repeat after the fifth.
+
+    Args:
+        classes: of the study.
+    """
+    return dict(zip(classes, cycle(_DASHES), strict=False))
+
+
+def markers_of(classes: Sequence[str]) -> dict[str, str]:
+    """A marker per class, for the same reason; they repeat after the seventh.
+
+    Args:
+        classes: of the study.
+    """
+    return dict(zip(classes, cycle(_MARKERS), strict=False))

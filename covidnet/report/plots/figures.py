@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.evaluation.localisation import MeasureSummary
 from covidnet.evaluation.ranking import ClassCurves
 from covidnet.evaluation.sanity import SanitySummary, SimilarityMeasure
 from covidnet.evaluation.scores import Metric
 from covidnet.report.paper.published import ACCURACY, TABLE5
-from covidnet.report.plots.confusion import confusion_axes
+from covidnet.report.plots.confusion import confusion_axes, matrix_size
 from covidnet.report.plots.curves import precision_recall_axes, roc_axes
 from covidnet.report.plots.drawing import WIDTH, new_figure, styled
 from covidnet.report.plots.fold import fold_accuracy_axes, fold_class_axes
@@ -40,24 +40,28 @@ def confusion_figure(summary: SweepSummary) -> Figure | None:
     found = [(title, counts) for title, counts in found if counts]
     if not found:
         return None
-    figure = new_figure(WIDTH / 2 * len(found), 3.4)
+    width, height = matrix_size(len(summary.classes))
+    # Large matrices are drawn below each other.
+    rows = len(found) if width >= WIDTH else 1
+    figure = new_figure(width * len(found) / rows, height * rows)
     for index, (title, counts) in enumerate(found):
-        confusion_axes(counts, figure.add_subplot(1, len(found), index + 1), title)
+        confusion_axes(counts, figure.add_subplot(rows, len(found) // rows, index + 1), title, summary.classes)
     return figure
 
 
 @styled
-def curves_figure(curves: Mapping[str, ClassCurves]) -> Figure | None:
+def curves_figure(curves: Mapping[str, ClassCurves], classes: ClassList) -> Figure | None:
     """ROC and precision-recall curves side by side.
 
     Args:
         curves: by class.
+        classes: of the study.
     """
     if not any(one.roc.fpr or one.pr.recall for one in curves.values()):
         return None
     figure = new_figure(WIDTH, 3.7)
-    roc_axes(curves, figure.add_subplot(1, 2, 1), "ROC")
-    precision_recall_axes(curves, figure.add_subplot(1, 2, 2), "Precision and recall")
+    roc_axes(curves, figure.add_subplot(1, 2, 1), "ROC", classes)
+    precision_recall_axes(curves, figure.add_subplot(1, 2, 2), "Precision and recall", classes)
     return figure
 
 
@@ -88,11 +92,12 @@ def folds_figure(summary: SweepSummary) -> Figure | None:
     metrics: tuple[tuple[Metric, str], ...] = (
         ("sensitivity", "Sensitivity"), ("specificity", "Specificity"), ("f1", "F1"),
     )  # fmt: skip
+    names = summary.classes.reported
     for index, (metric, title) in enumerate(metrics):
-        values = {name: [f.test.classes[name].of(metric) if f.test else None for f in folds] for name in CLASSES}
-        published = {name: TABLE5[name][metric] for name in CLASSES} if beside_paper(summary) else None
+        values = {name: [f.test.classes[name].of(metric) if f.test else None for f in folds] for name in names}
+        published = {name: TABLE5[name][metric] for name in names} if beside_paper(summary) else None
         place = grid[(index + 1) // 2, (index + 1) % 2]
-        fold_class_axes(values, published, figure.add_subplot(place), f"{title}, test folds")
+        fold_class_axes(values, published, figure.add_subplot(place), f"{title}, test folds", summary.classes)
     return figure
 
 

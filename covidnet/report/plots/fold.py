@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidnet.base.classes import CLASSES, COLOURS
-from covidnet.report.plots.drawing import GREY, INK, MARKERS, axes_of, percent_axis, styled
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
+from covidnet.report.plots.drawing import GREY, INK, axes_of, markers_of, percent_axis, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +61,7 @@ def fold_class_axes(
     published: Mapping[str, float | None] | None = None,
     ax: Axes | None = None,
     title: str = "",
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> Axes:
     """Draw one metric of each class for each fold.
 
@@ -69,19 +70,21 @@ def fold_class_axes(
         published: the paper's value for each class.
         ax: where to draw; a new figure if None.
         title: the title, such as ``Sensitivity``.
+        classes: of the study; of two, the positive one is drawn.
 
     Returns:
         The axes. Short lines are means, dashed ones the paper's values.
     """
     ax = axes_of(ax)
     references = published or {}
-    for at, name in enumerate(CLASSES):
-        _dots(ax, at, values.get(name, ()), COLOURS[name], MARKERS[name], name)
+    names, colours, markers = classes.reported, classes.colours, markers_of(classes)
+    for at, name in enumerate(names):
+        _dots(ax, at, values.get(name, ()), colours[name], markers[name], name)
         reference = references.get(name)
         if reference is not None:
             ax.plot([at - 0.42, at + 0.42], [reference] * 2, color=GREY, linestyle="--", linewidth=1.0)
-    ax.set_xticks(range(len(CLASSES)), list(CLASSES))
-    _finish(ax, title, [*(v for name in CLASSES for v in values.get(name, ())), *references.values()], len(CLASSES))
+    ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
+    _finish(ax, title, [*(v for name in names for v in values.get(name, ())), *references.values()], len(names))
     return ax
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from covidnet.base.atomic import make_folder
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.names import shown
 from covidnet.data.loading.transforms import SquareFit
 from covidnet.report.plots.sheet import DPI, MAX_HEIGHT, image_panels, save_figure, title
@@ -28,6 +29,7 @@ def draw_image(
     probabilities: npt.NDArray[np.floating],
     caption: str,
     lesion: npt.NDArray[np.bool_] | None = None,
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> None:
     """Write a picture of an image and its heat map.
 
@@ -37,9 +39,10 @@ def draw_image(
         image: (H, W) 8-bit grey.
         heat: (S, S), 0..1, on the square input of the network.
         fit: how the image was fitted to that square.
-        probabilities: (3,); the predicted class is printed above.
+        probabilities: (classes,); the predicted class is printed above.
         caption: printed below.
         lesion: (H, W), outlined; None if unknown.
+        classes: of the model.
 
     Raises:
         WriteError: the picture cannot be written.
@@ -58,7 +61,7 @@ def draw_image(
     figure = image_panels(
         [small],
         [whole],
-        [f"{shown(PurePosixPath(path).name)}\n{title(None, probabilities, heat)}"],
+        [f"{shown(PurePosixPath(path).name)}\n{title(None, probabilities, heat, classes)}"],
         columns=1,
         caption=caption,
         outlines=[outline],

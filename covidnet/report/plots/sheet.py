@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from covidnet.base.atomic import write_bytes
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError
 from covidnet.base.names import shown
 
@@ -211,14 +211,18 @@ def image_panels(
 
 
 def title(
-    label: str | None, probabilities: npt.NDArray[np.floating], heat: npt.NDArray[np.floating] | None = None
+    label: str | None,
+    probabilities: npt.NDArray[np.floating],
+    heat: npt.NDArray[np.floating] | None = None,
+    classes: ClassList = DEFAULT_CLASSES,
 ) -> str:
     r"""The title of an image: its class if known, the prediction, and whether its map is constant.
 
     Args:
         label: the true class, or None.
-        probabilities: (3,).
+        probabilities: (classes,).
         heat: its map (H, W), 0..1; None to say nothing about it.
+        classes: of the study.
 
     Example:
         >>> title("Normal", np.array([0.1, 0.7, 0.2]))
@@ -230,7 +234,7 @@ def title(
     first = f"true {label}\n" if label else ""
     # A constant map leaves the image bare, which could be mistaken for a map with little heat.
     last = "\nno place stands out" if heat is not None and heat.min() == heat.max() else ""
-    return f"{first}predicted {CLASSES[predicted]} ({probabilities[predicted]:.0%}){last}"
+    return f"{first}predicted {classes[predicted]} ({probabilities[predicted]:.0%}){last}"
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

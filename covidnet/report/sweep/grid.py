@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covidnet.base.classes import CLASSES
 from covidnet.evaluation.results import Estimate, empty
 from covidnet.evaluation.scores import SplitScores
 from covidnet.report.summary import SweepSummary
@@ -38,10 +37,11 @@ def grid_table(summaries: Mapping[str, SweepSummary]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for method, of_method in methods.items():
         folds = min(len(summary.folds) for summary in of_method.values())
+        main = next(iter(of_method.values())).classes.positive
         numbers = {
-            seed: _metrics(of_method[seed].pooled if seed in of_method else empty(SplitScores)) for seed in seeds
+            seed: _metrics(of_method[seed].pooled if seed in of_method else empty(SplitScores), main) for seed in seeds
         }
-        for metric in _metrics(empty(SplitScores)):
+        for metric in _metrics(empty(SplitScores), main):
             values = {seed: numbers[seed][metric].value for seed in seeds}
             known = [float(value) for value in values.values() if value is not None]
             rows.append(
@@ -58,14 +58,14 @@ def grid_table(summaries: Mapping[str, SweepSummary]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _metrics(scores: SplitScores) -> dict[str, Estimate]:
-    covid = scores.classes[CLASSES[0]]
+def _metrics(scores: SplitScores, main: str) -> dict[str, Estimate]:
+    of_main = scores.classes[main]
     return {
         "accuracy": scores.accuracy,
         "macro sensitivity": scores.macro.sensitivity,
         "macro specificity": scores.macro.specificity,
-        f"{CLASSES[0]} sensitivity": covid.sensitivity,
-        f"{CLASSES[0]} specificity": covid.specificity,
+        f"{main} sensitivity": of_main.sensitivity,
+        f"{main} specificity": of_main.specificity,
     }
 
 

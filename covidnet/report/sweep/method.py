@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from covidnet.base.classes import CLASSES
 from covidnet.evaluation.results import to_json
 from covidnet.report.paper.published import TABLE4
 from covidnet.report.paper.tables import PARTS, images
@@ -68,10 +67,11 @@ def data(summary: SweepSummary) -> Section:
     titles = ("All", "Training", "Training, augmented", "Test", "Unseen")
     columns = [Column("Class"), *(Column(word, title) for title in titles for word in ("ours", "paper"))]
     rows: list[list[Cell]] = []
-    for name in CLASSES:
+    beside = beside_paper(summary)
+    for name in summary.classes:
         row: list[Cell] = [name]
         for part in PARTS:
-            row += [Value(images(summary, name, part)), Value(TABLE4[name][part])]
+            row += [Value(images(summary, name, part)), Value(TABLE4[name][part] if beside else None)]
         rows.append(row)
     table = Table(
         "Images of each class, for one model.",
@@ -83,7 +83,7 @@ def data(summary: SweepSummary) -> Section:
             "our test images are those of all folds together.",
         ],
     )
-    if not beside_paper(summary):
+    if not beside:
         table = without_paper(table)
     split = summary.data
     facts = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.evaluation.comparison import AdjustedP, Comparison
 from covidnet.evaluation.results import Measured, empty
 from covidnet.report.paper.published import SOURCES, TABLE6, TABLE7, inconsistencies
@@ -65,7 +65,7 @@ def _table7(summaries: Sequence[SweepSummary]) -> Table:
         repeats = approach(summary)
         note = "" if repeats is None else f", as \N{LEFT DOUBLE QUOTATION MARK}{repeats}\N{RIGHT DOUBLE QUOTATION MARK}"
         columns.append(Column(f"{sweep_name(summary)} ({model_name(summary)}{note})", "Ours"))
-        covid = summary.pooled.classes[CLASSES[0]]
+        covid = summary.pooled.classes[DEFAULT_CLASSES[0]]
         for row, number in zip(cells, (covid.accuracy, covid.sensitivity, covid.specificity), strict=True):
             row.append(rate(number))
     return Table(
@@ -127,20 +127,18 @@ def _comparison(pair: Comparison) -> Table:
                 probability(holm.t_test),
             ]
         )
-    for name in CLASSES:
-        delong = pair.delong.get(name)
-        if delong:
-            rows.append(
-                [
-                    f"AUC of {name}, DeLong",
-                    area(delong.auc_a),
-                    area(delong.auc_b),
-                    area(Measured(delong.difference, delong.ci)),
-                    f"z = {Value(delong.z, digits=2).number}",
-                    probability(delong.p),
-                    probability(holm.delong.get(name)),
-                ]
-            )
+    for name, delong in pair.delong.items():
+        rows.append(
+            [
+                f"AUC of {name}, DeLong",
+                area(delong.auc_a),
+                area(delong.auc_b),
+                area(Measured(delong.difference, delong.ci)),
+                f"z = {Value(delong.z, digits=2).number}",
+                probability(delong.p),
+                probability(holm.delong.get(name)),
+            ]
+        )
     a, b = pair.a, pair.b
     return Table(
         f"A: {a}. B: {b}. {count(pair.n, 'image')} predicted by both. Accuracy in percent, its differences "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from covidnet.base.caveats import Caveat
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.evaluation.ranking import ClassCurves
 from covidnet.evaluation.results import empty
 from covidnet.evaluation.scores import Metric, PointScores
@@ -24,11 +24,12 @@ from covidnet.report.words import (
     estimate_of,
     estimate_text,
     is_locked,
+    mean_words,
     model_name,
     points,
+    versus,
 )
 
-_COVID = CLASSES[0]
 METRICS: tuple[tuple[str, Metric], ...] = (
     ("Sensitivity", "sensitivity"),
     ("Specificity", "specificity"),
@@ -63,19 +64,21 @@ def abstract(summary: SweepSummary) -> Paragraph:
         if summary.data.validation == "test"
         else "by the model that was not trained on it"
     )
-    covid = pooled.classes[_COVID]
-    against, of_covid = "", ""
+    main = summary.classes.positive
+    of_main = pooled.classes[main]
+    against, published = "", ""
     if beside_paper(summary):
         against = f", against {percent(ACCURACY)} in the paper"
-        of_covid = " (paper: " + ", ".join(percent(TABLE5[_COVID][key]) for key in ("sensitivity", "specificity")) + ")"
-    n, support = pooled.n, covid.support
+        rates = ", ".join(percent(TABLE5[main][key]) for key in ("sensitivity", "specificity"))
+        published = f" (paper: {rates})"
+    n, support = pooled.n, of_main.support
     others = None if n is None or support is None else n - support
     patients = "" if pooled.patients is None else f", on images of {count(pooled.patients, 'patient')},"
     text = (
         f"{network} was trained and tested in {scheme} on {data}. Each image of the test folds was predicted "
         f"once, {predicted_by}; {estimate_of(pooled.accuracy, n, 'prediction')}"
         f"{patients} are correct (in brackets, here and below: 95% intervals){against}. "
-        f"{class_words(_COVID, covid, others)}{of_covid}. "
+        f"{class_words(main, of_main, others)}{published}. "
     )
     if is_locked(summary):
         return Paragraph(f"{text}{Caveat.UNSEEN_LOCKED}")
@@ -120,12 +123,17 @@ def results(summary: SweepSummary) -> Section:
             Figure(
                 "Confusion matrices: images, and below them the percentage of the row. Rows are the true classes, "
                 "columns the predicted ones.",
-                " ".join(f"{title.capitalize()}: {confusion_words(n)}." for title, n in _confusions(summary)),
+                " ".join(
+                    f"{title.capitalize()}: {confusion_words(n, summary.classes)}." for title, n in _confusions(summary)
+                ),
                 drawing,
-                [confusion_table(f"Confusion matrix, {title}. Images.", n) for title, n in _confusions(summary)],
+                [
+                    confusion_table(f"Confusion matrix, {title}. Images.", n, summary.classes)
+                    for title, n in _confusions(summary)
+                ],
             )
         )
-    blocks += curve_blocks(summary.curves.pooled, "pooled test folds")
+    blocks += curve_blocks(summary.curves.pooled, "pooled test folds", summary.classes)
     drawing = folds_figure(summary)
     if drawing is not None:
         on_unseen = (
@@ -147,33 +155,39 @@ def results(summary: SweepSummary) -> Section:
 
 
 def _table5(summary: SweepSummary) -> Table:
-    pooled = summary.pooled
+    pooled, classes = summary.pooled, summary.classes
+    shown, means = classes.reported, [] if classes.binary else [ALL]
+    beside = beside_paper(summary)
     columns = [Column("")]
-    for name in (*CLASSES, ALL):
+    for name in (*shown, *means):
         columns += [Column("ours", name), Column("paper", name)]
     rows: list[list[Cell]] = []
     for title, key in METRICS:
         formatted = area if key == "auc" else rate
         row: list[Cell] = [title]
-        for name in CLASSES:
-            published = TABLE5[name].get(key)
-            row += [formatted(pooled.classes[name].of(key)), "" if key == "auc" else printed(published)]
+        for name in shown:
+            published = TABLE5[name].get(key) if beside else None
+            row += [formatted(pooled.classes[name].of(key)), "" if published is None else printed(published)]
         mean = TABLE6["with"].get(key)
-        rows.append([*row, formatted(pooled.macro.of(key)), "" if mean is None else printed(mean)])
-    rows.append(["Accuracy", *[""] * (2 * len(CLASSES)), rate(pooled.accuracy), printed(ACCURACY)])
+        if means:
+            row += [formatted(pooled.macro.of(key)), "" if mean is None else printed(mean)]
+        rows.append(row)
+    before = [""] * (2 * (len(shown) + len(means) - 1))
+    rows.append(["Accuracy", *before, rate(pooled.accuracy), printed(ACCURACY)])
     row = ["Images"]
-    for name in CLASSES:
+    for name in shown:
         row += [Value(pooled.classes[name].support), ""]
-    rows.append([*row, Value(pooled.n), ""])
+    rows.append([*row, Value(pooled.n), ""] if means else [*row[:-2], Value(pooled.n), ""])
+    every = f"{mean_words(classes)}, and the accuracy over all images." if means else ""
     table = Table(
-        "Each class against the other two, on the pooled predictions of the test folds. Percent, AUC as a fraction; "
-        "95% intervals in brackets. All classes: the mean of the three, and the accuracy over all images.",
+        f"{versus(classes)}, on the pooled predictions of the test folds. Percent, AUC as a fraction; "
+        f"95% intervals in brackets.{every}",
         columns,
         rows,
-        "Table 5 (paper)",
+        "Table 5 (paper)" if beside else "",
         ["The paper's means are from its Table 6, its accuracy from its section 4; it gives no intervals and no AUC."],
     )
-    return table if beside_paper(summary) else without_paper(table)
+    return table if beside else without_paper(table)
 
 
 def _confusions(summary: SweepSummary) -> list[tuple[str, list[list[int]]]]:
@@ -183,41 +197,43 @@ def _confusions(summary: SweepSummary) -> list[tuple[str, list[list[int]]]]:
     return [(title, counts) for title, counts in matrices if counts]
 
 
-def confusion_table(title: str, counts: list[list[int]]) -> Table:
+def confusion_table(title: str, counts: list[list[int]], classes: ClassList) -> Table:
     """A confusion matrix as a table.
 
     Args:
         title: the caption.
         counts: rows are the true classes, columns the predicted ones.
+        classes: of rows and columns.
     """
-    columns = [Column("true class"), *(Column(name, "predicted") for name in CLASSES)]
-    rows: list[list[Cell]] = [[name, *(Value(n) for n in row)] for name, row in zip(CLASSES, counts, strict=True)]
+    columns = [Column("true class"), *(Column(name, "predicted") for name in classes)]
+    rows: list[list[Cell]] = [[name, *(Value(n) for n in row)] for name, row in zip(classes, counts, strict=True)]
     return Table(title, columns, rows)
 
 
-def confusion_words(counts: list[list[int]]) -> str:
-    """A confusion matrix as text, for readers who cannot see the figure."""
+def confusion_words(counts: list[list[int]], classes: ClassList) -> str:
+    """A confusion matrix as text, for readers who cannot see the figure; arguments as in `confusion_table`."""
     return "; ".join(
-        f"true {name}: " + ", ".join(f"{n} predicted as {predicted}" for n, predicted in zip(row, CLASSES, strict=True))
-        for name, row in zip(CLASSES, counts, strict=True)
+        f"true {name}: " + ", ".join(f"{n} predicted as {predicted}" for n, predicted in zip(row, classes, strict=True))
+        for name, row in zip(classes, counts, strict=True)
     )
 
 
-def curve_blocks(curves: Mapping[str, ClassCurves] | None, images: str) -> list[Block]:
+def curve_blocks(curves: Mapping[str, ClassCurves] | None, images: str, classes: ClassList) -> list[Block]:
     """ROC and precision-recall curves with the areas under them; empty without curves.
 
     Args:
         curves: by class.
         images: the images that the predictions are of.
+        classes: of the study; of two, only the positive one has curves.
     """
-    drawing = curves_figure(curves or {})
+    drawing = curves_figure(curves or {}, classes)
     if not curves or drawing is None:
         return []
     areas: list[tuple[str, Value, Value]] = [
         (name, area(curves[name].roc.auc), area(curves[name].pr.average_precision))
         if name in curves
         else (name, area(None), area(None))
-        for name in CLASSES
+        for name in classes.reported
     ]
     aucs = ", ".join(f"{name} {auc.number}" for name, auc, _ in areas)
     table = Table(
@@ -225,8 +241,9 @@ def curve_blocks(curves: Mapping[str, ClassCurves] | None, images: str) -> list[
         [Column(""), Column("ROC (AUC)"), Column("precision-recall (AP)")],
         [list(row) for row in areas],
     )
+    about = versus(classes) if classes.binary else versus(classes).lower()
     caption = (
-        f"Curves of each class against the other two, {images}, with pointwise 95% bands. Dotted: random guessing. AP: "
+        f"Curves of {about}, {images}, with pointwise 95% bands. Dotted: random guessing. AP: "
         "average precision. If all curves lie in a corner, an inset enlarges it."
     )
     return [Figure(caption, f"ROC and precision-recall curves; areas under the ROC curves: {aucs}.", drawing, [table])]
@@ -241,7 +258,7 @@ def _fold_table(summary: SweepSummary) -> Table:
     parts = ("test",) if is_locked(summary) else ("test", "unseen")
     columns = [Column("Fold"), Column("Images"), Column("validation", "Accuracy"),
                *(Column(part, "Accuracy") for part in parts),
-               *(Column(name, "Sensitivity, test") for name in CLASSES),
+               *_class_columns(summary.classes),
                *(Column(part, "Loss") for part in parts)]  # fmt: skip
     rows: list[list[Cell]] = []
     for fold in summary.per_fold:
@@ -252,24 +269,39 @@ def _fold_table(summary: SweepSummary) -> Table:
                 str(fold.fold),
                 Value(fold.n),
                 *(rate(part.accuracy) for part in (val, *scored)),
-                *(rate(test.classes[name].sensitivity) for name in CLASSES),
+                *_class_rates(test, summary.classes),
                 *(area(part.loss) for part in scored),
             ]
         )
     return Table("Each fold. Percent; the loss is the mean cross-entropy.", columns, rows)
 
 
+def _class_columns(classes: ClassList) -> list[Column]:
+    if classes.binary:
+        return [Column("sensitivity", f"{classes.positive}, test"), Column("specificity", f"{classes.positive}, test")]
+    return [Column(name, "Sensitivity, test") for name in classes]
+
+
+def _class_rates(scores: PointScores, classes: ClassList) -> list[Cell]:
+    if classes.binary:
+        of_main = scores.classes[classes.positive]
+        return [rate(of_main.sensitivity), rate(of_main.specificity)]
+    return [rate(scores.classes[name].sensitivity) for name in classes]
+
+
 def _mean_table(summary: SweepSummary) -> Table:
-    columns = [Column(""), *(Column(word, name) for name in (*CLASSES, ALL) for word in ("mean", "sd"))]
+    shown, means = summary.classes.reported, [] if summary.classes.binary else [ALL]
+    columns = [Column(""), *(Column(word, name) for name in (*shown, *means) for word in ("mean", "sd"))]
     both = (summary.mean, summary.sd)
     rows: list[list[Cell]] = []
     for title, key in METRICS:
         formatted = area if key == "auc" else rate
         row: list[Cell] = [title]
-        for name in CLASSES:
+        for name in shown:
             row += [formatted(part.classes[name].of(key)) for part in both]
-        rows.append([*row, *(formatted(part.macro.of(key)) for part in both)])
-    rows.append(["Accuracy", *[""] * (2 * len(CLASSES)), *(rate(part.accuracy) for part in both)])
+        rows.append([*row, *(formatted(part.macro.of(key)) for part in both for _ in means)])
+    before = [""] * (2 * (len(shown) + len(means) - 1))
+    rows.append(["Accuracy", *before, *(rate(part.accuracy) for part in both)])
     return Table(
         "Mean and standard deviation over the test folds. Percent and percentage points, AUC as a fraction.",
         columns,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.evaluation.results import empty
-from covidnet.evaluation.scores import PointScores, SplitScores
+from covidnet.evaluation.scores import Metric, PointScores, SplitScores
 from covidnet.evaluation.selection import ObservedChoice, SimulatedChoice
 from covidnet.report.plots.figures import selection_figure
 from covidnet.report.rendering.document import Block, Cell, Column, Figure, Paragraph, Section, Table
@@ -14,7 +14,7 @@ from covidnet.report.terminal import UNDEFINED, percent
 from covidnet.report.values import area, rate
 from covidnet.report.words import count, estimate_text, is_locked, points
 
-_COVID = CLASSES[0]
+_RATES: tuple[Metric, ...] = ("sensitivity", "specificity")
 
 
 def unseen_fold(summary: SweepSummary) -> Section:
@@ -27,23 +27,24 @@ def unseen_fold(summary: SweepSummary) -> Section:
     if is_locked(summary):
         return Section("The unseen fold", "unseen", [Paragraph(" ".join(summary.unseen_use.notes))])
     models = len(summary.per_fold)
-    columns = [Column(""), Column("Accuracy"), Column("sensitivity", _COVID), Column("specificity", _COVID),
-               Column("sensitivity", "Mean of the classes"), Column("specificity", "Mean of the classes"),
+    classes = summary.classes
+    groups = [classes.positive, *([] if classes.binary else ["Mean of the classes"])]
+    columns = [Column(""), Column("Accuracy"), *(Column(key, group) for group in groups for key in _RATES),
                Column("Loss")]  # fmt: skip
     rows: list[list[Cell]] = [
-        [f"{count(models, 'model')}, mean", *_unseen_row(unseen.mean)],
-        [f"{count(models, 'model')}, standard deviation", *_unseen_row(unseen.sd)],
+        [f"{count(models, 'model')}, mean", *_unseen_row(unseen.mean, classes)],
+        [f"{count(models, 'model')}, standard deviation", *_unseen_row(unseen.sd, classes)],
     ]
     fold, paper_fold = selection.fold, selection.paper_fold
     if selection.rule != "paper":
         name = "No model selected" if fold is None else f"Selected model (fold {fold})"
-        rows.append([name, *_unseen_row(unseen.selected)])
-    rows.append(["Ensemble: mean of the models' probabilities", *_unseen_row(unseen.ensemble)])
+        rows.append([name, *_unseen_row(unseen.selected, classes)])
+    rows.append(["Ensemble: mean of the models' probabilities", *_unseen_row(unseen.ensemble, classes)])
     of_fold = "" if paper_fold is None else f" (fold {paper_fold})"
     rows.append(
         [
             f"Selection score: the model with the highest accuracy here{of_fold}, as the paper selects it",
-            *_unseen_row(unseen.paper_selected),
+            *_unseen_row(unseen.paper_selected, classes),
         ]
     )
     table = Table(
@@ -64,7 +65,7 @@ def unseen_fold(summary: SweepSummary) -> Section:
         [
             Paragraph(f"{text} {_chosen(selection)} {notes}".strip()),
             table,
-            *curve_blocks(summary.curves.unseen, "ensemble on the unseen fold"),
+            *curve_blocks(summary.curves.unseen, "ensemble on the unseen fold", classes),
         ],
     )
 
@@ -76,10 +77,10 @@ def _chosen(selection: Selection) -> str:
     return f"The model of fold {selection.fold}: {label or 'how it was selected is not recorded'}."
 
 
-def _unseen_row(numbers: SplitScores | PointScores | None) -> list[Cell]:
+def _unseen_row(numbers: SplitScores | PointScores | None, classes: ClassList) -> list[Cell]:
     scores = numbers or empty(PointScores)
-    covid = scores.classes[_COVID]
-    rates = (scores.accuracy, covid.sensitivity, covid.specificity, scores.macro.sensitivity, scores.macro.specificity)
+    groups = [scores.classes[classes.positive], *([] if classes.binary else [scores.macro])]
+    rates = [scores.accuracy, *(group.of(key) for group in groups for key in _RATES)]
     return [*(rate(number) for number in rates), area(scores.loss)]
 
 
@@ -107,7 +108,7 @@ def selection(summary: SweepSummary) -> Section:
             f"many equal models is expected at {percent(chosen.simulated.expected_best if chosen.simulated else None)}."
         )
         blocks.append(Figure(caption, alt, drawing))
-    blocks.append(_candidates(chosen))
+    blocks.append(_candidates(chosen, summary.classes.positive))
     return Section("What selecting the best model adds", "selection", blocks)
 
 
@@ -170,9 +171,9 @@ def _usual(simulated: SimulatedChoice) -> str:
     return f", and in 95% of simulations between {estimate_text(ends[0])} and {estimate_text(ends[1])}" if ends else ""
 
 
-def _candidates(chosen: Selection) -> Table:
+def _candidates(chosen: Selection, positive: str) -> Table:
     columns = [Column("Model of fold"), Column("accuracy", "Validation"), Column("loss", "Validation"),
-               Column("accuracy", "Unseen fold"), Column("COVID-19 sensitivity", "Unseen fold"),
+               Column("accuracy", "Unseen fold"), Column(f"{positive} sensitivity", "Unseen fold"),
                Column("loss", "Unseen fold"), Column("Selected")]  # fmt: skip
     rows: list[list[Cell]] = []
     for candidate in chosen.candidates:
@@ -188,7 +189,7 @@ def _candidates(chosen: Selection) -> Table:
                 rate(candidate.val_accuracy),
                 area(candidate.val_loss),
                 rate(candidate.unseen_accuracy),
-                rate(candidate.unseen_covid19_sensitivity),
+                rate(candidate.unseen_sensitivity),
                 area(candidate.unseen_loss),
                 ", ".join(marks),
             ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covidnet.base.classes import CLASSES
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.web.pictures import heat_url, jpeg_url
 
@@ -47,12 +47,12 @@ def answer_json(
         }
     return {
         "prediction": answer.prediction,
-        "probabilities": _by_class(answer.probabilities),
+        "probabilities": _by_class(answer.classes, answer.probabilities),
         "calibrated": model.calibrated,
         "members": {
             "count": count,
             "agreement": float(answer.agreement) if several else None,
-            "standard_deviation": _by_class(answer.spread) if several else None,
+            "standard_deviation": _by_class(answer.classes, answer.spread) if several else None,
         },
         "quality": [{"code": flag.code, "text": flag.text} for flag in answer.flags],
         "image": {"width": facts.width, "height": facts.height, "mode": facts.mode},
@@ -63,5 +63,5 @@ def answer_json(
     }
 
 
-def _by_class(values: npt.NDArray[np.float64]) -> dict[str, float]:
-    return {name: round(float(value), 6) for name, value in zip(CLASSES, values, strict=True)}
+def _by_class(classes: Sequence[str], values: npt.NDArray[np.float64]) -> dict[str, float]:
+    return {name: round(float(value), 6) for name, value in zip(classes, values, strict=True)}

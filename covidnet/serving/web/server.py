@@ -18,7 +18,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from covidnet import __version__
-from covidnet.base.classes import CLASSES, COLOURS
 from covidnet.data.loading.transforms import SquareFit
 from covidnet.serving.facts import NOTICE, ModelFacts
 from covidnet.serving.web import schema
@@ -89,7 +88,7 @@ def create_app(
     memory = Memory(_UPLOADS * limits.max_bytes)
     told = {
         "title": model.facts.title,
-        "classes": [{"name": name, "colour": COLOURS[name]} for name in CLASSES],
+        "classes": [{"name": name, "colour": colour} for name, colour in model.facts.classes.colours.items()],
         "facts": model.facts.plain(),
         "trained_on": model.facts.trained_on,
         "notes": [*model.facts.notes(), *notes, *(model.facts.map_notes() if model.explains else [])],
