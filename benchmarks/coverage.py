@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.evaluation.comparison import delong, mcnemar_by_patient
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.metrics import class_metrics
@@ -93,7 +93,7 @@ def coverage(k: int, m: int, rho: float, p: float, studies: int, seed: int = 0) 
     rng = np.random.default_rng([seed, k, m, int(100 * rho), int(100 * p)])
     truth = {"accuracy": p, "sensitivity": p, "specificity": (1.0 + p) / 2.0, "f1": p}
     held: dict[str, list[bool]] = {name: [] for name in truth}
-    names = np.array(CLASSES, object)
+    names = np.array(CLASSES.names, object)
     for _ in range(studies):
         patient, real, called = study(k, m, rho, p, rng)
         classes = class_metrics(names[real], names[called], patient).values()

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.progress import available_cores
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.phantoms.phantom import draw_image

@@ -28,7 +28,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.progress import available_cores
 from covidnet.base.quiet import quieten
 from covidnet.data.loading.augment import ORIGINAL, FixedCopies

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from sklearn.model_selection import GroupKFold
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.colour import colour_of

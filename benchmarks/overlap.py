@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.collection.sources import folder_source
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.images import read_image

@@ -24,7 +24,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.progress import available_cores
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.decoders import Decoders

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.progress import available_cores
 from covidnet.data.folds.splits import balanced_folds
 from covidnet.data.phantoms.phantom import write_phantoms
@@ -42,7 +42,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def table(images: int) -> pd.DataFrame:
     """A manifest of made-up images: classes in the shares of real archives, one to six images of a patient."""
     rng = np.random.default_rng(0)
-    labels = rng.choice(CLASSES, images, p=[0.2, 0.5, 0.3])
+    labels = rng.choice(CLASSES.names, images, p=[0.2, 0.5, 0.3])
     patient = np.repeat(np.arange(images), rng.integers(1, 7, images))[:images]
     # Patients have images of one class.
     labels = labels[patient]

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.progress import available_cores
 from covidnet.data.phantoms.phantom import draw_image
 

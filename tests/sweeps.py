@@ -12,7 +12,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.evaluation.explanations import RunExplanations, write_explanations
 from covidnet.evaluation.localisation import localisation_table
 from covidnet.evaluation.predictions import predictions_table, write_predictions

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.crossval import PATHS, main
 from covidnet.evaluation.results import UNDEFINED_ESTIMATE, from_json

@@ -18,13 +18,13 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError, WeightsError
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.images import read_image
 from covidnet.data.recognition.training_images import FILE, read_training_images
 from covidnet.evaluate import main
-from covidnet.evaluation.predictions import COLUMNS, PROBABILITIES, read_predictions
+from covidnet.evaluation.predictions import columns_of, read_predictions
 from covidnet.evaluation.temperature import tempered
 from covidnet.export import main as export
 from covidnet.launch.command import compose
@@ -136,13 +136,13 @@ def test_on_its_own_study_the_headline_is_of_the_images_that_no_model_was_traine
         assert summary["external"][key] == summary["study"]["unseen"]["scores"][key]
     here = table[table["image_id"].isin(unseen["image_id"])].set_index("image_id").loc[unseen["image_id"]]
     expected = np.mean([_calibrated(sweep / f"fold={fold}", unseen["image_id"]) for fold in (0, 1)], axis=0)
-    np.testing.assert_allclose(here[list(PROBABILITIES)], expected, atol=1e-3)
+    np.testing.assert_allclose(here[list(CLASSES.columns)], expected, atol=1e-3)
 
 
 def _calibrated(run: Path, image_ids: pd.Series) -> np.ndarray:
     table = read_predictions(run / "predictions.csv")
     rows = table[table["split"] == "unseen"].set_index("image_id").loc[image_ids]
-    return tempered(rows[list(PROBABILITIES)], json.loads((run / "metrics.json").read_text())["temperature"]["value"])
+    return tempered(rows[list(CLASSES.columns)], json.loads((run / "metrics.json").read_text())["temperature"]["value"])
 
 
 def test_of_a_model_from_before_it_is_said_that_its_images_are_not_known(
@@ -174,12 +174,12 @@ def test_probabilities_are_those_that_the_model_serves(
     sweep: Path, images: Path, done: tuple[Path, dict[str, Any]]
 ) -> None:
     table = read_predictions(done[0] / "predictions.csv")
-    assert list(pd.read_csv(done[0] / "predictions.csv").columns) == list(COLUMNS)
+    assert list(pd.read_csv(done[0] / "predictions.csv").columns) == list(columns_of())
     assert set(table["split"]) == {"external"}
     assert set(table["fold"]) == {-1}
     model = open_model(sweep)
     squares = np.stack([model.fit(read_image(images / path)) for path in table["path"]])
-    np.testing.assert_allclose(table[list(PROBABILITIES)], model.outputs(squares).probabilities, atol=1e-5)
+    np.testing.assert_allclose(table[list(CLASSES.columns)], model.outputs(squares).probabilities, atol=1e-5)
 
 
 def test_numbers_are_those_of_scikit_learn(done: tuple[Path, dict[str, Any]]) -> None:
@@ -195,7 +195,7 @@ def test_numbers_are_those_of_scikit_learn(done: tuple[Path, dict[str, Any]]) ->
         assert numbers["sensitivity"]["value"] == pytest.approx(recalls[at])
         assert numbers["specificity"]["value"] == pytest.approx(recall_score(truth != label, called != label))
         assert numbers["f1"]["value"] == pytest.approx(f1s[at])
-        assert numbers["auc"]["value"] == pytest.approx(roc_auc_score(truth == label, table[PROBABILITIES[at]]))
+        assert numbers["auc"]["value"] == pytest.approx(roc_auc_score(truth == label, table[CLASSES.columns[at]]))
     normal = truth == "Normal"
     ends = proportion_confint(int((called[normal] == "Normal").sum()), int(normal.sum()), method="wilson")
     assert scores["classes"]["Normal"]["sensitivity"]["ci"] == pytest.approx(list(ends))
@@ -242,7 +242,7 @@ def test_an_exported_model_gives_the_same_numbers(
     assert summary["overlap"] == done[1]["overlap"]
     assert summary["study"] == done[1]["study"]
     ours, theirs = (read_predictions(out / "predictions.csv") for out in (tmp_path / "out", done[0]))
-    np.testing.assert_allclose(ours[list(PROBABILITIES)], theirs[list(PROBABILITIES)], atol=1e-4)
+    np.testing.assert_allclose(ours[list(CLASSES.columns)], theirs[list(CLASSES.columns)], atol=1e-4)
 
 
 # Images that are refused

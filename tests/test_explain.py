@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import CovidnetError, DataError, SettingError, WeightsError
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.phantoms.phantom import draw_image

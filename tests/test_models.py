@@ -14,7 +14,7 @@ import torch
 
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
-from covidnet.evaluation.predictions import COLUMNS, EXTRAS, read_predictions
+from covidnet.evaluation.predictions import EXTRAS, columns_of, read_predictions
 from covidnet.launch.command import config_dir
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.networks import MODELS, NETWORKS
@@ -44,7 +44,7 @@ def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Cal
     size = max(network.least, 32)
     folder = train(*ONCE, f"model={name}", f"data.image_size={size}", "augment=none")
     header = list(pd.read_csv(folder / "predictions.csv", nrows=1))
-    assert header == [*COLUMNS, *OWN.get(name, [])]
+    assert header == [*columns_of(), *OWN.get(name, [])]
     table = read_predictions(folder / "predictions.csv")
     facts = json.loads((folder / "environment.json").read_text())
     frozen = network.imagenet is not None

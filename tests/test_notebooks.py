@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from tests.conftest import PROJECT, QUICK
 from tests.sweeps import write_sweep
 

@@ -23,12 +23,11 @@ import pytest
 from PIL import Image
 
 from covidnet.base.atomic import clear_leftovers
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import CovidnetError, DataError, SettingError, WeightsError
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.decoders import DecoderError, Decoders
 from covidnet.data.reading.images import read_image
-from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.export import main as export
 from covidnet.launch.command import compose
 from covidnet.predict import main
@@ -87,12 +86,12 @@ def test_every_image_has_a_row_with_the_models_probabilities(
     words = [word.format(sweep) for word in given]
     predict(*words, f"input='{images}'", f"out='{tmp_path}'", "gate=off")
     table = pd.read_csv(tmp_path / "predictions.csv")
-    assert list(table.columns) == ["path", *PROBABILITIES, "prediction", "quality"]
+    assert list(table.columns) == ["path", *CLASSES.columns, "prediction", "quality"]
     assert len(table) == COUNT + 1
     model = open_model(sweep / "fold=1")
     squares = np.stack([model.fit(read_image(images / path)) for path in table["path"]])
     expected = model.outputs(squares).probabilities
-    np.testing.assert_allclose(table[list(PROBABILITIES)], expected, atol=1e-5)
+    np.testing.assert_allclose(table[list(CLASSES.columns)], expected, atol=1e-5)
     assert list(table["prediction"]) == [CLASSES[n] for n in expected.argmax(axis=1)]
     refused = pd.read_csv(tmp_path / "refused.csv")
     assert [Path(path).name for path in refused["path"]] == ["page.jpg"]
@@ -106,7 +105,7 @@ def test_a_sweep_says_how_far_its_models_disagree(sweep: Path, images: Path, tmp
     models = [open_model(sweep / f"fold={fold}") for fold in (0, 1)]
     squares = np.stack([models[0].fit(read_image(images / path)) for path in table["path"]])
     each = [model.outputs(squares).probabilities for model in models]
-    np.testing.assert_allclose(table[list(PROBABILITIES)], np.mean(each, axis=0), atol=1e-5)
+    np.testing.assert_allclose(table[list(CLASSES.columns)], np.mean(each, axis=0), atol=1e-5)
     np.testing.assert_allclose(table[["sd_covid19", "sd_normal", "sd_pneumonia"]], np.std(each, axis=0), atol=1e-5)
     called = np.mean(each, axis=0).argmax(axis=1)
     agreement = np.mean([one.argmax(axis=1) == called for one in each], axis=0)
@@ -541,7 +540,7 @@ def test_an_exported_model_predicts_the_same(sweep: Path, exported: Path, images
     predict(f"checkpoint='{exported}'", f"input='{images}'", f"out='{tmp_path}/onnx'")
     ours, theirs = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("torch", "onnx"))
     assert list(ours["path"]) == list(theirs["path"])
-    np.testing.assert_allclose(ours[list(PROBABILITIES)], theirs[list(PROBABILITIES)], atol=1e-4)
+    np.testing.assert_allclose(ours[list(CLASSES.columns)], theirs[list(CLASSES.columns)], atol=1e-4)
     assert list(ours["prediction"]) == list(theirs["prediction"])
 
 

@@ -19,7 +19,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import CovidnetError
 from covidnet.evaluation.intervals import design_effect
 from covidnet.learning.module import ClassificationModule
@@ -72,11 +72,11 @@ def test_every_number_recomputes_from_predictions(run: Path, split: str) -> None
     assert told["n"] == len(table) > 0
     assert told["accuracy"] == pytest.approx(accuracy_score(truth, called), abs=1e-6)
     assert told["loss"] == pytest.approx(
-        log_loss(truth, probabilities / probabilities.sum(1, keepdims=True), labels=CLASSES), abs=1e-6
+        log_loss(truth, probabilities / probabilities.sum(1, keepdims=True), labels=CLASSES.names), abs=1e-6
     )
-    assert told["confusion"] == confusion_matrix(truth, called, labels=CLASSES).tolist()
-    sensitivity = recall_score(truth, called, labels=CLASSES, average=None)
-    f1 = f1_score(truth, called, labels=CLASSES, average=None, zero_division=0)
+    assert told["confusion"] == confusion_matrix(truth, called, labels=CLASSES.names).tolist()
+    sensitivity = recall_score(truth, called, labels=CLASSES.names, average=None)
+    f1 = f1_score(truth, called, labels=CLASSES.names, average=None, zero_division=0)
     for n, label in enumerate(CLASSES):
         numbers = told["classes"][label]
         specificity = recall_score(truth != label, called != label)

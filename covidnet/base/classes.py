@@ -228,8 +228,3 @@ def label_of(
     # data.labels may name a class by a usual spelling too.
     written += [_SPELLINGS.get(key_of(one), "") for one in written]
     return next((found for one in written if (found := _named(one, classes.names))), None)
-
-
-CLASSES: tuple[str, ...] = DEFAULT_CLASSES.names
-SLUGS: tuple[str, ...] = DEFAULT_CLASSES.slugs
-COLOURS: dict[str, str] = DEFAULT_CLASSES.colours

@@ -257,7 +257,3 @@ def read_predictions(path: str | Path, classes: ClassList = DEFAULT_CLASSES) -> 
     if header and not body:
         raise DataError(f"{path}: no predictions; write it again from its run")
     return validate_predictions(pd.DataFrame(body, columns=header, dtype=object), path, classes)
-
-
-PROBABILITIES = DEFAULT_CLASSES.columns
-COLUMNS = columns_of()

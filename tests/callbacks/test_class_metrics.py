@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger
 from sklearn.metrics import f1_score, recall_score
 from torch.utils.data import DataLoader
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.callbacks.class_metrics import ClassMetrics
 from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.learning.module import ClassificationModule

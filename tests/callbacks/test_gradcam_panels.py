@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch.utils.data import DataLoader
 
 from covidnet.base.atomic import WriteError
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import ImageRefusedError, SettingError
 from covidnet.callbacks import gradcam_panels
 from covidnet.callbacks.gradcam_panels import EmptyMaps, GradCamPanels, log_pictures, seeded_draw, title, worst_errors

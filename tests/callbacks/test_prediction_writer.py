@@ -14,7 +14,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from torch.utils.data import DataLoader
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.callbacks.prediction_writer import PredictionWriter
 from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.evaluation.predictions import read_predictions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.evaluation.predictions import predictions_table
 
 
@@ -15,7 +15,7 @@ def random_table(
     *,
     skill: float = 1.0,
     per_patient: int = 1,
-    labels: tuple[str, ...] = CLASSES,
+    labels: tuple[str, ...] = CLASSES.names,
     ties: bool = False,
     fold: int = 3,
 ) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import brier_score_loss
 from torchmetrics.classification import MulticlassCalibrationError
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.evaluation.calibration import brier_score, calibration, expected_calibration_error, reliability
 from covidnet.evaluation.intervals import wilson

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import logit
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.intervals import wilson
 from covidnet.evaluation.ranking import (

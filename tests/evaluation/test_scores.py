@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.intervals import f1_interval, wilson
 from covidnet.evaluation.metrics import split_metrics
@@ -41,10 +41,10 @@ def test_every_value_equals_scikit_learn(seed: int, ties: bool, per_patient: int
     assert scores.patients == table["patient_id"].nunique()
     assert scores.accuracy.value == pytest.approx(accuracy_score(truth, called))
     assert scores.loss == pytest.approx(
-        log_loss(truth, probabilities / probabilities.sum(1, keepdims=True), labels=CLASSES), abs=1e-6
+        log_loss(truth, probabilities / probabilities.sum(1, keepdims=True), labels=CLASSES.names), abs=1e-6
     )
-    assert scores.confusion == confusion_matrix(truth, called, labels=CLASSES).tolist()
-    _, sensitivity, f1, support = precision_recall_fscore_support(truth, called, labels=CLASSES, zero_division=0)
+    assert scores.confusion == confusion_matrix(truth, called, labels=CLASSES.names).tolist()
+    _, sensitivity, f1, support = precision_recall_fscore_support(truth, called, labels=CLASSES.names, zero_division=0)
     areas = [roc_auc_score(truth == label, table[column]) for label, column in zip(CLASSES, COLUMNS, strict=True)]
     for n, label in enumerate(CLASSES):
         numbers = scores.classes[label]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.metrics import split_metrics
 from covidnet.evaluation.predictions import EXTERNAL, predictions_table

@@ -6,9 +6,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError
-from covidnet.evaluation.predictions import PROBABILITIES, predictions_table
+from covidnet.evaluation.predictions import predictions_table
 from covidnet.evaluation.temperature import BOUNDS, fit_temperature, tempered
 
 
@@ -73,7 +73,7 @@ def test_tempering_probabilities_equals_scaling_logits():
 def test_the_prediction_does_not_change():
     logits, truth = draw(200, 5.0, seed=3)
     table = table_of(logits, truth)
-    scores = table[list(PROBABILITIES)].to_numpy()
+    scores = table[list(CLASSES.columns)].to_numpy()
     for temperature in (0.3, 4.0):
         assert (tempered(scores, temperature).argmax(1) == scores.argmax(1)).all()
 

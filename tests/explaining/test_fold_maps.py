@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import CovidnetError
 from covidnet.evaluation.explanations import RunExplanations, map_notes, read_explanations, verdicts
 from covidnet.evaluation.localisation import LocalisationSummary, localisation_summary, localisation_table

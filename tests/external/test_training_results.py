@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from covidnet.base.classes import CLASSES
-from covidnet.evaluation.predictions import PROBABILITIES, read_predictions
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
+from covidnet.evaluation.predictions import read_predictions
 from covidnet.external.training_results import study_numbers
 from tests.sweeps import split_table, write_run, write_sweep
 
@@ -40,7 +40,7 @@ def test_of_a_sweep_the_test_folds_are_pooled_and_the_unseen_fold_is_that_of_the
     assert found["test"].scores.n == len(pooled)
     assert found["test"].scores.accuracy.value == pytest.approx((pooled["label"] == pooled["prediction"]).mean())
     unseen = [table[table["split"] == "unseen"].set_index("image_id").sort_index() for table in tables]
-    mean = sum(table[list(PROBABILITIES)].astype(float) for table in unseen) / 3
+    mean = sum(table[list(CLASSES.columns)].astype(float) for table in unseen) / 3
     called = mean.to_numpy().argmax(1)
     truth = [CLASSES.index(label) for label in unseen[0]["label"]]
     assert found["unseen"].scores.accuracy.value == pytest.approx(accuracy_score(truth, called))

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from covidnet.base.atomic import WriteError
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import ImageRefusedError, StoreError
 from covidnet.data.loading.augment import ORIGINAL, FixedCopies, Operators
 from covidnet.data.loading.datamodule import PARTS, FoldDataModule

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 from covidnet.base.caveats import Caveat
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.base.former import current
 from covidnet.data.loading.augment import Pipeline

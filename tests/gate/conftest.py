@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.images import ImageFacts, Radiograph
 from covidnet.data.reading.thumbnails import thumbnail

@@ -21,10 +21,10 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
-from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.launch.command import compose, config_dir
 from covidnet.launch.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept
 from covidnet.learning.module import ClassificationModule
@@ -389,7 +389,7 @@ def test_two_processes_train_one_run_and_every_image_counts_once(tmp_path: Path,
     images = torch.stack([torch.from_numpy(normalise(fit(read_image(root / path)))) for path in table["path"]])
     with torch.no_grad():
         expected = module(images).softmax(1).numpy()
-    np.testing.assert_allclose(table[list(PROBABILITIES)], expected, atol=1e-5)
+    np.testing.assert_allclose(table[list(CLASSES.columns)], expected, atol=1e-5)
     curves = pd.read_csv(run / "curves/metrics.csv")
     assert curves["test/accuracy"].dropna().iloc[-1] == pytest.approx(metrics["splits"]["test"]["accuracy"], abs=1e-6)
     assert curves["step"].is_monotonic_increasing

@@ -21,7 +21,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 from torch.utils.data import DataLoader
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import WeightsError
 from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.learning.checkpoints import AtomicCheckpointIO

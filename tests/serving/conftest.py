@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.phantoms.phantom import draw_image
 
 IMAGES = 50

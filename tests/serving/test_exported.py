@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError, WeightsError
 from covidnet.data.loading.transforms import SquareFit
 from covidnet.learning.module import ClassificationModule

@@ -11,9 +11,8 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.reading.decoders import Decoders
-from covidnet.evaluation.predictions import PROBABILITIES
 from covidnet.export import main as export
 from covidnet.launch.command import compose
 from covidnet.predict import main as predict
@@ -49,7 +48,7 @@ def on_the_command_line(checkpoint: Path, images: Path, out: Path) -> np.ndarray
     predict(compose(given, "predict"))
     table = pd.read_csv(out / "predictions.csv")
     assert list(table["path"]) == sorted(path.name for path in images.iterdir())
-    return table[list(PROBABILITIES)].to_numpy()
+    return table[list(CLASSES.columns)].to_numpy()
 
 
 @pytest.fixture(scope="module")

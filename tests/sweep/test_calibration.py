@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, log_loss
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.evaluation.results import to_json
 from covidnet.sweep.calibration import averaged, sweep_calibration, with_temperature
 from covidnet.sweep.folder import Run, read_sweep
@@ -94,7 +94,7 @@ def test_a_temperature_never_changes_what_a_single_model_predicts(runs: list[Run
     for temperature in (0.05, 0.5, 3.0, 100.0):
         for run in runs:
             before = run.rows("test")
-            after = with_temperature(before, temperature)
+            after = with_temperature(before, temperature, CLASSES)
             assert list(after["prediction"]) == list(before["prediction"])
             assert [CLASSES[k] for k in after[COLUMNS].to_numpy().argmax(1)] == list(before["prediction"])
     found = told(runs)
@@ -108,8 +108,9 @@ def test_an_ensemble_of_tempered_models_may_predict_another_class(runs: list[Run
     images = runs[0].rows("unseen").iloc[:1].assign(label="Normal")
     sure = images.assign(p_covid19=0.80, p_normal=0.15, p_pneumonia=0.05, prediction="COVID-19")
     other = images.assign(p_covid19=0.30, p_normal=0.60, p_pneumonia=0.10, prediction="Normal")
-    assert averaged([sure, other])["prediction"].item() == "COVID-19"
-    assert averaged([with_temperature(sure, 10.0), with_temperature(other, 0.5)])["prediction"].item() == "Normal"
+    assert averaged([sure, other], CLASSES)["prediction"].item() == "COVID-19"
+    after = [with_temperature(sure, 10.0, CLASSES), with_temperature(other, 0.5, CLASSES)]
+    assert averaged(after, CLASSES)["prediction"].item() == "Normal"
 
 
 def test_the_change_is_paired_image_by_image(runs: list[Run]) -> None:

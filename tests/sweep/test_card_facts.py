@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.folds.splits import COLUMNS
 from covidnet.evaluation.results import to_json
 from covidnet.models import networks

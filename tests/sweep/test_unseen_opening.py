@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, WeightsError
 from covidnet.data.folds.unseen_ledger import UnseenLedger
 from covidnet.evaluation.predictions import read_predictions

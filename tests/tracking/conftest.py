@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.evaluation.metrics import run_metrics
 from covidnet.evaluation.predictions import predictions_table
 from covidnet.evaluation.results import to_json

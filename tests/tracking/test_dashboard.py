@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError, UnknownSettingError
 from covidnet.tracking.dashboard import main
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from tests.tracking.fakes import RunFile, run_files
 
 CONTRACT = {

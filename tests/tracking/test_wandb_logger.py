@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.tracking.fold_log import final_values, log_fold
 from covidnet.tracking.loggers import finish, make_loggers

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError, SplitError
 from covidnet.data.collection.prepared import SPLIT_COLUMNS, PreparedDataset, find_source, prepare_dataset, read_split
 from tests.refusals import refused

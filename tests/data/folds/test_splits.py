@@ -13,7 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError, SplitError
 from covidnet.data.folds.packing import draw, pack
 from covidnet.data.folds.splits import (
@@ -79,11 +79,11 @@ def random_manifest(seed: int) -> pd.DataFrame:
         for patient in range(rng.randint(30, 120)):
             name = None if rng.random() < unknown else f"{label}{patient}"
             for _ in range(rng.randint(1, most)):
-                shown = rng.choice(CLASSES) if rng.random() < across else label
+                shown = rng.choice(CLASSES.names) if rng.random() < across else label
                 images.append((name, shown, len(images)))
     for _ in range(copies):
         other = rng.choice(images)
-        images.append((rng.choice(images)[0], rng.choice([other[1], rng.choice(CLASSES)]), other[2]))
+        images.append((rng.choice(images)[0], rng.choice([other[1], rng.choice(CLASSES.names)]), other[2]))
     return manifest_of(images)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.data.loading.augment import ORIGINAL, FixedCopies, Operators, Pipeline, augmentation_of, copies_of
 from covidnet.feature_store.extract import input_keys

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.data.loading.augment import ORIGINAL, FixedCopies, Operators
 from covidnet.data.loading.datamodule import PARTS, FoldDataModule

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import ImageRefusedError
 from covidnet.data.loading import dataset
 from covidnet.data.loading.augment import ORIGINAL, Operators

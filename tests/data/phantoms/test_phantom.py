@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.data.phantoms import phantom
 from covidnet.data.phantoms.phantom import FAULTS, PhantomImage, draw_image, write_phantoms

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.collection.sources import folder_source
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.images import read_image

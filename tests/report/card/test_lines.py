@@ -9,6 +9,7 @@ gate = of_content(gate)
 images = of_content(images)
 network = of_content(network)
 split = of_content(split)
+use = of_content(use)
 
 Summary = dict[str, Any]
 
@@ -75,7 +76,8 @@ def test_the_gate_does_not_claim_to_detect_mirrored_images(summary: Summary) -> 
     assert dict(gate(summary))["Refused held-out images of the same data"] == "4 of 141 (2.8%)"
 
 
-def test_no_decision_about_a_patient_is_an_intended_use() -> None:
-    facts = dict(use())
+def test_no_decision_about_a_patient_is_an_intended_use(summary: Summary) -> None:
+    facts = dict(use(summary))
+    assert "other than the three classes" in facts["Not intended for"]
     assert "any decision about a patient" in facts["Not intended for"]
     assert "diagnosis" not in facts["Intended for"]

@@ -1,6 +1,6 @@
 from typing import Any
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.report.card.numbers import calibration, numbers, selection
 from covidnet.report.rendering.document import Paragraph, Table
 from covidnet.report.values import Value

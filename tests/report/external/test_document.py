@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.calibration import calibration

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.report.paper.published import (
     ACCURACY,
     APPROACHES,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.report.paper.tables import table4, table5, table6, table7
 from covidnet.report.summary import ALL
 from tests.report.conftest import of_content

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
-from covidnet.base.classes import CLASSES, COLOURS
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError
 from covidnet.evaluation.calibration import Calibration
 from covidnet.evaluation.ranking import ClassCurves
@@ -53,8 +53,8 @@ training_figure = of_content(training_figure)
 Summary = dict[str, Any]
 ALL: list[Callable[[Summary], Figure | None]] = [
     confusion_figure,
-    lambda s: curves_figure(sweep(s).curves.pooled),
-    lambda s: curves_figure(sweep(s).curves.unseen or {}),
+    lambda s: curves_figure(sweep(s).curves.pooled, CLASSES),
+    lambda s: curves_figure(sweep(s).curves.unseen or {}, CLASSES),
     folds_figure,
     calibration_figure,
     selection_figure,
@@ -99,7 +99,7 @@ def test_curves_are_those_of_the_summary(
         line = _line(ax, f"{kind} {name}")
         np.testing.assert_array_equal(line.get_xdata(), curves[name][kind][x])
         np.testing.assert_array_equal(line.get_ydata(), curves[name][kind][y])
-        assert to_hex(line.get_color()) == COLOURS[name]
+        assert to_hex(line.get_color()) == CLASSES.colours[name]
         area = curves[name][kind]["auc" if kind == "roc" else "average_precision"]
         assert f"{area['value']:.3f} [{area['ci'][0]:.3f}, {area['ci'][1]:.3f}]" in line.get_label()
     # A black-and-white print still tells the classes apart.
@@ -143,7 +143,7 @@ def test_dots_of_the_classes_skip_what_is_missing() -> None:
     ax = fold_class_axes(values, {"COVID-19": 0.977, "Normal": None}, title="F1")
     line = _line(ax, "COVID-19")
     assert list(line.get_ydata()) == [0.9, 1.0]
-    assert to_hex(line.get_color()) == COLOURS["COVID-19"]
+    assert to_hex(line.get_color()) == CLASSES.colours["COVID-19"]
     # Two classes without a value say so.
     assert [text.get_text() for text in ax.texts] == ["no value", "no value"]
 

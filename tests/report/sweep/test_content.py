@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.report.rendering.document import Document, Figure, Notice, Paragraph, Section, Table
 from covidnet.report.rendering.markdown import markdown_of
 from covidnet.report.sweep.content import report_document

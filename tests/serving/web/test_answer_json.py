@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from covidnet.base.caveats import Caveat
-from covidnet.base.classes import CLASSES
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.loading.transforms import SquareFit
 from covidnet.data.reading.images import ImageFacts
 from covidnet.gate.flags import Flag

@@ -29,7 +29,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from covidnet.base.classes import CLASSES, COLOURS
+from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.decoders import Decoders
 from covidnet.gate.flags import Flag
@@ -123,7 +123,7 @@ def test_an_engine_without_maps_answers_without() -> None:
 def test_the_model_says_what_it_is() -> None:
     with client(max_megabytes=7) as ask:
         said = ask.get("/v1/model").json()
-    assert said["classes"] == [{"name": name, "colour": COLOURS[name]} for name in CLASSES]
+    assert said["classes"] == [{"name": name, "colour": CLASSES.colours[name]} for name in CLASSES]
     assert said["facts"]["network"] == "densenet121"
     assert said["notes"] == [*FACTS.notes(), *FACTS.map_notes()]
     assert said["card"] == "# Model card: fake"
