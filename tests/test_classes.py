@@ -195,3 +195,34 @@ def test_phantoms_are_of_their_three_classes_or_some_of_them(tmp_path: Path) -> 
         SettingError, match=r"data.classes=\[COVID-19,TB\]: must be some of COVID-19, Normal, Pneumonia"
     ):
         prepared("data.classes=[COVID-19,TB]")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "folders", "classes"),
+    [
+        ("covid_vs_rest", {"train/COVID19": 11, "train/NORMAL": 6, "test/PNEUMONIA": 6}, ["COVID-19", "Rest"]),
+        (
+            "radiography",
+            {f"{name}/images": 11 for name in ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")},
+            ["COVID", "Lung Opacity", "Normal", "Viral Pneumonia"],
+        ),
+    ],
+)
+def test_experiments_of_other_classes_run_for_a_step(
+    experiment: str, folders: dict[str, int], classes: list[str], tmp_path: Path
+) -> None:
+    root = drawn(tmp_path / "images", folders)
+    for folder in folders:
+        masks = root / folder.replace("images", "masks")
+        masks.mkdir(exist_ok=True)
+        Image.new("L", (64, 64)).save(masks / "mask.png") if masks.name == "masks" else None
+    words = [f"experiment={experiment}", f"data.root='{root}'", *QUICK, "model.weights=random", "explain=off"]
+    cfg = compose([word for word in words if not word.startswith("explain.")] + ["trainer.fast_dev_run=true"])
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    (tmp_path / "run").mkdir()
+    FoldRun(settings, tmp_path / "run").run()
+    table = read_predictions(tmp_path / "run/predictions.csv", ClassList(tuple(classes)))
+    assert set(table["label"]) == set(classes)
+    counts = json.loads((tmp_path / "run/metrics.json").read_text())["data"]["counts"]
+    assert list(counts) == ["train", "val", "test", "unseen"]
+    assert all(list(of) == classes for of in counts.values())

@@ -10,7 +10,7 @@ import pytest
 from covidnet.base.atomic import WriteError
 from covidnet.base.errors import DataError
 from covidnet.evaluation.predictions import (
-    COLUMNS,
+    columns_of,
     predictions_table,
     read_predictions,
     validate_predictions,
@@ -51,7 +51,7 @@ def _plain(**changed: Any) -> pd.DataFrame:
 
 
 def test_columns_are_those_of_the_contract_in_its_order(tmp_path: Path) -> None:
-    assert ",".join(COLUMNS) == CONTRACT
+    assert ",".join(columns_of()) == CONTRACT
     write_predictions(_table(), tmp_path / "predictions.csv")
     assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()[0] == CONTRACT
 

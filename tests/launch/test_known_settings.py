@@ -93,8 +93,8 @@ def test_what_is_read_is_taken(words: str) -> None:
         ("config", "hydra.run.dri=x", "hydra.run.dri=x: no such setting; did you mean hydra.run.dir?"),
         ("config", "hydra/launcher=local hydra.launcher.n_job=1", "hydra.launcher.n_job=1: no such setting; did you "
                                                                    "mean hydra.launcher.n_jobs?"),
-        ("config", "experiment=papr", "experiment=papr: must be one of cnn, demo, narin, no_augmentation, paper, "
-                                      "strict; did you mean paper?"),
+        ("config", "experiment=papr", "experiment=papr: must be one of cnn, covid_vs_rest, demo, narin, "
+                                      "no_augmentation, paper, radiography, strict; did you mean paper?"),
     ],
 )  # fmt: skip
 def test_hydra_s_refusals_are_a_line_with_the_nearest_name(command: str, words: str, answer: str) -> None:
