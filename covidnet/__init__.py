@@ -12,9 +12,9 @@ QUIET = {
     "ORT_DISABLE_TELEMETRY": "1",
     "WANDB_ERROR_REPORTING": "false",
 }
-"""Environment variables that keep libraries from sending telemetry or looking for updates.
+"""Environment variables that keep libraries from sending telemetry or checking for updates.
 
-Libraries read them when they are imported, so they are set here, before any import. A value that is set already stays.
+Libraries read them on import, so they are set here, before any other import. Existing values are kept.
 """
 
 for _name, _value in QUIET.items():
@@ -22,11 +22,12 @@ for _name, _value in QUIET.items():
 
 
 def _leave_working_folder() -> None:
-    """Import nothing from the folder that ``python -m covidnet.X`` is started in: it may hold data from elsewhere.
+    """Import nothing from the working folder of ``python -m covidnet.X``: it may contain files from elsewhere.
 
-    Python puts that folder first, and a ``hydra_plugins/`` or ``omegaconf.py`` in it would be run. A checkout stays.
+    Python searches that folder first, so it would run a ``hydra_plugins/`` or ``omegaconf.py`` there. A checkout of
+    covidnet stays on the path.
     """
-    # Only while `python -m` looks for its module; who imports covidnet keeps their path.
+    # Only while `python -m` searches for its module; importing covidnet leaves the path unchanged.
     if sys.argv[:1] != ["-m"] or sys.flags.safe_path:
         return
     if Path(sys.path[0]).resolve() != Path(__file__).resolve().parents[1]:

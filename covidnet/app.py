@@ -1,4 +1,4 @@
-"""``python -m covidnet.app checkpoint=RUN``: a page to upload an image, and a REST endpoint."""
+"""``python -m covidnet.app checkpoint=RUN``: a web page to upload an image, and a REST API."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATHS = ("checkpoint", "only", "token")
-"""Settings that are paths, with characters that Hydra's grammar may not take."""
+"""Settings that are paths, with characters that Hydra's grammar may reject."""
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
 _GRACE_SECONDS = 3
 
-# Files of the process itself: the model, the decoders' pipes, a log, libraries.
+# File descriptors of the process itself: the model, the decoders' pipes, a log, libraries.
 _FILES = 32
 _BACKLOG = 64
 
@@ -43,14 +43,14 @@ def main(cfg: DictConfig) -> None:
 
     Raises:
         SettingError: a setting is not allowed, or the port is taken.
-        WeightsError: there is no checkpoint, or it is none of ours.
+        WeightsError: there is no checkpoint, or it is not from covidnet.
         CovidnetError: the libraries of the web application are not installed.
     """
     from omegaconf import OmegaConf
 
     given = "" if OmegaConf.is_missing(cfg, "checkpoint") or cfg.checkpoint is None else str(cfg.checkpoint)
     only = "" if cfg.only is None else str(cfg.only)
-    # What can be said without the network is said before its libraries are loaded.
+    # Errors that need no network are reported before its libraries are loaded.
     find_models(given, onnx=cfg.engine == "onnx", only=only)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
     from covidnet.data.reading.decoders import Decoders
     from covidnet.serving.web.guard import access_of
     from covidnet.serving.web.limits import WebLimits
-    from covidnet.serving.web.reception import READERS
+    from covidnet.serving.web.request_handler import READERS
     from covidnet.serving.web.warm import warm_decoders, warm_up
 
     limits = WebLimits(**{name: cfg[name] for name in WebLimits.__dataclass_fields__})
@@ -72,7 +72,7 @@ def main(cfg: DictConfig) -> None:
         max_megapixels=limits.max_megapixels,
         min_side=limits.min_side,
     )
-    # Taken before the model is loaded: who finds the port in use should not have waited for that.
+    # Before the model is loaded, so that a port in use is reported at once.
     listener = _listen(host, cfg.port)
     with listener, ThreadPoolExecutor(1) as aside, decoders:
         started = aside.submit(warm_decoders, decoders)
@@ -100,7 +100,7 @@ def main(cfg: DictConfig) -> None:
         started.result()
         if not is_loopback(host):
             log.warning(
-                "warning: host=%s: whoever reaches this machine%s can use the server, it knows neither users nor TLS",
+                "warning: host=%s: anyone who can reach this machine%s can use the server; it has no users and no TLS",
                 host,
                 " and has the token" if access.token else "",
             )
@@ -131,10 +131,10 @@ def _listen(host: str, port: Any) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise SettingError("port", port, "a free port", f"{port} is in use; say port={port + 1}, or 0") from error
+            raise SettingError("port", port, "a free port", f"{port} is in use; try port={port + 1}, or 0") from error
         if error.errno == errno.EACCES:
-            raise SettingError("port", port, "1024 or above", "the system keeps the lower ones for itself") from error
-        raise SettingError("host", host, "an address of this machine", f"the system says: {error.strerror}") from error
+            raise SettingError("port", port, "1024 or above", "the system reserves lower ones") from error
+        raise SettingError("host", host, "an address of this machine", f"{error.strerror}") from error
 
 
 def _address(listener: socket.socket) -> str:
@@ -143,7 +143,7 @@ def _address(listener: socket.socket) -> str:
 
 
 def _card(checkpoint: str, only: str, model: ServedModel) -> str:
-    """The model card of the folder that a checkpoint lies in; what the model says of itself where there is none."""
+    """The model card of the checkpoint's folder, else one from the facts in the checkpoint."""
     from covidnet.serving.web.card import facts_card
 
     if model.card:
@@ -153,15 +153,15 @@ def _card(checkpoint: str, only: str, model: ServedModel) -> str:
 
         return card_of(checkpoint, only)
     except (CovidnetError, ImportError):
-        # An exported model stands alone, perhaps where little more than its engine is installed.
+        # An exported model may be alone, with little more than its engine installed.
         return facts_card(model.facts)
 
 
 def _check_files(connections: int) -> None:
-    """Refuse more connections than the system lets this process open files for.
+    """Check that the system's limit on open files allows so many connections.
 
     Raises:
-        SettingError: naming how many there may be.
+        SettingError: naming the maximum.
     """
     try:
         import resource
@@ -171,7 +171,7 @@ def _check_files(connections: int) -> None:
     from covidnet.serving.web.protocol import RESERVED
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Those that are taken from the system and not yet counted have files too.
+    # Accepted connections that are not yet counted have file descriptors too.
     needed = connections + min(connections, _BACKLOG) + RESERVED + _FILES
     if limit != resource.RLIM_INFINITY and needed > limit:
         room = limit - RESERVED - _FILES
@@ -189,20 +189,20 @@ def _serve(app: Any, listener: socket.socket, limits: WebLimits, access: Access)
         pass
 
     Protocol.limits, Protocol.access = limits, access
-    # The application logs its own errors, without what was uploaded; the rest are requests that Ctrl-C cuts off.
+    # The application logs its own errors, without uploads; the others are requests interrupted by Ctrl-C.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
         http=Protocol,
         ws="none",
         lifespan="on",
-        # No line per request, which would tell what was asked for and by whom.
+        # No log line per request, which would reveal the client.
         access_log=False,
         log_config=None,
         server_header=False,
-        # The guard reads them, of the proxies that were named.
+        # The guard reads them, only from trusted proxies.
         proxy_headers=False,
-        # The protocol's size of one read is asyncio's.
+        # The protocol sets the read size of asyncio's transports.
         loop="asyncio",
         backlog=min(limits.connections, _BACKLOG),
         timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -210,7 +210,7 @@ def _serve(app: Any, listener: socket.socket, limits: WebLimits, access: Access)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
-        # The server has ended by itself, and hands the signal on.
+        # The server has shut down and raises the signal again.
         return
 
 

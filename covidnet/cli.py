@@ -9,24 +9,24 @@ import sys
 from covidnet import __version__
 
 COMMANDS: dict[str, str] = {
-    "prepare": "read every image, write the manifest and the folds, stop",
+    "prepare": "read every image, and write the manifest and the folds",
     "train": "train one fold; -m 'fold=range(0,10)' trains all ten and writes the report",
-    "features": "fill the feature store ahead of a sweep, verify it, prune it",
+    "features": "fill the feature store ahead of a sweep, verify it or prune it",
     "crossval": "write the report of a sweep again, or compare several sweeps",
-    "explain": "draw where a trained model looks, image by image",
-    "predict": "class probabilities of any images",
-    "evaluate": "external validation: a trained model on another data set",
+    "explain": "draw heat maps of any images",
+    "predict": "compute class probabilities of any images",
+    "evaluate": "external validation: test a trained model on another data set",
     "export": "write a trained model as one ONNX file",
-    "app": "serve a trained model: a page and a REST endpoint",
+    "app": "serve a trained model: a web page and a REST API",
 }
-"""The commands and what each does, in the order in which a study needs them."""
+"""The commands in the order in which a study needs them, and what each does."""
 
 
 def main() -> None:
     """Run the command that the first argument names, with the rest as its arguments.
 
     Raises:
-        SystemExit: with the command's exit code, or naming the nearest command where there is no such one.
+        SystemExit: with the command's exit code, or for an unknown command, naming the nearest one.
     """
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):

@@ -1,4 +1,4 @@
-"""``python -m covidnet.crossval sweep_dir=DIR``: the report of ten folds, from their saved predictions alone."""
+"""``python -m covidnet.crossval sweep_dir=DIR``: the report of ten folds, from their saved predictions only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
 
     Raises:
         SettingError: a setting is not allowed.
-        DataError: a sweep cannot be reported, or two of them are not of the same split.
+        DataError: a sweep cannot be reported, or two of them have different splits.
     """
     from omegaconf import OmegaConf
 
@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
     folders = listed("sweep_dir")
     if not folders or not all(folder.strip() for folder in folders):
         # sweep_dir=$DIR with DIR unset would mean the current folder.
-        raise SettingError("sweep_dir", "", "the folder of a sweep, which holds fold=0/ and so on", "say sweep_dir=DIR")
+        raise SettingError("sweep_dir", "", "the folder of a sweep, with fold=0/ and so on", "give sweep_dir=DIR")
     report_sweeps(
         [Path(folder) for folder in folders],
         names=listed("names"),

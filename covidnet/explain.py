@@ -31,9 +31,9 @@ def main(cfg: DictConfig) -> None:
 
     Raises:
         SettingError: a setting is not allowed.
-        WeightsError: there is no checkpoint, or it is none of ours.
-        DataError: no image could be explained, or no image has one of the masks or boxes that were given; or with
-            ``strict=true`` an image could not be explained, or its mask or box not be used.
+        WeightsError: there is no checkpoint, or it is not from covidnet.
+        DataError: no image could be explained, or none has a mask or box although they were given. With ``strict=true``
+            also if one image could not be explained, or its mask or box could not be used.
     """
     from omegaconf import OmegaConf
 
@@ -71,11 +71,11 @@ def main(cfg: DictConfig) -> None:
     )
     _print(explained.facts.notes())
     refused = explained.run()
-    _tell(explained, len(paths), refused)
+    _print_summary(explained, len(paths), refused)
     if explained.undrawn:
         raise DataError(
             f"{counted(explained.undrawn, 'picture')} of {len(paths) - len(refused)} not drawn, see the log above; the "
-            f"table is whole: {explained.out / 'explanations.csv'}"
+            f"table is complete: {explained.out / 'explanations.csv'}"
         )
     if refused and cfg.strict:
         raise DataError(
@@ -89,7 +89,7 @@ def main(cfg: DictConfig) -> None:
         )
 
 
-def _tell(explained: Any, count: int, refused: list[ImageRefusedError]) -> None:
+def _print_summary(explained: Any, count: int, refused: list[ImageRefusedError]) -> None:
     lines = [*explained.notes, *explained.facts.map_notes()]
     if explained.unfit:
         lines.append(f"masks or boxes of {counted(len(explained.unfit), 'image')} cannot be used, see the log above")

@@ -44,10 +44,10 @@ def main(cfg: DictConfig) -> None:
     only = "" if cfg.only is None else str(cfg.only)
     files = find_models(given, only=only)
     if files[0].suffix == ONNX:
-        raise SettingError("checkpoint", given, "a best.ckpt, a run folder or a sweep folder", "it is exported already")
+        raise SettingError("checkpoint", given, "a best.ckpt, a run folder or a sweep folder", "it is already exported")
     out = _target(given, cfg.out, only)
     if out.exists() and not cfg.overwrite:
-        raise SettingError("out", out, "a file that is not there yet", "give another one, or overwrite=true")
+        raise SettingError("out", out, "a file that does not exist yet", "give another one, or overwrite=true")
     from rich.console import Console
 
     from covidnet.base.atomic import make_folder, write_bytes
@@ -71,7 +71,7 @@ def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True, highlight=False)
     lines = [*model.facts.notes()]
     lines.append(
-        f"Probabilities differ from PyTorch's by {difference:.1e} at most, on {count(len(squares), 'image')} {where}"
+        f"Probabilities differ from PyTorch's by at most {difference:.1e}, on {count(len(squares), 'image')} {where}"
     )
     lines.append(f"{model.facts.title}, {len(content) / 1e6:.1f} MB: {out}")
     lines.append(f"Use it: python -m covidnet.predict checkpoint='{out}' input=FILE_OR_FOLDER")
@@ -103,7 +103,7 @@ def _target(given: str, out: str | None, only: str = "") -> Path:
 
 
 def _images(model: TorchModel, files: Sequence[Path], cfg: DictConfig) -> tuple[list[Squares], str]:
-    """Some images as squares, and their origin: those given, else those of the run's own unseen fold."""
+    """Some images as squares, and their origin: the given ones, else those of the run's unseen fold."""
     from covidnet.data.reading.decoders import shared_decoders
 
     root, paths = _given_images(cfg.check) if cfg.check is not None else _unseen_images(files[0])

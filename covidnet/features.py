@@ -62,8 +62,8 @@ def fill(setup: FoldSetup) -> None:
     changed = setup.changed_images(prepared)
     tell_weights(setup.settings)
     folds = [setup.datamodule(prepared, module, fold, changed) for fold in range(10)]
-    looked_at = pd.concat([rows for fold in folds for rows in fold.rows.values()], ignore_index=True)
-    inputs = looked_at.drop_duplicates(["sha256", "operator"], ignore_index=True)
+    rows = pd.concat([rows for fold in folds for rows in fold.rows.values()], ignore_index=True)
+    inputs = rows.drop_duplicates(["sha256", "operator"], ignore_index=True)
     store = setup.store(module, folds[0])
     computed = fill_store(
         inputs,
@@ -76,7 +76,7 @@ def fill(setup: FoldSetup) -> None:
     )
     console = Console(soft_wrap=True, highlight=False)
     console.print(
-        f"{len(inputs)} distinct inputs serve {len(looked_at)} places in the ten folds; {computed} were computed now"
+        f"{len(inputs)} distinct inputs for the {len(rows)} rows of the ten folds; {computed} were computed now"
     )
     console.print(f"feature store: {store.folder}")
 
@@ -110,7 +110,7 @@ def show(setup: FoldSetup, *, verify: bool) -> None:
 
 
 def remove(setup: FoldSetup) -> None:
-    """Remove what nothing will read again, and list it."""
+    """Remove stores and files that nothing will read again, and list them."""
     from rich.console import Console
 
     from covidnet.data.loading.transforms import Normalise, SquareFit
@@ -126,7 +126,7 @@ def remove(setup: FoldSetup) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra knows no flags of commands: a flag becomes the setting that it stands for.
+    # Hydra has no flags for commands: a flag becomes the setting that it stands for.
     sys.argv = [f"action={word[2:]}" if word in _ACTIONS else word for word in sys.argv]
     sys.argv[1:] = quoted(sys.argv[1:], DATA_PATHS)
     launch(main, "features")

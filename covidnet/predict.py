@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from covidnet.serving.batch import ImagePredictions
 
 PATHS = ("checkpoint", "only", "input", "out")
-"""Settings that are paths, with characters that Hydra's grammar may not take."""
+"""Settings that are paths, with characters that Hydra's grammar may reject."""
 
 
 def main(cfg: DictConfig) -> None:
-    """Predict images, one batch after the other, and write predictions.csv.
+    """Predict images batch by batch and write predictions.csv.
 
     Args:
         cfg: the composed configuration ``predict``.
 
     Raises:
         SettingError: a setting is not allowed.
-        WeightsError: there is no checkpoint, or it is none of ours.
-        DataError: every file was refused; or with ``strict=true`` any of them.
+        WeightsError: there is no checkpoint, or it is not from covidnet.
+        DataError: every file was refused, or with ``strict=true`` any file.
     """
     from omegaconf import OmegaConf
 
@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
 
     if cfg.gate not in GATES:
         raise SettingError("gate", cfg.gate, GATES)
-    # What can be said without the network is said before its libraries are loaded.
+    # Errors that need no network are reported before its libraries are loaded.
     models = find_models(given["checkpoint"], onnx=cfg.engine == "onnx", only=only)
     from covidnet.data.collection.inputs import PARTIAL_RECORD, check_earlier, check_out, find_images
 
@@ -62,7 +62,7 @@ def main(cfg: DictConfig) -> None:
 
     share = Share.of_cores()
     predictor = Predictor(open_model(given["checkpoint"], cfg.engine, share.threads, only), cfg.gate)
-    # Before the predictions: where every file is refused, it says why.
+    # Before the predictions: these notes may explain why every file is refused.
     _print([*predictor.notes(), *(predictor.model.facts.map_notes() if cfg.panels else [])])
     predictions = ImagePredictions(
         predictor,
@@ -78,11 +78,11 @@ def main(cfg: DictConfig) -> None:
         made_by=_made_by(cfg, models),
     )
     predictions.run()
-    _tell(predictions)
+    _print_summary(predictions)
     if predictions.undrawn:
         raise DataError(
             f"{count(predictions.undrawn, 'picture')} of {predictions.predicted} not drawn, see the log above; the "
-            f"table is whole: {table}"
+            f"table is complete: {table}"
         )
     if predictions.refused and cfg.strict:
         raise DataError(f"strict=true: {predictions.refused} files were refused; see {refused}")
@@ -103,17 +103,17 @@ def _made_by(cfg: DictConfig, models: Sequence[Path]) -> dict[str, object]:
     return {"checkpoint": digests, **settings, "covidnet": f"{__version__}, reading {READING}"}
 
 
-def _tell(predictions: ImagePredictions) -> None:
+def _print_summary(predictions: ImagePredictions) -> None:
     from covidnet.serving.facts import NOTICE
 
     model, out = predictions.predictor.model, predictions.out
-    told = []
+    lines = []
     if predictions.refused:
-        told.append(f"{count(predictions.refused, 'file')} refused: {out / 'refused.csv'}")
+        lines.append(f"{count(predictions.refused, 'file')} refused: {out / 'refused.csv'}")
     if predictions.flagged:
-        told.append(f"{count(predictions.flagged, 'image')} predicted with a warning: see the column quality")
-    told.append(f"{count(predictions.predicted, 'image')} predicted by {model.facts.title}: {out / 'predictions.csv'}")
-    _print([*told, NOTICE])
+        lines.append(f"{count(predictions.flagged, 'image')} predicted with a warning: see the column quality")
+    lines.append(f"{count(predictions.predicted, 'image')} predicted by {model.facts.title}: {out / 'predictions.csv'}")
+    _print([*lines, NOTICE])
 
 
 def _print(lines: Sequence[str]) -> None:

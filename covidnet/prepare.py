@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig) -> None:
-    """Scan, refuse bad files one by one, split; with ``strict=true`` a refused file is an error at the end.
+    """Scan a data set, refusing bad files one by one, and split; with ``strict=true`` refused files are an error.
 
     Args:
         cfg: the composed configuration ``prepare``.
 
     Raises:
-        DataError: the data cannot be used, or ``strict=true`` and a file was refused.
+        DataError: the data cannot be used, or a file was refused with ``strict=true``.
     """
     from omegaconf import OmegaConf
     from rich.console import Console

@@ -24,9 +24,9 @@ def main(cfg: DictConfig) -> float | None:
         cfg: the composed configuration ``config``.
 
     Returns:
-        The monitored value of the chosen checkpoint, for sweepers; None where nothing was monitored.
+        The monitored value of the best checkpoint, for sweepers; None if nothing was monitored.
     """
-    # Before the heavy imports, so that a typing error is answered at once.
+    # Before the heavy imports, so that a typing error is reported at once.
     direction(cfg.monitor, classes=ClassList.declared(cfg.data))
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

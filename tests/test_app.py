@@ -22,7 +22,7 @@ from covidnet.app import main
 from covidnet.base.errors import CovidnetError, SettingError, WeightsError
 from covidnet.launch.command import compose
 from covidnet.serving.web.limits import WebLimits
-from covidnet.serving.web.reception import READERS
+from covidnet.serving.web.request_handler import READERS
 from tests.serving.web.commands import children_of, command
 from tests.serving.web.servers import fetched, image_png
 
@@ -88,7 +88,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(checkpoint: Path) -> None:
 def test_a_port_in_use_is_told_before_the_model_is_loaded(checkpoint: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SettingError, match=f"port={port}.*in use; say port={port + 1}"):
+        with pytest.raises(SettingError, match=f"port={port}.*in use; try port={port + 1}"):
             serve(f"checkpoint={checkpoint}", f"port={port}")
 
 
@@ -222,5 +222,5 @@ def test_a_server_that_others_reach_says_so(
     with caplog.at_level(logging.INFO):
         serve(f"checkpoint={run}", "port=0", f"host={host}", "hosts=[images.example]")
     assert len(served) == 1
-    assert any("neither users nor TLS" in text for text in caplog.messages) is warns
+    assert any("no users and no TLS" in text for text in caplog.messages) is warns
     assert any(text.startswith("http://") and "(Ctrl-C ends)" in text for text in caplog.messages)

@@ -376,7 +376,7 @@ def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid
     done = command(f"sweep_dir={grid}", "only=model=c,seed=1", cwd=tmp_path)
     groups = "model=a,seed=0; model=a,seed=1; model=b,seed=0; model=b,seed=1"
     assert done.stderr.splitlines() == [
-        f"error: only=model=c,seed=1: must be a part of a run folder's name in {grid}; there are {groups}"
+        f"error: only=model=c,seed=1: must be part of a run folder's name in {grid}; choose from {groups}"
     ]
 
 

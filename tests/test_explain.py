@@ -82,7 +82,7 @@ def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(run: Path, ima
         (given / os.fsdecode(name)).write_bytes((images / "sub0/image 0.png").read_bytes())
     (given / os.fsdecode(b"broken\xfe.png")).write_text("<html>")
     (tmp_path / "out" / os.fsdecode(names[1])).mkdir(parents=True)
-    with pytest.raises(DataError, match=r"1 picture of 4 not drawn, see the log above; the table is whole"):
+    with pytest.raises(DataError, match=r"1 picture of 4 not drawn, see the log above; the table is complete"):
         explain(f"checkpoint={run}", f"input='{given}'", f"out='{tmp_path}/out'")
     table = pd.read_csv(tmp_path / "out/explanations.csv", index_col="path")
     assert set(table.index) == {r"bad\xff.png", "two\nlines.png", "./=1+1.png", "n" * 246 + ".png"}
@@ -314,7 +314,7 @@ def test_what_cannot_be_done_is_one_clear_line(
 
 def test_a_sweep_folder_says_which_of_its_runs_could_be_meant(run: Path, tmp_path: Path) -> None:
     (tmp_path / "fold=3").symlink_to(run)
-    with pytest.raises(WeightsError, match=r"it is a sweep; give one of its runs, such as .*fold=3"):
+    with pytest.raises(WeightsError, match=r"is a sweep; select one of its runs, such as .*fold=3"):
         explain(f"checkpoint={tmp_path}", "input=x", f"out={tmp_path}")
 
 

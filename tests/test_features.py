@@ -26,7 +26,7 @@ def test_filling_ahead_leaves_no_work_for_any_fold(
 ) -> None:
     done = features(home, quick)
     assert done.returncode == 0, done.stderr
-    assert "distinct inputs serve" in done.stdout
+    assert "distinct inputs for the" in done.stdout
     for fold in (0, 9):
         with caplog.at_level("INFO"):
             folder = train(f"fold={fold}", f"cache_dir={home}", "trainer.max_epochs=1", "explain=off")

@@ -270,7 +270,7 @@ def test_a_picture_that_cannot_be_written_costs_itself_alone(
         save(figure, path)
 
     monkeypatch.setattr(image_picture, "save_figure", full)
-    with pytest.raises(DataError, match=r"1 picture of 5 not drawn, see the log above; the table is whole"):
+    with pytest.raises(DataError, match=r"1 picture of 5 not drawn, see the log above; the table is complete"):
         predict(
             f"checkpoint='{sweep}'", f"input='{images}/image (1*).png'", f"out='{tmp_path}'", "panels=true", "gate=off"
         )
@@ -681,7 +681,7 @@ def test_nothing_but_refused_files_is_an_error_and_lists_them(sweep: Path, image
     [
         (["checkpoint='{sweep}'"], SettingError, "input"),
         (["input='{images}'"], SettingError, "make demo"),
-        (["checkpoint='{images}'", "input='{images}'"], WeightsError, "holds no checkpoint"),
+        (["checkpoint='{images}'", "input='{images}'"], WeightsError, "contains no checkpoint"),
         (["checkpoint='{images}/page.jpg'", "input='{images}'"], WeightsError, "not a covidnet checkpoint"),
         (["checkpoint='{sweep}'", "input='{images}/gone'"], DataError, "no such file"),
         (["checkpoint='{sweep}'", "input='{images}'", "gate=open"], SettingError, "refuse, warn, off"),

@@ -116,7 +116,7 @@ def _list(meaning: str, **more: Any) -> Setting:
 
 _NULL = (None,)
 _EXPLAIN_METHOD = _one_of("Which heat map is drawn.", "gradcam", "gradcam++", "cam", "gradient", "eigencam")
-_GATE = _one_of("What becomes of an image that is unlike the training images.", "refuse", "warn", "off")
+_GATE = _one_of("What happens to an image unlike the training data.", "refuse", "warn", "off")
 _MODEL_ENGINE = _one_of("What runs the model; auto takes what the file is made for.", "auto", "torch", "onnx")
 _CHECKPOINT = _text(
     "The model: a best.ckpt, a run folder, a sweep folder or an exported model.onnx.",
@@ -191,7 +191,7 @@ _TRAIN = {
     "model.download": _flag("Whether weights that are not on this machine may be downloaded."),
     "model.weights_from": _text("How model.weights=auto was decided; runs record it.", extra=_NULL),
     "model.weights_seed": _count("Seed of random weights."),
-    "model.freeze": _flag("Whether the head alone is trained."),
+    "model.freeze": _flag("Whether only the head is trained."),
     "model.dropout": _number("Share of the features that the head drops.", most=1),
     "model.standardise": _flag("Whether features are standardised before the head."),
     "model.samples": _count("Draws of dropout for a prediction.", 2),
@@ -236,7 +236,7 @@ SCHEMA: dict[str, dict[str, Setting]] = {
         "report_dir": _text("The folder for the report; null takes report/ in the sweep's.", extra=_NULL),
         "selection": _one_of("How one of the models is chosen; null: as in the runs.", "inner", "paper", extra=_NULL),
         "unseen": _one_of("open scores the models on a locked unseen fold.", "open", extra=_NULL),
-        "paper": _flag("Whether the paper's numbers are shown beside; null for the paper's data alone.", extra=_NULL),
+        "paper": _flag("Whether the paper's numbers are shown too; null: only for the paper's data.", extra=_NULL),
         "resamples": _RESAMPLES,
     },
     "explain": {
@@ -266,10 +266,10 @@ SCHEMA: dict[str, dict[str, Setting]] = {
     },
     "app": {
         **_COMMON, **_MODEL, **_READING, "engine": _MODEL_ENGINE, "gate": _GATE,
-        "host": _text("The address that the server listens at."),
+        "host": _text("The address that the server listens on."),
         "port": _count("Its port; 0 takes a free one.", 0, most=65535),
-        "hosts": _list("Names that the server may be asked by."),
-        "token": _text("A file with the token that every request has to send.", extra=_NULL),
+        "hosts": _list("Host names of the server."),
+        "token": _text("A file with the token that every request must send.", extra=_NULL),
         "proxies": _list("Addresses or networks of proxies that are trusted."),
         "max_megabytes": _positive("Size of one upload at most."),
         "rate": _number("Images per second of one client; 0 sets no limit."),

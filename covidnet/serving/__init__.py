@@ -1,4 +1,4 @@
-"""Trained models at work, on images of any source: PyTorch or ONNX Runtime, on a command line or behind a page."""
+"""Prediction with trained models: PyTorch or ONNX Runtime, on the command line or in a web application."""
 
 from lazy_loader import attach_stub
 

@@ -1,4 +1,4 @@
-"""From images to answers: the input gate, the network, and what is said of each image."""
+"""From images to answers: the input gate, the network, and the result for each image."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from covidnet.gate.flags import Flag
 from covidnet.serving.model import ServedModel
 
 GATES = ("refuse", "warn", "off")
-"""The setting ``gate``: whether an image that is not like a training image is refused, or predicted with a warning."""
+"""The setting ``gate``: whether an image unlike the training images is refused, or predicted with a warning."""
 
 _OF_PHANTOMS = {
-    "refuse": "The input gate was fitted on phantoms: it may refuse real radiographs that nothing is wrong with. "
-    "gate=warn predicts them all the same.",
-    "warn": "The input gate was fitted on phantoms: what it says of real radiographs may be wrong.",
+    "refuse": "The input gate was fitted on phantoms: it may refuse real radiographs with no fault. "
+    "gate=warn predicts them anyway.",
+    "warn": "The input gate was fitted on phantoms: its warnings about real radiographs may be wrong.",
 }
 
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """What is said of one image.
+    """The result for one image.
 
     Args:
         probabilities: (classes,), calibrated, in the order of `classes`.
-        members: (M, classes), of each model.
-        flags: what the input gate has to say.
-        heat: (S, S), 0..1, on the square that the network saw, of the predicted class; None where it was not asked for.
+        members: (M, classes), the probabilities of each model.
+        flags: the input gate's findings.
+        heat: (S, S), 0..1, the heat map of the predicted class on the network's square input; None if not requested.
         classes: of the model.
     """
 
@@ -44,26 +44,26 @@ class ImageAnswer:
 
     @property
     def prediction(self) -> str:
-        """The class of the largest probability."""
+        """The class with the largest probability."""
         return self.classes[int(self.probabilities.argmax())]
 
     @property
     def agreement(self) -> float:
-        """The share of the models that predict the same class as their mean does."""
+        """The share of the models that predict the same class as their mean."""
         return float((self.members.argmax(axis=1) == self.probabilities.argmax()).mean())
 
     @property
     def spread(self) -> npt.NDArray[np.float64]:
-        """(classes,): the standard deviation of each class's probability over the models; 0 for one model."""
+        """(classes,): the standard deviation of each class's probability over the models; 0 for a single model."""
         return np.asarray(self.members.std(axis=0), np.float64)
 
 
 class Predictor:
-    """Answer for images, in batches.
+    """Predict images in batches, behind the input gate.
 
     Args:
-        model: what predicts.
-        gate: of `GATES`.
+        model: the model.
+        gate: one of `GATES`.
 
     Raises:
         SettingError: there is no such gate.
@@ -86,9 +86,9 @@ class Predictor:
         """One answer or refusal for each image, in their order.
 
         Args:
-            images: any number; 8 to 16 at a time are best on a CPU.
-            names: of the images, for refusals; "image" where none are given.
-            heat: whether a heat map of the predicted class is drawn.
+            images: any number; 8 to 16 at a time are fastest on a CPU.
+            names: the images' names in refusals; "image" if not given.
+            heat: whether to compute a heat map of the predicted class.
         """
         called = list(names) or ["image"] * len(images)
         found: list[ImageAnswer | ImageRefusedError | None] = [None] * len(images)
@@ -111,16 +111,16 @@ class Predictor:
         return [one for one in found if one is not None]
 
     def notes(self) -> list[str]:
-        """What a reader of a prediction has to know of the model and its input gate, in sentences."""
+        """What a reader of a prediction needs to know about the model and its input gate, in sentences."""
         return [*self.model.facts.notes(), *self.gate_notes()]
 
     def gate_notes(self) -> list[str]:
-        """What a reader of a prediction has to know of the input gate, in sentences."""
+        """What a reader of a prediction needs to know about the input gate, in sentences."""
         if self.gate == "off":
             return []
         if self.model.gated:
             return [_OF_PHANTOMS[self.gate]] if self.model.facts.synthetic else []
-        return ["The checkpoint holds no model of its training images: the input gate has its rules alone."]
+        return ["The checkpoint holds no model of its training images: the input gate applies only its fixed rules."]
 
     def _look(self, image: Radiograph) -> list[Flag]:
         return [] if self.gate == "off" else self._honest(self.model.gate.look(image))
@@ -135,7 +135,7 @@ class Predictor:
         return [replace(flag, text=_unlike_phantoms(flag.text, self.gate)) if flag.learned else flag for flag in flags]
 
     def _refusal(self, name: str, flags: Sequence[Flag]) -> ImageRefusedError | None:
-        """What is wrong with the image, where that is enough to refuse it."""
+        """The refusal of an image, if one of its flags is grave enough."""
         grave = [flag for flag in flags if flag.refuses]
         if self.gate != "refuse" or not grave:
             return None
@@ -144,7 +144,7 @@ class Predictor:
 
 
 def _unlike_phantoms(text: str, gate: str) -> str:
-    """A flag's text where the training images were phantoms.
+    """A flag's text if the training images were phantoms.
 
     Example:
         >>> _unlike_phantoms("looks like a lateral view; use the frontal image", "refuse")

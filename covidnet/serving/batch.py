@@ -1,4 +1,4 @@
-"""Predictions of any number of images by one model or an ensemble: a table that grows on the disk, not in memory."""
+"""Predictions for any number of images by one model or an ensemble: the table grows on disk, not in memory."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ _UNREADABLE = "unreadable"
 
 
 class ImagePredictions:
-    """Predict images one batch after the other.
+    """Predict images batch by batch.
 
     Args:
         predictor: the model and its input gate.
         root: the folder that `paths` are relative to.
         paths: posix paths of images.
-        out: where everything goes.
-        panels: whether a picture of each image and its heat map is drawn.
-        identifiers: whether tables have the columns `covidnet.data.reading.dicom.IDENTIFIERS`, by which archives know
-            DICOM files; they identify patients.
+        out: the folder for all results.
+        panels: whether to draw a picture of each image and its heat map.
+        identifiers: whether to add the columns `covidnet.data.reading.dicom.IDENTIFIERS`, the keys of DICOM files in an
+            archive; they identify patients.
         reading: keyword arguments of `shared_decoders`.
-        passes: of the network, side by side.
-        progress: whether a progress bar is drawn.
+        passes: concurrent passes of the network.
+        progress: whether to draw a progress bar.
         resume: whether to keep the rows of a stopped call, whose record is in `out`.
         made_by: what rows depend on besides the image (the model, settings), by name, as JSON takes it. `resume` needs
             the same values again.
 
     Raises:
-        SettingError: panels are asked of a model that draws no heat maps.
+        SettingError: `panels` with a model that draws no heat maps.
     """
 
     def __init__(
@@ -243,21 +243,21 @@ class ImagePredictions:
         return [inert(value) for value in self.decoders.identifiers(self.root / path)] if self.identifiers else []
 
     def _picture(self, path: str, image: Radiograph, answer: ImageAnswer) -> str:
-        """The cell of an image's picture; empty where it is not drawn."""
+        """The cell of an image's picture; empty if it cannot be drawn."""
         try:
             return listed(self._draw(path, image, answer))
         except Exception as error:
-            # Whatever a drawing library makes of one image, its probabilities are known and others wait.
+            # Drawing one picture may fail in any way; the probabilities are known, and other images follow.
             log.warning("%s: its picture is not drawn: %s", shown(path), " ".join(str(error).split())[:200])
             self.undrawn += 1
             return ""
 
     def _draw(self, path: str, image: Radiograph, answer: ImageAnswer) -> str:
-        # It draws with libraries that a prediction alone does not need.
+        # The drawing libraries are imported only if needed.
         from covidnet.report.plots.panel import draw_image
 
         model, picture = self.predictor.model, self._pictures[path]
-        assert answer.heat is not None  # it was asked for
+        assert answer.heat is not None  # it was requested
         text = f"Grad-CAM of {answer.prediction}. Backbone weights: {model.facts.weights}."
         if model.facts.random_weights:
             text += f" {Caveat.RANDOM_MAPS}"

@@ -1,4 +1,4 @@
-"""One ONNX file of one model or many: from 8-bit grey squares to calibrated probabilities, with all that it needs."""
+"""A self-contained ONNX file of one or more models: from 8-bit grey squares to calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from covidnet.serving.onnx_model import EVIDENCE, FORMAT, INPUT, NO_HASH, OUTPUT
 from covidnet.serving.torch_model import TorchModel
 
 TOLERANCE = 1e-4
-"""The most that a probability of the file may differ from PyTorch's."""
+"""The largest difference allowed between a probability of the file and PyTorch's."""
 
 READING = (
     "One grey channel of 8 bits: values of more bits are scaled by the depth that the file declares; colour becomes "
@@ -56,7 +56,7 @@ class _Graph(nn.Module):
         temperatures = [1.0 if temperature is None else temperature for temperature in facts.temperatures]
         self.register_buffer("temperatures", torch.tensor(temperatures, dtype=torch.float32))
         weights = [linear_weights(head) for head in self.heads]
-        # The evidence of a linear head for a class is a weighted sum of the pooled maps (CAM), without any gradient.
+        # A linear head's evidence for a class is a weighted sum of the feature maps (CAM): no gradient is needed.
         self.explains = all(one is not None for one in weights)
         if self.explains:
             stacked = torch.stack([one.detach().float() for one in weights if one is not None])
@@ -83,18 +83,17 @@ class _Graph(nn.Module):
 def exported(model: TorchModel, card: str = "") -> bytes:
     """The content of a file for ONNX Runtime.
 
-    Its input is ``squares`` (N, S, S), 8-bit grey; its outputs are ``probabilities`` (N, classes), ``members`` (N, M,
-    classes), ``features`` (N, D), and for linear heads ``evidence`` (N, K, classes, h, w) for each class: of all models
-    where they share a backbone (K = 1), else of each. Its metadata hold, as JSON under ``covidnet``, what was done to
-    images before, the classes, the temperatures, the facts of `ModelFacts`, and the input gate; under ``card`` the
-    model card.
+    Its input is ``squares`` (N, S, S), 8-bit grey. Its outputs are ``probabilities`` (N, classes), ``members`` (N, M,
+    classes), ``features`` (N, D), and for linear heads ``evidence`` (N, K, classes, h, w) for each class: one map for
+    all models if they share a backbone (K = 1), else one for each. The metadata entry ``covidnet`` is JSON with the
+    preprocessing, the classes, the temperatures, the `ModelFacts` and the input gate; ``card`` is the model card.
 
     Args:
-        model: to be exported.
+        model: the model to export.
         card: its model card in Markdown.
 
     Raises:
-        SettingError: a library that exports is not installed.
+        SettingError: a library needed for the export is not installed.
     """
     side = model.facts.image_size
     example = torch.randint(0, 256, (2, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -120,7 +119,12 @@ def exported(model: TorchModel, card: str = "") -> bytes:
 
 
 def description(model: TorchModel, outputs: Sequence[str] = OUTPUTS) -> dict[str, Any]:
-    """What the file holds beside its graph, whose outputs have these names."""
+    """The file's metadata.
+
+    Args:
+        model: the exported model.
+        outputs: names of the graph's outputs.
+    """
     return {
         "format": FORMAT,
         "classes": list(model.facts.classes),
@@ -135,12 +139,12 @@ def description(model: TorchModel, outputs: Sequence[str] = OUTPUTS) -> dict[str
 
 
 def preprocessing(model: TorchModel) -> list[str]:
-    """What has to be done to an image before the graph takes it, in sentences."""
+    """How an image must be prepared for the graph, in sentences."""
     facts = model.facts
     return [
         READING,
         FITS[facts.fit].format(side=facts.image_size)
-        + ", by averaging (OpenCV INTER_AREA) where it shrinks, linearly where it grows.",
+        + ", by averaging (OpenCV INTER_AREA) to shrink it, linearly to enlarge it.",
         f"The graph itself scales to 0..1, subtracts {list(facts.mean)} and divides by {list(facts.std)}.",
     ]
 

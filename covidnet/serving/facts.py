@@ -1,4 +1,4 @@
-"""What a trained model says of itself, wherever it has got to: plain values, without PyTorch."""
+"""Facts about a trained model that travel with it: plain values, without PyTorch."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from covidnet.data.loading.transforms import FITS, MAX_SIDE
 from covidnet.report.words import TRAINED_ON
 
 FORMAT = 1
-"""Of a checkpoint's serving record; raised where an older release could not read it."""
+"""The format of a checkpoint's serving record; increased when an older release could not read it."""
 
 NOTICE = Caveat.RESEARCH_ONLY.value
-"""What stands beside every prediction."""
+"""The notice beside every prediction."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of one model, or of several that predict together.
+    """Facts about one model, or several that predict together.
 
     Args:
         network: its name, such as ``densenet121``.
-        weights: what the backbone started from: ``random``, ``imagenet``, ``chest``, or a file's name.
-        frozen: whether the head alone was trained.
+        weights: the backbone's initial weights: ``random``, ``imagenet``, ``chest``, or a file's name.
+        frozen: whether only the head was trained.
         image_size: side of the network's input in pixels.
         fit: how an image becomes square: ``squash``, ``crop`` or ``pad``.
-        mean: of each channel, subtracted from grey values of 0..1.
-        std: of each channel, what they are divided by then.
-        folds: the test fold of each model; None where its checkpoint does not tell.
-        temperatures: of each model; None where none was fitted.
-        training: what the models were trained on: name, images, manifest_sha256, split_sha256, group, validation; empty
-            where a checkpoint does not tell.
-        versions: of the libraries that trained them.
-        maps: what has to be said of their heat maps, in sentences; None where the checkpoint does not tell of a test.
+        mean: per channel, subtracted from grey values of 0..1.
+        std: per channel, the divisor after that.
+        folds: the test fold of each model; None if its checkpoint does not record it.
+        temperatures: of each model; None if none was fitted.
+        training: the training data: name, images, manifest_sha256, split_sha256, group, validation; empty if a
+            checkpoint does not record it.
+        versions: of the libraries used for training.
+        maps: findings of the heat-map tests, in sentences; None if the checkpoint records no test.
         class_names: in the order of the probabilities.
         positive: the class that headlines are about.
 
     Raises:
-        DataError: a value has another type, or is out of its range: the file that it comes from is damaged.
+        DataError: a value has the wrong type or is out of range: the file is damaged.
     """
 
     network: str
@@ -62,7 +62,7 @@ class ModelFacts:
     positive: str = DEFAULT_CLASSES.positive
 
     def __post_init__(self) -> None:
-        """Refuse what no trained model says of itself."""
+        """Reject values that no trained model has."""
         side = self.image_size
         right = {
             "network": isinstance(self.network, str),
@@ -81,7 +81,7 @@ class ModelFacts:
         }
         for name, fine in right.items():
             if not fine:
-                raise DataError(f"{name}={str(getattr(self, name))[:60]} is no {name} of a model")
+                raise DataError(f"{name}={str(getattr(self, name))[:60]} is not a valid {name} of a model")
         try:
             ClassList(self.class_names, self.positive)
         except (SettingError, TypeError) as error:
@@ -109,12 +109,12 @@ class ModelFacts:
 
     @property
     def random_weights(self) -> bool:
-        """Whether the backbone is frozen as it was drawn."""
+        """Whether the backbone is frozen at its random initial weights."""
         return self.frozen and self.weights == "random"
 
     @property
     def title(self) -> str:
-        """A name for people, such as ``densenet121, 10 models (folds 0, 1, ...)``."""
+        """A readable name, such as ``densenet121, 10 models (folds 0, 1, ...)``."""
         known = [str(fold) for fold in self.folds if fold is not None]
         if self.members == 1:
             return f"{self.network}, fold {known[0]}" if known else self.network
@@ -122,12 +122,12 @@ class ModelFacts:
 
     @property
     def trained_on(self) -> str | None:
-        """What it was trained on, for people; None where its checkpoint does not tell."""
+        """The training data in words; None if the checkpoint does not record it."""
         name = self.training.get("name")
         return None if name is None else TRAINED_ON.get(str(name), str(name))
 
     def notes(self) -> list[str]:
-        """What a reader of a prediction has to know of the model, in sentences."""
+        """What a reader of a prediction needs to know about the model, in sentences."""
         found: list[str] = []
         if self.synthetic:
             found.append(Caveat.TRAINED_ON_SYNTHETIC)
@@ -136,21 +136,21 @@ class ModelFacts:
         if not self.calibrated:
             found.append("Probabilities are not calibrated: the checkpoint holds no temperature.")
         elif self.training.get("validation") == "test":
-            found.append("The temperature was fitted on the test fold, which chose the checkpoint too.")
+            found.append("The temperature was fitted on the test fold, which also selected the checkpoint.")
         return found
 
     def map_notes(self) -> list[str]:
-        """What a reader of a heat map has to know of the model's maps, in sentences."""
+        """What a reader of a heat map needs to know about the model's maps, in sentences."""
         return ["No test of this model's heat maps is recorded with it."] if self.maps is None else list(self.maps)
 
     def plain(self) -> dict[str, Any]:
-        """The facts as JSON takes them; the default classes are not named, as older versions did not."""
+        """The facts as plain values for JSON, without the default classes, which older releases did not store."""
         skipped = ("class_names", "positive") if self.classes == DEFAULT_CLASSES else ()
         return {name: value for name, value in asdict(self).items() if name not in skipped}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> ModelFacts:
-        """The facts from what `plain` gave, after a way through JSON."""
+        """The facts from what `plain` returned, even after a round trip through JSON."""
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
@@ -162,14 +162,14 @@ def _is_number(value: object) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether it is text, a number, unknown, or numbers by their names."""
+    """Whether it is text, a number, None, or a mapping from names to numbers."""
     if isinstance(value, dict):
         return all(isinstance(name, str) and _is_number(number) for name, number in value.items())
     return value is None or isinstance(value, str | bool) or _is_number(value)
 
 
 def weights_name(weights: object) -> str:
-    """What a backbone started from, without the folders of a file.
+    """A backbone's initial weights, without the folders of a file.
 
     Example:
         >>> weights_name("/home/anna/chexnet.pt"), weights_name("imagenet")
@@ -179,10 +179,10 @@ def weights_name(weights: object) -> str:
 
 
 def of_members(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the records of several checkpoints say of their training: what all of them agree on.
+    """The training facts that the records of several checkpoints agree on.
 
     Args:
-        records: what each checkpoint holds under ``serving``; empty where it holds nothing.
+        records: each checkpoint's ``serving`` entry; empty if it has none.
     """
     first = dict(records[0].get("training") or {}) if records else {}
     others = [record.get("training") or {} for record in records[1:]]
@@ -190,25 +190,25 @@ def of_members(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def maps_of_members(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
-    """What the records of several checkpoints say of their heat maps.
+    """The findings about heat maps in the records of several checkpoints.
 
     Args:
-        records: what each checkpoint holds under ``serving``.
+        records: each checkpoint's ``serving`` entry.
 
     Returns:
-        The sentences of all, where they agree; else how many models there is something to say of, and the sentences of
-        the first of them. None where one of them does not tell of a test.
+        The sentences, if all records agree; else the number of models with findings, and the sentences of the first of
+        them. None if one of them records no test.
 
     Example:
         >>> maps_of_members([{"maps": []}, {"fold": 3, "maps": ["They fail."]}])
-        ('Something has to be said of the heat maps of 1 of 2 models.', 'Fold 3: They fail.')
+        ('The heat maps of 1 of 2 models have a caveat.', 'Fold 3: They fail.')
     """
-    told = [record.get("maps") for record in records]
-    if not told or any(one is None for one in told):
+    recorded = [record.get("maps") for record in records]
+    if not recorded or any(one is None for one in recorded):
         return None
-    if all(one == told[0] for one in told):
-        return tuple(told[0] or ())
+    if all(one == recorded[0] for one in recorded):
+        return tuple(recorded[0] or ())
     against = [record for record in records if record["maps"]]
     first = against[0]
-    count = f"Something has to be said of the heat maps of {len(against)} of {len(records)} models."
+    count = f"The heat maps of {len(against)} of {len(records)} models have a caveat."
     return (count, *(f"Fold {first.get('fold')}: {line}" for line in first["maps"]))

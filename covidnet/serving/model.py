@@ -1,4 +1,4 @@
-"""A model that is ready to predict, whatever runs it. Nothing here needs PyTorch."""
+"""A model ready to predict, independent of the engine that runs it. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from covidnet.gate.gate import InputGate
 from covidnet.serving.facts import ModelFacts
 
 NO_MAPS = (
-    "this exported model draws no heat maps, because its head is not linear or an older release wrote it; give its "
+    "this exported model draws no heat maps, because its head is not linear or an older release exported it; give its "
     "checkpoint, or export it again"
 )
 
@@ -26,13 +26,13 @@ Squares = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of a batch of N images.
+    """A model's outputs for a batch of N images.
 
     Args:
         probabilities: (N, classes), calibrated, in the order of the model's classes; the mean over the members.
-        members: (N, M, classes), calibrated: of each of M models that predict together.
+        members: (N, M, classes), calibrated, from each of M models that predict together.
         features: (N, D): the pooled features of the first model's backbone.
-        maps: what `ServedModel.heat` goes on with, where it was asked for.
+        maps: intermediate results for `ServedModel.heat`, if requested.
     """
 
     probabilities: npt.NDArray[np.float64]
@@ -42,14 +42,14 @@ class Outputs:
 
 
 EXAMPLE_TOLERANCE = 0.01
-"""How far a probability of the stored example may be from the one at hand: other processors round otherwise."""
+"""The largest difference allowed to a probability of the stored example: processors round differently."""
 
 
 def example_square(side: int) -> Squares:
-    """A synthetic square, the same everywhere, whose answer is kept with a model and compared when it is opened.
+    """A synthetic square, always the same: its probabilities are stored with a model and compared when it is opened.
 
     Args:
-        side: of the network's input in pixels.
+        side: side of the network's input in pixels.
 
     Returns:
         (1, side, side) 8-bit grey.
@@ -66,17 +66,17 @@ class ServedModel(ABC):
     """One model or an ensemble, from square images to calibrated probabilities.
 
     Args:
-        facts: what is known of it.
-        gate: the input gate that was fitted with it; its rules alone where it holds none.
-        source: the checkpoint, sweep or exported file that it comes from.
-        example: (M, classes), the probabilities of `example_square`; None where the file does not tell.
+        facts: facts about it.
+        gate: the input gate fitted with it; None applies only the fixed rules.
+        source: the checkpoint, sweep or exported file that it was loaded from.
+        example: (M, classes), the probabilities of `example_square`; None if the file does not record them.
     """
 
     explains = False
     """Whether `heat` works."""
 
     card = ""
-    """The model card in Markdown, where the file of the model holds one."""
+    """The model card in Markdown, if the model's file contains one."""
 
     def __init__(
         self,
@@ -87,17 +87,17 @@ class ServedModel(ABC):
     ) -> None:
         self.facts = facts
         self.fit = SquareFit(facts.image_size, facts.fit)
-        # Another network is no fault of the image: rules need no model.
+        # Without a fitted gate no image is at fault: the fixed rules need no model.
         self.gate = gate or InputGate.rules()
         self.gated = gate is not None
         self.source = source
         self.example = example
 
     def check(self) -> None:
-        """Check the answer to `example_square` before any image is answered.
+        """Compare the output for `example_square` with the stored one, before any image is predicted.
 
         Raises:
-            WeightsError: it is no answer, or another one than was stored with the model.
+            WeightsError: the output is invalid or differs from the stored one.
             DataError: the input gate was fitted to another network.
         """
         outputs = self.outputs(example_square(self.facts.image_size))
@@ -108,12 +108,16 @@ class ServedModel(ABC):
             np.abs(self.example - outputs.members[0]).max() <= EXAMPLE_TOLERANCE
         ):
             raise WeightsError(
-                f"{self.source}: damaged (its answer to the stored example is {_listed(outputs.members[0])}, not "
+                f"{self.source}: damaged (its output for the stored example is {_listed(outputs.members[0])}, not "
                 f"{_listed(self.example)}); copy it again, or train or export again"
             )
 
     def checked(self, outputs: Outputs, count: int) -> Outputs:
-        """The outputs of as many images, if they are probabilities and finite features.
+        """The outputs, unchanged, if they are probabilities and finite features.
+
+        Args:
+            outputs: of the network.
+            count: the number of images.
 
         Raises:
             WeightsError: they are not: the model is damaged.
@@ -125,8 +129,8 @@ class ServedModel(ABC):
             fine = fine and bool((one >= 0).all() and (np.abs(one.sum(axis=-1) - 1) <= 1e-3).all())
         if not fine or not np.isfinite(outputs.features).all():
             raise WeightsError(
-                f"{self.source}: damaged (its probabilities, such as {_listed(outputs.probabilities)[:60]}, are no "
-                f"numbers from 0 to 1 with the sum 1, or its features are not finite); train or export again"
+                f"{self.source}: damaged (its probabilities, such as {_listed(outputs.probabilities)[:60]}, are not "
+                f"between 0 and 1 with sum 1, or its features are not finite); train or export again"
             )
         return outputs
 
@@ -135,26 +139,26 @@ class ServedModel(ABC):
         """Predict.
 
         Args:
-            squares: (N, S, S) 8-bit grey, as `fit` makes them of images.
-            maps: whether `heat` will be asked for.
+            squares: (N, S, S) 8-bit grey, as `fit` returns them.
+            maps: whether `heat` will be called for these outputs.
         """
 
     def heat(
         self, squares: Squares, outputs: Outputs, target: Sequence[int], method: str = "gradcam"
     ) -> npt.NDArray[np.float32]:
-        """Where the evidence for a class lies, on the square; ``fit.back`` lays it on the image.
+        """Heat maps of the evidence for a class, on the square; ``fit.back`` maps them back to the image.
 
         Args:
             squares: as in `outputs`.
             outputs: of the same squares, with maps.
-            target: for each image the number of the class.
-            method: of the setting ``explain.method``.
+            target: the class index of each image.
+            method: a value of the setting ``explain.method``.
 
         Returns:
-            (N, S, S), 0..1; all 0 where no place has evidence.
+            (N, S, S), 0..1; all 0 if no place has evidence.
 
         Raises:
-            SettingError: the model draws no heat maps, or none by this method.
+            SettingError: the model draws no heat maps, or not by this method.
         """
         raise SettingError("engine", "onnx", "torch", NO_MAPS)
 

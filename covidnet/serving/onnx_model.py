@@ -1,4 +1,4 @@
-"""An exported model in ONNX Runtime: it needs neither PyTorch nor the code of the network."""
+"""An exported model in ONNX Runtime; it needs neither PyTorch nor the network's code."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from covidnet.serving.model import Outputs, ServedModel, Squares
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Of the files that are written, and the newest that is read."""
+"""The format of exported files, and the newest that can be read."""
 
 SHA256 = "covidnet_sha256"
-"""The entry of a file's metadata that holds its hash."""
+"""The metadata entry with the file's hash."""
 
 NO_HASH = hashlib.sha256(SHA256.encode()).hexdigest()
 
-# A gate of 2,048 features takes less than one.
+# A gate for 2,048 features takes less than 1 MB.
 _MAX_GATE_BYTES = 64_000_000
 
 INPUT = "squares"
 OUTPUTS = ("probabilities", "members", "features")
 
 LINEAR = ("gradcam", "cam")
-"""Methods of heat maps that need no gradient where the head is linear; there they are the same."""
+"""Heat-map methods that need no gradient for a linear head, for which they are identical."""
 
 EVIDENCE = "evidence"
-"""The output that heat maps are made of; absent where a head is not linear, and in files of before."""
+"""The output that heat maps are computed from; absent for non-linear heads and in files of older releases."""
 
 
 class OnnxModel(ServedModel):
-    """A file that ``python -m covidnet.export`` wrote.
+    """A file written by ``python -m covidnet.export``.
 
     Args:
         file: the file.
-        threads: of the engine; all cores that this process may use if None.
-        content: of the file where it is known already.
+        threads: threads of the engine; None for all cores that this process may use.
+        content: the file's content, if already read.
 
     Raises:
         SettingError: ONNX Runtime is not installed.
-        WeightsError: the file is damaged, is none of ours, or is newer than this release.
+        WeightsError: the file is damaged, not a covidnet model, or newer than this release.
     """
 
     def __init__(self, file: Path, threads: int | None = None, content: bytes | None = None) -> None:
@@ -70,24 +70,24 @@ class OnnxModel(ServedModel):
             found = content if content is not None else file.read_bytes()
             self.session = onnx_session(found, threads or available_cores())
             held = self.session.get_modelmeta().custom_metadata_map
-            told = json.loads(held["covidnet"])
-        except Exception as error:  # the engine raises a different type for every way of being wrong
+            described = json.loads(held["covidnet"])
+        except Exception as error:  # the engine raises a different type for every kind of damage
             cause = " ".join([type(error).__name__ + ":", *str(error).split()])
             raise WeightsError(
                 f"{file}: not an exported covidnet model ({cause[:120]}); python -m covidnet.export writes one"
             ) from None
         try:
-            if told["format"] > FORMAT:
+            if described["format"] > FORMAT:
                 raise WeightsError(f"{file}: was exported by a newer covidnet; update covidnet, or export it again")
             digest = held.get(SHA256)
             if digest is None:
-                log.warning("%s: has no hash, so that not all damage is noticed; export it again to have one", file)
+                log.warning("%s: has no hash, so some damage goes unnoticed; export it again to add one", file)
             elif digest != content_sha256(found, digest):
                 raise ValueError("it does not match its hash")
-            gate, example = told.get("gate"), told.get("example")
-            facts = ModelFacts.from_plain(told["facts"])
-            if told.get("classes") != list(facts.classes):
-                raise ValueError(f"its classes are {told.get('classes')}, not {', '.join(facts.classes)}")
+            gate, example = described.get("gate"), described.get("example")
+            facts = ModelFacts.from_plain(described["facts"])
+            if described.get("classes") != list(facts.classes):
+                raise ValueError(f"its classes are {described.get('classes')}, not {', '.join(facts.classes)}")
             super().__init__(
                 facts,
                 _gate(gate) if gate else None,
@@ -101,7 +101,7 @@ class OnnxModel(ServedModel):
 
     @property
     def explains(self) -> bool:  # type: ignore[override]  # of this file, not of the class
-        """Whether the file holds what `heat` needs."""
+        """Whether the file contains what `heat` needs."""
         return any(output.name == EVIDENCE for output in self.session.get_outputs())
 
     def outputs(self, squares: Squares, maps: bool = False) -> Outputs:
@@ -115,7 +115,7 @@ class OnnxModel(ServedModel):
     def heat(
         self, squares: Squares, outputs: Outputs, target: Sequence[int], method: str = "gradcam"
     ) -> npt.NDArray[np.float32]:
-        """CAM (Zhou et al. 2016), which is Grad-CAM for a linear head; the same maps as PyTorch's."""
+        """CAM (Zhou et al. 2016), which equals Grad-CAM for a linear head: the same maps as PyTorch's."""
         if outputs.maps is None:
             return super().heat(squares, outputs, target, method)
         if method not in LINEAR:
@@ -127,17 +127,17 @@ class OnnxModel(ServedModel):
 
 
 def content_sha256(content: bytes, digest: str) -> str:
-    """The hash of an exported file with `NO_HASH` in place of the hash itself, which no file can hold.
+    """The hash of an exported file with `NO_HASH` in place of the hash, since no file can contain its own.
 
     Args:
-        content: of the file.
-        digest: the hexadecimal digits that stand in it now.
+        content: the file's content.
+        digest: the hexadecimal digits now in place of the hash.
     """
     return hashlib.sha256(content.replace(digest.encode(), NO_HASH.encode(), 1)).hexdigest()
 
 
 def _stretched(heat: npt.NDArray[np.float32], side: int | None = None) -> npt.NDArray[np.float32]:
-    """A map from 0 to 1, enlarged linearly before where a side is given; all 0 where it is constant."""
+    """A map scaled to 0..1, after enlarging it linearly if a side is given; all 0 if it is constant."""
     large = heat if side is None else cv2.resize(heat, (side, side))
     low, high = large.min(), large.max()
     return np.asarray((large - low) / (high - low) if high > low else np.zeros_like(large), np.float32)

@@ -1,4 +1,4 @@
-"""Opens a trained model with the engine that can run it."""
+"""Open a trained model with the engine that can run it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None
     Args:
         checkpoint: a best.ckpt, a run folder, a sweep folder (whose models then predict together), or a file that
             ``python -m covidnet.export`` wrote.
-        engine: ``torch``, ``onnx`` (an exported file, or the ``model.onnx`` of the folder), or ``auto``: what the file
-            is made for.
-        threads: that one call may take; all cores if None. Calls from several threads at once, with one each, answer
-            more images per second than one call after the other that takes all.
-        only: of a sweep folder the runs with this in their names.
+        engine: ``torch``, ``onnx`` (an exported file, or the ``model.onnx`` of the folder), or ``auto``: by the type of
+            the file.
+        threads: threads of one call; None for all cores. Concurrent calls with one thread each process more images per
+            second than consecutive calls with all threads.
+        only: selects runs of a sweep folder by their names.
 
     Raises:
-        SettingError: there is no such engine, or it does not go with the file, or `only` fits no run.
-        WeightsError: there is no checkpoint, it is none of ours or damaged, or the models of a sweep do not go
-            together.
+        SettingError: there is no such engine, it cannot run the file, or `only` matches no run.
+        WeightsError: there is no checkpoint, it is damaged or not from covidnet, or the models of a sweep cannot be
+            combined.
     """
     if engine not in ENGINES:
         raise SettingError("engine", engine, ENGINES)
@@ -35,7 +35,7 @@ def open_model(checkpoint: str | Path, engine: str = "auto", threads: int | None
     if files[0].suffix == ONNX:
         if engine == "torch":
             raise SettingError("engine", engine, ("onnx", "auto"), f"{files[0].name} was exported for ONNX Runtime")
-        # Each engine is loaded where it is used: one of them may not be installed.
+        # Each engine is imported only when used: one of them may not be installed.
         from covidnet.serving.onnx_model import OnnxModel
 
         found = OnnxModel(files[0], threads)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside its weights for those who predict with it: temperature, input gate, provenance."""
+"""What a checkpoint stores for prediction besides its weights: temperature, input gate, provenance."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def serving_record(
     training: Mapping[str, Any],
     maps: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The record as a checkpoint takes it: plain values and tensors, which are loaded without running code.
+    """The record to store in a checkpoint: plain values and tensors, which can be loaded without running code.
 
     Args:
         fold: the test fold of the model.
-        temperature: fitted on its validation images; None where it has none.
-        gate: fitted on its training images; None where it was not.
-        training: what the model was trained on, as `covidnet.serving.facts.ModelFacts` takes it.
-        maps: what `covidnet.evaluation.explanations.map_notes` says of its heat maps; None where they were not tested.
+        temperature: fitted on its validation images; None if it was not fitted.
+        gate: fitted on its training images; None if it was not fitted.
+        training: the training data, see `covidnet.serving.facts.ModelFacts`.
+        maps: the findings of `covidnet.evaluation.explanations.map_notes`; None if its heat maps were not tested.
     """
     arrays = {} if gate is None else gate.arrays()
     return {
@@ -48,14 +48,18 @@ def serving_record(
 
 
 def add_record(checkpoint: Path, record: Mapping[str, Any]) -> None:
-    """Put a record into a checkpoint that is written already; weights and settings stay as they are.
+    """Put a record into an existing checkpoint; weights and settings stay unchanged.
 
-    Added to it are the answer to `covidnet.serving.model.example_square`, as ``example``, and the hash of it all, as
-    ``sha256``.
+    ``example``, the output for `covidnet.serving.model.example_square`, and ``sha256``, the hash of the content, are
+    added to it.
+
+    Args:
+        checkpoint: the file.
+        record: see `serving_record`.
 
     Raises:
-        WeightsError: the checkpoint is none of ours, or damaged.
-        WriteError: the disk is full; the checkpoint is as it was.
+        WeightsError: the checkpoint is damaged or not from covidnet.
+        WriteError: the disk is full; the checkpoint is unchanged.
     """
     content = read_checkpoint(checkpoint)
     module = ClassificationModule.from_checkpoint(checkpoint)

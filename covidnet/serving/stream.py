@@ -1,4 +1,4 @@
-"""Any number of images through a model: read ahead of it, answered side by side, and given back in their order."""
+"""Stream any number of images through a model: read ahead, predict in parallel, return them in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from covidnet.data.reading.images import Radiograph, unreadable
 from covidnet.serving.answers import ImageAnswer, Predictor
 
 BATCH = 8
-"""Images per pass of the network; 8 to 16 is best on a CPU."""
+"""Images per pass of the network; 8 to 16 is fastest on a CPU."""
 
 _MOST_PASSES = 4
 _READERS = 2
@@ -26,12 +26,12 @@ _Found = TypeVar("_Found")
 
 
 class Share(NamedTuple):
-    """How the cores are shared out.
+    """How the cores are divided.
 
     Args:
-        passes: of the network, side by side. Two on a core each take less time than one after the other on both; each
-            has memory of its own, so that there are few of them.
-        threads: of each.
+        passes: concurrent passes of the network. Two passes on one core each are faster than two consecutive passes on
+            both; their number is limited, since each needs its own memory.
+        threads: threads of each pass.
     """
 
     passes: int
@@ -39,7 +39,7 @@ class Share(NamedTuple):
 
     @classmethod
     def of_cores(cls, cores: int | None = None) -> Share:
-        """The share of the cores that this process may use, or of some number of them.
+        """The division of the given number of cores, or of those that this process may use.
 
         Example:
             >>> Share.of_cores(2), Share.of_cores(64)
@@ -59,23 +59,22 @@ def answered(
     heat: bool = False,
     passes: int = 1,
 ) -> Iterator[tuple[Item, Radiograph | None, ImageAnswer | ImageRefusedError]]:
-    """Answer for images, a few of which are in memory at once.
+    """Predict images, with only a few of them in memory at once.
 
     Args:
         predictor: the model and its input gate; called from `passes` threads.
-        items: what stands for an image, such as its path.
-        read: gives the image of an item; called from threads. Whatever it raises costs that image alone, but a
-            DecoderError, which is no image's fault.
-        name: what a refusal calls the image of an item.
-        heat: whether heat maps are drawn.
-        passes: of the network, side by side.
+        items: one per image, such as its path.
+        read: returns the image of an item; called from threads. An exception affects only that image, except a
+            DecoderError, which no image causes.
+        name: the name of an item's image in a refusal.
+        heat: whether to compute heat maps.
+        passes: concurrent passes of the network.
 
     Yields:
-        The items in their order, each with its image and its answer, or with None and its refusal where it cannot be
-        read, or no answer can be given for it.
+        The items in order, each with its image and its answer or refusal; the image is None if it cannot be read.
 
     Raises:
-        Exception: what the model raises for every image of a batch.
+        Exception: the model failed on every image of a batch.
     """
 
     def reading(item: Item) -> tuple[Item, Radiograph | ImageRefusedError]:
@@ -84,7 +83,7 @@ def answered(
         except ImageRefusedError as error:
             return item, error
         except DecoderError:
-            # No image is to blame.
+            # The image is not at fault.
             raise
         except Exception as error:
             return item, unreadable(name(item), error)
@@ -98,16 +97,16 @@ def answered(
                 predictor.answer([image for _, image in images], names=[name(item) for item, _ in images], heat=heat)
             )
         except WeightsError:
-            # The model is damaged, whatever the image.
+            # The model is damaged, not the image.
             raise
         except Exception as error:
             if len(images) == 1:
                 answers = iter([unreadable(name(images[0][0]), error)])
             else:
-                # One image must not cost the others of its batch.
+                # One image must not fail the others of its batch.
                 alone = [answer([pair])[0][2] for pair in images]
                 if all(isinstance(one, ImageRefusedError) for one in alone):
-                    # Not an image but the model is at fault.
+                    # The model is at fault, not an image.
                     raise
                 answers = iter(alone)
         return [(i, image, next(answers)) if isinstance(image, Radiograph) else (i, None, image) for i, image in batch]
@@ -115,7 +114,7 @@ def answered(
     with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(passes) as network:
         images = _ahead(readers, reading, iter(items), 2 * BATCH)
         batches = iter(lambda: list(islice(images, BATCH)), [])
-        # One batch waits for each that is at work, so that the network waits for nobody.
+        # One batch is queued for each running one, so that the network never waits.
         for batch in _ahead(network, answer, batches, passes + 1):
             yield from batch
 
@@ -123,7 +122,7 @@ def answered(
 def _ahead(
     pool: ThreadPoolExecutor, work: Callable[[_Given], _Found], items: Iterator[_Given], most: int
 ) -> Iterator[_Found]:
-    """The results of some work in the order of its items, of which at most so many are begun before they are needed."""
+    """The results of some work in the order of its items; at most `most` items are started ahead."""
     begun: deque[Future[_Found]] = deque(pool.submit(work, item) for item in islice(items, most))
     while begun:
         found = begun.popleft().result()

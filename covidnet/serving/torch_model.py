@@ -1,4 +1,4 @@
-"""Checkpoints in PyTorch: one model, or the models of a sweep, whose frozen backbone then runs once for all of them."""
+"""Checkpoints in PyTorch: one model, or the models of a sweep, which share one pass of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from covidnet.serving.model import Outputs, ServedModel, Squares
 
 log = logging.getLogger(__name__)
 
-# Python keeps warning filters for the whole process; the maps that they are changed for take a few milliseconds.
+# Warning filters belong to the whole process; they are changed for a few milliseconds per heat map.
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -36,10 +36,10 @@ class TorchModel(ServedModel):
     Args:
         modules: in eval mode; all with the same preprocessing.
         source: what they were loaded from.
-        threads: that one call may take; as many as PyTorch is set to if None.
+        threads: threads of one call; None for PyTorch's setting.
 
     Raises:
-        WeightsError: the models do not take the same input, or are of different settings.
+        WeightsError: the models need different inputs, or have different settings.
     """
 
     explains = True
@@ -50,7 +50,7 @@ class TorchModel(ServedModel):
         spec, preprocessing = first.classifier.spec, first.hparams["preprocessing"]
         for module in modules[1:]:
             if module.hparams["preprocessing"] != preprocessing or module.classifier.spec != spec:
-                raise WeightsError(f"checkpoint={source}: its models take inputs of different sizes; give one of them")
+                raise WeightsError(f"checkpoint={source}: its models need different inputs; give one of them")
             if module.classes != first.classes:
                 both = " and ".join(", ".join(one.classes) for one in (first, module))
                 raise WeightsError(f"checkpoint={source}: its models have different classes ({both}); give one of them")
@@ -81,7 +81,7 @@ class TorchModel(ServedModel):
         self.normalise = Normalise(facts.mean, facts.std)
         self.classifiers = [module.classifier.eval() for module in modules]
         self.shared = _share_backbones(self.classifiers)
-        # Grad-CAM of the mean logit costs one pass, that of every member as many as there are members.
+        # Grad-CAM of the mean logit needs one backward pass, Grad-CAM of each member one per member.
         self._explained = (
             [Classifier(self.classifiers[0].backbone, MeanHead([one.head for one in self.classifiers])).eval()]
             if self.shared and len(self.classifiers) > 1
@@ -90,17 +90,22 @@ class TorchModel(ServedModel):
 
     @classmethod
     def open(cls, files: Sequence[Path], source: Path, threads: int | None = None) -> TorchModel:
-        """Load checkpoints; arguments as in the class.
+        """Load checkpoints.
+
+        Args:
+            files: the checkpoints.
+            source: as in the class.
+            threads: as in the class.
 
         Raises:
-            WeightsError: one of them is none of ours or damaged, or they do not go together.
+            WeightsError: one of them is damaged or not from covidnet, or they cannot be combined.
         """
         modules = [ClassificationModule.from_checkpoint(file) for file in files]
         for file, module in zip(files, modules, strict=True):
             _check_record(module.serving, file)
         old = [file for file, module in zip(files, modules, strict=True) if "sha256" not in module.serving]
         if old:
-            log.warning("%s: has no hash, so that not all damage is noticed; train again to have one", old[0])
+            log.warning("%s: has no hash, so some damage goes unnoticed; train again to add one", old[0])
         try:
             model = cls(modules, source, threads)
             model.check()
@@ -110,7 +115,7 @@ class TorchModel(ServedModel):
         return model
 
     def images(self, squares: Squares) -> Tensor:
-        """Squares (N, S, S) as the network takes them: float32 (N, C, S, S)."""
+        """Squares (N, S, S) as input of the network: float32 (N, C, S, S)."""
         stacked = np.stack([self.normalise(square) for square in squares])
         return torch.from_numpy(stacked).to(memory_format=torch.channels_last)
 
@@ -141,11 +146,11 @@ class TorchModel(ServedModel):
     def heat(
         self, squares: Squares, outputs: Outputs, target: Sequence[int], method: str = "gradcam"
     ) -> npt.NDArray[np.float32]:
-        """The map of the mean logit of models that share a backbone, else the mean of their maps."""
+        """The map of the mean logit if the models share a backbone, else the mean of their maps."""
         self._take_threads()
         images, maps = outputs.maps
         with _ONE_AT_A_TIME, warnings.catch_warnings():
-            # A map without evidence is empty, and shows as much.
+            # A map without evidence is all 0, which is visible enough.
             warnings.simplefilter("ignore", MapWarning)
             heats = [
                 saliency(classifier, images, list(target), method, known)
@@ -156,7 +161,7 @@ class TorchModel(ServedModel):
         return np.asarray(np.divide(mean, top, out=np.zeros_like(mean), where=top > 0), np.float32)
 
     def _take_threads(self) -> None:
-        # PyTorch keeps the number for each thread that calls it.
+        # PyTorch keeps this number per calling thread.
         if self.threads is not None and torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 
@@ -178,7 +183,7 @@ class MeanHead(nn.Module):
 
 
 def _share_backbones(classifiers: Sequence[Classifier]) -> bool:
-    """Whether all have the same backbone; copies of it are let go then."""
+    """Whether all have the same backbone; if so, they share it and its copies are freed."""
     first = classifiers[0]
     if len({(one.backbone.name, one.backbone_hash()) for one in classifiers}) > 1:
         return False
@@ -188,7 +193,7 @@ def _share_backbones(classifiers: Sequence[Classifier]) -> bool:
 
 
 def _check_record(record: Mapping[str, Any], file: Path) -> None:
-    """Refuse a serving record that is newer than this release, or none; what is in it `ModelFacts` checks."""
+    """Reject a serving record that is invalid or newer than this release; `ModelFacts` checks its content."""
     version = record.get("format", 1 if not record else None)
     if type(version) is not int or version < 1:
         raise WeightsError(f"{file}: damaged (format={str(version)[:40]}); copy it again, or train again")
@@ -202,6 +207,6 @@ def _gate(record: Mapping[str, Any]) -> InputGate | None:
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The first setting of the network that differs; the weights it started from may lie in another place."""
+    """The first setting of the network that differs; its initial weights may come from another path."""
     names = sorted({*one, *other} - {"weights"})
     return next((name for name in names if one.get(name) != other.get(name)), None)

@@ -1,4 +1,4 @@
-"""Small trained models for the tests of what is done with them."""
+"""Small trained models for the serving tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGES = 50
 
 @pytest.fixture(scope="session")
 def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of two folds, whose frozen backbone is one and the same."""
+    """A sweep of two folds with the same frozen backbone."""
     folder = tmp_path_factory.mktemp("sweep")
     for fold in (0, 1):
         shutil.move(train(f"fold={fold}", "explain=off", "trainer.max_epochs=2"), folder / f"fold={fold}")
@@ -27,7 +27,7 @@ def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty phantoms like those that the models were trained on, of other patients."""
+    """Fifty phantoms like the training images, from other patients."""
     root = tmp_path_factory.mktemp("images")
     for n in range(IMAGES):
         image = draw_image(CLASSES[n % 3], 1000 + n, 0, size=96)
@@ -37,7 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def squares(images: Path) -> np.ndarray:
-    """Six of them, (6, 64, 64), as the models take them."""
+    """Six of them, (6, 64, 64), as model input."""
     from covidnet.data.loading.transforms import SquareFit
     from covidnet.data.reading.images import read_image
 

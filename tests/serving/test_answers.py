@@ -1,4 +1,4 @@
-"""Answers for images: what the gate refuses is not predicted, and everything comes back in its order."""
+"""Predictor: images refused by the gate are not predicted, and results keep the order of the images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from covidnet.serving.model import Outputs, ServedModel
 
 
 class _Gate:
-    """Refuses dark images before the network, and those whose feature is large after it; wide ones get a warning."""
+    """Refuses dark images before the network and images with a large feature after it; warns about wide ones."""
 
     def look(self, image: Radiograph) -> list[Flag]:
         flags = []
@@ -32,7 +32,7 @@ class _Gate:
 
 
 class _Model(ServedModel):
-    """Calls an image by its mean, and counts what it is asked."""
+    """Predicts from an image's mean, and counts calls."""
 
     explains = True
 
@@ -80,7 +80,7 @@ def test_answers_and_refusals_come_in_the_order_of_the_images() -> None:
     assert [flag.code for flag in wide.flags] == ["wide"]
 
 
-def test_a_gate_that_warns_predicts_everything_and_says_why_not_to_trust_it() -> None:
+def test_a_warning_gate_predicts_everything_and_gives_the_reasons_for_doubt() -> None:
     found = Predictor(_Model(), "warn").answer([image(3), image(250)])
     assert all(isinstance(one, ImageAnswer) for one in found)
     assert [[flag.code for flag in one.flags] for one in found if isinstance(one, ImageAnswer)] == [
@@ -89,7 +89,7 @@ def test_a_gate_that_warns_predicts_everything_and_says_why_not_to_trust_it() ->
     ]
 
 
-def test_a_gate_that_is_off_says_nothing() -> None:
+def test_a_gate_that_is_off_gives_no_flags() -> None:
     found = Predictor(_Model(), "off").answer([image(3), image(250)])
     assert [one.flags for one in found if isinstance(one, ImageAnswer)] == [[], []]
 
@@ -101,7 +101,7 @@ def test_images_that_are_all_refused_do_not_reach_the_network() -> None:
     assert Predictor(model).answer([]) == []
 
 
-def test_disagreement_of_members_is_told() -> None:
+def test_disagreement_of_members_is_reported() -> None:
     (one,) = Predictor(_Model(), "off").answer([image(204)])
     assert isinstance(one, ImageAnswer)
     # One model says COVID-19 at 0.8, the other Normal at 0.8: the mean is a tie, which the first class wins.
@@ -111,7 +111,7 @@ def test_disagreement_of_members_is_told() -> None:
     np.testing.assert_allclose(one.spread, np.std([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], axis=0), atol=1e-9)
 
 
-def test_heat_maps_are_made_where_they_are_asked_for() -> None:
+def test_heat_maps_are_computed_only_if_requested() -> None:
     (without,), (given,) = (Predictor(_Model()).answer([image(100)], heat=heat) for heat in (False, True))
     assert isinstance(without, ImageAnswer)
     assert without.heat is None
@@ -120,13 +120,13 @@ def test_heat_maps_are_made_where_they_are_asked_for() -> None:
     assert given.heat.shape == (32, 32)
 
 
-def test_a_gate_that_there_is_not_is_refused() -> None:
+def test_an_unknown_gate_is_rejected() -> None:
     with pytest.raises(SettingError, match="refuse, warn, off"):
         Predictor(_Model(), "open")
 
 
-def test_a_gate_of_phantoms_does_not_call_a_real_image_lateral() -> None:
-    """It says what it compares with, and the remedy; rules about any image keep their words."""
+def test_a_gate_fitted_on_phantoms_does_not_call_a_real_image_lateral() -> None:
+    """It names what it compares with, and the remedy; fixed rules keep their texts."""
     lateral = Flag("lateral", "looks like a lateral view, not a frontal one; use the frontal image", learned=True)
     small = Flag("small", "too small: 9 x 9 pixels; use the image at its original size")
     for name, flag, cause, remedy in (
@@ -150,8 +150,8 @@ def test_a_gate_of_phantoms_does_not_call_a_real_image_lateral() -> None:
         assert not any("gate=warn" in note for note in Predictor(model, "warn").notes())
 
 
-def test_maps_of_several_models_are_told_of_together() -> None:
+def test_findings_about_maps_of_several_models_are_combined() -> None:
     assert maps_of_members([{"maps": []}, {"maps": []}]) == ()
     assert maps_of_members([{"maps": ["They fail."]}] * 2) == ("They fail.",)
-    # Of a checkpoint that tells of no test nothing is known.
+    # Without a recorded test nothing is known.
     assert maps_of_members([{"maps": []}, {}]) is None

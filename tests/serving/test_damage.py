@@ -1,4 +1,4 @@
-"""A model file that is damaged, or whose record makes no sense, is refused in one line; it never predicts."""
+"""A damaged model file, or one with an invalid record, is rejected in one line and never predicts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Content = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network as it was drawn, with all that a run adds to it."""
+    """An untrained network, with everything that a run adds to it."""
     torch.manual_seed(0)
     optim = {"lr": 1e-3, "weight_decay": 0.0, "plateau_factor": 0.5, "plateau_patience": 2}
     preprocessing = {"image_size": 32, "fit": "squash"}
@@ -59,7 +59,7 @@ def onnx_file(checkpoint: Path) -> Path:
 
 
 def changed(checkpoint: Path, file: Path, change: Callable[[Content], object], *, seal: bool) -> Path:
-    """The checkpoint with a change; with a hash of it, or with none."""
+    """The checkpoint with a change, with or without a matching hash."""
     content = torch.load(checkpoint, weights_only=True)
     change(content)
     if isinstance(content["serving"], dict):
@@ -77,7 +77,7 @@ def refused(file: Path, words: str) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_whole_model_is_opened_without_a_word(checkpoint: Path, onnx_file: Path, caplog: Any) -> None:
+def test_an_undamaged_model_opens_without_a_log_line(checkpoint: Path, onnx_file: Path, caplog: Any) -> None:
     for file in (checkpoint, onnx_file):
         model = open_model(file)
         assert model.example is not None
@@ -94,7 +94,7 @@ def test_no_flipped_bit_of_a_checkpoint_predicts(checkpoint: Path, tmp_path: Pat
         damaged[place] ^= 1 << (place % 8)
         (tmp_path / "best.ckpt").write_bytes(damaged)
         try:
-            # Some bytes only fill up space between the entries.
+            # Some bytes are only padding between the entries.
             assert content_sha256(read_checkpoint(tmp_path / "best.ckpt")) == expected
         except Exception:
             noticed += 1
@@ -176,8 +176,8 @@ NAN = float("nan")
         (drop("serving", "gate", "films_mean"), "films_mean"),
         (put("serving", "gate", value={"limits": 3}), "best.ckpt"),
         (put("serving", "gate", "features_mean", value=torch.zeros(7)), "best.ckpt"),
-        (put("serving", "example", value=[1.0, 0.0, 0.0]), "its answer to the stored example"),
-        (put("serving", "example", value=[NAN, NAN, NAN]), "its answer to the stored example"),
+        (put("serving", "example", value=[1.0, 0.0, 0.0]), "its output for the stored example"),
+        (put("serving", "example", value=[NAN, NAN, NAN]), "its output for the stored example"),
         (put("serving", "example", value=["x"]), "best.ckpt"),
         (put("hyper_parameters", "preprocessing", "image_size", value=100_000), "image_size=100000"),
         (put("hyper_parameters", "preprocessing", "image_size", value="32"), "image_size=32"),
@@ -185,10 +185,10 @@ NAN = float("nan")
         (put("hyper_parameters", "preprocessing", value=None), "best.ckpt"),
     ],
 )
-def test_a_record_that_makes_no_sense_is_one_line(
+def test_an_invalid_record_is_a_one_line_error(
     change: Callable[[Content], None], words: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Also where its hash is right."""
+    """Even if its hash is right."""
     refused(changed(checkpoint, tmp_path / "best.ckpt", change, seal=True), words)
 
 
@@ -224,7 +224,7 @@ def test_an_exported_model_without_a_hash_is_compared_by_its_example(
         bias.CopyFrom(onnx.numpy_helper.from_array(np.array([5, -3, 7], np.float32), bias.name))
 
     save(head)
-    refused(file, "its answer to the stored example")
+    refused(file, "its output for the stored example")
     for name, value, words in (
         ("facts", {}, "damaged"),
         ("facts", 3, "damaged"),
@@ -238,7 +238,7 @@ def test_an_exported_model_without_a_hash_is_compared_by_its_example(
 
 
 @pytest.mark.parametrize("row", [[5, -3, 7], [0.2, 0.2, 0.2], [NAN, 0.5, 0.5], [1.5, -0.5, 0.0]])
-def test_what_are_no_probabilities_is_refused(row: list[float], checkpoint: Path) -> None:
+def test_outputs_that_are_not_probabilities_are_rejected(row: list[float], checkpoint: Path) -> None:
     model: ServedModel = open_model(checkpoint)
     good, bad = np.array([[0.2, 0.3, 0.5]]), np.array([row])
     features = np.zeros((1, 4), np.float32)
@@ -254,7 +254,7 @@ def test_what_are_no_probabilities_is_refused(row: list[float], checkpoint: Path
 
 
 def bomb(size: int) -> bytes:
-    """An archive of an array that is a thousand times its size."""
+    """An archive with an array a thousand times its size."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         array = io.BytesIO()
@@ -263,7 +263,7 @@ def bomb(size: int) -> bytes:
     return stream.getvalue()
 
 
-def test_archives_that_unpack_to_more_than_they_are_are_not_unpacked(
+def test_archives_that_unpack_to_far_more_than_their_size_are_not_unpacked(
     checkpoint: Path, tmp_path: Path, caplog: Any
 ) -> None:
     file = tmp_path / "training_images.npz"

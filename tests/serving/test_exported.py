@@ -1,4 +1,4 @@
-"""Exported models: the same answers as PyTorch's, with all that is needed to use them."""
+"""Exported models: the same outputs as PyTorch's, in a self-contained file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def file(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
-def test_an_ensemble_answers_as_in_pytorch(sweep: Path, file: Path, squares: np.ndarray, count: int) -> None:
+def test_an_ensemble_predicts_as_in_pytorch(sweep: Path, file: Path, squares: np.ndarray, count: int) -> None:
     ours, theirs = open_model(sweep).outputs(squares[:count]), open_model(file).outputs(squares[:count])
     np.testing.assert_allclose(theirs.members, ours.members, atol=1e-4)
     np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-4)
@@ -39,16 +39,16 @@ def test_an_ensemble_answers_as_in_pytorch(sweep: Path, file: Path, squares: np.
 
 @pytest.fixture(scope="module")
 def small(train: Callable[..., Path]) -> Path:
-    """A network that is trained whole, in seconds."""
+    """A network with all its weights trained, in seconds."""
     return train("model=cnn", "explain=off", "trainer.max_epochs=1", "data.fit=pad")
 
 
-def test_models_with_backbones_of_their_own_are_exported_together(
+def test_models_with_different_backbones_are_exported_together(
     small: Path, squares: np.ndarray, tmp_path: Path
 ) -> None:
     modules = [ClassificationModule.from_checkpoint(small / "checkpoints/best.ckpt") for _ in range(2)]
     for module in modules:
-        # It has learned next to nothing in an epoch, and its temperature makes all answers alike.
+        # After one epoch it has learned almost nothing, and its temperature makes all outputs alike.
         module.serving = {**module.serving, "temperature": 0.05}
     with torch.no_grad():
         next(modules[1].classifier.backbone.parameters()).mul_(1.5)
@@ -73,14 +73,14 @@ def test_other_heads_are_exported_too(kind: str, small: Path, squares: np.ndarra
     found = OnnxModel(tmp_path / "model.onnx")
     np.testing.assert_allclose(found.outputs(squares).members, model.outputs(squares).members, atol=1e-4)
     assert found.facts == model.facts
-    # Where draws are averaged the evidence is no weighted sum of maps.
+    # If draws are averaged, the evidence is not a weighted sum of maps.
     assert found.explains == (kind == "anomaly")
     if not found.explains:
         with pytest.raises(SettingError, match="its head is not linear"):
             found.heat(squares, found.outputs(squares, maps=True), [0] * len(squares))
 
 
-def test_the_file_says_how_images_are_prepared(sweep: Path, file: Path) -> None:
+def test_the_file_describes_how_images_are_prepared(sweep: Path, file: Path) -> None:
     graph = onnx.load(file)
     told = {entry.key: entry.value for entry in graph.metadata_props}
     content = json.loads(told["covidnet"])
@@ -107,7 +107,7 @@ def test_facts_fit_and_gate_travel_with_the_file(sweep: Path, file: Path) -> Non
         np.testing.assert_array_equal(kept[name], known[name])
 
 
-def test_what_is_no_exported_model_is_refused_in_one_line(sweep: Path, file: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_exported_model_is_rejected_in_one_line(sweep: Path, file: Path, tmp_path: Path) -> None:
     bad = tmp_path / "model.onnx"
     for content in (b"", b"<html>", file.read_bytes()[:5000]):
         bad.write_bytes(content)
@@ -125,6 +125,6 @@ def test_what_is_no_exported_model_is_refused_in_one_line(sweep: Path, file: Pat
         open_model(file, "torch")
 
 
-def test_a_card_goes_with_the_file(sweep: Path, tmp_path: Path) -> None:
+def test_the_file_contains_the_model_card(sweep: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(exported(open_model(sweep), "# Model card\n\nü | 98%\n"))
     assert open_model(tmp_path / "model.onnx").card == "# Model card\n\nü | 98%\n"

@@ -1,4 +1,4 @@
-"""One image has one answer: from a checkpoint, from the exported file, on the command line and over the network."""
+"""An image has the same result from a checkpoint, the exported file, the command line and the web application."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.serving.conftest import IMAGES
 
 @pytest.fixture(scope="module")
 def certain(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sweep with low temperatures: models of few small images know so little that their answers are all alike."""
+    """The sweep with low temperatures: models trained on few small images give nearly the same output for all."""
     copy = tmp_path_factory.mktemp("certain") / "sweep"
     shutil.copytree(sweep, copy)
     for fold, temperature in ((0, 0.2), (1, 0.3)):
@@ -69,18 +69,18 @@ def check(sweep: Path, exported: Path, images: Path, tmp_path: Path) -> None:
         assert probabilities.shape == (len(paths), len(CLASSES)), name
         np.testing.assert_allclose(probabilities, found["torch"], atol=1e-4, err_msg=name)
         assert (probabilities.argmax(axis=1) == found["torch"].argmax(axis=1)).all(), name
-    # Images differ, and so do their answers.
+    # Results differ between images.
     assert found["torch"].std(axis=0).min() > 0.03
 
 
-def test_fifty_phantoms_have_the_same_answers_everywhere(
+def test_fifty_phantoms_have_the_same_results_everywhere(
     certain: Path, exported: Path, images: Path, tmp_path: Path
 ) -> None:
     assert len(list(images.iterdir())) == IMAGES
     check(certain, exported, images, tmp_path)
 
 
-def test_fifty_real_images_have_the_same_answers_everywhere(
+def test_fifty_real_images_have_the_same_results_everywhere(
     certain: Path, exported: Path, kit: Path, tmp_path: Path
 ) -> None:
     images = tmp_path / "images"

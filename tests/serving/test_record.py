@@ -1,4 +1,4 @@
-"""What a run leaves in its checkpoint for those who predict with it."""
+"""What a run stores in its checkpoint for prediction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_temperature_of_a_run_can_be_fitted_again_from_its_predictions(sweep
         assert sum(record["training"]["films"].values()) > 50
 
 
-def test_weights_and_settings_stay_as_they_were(sweep: Path, tmp_path: Path) -> None:
+def test_weights_and_settings_stay_unchanged(sweep: Path, tmp_path: Path) -> None:
     original = sweep / "fold=0/checkpoints/best.ckpt"
     content = torch.load(original, weights_only=True)
     file = tmp_path / "best.ckpt"
@@ -46,7 +46,7 @@ def test_weights_and_settings_stay_as_they_were(sweep: Path, tmp_path: Path) -> 
         assert torch.equal(after["state_dict"][name], tensor)
 
 
-def test_a_disk_that_is_full_leaves_the_checkpoint_whole(
+def test_a_full_disk_leaves_the_checkpoint_unchanged(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "best.ckpt"
@@ -62,7 +62,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_whole(
     assert file.read_bytes() == before
 
 
-def test_a_record_runs_no_code_when_it_is_loaded(sweep: Path) -> None:
+def test_loading_a_record_runs_no_code(sweep: Path) -> None:
     record = torch.load(sweep / "fold=0/checkpoints/best.ckpt", weights_only=True)["serving"]
     for name, array in record["gate"].items():
         assert isinstance(array, torch.Tensor), name

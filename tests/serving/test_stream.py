@@ -1,4 +1,4 @@
-"""Any number of images through a model, in their order and few at a time."""
+"""Streaming images through a model: in order, a few at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def image(number: int) -> Radiograph:
 
 
 class _Answering:
-    """Answers with the image's grey and its name, after a while that differs; counts who is at work."""
+    """Answers with the image's grey value and name after a varying delay; counts concurrent calls."""
 
     def __init__(self) -> None:
         self.lock, self.now, self.most, self.batches = threading.Lock(), 0, 0, []
@@ -59,7 +59,7 @@ def test_answers_come_in_the_order_of_the_images(passes: int, count: int) -> Non
     assert answering.most <= passes
 
 
-def test_passes_of_the_network_run_side_by_side() -> None:
+def test_passes_of_the_network_run_concurrently() -> None:
     answering, both = _Answering(), threading.Barrier(2, timeout=5)
     answering.answer = lambda images, **_: (both.wait(), images)[1]  # type: ignore[method-assign]
     assert len(list(answered(answering, range(2 * BATCH), image, name=str, passes=2))) == 2 * BATCH  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def test_few_images_are_read_before_they_are_needed() -> None:
     stream.close()
 
 
-def test_what_breaks_while_one_image_is_read_or_answered_costs_that_image() -> None:
+def test_a_failure_on_one_image_affects_only_that_image() -> None:
     def broken(number: int) -> Radiograph:
         if number == 3:
             raise MemoryError("no room")
@@ -101,14 +101,14 @@ def test_what_breaks_while_one_image_is_read_or_answered_costs_that_image() -> N
     assert all(answer == (number, f"image {number}", False) for number, _, answer in found if number not in refused)
 
 
-def test_what_breaks_for_every_image_is_the_models_fault_and_raised() -> None:
+def test_a_failure_on_every_image_is_raised() -> None:
     answering = _Answering()
     answering.answer = lambda images, **_: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         list(answered(answering, range(30), image, name=str, passes=2))  # type: ignore[arg-type]
 
 
-def test_all_cores_are_used_and_none_twice() -> None:
+def test_all_cores_are_used_once() -> None:
     for cores in range(1, 130):
         share = Share.of_cores(cores)
         assert share.passes * share.threads <= cores

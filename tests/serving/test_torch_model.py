@@ -1,4 +1,4 @@
-"""Checkpoints that predict: one, several together, and what they look at."""
+"""Predictions and heat maps of one checkpoint or several together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def logits_of(module: ClassificationModule, model: TorchModel, squares: np.ndarr
         return module(model.images(squares)).double().numpy()
 
 
-def test_one_model_gives_the_softmax_of_its_logits_by_its_temperature(
+def test_one_model_gives_the_softmax_of_its_logits_over_its_temperature(
     sweep: Path, modules: list[ClassificationModule], squares: np.ndarray
 ) -> None:
     model = open_model(sweep / "fold=1")
@@ -52,7 +52,7 @@ def test_a_sweep_gives_the_mean_of_its_models(
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1.0, atol=1e-9)
 
 
-def test_a_frozen_backbone_that_all_models_have_runs_once(sweep: Path, squares: np.ndarray) -> None:
+def test_a_frozen_backbone_shared_by_all_models_runs_once(sweep: Path, squares: np.ndarray) -> None:
     model = open_model(sweep)
     assert model.shared
     backbone, calls = model.classifiers[0].backbone, []
@@ -63,7 +63,7 @@ def test_a_frozen_backbone_that_all_models_have_runs_once(sweep: Path, squares: 
     assert len(calls) == 1
 
 
-def test_models_with_backbones_of_their_own_predict_together_too(sweep: Path, squares: np.ndarray) -> None:
+def test_models_with_different_backbones_predict_together(sweep: Path, squares: np.ndarray) -> None:
     shared = open_model(sweep)
     modules = [ClassificationModule.from_checkpoint(sweep / f"fold={fold}/checkpoints/best.ckpt") for fold in (0, 1)]
     with torch.no_grad():
@@ -87,12 +87,12 @@ def test_heat_of_an_ensemble_is_the_class_activation_map_of_its_mean_weights(swe
     heat = model.heat(squares, outputs, target)
     _, (maps,) = outputs.maps
     heads = [classifier.head for classifier in model.classifiers]
-    # Grad-CAM of a pooled linear layer is CAM: weights over the standard deviations, summed, what is negative cut off.
+    # Grad-CAM of a pooled linear layer is CAM: the sum weighted by weights over standard deviations, clipped at 0.
     weights = torch.stack([h.linear.weight / (h.norm.running_var + h.norm.eps).sqrt() for h in heads]).mean(0)
     small = torch.einsum("ndhw,nd->nhw", maps, weights[target].detach()).clamp_min(0).detach().numpy()
     for found, expected in zip(heat, small, strict=True):
         if expected.max() > 0:
-            # The place of the most heat survives the enlargement.
+            # Enlarging keeps the location of the maximum.
             row, column = np.unravel_index(expected.argmax(), expected.shape)
             side = found.shape[0] // expected.shape[0]
             block = found[row * side : (row + 1) * side, column * side : (column + 1) * side]
@@ -101,9 +101,7 @@ def test_heat_of_an_ensemble_is_the_class_activation_map_of_its_mean_weights(swe
             assert not found.any()
 
 
-def test_a_checkpoint_of_before_predicts_without_a_temperature(
-    sweep: Path, squares: np.ndarray, tmp_path: Path
-) -> None:
+def test_an_older_checkpoint_predicts_without_a_temperature(sweep: Path, squares: np.ndarray, tmp_path: Path) -> None:
     content = torch.load(sweep / "fold=0/checkpoints/best.ckpt", weights_only=True)
     del content["serving"]
     torch.save(content, tmp_path / "old.ckpt")
@@ -117,7 +115,7 @@ def test_a_checkpoint_of_before_predicts_without_a_temperature(
     )
 
 
-def test_models_of_other_input_sizes_are_refused_together(sweep: Path, tmp_path: Path) -> None:
+def test_models_with_different_input_sizes_are_not_combined(sweep: Path, tmp_path: Path) -> None:
     for fold in (0, 1):
         shutil.copytree(sweep / f"fold={fold}", tmp_path / f"fold={fold}")
     file = tmp_path / "fold=1/checkpoints/best.ckpt"
@@ -125,11 +123,11 @@ def test_models_of_other_input_sizes_are_refused_together(sweep: Path, tmp_path:
     content["hyper_parameters"]["preprocessing"]["image_size"] = 96
     del content["serving"]["sha256"]
     torch.save(content, file)
-    with pytest.raises(WeightsError, match="different sizes"):
+    with pytest.raises(WeightsError, match="different inputs"):
         open_model(tmp_path)
 
 
-def test_an_engine_that_there_is_not_is_refused(sweep: Path) -> None:
+def test_an_unknown_engine_is_rejected(sweep: Path) -> None:
     with pytest.raises(SettingError, match="auto, torch, onnx"):
         open_model(sweep, "tensorrt")
     with pytest.raises(WeightsError, match=r"python -m covidnet.export"):

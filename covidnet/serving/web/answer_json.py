@@ -1,4 +1,4 @@
-"""An answer on one image as the REST endpoint gives it."""
+"""The result for one image as JSON of the REST endpoint."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 def answer_json(
     answer: ImageAnswer, facts: ImageFacts, preview: npt.NDArray[np.uint8], fit: SquareFit, model: ModelFacts
 ) -> dict[str, Any]:
-    """Everything that is said of an image but for the seconds it took.
+    """The whole response for an image, except the seconds it took.
 
     Args:
-        answer: of the model.
+        answer: the model's answer.
         facts: of the file.
-        preview: (h, w) uint8, the image as it is shown.
-        fit: how the image became the network's square.
-        model: what is known of the model; what has to be known when its predictions and maps are read comes with them.
+        preview: (h, w) uint8, the image as displayed.
+        fit: how the image was made square for the network.
+        model: facts about the model; its notes for readers of predictions and maps are included.
 
     Returns:
-        What JSON can hold. Where there is one model alone, the agreement of several is null.
+        Values for JSON. For a single model, the agreement and the standard deviation are null.
     """
     count = len(answer.members)
     several = count > 1

@@ -1,4 +1,4 @@
-"""What holds for every request whatever it asks: who may ask, how many at once, and the headers of each answer."""
+"""Rules for every request: who may send it, how many at once, and the headers of each response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from covidnet.base.errors import SettingError
 from covidnet.serving.web.rate import client_of
-from covidnet.serving.web.reception import short_of_memory
+from covidnet.serving.web.request_handler import short_of_memory
 from covidnet.serving.web.web_error import WebError, busy, internal, place_of
 
 _LOG = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ HEADERS: dict[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Headers of every answer: nothing is kept, nothing is framed, and the page loads nothing from elsewhere."""
+"""Headers of every response: no caching, no framing, and no resources from other sites."""
 
 PROBES = frozenset({"/health", "/ready"})
-"""Answered also where there are too many connections or requests."""
+"""Answered even with too many connections or requests."""
 
 _OPEN = PROBES | {"/", "/app.js", "/style.css"}
 _RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
@@ -50,14 +50,14 @@ _SHORTEST_TOKEN = 16
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask, and under which names; `access_of` makes one of the settings.
+    """Who may send requests, and to which host names; `access_of` builds it from the settings.
 
     Args:
-        hosts: names that the server answers to, in the header ``Host``; none allows any. A page elsewhere whose name
-            was turned to this machine (DNS rebinding) would send its own name.
-        names: those of them that a person gave. A proxy may ask under a name of its own for a page of one of them.
-        proxies: addresses and networks whose ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are believed.
-        token: what ``Authorization: Bearer`` must hold for everything but the page's files and `PROBES`; empty asks for
+        hosts: host names accepted in the header ``Host``; empty accepts any. In a DNS rebinding attack, a page on
+            another site whose name resolves to this machine sends its own name.
+        names: the subset of `hosts` from the settings. A proxy may use another ``Host`` for a page under one of them.
+        proxies: addresses and networks whose ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are trusted.
+        token: required in ``Authorization: Bearer`` for everything but the page's files and `PROBES`; empty requires
             none.
     """
 
@@ -67,7 +67,7 @@ class Access:
     token: str = ""
 
     def trusts(self, address: str) -> bool:
-        """Whether an address is that of a proxy."""
+        """Whether an address belongs to a trusted proxy."""
         try:
             known = ipaddress.ip_address(address)
         except ValueError:
@@ -81,17 +81,17 @@ def access_of(
     proxies: Iterable[object] | str | None = (),
     token: str | Path | None = None,
 ) -> Access:
-    """Who may ask a server at an address.
+    """The access rules of a server.
 
     Args:
         host: the address or name that the server is bound to.
-        hosts: more names that it is known by, such as that of a proxy before it; one alone may be a text.
+        hosts: its other host names, such as that of a proxy in front of it; a single one may be a string.
         proxies: addresses or networks of proxies.
         token: a file with a token on one line.
 
     Raises:
-        SettingError: what is no name, no network or no token; or the server is open to other machines, and neither
-            its names nor a token are given.
+        SettingError: an invalid name, network or token; or the server is open to other machines with neither host
+            names nor a token.
 
     Example:
         >>> sorted(access_of("127.0.0.1").hosts), sorted(access_of("0.0.0.0", ["images.example"]).names)
@@ -103,7 +103,7 @@ def access_of(
     if not is_loopback(host) and not names and not secret:
         raise SettingError(
             "host", host, "127.0.0.1",
-            "other machines reach the server only with hosts=[NAME,...], the names it is asked by, or token=FILE",
+            "to serve other machines, give hosts=[NAME,...], the host names they use, or token=FILE",
         )  # fmt: skip
     if not is_loopback(host) and not names:
         return Access(proxies=trusted, token=secret)
@@ -112,13 +112,13 @@ def access_of(
 
 
 class Guard:
-    """An ASGI application around the true one.
+    """ASGI middleware that enforces the access rules and limits.
 
     Args:
         app: the application.
-        access: who may ask.
-        connections: requests at work at once.
-        per_address: of these, of one client address.
+        access: who may send requests.
+        connections: concurrent requests.
+        per_address: concurrent requests of one client address.
     """
 
     def __init__(self, app: ASGIApp, access: Access | None = None, connections: int = 64, per_address: int = 8) -> None:
@@ -127,15 +127,15 @@ class Guard:
         self._connections = connections
         self._per_address = per_address
         self._busy: Counter[str] = Counter()
-        # It reads X-Forwarded-For from its end, where the proxies wrote, and takes the first address that is none.
+        # It reads X-Forwarded-For from the end, where the proxies wrote, and takes the first address that is no proxy.
         self._behind = ProxyHeadersMiddleware(self._guarded, list(self._access.proxies))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or refuse it."""
+        """Handle one request, or reject it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif self._access.trusts(_address_of(scope)):
-            await self._behind(_as_asked({**scope}), receive, send)  # type: ignore[arg-type]
+            await self._behind(_with_forwarded_host({**scope}), receive, send)  # type: ignore[arg-type]
         else:
             await self._guarded(scope, receive, send)
 
@@ -159,7 +159,7 @@ class Guard:
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
-            # The server ends, and waits for no answer any more.
+            # The server is closing and no longer waits for this request.
             if not started:
                 await busy("the server is closing").response()(scope, receive, guarded)
             raise
@@ -167,8 +167,8 @@ class Guard:
             short = short_of_memory(error)
             _LOG.error("%s: %s", "short of memory" if short else "internal error on a request", place_of(error))
             if not started:
-                said = busy("the server is short of memory") if short else internal()
-                await said.response()(scope, receive, guarded)
+                problem = busy("the server is short of memory") if short else internal()
+                await problem.response()(scope, receive, guarded)
         finally:
             self._busy[client] -= 1
             if not self._busy[client]:
@@ -187,31 +187,31 @@ class Guard:
             if self._busy.total() > self._connections:
                 raise busy("too many requests at once")
             if self._busy[client] > self._per_address:
-                raise busy("too many requests of one address at once")
+                raise busy("too many requests from one address at once")
         if access.hosts and _name_of(host) not in access.hosts:
-            raise WebError(400, "wrong_host", "the header Host names another machine", "use the address it was given")
+            raise WebError(400, "wrong_host", "the header Host names another machine", "use an address of this server")
         if scope["method"] not in ("GET", "HEAD"):
             site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
             if site not in ("none", "same-origin") or (origin is not None and not self._same(origin, host)):
-                raise WebError(403, "cross_site", "a page of another site asks", "use the page of this server")
+                raise WebError(403, "cross_site", "the request comes from another site", "use this server's own page")
         if access.token and path not in _OPEN:
             kind, _, given = headers.get("authorization", "").partition(" ")
             same = hmac.compare_digest(given.strip().encode("latin-1"), access.token.encode())
             if kind.lower() != "bearer" or not same:
                 raise WebError(
-                    401, "no_token", "the server asks for a token", "send the header Authorization: Bearer TOKEN",
+                    401, "no_token", "the server requires a token", "send the header Authorization: Bearer TOKEN",
                     headers={"WWW-Authenticate": "Bearer"},
                 )  # fmt: skip
 
     def _same(self, origin: str, host: str) -> bool:
-        """Whether a page's origin is the server as the request names it, or as a person does where a proxy does not."""
+        """Whether a page's origin is this server: the request's Host, or behind a proxy a name from the settings."""
         shown = origin.partition("://")[2]
         names = self._access.names
         return bool(shown) and (shown == host or (_name_of(shown) in names and _name_of(host) not in names))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is reached from this machine alone."""
+    """Whether an address or name is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -228,7 +228,7 @@ def _checked_name(name: object) -> str:
         ipaddress.ip_address(found)
     except ValueError:
         if not _NAME.fullmatch(found):
-            allowed = "a name or address as the browser shows it, without scheme and port, such as images.example"
+            allowed = "a host name or address without scheme and port, such as images.example"
             raise SettingError("hosts", name, allowed) from None
     return found
 
@@ -243,12 +243,12 @@ def _checked_network(proxy: object) -> str:
 def _read_token(path: Path) -> str:
     allowed = f"a file with one line of at least {_SHORTEST_TOKEN} letters, digits or signs, without spaces"
     try:
-        # More than a token can have is nobody's token, perhaps a whole disk.
+        # Not more than a token's length is read: the path could be a whole disk.
         with path.open("rb") as file:
             token = file.read(4097).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise SettingError("token", path, allowed, f"the system says: {why}") from None
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SettingError("token", path, allowed, f"it cannot be read: {why}") from None
     if not _SHORTEST_TOKEN <= len(token) <= 4096 or not all("!" <= character <= "~" for character in token):
         raise SettingError("token", path, allowed, "write one with: openssl rand -hex 32")
     return token
@@ -258,12 +258,12 @@ def _address_of(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else ""
 
 
-def _as_asked(scope: Scope) -> Scope:
-    """A request as a proxy that tells the name it was asked by received it."""
-    told = [value for name, value in scope["headers"] if name == b"x-forwarded-host"]
-    if told:
+def _with_forwarded_host(scope: Scope) -> Scope:
+    """A request with the Host that the proxy received, if it forwards it."""
+    forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-host"]
+    if forwarded:
         # The nearest proxy writes last.
-        host = told[-1].split(b",")[-1].strip()
+        host = forwarded[-1].split(b",")[-1].strip()
         scope["headers"] = [(name, host if name == b"host" else value) for name, value in scope["headers"]]
     return scope
 

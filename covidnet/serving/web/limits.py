@@ -1,4 +1,4 @@
-"""What one server takes: sizes, rates and times, checked before it starts."""
+"""Limits of a server: sizes, rates and times, checked before it starts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class WebLimits:
 
     Args:
         max_megabytes: size of one upload, in millions of bytes.
-        max_megapixels: size of one image, checked before it is decoded.
-        min_side: an image's shorter side, in pixels.
+        max_megapixels: size of one image, checked before decoding.
+        min_side: minimum of an image's shorter side, in pixels.
         rate: predictions per second and client address in the long run; 0 sets no limit.
-        burst: predictions that a client address may ask for at once.
-        queue: images that may wait for an answer at once.
+        burst: predictions that a client address may request at once.
+        queue: images that may wait at once.
         connections: open connections at once.
-        per_address: requests of one client address at once; it may hold twice as many connections.
-        upload_seconds: how long one upload may take.
-        upload_rate: kB per second; an upload that falls below it is given up.
-        answer_seconds: how long an answer may take once the upload is here.
+        per_address: concurrent requests of one client address; it may hold twice as many connections.
+        upload_seconds: maximum duration of one upload.
+        upload_rate: kB per second; a slower upload is cancelled.
+        answer_seconds: maximum time from the complete upload to the response.
 
     Raises:
-        SettingError: a limit is no number, or not above 0.
+        SettingError: a limit is not a number above 0.
     """
 
     max_megabytes: float = 64.0
@@ -42,7 +42,7 @@ class WebLimits:
     answer_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse what would make a server that answers nothing, or one without limits."""
+        """Reject limits with which a server would answer nothing, or have no limit."""
         for field in fields(self):
             value, whole = getattr(self, field.name), field.type == "int"
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The image and its heat map as a browser shows them, made in memory."""
+"""The image and its heat map as data URLs for a browser."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from covidnet.data.loading.transforms import SquareFit
 
 LONGEST = 768
-"""Pixels of a preview's longer side, at most; a smaller image is not enlarged."""
+"""Maximum length of a preview's longer side in pixels; a smaller image is not enlarged."""
 
 _BLUE_FIRST = np.asarray(cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO))
 HEAT_COLOURS: npt.NDArray[np.uint8] = np.ascontiguousarray(_BLUE_FIRST.reshape(256, 3)[:, ::-1])
-"""The colour of influence 0..255: Inferno, whose lightness grows all the way, also for colour-blind readers."""
+"""The colour of influence 0..255: Inferno, whose lightness increases monotonically, also for colour-blind readers."""
 
-# Opacity follows influence, so that a place without any shows the bare image.
+# Opacity equals influence: without influence the image is visible unchanged.
 _ALPHA = bytes(range(256))
 
 
@@ -49,14 +49,14 @@ def heat_url(heat: npt.NDArray[np.floating], fit: SquareFit, shape: tuple[int, i
     """A heat map as a coloured PNG in a data URL, transparent where the map is 0.
 
     Args:
-        heat: (S, S) influence, 0..1, on the network's square.
-        fit: how the image became that square.
-        shape: (H, W) of the picture that the map will lie on.
+        heat: (S, S) influence, 0..1, on the network's square input.
+        fit: how the image was made square.
+        shape: (H, W) of the picture below the map.
     """
     laid = fit.back(np.asarray(heat, np.float32), shape)
     levels = np.rint(np.clip(np.nan_to_num(laid), 0, 1) * 255).astype(np.uint8)
     picture = Image.frombytes("P", levels.shape[::-1], levels.tobytes())
-    # A palette has a fourth of the bytes of four channels, and every reader shows the same colours.
+    # A palette needs a quarter of the bytes of four channels, and every viewer shows the same colours.
     picture.putpalette(HEAT_COLOURS.tobytes())
     file = io.BytesIO()
     picture.save(file, "PNG", transparency=_ALPHA, compress_level=3)

@@ -1,4 +1,4 @@
-"""Uvicorn's HTTP with patience that ends: connections that say nothing, or do not take their answer, are closed."""
+"""Uvicorn's HTTP protocol with timeouts: silent connections, and those that do not read their response, are closed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from covidnet.serving.web.rate import client_of
 from covidnet.serving.web.web_error import WebError
 
 WAIT_SECONDS = 10.0
-"""How long the head of a request may take, and how long an answer may stay untaken."""
+"""Maximum time for the head of a request to arrive, and for a response to stay unread."""
 
 RESERVED = 8
-"""Connections beyond the limit, for /health and /ready alone; a newer one takes the place of the oldest of the address
-that has most of them."""
+"""Connections beyond the limit, only for /health and /ready; a new one replaces the oldest of the address that holds
+most of them."""
 
-# Bytes of one read, which grow while a body of known length comes, and those that the lengths of chunks may have beside
-# a body. Python parses chunk by chunk while nobody else is served, and chunks of one byte are nearly nothing else.
+# Bytes per read, which increase while a body of known length arrives, and bytes that chunk lengths may take besides a
+# body. Python parses chunk by chunk and serves nobody else meanwhile; chunks of one byte are almost only overhead.
 _READ, _LONGEST_READ = 1 << 12, 1 << 16
 _FRAMING = 1 << 13
 
 
 class UploadProtocol(H11Protocol):
-    """One connection. `limits` says how many there may be, and `access` whose are not counted by address."""
+    """One connection. `limits` sets how many there may be; those of proxies in `access` are not counted by address."""
 
     limits = WebLimits()
     access = Access()
@@ -42,17 +42,17 @@ class UploadProtocol(H11Protocol):
     _framing = 0
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a request; where there are too many connections, for one that asks how the server is."""
+        """Start waiting for a request; with too many connections, only for a probe."""
         super().connection_made(transport)
-        # asyncio does so for sockets that it makes itself. Without it the body of an answer waits 40 ms for the client
-        # to confirm the head (Nagle's algorithm and delayed acknowledgements).
+        # asyncio does this only for sockets that it creates. Otherwise the body of a response waits 40 ms for the
+        # client to acknowledge the head (Nagle's algorithm and delayed acknowledgements).
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.max_size = _READ
         self._find_place()
         self._listen()
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece of a request."""
+        """Process a piece of a request."""
         if self.transport.is_closing():
             return
         cycle = self.cycle
@@ -61,47 +61,49 @@ class UploadProtocol(H11Protocol):
         if self.cycle is not cycle:
             before, self._framing = 0, 0
         if self.cycle:
-            if self._dripping(len(data), len(self.cycle.body) - before):
+            if self._mostly_framing(len(data), len(self.cycle.body) - before):
                 self._refuse_chunks()
                 return
             plain = self._framing == 0 and not self.cycle.response_complete and not self._chunked()
-            reads: Any = self.transport  # asyncio's, which reads so many bytes at once
+            reads: Any = self.transport  # asyncio reads up to max_size bytes at once
             reads.max_size = min(2 * reads.max_size, _LONGEST_READ) if plain else _READ
         self._listen()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Cancel the timers."""
         for timer in (self._silence, self._stall):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not take its answer."""
+        """The client does not read its response: start the timer."""
         super().pause_writing()
         self._stall = self.loop.call_later(WAIT_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client takes it after all."""
+        """The client reads again: cancel the timer."""
         super().resume_writing()
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP as everything else is answered."""
+        """Answer an invalid request with the same JSON as other errors."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._refuse(WebError(400, "no_http", "the request is no HTTP, or its head is too long", "use HTTP/1.1"))
+            self._refuse(
+                WebError(400, "no_http", "the request is not valid HTTP, or its head is too long", "use HTTP/1.1")
+            )
         else:
             self.transport.close()
 
-    def _dripping(self, size: int, gained: int) -> bool:
-        """Whether a body is mostly the lengths of its chunks; a piece of `size` bytes held `gained` bytes of it."""
+    def _mostly_framing(self, size: int, gained: int) -> bool:
+        """Whether a body is mostly chunk lengths; a piece of `size` bytes contained `gained` bytes of the body."""
         if not self.cycle.response_complete:
-            # A fifth is what chunks of 24 bytes take.
+            # Chunk lengths take a fifth of the bytes for chunks of 24 bytes.
             self._framing = max(0, self._framing + size - gained * 5 // 4)
         elif self._chunked():
-            # What comes after the answer is thrown away, chunk by chunk.
+            # Data after the response are discarded, chunk by chunk.
             self._framing += size
         return self._framing > _FRAMING
 
@@ -109,7 +111,7 @@ class UploadProtocol(H11Protocol):
         return any(name == b"transfer-encoding" for name, _ in self.cycle.scope["headers"])
 
     def _find_place(self) -> None:
-        """Count the connections, and take a reserved place where there are too many."""
+        """Count the connections, and take a reserved place if there are too many."""
         address = self.client[0] if self.client else ""
         self.client_key, self.since = client_of(address), self.loop.time()
         # All connections of this server are of this class.
@@ -118,7 +120,7 @@ class UploadProtocol(H11Protocol):
         mine = 0 if self.access.trusts(address) else sum(one.client_key == self.client_key for one in taken)
         self.reserved = len(taken) >= self.limits.connections or mine >= 2 * self.limits.per_address
         if self.reserved:
-            # The guard answers nothing else where it finds this.
+            # With this the guard answers only probes.
             self.app_state = {**self.app_state, "reserved": True}
             kept = sorted((one for one in others if one.reserved), key=lambda one: one.since)
             if len(kept) >= RESERVED:
@@ -126,7 +128,7 @@ class UploadProtocol(H11Protocol):
                 max(kept, key=lambda one: held[one.client_key]).transport.abort()
 
     def _listen(self) -> None:
-        """Run the clock while no request is at work."""
+        """Run the timer while no request is being processed."""
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._silence is None and not self.transport.is_closing():
             self._silence = self.loop.call_later(WAIT_SECONDS, self._give_up)
@@ -143,7 +145,7 @@ class UploadProtocol(H11Protocol):
         if self.cycle.response_started:
             self.transport.close()
         else:
-            problem = WebError(400, "small_chunks", "the body comes in tiny chunks", "send the file in one piece")
+            problem = WebError(400, "small_chunks", "the body arrives in tiny chunks", "send the file in one piece")
             self._refuse(problem)
 
     def _refuse(self, problem: WebError) -> None:

@@ -1,4 +1,4 @@
-"""How often one client address may ask."""
+"""A rate limit for each client address."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _CLIENTS = 4096
 
 
 class RateLimit:
-    """A token bucket for each client address; the addresses that were quiet longest are forgotten.
+    """A token bucket for each client address; the least recently active addresses are forgotten.
 
     Args:
         rate: requests per second in the long run; 0 sets no limit.
         burst: requests at once after a pause.
-        clock: seconds that only grow.
+        clock: a monotonic clock in seconds.
 
     Example:
         >>> limit = RateLimit(rate=2, burst=1, clock=lambda: 7.0)
@@ -31,7 +31,7 @@ class RateLimit:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait(self, address: str) -> float:
-        """Take a token of an address, or say in how many seconds there will be one; 0.0 means taken."""
+        """Take a token of an address, or return the seconds until there is one; 0.0 means taken."""
         if self.rate == 0:
             return 0.0
         client, now = client_of(address), self._clock()
@@ -45,10 +45,10 @@ class RateLimit:
 
 
 def client_of(address: str) -> str:
-    """The address, or of IPv6 the network of 64 bits, all of whose addresses one client may have.
+    """The address, or for IPv6 its /64 network, since one client may use all of its addresses.
 
     Args:
-        address: of a client; what is none is given back as it is.
+        address: of a client; returned unchanged if it is not an address.
 
     Example:
         >>> client_of("10.0.0.7"), client_of("2001:db8::1:2")

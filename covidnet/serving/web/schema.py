@@ -1,4 +1,4 @@
-"""The answers of the REST endpoint, for its description in /openapi.json."""
+"""The responses of the REST API, for its description in /openapi.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Members(BaseModel):
     """How far the models of an ensemble agree."""
 
     count: int = Field(description="models that predict together")
-    agreement: float | None = Field(description="share of them that predict the same class; null for one model")
+    agreement: float | None = Field(description="share of the models that predict this class; null for one model")
     standard_deviation: ByClass | None = Field(description="of their probabilities; null for one model")
 
 
@@ -23,7 +23,7 @@ class Quality(BaseModel):
     """One quality warning."""
 
     code: str
-    text: str = Field(description="what is doubtful, and what to do about it")
+    text: str = Field(description="the problem, and what to do about it")
 
 
 class UploadFacts(BaseModel):
@@ -42,14 +42,12 @@ class Heat(BaseModel):
     class_: str = Field(alias="class")
     method: str
     empty: bool = Field(description="whether no place has evidence")
-    notes: list[str] = Field(
-        description="how this model's maps did in their tests; empty where nothing speaks against them"
-    )
-    image: str = Field(description="PNG with transparency of the preview's size, as a data URL")
+    notes: list[str] = Field(description="problems that the tests of this model's maps found; empty if there are none")
+    image: str = Field(description="transparent PNG of the preview's size, as a data URL")
 
 
 class Answer(BaseModel):
-    """What is said of one image."""
+    """The result for one image."""
 
     prediction: str
     probabilities: ByClass = Field(description="0..1 for each class; they sum to 1")
@@ -58,8 +56,8 @@ class Answer(BaseModel):
     quality: list[Quality]
     image: UploadFacts
     preview: str = Field(description="grey JPEG of at most 768 pixels a side, as a data URL")
-    heat: Heat | None = Field(description="null with heat=false, and where the engine draws no maps")
-    notes: list[str] = Field(description="what has to be known of the model, such as that it was trained on phantoms")
+    heat: Heat | None = Field(description="null with heat=false, or if the model draws no maps")
+    notes: list[str] = Field(description="caveats about the model, such as that it was trained on phantoms")
     notice: str = Field(examples=[NOTICE])
     seconds: float = Field(description="from the complete upload to the answer")
 
@@ -68,11 +66,11 @@ class ClassFacts(BaseModel):
     """One class."""
 
     name: str
-    colour: str = Field(description="in every figure, such as #0072b2")
+    colour: str = Field(description="its colour in every figure, such as #0072b2")
 
 
 class UploadLimits(BaseModel):
-    """What may be sent."""
+    """Limits on uploads."""
 
     max_megabytes: float
     max_megapixels: float
@@ -80,15 +78,15 @@ class UploadLimits(BaseModel):
 
 
 class Model(BaseModel):
-    """What is known of the model."""
+    """Facts about the model."""
 
     title: str
     classes: list[ClassFacts]
     facts: dict[str, Any]
-    trained_on: str | None = Field(description="the training images, in words; null where the checkpoint does not tell")
-    notes: list[str] = Field(description="what has to be known when a prediction is read")
+    trained_on: str | None = Field(description="the training data in words; null if the checkpoint does not record it")
+    notes: list[str] = Field(description="caveats for readers of a prediction")
     calibrated: bool
-    explains: bool = Field(description="whether heat maps can be had")
+    explains: bool = Field(description="whether heat maps are available")
     limits: UploadLimits
     card: str = Field(description="the model card, in Markdown")
     notice: str = Field(examples=[NOTICE])
@@ -101,7 +99,7 @@ class Health(BaseModel):
 
 
 class ErrorText(BaseModel):
-    """What is wrong, and what to do."""
+    """The cause of an error, and what to do."""
 
     code: str
     cause: str
@@ -109,7 +107,7 @@ class ErrorText(BaseModel):
 
 
 class Error(BaseModel):
-    """An answer without a result."""
+    """An error response."""
 
     error: ErrorText
 
@@ -120,25 +118,25 @@ _FORM = {"type": "object", "properties": {"file": _FILE}, "required": ["file"]}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One image: JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM. The type is told by the content.",
+        "description": "One image: JPEG, PNG, TIFF, BMP, WebP, AVIF or DICOM, detected by its content.",
         "content": {"application/octet-stream": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}},
     }
 }
 """The upload, as a body or as a form."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Error, "description": "no file, more than one, or a form that is not understood"},
-    401: {"model": Error, "description": "the server asks for a token"},
-    403: {"model": Error, "description": "a page of another site asks"},
-    408: {"model": Error, "description": "the upload takes too long, or comes too slowly"},
+    400: {"model": Error, "description": "no file, more than one, or a malformed form"},
+    401: {"model": Error, "description": "the server requires a token"},
+    403: {"model": Error, "description": "the request comes from another site"},
+    408: {"model": Error, "description": "the upload takes too long"},
     413: {"model": Error, "description": "the file is too large"},
-    415: {"model": Error, "description": "the body is compressed, or a multipart body that is no form"},
-    422: {"model": Error, "description": "the file is no image that can be used; the cause says why"},
-    429: {"model": Error, "description": "too many requests of one address; Retry-After says how long to wait"},
+    415: {"model": Error, "description": "the body is compressed, or multipart but not form-data"},
+    422: {"model": Error, "description": "the file is not a usable image; see the cause"},
+    429: {"model": Error, "description": "too many requests from one address; wait as long as Retry-After"},
     500: {"model": Error, "description": "the server failed"},
     503: {
         "model": Error,
-        "description": "too many images wait, no answer in time, short of memory, or closing; see Retry-After",
+        "description": "too many images are waiting, a timeout, short of memory, or closing; see Retry-After",
     },
 }
-"""What else /v1/predict answers."""
+"""The error responses of /v1/predict."""

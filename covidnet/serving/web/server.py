@@ -1,4 +1,4 @@
-"""The web application: its routes, and how it is put together."""
+"""The web application: its routes and its parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from covidnet.serving.web import schema
 from covidnet.serving.web.guard import Access, Guard
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.rate import RateLimit, client_of
-from covidnet.serving.web.reception import RequestHandler
+from covidnet.serving.web.request_handler import RequestHandler
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError, internal, place_of
 from covidnet.serving.web.worker import Answers
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MINUTE = 60.0
 
-# Uploads of this many times the largest may be in memory at once.
+# All uploads together may use the memory of this many uploads of the largest size.
 _UPLOADS = 8
 
 _PAGES = {
@@ -44,16 +44,16 @@ _PAGES = {
     "/style.css": ("style.css", "text/css; charset=utf-8"),
 }
 
-_DESCRIPTION = """Class probabilities of one chest radiograph, and where the evidence lies.
+_DESCRIPTION = """Class probabilities of one chest radiograph, and a heat map of the evidence.
 
 `curl --data-binary @image.dcm http://127.0.0.1:8000/v1/predict` or `curl -F file=@image.png …`
 
-Uploads stay in memory and are forgotten with the answer. Every error is JSON with a code, the cause and the remedy.
+Uploads stay in memory and are discarded after the response. Every error is JSON with a code, the cause and the remedy.
 """
 
 
 class DisplayedModel(Protocol):
-    """What the page tells of a model; a `covidnet.serving.model.ServedModel` has it."""
+    """The attributes of `covidnet.serving.model.ServedModel` that the page displays."""
 
     facts: ModelFacts
     fit: SquareFit
@@ -62,7 +62,7 @@ class DisplayedModel(Protocol):
 
 def create_app(
     model: DisplayedModel,
-    answering: Answers,
+    predictor: Answers,
     decoders: Decoders,
     limits: WebLimits | None = None,
     *,
@@ -74,19 +74,19 @@ def create_app(
     """The application for an ASGI server.
 
     Args:
-        model: what is told of the model.
-        answering: answers images; called from threads of its own.
+        model: the facts to display.
+        predictor: predicts images; called from its own threads.
         decoders: decode images; closed when the application ends.
         limits: on sizes, rates and times.
         card: the model card in Markdown.
-        access: who may ask, and under which names.
-        notes: what has to be known beside the notes of the model, such as how its input gate does.
-        workers: threads that call `answering` at once.
+        access: who may send requests, and to which host names.
+        notes: caveats besides those of the model, such as those of its input gate.
+        workers: threads that call `predictor` concurrently.
     """
     limits = limits or WebLimits()
     rate = RateLimit(limits.rate, limits.burst)
     memory = Memory(_UPLOADS * limits.max_bytes)
-    told = {
+    described = {
         "title": model.facts.title,
         "classes": [{"name": name, "colour": colour} for name, colour in model.facts.classes.colours.items()],
         "facts": model.facts.plain(),
@@ -101,20 +101,20 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_exception_handler(_Seldom())
-        app.state.reception = RequestHandler(answering, decoders, model.fit, model.facts, limits, workers)
+        asyncio.get_running_loop().set_exception_handler(_LogOncePerMinute())
+        app.state.handler = RequestHandler(predictor, decoders, model.fit, model.facts, limits, workers)
         yield
-        app.state.reception.close()
+        app.state.handler.close()
 
     app = FastAPI(
         title="covidnet",
         version=__version__,
         description=f"{_DESCRIPTION}\n{NOTICE}",
         lifespan=lifespan,
-        # Both pages take their scripts from elsewhere.
+        # Both pages load scripts from other sites.
         docs_url=None,
         redoc_url=None,
-        # Newer releases can send traces away where the environment says so.
+        # Newer releases can send telemetry if environment variables enable it.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     _add_errors(app)
@@ -127,63 +127,62 @@ def create_app(
 
     @app.get("/ready", response_model=schema.Health, responses={503: schema.ERRORS[503]})
     async def ready(request: Request) -> Response:
-        """Whether an image that came now would be taken up."""
-        reception: RequestHandler = request.app.state.reception
-        await reception.check_ready()
+        """Whether a new image would be processed at once."""
+        handler: RequestHandler = request.app.state.handler
+        await handler.check_ready()
         return JSONResponse({"status": "ok"})
 
     @app.get("/v1/model", response_model=schema.Model)
     async def facts() -> Response:
-        """What is known of the model, and its card."""
-        return JSONResponse(told)
+        """Facts about the model, and its card."""
+        return JSONResponse(described)
 
     @app.post("/v1/predict", response_model=schema.Answer, responses=schema.ERRORS, openapi_extra=schema.BODY)
-    async def predict(
-        request: Request, heat: bool = Query(True, description="false leaves the heat map out")
-    ) -> Response:
-        """Class probabilities of one image, and where the evidence lies."""
+    async def predict(request: Request, heat: bool = Query(True, description="false omits the heat map")) -> Response:
+        """Class probabilities of one image, and a heat map of the evidence."""
         client = client_of(request.client.host if request.client else "")
         if wait := rate.wait(client):
             cause = f"more than {limits.rate:g} images per second from one address"
-            raise WebError(429, "too_many", cause, "wait as long as Retry-After says", retry=wait)
-        reception: RequestHandler = request.app.state.reception
-        reception.check_room()
+            raise WebError(429, "too_many", cause, "wait for the seconds in Retry-After", retry=wait)
+        handler: RequestHandler = request.app.state.handler
+        handler.check_room()
         with memory.share(client) as share:
             data = await read_upload(request.stream(), request.headers, limits, share)
             start = time.perf_counter()
-            answer = await reception.answer(data, heat and model.explains, _left(request), client)
+            answer = await handler.answer(data, heat and model.explains, _disconnected(request), client)
         return JSONResponse({**answer, "seconds": round(time.perf_counter() - start, 4)})
 
     return Guard(app, access, limits.connections, limits.per_address)
 
 
-class _Seldom:
-    """Log what fails in the event loop itself, and the same no more than once a minute.
+class _LogOncePerMinute:
+    """Log errors of the event loop itself, each at most once a minute.
 
-    Without files for new connections asyncio tells so for each that it does not take, thousands of times a second.
+    When the process has no file handles left, asyncio reports every connection that it cannot accept, thousands a
+    second.
     """
 
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        # Not its text, which might tell of what was uploaded; the system's own words do not.
+        # Not the error's text, which might reveal parts of an upload; the system's messages do not.
         why = (error.strerror if isinstance(error, OSError) else None) or (place_of(error) if error else "no error")
         text = f"{context['message']}: {why}"
-        if loop.time() - self._told.get(text, -_MINUTE) >= _MINUTE:
-            self._told = {**self._told, text: loop.time()} if len(self._told) < 100 else {text: loop.time()}
-            _LOG.error("%s; said once a minute", text)
+        if loop.time() - self._logged.get(text, -_MINUTE) >= _MINUTE:
+            self._logged = {**self._logged, text: loop.time()} if len(self._logged) < 100 else {text: loop.time()}
+            _LOG.error("%s; logged at most once a minute", text)
 
 
-def _left(request: Request) -> Any:
-    """A function that returns when the client has closed the connection; the body has been read."""
+def _disconnected(request: Request) -> Any:
+    """A function that returns when the client closes the connection; the body must have been read."""
 
-    async def left() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    return left
+    return disconnected
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -208,16 +207,16 @@ def _add_errors(app: FastAPI) -> None:
         status = error.status_code if isinstance(error, HTTPException) else 500
         headers = error.headers if isinstance(error, HTTPException) else None
         if status == 404:
-            found = WebError(404, "not_found", "there is no such page", "see /openapi.json for what there is")
+            found = WebError(404, "not_found", "there is no such page", "see /openapi.json for the available ones")
         elif status == 405:
-            found = WebError(405, "wrong_method", "this page is not asked for in that way", "see /openapi.json")
+            found = WebError(405, "wrong_method", "this page does not support that method", "see /openapi.json")
         else:
-            found = WebError(status, "refused", "the request was refused", "see /openapi.json for what is allowed")
+            found = WebError(status, "refused", "the request was refused", "see /openapi.json for valid requests")
         found.headers |= headers or {}
         return found.response()
 
     async def of_query(request: Request, error: Exception) -> Response:
-        return WebError(400, "wrong_query", "heat is neither true nor false", "say heat=true or heat=false").response()
+        return WebError(400, "wrong_query", "heat is neither true nor false", "use heat=true or heat=false").response()
 
     async def left(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
@@ -226,5 +225,5 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_query)
     app.add_exception_handler(ClientDisconnect, left)
-    # The guard logs it; this is what is answered.
+    # The guard logs it; this only answers it.
     app.add_exception_handler(Exception, problem)

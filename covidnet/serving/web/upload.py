@@ -1,4 +1,4 @@
-"""One uploaded file, read into memory alone: Starlette's own form parser would keep larger ones on disk."""
+"""Read one uploaded file into memory only; Starlette's form parser would put larger ones on disk."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.web_error import WebError, busy
 
-# It logs what it stumbles over, and that is of an upload.
+# It logs the bytes that it cannot parse, which belong to an upload.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
-# What the boundaries and headers of a form with one file may take beside the file.
+# Bytes that the boundaries and headers of a form with one file may take besides the file.
 _FORM = 1 << 16
 
 PATIENCE_SECONDS = 5.0
-"""How far an upload may fall behind its lowest rate, so that a pause ends none."""
+"""How far an upload may fall behind the minimum rate, so that a short pause does not end it."""
 
 _HOW = "send one image as the body (curl --data-binary @image.dcm), or as one part named file (curl -F file=@image.png)"
 
 
 class Memory:
-    """The bytes that all uploads together may hold at once, and those of one client half of it.
+    """A limit on the memory of all uploads together; one client may use half of it.
 
     Args:
         limit: in bytes.
@@ -40,10 +40,10 @@ class Memory:
 
     @contextmanager
     def share(self, client: str = "") -> Iterator[Share]:
-        """What one upload takes of it; given back at the end.
+        """The share of one upload, released at the end.
 
         Args:
-            client: whose upload it is.
+            client: the client's address.
         """
         share = Share(self, client)
         try:
@@ -56,7 +56,7 @@ class Memory:
 
 
 class Share:
-    """The bytes that one upload holds."""
+    """The memory of one upload."""
 
     def __init__(self, memory: Memory, client: str) -> None:
         self.memory = memory
@@ -64,15 +64,15 @@ class Share:
         self.size = 0
 
     def take(self, size: int) -> None:
-        """Take more of it.
+        """Reserve more bytes.
 
         Raises:
-            WebError: the uploads of this moment hold it all, or those of this client their half.
+            WebError: all of the memory is in use, or this client uses its half.
         """
         if self.memory.used + size > self.memory.limit:
             raise busy("too many uploads at once")
         if self.memory.used_by[self.client] + size > self.memory.limit // 2:
-            raise busy("too many uploads of one address at once")
+            raise busy("too many uploads from one address at once")
         self.memory.used += size
         self.memory.used_by[self.client] += size
         self.size += size
@@ -81,27 +81,27 @@ class Share:
 async def read_upload(
     stream: AsyncIterator[bytes], headers: Mapping[str, str], limits: WebLimits, share: Share
 ) -> bytes:
-    """The bytes of the one file that a request carries, refused while they come where they are too many.
+    """Read the one file of a request, rejecting it as soon as it is too large.
 
     Args:
         stream: the body, piece by piece.
         headers: of the request, names in lower case.
         limits: of the server.
-        share: what the upload may hold in memory.
+        share: the upload's share of the memory.
 
     Returns:
-        The file, at least one byte. Its name is nowhere kept.
+        The file's bytes, at least one. Its name is not kept.
 
     Raises:
-        WebError: nothing was sent, or too much, or too slowly, or in a form that is not understood.
+        WebError: the upload is empty, too large, too slow or malformed.
     """
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
         raise WebError(415, "encoded", "the body has a Content-Encoding", "send the file as it is")
     form = _form_of(headers.get("content-type", ""))
     room = limits.max_bytes + (_FORM if form else 0)
-    said = headers.get("content-length", "")
-    if said.isdecimal() and (len(said) > 15 or int(said) > room):
+    length = headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 15 or int(length) > room):
         raise _too_large(limits)
     parts: list[bytes] = []
     received = 0
@@ -122,7 +122,7 @@ async def read_upload(
     except TimeoutError:
         cause = (
             f"the upload took longer than {limits.upload_seconds:g} seconds, "
-            f"or came more slowly than {limits.upload_rate:g} kB a second"
+            f"or was slower than {limits.upload_rate:g} kB per second"
         )
         raise WebError(408, "too_slow", cause, "send a smaller file, or use a faster connection") from None
     if form:
@@ -141,7 +141,7 @@ def _too_large(limits: WebLimits) -> WebError:
 
 
 def _form_of(content_type: str) -> _Form | None:
-    """The reader of a multipart body; None where the body is the file itself."""
+    """The parser of a multipart body; None if the body is the file itself."""
     try:
         kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
     except (ValueError, FormParserError):
@@ -149,7 +149,7 @@ def _form_of(content_type: str) -> _Form | None:
     if not kind.startswith(b"multipart/"):
         return None
     if kind != b"multipart/form-data":
-        raise WebError(415, "wrong_form", "a multipart body that is no form", _HOW)
+        raise WebError(415, "wrong_form", "the body is multipart but not form-data", _HOW)
     if not options.get(b"boundary"):
         raise _malformed("there is no boundary")
     try:
@@ -159,7 +159,7 @@ def _form_of(content_type: str) -> _Form | None:
 
 
 class _Form:
-    """A form with one part that is named file; anything else in it is refused as soon as it is seen."""
+    """A form with one part named file; anything else is rejected as soon as it appears."""
 
     def __init__(self, boundary: bytes) -> None:
         self._parser = MultipartParser(
@@ -183,11 +183,11 @@ class _Form:
         try:
             self._parser.write(piece)
         except FormParserError:
-            raise _malformed("it does not keep to its own form") from None
+            raise _malformed("its syntax is invalid") from None
 
     def end(self) -> list[bytes]:
         if not self._complete:
-            raise _malformed("it has no end")
+            raise _malformed("it is incomplete")
         return self._parts
 
     def _begin(self) -> None:
@@ -210,7 +210,7 @@ class _Form:
         known = {bytes(name).lower(): bytes(value) for name, value in self._headers}
         _, options = parse_options_header(known.get(b"content-disposition", b""))
         if options.get(b"name") != b"file":
-            raise WebError(400, "wrong_part", "a part that is not named file", _HOW)
+            raise WebError(400, "wrong_part", "the part is not named file", _HOW)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._parts.append(data[start:end])

@@ -1,4 +1,4 @@
-"""The first image of a fresh process would wait for libraries to plan their work, and for decoders to start."""
+"""Warm up a new process: the first image would otherwise wait for libraries to initialise and decoders to start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from covidnet.base.errors import ImageRefusedError
-from covidnet.serving.web.reception import READERS
+from covidnet.serving.web.request_handler import READERS
 from covidnet.serving.web.worker import BATCH
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def warm_up(model: ServedModel) -> None:
 
 
 def warm_decoders(decoders: Decoders) -> None:
-    """Decode one picture with each process, so that all of them are started.
+    """Decode one picture with each decoder process, so that all of them are started.
 
     Args:
         decoders: of the server.
@@ -43,7 +43,7 @@ def warm_decoders(decoders: Decoders) -> None:
     Image.fromarray(np.add.outer(*[np.arange(64, dtype=np.uint8)] * 2)).save(file, "PNG")
 
     def decode() -> None:
-        # A server may want larger ones.
+        # The server may require larger images.
         with suppress(ImageRefusedError):
             decoders.decode(file.getvalue(), "warm-up")
 

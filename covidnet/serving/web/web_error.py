@@ -1,4 +1,4 @@
-"""What an answer says where there is no result: a code, the cause and the remedy, as JSON."""
+"""Error responses: a code, the cause and the remedy, as JSON."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from starlette.responses import JSONResponse
 
 
 class WebError(Exception):
-    """A request that gets an error for an answer.
+    """An error response to a request.
 
     Args:
-        status: of HTTP.
-        code: one word or two for programs, such as ``too_large``.
-        cause: what is wrong, in words.
+        status: the HTTP status.
+        code: one or two words for programs, such as ``too_large``.
+        cause: what is wrong.
         remedy: what the client can do about it.
-        retry: seconds after which to try again; None says nothing about it.
-        headers: more headers of the answer.
+        retry: seconds for the header Retry-After; None omits it.
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -40,26 +40,26 @@ class WebError(Exception):
             self.headers["Retry-After"] = str(max(1, math.ceil(retry)))
 
     def body(self) -> dict[str, dict[str, str]]:
-        """The error as every answer gives it."""
+        """The error as JSON."""
         return {"error": {"code": self.code, "cause": self.cause, "remedy": self.remedy}}
 
     def response(self) -> JSONResponse:
-        """The whole answer."""
+        """The whole response."""
         return JSONResponse(self.body(), self.status, self.headers)
 
 
 def busy(cause: str) -> WebError:
-    """The server has too much to do: 503."""
+    """503: the server is overloaded or closing."""
     return WebError(503, "busy", cause, "try again in a moment", retry=2)
 
 
 def internal() -> WebError:
-    """Something that should not happen did: 500, without a word on what it was."""
-    return WebError(500, "internal", "the server failed on this request", "try again, and tell who runs the server")
+    """500: an unexpected error, without details."""
+    return WebError(500, "internal", "the server failed on this request", "try again, and inform its administrator")
 
 
 def place_of(error: BaseException) -> str:
-    """The type of an error and where it arose, without its text."""
+    """The type of an error and where it was raised, without its text."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,4 +1,4 @@
-"""The threads that run the network, one for each core; images that wait together are shared out and go together."""
+"""The threads that run the network, one per core; waiting images are divided among them and batched."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from covidnet.serving.answers import ImageAnswer
 
 BATCH = 4
-"""Images per pass of the network, at most: more would let the first of them wait for little gain."""
+"""The largest batch: with a larger one the first image would wait longer for little gain."""
 
 
-class LeftError(Exception):
-    """Nobody waits for the answer any more, or nobody will give it."""
+class AbandonedError(Exception):
+    """The client no longer waits for the answer, or the server is closing."""
 
 
 class Answers(Protocol):
-    """What the worker needs of `covidnet.serving.answers.Predictor`."""
+    """The part of `covidnet.serving.answers.Predictor` that the worker needs."""
 
     def answer(self, images: Sequence[Radiograph], *, heat: bool = False) -> Sequence[ImageAnswer | ImageRefusedError]:
         """One answer or refusal for each image."""
@@ -34,7 +34,7 @@ class Answers(Protocol):
 
 @dataclass(eq=False)
 class _Task:
-    """One image; without one it asks whether a thread is free."""
+    """One image; without an image, a check whether a thread is free."""
 
     image: Radiograph | None
     heat: bool
@@ -42,17 +42,17 @@ class _Task:
 
 
 class Worker:
-    """Answers images one batch after the other, until it is closed.
+    """Predict images batch by batch, until it is closed.
 
-    Two passes of the network side by side, on a core each, take less time than one after the other on both.
+    Two concurrent passes of the network on one core each are faster than two consecutive passes on both.
 
     Args:
-        predictor: called from this worker's threads alone.
-        count: of these threads.
+        predictor: called only from this worker's threads.
+        count: the number of threads.
     """
 
     def __init__(self, predictor: Answers, count: int = 1) -> None:
-        self._answering = predictor
+        self._predictor = predictor
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._closed = False
         self._threads = [threading.Thread(target=self._run, name=f"network-{n}", daemon=True) for n in range(count)]
@@ -60,26 +60,26 @@ class Worker:
             thread.start()
 
     def submit(self, image: Radiograph, heat: bool) -> Future[ImageAnswer | ImageRefusedError]:
-        """Have an image answered. A future that is cancelled in time costs nothing.
+        """Queue an image. If its future is cancelled in time, it is not predicted.
 
         Args:
-            image: as `decode_radiograph` gives it.
-            heat: whether a heat map is wanted.
+            image: the decoded image.
+            heat: whether to compute a heat map.
         """
         return self._put(_Task(image, heat))
 
     def free(self) -> Future[None]:
-        """A future that is done as soon as a thread takes up something new."""
+        """A future that is done as soon as a thread is free."""
         return self._put(_Task(None, False))
 
     def close(self, seconds: float = 2.0) -> None:
-        """End after the batch at work, or without it; images that still wait get a `LeftError` at once.
+        """Stop after the current batches, or without them; waiting images get an `AbandonedError` at once.
 
         Args:
-            seconds: to wait for the batch.
+            seconds: to wait for the current batches.
         """
         self._closed = True
-        self._turn_away()
+        self._reject_waiting()
         for _ in self._threads:
             self._tasks.put(None)
         end = time.monotonic() + seconds
@@ -89,25 +89,25 @@ class Worker:
     def _put(self, task: _Task) -> Future[Any]:
         self._tasks.put(task)
         if self._closed:
-            self._turn_away()
+            self._reject_waiting()
         return task.future
 
-    def _turn_away(self) -> None:
-        """Tell all who wait that nobody answers; a mark of the end among them is for a thread."""
+    def _reject_waiting(self) -> None:
+        """Fail all waiting images; end marks in the queue are put back for the threads."""
         marks = 0
         with suppress(queue.Empty):
             while True:
                 task = self._tasks.get_nowait()
                 marks += task is None
                 if task is not None and task.future.set_running_or_notify_cancel():
-                    task.future.set_exception(LeftError())
+                    task.future.set_exception(AbandonedError())
         for _ in range(marks):
             self._tasks.put(None)
 
     def _run(self) -> None:
         while (first := self._tasks.get()) is not None:
             batch = [first]
-            # Those that wait are for the other threads too.
+            # Leave a share of the waiting images to the other threads.
             share = -(-(self._tasks.qsize() + 1) // len(self._threads))
             while len(batch) < min(BATCH, share) and (task := self._next()) is not None:
                 batch.append(task)
@@ -120,19 +120,19 @@ class Worker:
                     self._answer(chosen, heat)
 
     def _next(self) -> _Task | None:
-        """An image that waits; None where there is none, or the end is next."""
+        """A waiting image; None if there is none, or if the end mark is next."""
         try:
             task = self._tasks.get_nowait()
         except queue.Empty:
             return None
         if task is None:
-            # It is for a thread that has no batch.
+            # The end mark is for a thread without a batch.
             self._tasks.put(None)
         return task
 
     def _answer(self, tasks: list[_Task], heat: bool) -> None:
         try:
-            answers = self._answering.answer([task.image for task in tasks if task.image is not None], heat=heat)
+            answers = self._predictor.answer([task.image for task in tasks if task.image is not None], heat=heat)
             for task, answer in zip(tasks, answers, strict=True):
                 task.future.set_result(answer)
         except Exception as error:

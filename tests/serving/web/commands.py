@@ -1,4 +1,4 @@
-"""The command itself as a process of its own, on a free port."""
+"""The command in its own process, on a free port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 120.0
 
 
 class Running:
-    """A server that has said where it is.
+    """A running server with a known address.
 
     Args:
         process: the server.
@@ -39,7 +39,7 @@ class Running:
         return next((line.split()[0] for line in self.lines if line.startswith("http://")), "")
 
     def end(self, how: signal.Signals = signal.SIGINT) -> int:
-        """Ctrl-C, or another signal; gives the exit code."""
+        """Send Ctrl-C or another signal, and return the exit code."""
         self.process.send_signal(how)
         code = self.process.wait(30)
         self._reader.join(5)
@@ -73,5 +73,5 @@ def children_of(process: int) -> list[int]:
     """The processes that a process started, such as its decoders."""
     tasks = Path(f"/proc/{process}/task")
     if not tasks.is_dir():
-        pytest.skip("the system does not tell the children of a process")
+        pytest.skip("the system does not list the children of a process")
     return sorted({int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()})

@@ -1,4 +1,4 @@
-"""A model that needs no network, for tests of what is around it."""
+"""Fake models and decoders, for tests of the server around them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FACTS = ModelFacts(
 
 @dataclass
 class FakeModel:
-    """What the page is told of."""
+    """The facts that the page displays."""
 
     facts: ModelFacts = FACTS
     fit: SquareFit = field(default_factory=lambda: SquareFit(32))
@@ -42,8 +42,8 @@ class FakeModel:
 
 
 @dataclass
-class FakeAnswering:
-    """Says of each image what was planned, and keeps count.
+class FakePredictor:
+    """Returns predefined answers, and counts calls.
 
     Args:
         seconds: that each batch takes.
@@ -89,7 +89,7 @@ HOLDS = b"a file that is decoded for ever"
 
 @dataclass
 class FakeDecoders:
-    """Decodes in the thread that asks; `HOLDS` takes it until it is killed.
+    """Decodes in the calling thread; `HOLDS` blocks it until it is killed.
 
     Args:
         error: raised for every file.

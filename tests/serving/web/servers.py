@@ -1,4 +1,4 @@
-"""The application behind a true server in a thread, for tests of what happens on the wire."""
+"""The application behind a real server in a thread, for tests of the HTTP connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from covidnet.serving.web.guard import Access, access_of
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.protocol import UploadProtocol
 from covidnet.serving.web.server import create_app
-from tests.serving.web.fakes import FakeAnswering, FakeDecoders, FakeModel
+from tests.serving.web.fakes import FakeDecoders, FakeModel, FakePredictor
 
 LOCAL = access_of("127.0.0.1")
 
@@ -37,19 +37,19 @@ def image_png(side: int = 96, first: int = 40, seed: int = 0) -> bytes:
 
 
 @contextmanager
-def client(answering: Any = None, model: Any = None, decoders: Any = None, **limits: Any) -> Iterator[TestClient]:
-    """A client that talks to the application without a network."""
+def client(predictor: Any = None, model: Any = None, decoders: Any = None, **limits: Any) -> Iterator[TestClient]:
+    """A client that calls the application without a network."""
     given = WebLimits(**limits)
     decoders = decoders or FakeDecoders(max_megapixels=given.max_megapixels, min_side=given.min_side)
-    answering = answering or FakeAnswering()
-    model = model or getattr(answering, "model", FakeModel())
-    app = create_app(model, answering, decoders, given, card="# Model card: fake")
+    predictor = predictor or FakePredictor()
+    model = model or getattr(predictor, "model", FakeModel())
+    app = create_app(model, predictor, decoders, given, card="# Model card: fake")
     with TestClient(app, raise_server_exceptions=False) as found:
         yield found
 
 
 @contextmanager
-def serving(answering: Any = None, access: Access = LOCAL, decoders: Any = None, **limits: Any) -> Iterator[int]:
+def serving(predictor: Any = None, access: Access = LOCAL, decoders: Any = None, **limits: Any) -> Iterator[int]:
     """The port of a server at 127.0.0.1."""
     given = WebLimits(**limits)
 
@@ -57,8 +57,8 @@ def serving(answering: Any = None, access: Access = LOCAL, decoders: Any = None,
         pass
 
     Protocol.limits, Protocol.access = given, access
-    app = create_app(FakeModel(), answering or FakeAnswering(), decoders or FakeDecoders(), given, access=access)
-    # As the command does; what it cuts off at its end is logged otherwise.
+    app = create_app(FakeModel(), predictor or FakePredictor(), decoders or FakeDecoders(), given, access=access)
+    # As the command does; otherwise requests interrupted at its end are logged.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app, http=Protocol, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2,
@@ -78,7 +78,7 @@ def serving(answering: Any = None, access: Access = LOCAL, decoders: Any = None,
 
 
 def talk(port: int, *pieces: bytes, seconds: float = 10.0, pause: float = 0.0) -> bytes:
-    """Send pieces as they are, and read until the server closes or falls silent."""
+    """Send pieces unchanged, and read until the server closes the connection or sends no more."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as line:
         try:
             for piece in pieces:

@@ -26,7 +26,7 @@ def found(members: np.ndarray = MEMBERS, heat: np.ndarray | None = None, flags: 
     return answer_json(answer, FACTS, np.full((20, 30), 9, np.uint8), SquareFit(16), MODEL)
 
 
-def test_numbers_are_those_of_the_answer_in_the_order_of_the_classes() -> None:
+def test_numbers_are_the_answers_by_class() -> None:
     said = found()
     assert list(said["probabilities"]) == list(CLASSES)
     assert list(said["probabilities"].values()) == pytest.approx([0.5, 1.1 / 3, 0.4 / 3], abs=1e-6)
@@ -41,7 +41,7 @@ def test_one_model_has_no_agreement() -> None:
     assert found(MEMBERS[:1])["members"] == {"count": 1, "agreement": None, "standard_deviation": None}
 
 
-def test_flags_and_maps_are_told() -> None:
+def test_flags_and_maps_are_included() -> None:
     said = found(heat=np.zeros((16, 16), np.float32), flags=(Flag("dark", "too dark; use another", False),))
     assert said["quality"] == [{"code": "dark", "text": "too dark; use another"}]
     assert said["heat"]["empty"]
@@ -53,7 +53,7 @@ def test_flags_and_maps_are_told() -> None:
 
 
 @pytest.mark.parametrize("heat", [None, np.eye(16, dtype=np.float32)])
-def test_the_description_fits(heat: np.ndarray | None) -> None:
+def test_the_answer_matches_its_schema(heat: np.ndarray | None) -> None:
     said = json.loads(json.dumps({**found(heat=heat), "seconds": 0.1}))
     assert Answer.model_validate(said).model_dump(by_alias=True) == said
     assert Answer.model_config.get("extra") != "allow"

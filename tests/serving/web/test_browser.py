@@ -1,4 +1,4 @@
-"""The page in a true browser, before the true command with a true, small model."""
+"""The page in a real browser, served by the real command with a small trained model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A phantom as a PNG, the same as a DICOM of 12 bits, and a file that is none."""
+    """A phantom as a PNG and as a 12-bit DICOM, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("images")
     pixels = draw_image("COVID-19", 5, 0, size=128).image
     Image.fromarray(pixels).save(folder / "muster.png")
@@ -65,7 +65,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: Running) -> Iterator[Any]:
-    """The page, open; at the end every address that it asked, and every error of its script."""
+    """The open page; at the end, the addresses that it requested and the errors of its script are checked."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     asked: list[str] = []
@@ -97,7 +97,7 @@ def shares(page: Any) -> list[float]:
     return [float(number.split("%")[0]) for number in numbers]
 
 
-def test_a_phantom_is_uploaded_and_its_result_and_overlay_are_read(page: Any, images: Path) -> None:
+def test_a_phantom_is_uploaded_and_its_result_and_overlay_appear(page: Any, images: Path) -> None:
     upload(page, images / "muster.png")
     assert page.inner_text("#prediction") in CLASSES
     assert page.locator("#bars .name").all_inner_texts() == list(CLASSES)
@@ -112,7 +112,7 @@ def test_a_phantom_is_uploaded_and_its_result_and_overlay_are_read(page: Any, im
     assert sizes[0] == sizes[1]
 
 
-def test_the_opacity_slider_and_the_switch_change_what_is_seen(page: Any, images: Path) -> None:
+def test_the_opacity_slider_and_the_switch_change_the_picture(page: Any, images: Path) -> None:
     upload(page, images / "muster.png")
     seen = {}
     for value in ("0", "50", "100"):
@@ -120,7 +120,7 @@ def test_the_opacity_slider_and_the_switch_change_what_is_seen(page: Any, images
         assert page.inner_text("#percent") == f"{value} %"
         assert float(page.eval_on_selector("#heat", "one => getComputedStyle(one).opacity")) == float(value) / 100
         seen[value] = drawn(page)
-    # A bare image is grey; the map brings colour, the more the higher the slider.
+    # The image alone is grey; a higher opacity of the map adds more colour.
     colour = {value: float(np.ptp(picture, axis=2).mean()) for value, picture in seen.items()}
     assert colour["0"] < 0.5
     assert colour["0"] < colour["50"] < colour["100"]
@@ -131,7 +131,7 @@ def test_the_opacity_slider_and_the_switch_change_what_is_seen(page: Any, images
     assert np.abs(drawn(page) - seen["100"]).mean() < 0.5
 
 
-def test_a_dicom_gets_the_answer_of_its_png(page: Any, images: Path) -> None:
+def test_a_dicom_gets_the_same_answer_as_its_png(page: Any, images: Path) -> None:
     upload(page, images / "muster.png")
     first = shares(page)
     upload(page, images / "muster.dcm")
@@ -152,7 +152,7 @@ def test_a_refused_file_is_a_sentence_with_a_remedy_and_the_old_result_is_gone(p
     assert not page.is_visible("#refused")
 
 
-def test_a_image_is_dropped_on_the_page_and_two_are_too_many(page: Any, images: Path) -> None:
+def test_an_image_can_be_dropped_on_the_page_but_not_two(page: Any, images: Path) -> None:
     drop = """([data, count]) => {
         const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
         const carried = new DataTransfer();
@@ -167,7 +167,7 @@ def test_a_image_is_dropped_on_the_page_and_two_are_too_many(page: Any, images: 
     page.wait_for_selector("#answer:not([hidden])")
 
 
-def test_a_doubtful_image_is_told_before_its_numbers_and_no_text_becomes_html(page: Any, images: Path) -> None:
+def test_a_warning_precedes_the_numbers_and_no_text_becomes_html(page: Any, images: Path) -> None:
     evil = "<img src=x onerror=\"document.title='run'\">"
 
     def doubt(route: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_doubtful_image_is_told_before_its_numbers_and_no_text_becomes_html(pa
 
 
 @pytest.mark.parametrize("kind", ["none", "empty"])
-def test_a_image_without_a_map_has_nothing_to_slide(page: Any, images: Path, kind: str) -> None:
+def test_the_slider_is_disabled_without_a_map(page: Any, images: Path, kind: str) -> None:
     def bare(route: Any) -> None:
         answer = route.fetch()
         said = answer.json()
@@ -210,7 +210,7 @@ def test_the_notice_stays_and_the_card_opens_by_keyboard(page: Any) -> None:
     assert not page.is_visible("#card-text")
 
 
-def test_everything_has_a_name_and_is_reached_by_keyboard(page: Any, images: Path) -> None:
+def test_every_control_has_a_name_and_is_reachable_by_keyboard(page: Any, images: Path) -> None:
     upload(page, images / "muster.png")
     reached = []
     for _ in range(8):
@@ -226,21 +226,21 @@ def test_everything_has_a_name_and_is_reached_by_keyboard(page: Any, images: Pat
 
 
 @pytest.mark.parametrize("width", [1280, 768, 420, 320])
-def test_nothing_is_wider_than_the_window(page: Any, images: Path, width: int) -> None:
+def test_the_page_fits_the_window(page: Any, images: Path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     upload(page, images / "muster.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.is_visible("#notice")
 
 
-def test_a_server_that_has_gone_is_told(page: Any, images: Path) -> None:
+def test_a_stopped_server_is_reported(page: Any, images: Path) -> None:
     page.route("**/v1/predict", lambda route: route.abort())
     page.set_input_files("#file", str(images / "muster.png"))
     page.wait_for_selector("#refused:not([hidden])")
-    assert page.inner_text("#refused-cause") == "The server does not answer."
+    assert page.inner_text("#refused-cause") == "The server does not respond."
 
 
-def test_the_page_asks_for_the_token_of_its_server(browser: Any, tmp_path: Path) -> None:
+def test_the_page_prompts_for_the_token(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(image_png(side=300))
     said = ["not this one", "0123456789abcdef"]
     with serving(access=Access(token=said[-1])) as port:
@@ -255,5 +255,5 @@ def test_the_page_asks_for_the_token_of_its_server(browser: Any, tmp_path: Path)
         refuses = context.new_page()
         refuses.on("dialog", lambda dialog: dialog.dismiss())
         refuses.goto(f"http://127.0.0.1:{port}")
-        refuses.wait_for_function("document.getElementById('title').textContent === 'the server asks for a token'")
+        refuses.wait_for_function("document.getElementById('title').textContent === 'the server requires a token'")
         context.close()

@@ -1,4 +1,4 @@
-"""The card of a checkpoint that stands alone."""
+"""The card of a checkpoint without its folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from covidnet.serving.web.card import facts_card
 from tests.serving.web.fakes import FACTS
 
 
-def test_what_is_known_is_told_and_the_rest_is_not_available() -> None:
+def test_known_facts_are_listed_and_the_rest_is_not_available() -> None:
     card = facts_card(FACTS)
     assert card.startswith("# Model card: densenet121, 3 models (folds 0, 1, 2)\n\nResearch use only")
     assert "| Temperatures | 1.500, 1.200, 1.100 |" in card
@@ -17,7 +17,7 @@ def test_what_is_known_is_told_and_the_rest_is_not_available() -> None:
     assert "Scores: not available" in card
 
 
-def test_a_checkpoint_that_tells_nothing_has_a_card_too() -> None:
+def test_a_checkpoint_without_facts_has_a_card_too() -> None:
     bare = dataclasses.replace(FACTS, folds=(None,), temperatures=(None,), training={}, weights="a|b.pt")
     card = facts_card(bare)
     assert "| Test folds | not available |" in card

@@ -1,4 +1,4 @@
-"""What holds for every request."""
+"""Rules for every request."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_every_answer_has_the_headers() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000", "[::1]"])
-def test_own_names_are_answered(host: str) -> None:
+def test_requests_to_own_host_names_are_answered(host: str) -> None:
     assert client().get("/", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "", "[::1", "127.0.0.1@evil.example", "évil"]
 )
-def test_other_names_are_refused(host: str) -> None:
+def test_requests_to_other_host_names_are_rejected(host: str) -> None:
     answer = client().get("/", headers={"host": host.encode()})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "wrong_host"
@@ -72,11 +72,11 @@ def test_pages_of_other_sites_cannot_post(headers: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "headers", [{}, {"sec-fetch-site": "none"}, {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"}]
 )
-def test_the_own_page_and_programs_can_post(headers: dict[str, str]) -> None:
+def test_its_own_page_and_programs_can_post(headers: dict[str, str]) -> None:
     assert client().post("/", headers=headers).status_code == 200
 
 
-def test_what_fails_is_answered_without_a_word_on_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_is_answered_without_details(caplog: pytest.LogCaptureFixture) -> None:
     async def fails(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("patient Anna")
 
@@ -98,7 +98,7 @@ def test_a_machine_without_memory_is_a_503(caplog: pytest.LogCaptureFixture) -> 
     assert "short of memory" in caplog.text
 
 
-def test_a_client_that_has_left_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_disconnects_is_not_an_error(caplog: pytest.LogCaptureFixture) -> None:
     async def left(scope: Scope, receive: Receive, send: Send) -> None:
         raise ClientDisconnect
 
@@ -107,7 +107,7 @@ def test_a_client_that_has_left_is_no_error(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
 
 
-def test_too_many_requests_at_once_are_sent_away_and_none_is_forgotten() -> None:
+def test_too_many_concurrent_requests_are_rejected_and_all_are_counted() -> None:
     guard = Guard(hello, connections=1)
     inner: list[int] = []
 
@@ -125,7 +125,7 @@ def test_too_many_requests_at_once_are_sent_away_and_none_is_forgotten() -> None
     assert not guard._busy
 
 
-def test_one_address_has_its_share_of_the_requests_and_the_probes_are_always_answered() -> None:
+def test_requests_are_limited_per_address_and_probes_are_always_answered() -> None:
     inner: dict[tuple[str, str], int] = {}
 
     async def asks_again(scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,7 +148,7 @@ def test_one_address_has_its_share_of_the_requests_and_the_probes_are_always_ans
     assert not guard._busy
 
 
-# Who may ask
+# Access
 
 
 OWN = ["127.0.0.1", "localhost", "::1"]
@@ -167,12 +167,12 @@ OWN = ["127.0.0.1", "localhost", "::1"]
         ("192.168.1.9", ["images.example"], ["images.example", "192.168.1.9", *OWN]),
     ],
 )
-def test_names_follow_the_address(host: str, more: list[str] | str, expected: list[str]) -> None:
+def test_host_names_follow_from_the_address(host: str, more: list[str] | str, expected: list[str]) -> None:
     assert access_of(host, more).hosts == set(expected)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.9", "images.example", ""])
-def test_a_server_that_others_reach_needs_names_or_a_token(host: str, tmp_path: Path) -> None:
+def test_a_server_open_to_other_machines_needs_names_or_a_token(host: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=rf"host={host}: must be 127\.0\.0\.1; .*hosts=.*token=FILE"):
         access_of(host)
     (tmp_path / "token").write_text("0123456789abcdef\n")
@@ -183,19 +183,19 @@ def test_a_server_that_others_reach_needs_names_or_a_token(host: str, tmp_path: 
 @pytest.mark.parametrize(
     "name", ["", "*", "http://images.example", "images.example:8000", "images.example/x", "a b", "@"]
 )
-def test_what_is_no_name_is_refused(name: str) -> None:
+def test_an_invalid_name_is_rejected(name: str) -> None:
     with pytest.raises(SettingError, match="hosts="):
         access_of("0.0.0.0", [name])
 
 
 @pytest.mark.parametrize("proxy", ["*", "nginx", "10.0.0.0/99", "", "10.0.0.1:80"])
-def test_what_is_no_network_is_refused(proxy: str) -> None:
+def test_an_invalid_network_is_rejected(proxy: str) -> None:
     with pytest.raises(SettingError, match="proxies="):
         access_of("127.0.0.1", proxies=[proxy])
 
 
 @pytest.mark.parametrize("text", [b"", b"short", b"0123456789 abcdef", b"\xff" * 20, b"a" * 5000, b"a" * 20 + b"\nb"])
-def test_what_is_no_token_is_refused_in_one_line_that_does_not_tell_it(text: bytes, tmp_path: Path) -> None:
+def test_an_invalid_token_is_rejected_in_one_line_that_does_not_reveal_it(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(text)
     for path in (tmp_path / "token", tmp_path / "nowhere", tmp_path):
         with pytest.raises(SettingError, match="token=") as caught:
@@ -204,7 +204,7 @@ def test_what_is_no_token_is_refused_in_one_line_that_does_not_tell_it(text: byt
         assert "abcdef" not in str(caught.value)
 
 
-def test_a_token_is_asked_for_everything_but_the_page_and_the_probes() -> None:
+def test_everything_but_the_page_and_the_probes_requires_the_token() -> None:
     ask = client(access=Access(token="0123456789abcdef"))
     good = {"authorization": "Bearer 0123456789abcdef"}
     for path in ("/v1/model", "/v1/predict", "/openapi.json", "/nothing", "/health/"):
@@ -223,7 +223,7 @@ def test_a_token_is_asked_for_everything_but_the_page_and_the_probes() -> None:
 
 
 def seen(access: Access, peer: str, headers: dict[str, str]) -> tuple[int, Scope]:
-    """The status, and the request as the application gets it."""
+    """The status, and the request as the application receives it."""
     scopes: list[Scope] = [{}]
 
     async def keeps(scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,7 +240,7 @@ FORWARDED = {
 }  # fmt: skip
 
 
-def test_a_named_proxy_tells_who_asks_and_under_which_name() -> None:
+def test_a_trusted_proxy_forwards_client_and_host() -> None:
     access = access_of("127.0.0.1", ["images.example"], ["10.0.0.0/8"])
     status, scope = seen(access, "10.0.0.9", FORWARDED)
     assert (status, scope["client"][0], scope["scheme"]) == (200, "192.0.2.5", "https")
@@ -250,23 +250,23 @@ def test_a_named_proxy_tells_who_asks_and_under_which_name() -> None:
 
 
 @pytest.mark.parametrize("peer", ["11.0.0.9", "2001:db8::1", "testclient"])
-def test_what_anybody_else_forwards_is_passed_over(peer: str) -> None:
+def test_forwarded_headers_of_others_are_ignored(peer: str) -> None:
     status, scope = seen(access_of("127.0.0.1", ["images.example"], ["10.0.0.0/8"]), peer, FORWARDED)
     assert (status, scope["client"][0], scope["scheme"]) == (200, peer, "http")
     assert dict(scope["headers"])[b"host"] == b"127.0.0.1:8000"
 
 
-def test_the_page_behind_a_proxy_that_keeps_its_own_name_can_post_where_its_name_is_given() -> None:
+def test_the_page_behind_a_proxy_that_sends_its_own_host_can_post_if_its_name_is_given() -> None:
     plain = {"host": "127.0.0.1:8000", "origin": "https://images.example"}
     named = access_of("127.0.0.1", ["images.example"])
     assert seen(named, "127.0.0.1", plain)[0] == 200
     assert seen(LOCAL, "127.0.0.1", plain)[0] == 403
     assert seen(named, "127.0.0.1", {**plain, "origin": "https://other.example"})[0] == 403
     assert seen(named, "127.0.0.1", {**plain, "sec-fetch-site": "cross-site"})[0] == 403
-    # Asked by its name, it is asked by its port too.
+    # For its own name, the port must match too.
     assert seen(named, "127.0.0.1", {"host": "images.example", "origin": "http://images.example:9000"})[0] == 403
 
 
-def test_loopback_is_told_from_other_addresses() -> None:
+def test_loopback_addresses() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LocalHost"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.1", "images.example", ""]))

@@ -10,18 +10,18 @@ from covidnet.serving.web.limits import WebLimits
 
 @pytest.mark.parametrize("name", list(WebLimits.__dataclass_fields__))
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "8", None, True])
-def test_what_is_no_limit_is_refused_by_its_name(name: str, value: object) -> None:
+def test_an_invalid_limit_is_rejected_by_name(name: str, value: object) -> None:
     with pytest.raises(SettingError, match=f"{name}=.*must be an? .*above 0"):
         WebLimits(**{name: value})  # type: ignore[arg-type]
 
 
-def test_no_rate_limit_can_be_asked_for_and_no_other_zero() -> None:
+def test_only_the_rate_limit_can_be_0() -> None:
     assert WebLimits(rate=0).rate == 0
     with pytest.raises(SettingError, match="queue=0"):
         WebLimits(queue=0)
 
 
-def test_counts_are_whole() -> None:
+def test_counts_are_integers() -> None:
     with pytest.raises(SettingError, match=r"queue=1\.5: must be an integer"):
         WebLimits(queue=1.5)  # type: ignore[arg-type]
 

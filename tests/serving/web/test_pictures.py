@@ -1,4 +1,4 @@
-"""What a browser is given to draw."""
+"""Pictures for the browser."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_preview_is_a_grey_jpeg_close_to_the_image() -> None:
     assert np.abs(np.asarray(picture).astype(int) - image).mean() < 2
 
 
-def test_colours_are_those_of_inferno_and_grow_lighter_all_the_way() -> None:
+def test_colours_are_inferno_and_their_lightness_increases() -> None:
     expected = np.rint(colormaps["inferno"](np.arange(256))[:, :3] * 255)
     assert np.abs(HEAT_COLOURS - expected).max() <= 1
     lightness = HEAT_COLOURS @ np.array([0.2126, 0.7152, 0.0722])
@@ -55,14 +55,14 @@ def test_a_heat_map_is_transparent_where_it_is_0_and_coloured_elsewhere() -> Non
     assert (picture[:, 110:, :3] == HEAT_COLOURS[255]).all()
 
 
-def test_a_heat_map_lies_where_the_network_saw_it() -> None:
+def test_a_heat_map_is_placed_where_the_network_saw_it() -> None:
     heat = np.ones((32, 32), np.float32)
     cropped = np.asarray(opened(heat_url(heat, SquareFit(32, "crop"), (100, 200)), "png").convert("RGBA"))
     assert (cropped[:, :50, 3] == 0).all()
     assert (cropped[:, 50:150, 3] == 255).all()
 
 
-def test_a_map_that_is_no_number_or_out_of_range_is_drawn_all_the_same() -> None:
+def test_a_map_with_nan_or_values_out_of_range_is_drawn() -> None:
     heat = np.full((8, 8), np.nan, np.float32)
     heat[0] = 7
     picture = np.asarray(opened(heat_url(heat, SquareFit(8), (64, 64)), "png").convert("RGBA"))

@@ -1,4 +1,4 @@
-"""Connections that say nothing, too much, or nonsense."""
+"""Connections that send nothing, too much, or invalid data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from covidnet.serving.web import protocol, upload
 from covidnet.serving.web.guard import access_of
 from tests.conftest import PROJECT
-from tests.serving.web.fakes import FakeAnswering
+from tests.serving.web.fakes import FakePredictor
 from tests.serving.web.servers import image_png, serving, talk
 
 
@@ -29,7 +29,7 @@ def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert time.monotonic() - start < 5
 
 
-def test_a_head_that_drips_is_closed_also_after_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_head_is_closed_even_after_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "WAIT_SECONDS", 0.4)
     ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
     with serving() as port:
@@ -42,7 +42,7 @@ def test_a_head_that_drips_is_closed_also_after_an_answer(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "data", [b"\x16\x03\x01 hello\r\n\r\n", b"GET /" + b"x" * 100_000, b"GET / HTTP/1.1\r\nX: " + b"y" * 70_000]
 )
-def test_what_is_no_http_or_too_long_is_answered_in_json(data: bytes) -> None:
+def test_an_invalid_or_too_long_request_is_answered_in_json(data: bytes) -> None:
     with serving() as port:
         head, _, body = talk(port, data).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400")
@@ -51,7 +51,7 @@ def test_what_is_no_http_or_too_long_is_answered_in_json(data: bytes) -> None:
         assert b"200 OK" in talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
 
-def test_too_many_connections_are_sent_away() -> None:
+def test_too_many_connections_are_rejected() -> None:
     with serving(connections=3) as port:
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
         time.sleep(0.2)
@@ -67,16 +67,16 @@ def test_too_many_connections_are_sent_away() -> None:
         assert b"200 OK" in talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
 
-def test_a_body_without_length_is_refused_while_it_comes() -> None:
+def test_a_body_without_length_is_rejected_while_it_arrives() -> None:
     piece = b"10000\r\n" + bytes(65536) + b"\r\n"
     head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with serving(max_megabytes=0.3) as port:
-        # Without an end: who waited for one would wait for ever.
+        # It has no end: waiting for it would take forever.
         found = talk(port, head, *[piece] * 6, seconds=1)
         assert found.startswith(b"HTTP/1.1 413")
 
 
-def test_a_length_that_is_too_much_is_refused_before_the_body() -> None:
+def test_a_too_large_length_is_rejected_before_the_body() -> None:
     head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000000\r\nExpect: 100-continue\r\n\r\n"
     with serving(max_megabytes=0.3) as port:
         found = talk(port, head, seconds=1)
@@ -84,7 +84,7 @@ def test_a_length_that_is_too_much_is_refused_before_the_body() -> None:
         assert b"100 Continue" not in found
 
 
-def test_a_length_below_the_body_takes_no_more_than_it_says() -> None:
+def test_no_more_of_a_body_is_read_than_its_length() -> None:
     data = image_png()
     head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data) // 2}\r\n\r\n".encode()
     with serving() as port:
@@ -95,12 +95,12 @@ def test_a_length_below_the_body_takes_no_more_than_it_says() -> None:
 SLOW = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\na"
 
 
-def test_an_upload_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_upload_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(upload_seconds=0.3) as port:
         assert talk(port, SLOW, seconds=1).startswith(b"HTTP/1.1 408")
     monkeypatch.setattr(upload, "PATIENCE_SECONDS", 0.3)
     with serving(upload_rate=0.05) as port:
-        # 20 bytes a second are too few, 200 are enough.
+        # 20 bytes per second are too slow, 200 are enough.
         assert talk(port, SLOW, *[b"a"] * 10, seconds=0.5, pause=0.05).startswith(b"HTTP/1.1 408")
         assert talk(port, SLOW, *[b"a" * 10] * 10, seconds=0.1, pause=0.05) == b""
 
@@ -118,19 +118,19 @@ def test_70_slow_uploads_of_one_address_leave_room_for_others_and_for_the_probes
             assert asked_from("127.0.0.2", port, "POST", "/v1/predict", data)[0] == 200
             status, answer = asked_from("127.0.0.1", port, "POST", "/v1/predict", data)
             assert (status, json.loads(answer)["error"]["code"]) == (503, "busy")
-        # Those that are gone leave nothing behind.
+        # Closed connections are no longer counted.
         time.sleep(0.3)
         assert asked_from("127.0.0.1", port, "POST", "/v1/predict", data)[0] == 200
 
 
-def test_silent_connections_do_not_take_the_reserved_places() -> None:
+def test_silent_connections_do_not_block_the_reserved_places() -> None:
     with serving(connections=2) as port, ExitStack() as held:
         for _ in range(40):
             held.enter_context(socket.create_connection(("127.0.0.1", port)))
             assert_healthy(port)
 
 
-def test_an_address_with_many_connections_displaces_its_own() -> None:
+def test_an_address_with_many_connections_displaces_its_own_connections() -> None:
     with serving(connections=1) as port, ExitStack() as held:
         held.enter_context(socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)))
         time.sleep(0.1)
@@ -144,7 +144,7 @@ def test_an_address_with_many_connections_displaces_its_own() -> None:
         line.close()
 
 
-def test_a_named_proxy_may_have_all_connections() -> None:
+def test_a_trusted_proxy_may_hold_all_connections() -> None:
     with serving(access=access_of("127.0.0.1", proxies=["127.0.0.1"]), per_address=1) as port, ExitStack() as held:
         for _ in range(10):
             held.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -153,18 +153,18 @@ def test_a_named_proxy_may_have_all_connections() -> None:
 
 
 @pytest.mark.parametrize("query", ["", "?heat=perhaps"])
-def test_a_body_in_tiny_chunks_is_refused_and_holds_up_nobody(query: str) -> None:
+def test_a_body_in_tiny_chunks_is_rejected_and_delays_nobody(query: str) -> None:
     head = f"POST /v1/predict{query} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     with serving(rate=0) as port:
         start = time.monotonic()
         talk(port, head, *[b"1\r\na\r\n" * 5000] * 400, seconds=10)
-        # The whole of it, in one read after the other, takes minutes.
+        # Reading all of it would take minutes.
         assert time.monotonic() - start < 5
         assert talk(port, head + b"1\r\na\r\n" * 100 + b"0\r\n\r\n", seconds=0.5).startswith(b"HTTP/1.1 4")
         assert_healthy(port)
 
 
-def test_a_body_in_usual_chunks_is_read() -> None:
+def test_a_body_in_normal_chunks_is_read() -> None:
     data = image_png(side=400)
     head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     for size in (100, 4096, 65536):
@@ -185,7 +185,7 @@ with serving(connections=500, per_address=500) as port:
 """
 
 
-def test_a_server_without_files_for_more_connections_says_so_once_and_recovers() -> None:
+def test_a_server_without_file_handles_logs_it_once_and_recovers() -> None:
     script = STARVED.format(root=str(PROJECT), limit=64)
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -232,11 +232,11 @@ def asked_from(
         line.close()
 
 
-def test_a_client_that_leaves_is_forgotten() -> None:
-    answering = FakeAnswering()
+def test_a_client_that_disconnects_is_forgotten() -> None:
+    predictor = FakePredictor()
     data = image_png()
     head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
-    with serving(answering, queue=2) as port:
+    with serving(predictor, queue=2) as port:
         for _ in range(10):
             with socket.create_connection(("127.0.0.1", port)) as line:
                 line.sendall(head + data)
@@ -250,7 +250,7 @@ def test_a_client_that_leaves_is_forgotten() -> None:
 
 
 def test_several_images_go_over_one_connection_and_from_several_clients() -> None:
-    answering = FakeAnswering(seconds=0.01)
+    predictor = FakePredictor(seconds=0.01)
     statuses: list[int] = []
 
     def ask(port: int, seed: int) -> None:
@@ -262,18 +262,18 @@ def test_several_images_go_over_one_connection_and_from_several_clients() -> Non
             statuses.append(answer.status)
         line.close()
 
-    with serving(answering, rate=0) as port:
+    with serving(predictor, rate=0) as port:
         threads = [threading.Thread(target=ask, args=(port, seed)) for seed in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     assert statuses == [200] * 20
-    assert sum(answering.batches) == 20
-    assert len(answering.threads) == 1
+    assert sum(predictor.batches) == 20
+    assert len(predictor.threads) == 1
 
 
-def test_a_client_that_does_not_take_its_answers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_its_responses_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "WAIT_SECONDS", 0.4)
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving() as port, socket.socket() as line:
@@ -289,12 +289,12 @@ def test_a_client_that_does_not_take_its_answers_is_cut_off(monkeypatch: pytest.
             except ConnectionResetError:
                 piece = b""
             received, closed = received + len(piece), not piece
-        # Each answer has kilobytes.
+        # Each response is several kilobytes.
         assert received < 5000 * 2000
         assert b"200 OK" in talk(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
 
-def test_an_answer_on_an_open_connection_does_not_wait_for_its_head_to_be_confirmed() -> None:
+def test_a_response_on_an_open_connection_does_not_wait_for_an_acknowledgement() -> None:
     with serving(rate=0) as port:
         line = http.client.HTTPConnection("127.0.0.1", port)
         taken = []
@@ -304,5 +304,5 @@ def test_an_answer_on_an_open_connection_does_not_wait_for_its_head_to_be_confir
             line.getresponse().read()
             taken.append(time.perf_counter() - start)
         line.close()
-    # Delayed acknowledgements take 40 ms; a busy machine may do so once, not each time.
+    # Delayed acknowledgements take 40 ms; a busy machine may be that slow once, not each time.
     assert sorted(taken)[2] < 0.03

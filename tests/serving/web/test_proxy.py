@@ -1,4 +1,4 @@
-"""A true nginx before the server, as docs/serving.md sets it up and as it comes."""
+"""A real nginx in front of the server, configured as in docs/serving.md and with its defaults."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def free_port() -> int:
 
 
 def post(line: http.client.HTTPConnection, host: str, **more: str) -> int:
-    """As the page does it in a browser."""
+    """A request as the page sends it in a browser."""
     scheme = "https" if isinstance(line, http.client.HTTPSConnection) else "http"
     headers = {"Host": host, "Origin": f"{scheme}://{host}", "Sec-Fetch-Site": "same-origin", **more}
     try:
@@ -106,7 +106,7 @@ def post(line: http.client.HTTPConnection, host: str, **more: str) -> int:
         line.close()
 
 
-def test_the_documented_proxy_lets_the_page_post_and_tells_its_users_apart(tmp_path: Path) -> None:
+def test_the_documented_proxy_lets_the_page_post_and_distinguishes_its_users(tmp_path: Path) -> None:
     port = free_port()
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
@@ -127,11 +127,11 @@ def test_the_documented_proxy_lets_the_page_post_and_tells_its_users_apart(tmp_p
         assert [asked(f"127.0.0.{n}", **known) for n in (2, 3, 4)] == [200] * 3
         assert [asked(f"127.0.0.{n}", **known) for n in (2, 3, 4)] == [429] * 3
         assert asked("127.0.0.2", **known, **{"X-Forwarded-For": "192.0.2.5"}) == 429
-    # Neither an upload nor an answer lay on the disk of the proxy.
+    # Neither an upload nor a response was written to the disk of the proxy.
     assert [path for path in tmp_path.glob("*/**/*") if path.is_file()] == []
 
 
-def test_a_proxy_as_it_comes_lets_the_page_post_where_its_name_is_given(tmp_path: Path) -> None:
+def test_a_proxy_with_its_defaults_lets_the_page_post_if_its_name_is_given(tmp_path: Path) -> None:
     port = free_port()
     with (
         serving(access=access_of("127.0.0.1", ["images.example"])) as behind,

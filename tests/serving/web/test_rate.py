@@ -1,4 +1,4 @@
-"""How often one address may ask."""
+"""The rate limit for each address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def test_a_burst_is_taken_and_then_the_rate() -> None:
+def test_after_a_burst_the_rate_applies() -> None:
     clock = Clock()
     limit = RateLimit(2, 3, clock)
     assert [limit.wait("10.0.0.1") for _ in range(4)] == [0, 0, 0, 0.5]
@@ -24,7 +24,7 @@ def test_a_burst_is_taken_and_then_the_rate() -> None:
     assert limit.wait("10.0.0.1") == pytest.approx(0.5)
 
 
-def test_a_refusal_costs_nothing() -> None:
+def test_a_rejected_request_takes_no_token() -> None:
     clock = Clock()
     limit = RateLimit(1, 1, clock)
     limit.wait("10.0.0.1")
@@ -34,7 +34,7 @@ def test_a_refusal_costs_nothing() -> None:
     assert limit.wait("10.0.0.1") == 0
 
 
-def test_a_pause_saves_no_more_than_a_burst() -> None:
+def test_a_pause_accumulates_at_most_a_burst() -> None:
     clock = Clock()
     limit = RateLimit(5, 2, clock)
     limit.wait("10.0.0.1")
@@ -56,7 +56,7 @@ def test_no_rate_is_no_limit() -> None:
     assert not any(limit.wait("10.0.0.1") for _ in range(1000))
 
 
-def test_addresses_that_are_remembered_have_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_addresses_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate, "_CLIENTS", 10)
     limit = RateLimit(1, 1, Clock())
     for number in range(100):

@@ -1,4 +1,4 @@
-"""The REST endpoint and the page: what they answer, and that nothing of an upload stays."""
+"""The REST API and the page: their responses, and that nothing of an upload is kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from covidnet.gate.gate import InputGate
 from covidnet.serving.answers import Predictor
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.model import Outputs, ServedModel
-from covidnet.serving.web import reception
+from covidnet.serving.web import request_handler
 from covidnet.serving.web.guard import HEADERS
 from tests.data.reading import hostile
 from tests.data.reading.test_dicom import image as dicom_image
@@ -55,12 +55,12 @@ from tests.data.reading.test_images import (
     saved,
     tiff,
 )
-from tests.serving.web.fakes import FACTS, HOLDS, FakeAnswering, FakeDecoders, FakeModel
+from tests.serving.web.fakes import FACTS, HOLDS, FakeDecoders, FakeModel, FakePredictor
 from tests.serving.web.servers import client, fetched, image_png, serving
 
 
 class MeanModel(ServedModel):
-    """Probabilities from the mean grey: enough to stand behind a true input gate."""
+    """Probabilities from the mean grey value, behind a real input gate."""
 
     def outputs(self, squares: np.ndarray, maps: bool = False) -> Outputs:
         share = squares.mean(axis=(1, 2)) / 255
@@ -72,11 +72,11 @@ def gated(gate: str = "refuse") -> Predictor:
     return Predictor(MeanModel(FACTS, InputGate.rules(), Path("none")), gate)
 
 
-# What is answered
+# Responses
 
 
-def test_a_image_is_answered_with_all_that_is_promised() -> None:
-    with client(FakeAnswering(flags=[Flag("dark", "too dark; use another image", False)])) as ask:
+def test_an_image_is_answered_with_every_documented_field() -> None:
+    with client(FakePredictor(flags=[Flag("dark", "too dark; use another image", False)])) as ask:
         said = ask.post("/v1/predict", content=image_png()).json()
     assert set(said) == {
         "prediction", "probabilities", "calibrated", "members", "quality", "image", "preview", "heat", "notes",
@@ -109,7 +109,7 @@ def test_a_body_and_a_form_get_the_same_answer() -> None:
 @pytest.mark.parametrize(
     ("query", "drawn"), [("", True), ("?heat=true", True), ("?heat=false", False), ("?heat=0", False)]
 )
-def test_the_map_can_be_left_out(query: str, drawn: bool) -> None:
+def test_the_map_can_be_omitted(query: str, drawn: bool) -> None:
     with client() as ask:
         assert (ask.post(f"/v1/predict{query}", content=image_png()).json()["heat"] is not None) is drawn
 
@@ -120,7 +120,7 @@ def test_an_engine_without_maps_answers_without() -> None:
         assert ask.get("/v1/model").json()["explains"] is False
 
 
-def test_the_model_says_what_it_is() -> None:
+def test_the_model_is_described() -> None:
     with client(max_megabytes=7) as ask:
         said = ask.get("/v1/model").json()
     assert said["classes"] == [{"name": name, "colour": CLASSES.colours[name]} for name in CLASSES]
@@ -131,14 +131,14 @@ def test_the_model_says_what_it_is() -> None:
     assert said["notice"] == NOTICE
 
 
-def test_the_server_says_that_it_is_up() -> None:
+def test_a_running_server_is_healthy() -> None:
     with client() as ask:
         assert ask.get("/health").json() == {"status": "ok"}
         assert ask.get("/ready").json() == {"status": "ok"}
 
 
-def test_a_file_that_takes_too_long_is_refused_and_one_that_waits_too_long_is_not_blamed() -> None:
-    # A stopped process stands for a file that takes for ever, whatever files do so today.
+def test_a_slow_file_is_refused_but_not_one_that_only_waited_too_long() -> None:
+    # A stopped process stands for a file that never finishes decoding.
     for limits, status, code in (
         ({"max_seconds": 0.5}, 422, "unreadable_file"),
         ({"answer_seconds": 0.5}, 503, "timed_out"),
@@ -159,16 +159,16 @@ def test_a_file_that_takes_too_long_is_refused_and_one_that_waits_too_long_is_no
                 assert ask.get("/ready").status_code == 200
 
 
-def test_the_server_is_not_ready_while_no_reader_is_free_and_still_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reception, "READY_SECONDS", 0.2)
+def test_without_a_free_reader_the_server_is_healthy_but_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_handler, "READY_SECONDS", 0.2)
     decoders = FakeDecoders()
     with serving(decoders=decoders, answer_seconds=20) as port, ExitStack() as held:
         head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(HOLDS)}\r\n\r\n".encode()
-        for number in range(reception.READERS):
+        for number in range(request_handler.READERS):
             source = f"127.0.0.{1 + number}", 0
             line = socket.create_connection(("127.0.0.1", port), source_address=source)
             held.enter_context(line).sendall(head + HOLDS)
-        while len(decoders.at_work) < reception.READERS:
+        while len(decoders.at_work) < request_handler.READERS:
             time.sleep(0.01)
         status, _, answer = fetched(port, "/ready")
         assert status == 503
@@ -180,7 +180,7 @@ def test_the_server_is_not_ready_while_no_reader_is_free_and_still_up(monkeypatc
         assert fetched(port, "/ready")[0] == 200
 
 
-def test_the_description_names_the_ways_to_send_a_image_and_every_error() -> None:
+def test_openapi_describes_both_ways_to_send_an_image_and_every_error() -> None:
     with client() as ask:
         told = ask.get("/openapi.json").json()
     assert set(told["paths"]) == {"/v1/predict", "/v1/model", "/health", "/ready"}
@@ -192,7 +192,7 @@ def test_the_description_names_the_ways_to_send_a_image_and_every_error() -> Non
     assert "class" in told["components"]["schemas"]["Heat"]["properties"]
 
 
-# What is refused
+# Rejections
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_every_error_is_json_with_the_headers(method: str, path: str, status: in
         assert answer.headers["allow"]
 
 
-def test_a_image_that_the_gate_refuses_is_a_422_with_its_words() -> None:
-    with client(FakeAnswering(refusal=("looks like a photograph", "give a radiograph, or use gate=warn"))) as ask:
+def test_an_image_that_the_gate_refuses_is_a_422_with_its_text() -> None:
+    with client(FakePredictor(refusal=("looks like a photograph", "give a radiograph, or use gate=warn"))) as ask:
         answer = ask.post("/v1/predict", content=image_png())
     assert answer.status_code == 422
     assert answer.json()["error"] == {
@@ -236,7 +236,7 @@ def test_a_image_that_the_gate_refuses_is_a_422_with_its_words() -> None:
     }
 
 
-def test_one_address_that_asks_too_often_is_told_when_to_come_back() -> None:
+def test_an_address_beyond_its_rate_gets_a_retry_after() -> None:
     with client(rate=0.5, burst=2) as ask:
         answers = [ask.post("/v1/predict", content=image_png()) for _ in range(3)]
         assert ask.get("/health").status_code == 200
@@ -244,8 +244,8 @@ def test_one_address_that_asks_too_often_is_told_when_to_come_back() -> None:
     assert 1 <= int(answers[2].headers["retry-after"]) <= 2
 
 
-def test_an_answer_that_takes_too_long_is_a_503() -> None:
-    with client(FakeAnswering(seconds=0.5), answer_seconds=0.1) as ask:
+def test_a_timeout_is_a_503() -> None:
+    with client(FakePredictor(seconds=0.5), answer_seconds=0.1) as ask:
         answer = ask.post("/v1/predict", content=image_png())
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
@@ -332,7 +332,7 @@ GOOD: dict[str, Callable[[], bytes]] = {
 }
 
 
-def test_every_bad_input_is_refused_with_a_sentence_and_the_server_goes_on() -> None:
+def test_every_bad_input_is_refused_with_a_cause_and_the_server_keeps_running() -> None:
     with client(gated(), rate=0) as ask:
         good = draw_png()
         for name, (make, status, words) in BAD.items():
@@ -345,7 +345,7 @@ def test_every_bad_input_is_refused_with_a_sentence_and_the_server_goes_on() -> 
             assert ask.post("/v1/predict", content=good).status_code == 200, name
 
 
-def test_what_only_looks_bad_is_read() -> None:
+def test_unusual_but_valid_files_are_read() -> None:
     with client(rate=0) as ask:
         for name, make in GOOD.items():
             answer = ask.post("/v1/predict", content=make())
@@ -356,12 +356,12 @@ def draw_png() -> bytes:
     return saved(draw_image("Normal", 1, 0, size=256).image, "PNG")
 
 
-# What is kept
+# Nothing is kept
 
 
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
-    """Everything that is written to the places where programs leave things."""
+    """All files in the folders where programs write."""
     for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
@@ -381,7 +381,7 @@ def test_neither_a_file_nor_its_name_is_kept(
         if listening and event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
             opened.append(str(arguments[0]))
 
-    # Larger than what form parsers keep in memory. The hook cannot be taken back, only made deaf.
+    # Larger than what form parsers keep in memory. The audit hook cannot be removed, only disabled.
     big = saved(np.random.default_rng(0).integers(0, 255, (1500, 1500), dtype=np.uint8), "PNG")
     assert len(big) > 2_000_000
     sys.addaudithook(hook)
@@ -398,7 +398,7 @@ def test_neither_a_file_nor_its_name_is_kept(
         listening = False
     assert watched() == []
     assert [path for path in opened if not path.startswith(("/dev/", "/proc/"))] == []
-    # The client of the test logs its own requests.
+    # The test's client logs its own requests.
     ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
     assert not any("muster" in text for text in ours)
 
@@ -452,14 +452,14 @@ def test_2000_damaged_files_leave_no_failure_no_file_and_no_memory(
 
 
 def taken() -> tuple[int, int]:
-    """Bytes of memory and open files of this process; (1, 0) where the system does not tell."""
+    """Bytes of memory and open files of this process; (1, 0) if the system does not report them."""
     gc.collect()
     if not Path("/proc/self/statm").exists():
         return 1, 0
     return int(Path("/proc/self/statm").read_text().split()[1]), len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_files_made_to_hurt_are_refused_while_the_other_reader_answers() -> None:
+def test_hostile_files_are_refused_while_the_other_reader_works() -> None:
     good, over = image_png(), threading.Event()
     answers: list[int] = []
 
@@ -467,7 +467,7 @@ def test_files_made_to_hurt_are_refused_while_the_other_reader_answers() -> None
         while not over.is_set():
             answers.append(posted(port, good)[0])
 
-    # The last one is refused by no look ahead, and takes longer than it may.
+    # No check before decoding refuses the last one, and it exceeds the time limit.
     cases = [*CASES, Case("jpeg_scans", (100, 8_000), "took more than 3 s to decode")]
     with Decoders(2, max_seconds=3) as decoders, serving(decoders=decoders, rate=0) as port:
         other = threading.Thread(target=ask, args=(port,))
@@ -520,7 +520,7 @@ def test_100_damaged_forms_leave_no_failure() -> None:
 @pytest.mark.parametrize(
     ("path", "kind"), [("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")]
 )
-def test_the_page_comes_from_the_package_with_its_type_and_headers(path: str, kind: str) -> None:
+def test_the_page_has_its_type_and_headers(path: str, kind: str) -> None:
     with client() as ask:
         answer = ask.get(path)
     assert answer.status_code == 200
@@ -529,7 +529,7 @@ def test_the_page_comes_from_the_package_with_its_type_and_headers(path: str, ki
     assert answer.content == (files("covidnet.serving.web") / "page" / (path[1:] or "index.html")).read_bytes()
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_writes_no_html() -> None:
+def test_the_page_loads_nothing_from_other_sites_and_writes_no_html() -> None:
     folder = files("covidnet.serving.web") / "page"
     texts = {name: (folder / name).read_text() for name in ("index.html", "app.js", "style.css")}
     for text in texts.values():
@@ -539,7 +539,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_writes_no_html() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|localStorage", texts["app.js"])
 
 
-def test_the_answer_is_json_that_a_browser_does_not_guess_at() -> None:
+def test_browsers_do_not_guess_the_type_of_an_answer() -> None:
     with client() as ask:
         answer = ask.post("/v1/predict", content=image_png())
     assert answer.headers["content-type"] == "application/json"

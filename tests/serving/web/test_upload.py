@@ -1,4 +1,4 @@
-"""One file out of a request, with every limit kept while it comes."""
+"""Reading one file of a request, with all limits enforced while it arrives."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def cut(data: bytes, size: int) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-def test_a_body_is_the_file_whatever_its_type_is_said_to_be() -> None:
+def test_a_body_is_the_file_whatever_its_declared_type() -> None:
     for kind in (
         "",
         "application/octet-stream",
@@ -78,19 +78,19 @@ def test_a_body_is_the_file_whatever_its_type_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
-def test_a_form_gives_its_file_however_it_is_cut(size: int) -> None:
+def test_a_form_gives_its_file_in_pieces_of_any_size(size: int) -> None:
     data = bytes(range(256)) + b"\r\n--cu\r\n--" + bytes(100)
     assert read(cut(form(part(data)), size), FORM) == data
 
 
-def test_a_form_with_text_behind_its_end_is_read_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_form_with_text_after_its_end_is_read_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert read([form(part(b"abc", more="Content-Type: image/png\r\n")) + b"an epilogue"], FORM) == b"abc"
     refusal([b"a preamble\r\n" + form(part(b"abc"))], FORM)
     assert not caplog.records
 
 
 @pytest.mark.parametrize("headers", [{}, FORM])
-def test_a_stream_without_end_is_refused_when_it_is_too_much(headers: dict[str, str]) -> None:
+def test_an_endless_stream_is_rejected_at_the_limit(headers: dict[str, str]) -> None:
     pieces = endless()
     if headers:
         pieces = (piece for source in ([part(b"")[:-2]], endless()) for piece in source)
@@ -99,7 +99,7 @@ def test_a_stream_without_end_is_refused_when_it_is_too_much(headers: dict[str, 
     assert "0.001 MB" in found.cause
 
 
-def test_a_length_that_is_too_much_is_refused_unread() -> None:
+def test_a_too_large_length_is_rejected_unread() -> None:
     def unread() -> Iterable[bytes]:
         pytest.fail("read")
         yield b""
@@ -109,7 +109,7 @@ def test_a_length_that_is_too_much_is_refused_unread() -> None:
 
 
 @pytest.mark.parametrize("said", ["3", "-1", "many", ""])
-def test_a_length_that_lies_changes_nothing(said: str) -> None:
+def test_a_wrong_length_changes_nothing(said: str) -> None:
     assert refusal(endless(), {"content-length": said}).status == 413
     assert read([b"abc"], {"content-length": said}) == b"abc"
 
@@ -121,13 +121,13 @@ def test_the_limit_itself_is_allowed_in_both_ways() -> None:
     assert refusal([form(part(data + b"1"))], FORM).status == 413
 
 
-def test_a_slow_upload_is_given_up() -> None:
+def test_a_slow_upload_is_cancelled() -> None:
     found = refusal(endless(), limits=WebLimits(upload_seconds=0.1), pause=0.03)
     assert (found.status, found.code) == (408, "too_slow")
 
 
 @pytest.mark.parametrize(("rate", "given_up"), [(100.0, True), (0.001, False)])
-def test_an_upload_below_the_lowest_rate_is_given_up(
+def test_an_upload_below_the_minimum_rate_is_cancelled(
     rate: float, given_up: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "PATIENCE_SECONDS", 0.1)
@@ -135,13 +135,13 @@ def test_an_upload_below_the_lowest_rate_is_given_up(
     if given_up:
         found = refusal(cut(bytes(500), 10), limits=limits, pause=0.01)
         assert (found.status, found.code) == (408, "too_slow")
-        assert "100 kB a second" in found.cause
+        assert "100 kB per second" in found.cause
     else:
         assert read(cut(bytes(500), 10), limits=limits, pause=0.01) == bytes(500)
 
 
 @pytest.mark.parametrize(("pieces", "headers"), [([], {}), ([b""], {}), ([form(part(b""))], FORM), ([form()], FORM)])
-def test_nothing_is_refused(pieces: list[bytes], headers: dict[str, str]) -> None:
+def test_an_empty_upload_is_rejected(pieces: list[bytes], headers: dict[str, str]) -> None:
     found = refusal(pieces, headers)
     assert (found.status, found.code) == (400, "empty")
 
@@ -159,7 +159,7 @@ def test_nothing_is_refused(pieces: list[bytes], headers: dict[str, str]) -> Non
         b"\0" * 500,
     ],
 )
-def test_a_malformed_form_is_refused(body: bytes) -> None:
+def test_a_malformed_form_is_rejected(body: bytes) -> None:
     found = refusal([body], FORM)
     assert (found.status, found.code) == (400, "malformed")
     assert "curl -F" in found.remedy
@@ -181,12 +181,12 @@ def test_two_files_and_other_fields_are_refused() -> None:
     assert refusal([b"--cut\r\nX: y\r\n\r\nabc\r\n--cut--\r\n"], FORM).code == "wrong_part"
 
 
-def test_a_packed_body_is_refused() -> None:
+def test_a_compressed_body_is_rejected() -> None:
     assert refusal([b"abc"], {"content-encoding": "gzip"}).status == 415
     assert read([b"abc"], {"content-encoding": "identity"}) == b"abc"
 
 
-def test_uploads_share_a_memory_and_give_it_back() -> None:
+def test_uploads_share_a_memory_limit_and_release_it() -> None:
     memory = Memory(1800)
     assert read([bytes(900)], memory=memory) == bytes(900)
     assert memory.used == 0
@@ -197,7 +197,7 @@ def test_uploads_share_a_memory_and_give_it_back() -> None:
         assert (found.status, found.code) == (503, "busy")
         assert int(found.headers["Retry-After"]) >= 1
         assert memory.used == 1000
-        with pytest.raises(WebError, match="uploads of one address"):
+        with pytest.raises(WebError, match="uploads from one address"):
             first.take(201)
         second.take(600)
     assert memory.used == 0

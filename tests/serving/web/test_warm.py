@@ -1,4 +1,4 @@
-"""What is done before the first image comes."""
+"""Warming up before the first image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from covidnet.data.reading.decoders import Decoders
 from covidnet.serving.model import Outputs, ServedModel
-from covidnet.serving.web.reception import READERS
+from covidnet.serving.web.request_handler import READERS
 from covidnet.serving.web.warm import warm_decoders, warm_up
 from covidnet.serving.web.worker import BATCH
 from tests.serving.web.fakes import FACTS
@@ -36,7 +36,7 @@ class Counting(ServedModel):
 
 
 @pytest.mark.parametrize("explains", [True, False])
-def test_every_size_of_batch_is_run_once(explains: bool) -> None:
+def test_every_batch_size_is_run_once(explains: bool) -> None:
     model = Counting(explains)
     warm_up(model)
     sizes = list(range(1, BATCH + 1))

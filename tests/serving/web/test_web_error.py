@@ -1,4 +1,4 @@
-"""Errors as answers."""
+"""Errors as responses."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def test_a_problem_becomes_json_with_its_status() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.01, "1"), (1.0, "1"), (1.2, "2"), (30, "30")])
-def test_a_pause_is_told_in_whole_seconds_of_which_there_is_one_at_least(seconds: float, said: str) -> None:
+def test_retry_after_is_at_least_one_whole_second(seconds: float, said: str) -> None:
     assert WebError(429, "x", "y", "z", retry=seconds).response().headers["retry-after"] == said
 
 
-def test_what_is_for_every_request() -> None:
+def test_errors_for_every_request() -> None:
     assert (busy("much to do").status, busy("much to do").cause) == (503, "much to do")
     assert internal().status == 500

@@ -1,6 +1,6 @@
 "use strict";
 
-// Every text from the server or from a file goes through textContent: nothing of it is ever read as HTML.
+// Every text from the server or a file is set through textContent, so it is never parsed as HTML.
 
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -22,7 +22,7 @@ function sentence(text) {
   return /[.!?…]$/.test(whole) ? whole : `${whole}.`;
 }
 
-// Asks for the token where the server wants one; it is kept until the page is closed
+// Asks for the token if the server requires one; it is kept until the page is closed
 
 let token = "";
 
@@ -30,7 +30,7 @@ async function ask(path, options = {}) {
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   const answer = await fetch(path, { ...options, headers });
   if (answer.status !== 401) return answer;
-  token = (window.prompt("This server asks for a token:") || "").trim();
+  token = (window.prompt("This server requires a token:") || "").trim();
   return token ? ask(path, options) : answer;
 }
 
@@ -53,7 +53,7 @@ function imagesOf(images) {
 
 async function showModel() {
   const answer = await ask("v1/model");
-  if (!answer.ok) throw new Error(answer.status === 401 ? "the server asks for a token" : String(answer.status));
+  if (!answer.ok) throw new Error(answer.status === 401 ? "the server requires a token" : String(answer.status));
   const model = await answer.json();
   for (const one of model.classes) colours.set(one.name, one.colour);
   limits = model.limits;
@@ -122,7 +122,7 @@ function cardParts(markdown) {
       lines.shift();
     } else if (/^#+\s/.test(line)) {
       const [, marks, text] = lines.shift().match(/^(#+)\s+(.*)$/);
-      // The card's own title stands above it already.
+      // The dialog already has the card's title.
       if (marks.length > 1 || !/^model card/i.test(text)) parts.push(inline(text, make(marks.length < 3 ? "h3" : "h4")));
     } else if (line.startsWith(">")) {
       const quote = make("blockquote");
@@ -193,15 +193,15 @@ function showAnswer(answer) {
   showBars(answer);
   at("calibration").textContent = answer.calibrated
     ? "Calibrated probabilities (temperature scaling)."
-    : "Not calibrated: as a rule such probabilities are over-confident.";
+    : "Not calibrated: such probabilities are usually overconfident.";
   const { count, agreement } = answer.members;
   at("members").textContent =
-    count > 1 ? `${Math.round(agreement * count)} of ${count} models say ${answer.prediction}.` : "";
+    count > 1 ? `${Math.round(agreement * count)} of ${count} models predict ${answer.prediction}.` : "";
   at("members-how").textContent =
-    count > 1 ? "±: standard deviation of the models, in percentage points." : "One model alone: there is no disagreement to show.";
+    count > 1 ? "±: standard deviation over the models, in percentage points." : "A single model: no measure of disagreement.";
   at("quality").replaceChildren(...answer.quality.map((flag) => make("li", sentence(flag.text))));
   at("no-warning").hidden = answer.quality.length > 0;
-  // A doubtful image is told before its numbers are read.
+  // Warnings are visible before the numbers are read.
   at("answer").classList.toggle("doubtful", answer.quality.length > 0);
   const image = answer.image;
   at("facts").textContent = `${image.width} × ${image.height} pixels, stored as ${image.mode}; answered in ${answer.seconds.toFixed(2)} s.`;
@@ -213,19 +213,19 @@ function showHeat(answer) {
   const heat = answer.heat;
   at("tools").classList.toggle("bare", !heat || heat.empty);
   if (!heat) {
-    at("caption").textContent = "This model draws no heat map; one that was not exported does.";
+    at("caption").textContent = "This exported model draws no heat map; its checkpoint does.";
     return;
   }
   if (heat.empty) {
-    at("caption").textContent = `Heat map: no place of the image speaks for ${heat.class}.`;
+    at("caption").textContent = `Heat map: no part of the image is evidence for ${heat.class}.`;
     return;
   }
   at("heat").src = heat.image;
-  at("heat").alt = `Heat map: where the evidence for ${heat.class} lies`;
+  at("heat").alt = `Heat map of the evidence for ${heat.class}`;
   for (const id of ["shown", "opacity"]) at(id).disabled = false;
   at("caption").textContent =
-    `Grad-CAM for ${heat.class}: where the model looked. Each image has a scale of its own.`;
-  // What the tests of this model's maps say stands beside the map, not on another page.
+    `Grad-CAM for ${heat.class}: where the model looked. Each image has its own scale.`;
+  // The results of the tests of this model's maps are displayed beside the map, not on another page.
   at("map-notes").replaceChildren(...heat.notes.map((text) => make("li", sentence(text))));
   applyOpacity();
 }
@@ -264,11 +264,11 @@ async function send(file) {
   at("busy").hidden = false;
   try {
     if (limits && file.size > 1e6 * limits.max_megabytes) {
-      const cause = `the file has ${(file.size / 1e6).toFixed(0)} MB, and ${limits.max_megabytes} MB are allowed`;
+      const cause = `the file has ${(file.size / 1e6).toFixed(0)} MB; the limit is ${limits.max_megabytes} MB`;
       showRefusal({ cause, remedy: "send one image, not an archive or a series, or export it smaller" }, REFUSED);
       return;
     }
-    // The bytes alone: a form would send the file's name too.
+    // Only the bytes: a form would also send the file's name.
     const headers = { "Content-Type": "application/octet-stream" };
     const answer = await ask("v1/predict", { method: "POST", body: file, headers, signal: mine.signal });
     const found = await answer.json();
@@ -277,7 +277,7 @@ async function send(file) {
     else showRefusal(found.error, TITLES[answer.status] || TITLES[found.error.code] || REFUSED);
   } catch (error) {
     if (mine !== running || error.name === "AbortError") return;
-    showRefusal({ cause: "the server does not answer", remedy: "look whether it still runs, and try again" }, "No answer");
+    showRefusal({ cause: "the server does not respond", remedy: "check that it is still running, and try again" }, "No response");
   } finally {
     if (mine === running) at("busy").hidden = true;
   }
@@ -324,5 +324,5 @@ function listen() {
 
 listen();
 showModel().catch((error) => {
-  at("title").textContent = /token/.test(error.message) ? error.message : "the server does not answer";
+  at("title").textContent = /token/.test(error.message) ? error.message : "the server does not respond";
 });

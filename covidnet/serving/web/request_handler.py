@@ -1,4 +1,4 @@
-"""The way of one image through the server: read, answered, drawn, within a time and with a limit on those who wait."""
+"""Handle uploads: decode, predict and draw an image within a time limit, with a limited queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from covidnet.serving.web.answer_json import answer_json
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.pictures import preview_of
 from covidnet.serving.web.web_error import WebError, busy, internal, place_of
-from covidnet.serving.web.worker import Answers, LeftError, Worker
+from covidnet.serving.web.worker import AbandonedError, Answers, Worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,14 +39,14 @@ _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 READERS = 3
-"""Files that are decoded at once, of one client one less: its files may be made to hold whatever reads them."""
+"""Files decoded at once; one client gets one less, so that malicious files cannot block all decoders."""
 
 READY_SECONDS = 2.0
-"""How long a reader and a thread of the network may take to be free in a server that is ready."""
+"""How long a reader and a network thread may take to become free in a server that is ready."""
 
 _SETTINGS = {"data.max_megapixels": "max_megapixels of the server", "use gate=warn": "start the server with gate=warn"}
 
-# Libraries that say in words alone that the machine has no more memory, or no more threads.
+# Some libraries report a lack of memory or threads only in the text of an error.
 _SHORT = re.compile(
     "can.?t allocate|cannot allocate|failed to allocate|bad_alloc|out of memory|insufficient memory|not enough memory"
     "|can.?t start new thread",
@@ -56,38 +56,38 @@ _SHORT_NUMBERS = {errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.
 
 
 @dataclass(eq=False)
-class _Visit:
-    """One request; whoever works for it looks first whether somebody still waits."""
+class _Job:
+    """One request; each step first checks whether the client still waits."""
 
     data: bytes
     heat: bool
     client: str
     end: float
     left: threading.Event = field(default_factory=threading.Event)
-    asked: Future[Any] | None = None
+    pending: Future[Any] | None = None
 
-    def leave(self) -> None:
-        """Nobody waits any more: what has begun is stopped where it can be, and what has not is not begun."""
+    def abandon(self) -> None:
+        """The client no longer waits: stop the current step if possible, and start no further one."""
         self.left.set()
-        if self.asked is not None:
-            self.asked.cancel()
+        if self.pending is not None:
+            self.pending.cancel()
 
 
 class RequestHandler:
-    """Takes uploads and gives answers.
+    """Handle uploads.
 
     Args:
-        answering: the model and its input gate.
-        decoders: decode images; closed with it.
-        fit: how an image becomes the network's square.
+        predictor: the model and its input gate.
+        decoders: decode images; closed together with the handler.
+        fit: how an image is made square for the network.
         facts: of the model.
         limits: of the server.
-        workers: threads that call `answering` at once.
+        workers: threads that call `predictor` concurrently.
     """
 
     def __init__(
         self,
-        answering: Answers,
+        predictor: Answers,
         decoders: Decoders,
         fit: SquareFit,
         facts: ModelFacts,
@@ -98,16 +98,16 @@ class RequestHandler:
         self._fit = fit
         self._facts = facts
         self._limits = limits
-        self._worker = Worker(answering, workers)
+        self._worker = Worker(predictor, workers)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
-        # Of its own: an answer that is there does not wait for files that are being decoded.
+        # Separate from the readers: a finished answer does not wait for files being decoded.
         self._drawers = ThreadPoolExecutor(READERS, thread_name_prefix="drawer")
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._visits: set[asyncio.Task[dict[str, Any]]] = set()
+        self._jobs: set[asyncio.Task[dict[str, Any]]] = set()
         self._closing = False
 
     def close(self) -> None:
-        """End whatever is at work within seconds; requests that wait get an error."""
+        """Stop all work within seconds; waiting requests get an error."""
         self._closing = True
         self._decoders.close()
         for threads in (self._readers, self._drawers):
@@ -115,21 +115,21 @@ class RequestHandler:
         self._worker.close()
 
     def check_room(self) -> None:
-        """Say no before an upload is taken in.
+        """Reject a request before its upload is read.
 
         Raises:
-            WebError: as many images as may wait do so, or the server is closing.
+            WebError: the queue is full, or the server is closing.
         """
         if self._closing:
             raise busy("the server is closing")
-        if len(self._visits) >= self._limits.queue:
-            raise busy(f"{counted(len(self._visits), 'image is', 'images are')} waiting already")
+        if len(self._jobs) >= self._limits.queue:
+            raise busy(f"{counted(len(self._jobs), 'image is', 'images are')} already waiting")
 
     async def check_ready(self) -> None:
-        """Wait until an image that came now would be taken up.
+        """Wait until a new image would be processed at once.
 
         Raises:
-            WebError: no reader or no thread of the network was free within `READY_SECONDS`, or the server is closing.
+            WebError: no reader or no network thread became free within `READY_SECONDS`, or the server is closing.
         """
         if self._closing:
             raise busy("the server is closing")
@@ -137,33 +137,33 @@ class RequestHandler:
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await asyncio.wrap_future(self._readers.submit(int))
-                what = "thread of the network"
+                what = "network thread"
                 await asyncio.wrap_future(self._worker.free())
-        except (TimeoutError, LeftError):
+        except (TimeoutError, AbandonedError):
             raise busy(f"no {what} is free within {READY_SECONDS:g} seconds") from None
 
     async def answer(
         self, data: bytes, heat: bool, gone: Callable[[], Awaitable[object]], client: str = ""
     ) -> dict[str, Any]:
-        """The answer on one file.
+        """The response for one file.
 
         Args:
-            data: the file.
-            heat: whether a heat map is wanted.
-            gone: returns when the client has left.
-            client: whose file it is.
+            data: the file's content.
+            heat: whether to compute a heat map.
+            gone: returns when the client has disconnected.
+            client: the client's address.
 
         Raises:
-            WebError: the file is refused, too many wait, or it takes too long.
-            ClientDisconnect: the client has left.
+            WebError: the file is refused, the queue is full, or it takes too long.
+            ClientDisconnect: the client has disconnected.
         """
         self.check_room()
         seconds = self._limits.answer_seconds
-        visit = _Visit(data, heat, client, time.monotonic() + seconds)
-        work = asyncio.create_task(self._work(visit))
-        # It keeps its place until its threads are done with it, which is soon where nobody waits any more.
-        self._visits.add(work)
-        work.add_done_callback(self._visits.discard)
+        job = _Job(data, heat, client, time.monotonic() + seconds)
+        work = asyncio.create_task(self._work(job))
+        # A job keeps its place in the queue until its threads are done, which is soon if it was abandoned.
+        self._jobs.add(work)
+        work.add_done_callback(self._jobs.discard)
         watch = asyncio.ensure_future(gone())
         try:
             await asyncio.wait({work, watch}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -177,38 +177,38 @@ class RequestHandler:
         finally:
             watch.cancel()
             if not work.done():
-                visit.leave()
-                if visit.asked is None:
-                    # It waits for its turn.
+                job.abandon()
+                if job.pending is None:
+                    # It still waits for its turn.
                     work.cancel()
-                # Nobody asks for the result any more, and an error that nobody asks for would be logged.
+                # Retrieve the error: asyncio logs errors that are never retrieved.
                 work.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    async def _work(self, visit: _Visit) -> dict[str, Any]:
+    async def _work(self, job: _Job) -> dict[str, Any]:
         try:
-            turn = self._turns.setdefault(visit.client, asyncio.Semaphore(READERS - 1))
+            turn = self._turns.setdefault(job.client, asyncio.Semaphore(READERS - 1))
             async with turn:
-                image, preview = await self._within(visit, self._readers, lambda: self._decode(visit))
-            if visit.left.is_set():
-                raise LeftError
-            visit.asked = self._worker.submit(image, visit.heat)
-            answer = await asyncio.wrap_future(visit.asked)
+                image, preview = await self._within(job, self._readers, lambda: self._decode(job))
+            if job.left.is_set():
+                raise AbandonedError
+            job.pending = self._worker.submit(image, job.heat)
+            answer = await asyncio.wrap_future(job.pending)
             if isinstance(answer, ImageRefusedError):
                 raise _refused("unsuitable_image", answer)
             draw = functools.partial(answer_json, answer, image.facts, preview, self._fit, self._facts)
-            return await self._within(visit, self._drawers, draw)
+            return await self._within(job, self._drawers, draw)
         except ShortOfMemoryError:
             _LOG.error("short of memory: the decoder of an image")
             raise busy("the server is short of memory") from None
         except ImageRefusedError as error:
-            if time.monotonic() >= visit.end:
-                # It waited for a reader, so that the time was not the file's alone.
+            if time.monotonic() >= job.end:
+                # It waited for a reader, so the file alone did not take that long.
                 raise _timed_out(self._limits.answer_seconds) from None
             raise _refused("unreadable_file", error) from None
         except (WebError, asyncio.CancelledError):
             raise
         except Exception as error:
-            if self._closing or visit.left.is_set() or isinstance(error, LeftError):
+            if self._closing or job.left.is_set() or isinstance(error, AbandonedError):
                 raise busy("the server is closing") from None
             if isinstance(error, DecoderError):
                 _LOG.error("%s", error)
@@ -216,25 +216,25 @@ class RequestHandler:
             if short_of_memory(error):
                 _LOG.error("short of memory: %s", place_of(error))
                 raise busy("the server is short of memory") from None
-            # Neither the text nor the traceback: they might tell of what was uploaded.
+            # Neither the text nor the traceback: they might reveal parts of the upload.
             _LOG.error("internal error on an image: %s", place_of(error))
             raise internal() from None
 
-    async def _within(self, visit: _Visit, threads: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+    async def _within(self, job: _Job, threads: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
         def checked() -> _T:
-            if visit.left.is_set():
-                raise LeftError
+            if job.left.is_set():
+                raise AbandonedError
             return work()
 
         future = threads.submit(checked)
-        visit.asked = future
+        job.pending = future
         return await asyncio.wrap_future(future)
 
-    def _decode(self, visit: _Visit) -> tuple[Radiograph, npt.NDArray[np.uint8]]:
-        data, visit.data = visit.data, b""
-        # A data set without DICOM's preamble is known by a name alone; no other format begins like this.
+    def _decode(self, job: _Job) -> tuple[Radiograph, npt.NDArray[np.uint8]]:
+        data, job.data = job.data, b""
+        # A DICOM data set without the preamble is recognised only by its name; no other format begins like this.
         name = "upload.dcm" if data[:2] in (b"\x08\0", b"\x02\0") else "upload"
-        image = self._decoders.decode(data, name, seconds=visit.end - time.monotonic(), left=visit.left)
+        image = self._decoders.decode(data, name, seconds=job.end - time.monotonic(), left=job.left)
         return image, preview_of(image.pixels)
 
 
@@ -254,7 +254,7 @@ def _timed_out(seconds: float) -> WebError:
 
 
 def _refused(code: str, error: ImageRefusedError) -> WebError:
-    # What is a setting of a command elsewhere is one of the server here.
+    # Remedies name settings of commands; here they are settings of the server.
     remedy = error.remedy
     for setting, here in _SETTINGS.items():
         remedy = remedy.replace(setting, here)
