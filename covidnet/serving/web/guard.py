@@ -167,8 +167,8 @@ class Guard:
             short = short_of_memory(error)
             _LOG.error("%s: %s", "short of memory" if short else "internal error on a request", place_of(error))
             if not started:
-                problem = busy("the server is short of memory") if short else internal()
-                await problem.response()(scope, receive, guarded)
+                answer = busy("the server is short of memory") if short else internal()
+                await answer.response()(scope, receive, guarded)
         finally:
             self._busy[client] -= 1
             if not self._busy[client]:
