@@ -186,7 +186,7 @@ def test_settings_of_who_may_ask_are_refused_in_one_line_before_the_model_is_loa
     (tmp_path / "token").write_text("short")
     for settings, words in (
         (("host=0.0.0.0",), "host=0.0.0.0: must be 127.0.0.1; .*hosts=.*token=FILE"),
-        (("host=0.0.0.0", "hosts=[images.example:80]"), "hosts=images.example:80: must be a name"),
+        (("host=0.0.0.0", "hosts=[images.example:80]"), "hosts=images.example:80: must be a host name"),
         (("hosts=http://images",), "hosts=http://images: must be a list"),
         (("proxies=nginx",), "proxies=nginx: must be a list"),
         (("proxies=[nginx]",), "proxies=nginx: must be an address or network"),

@@ -20,7 +20,7 @@ GATES = ("refuse", "warn", "off")
 _OF_PHANTOMS = {
     "refuse": "The input gate was fitted on phantoms: it may refuse real radiographs with no fault. "
     "gate=warn predicts them anyway.",
-    "warn": "The input gate was fitted on phantoms: its warnings about real radiographs may be wrong.",
+    "warn": "The input gate was fitted on phantoms: its findings on real radiographs may be wrong.",
 }
 
 
