@@ -192,13 +192,13 @@ def locked(file: Path) -> Iterator[OSError | None]:
     nothing is written here.
 
     Args:
-        file: the lock; made where it is not there, with the permissions that the umask leaves, and never removed.
+        file: the lock file; created if missing, with the umask's permissions, and never removed.
 
     Yields:
         None, or the error that writing into the folder would meet.
 
     Raises:
-        WriteError: the lock cannot be had, though the folder can be written.
+        WriteError: the lock cannot be acquired, though the folder can be written.
     """
     lock = FileLock(file)
     unwritable = None

@@ -22,7 +22,7 @@ MOST_CLASSES = 50
 # first; then each colour is the one farthest from all before it, and from white, in OKLab.
 _OWN_COLOURS = {"COVID-19": "#d55e00", "Normal": "#009e73", "Pneumonia": "#0072b2"}
 _PALETTE = (
-    "#d55e00", "#009e73", "#0072b2", "#e69f00", "#56b4e9", "#cc79a7", "#000000", "#660022", "#9900ff", "#000099",
+    *_OWN_COLOURS.values(), "#e69f00", "#56b4e9", "#cc79a7", "#000000", "#660022", "#9900ff", "#000099",
     "#005500", "#55dd00", "#ff22ff", "#aa1177", "#2222ff", "#775544", "#660099", "#113344", "#ff0066", "#7777ff",
     "#99cc99", "#ddaaff", "#aa0000", "#998800", "#334488", "#886699", "#ff9999", "#bb55dd", "#447700", "#6644cc",
     "#889999", "#006666", "#dd00aa", "#cccc00", "#ff77dd", "#443300", "#00bb44", "#00ddee", "#440066", "#aa00bb",
@@ -143,7 +143,7 @@ class ClassList(Sequence[str]):
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """The classes that rates are reported of: all, or the positive one of two, since the other's mirror them."""
+        """The classes whose rates are reported: all, or the positive one of two, because the other's mirror them."""
         return (self.positive,) if self.binary else self.names
 
     def record(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def shown(name: object) -> str:
 
 
 def listed(path: str) -> str:
-    r"""A path for the column of a CSV file by which its rows are joined with other tables.
+    r"""A path as written in the column by which a CSV file's rows are joined with other tables.
 
     It is the path as it is, with two exceptions. Bytes that are not UTF-8 are escaped, since one of them makes the
     whole table unreadable to pandas and others. A path that a spreadsheet would run as a formula begins with

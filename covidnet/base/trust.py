@@ -20,8 +20,8 @@ _MAX_DEPTH = 50
 # The groups whose classes Hydra instantiates.
 _INSTANTIATED = ("augment", "callbacks", "logger", "loss", "optim", "trainer")
 
-# Functions and classes by name, and of each package the kinds of class. Not everything importable: such a package also
-# has functions that open files, as torch.load and albumentations.load do.
+# Allowed functions and classes by name, and for each package the base classes that a class must have. Not everything
+# importable: such a package also has functions that open files, as torch.load and albumentations.load do.
 _NAMED = (
     "covidnet.learning.losses.FocalLoss",
     "covidnet.tracking.tensorboard_logger.tensorboard_logger",

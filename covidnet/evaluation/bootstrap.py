@@ -38,7 +38,11 @@ def cluster_codes(table: pd.DataFrame) -> npt.NDArray[np.intp]:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)
 
 
-def cluster_weights(codes: npt.NDArray[np.intp], resamples: int = 2000, seed: int = 0) -> npt.NDArray[np.int32]:
+RESAMPLES = 2000
+"""Bootstrap resamples unless a command says otherwise."""
+
+
+def cluster_weights(codes: npt.NDArray[np.intp], resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.int32]:
     """How often each row is drawn in each bootstrap resample of whole patients.
 
     Args:

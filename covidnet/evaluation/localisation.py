@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.base.errors import DataError
-from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.results import Interval, Measured
 
 MEASURES: tuple[str, ...] = ("touch", "pointing", "iou", "lesion_share", "lung_share")
@@ -289,7 +289,7 @@ def localisation_table(
     return table.astype({"constant": bool} | dict.fromkeys(MEASURES, np.float64))
 
 
-def localisation_summary(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> LocalisationSummary:
+def localisation_summary(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> LocalisationSummary:
     """Whether a model's maps lie on lesions and lungs more than the baselines do.
 
     An image with several rows, as in the joined tables of several models, is averaged first. Maps are paired by image:

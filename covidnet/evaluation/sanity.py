@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from covidnet.base.errors import DataError, SettingError
-from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.localisation import MapEstimate
 
 PAIRS = "pairs"
@@ -145,7 +145,7 @@ def sanity_table(
 
 
 def sanity_summary(
-    table: pd.DataFrame, stages: Sequence[str] | None = None, resamples: int = 2000, seed: int = 0
+    table: pd.DataFrame, stages: Sequence[str] | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> SanitySummary:
     """Whether maps change when the weights are re-initialised down to the first layer.
 

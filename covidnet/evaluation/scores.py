@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.base.classes import DEFAULT_CLASSES, ClassList
-from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval
 from covidnet.evaluation.calibration import brier_score, expected_calibration_error
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.metrics import ClassMetrics, SplitMetrics, class_metrics, class_rates, confusion, cross_entropy
@@ -115,7 +115,7 @@ class PointScores:
 
 
 def scored(
-    table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0, classes: ClassList = DEFAULT_CLASSES
+    table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, classes: ClassList = DEFAULT_CLASSES
 ) -> SplitScores:
     """Every metric of a table, with 95% intervals.
 

@@ -21,6 +21,7 @@ from covidnet.data.collection.image_table import ImageTable
 from covidnet.data.collection.manifest import REFUSED_COLUMNS
 from covidnet.data.recognition.overlap import SAME_FILE, ImageSet, find_copies, named_copies
 from covidnet.data.recognition.training_images import SHAPING
+from covidnet.evaluation.bootstrap import RESAMPLES
 from covidnet.evaluation.calibration import calibration
 from covidnet.evaluation.metrics import split_metrics
 from covidnet.evaluation.predictions import EXTERNAL, write_predictions
@@ -108,7 +109,7 @@ class ExternalValidation:
         *,
         reading: Mapping[str, Any],
         passes: int = 1,
-        resamples: int = 2000,
+        resamples: int = RESAMPLES,
         seed: int = 0,
         arguments: Mapping[str, Any] | None = None,
     ) -> ExternalSummary:

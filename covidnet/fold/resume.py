@@ -110,7 +110,8 @@ def _check_beside(others: Sequence[str], task: Sequence[str], folder: str) -> No
 def _check_from_folder(word: str, folder: str) -> None:
     """Refuse what a folder's command line would add to the settings, or change in Hydra itself: it can run any code.
 
-    Of Hydra's settings the engines that we ship, and numbers such as ``hydra.launcher.timeout_min=240``, are harmless.
+    Of Hydra's settings, the launchers and sweepers that we ship, and numbers such as
+    ``hydra.launcher.timeout_min=240``, are harmless.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -165,7 +166,7 @@ class Resumption:
         # A job that SLURM requeued starts with the same command in the same folder.
         requeued = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
         self.wanted = bool(settings.get("resume")) or requeued
-        # A resumed run keeps its first one.
+        # A resumed run keeps its original id.
         self.run_id = secrets.token_hex(8)
 
     @property

@@ -90,7 +90,7 @@ class FoldRun:
         check_classes(self.settings, self.settings.get("trust") or ())
         check_arguments(self.settings)
         check_links(self.folder)
-        # config.yaml has the names, so that a later change of the folders does not change a run.
+        # Recorded, so that later changes to the folders do not affect this run.
         if "classes" in self.settings["data"]:
             self.settings["data"]["classes"] = list(self.setup.classes)
         direction(self.settings["monitor"], classes=self.setup.classes)

@@ -270,7 +270,7 @@ class FoldSetup:
         shape = map_shape(backbone.eval(), self.settings["data"]["image_size"])
 
         def store(stage: str | None) -> MapStore:
-            # The first stage re-initialises the head alone, on which the maps do not depend.
+            # The first stage re-initialises only the head, which does not affect the maps.
             drawn = {} if stage in (None, "head") else {"randomised": stage, "torch": torch.__version__}
             return MapStore(root, {**description, **drawn}, shape)
 

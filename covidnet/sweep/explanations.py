@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from covidnet.evaluation.bootstrap import RESAMPLES
 from covidnet.evaluation.explanations import TABLES, RunExplanations, read_explanations
 from covidnet.evaluation.localisation import localisation_summary
 from covidnet.evaluation.sanity import sanity_summary
@@ -15,7 +16,7 @@ from covidnet.sweep.folder import Run, Sweep
 
 
 def explanations_of(
-    sweep: Sweep, fold: int | None, *, resamples: int = 2000, seed: int = 0
+    sweep: Sweep, fold: int | None, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> SweepExplanations | None:
     """Panels of one model, and over all models where the maps lie and whether they depend on the network.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.trust import check_links
+from covidnet.evaluation.bootstrap import RESAMPLES
 
 if TYPE_CHECKING:
     from covidnet.evaluation.comparison import Comparison
@@ -29,7 +30,7 @@ def report_sweeps(
     only: Sequence[str] = (),
     report_dir: Path | None = None,
     selection: str | None = None,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     unseen: str | None = None,
     cache_dir: str | Path | None = None,
@@ -154,7 +155,7 @@ def summaries_of(
     names: Sequence[str] = (),
     only: Sequence[str] = (),
     selection: str | None = None,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     unseen: str | None = None,
     cache_dir: str | Path | None = None,

@@ -16,7 +16,7 @@ from covidnet.base.names import counted
 from covidnet.base.provenance import file_sha256
 from covidnet.data.folds.splits import UNSEEN_FOLD
 from covidnet.data.folds.unseen_ledger import UnseenLedger
-from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes
 from covidnet.evaluation.explanations import verdicts
 from covidnet.evaluation.results import from_json, to_json
 from covidnet.evaluation.scores import PointScores, SplitScores, point_scores, scored, scored_curves
@@ -42,11 +42,11 @@ from covidnet.sweep.card_facts import card_facts
 from covidnet.sweep.explanations import explanations_of
 from covidnet.sweep.folder import Run, Sweep
 
-DEFAULTS = {"resamples": 2000, "seed": 0}
+DEFAULTS = {"resamples": RESAMPLES, "seed": 0}
 """Defaults of `covidnet.crossval`, which a printed command omits."""
 
 
-def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = 2000, seed: int = 0) -> SweepSummary:
+def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = RESAMPLES, seed: int = 0) -> SweepSummary:
     """All numbers of a sweep.
 
     Args:

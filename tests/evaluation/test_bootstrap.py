@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ import statsmodels.api as sm
 from scipy import stats
 
 from covidnet.base.errors import SettingError
-from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval
+from covidnet.launch.command import config_dir
 from tests.evaluation.tables import random_table
 
 
@@ -84,3 +87,9 @@ def test_it_has_its_nominal_coverage() -> None:
 def test_zero_resamples_raise() -> None:
     with pytest.raises(SettingError, match="resamples=0"):
         cluster_weights(np.arange(3), 0)
+
+
+def test_commands_take_the_default_number_of_resamples() -> None:
+    for command in ("crossval", "evaluate"):
+        text = (config_dir() / f"{command}.yaml").read_text()
+        assert re.findall(r"^resamples: (\d+)$", text, re.MULTILINE) == [str(RESAMPLES)]

@@ -23,14 +23,19 @@ def limits(summary: SweepSummary) -> list[str]:
     if problems and len(summary.folds) > 1:
         lines.append(f"The report names {count(problems, 'problem')} of the runs.")
     card = summary.card
+    number = "three" if len(summary.classes) == 3 else len(summary.classes)
+    frequencies = (
+        "Elsewhere the classes are not as frequent as in this data set,"
+        if summary.data.per_fold is None
+        else "The folds have equally many images of each class; in practice the classes are not equally frequent,"
+    )
     lines += [
         "No external validation: every number is from the same data set. Another hospital, scanner or population may "
         "give lower numbers; python -m covidnet.evaluate measures that.",
         _confounded(card.source, "source", "the site, not the disease"),
         _confounded(card.view, "view", "how the image was taken, not the disease"),
-        "The folds have equally many images of each class; in practice the classes are not equally frequent, which "
-        "changes the probabilities and the predictive values.",
-        "An image with any other finding still gets one of the three classes.",
+        f"{frequencies} which changes the probabilities and the predictive values.",
+        f"An image with any other finding still gets one of the {number} classes.",
         "Numbers by age, sex, origin and scanner: not available.",
         "A heat map shows where the network looks, not why, and is not evidence that it looks at the disease.",
         "People tend to agree with a model's prediction; whether that helps or harms here was not studied.",
