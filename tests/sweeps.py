@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
+from covidnet.base.classes import ClassList
 from covidnet.evaluation.explanations import RunExplanations, write_explanations
 from covidnet.evaluation.localisation import localisation_table
 from covidnet.evaluation.predictions import predictions_table, write_predictions
@@ -46,10 +47,12 @@ def split_table(per_fold: int = 6, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
 
 
-def random_probabilities(labels: Iterable[str], skill: float, rng: np.random.Generator) -> np.ndarray:
-    """(n, 3) probabilities that favour the true class by `skill` on the scale of logits; 0 is guessing."""
-    truth = np.array([CLASSES.index(label) for label in labels])
-    logits = rng.normal(size=(len(truth), 3)) + skill * np.eye(3)[truth]
+def random_probabilities(
+    labels: Iterable[str], skill: float, rng: np.random.Generator, classes: ClassList = CLASSES
+) -> np.ndarray:
+    """(n, classes) probabilities that favour the true class by `skill` on the scale of logits; 0 is guessing."""
+    truth = np.array([classes.index(label) for label in labels])
+    logits = rng.normal(size=(len(truth), len(classes))) + skill * np.eye(len(classes))[truth]
     scores = np.exp(logits)
     return scores / scores.sum(1, keepdims=True)
 
@@ -63,6 +66,7 @@ def write_run(
     seed: int = 0,
     settings: dict[str, Any] | None = None,
     change: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    classes: ClassList = CLASSES,
 ) -> Path:
     """One run folder with random predictions.
 
@@ -74,6 +78,7 @@ def write_run(
         seed: of the predictions.
         settings: of config.yaml, on top of `SETTINGS`.
         change: what is done to the predictions before they are written.
+        classes: of the split.
     """
     rng = np.random.default_rng([seed, fold])
     folder.mkdir(parents=True)
@@ -89,15 +94,16 @@ def write_run(
                 label=list(images["label"]),
                 split=name,
                 fold=fold,
-                probabilities=random_probabilities(images["label"], skill, rng),
+                probabilities=random_probabilities(images["label"], skill, rng, classes),
+                classes=classes,
             )
         )
     table = pd.concat(tables, ignore_index=True)
-    write_predictions(change(table) if change else table, folder / "predictions.csv")
+    write_predictions(change(table) if change else table, folder / "predictions.csv", classes)
     own = OmegaConf.merge(SETTINGS, settings or {}, {"fold": fold})
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(own))
     split.to_csv(folder / "split.csv", index=False)
-    counts = {part: {label: {"films": 40, "inputs": 90} for label in CLASSES} for part in ("train", "val")}
+    counts = {part: {label: {"films": 40, "inputs": 90} for label in classes} for part in ("train", "val")}
     metrics = {
         "fold": fold, "seed": 0, "splits": {}, "seconds": {"features": 0.1, "fit": 2.0, "total": 3.0},
         "data": {

@@ -25,7 +25,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class against the other two: fractions of 1, with 95% intervals.
+    """One class against the others: fractions of 1, with 95% intervals.
 
     Sensitivity is None for a class without images, specificity where all images are of the class, and F1 where no image
     is of the class or predicted as it. F1 is 0 for a class without images that is predicted nevertheless.
@@ -95,7 +95,7 @@ def confusion(
 
 
 def class_rates(counts: npt.NDArray[np.int64], classes: ClassList = DEFAULT_CLASSES) -> dict[str, ClassMetrics]:
-    """Sensitivity, specificity and F1 of each class against the other two.
+    """Sensitivity, specificity and F1 of each class against the others.
 
     Args:
         counts: (classes, classes) counts from `confusion`.

@@ -58,7 +58,7 @@ class PrecisionRecallCurve:
 
 @dataclass(frozen=True)
 class ClassCurves:
-    """The curves of a class against the other two."""
+    """The curves of a class against the others."""
 
     roc: RocCurve
     pr: PrecisionRecallCurve
@@ -289,7 +289,7 @@ def class_curves(
     areas: Mapping[str, Estimate] | None = None,
     classes: ClassList = DEFAULT_CLASSES,
 ) -> dict[str, ClassCurves]:
-    """ROC and precision-recall curves of every class against the other two, with 95% bands.
+    """ROC and precision-recall curves of every class against the others, with 95% bands.
 
     Args:
         table: a predictions table.

@@ -26,7 +26,7 @@ MACRO: tuple[Metric, ...] = get_args(Metric)
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of a class against the other two, or their means over the classes."""
+    """Metrics of a class against the others, or their means over the classes."""
 
     sensitivity: Estimate
     specificity: Estimate

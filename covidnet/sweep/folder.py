@@ -428,7 +428,10 @@ def _largest_study(runs: list[Run], problems: list[str]) -> list[Run]:
     for study in studies:
         if study is not kept:
             names = ", ".join(_label(run.folder) for run in study)
-            if study[0].split_sha256 != kept[0].split_sha256:
+            if study[0].classes.names != kept[0].classes.names:
+                own, others = (", ".join(one.classes) for one in (study[0], kept[0]))
+                cause = f"other classes than {_label(kept[0].folder)} ({own}, not {others})"
+            elif study[0].split_sha256 != kept[0].split_sha256:
                 cause = f"another split than {_label(kept[0].folder)}"
             else:
                 differences = _differences(study[0].compared, kept[0].compared)

@@ -19,6 +19,8 @@ from sklearn.metrics import (
 from statsmodels.stats.proportion import proportion_confint
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
+from covidnet.base.classes import ClassList
+from covidnet.base.errors import DataError
 from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights
 from covidnet.evaluation.intervals import f1_interval, wilson
 from covidnet.evaluation.metrics import split_metrics
@@ -214,3 +216,42 @@ def test_points_are_the_same_without_intervals() -> None:
         assert getattr(points.macro, name) == getattr(scores.macro, name).value
         for label in CLASSES:
             assert getattr(points.classes[label], name) == getattr(scores.classes[label], name).value
+
+
+@pytest.mark.parametrize("names", [("Sick", "Healthy"), ("A", "B", "C", "D", "E")])
+def test_any_number_of_classes_has_scikit_learn_s_values(names: tuple[str, ...]) -> None:
+    classes, rng = ClassList(names), np.random.default_rng(len(names))
+    label = rng.choice(names, 200)
+    scores = rng.dirichlet(np.ones(len(names)), 200) + 0.5 * (label[:, None] == np.array(names))
+    ids = [f"image{n}" for n in range(200)]
+    table = predictions_table(
+        image_id=ids, patient_id=[f"p{n // 2}" for n in range(200)], label=list(label), classes=classes,
+        probabilities=scores / scores.sum(1, keepdims=True),
+    )  # fmt: skip
+    found = scored(table, resamples=100, classes=classes)
+    truth, called = table["label"], table["prediction"]
+    assert list(table)[6:-1] == [f"p_{name.lower()}" for name in names]
+    assert found.confusion == confusion_matrix(truth, called, labels=list(names)).tolist()
+    _, recall, f1, support = precision_recall_fscore_support(truth, called, labels=list(names))
+    for at, name in enumerate(names):
+        of = found.classes[name]
+        assert of.support == support[at]
+        assert of.sensitivity.value == pytest.approx(recall[at])
+        assert of.f1.value == pytest.approx(f1[at])
+        assert of.specificity.value == pytest.approx(recall_score(truth != name, called != name))
+        assert of.auc.value == pytest.approx(roc_auc_score(truth == name, table[classes.columns[at]]))
+    assert found.macro.sensitivity.value == pytest.approx(recall.mean())
+    given = table[list(classes.columns)].to_numpy(np.float64)
+    given = (given / given.sum(1, keepdims=True))[:, np.argsort(names)]
+    expected = log_loss(truth, given, labels=sorted(names))
+    assert found.loss == pytest.approx(expected, abs=1e-6)
+    metrics = to_json(split_metrics(table, classes))
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(truth, called))
+    with pytest.raises(DataError, match="column p_covid19 is missing"):
+        split_metrics(table)
+
+
+def test_a_probability_of_no_class_is_refused() -> None:
+    table = random_table(4, 0).assign(p_tb=0.0)
+    with pytest.raises(DataError, match="column p_tb is of none of the classes COVID-19, Normal, Pneumonia"):
+        split_metrics(table)

@@ -372,3 +372,33 @@ def test_the_bar_of_an_epoch_does_not_show_the_loggers_version(monkeypatch: pyte
     shown = {"v_num": "rves", "val/loss": 0.5}
     monkeypatch.setattr(pl.callbacks.RichProgressBar, "get_metrics", lambda *arguments: dict(shown))
     assert _ProgressBar().get_metrics(None, None) == {"val/loss": 0.5}  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_the_default_classes_names_none_and_others_name_theirs(tmp_path: Path) -> None:
+    assert set(module_of().hparams) == {"model", "optim", "preprocessing", "monitor"}
+    module = ClassificationModule("densenet121", classes=["Rest", "COVID-19"], positive="COVID-19")
+    assert module.hparams["classes"] == ["Rest", "COVID-19"]
+    assert module.hparams["positive"] == "COVID-19"
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, default_root_dir=tmp_path, accelerator="cpu")
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = ClassificationModule.from_checkpoint(tmp_path / "last.ckpt")
+    assert again.classes == module.classes
+    assert again.classifier.head.linear.out_features == 2
+
+
+def test_the_positive_class_is_the_anomaly() -> None:
+    """The loss is the one that the first of three classes has, where the third is moved to the front."""
+    losses = []
+    for positive, order in (("COVID-19", [0, 1, 2]), ("Pneumonia", [2, 0, 1])):
+        torch.manual_seed(0)
+        module = ClassificationModule("anomaly_resnet", OPTIM, PREPROCESSING, classes=CLASSES.names, positive=positive)
+        module.eval()
+        head = module.classifier.head
+        with torch.no_grad():
+            head.linear.weight.zero_()
+            head.linear.bias.zero_()
+        features = torch.randn(9, 512, generator=torch.Generator().manual_seed(0))
+        labels = torch.tensor(order)[torch.arange(9) % 3]
+        losses.append(module.validation_step({"features": features, "label": labels}, 0)["loss"].item())
+    assert losses[0] == pytest.approx(losses[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError
 from covidnet.sweep.folder import groups_of, read_sweep
 from tests.sweeps import split_table, write_run, write_sweep
@@ -260,3 +262,29 @@ def test_patients_that_are_not_those_of_the_split_are_noticed(tmp_path: Path) ->
     folder, split = write_sweep(tmp_path / "sweep", range(9)), split_table()
     write_run(folder / "fold=9", split, 9, change=forget)
     assert "18 images of the test split with another patient in split.csv" in read_sweep(folder).problems[0]
+
+
+def test_runs_of_other_classes_are_left_out_in_one_line(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "sweep", range(4))
+    table = split_table().replace({"label": {"Normal": "Rest", "Pneumonia": "Rest"}})
+    names = ("COVID-19", "Rest")
+    write_run(
+        tmp_path / "sweep/fold=4", table, 4, settings={"data": {"classes": list(names)}}, classes=ClassList(names)
+    )
+    sweep = read_sweep(tmp_path / "sweep")
+    assert sweep.folds == [0, 1, 2, 3]
+    assert sweep.problems[0].startswith(
+        "fold=4: left out: other classes than fold=0 (COVID-19, Rest, not COVID-19, Normal, Pneumonia)"
+    )
+    alone = read_sweep(tmp_path / "sweep/fold=4")
+    assert alone.classes == ClassList(names)
+
+
+def test_classes_of_a_run_without_settings_are_those_of_its_metrics(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "fold=0", split_table(), 0)
+    (run / "config.yaml").unlink()
+    assert read_sweep(run).classes == DEFAULT_CLASSES
+    names = ("Normal", "COVID-19", "Pneumonia")
+    content = {"splits": {"val": None, "test": {"classes": {name: {} for name in names}}}}
+    (run / "metrics.json").write_text(json.dumps(content))
+    assert read_sweep(run).classes == ClassList(names)

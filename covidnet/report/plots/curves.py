@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of each class against the other two, with their bands."""
+"""ROC and precision-recall curves of each class against the others, with their bands."""
 
 from __future__ import annotations
 

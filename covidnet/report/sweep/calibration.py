@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 from covidnet.evaluation.calibration import Calibration
 from covidnet.evaluation.results import Measured, empty
@@ -98,6 +99,7 @@ def calibration_table(summary: SweepSummary) -> Table:
     Args:
         summary: of a sweep.
     """
+    number = len(summary.classes)
     rows: list[list[Cell]] = []
     for part in parts(summary):
         rows.append([f"{part.title}{': before' if part.after else ''}", *_row(part.before)])
@@ -111,8 +113,8 @@ def calibration_table(summary: SweepSummary) -> Table:
     return Table(
         "Calibration. Accuracy in percent. ECE: mean absolute difference of accuracy and confidence, weighted by "
         "images (0 is best). Brier: mean squared error of the probabilities, summed over the classes (0 best, 2 worst; "
-        "0.667 for one third each). Log loss: mean negative natural logarithm of the probability of the true class (0 "
-        "is best; 1.099 for one third each).",
+        f"{1 - 1 / number:.3f} for equal probabilities). Log loss: mean negative natural logarithm of the probability of "
+        f"the true class (0 is best; {log(number):.3f} for equal probabilities).",
         columns,
         rows,
         notes=[

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError, SettingError
 from covidnet.data.collection.sources import folder_source, kaggle_source, patient_from_name
 
@@ -349,3 +350,56 @@ def test_failing_download_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     assert "data.root=DIR" in text
     assert "\n" not in text
     assert len(text) < 500
+
+
+# Classes
+
+
+def test_auto_takes_the_class_folders_whatever_lies_between_them_and_the_images(tmp_path: Path) -> None:
+    place(
+        tmp_path, "train/COVID/images/a.png", "test/covid/b.png", "train/Lung_Opacity/images/c.png",
+        "train/NORMAL/d.png", "train/COVID/masks/a.png",
+    )  # fmt: skip
+    source = folder_source(tmp_path, classes=None, positive="normal")
+    assert source.classes == ClassList(("COVID", "Lung_Opacity", "Normal"), "Normal")
+    assert source.files["label"].tolist() == ["COVID", "COVID", "Lung_Opacity", "Normal"]
+
+
+def test_auto_takes_every_label_of_the_table_before_any_folder(tmp_path: Path) -> None:
+    place(tmp_path, "site A/a.png", "site A/b.png", "site B/c.png", "Nodule/d.png")
+    rows = "site A/a.png,TB\nsite A/b.png,Healthy\nsite B/c.png,tb\n"
+    (tmp_path / "metadata.csv").write_text(f"filename,label\n{rows}")
+    found = folder_source(tmp_path, classes=None, labels={"Nodule": "Cancer"})
+    assert list(found.classes) == ["Cancer", "Healthy", "TB"]
+    assert found.files.set_index("path")["label"].to_dict() == {
+        "Nodule/d.png": "Cancer", "site A/a.png": "TB", "site A/b.png": "Healthy", "site B/c.png": "TB",
+    }  # fmt: skip
+
+
+def test_auto_takes_the_single_findings_of_a_published_table(tmp_path: Path) -> None:
+    place(tmp_path, *(f"images_001/images/0000000{n}_000.png" for n in range(4)))
+    (tmp_path / "Data_Entry_2017.csv").write_text(
+        "Image Index,Finding Labels,Patient ID,View Position\n00000000_000.png,Hernia,1,PA\n"
+        "00000001_000.png,No Finding,2,PA\n00000002_000.png,Hernia|Mass,3,PA\n00000003_000.png,Mass,4,AP\n"
+    )
+    found = folder_source(tmp_path, classes=None)
+    assert list(found.classes) == ["Hernia", "Mass", "No Finding"]
+    assert len(found.files) == 3
+    assert "several findings" in found.notes[0]
+
+
+def test_auto_needs_two_classes_to_fifty(tmp_path: Path) -> None:
+    place(tmp_path / "one", "Normal/a.png")
+    place(tmp_path / "many", *(f"class {n}/a.png" for n in range(51)))
+    for name, count in (("one", 1), ("many", 51)):
+        with pytest.raises(SettingError, match=rf"data.classes=auto: must be a list .* has {count}: "):
+            folder_source(tmp_path / name, classes=None)
+
+
+def test_the_radiography_database_has_four_classes_beside_their_masks(tmp_path: Path) -> None:
+    folders = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
+    place(tmp_path, *(f"{name}/{kind}/{name}-1.png" for name in folders for kind in ("images", "masks")))
+    classes = ClassList(("COVID", "Lung Opacity", "Normal", "Viral Pneumonia"))
+    assert folder_source(tmp_path, classes=classes).files["label"].tolist() == list(classes)
+    with pytest.raises(DataError, match=r"Lung_Opacity/images/ \(1 image\).*must be one of COVID-19, Normal"):
+        folder_source(tmp_path)
