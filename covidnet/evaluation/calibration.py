@@ -123,7 +123,8 @@ def brier_score(table: pd.DataFrame, classes: ClassList = DEFAULT_CLASSES) -> fl
         classes: of the study.
 
     Returns:
-        0 (certain and right) to 2 (certain and wrong); 1 - 1/K for equal probabilities of K classes. None without images.
+        0 (certain and right) to 2 (certain and wrong); 1 - 1/K for equal probabilities of K classes. None
+        without images.
 
     Source: Brier 1950, https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
     """

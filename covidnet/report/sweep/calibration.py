@@ -113,8 +113,8 @@ def calibration_table(summary: SweepSummary) -> Table:
     return Table(
         "Calibration. Accuracy in percent. ECE: mean absolute difference of accuracy and confidence, weighted by "
         "images (0 is best). Brier: mean squared error of the probabilities, summed over the classes (0 best, 2 worst; "
-        f"{1 - 1 / number:.3f} for equal probabilities). Log loss: mean negative natural logarithm of the probability of "
-        f"the true class (0 is best; {log(number):.3f} for equal probabilities).",
+        f"{1 - 1 / number:.3f} for equal probabilities). Log loss: mean negative natural logarithm of the probability "
+        f"of the true class (0 is best; {log(number):.3f} for equal probabilities).",
         columns,
         rows,
         notes=[
