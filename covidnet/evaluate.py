@@ -16,7 +16,6 @@ from covidnet.serving.checkpoint_path import ONNX, find_models
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from covidnet.base.classes import ClassList
     from covidnet.report.external.summary import ExternalSummary
 
 PATHS = ("checkpoint", "only", "out", *DATA_PATHS)
@@ -63,8 +62,9 @@ def main(cfg: DictConfig) -> None:
     share = Share.of_cores()
     # The model comes first, so that its errors are reported before any image is read or drawn.
     predictor = Predictor(open_model(checkpoint, cfg.engine, share.threads, only), cfg.gate)
+    classes = predictor.classes
     images = read_image_table(
-        {**settings["data"], **_classes(settings["data"], predictor.classes)},
+        {**settings["data"], "classes": list(classes), "positive": classes.positive},
         cache_dir=Path(settings["cache_dir"]).expanduser(),
         rules=fixed_rules,
         limits=settings["reading"],
@@ -87,19 +87,6 @@ def main(cfg: DictConfig) -> None:
     refused = summary.coverage.files_refused
     if refused and cfg.strict:
         raise DataError(f"strict=true: {counted(refused, 'file was', 'files were')} refused; see {out / 'refused.csv'}")
-
-
-def _classes(data: dict[str, Any], classes: ClassList) -> dict[str, Any]:
-    """The settings of the model's classes; others are refused, since its predictions could not be scored."""
-    for name, value, own in (
-        ("classes", data.get("classes"), sorted(classes)),
-        ("positive", data.get("positive"), [classes.positive]),
-    ):
-        if value is not None and sorted(map(str, value if isinstance(value, list) else [value])) != own:
-            allowed = f"{', '.join(classes) if name == 'classes' else own[0]}, as the model was trained"
-            remedy = "leave it out, map folders with data.labels, or leave them out with data.ignore"
-            raise SettingError(f"data.{name}", value, allowed, remedy)
-    return {"classes": list(classes), "positive": classes.positive}
 
 
 def _check_out(out: Path, root: Path) -> None:

@@ -391,22 +391,3 @@ def test_help_comes_in_a_moment() -> None:
                           cwd=PROJECT, check=True)  # fmt: skip
     assert "checkpoint=RUN|SWEEP" in done.stdout
     assert time.perf_counter() - start < 10  # 2 seconds on an idle machine
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        (
-            "data.classes=[COVID-19,Normal]",
-            r"data.classes=\[COVID-19,Normal\]: must be COVID-19, Normal, Pneumonia",
-        ),
-        ("data.classes=auto", "data.classes=auto: must be COVID-19, Normal, Pneumonia, as the model was trained"),
-        ("data.positive=Normal", "data.positive=Normal: must be COVID-19, as the model was trained"),
-    ],
-)
-def test_other_classes_than_the_model_s_are_refused(
-    sweep: Path, images: Path, tmp_path: Path, setting: str, words: str
-) -> None:
-    with pytest.raises(SettingError, match=words):
-        evaluate(sweep, tmp_path / "out", *folder(images), setting)
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

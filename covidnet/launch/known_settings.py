@@ -28,7 +28,7 @@ _OWN = {
 # Settings of a shared group that a command does not use, and why.
 _UNUSED = {
     "evaluate": {
-        **dict.fromkeys(("data.image_size", "data.fit"), "the model's own counts"),
+        **dict.fromkeys(("data.classes", "data.positive", "data.image_size", "data.fit"), "the model's own counts"),
         **dict.fromkeys(("data.batch_size", "data.masks", "data.boxes"), "leave it out"),
     },
     "explain": dict.fromkeys(

@@ -111,6 +111,7 @@ def test_hydra_s_refusals_are_a_line_with_the_nearest_name(command: str, words: 
         ("config", "experiment=strict data.images_per_class=22", "data.images_per_class=22: data=kaggle does not use "
                                                                  "it; data=phantom does"),
         ("config", "augment=none augment.zoom=2", "augment.zoom=2: augment=none does not use it; augment=fixed and "),
+        ("evaluate", "data.classes=[A,B]", "data.classes=[A,B]: covidnet.evaluate does not use it; the model's own"),
         ("evaluate", "data.image_size=64", "data.image_size=64: covidnet.evaluate does not use it; the model's own"),
         ("explain", "explain.per_class=3", "explain.per_class=3: covidnet.explain does not use it; "),
     ],
