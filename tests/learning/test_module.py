@@ -294,7 +294,7 @@ def test_a_checkpoint_of_imagenet_weights_needs_no_network(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the weights were asked for")
 
-    monkeypatch.setattr("covidnet.models.backbones.imagenet_state", refuse)
+    monkeypatch.setattr("covidnet.models.backbones.path_of", refuse)
     again = ClassificationModule.from_checkpoint(tmp_path / "best.ckpt")
     assert again.hparams["model"]["weights"] == "imagenet"
 
