@@ -238,7 +238,6 @@ def test_every_method_has_a_name() -> None:
         (["checkpoint=x/fold=3", "input=x"], "checkpoint=x/fold=3: no such file"),
         (["checkpoint=RUN", "input=no (such) [image].png"], "no image matches"),
         (["checkpoint=RUN", "input=IMAGES", "explain.method=lime"], "explain.method=lime"),
-        (["checkpoint=RUN", "input=IMAGES", "target=flu"], "target=flu"),
         (["checkpoint=RUN", "input=IMAGES", "out=IMAGES/a=b"], "out="),
         (["checkpoint=RUN", "input=IMAGES", "masks=no=where"], "no=where: no such folder"),
     ],

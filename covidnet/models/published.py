@@ -78,7 +78,8 @@ def path_of(published: Published, timeout: float = 10.0, *, download: bool = Tru
         WeightsError: the file is unavailable or damaged.
     """
     path = published.find()
-    if path is None and (forbids := forbidden(download)):
+    # A package that is not installed is not downloaded either, and says so itself.
+    if path is None and not isinstance(published, PackagedFile) and (forbids := forbidden(download)):
         name = published.names[0]
         cause = f"{name} is not on this machine and {forbids}"
         raise WeightsError(f"model.weights=imagenet: {cause}; allow it, or {_REMEDY}")

@@ -155,6 +155,7 @@ def test_published_weights_that_cannot_be_reached_are_one_line(
 ) -> None:
     from dataclasses import replace
 
+    monkeypatch.delenv("COVIDNET_OFFLINE")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     published = NETWORKS[name].imagenet
     assert isinstance(published, WebFile)
@@ -242,6 +243,7 @@ def test_random_weights_of_the_inception_family_tell_images_apart(name: str) -> 
 
 
 def test_weights_of_timm_are_taken_from_the_cache_of_its_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("COVIDNET_OFFLINE")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(WeightsError, match=r"timm/inception_resnet_v2.* is unavailable") as caught:
