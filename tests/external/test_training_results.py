@@ -13,7 +13,7 @@ from covidnet.evaluation.predictions import read_predictions
 from covidnet.external.training_results import study_numbers
 from tests.sweeps import split_table, write_run, write_sweep
 
-NUMBERS = {"resamples": 100, "seed": 0}
+NUMBERS = {"resamples": 100, "seed": 0, "classes": CLASSES}
 
 
 def test_of_one_run_they_are_its_test_and_unseen_fold(tmp_path: Path) -> None:

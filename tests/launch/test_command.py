@@ -53,7 +53,7 @@ def test_monitor_is_written_once() -> None:
         ("fold=-1", "fold=-1: must be 0 to 9"),
         ("fold=three", "fold=three: must be 0 to 9"),
         ("fodl=3", "fodl=3: no such setting; did you mean fold?"),
-        ("+loss=focal", "loss=focal: no such setting"),
+        ("+losses=focal", "losses=focal: no such setting"),
         ("data=kagle", "data=kagle: must be one of folder, kaggle, phantom; did you mean kaggle?"),
         ("data.root=DIR", "data.root=DIR: data=phantom does not use it; data=folder and data=kaggle do"),
         ("data=folder", "data.root=null"),

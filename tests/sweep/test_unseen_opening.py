@@ -130,7 +130,7 @@ def test_a_locked_sweep_is_compared_with_another(locked: Path, tmp_path: Path) -
 def test_the_study_of_a_locked_model_has_its_test_folds_alone(locked: Path) -> None:
     for folds in ((0,), (0, 1)):
         folders = [locked / f"fold={fold}" for fold in folds]
-        assert set(study_numbers(folders, [None] * len(folders), resamples=100, seed=0)) == {"test"}
+        assert set(study_numbers(folders, [None] * len(folders), **FEW, seed=0, classes=CLASSES)) == {"test"}
 
 
 def test_the_papers_selection_is_refused_where_the_fold_is_locked(locked: Path) -> None:
