@@ -100,7 +100,7 @@ def test_the_page_on_ones_own_code_trains_and_prediction_never_imports_it(
     tmp_path: Path, quick: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = PROJECT / "docs/your-code.md"
-    (code,) = (code for kind, code in FENCE.findall(page.read_text()) if kind == "python")
+    code = next(code for kind, code in FENCE.findall(page.read_text()) if kind == "python")
     (tmp_path / "my_parts.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     words = next(words for _, words, block in commands(page) if block)
@@ -170,6 +170,41 @@ def test_files_are_described_as_a_run_writes_them(run_folder: Path) -> None:
     real["data"]["counts"] = {}
     assert keys(real) >= keys(example)
     assert keys(example) >= keys(real) - {f"seconds.{name}" for name in real["seconds"]}
+
+
+def test_the_page_on_ones_own_network_trains_and_only_an_explicit_import_opens_it(
+    tmp_path: Path, quick: tuple[str, ...]
+) -> None:
+    page = PROJECT / "docs/your-code.md"
+    _, code = (code for kind, code in FENCE.findall(page.read_text()) if kind == "python")
+    (tmp_path / "my_models.py").write_text(f"print('imported')\n{code}")
+    words = next(words for _, words, _ in commands(page) if "model=custom" in words)
+    done = command("covidnet.train", *quick, *words, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = (tmp_path / "run/config.yaml").read_text()
+    assert "imports: []" in config
+    assert "image_size: 64" in config
+    images = next(Path(os.environ["COVIDNET_CACHE"]).glob("phantoms/33-*/NORMAL")).resolve()
+    given = ["checkpoint=run", f"input='{images}/*3.png'", "gate=warn", "panels=true", "progress=false"]
+    alone = command("covidnet.predict", *given, "out=one", cwd=tmp_path)
+    assert alone.returncode != 0
+    (line,) = alone.stderr.splitlines()
+    assert line.endswith("add imports=[FILE.py] with the file that registers it, if you trust that file")
+    assert "has the network tiny" in line
+    assert "imported" not in alone.stdout
+    done = command("covidnet.predict", *given, "out=two", "imports=[my_models.py]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "two/predictions.csv")) == len(list(images.glob("*3.png")))
+    done = command("covidnet.export", "checkpoint=run", "imports=my_models.py", f"check={images}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # The file that was exported has the network in it.
+    done = command("covidnet.predict", "checkpoint=run/model.onnx", *given[1:3], "out=three", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # resume= takes the file from the command line alone.
+    again = command("covidnet.train", "resume=run", cwd=tmp_path)
+    assert again.returncode != 0
+    assert "model.name=tiny: must be one of" in again.stderr
+    assert "imported" not in again.stdout
 
 
 @pytest.fixture(scope="module")

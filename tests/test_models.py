@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from covidnet.base.trust import read_yaml
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
 from covidnet.evaluation.predictions import EXTRAS, columns_of, read_predictions
@@ -19,8 +20,14 @@ from covidnet.launch.command import config_dir
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.networks import MODELS, NETWORKS
 from covidnet.models.saliency import saliency
+from covidnet.serving.exported import exported
+from covidnet.serving.open_model import open_model
+from tests.conftest import QUICK
+from tests.refusals import refused
 
-NAMES = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
+# Those of any network of a library, or of one's own, have tests of their own.
+ANY = {"timm", "torchvision", "custom"}
+NAMES = sorted({path.stem for path in (config_dir() / "model").glob("*.yaml")} - ANY)
 ONCE = (
     "fold=3",
     "data.images_per_class=11",
@@ -28,6 +35,7 @@ ONCE = (
     "data.num_workers=0",
     "explain=off",
 )
+PLAIN = tuple(word for word in QUICK if not word.startswith("data.image_size"))
 OWN = {
     "bayesian_cnn": ["predictive_entropy", "mutual_information"],
     "anomaly_resnet": ["anomaly_score"],
@@ -80,3 +88,30 @@ def test_models_on_one_frozen_network_share_its_features(train: Callable[..., Pa
     before = sorted((cache / "features").rglob("*.safetensors"))
     train(*ONCE, "model=bayesian_cnn", "data.image_size=32", "augment=none")
     assert sorted((cache / "features").rglob("*.safetensors")) == before
+
+
+# Maps that are normalised after their mean, so that the file cannot draw them; and tokens.
+@pytest.mark.parametrize(("name", "method"), [("test_convnext", "gradcam"), ("test_vit", "gradient")])
+def test_a_network_of_a_library_trains_from_the_feature_store_and_is_exported(
+    name: str, method: str, train: Callable[..., Path]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    words = ["fold=3", "trainer.max_epochs=1", "augment=none", "features.engine=onnx", "explain.localisation_images=0"]
+    words += ["model=timm", f"model.backbone={name}", f"explain.method={method}", "explain.sanity_images=2"]
+    folder = train(*PLAIN, *words, defaults=())
+    config = read_yaml(folder / "config.yaml")
+    assert (config["data"]["image_size"], config["model"]["name"]) == (160, f"timm/{name}")
+    assert list((folder / "panels").glob("*.png"))
+    model = open_model(folder)
+    assert model.explains is (name != "test_vit")
+    assert model.gated
+    square = np.random.default_rng(0).integers(0, 256, (2, 160, 160), np.uint8)
+    (folder / "model.onnx").write_bytes(exported(model))
+    file = open_model(folder / "model.onnx")
+    np.testing.assert_allclose(file.outputs(square).members, model.outputs(square).members, atol=1e-4)
+    assert not file.explains
+
+
+def test_a_transformer_is_refused_before_any_image_where_maps_are_wanted(train: Callable[..., Path]) -> None:
+    with refused("explain.method", "gradcam", "gradient, or explain=off"):
+        train("model=timm", "model.backbone=test_vit", "data=folder", "data.root=/nowhere", defaults=())

@@ -174,7 +174,7 @@ def check_foreign_settings(file: Path, name: str, package: str | None, allowed: 
         allowed: ``defaults`` and ``hydra`` as config.yaml of a run folder has them.
 
     Raises:
-        DataError: it is no YAML that `read_yaml` takes, or sets ``hydra`` or ``trust``.
+        DataError: it is no YAML that `read_yaml` takes, or sets ``hydra``, ``trust`` or ``imports``.
     """
     content = current(read_yaml(file))
     settings = content if isinstance(content, dict) else {}
@@ -183,8 +183,9 @@ def check_foreign_settings(file: Path, name: str, package: str | None, allowed: 
     place = {*name.split("/"), *(package or "").split(".")}
     if hydra or "hydra" in place or any("hydra" in str(e) or "${" in str(e) for e in defaults):
         raise DataError(f"{file}: sets hydra; give hydra settings on the command line, and see SECURITY.md")
-    if settings.get("trust"):
-        raise DataError(f"{file}: sets trust; give trust=[PACKAGE] on the command line, and see SECURITY.md")
+    for key, what in (("trust", "PACKAGE"), ("imports", "FILE")):
+        if settings.get(key):
+            raise DataError(f"{file}: sets {key}; give {key}=[{what}] on the command line, and see SECURITY.md")
 
 
 def check_links(folder: Path, inside: Path | None = None) -> None:

@@ -71,7 +71,7 @@ class ImageMaps:
         given = target
         if method not in EXPLAINERS:
             raise SettingError("explain.method", method, EXPLAINERS)
-        if not model.explains:
+        if not model.explains_by(method):
             raise SettingError("checkpoint", model.source, "a model that draws heat maps", NO_MAPS)
         self.classes = model.facts.classes
         if target is not None and (target := label_of(target, None, self.classes)) is None:

@@ -96,6 +96,9 @@ def map_shape(backbone: Backbone, image_size: int) -> tuple[int, int, int]:
         state = {name: value.to("meta") for name, value in backbone.features.state_dict().items()}
         blank = torch.zeros(1, backbone.spec.channels, image_size, image_size, device="meta")
         with torch.no_grad():
-            _, depth, height, width = functional_call(backbone.features, state, (blank,)).shape
+            if backbone.pools:  # a library's network may have tensors that are in no state
+                _, depth, height, width = backbone.features(torch.zeros_like(blank, device="cpu")).shape
+            else:
+                _, depth, height, width = functional_call(backbone.features, state, (blank,)).shape
         _SHAPES[key] = depth, height, width
     return _SHAPES[key]

@@ -99,8 +99,8 @@ class RunFolder:
 
     def write_settings(self) -> None:
         """Write config.yaml, which ``--config-dir RUN --config-name config`` runs again."""
-        # Only a command line can trust packages, not a file.
-        again = {"defaults": None, **self.settings, "resume": None, "trust": [], **RUN_AGAIN}
+        # Only a command line can trust packages and import files, not a file.
+        again = {"defaults": None, **self.settings, "resume": None, "trust": [], "imports": [], **RUN_AGAIN}
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(again)))
 
     def write(

@@ -74,7 +74,11 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     overrides, start = tasks
     _check_beside(others, overrides["task"], text)
     # Settings repeated beside resume= come from the user, not from the folder.
-    kept = [word for word in overrides["task"] if not word.startswith(("resume=", "trust=")) and word not in others]
+    kept = [
+        word
+        for word in overrides["task"]
+        if not word.startswith(("resume=", "trust=", "imports=")) and word not in others
+    ]
     for word in kept:
         _check_from_folder(word, text)
     if hydras:
@@ -128,7 +132,7 @@ def _check_from_folder(word: str, folder: str) -> None:
     elif key.startswith(("hydra.launcher.", "hydra.sweeper.")):
         harmless = value is None or isinstance(value, int | float)
     else:
-        harmless = key.partition(".")[0] not in ("hydra", "trust") and not key.startswith("hydra/")
+        harmless = key.partition(".")[0] not in ("hydra", "trust", "imports") and not key.startswith("hydra/")
         harmless &= override.package is None
     if added or not harmless:
         raise SettingError(

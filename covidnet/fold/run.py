@@ -44,6 +44,7 @@ from covidnet.launch.known_settings import check_arguments
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
 from covidnet.learning.monitor import direction
+from covidnet.models.saliency import check_method
 from covidnet.report.words import EXPLAINERS
 from covidnet.serving.record import add_record, serving_record
 from covidnet.tracking.fold_log import log_fold
@@ -127,6 +128,9 @@ class FoldRun:
         # The network needs no data: missing weights are reported before any image is read or generated.
         module = setup.module()
         before, network = module.classifier.backbone_hash(), module.classifier.description()
+        explain = s["explain"]
+        if any(explain[name] for name in ("per_class", "errors", "localisation_images", "sanity_images")):
+            check_method(module.classifier, explain["method"])
         prepared = setup.prepared()
         changed = setup.changed_images(prepared)
         # Unusable masks are reported before training, not after it.

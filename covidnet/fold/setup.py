@@ -32,11 +32,12 @@ from covidnet.gate import fixed_rules
 from covidnet.launch.schema import check_values
 from covidnet.learning.losses import balanced_weights
 from covidnet.learning.module import ClassificationModule
+from covidnet.models.networks import network
 
 log = logging.getLogger(__name__)
 
-# Of the group model: where weights come from.
-_NOT_OF_THE_NETWORK = ("download", "weights_from")
+# Of the group model: where name and weights come from.
+_NOT_OF_THE_NETWORK = ("backbone", "download", "weights_from")
 
 
 class FoldSetup:
@@ -54,6 +55,8 @@ class FoldSetup:
         self.settings = settings
         self.cache = Path(settings["cache_dir"]).expanduser().resolve()
         self.progress = bool(settings["progress"])
+        if settings["data"]["image_size"] is None:
+            settings["data"]["image_size"] = network(settings["model"]["name"]).spec.size
         # Settings that need no image are refused before any is read or generated.
         self.fit = SquareFit(settings["data"]["image_size"], settings["data"]["fit"])
         augment = self._checked("augment")

@@ -13,7 +13,7 @@ from covidnet.base.atomic import locked, make_folder, write_text
 from covidnet.base.errors import DataError, WeightsError
 from covidnet.base.former import current
 from covidnet.base.trust import read_yaml
-from covidnet.models.networks import NETWORKS, network_of
+from covidnet.models.networks import network
 from covidnet.models.published import file_in, forbidden, path_of
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def settle_weights(
         WeightsError: the weights are unavailable or damaged.
     """
     model = settings["model"]
-    published = NETWORKS[network_of(model["name"])].imagenet
+    published = network(model["name"]).imagenet
     download, progress = bool(model.get("download", True)), bool(settings.get("progress"))
     if model["weights"] == "auto":
         # The other processes of a run on several devices take what the first one decided.
@@ -104,13 +104,13 @@ def decide(model: Mapping[str, Any], progress: bool, place: str) -> dict[str, st
         WeightsError: the file on this machine is damaged.
     """
     name = str(model["name"])
-    published = NETWORKS[network_of(name)].imagenet
+    published = network(name).imagenet
     weights, why = "random", f"none are published for {name}"
     if published is not None:
         path = published.find()
         if path is not None:
             weights, why = "imagenet", f"{path.name} was on this machine"
-        elif forbids := forbidden(bool(model.get("download", True))):
+        elif published.online and (forbids := forbidden(bool(model.get("download", True)))):
             why = f"{published.names[0]} is not on this machine and {forbids}"
         else:
             try:
@@ -126,7 +126,8 @@ def _cause(error: WeightsError) -> str:
     """Why a download failed, without folders of this machine: reports and model cards say it."""
     cause = error.__cause__
     if cause is None:
-        return "the server sent another file"
+        text = str(error).removeprefix("model.weights=imagenet: ").partition(";")[0]
+        return text if "://" in text or "/" not in text else "the file was damaged"
     cause = getattr(cause, "reason", None) or cause
     return " ".join(str(getattr(cause, "strerror", None) or cause).split())[:120]
 

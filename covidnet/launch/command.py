@@ -22,6 +22,7 @@ from covidnet.base.names import shown
 from covidnet.base.trust import check_foreign_settings
 from covidnet.launch.known_settings import NO_OPTION, KnownSettings, composed
 from covidnet.launch.launchers import broken_launcher, check_search, prepare_launch, settle, swept
+from covidnet.launch.own_modules import import_own
 from covidnet.launch.schema import check_values
 from covidnet.learning.monitor import search_direction
 
@@ -260,6 +261,7 @@ def _guarded(task: Task, name: str) -> Task:
             KnownSettings(config_dir(), name, choices, given).check(given)
             if sweep and choices["hydra/sweeper"] == "search":
                 check_search(cfg)
+            import_own(given.get("imports"))
             return task(cfg)
         except BrokenPipeError:
             raise

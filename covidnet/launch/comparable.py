@@ -9,10 +9,10 @@ from covidnet.base.classes import DEFAULT_CLASSES
 
 # Settings that change how a run is carried out, not what it computes.
 _INCIDENTAL = (
-    "fold", "progress", "debug", "strict", "trust", "cache_dir", "selection", "logger", "resume", "defaults",
+    "fold", "progress", "debug", "strict", "trust", "imports", "cache_dir", "selection", "logger", "resume", "defaults",
     "callbacks.panels", "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra", "reading",
-    "model.download", "model.weights_from",
+    "model.backbone", "model.download", "model.weights_from",
 )  # fmt: skip
 
 

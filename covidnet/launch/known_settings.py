@@ -37,7 +37,7 @@ _UNUSED = {
     ),
 }
 # Settings that may be deleted.
-_OPTIONAL = ("data.view", "data.ignore", "trust", "split.copies", "split.balance")
+_OPTIONAL = ("data.view", "data.ignore", "imports", "trust", "split.copies", "split.balance")
 NO_OPTION = "Config group override"
 """How the message begins that Hydra raises, as a plain Python error, for an option such as ``logger=null``."""
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(?P<name>[^'=]+)=(?P<value>[^']*)'")
@@ -79,6 +79,8 @@ class KnownSettings:
         words = []
         for group in set(groups) - {"experiment"}:
             named = _at(settings, f"{group}.{_OPTION_OF[group]}") if group in _OPTION_OF else None
+            if group == "model" and named is not None:
+                named = str(named).partition("/")[0]  # timm/NAME
             known = [option for option in (choices.get(group), named) if option in self._options[group]]
             if known or (settings is None and group not in choices):
                 usual = str(self._hydra["runtime"]["choices"][group])

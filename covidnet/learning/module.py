@@ -18,9 +18,11 @@ from covidnet.base.errors import SettingError, WeightsError
 from covidnet.learning.checkpoints import DamagedCheckpointError, read_checkpoint
 from covidnet.learning.losses import deviation_loss
 from covidnet.learning.monitor import direction
+from covidnet.models.backbones import check_side
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead
-from covidnet.models.networks import NETWORKS
+from covidnet.models.libraries import LIBRARIES
+from covidnet.models.registry import HEADS, MODELS
 
 OPTIM: dict[str, float] = {"lr": 1e-3, "weight_decay": 0.0, "plateau_factor": 0.5, "plateau_patience": 2}
 """The optimiser's settings, as in conf/optim/adam.yaml."""
@@ -81,9 +83,7 @@ class ClassificationModule(pl.LightningModule):
         if "weights" in model:
             self.hparams["model"] = {**model, "weights": PurePath(str(model["weights"])).name}
         self.classifier: Classifier = build_classifier(**{**model, "classes": len(self.classes)})
-        side, least = preprocessing.get("image_size"), NETWORKS[self.classifier.backbone.name].least
-        if isinstance(side, int) and side < least:
-            raise SettingError("data.image_size", side, f"{least} or more", f"{model['name']} needs larger images")
+        check_side(self.classifier.backbone, preprocessing.get("image_size"), model["name"])
         self.optim = optim
         self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
         self.monitor = monitor
@@ -109,6 +109,7 @@ class ClassificationModule(pl.LightningModule):
             for name, needed in (("optim", OPTIM), ("preprocessing", PREPROCESSING)):
                 if missing := set(needed) - set(settings[name]):
                     raise KeyError(f"{name}.{min(missing)}")
+            _check_named(path, settings["model"])
             weights = PurePath(str(settings["model"]["weights"])).name
             # The original weights file may be gone. The checkpoint replaces it: as in that file, the first layer shows
             # which input the network expects.
@@ -118,7 +119,7 @@ class ClassificationModule(pl.LightningModule):
             module.load_state_dict(state)
             module.hparams["model"]["weights"] = module.classifier.backbone.weights = weights
             module.serving = dict(checkpoint.get("serving") or {})
-        except DamagedCheckpointError:
+        except (DamagedCheckpointError, UnknownNetworkError):
             raise
         except Exception as error:  # torch raises a different type for every way of being wrong
             cause = " ".join([type(error).__name__ + ":", *str(error).split()])
@@ -198,6 +199,23 @@ class ClassificationModule(pl.LightningModule):
         )
         # LearningRateMonitor logs under this name.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor, "name": "lr"}}
+
+
+class UnknownNetworkError(WeightsError):
+    """A checkpoint has a network or a head that nothing here registers."""
+
+
+def _check_named(path: str | Path, model: Mapping[str, Any]) -> None:
+    """Refuse a network or head of somebody's own: a checkpoint must not import anything by itself."""
+    name, head = str(model["name"]), model.get("head")
+    kind = None
+    if name not in MODELS and not name.startswith(LIBRARIES):
+        kind = f"network {name}"
+    elif head is not None and head not in HEADS:
+        kind = f"head {head}"
+    if kind is not None:
+        remedy = "add imports=[FILE.py] with the file that registers it, if you trust that file"
+        raise UnknownNetworkError(f"{path}: has the {kind}, which is not known here; {remedy}")
 
 
 def check_optim(optim: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.errors import SettingError
 from covidnet.models.backbones import Backbone, InputSpec, build_backbone
 from covidnet.models.heads import LinearHead, build_head
-from covidnet.models.networks import MODELS, NETWORKS
+from covidnet.models.libraries import LIBRARIES
+from covidnet.models.networks import head_of, network
 from covidnet.models.weights import hash_state
 
 
@@ -97,11 +98,12 @@ def build_classifier(
     standardise: bool = False,
     samples: int = 50,
     anomaly_weight: float = 1.0,
+    head: str | None = None,
 ) -> Classifier:
     """Build a classifier on the CPU, in train mode.
 
     Args:
-        name: a model of `covidnet.models.networks.MODELS`.
+        name: a model of `covidnet.models.networks.MODELS`, ``timm/NAME`` or ``torchvision/NAME``.
         weights: the backbone's weights, see `build_backbone`.
         freeze: whether only the head is trained.
         weights_seed: the seed of random backbone weights. The head is initialised from PyTorch's global random state.
@@ -109,6 +111,7 @@ def build_classifier(
         dropout: dropout before the linear layer, 0 <= dropout < 1.
         standardise: whether features are standardised before the linear layer, see `LinearHead`.
         samples: draws of a `MonteCarloHead`; other heads ignore it.
+        head: the name of a head, see `covidnet.models.registry.register_head`; the model's own if None.
         anomaly_weight: of an `AnomalyHead`'s loss. Only training uses it; it is accepted because it is a model setting.
 
     Returns:
@@ -121,7 +124,8 @@ def build_classifier(
     if not isinstance(anomaly_weight, int | float) or not anomaly_weight >= 0.0:
         raise SettingError("model.anomaly_weight", anomaly_weight, "a number of at least 0")
     backbone = build_backbone(name, weights, weights_seed)
-    if freeze and NETWORKS[backbone.name].imagenet is None:
+    own = network(name).imagenet is None and not backbone.name.startswith(LIBRARIES)
+    if freeze and own and weights == "random":
         raise SettingError("model.freeze", freeze, "false", f"{name} is trained from scratch")
-    head = build_head(MODELS[name][1], backbone.features_dim, classes, dropout, standardise, samples)
-    return Classifier(backbone, head, frozen=freeze)
+    built = build_head(head or head_of(name), backbone.features_dim, classes, dropout, standardise, samples)
+    return Classifier(backbone, built, frozen=freeze)

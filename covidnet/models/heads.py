@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
 from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.errors import SettingError
+from covidnet.models.registry import HEADS, register_head
 
 # The smallest normal float32: the logarithm of a probability of 0 would be infinite.
 _LEAST = 1.2e-38
 
 
+@register_head("linear")
 class LinearHead(nn.Module):
     """Dropout and one linear layer, optionally on standardised features, initialised from PyTorch's random state.
 
@@ -59,6 +63,7 @@ class LinearHead(nn.Module):
         return {}
 
 
+@register_head("monte_carlo")
 class MonteCarloHead(LinearHead):
     """Dropout that stays active at prediction: the class probabilities are the mean over many draws.
 
@@ -131,6 +136,7 @@ class MonteCarloHead(LinearHead):
         return (torch.einsum("nd,skd->snk", seen, weights) + self.linear.bias).softmax(-1)
 
 
+@register_head("anomaly")
 class AnomalyHead(LinearHead):
     """A linear classifier, plus a linear score of how much an image differs from the common classes.
 
@@ -166,13 +172,23 @@ class AnomalyHead(LinearHead):
 
 def build_head(
     kind: str, features_dim: int, classes: int, dropout: float, standardise: bool, samples: int
-) -> LinearHead:
-    """Build a linear, monte_carlo or anomaly head; arguments as in the classes."""
-    if kind == "monte_carlo":
-        return MonteCarloHead(features_dim, classes, dropout, standardise, samples)
-    if kind == "anomaly":
-        return AnomalyHead(features_dim, classes, dropout, standardise)
-    return LinearHead(features_dim, classes, dropout, standardise)
+) -> nn.Module:
+    """Build a head by its name: linear, monte_carlo, anomaly, or a registered one; arguments as in the classes.
+
+    Raises:
+        SettingError: there is no such head, or what it builds does not give (N, classes).
+    """
+    if kind not in HEADS:
+        raise SettingError("model.head", kind, HEADS, "or one that imports=[FILE] registers")
+    given = {"features_dim": features_dim, "classes": classes, "dropout": dropout, "standardise": standardise}
+    given["samples"] = samples
+    taken = inspect.signature(HEADS[kind]).parameters
+    head = HEADS[kind](**{name: value for name, value in given.items() if name in taken})
+    with torch.no_grad():
+        shape = tuple(head.eval()(torch.zeros(2, features_dim)).shape)
+    if shape != (2, classes):
+        raise SettingError("model.head", kind, f"a head that gives (N, {classes})", f"of 2 images it gives {shape}")
+    return head.train()
 
 
 def _entropy(probabilities: Tensor) -> Tensor:

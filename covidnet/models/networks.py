@@ -1,10 +1,9 @@
-"""The available networks: layers, input, source of published weights, and kind of head."""
+"""The built-in networks and models; any other by its name in timm or torchvision, or as registered."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torchvision.models as published
@@ -14,29 +13,11 @@ from torchvision.models.inception import Inception3
 from covidnet.base.errors import SettingError
 from covidnet.models.cnn import cnn_features
 from covidnet.models.covidnet_cxr import CovidNetCxr
-from covidnet.models.inputs import GREY_SPEC, IMAGENET_SPEC, INCEPTION_SPEC, LITE_SPEC, InputSpec
-from covidnet.models.published import HubFile, PackagedFile, Published, WebFile
+from covidnet.models.inputs import GREY_SPEC, INCEPTION_SPEC, LITE_SPEC
+from covidnet.models.libraries import LIBRARIES, library_network
+from covidnet.models.published import HubFile, PackagedFile, WebFile
+from covidnet.models.registry import MODELS, NETWORKS, Network
 from covidnet.models.resnet8 import resnet8_features
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network without its classifier.
-
-    Args:
-        features: builds the layers from images (N, C, H, W) to maps (N, D, h, w) with random weights, initialised by
-            the library except for the Inception family.
-        features_dim: D.
-        spec: the input.
-        imagenet: the published weights trained on ImageNet; None if there are none.
-        least: the smallest side of an input in pixels.
-    """
-
-    features: Callable[[], nn.Module]
-    features_dim: int
-    spec: InputSpec = IMAGENET_SPEC
-    imagenet: Published | None = None
-    least: int = 32
 
 
 def _densenet121() -> nn.Module:
@@ -95,7 +76,7 @@ def _web(weights: Any) -> WebFile:
     return WebFile(weights.IMAGENET1K_V1.url)
 
 
-NETWORKS: dict[str, Network] = {
+_OWN: dict[str, Network] = {
     # Huang et al. 2017, https://doi.org/10.1109/CVPR.2017.243
     "densenet121": Network(_densenet121, 1024, imagenet=_web(published.DenseNet121_Weights)),
     # He et al. 2016, https://doi.org/10.1109/CVPR.2016.90
@@ -128,28 +109,47 @@ NETWORKS: dict[str, Network] = {
     "resnet8": Network(resnet8_features, 64, GREY_SPEC, least=16),
     "covidnet_cxr": Network(CovidNetCxr, 2048, GREY_SPEC),
 }
-"""Networks by name."""
+NETWORKS.update(_OWN)
 
-MODELS: dict[str, tuple[str, str]] = {
-    **{name: (name, "linear") for name in NETWORKS},
-    # Ghoshal and Tucker 2020, https://arxiv.org/abs/2003.10769
-    "bayesian_cnn": ("resnet50", "monte_carlo"),
-    # Zhang et al. 2020, https://arxiv.org/abs/2003.12338
-    "anomaly_resnet": ("resnet18", "anomaly"),
-}
-"""Models by name (the setting ``model.name``): the network, and the head on it."""
+MODELS.update({name: (name, "linear") for name in _OWN})
+# Ghoshal and Tucker 2020, https://arxiv.org/abs/2003.10769
+MODELS["bayesian_cnn"] = ("resnet50", "monte_carlo")
+# Zhang et al. 2020, https://arxiv.org/abs/2003.12338
+MODELS["anomaly_resnet"] = ("resnet18", "anomaly")
 
 
 def network_of(name: str) -> str:
-    """The network that a model uses.
+    """The name of the network that a model uses.
+
+    Args:
+        name: a model of `MODELS`, ``timm/NAME`` or ``torchvision/NAME``.
 
     Raises:
         SettingError: there is no such model.
 
     Example:
-        >>> network_of("bayesian_cnn"), network_of("cnn")
-        ('resnet50', 'cnn')
+        >>> network_of("bayesian_cnn"), network_of("cnn"), network_of("torchvision/alexnet")
+        ('resnet50', 'cnn', 'torchvision/alexnet')
     """
+    if str(name).startswith(LIBRARIES):
+        library_network(name)
+        return name
     if name not in MODELS:
-        raise SettingError("model.name", name, MODELS)
+        remedy = "timm/NAME, torchvision/NAME, or a network that imports=[FILE] registers"
+        raise SettingError("model.name", name, MODELS, f"or {remedy}")
     return MODELS[name][0]
+
+
+def network(name: str) -> Network:
+    """The network that a model uses; arguments and errors as in `network_of`."""
+    found = network_of(name)
+    return NETWORKS[found] if found in NETWORKS else library_network(found)
+
+
+def head_of(name: str) -> str:
+    """The head of a model unless ``model.head`` names another; arguments and errors as in `network_of`."""
+    network_of(name)
+    return MODELS[name][1] if name in MODELS else "linear"
+
+
+__all__ = ["MODELS", "NETWORKS", "Network", "head_of", "network", "network_of"]

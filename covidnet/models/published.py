@@ -16,7 +16,7 @@ import urllib.request
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -37,6 +37,9 @@ _REMEDY = "give model.weights=PATH to a .pth or .safetensors file, or use model.
 
 class Published(Protocol):
     """A published file of weights."""
+
+    online: ClassVar[bool]
+    """Whether it can be downloaded."""
 
     @property
     def licence(self) -> str | None:
@@ -79,7 +82,7 @@ def path_of(published: Published, timeout: float = 10.0, *, download: bool = Tru
     """
     path = published.find()
     # A package that is not installed is not downloaded either, and says so itself.
-    if path is None and not isinstance(published, PackagedFile) and (forbids := forbidden(download)):
+    if path is None and published.online and (forbids := forbidden(download)):
         name = published.names[0]
         cause = f"{name} is not on this machine and {forbids}"
         raise WeightsError(f"model.weights=imagenet: {cause}; allow it, or {_REMEDY}")
@@ -131,6 +134,7 @@ class WebFile:
         licence: as its publisher states it.
     """
 
+    online: ClassVar[bool] = True
     url: str
     licence: str | None = None
 
@@ -188,6 +192,7 @@ class HubFile:
         network: the network's name in timm.
     """
 
+    online: ClassVar[bool] = True
     network: str
 
     @property
@@ -259,6 +264,7 @@ class PackagedFile:
         licence: as its publisher states it.
     """
 
+    online: ClassVar[bool] = False
     package: str
     file: str
     sha256: str

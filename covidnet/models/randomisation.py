@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from covidnet.base.errors import SettingError
 from covidnet.models.backbones import Backbone
 from covidnet.models.classifier import Classifier
-from covidnet.models.networks import NETWORKS
+from covidnet.models.libraries import LIBRARIES
+from covidnet.models.networks import MODELS, network
 
 HEAD = "head"
 """The first stage."""
@@ -28,7 +30,7 @@ def stages(classifier: Classifier) -> tuple[str, ...]:
     parameter and buffer of the network belongs to one stage.
 
     Args:
-        classifier: a network whose layers are declared in the order of its forward pass, as all of `NETWORKS` are.
+        classifier: a network whose layers are declared in the order of its forward pass, as all built-in ones are.
 
     Returns:
         ``head`` and the names of the others, such as ``denseblock4``.
@@ -40,7 +42,7 @@ def randomised(classifier: Classifier, stage: str, seed: int = 0) -> Classifier:
     """A copy of a network in which the head and all stages down to a given one are re-initialised.
 
     New values come from the function that builds the network. Layers that differ from what it builds (the first layer
-    of single-channel weights, or all layers of a network not in `NETWORKS`) use their ``reset_parameters``. Running
+    of single-channel weights, or all layers of an unnamed network) use their ``reset_parameters``. Running
     statistics are those of a new layer. A stage gets the same values however far the cascade goes.
 
     Args:
@@ -115,7 +117,7 @@ def _children(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mod
     children = list(module.named_children())
     for name, child in children:
         alone = len(children) == 1 and any(True for _ in child.children())
-        if alone or isinstance(child, nn.ModuleList):
+        if alone or isinstance(child, nn.ModuleList | GraphModule):
             yield from _children(child, f"{prefix}{name}.")
         else:
             yield prefix + name, child
@@ -132,12 +134,12 @@ def _seed(seed: int, part: int) -> int:
 
 def _drawn(backbone: Backbone, seed: int) -> State:
     """New values of every tensor of a backbone's features."""
-    if backbone.name not in NETWORKS:
+    if backbone.name not in MODELS and not backbone.name.startswith(LIBRARIES):
         return _reset(backbone.features, seed)
     # torch.manual_seed would also seed the GPUs, which fork_rng(devices=[]) does not put back.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        made = _tensors(NETWORKS[backbone.name].features())
+        made = _tensors(network(backbone.name).features())
     return _reset(backbone.features, seed, made)
 
 

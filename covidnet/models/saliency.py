@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from covidnet.base.errors import SettingError
+from covidnet.models.backbones import Backbone
 from covidnet.models.classifier import Classifier
 from covidnet.models.heads import LinearHead
 
@@ -75,14 +76,12 @@ def saliency(
         with NaN is set to zero; both cause a `MapWarning`.
 
     Raises:
-        SettingError: there is no such method or class, ``cam`` is used on a head that is not linear, or target or maps
-            differ in length from images.
+        SettingError: there is no such method or class, the method cannot explain this network (`check_method`), or
+            target or maps differ in length from images.
     """
     if method not in METHODS:
         raise SettingError("explain.method", method, METHODS)
-    if method == "cam" and linear_weights(classifier.head) is None:
-        others = [name for name in METHODS if name != "cam"]
-        raise SettingError("explain.method", method, others, "this head is not linear")
+    check_method(classifier, method)
     count, _, height, width = images.shape
     if target is not None and len(target) != count:
         raise SettingError("target", list(target), f"one class for each of the {count} images")
@@ -117,6 +116,37 @@ def saliency(
     return _stretched(found, method)
 
 
+def check_method(classifier: Classifier, method: str) -> None:
+    """Refuse a method that cannot explain a network.
+
+    Args:
+        classifier: the network.
+        method: one of `METHODS`.
+
+    Raises:
+        SettingError: the network has no maps with places, or ``cam`` is used on one that is not linear in their means.
+    """
+    if method == "gradient":
+        return
+    backbone = classifier.backbone
+    if not backbone.spatial:
+        raise SettingError("explain.method", method, "gradient, or explain=off", f"{backbone.name} has no spatial maps")
+    if method == "cam" and not (backbone.averages and linear_weights(classifier.head) is not None):
+        why = "this head is not linear" if backbone.averages else f"{backbone.name} does not average its maps"
+        raise SettingError("explain.method", method, [name for name in METHODS if name != "cam"], why)
+
+
+class _Pool(nn.Module):
+    """The pooling of a backbone as a module, whose tensors can be replaced in a call."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.backbone.pool(maps)
+
+
 class _Tail(nn.Module):
     """The network as pytorch-grad-cam needs it: gradients start at the pooled maps, and parameters get none."""
 
@@ -124,20 +154,22 @@ class _Tail(nn.Module):
         super().__init__()
         first = next(classifier.parameters())
         # Inside a tuple it is not a submodule. Otherwise the library would switch its mode and clear its gradients.
-        self.held = (classifier, known)
+        self.held = (classifier, known, _Pool(classifier.backbone))
         self.maps = nn.Identity()
         # The library reads the device from the first parameter.
         self.anchor = nn.Parameter(first.new_empty(0, dtype=_wide(first.dtype)))
         self.dtype = first.dtype
         self.head_state = _plain_state(classifier.head)
+        # A pooling with weights of its own must not get gradients either.
+        self.pool_state = _plain_state(self.held[2]) if classifier.backbone.pools else {}
 
     def forward(self, images: Tensor) -> Tensor:
-        classifier, known = self.held
+        classifier, known, pool = self.held
         with torch.no_grad():
             maps = classifier.backbone.feature_maps(images.to(self.dtype)) if known is None else known
         # A copy, because maps made in inference mode, or passed in by the caller, cannot start a graph.
         maps = maps.detach().to(self.anchor.device, self.anchor.dtype, copy=True)
-        return self.logits(classifier.backbone.pool(self.maps(maps.requires_grad_())))
+        return self.logits(functional_call(pool, self.pool_state, (self.maps(maps.requires_grad_()),)))
 
     def logits(self, features: Tensor) -> Tensor:
         return functional_call(self.held[0].head, self.head_state, (features,))

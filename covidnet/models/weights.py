@@ -27,16 +27,17 @@ _WRAPPERS = ("module.", "model.", "densenet121.")
 _BACKBONE = re.compile(r"^(?P<owner>(?:.*\.)?)backbone\.(?P<name>.+)$")
 # Published files use the layer names of torchvision 0.2: https://github.com/pytorch/vision/pull/474
 _OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
-# Layers for the classes that a network was trained on.
-_OTHER_CLASSES = ("classifier.", "op_threshs", "fc.", "AuxLogits.", "classif.")
+OTHER_CLASSES = ("classifier.", "op_threshs", "fc.", "AuxLogits.", "classif.")
+"""What the names of layers for the classes that a network was trained on start with."""
 
 
-def load_state(path: str | Path) -> State:
+def load_state(path: str | Path, left_out: tuple[str, ...] = OTHER_CLASSES) -> State:
     """Read the tensors of a backbone from a file, without running code in it.
 
     Args:
         path: a ``.safetensors`` file, or a file of ``torch.save`` with a state dict, a state dict under ``state_dict``,
             ``model_state_dict`` or ``model``, or a checkpoint of this package.
+        left_out: what the names of layers for other classes start with.
 
     Returns:
         The tensors on the CPU, named as in `Backbone`: ``features.conv0.weight`` and so on. Prefixes of wrappers are
@@ -75,7 +76,7 @@ def load_state(path: str | Path) -> State:
     others = [str(name) for name, value in raw.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if others:
         raise WeightsError(f"{path}: has no state dict ({_few(others)} is not a tensor); {remedy}")
-    state = _backbone_part(dict(raw), str(path))
+    state = _backbone_part(dict(raw), str(path), left_out)
     if not state:
         raise WeightsError(f"{path}: has no layers of a backbone (it has {_few(raw)}); {remedy}")
     return state
@@ -192,7 +193,7 @@ def _first_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def _backbone_part(state: State, source: str) -> State:
+def _backbone_part(state: State, source: str, left_out: tuple[str, ...] = OTHER_CLASSES) -> State:
     found = [match for match in map(_BACKBONE.match, state) if match]
     owners = sorted({match["owner"] for match in found})
     if len(owners) > 1:
@@ -203,7 +204,7 @@ def _backbone_part(state: State, source: str) -> State:
     while prefix := next((item for item in _WRAPPERS if state and all(key.startswith(item) for key in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     state = {_OLD_NAME.sub(r"\1\2", name): value for name, value in state.items()}
-    return {name: value for name, value in state.items() if not name.startswith(_OTHER_CLASSES)}
+    return {name: value for name, value in state.items() if not name.startswith(left_out)}
 
 
 def _few(names: Mapping[str, object] | list[str], count: int = 2) -> str:

@@ -57,7 +57,8 @@ class _Graph(nn.Module):
         self.register_buffer("temperatures", torch.tensor(temperatures, dtype=torch.float32))
         weights = [linear_weights(head) for head in self.heads]
         # A linear head's evidence for a class is a weighted sum of the feature maps (CAM): no gradient is needed.
-        self.explains = all(one is not None for one in weights)
+        averages = all(classifier.backbone.averages for classifier in classifiers)
+        self.explains = averages and all(one is not None for one in weights)
         if self.explains:
             stacked = torch.stack([one.detach().float() for one in weights if one is not None])
             self.register_buffer("weights", stacked.mean(0, keepdim=True) if self.shared else stacked)

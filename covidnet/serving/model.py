@@ -93,6 +93,10 @@ class ServedModel(ABC):
         self.source = source
         self.example = example
 
+    def explains_by(self, method: str) -> bool:
+        """Whether `heat` works with a method of `covidnet.models.saliency.METHODS`."""
+        return self.explains
+
     def check(self) -> None:
         """Compare the output for `example_square` with the stored one, before any image is predicted.
 

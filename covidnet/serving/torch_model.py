@@ -26,6 +26,8 @@ from covidnet.serving.model import Outputs, ServedModel, Squares
 
 log = logging.getLogger(__name__)
 
+_WEIGHTS = ("random", "imagenet", "chest")
+
 # Warning filters belong to the whole process; they are changed for a few milliseconds per heat map.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -41,8 +43,6 @@ class TorchModel(ServedModel):
     Raises:
         WeightsError: the models need different inputs, or have different settings.
     """
-
-    explains = True
 
     def __init__(self, modules: Sequence[ClassificationModule], source: Path, threads: int | None = None) -> None:
         records = [module.serving for module in modules]
@@ -80,6 +80,7 @@ class TorchModel(ServedModel):
         self.threads = threads
         self.normalise = Normalise(facts.mean, facts.std)
         self.classifiers = [module.classifier.eval() for module in modules]
+        self.explains = all(one.backbone.spatial for one in self.classifiers)
         self.shared = _share_backbones(self.classifiers)
         # Grad-CAM of the mean logit needs one backward pass, Grad-CAM of each member one per member.
         self._explained = (
@@ -113,6 +114,10 @@ class TorchModel(ServedModel):
             cause = " ".join(str(error).split())[:160]
             raise WeightsError(f"{source}: damaged ({cause}); copy it again, or train again") from None
         return model
+
+    def explains_by(self, method: str) -> bool:
+        """Whether `heat` works with a method: gradients of the image need no maps."""
+        return self.explains or method == "gradient"
 
     def images(self, squares: Squares) -> Tensor:
         """Squares (N, S, S) as input of the network: float32 (N, C, S, S)."""
@@ -207,6 +212,8 @@ def _gate(record: Mapping[str, Any]) -> InputGate | None:
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The first setting of the network that differs; its initial weights may come from another path."""
+    """The first setting of the network that differs; files of initial weights may have other names."""
+    kinds = [weights if (weights := model.get("weights")) in _WEIGHTS else "a file" for model in (one, other)]
     names = sorted({*one, *other} - {"weights"})
-    return next((name for name in names if one.get(name) != other.get(name)), None)
+    differs = next((name for name in names if one.get(name) != other.get(name)), None)
+    return differs or ("weights" if kinds[0] != kinds[1] else None)

@@ -14,6 +14,7 @@ from covidnet.base.names import shown
 from covidnet.base.trust import check_links, read_yaml
 from covidnet.launch.command import models_of_jobs
 from covidnet.launch.launchers import check_sweep
+from covidnet.launch.own_modules import import_own
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,6 +63,7 @@ def _settle_weights(config: DictConfig, folder: Path) -> None:
     from covidnet.fold.starting_weights import settle_sweep
 
     try:
+        import_own(config.get("imports"))
         for line in settle_sweep(models, folder, bool(config.progress), bool(config.get("resume"))):
             sys.stderr.write(f"{shown(line)}\n")
     except CovidnetError as error:

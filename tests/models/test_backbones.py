@@ -132,6 +132,6 @@ def test_specs_give_the_input_that_the_weights_were_trained_on() -> None:
 def test_an_unknown_network_is_refused() -> None:
     with pytest.raises(
         SettingError,
-        match=r"^model\.name=vgg16: must be one of densenet121, .*covidnet_cxr, bayesian_cnn, anomaly_resnet$",
+        match=r"^model\.name=vgg16: must be one of densenet121, .*, bayesian_cnn, anomaly_resnet; or timm/NAME, .*$",
     ):
         build_backbone("vgg16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -256,6 +257,16 @@ def test_weights_of_timm_are_taken_from_the_cache_of_its_hub(monkeypatch: pytest
     layers = {"conv2d_1a.conv.weight": torch.ones(2, 3), "classif.weight": torch.ones(2)}
     save_file(layers, folder / "snapshots" / ("0" * 40) / "model.safetensors")
     assert list(load_state(path_of(HubFile("inception_resnet_v2")))) == ["conv2d_1a.conv.weight"]
+    # The hub's cache keeps the file under the hash that the hub states.
+    file = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    blob = folder / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+    blob.parent.mkdir()
+    file.rename(blob)
+    file.symlink_to(blob)
+    assert path_of(HubFile("inception_resnet_v2")) == file
+    blob.write_bytes(blob.read_bytes() + b"changed")
+    with pytest.raises(WeightsError, match=r"model\.safetensors: damaged .*; delete .*blobs"):
+        path_of(HubFile("inception_resnet_v2"))
 
 
 def test_covidnet_has_its_stages_and_long_range_connections() -> None:

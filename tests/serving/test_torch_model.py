@@ -52,6 +52,14 @@ def test_a_sweep_gives_the_mean_of_its_models(
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1.0, atol=1e-9)
 
 
+def test_models_of_different_weights_are_never_pooled(
+    modules: list[ClassificationModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(modules[1].hparams["model"], "weights", "imagenet")
+    with pytest.raises(WeightsError, match=r"its models differ in model\.weights and are never pooled"):
+        TorchModel(modules, Path("sweep"))
+
+
 def test_a_frozen_backbone_shared_by_all_models_runs_once(sweep: Path, squares: np.ndarray) -> None:
     model = open_model(sweep)
     assert model.shared
