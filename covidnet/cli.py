@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "train": "train one fold; -m 'fold=range(0,10)' trains all ten and writes the report",
     "features": "fill the feature store ahead of a sweep, verify it or prune it",
     "crossval": "write the report of a sweep again, or compare several sweeps",
+    "audit": "check a data set and a sweep for what a hostile reviewer would find",
     "explain": "draw heat maps of any images",
     "predict": "compute class probabilities of any images",
     "evaluate": "external validation: test a trained model on another data set",

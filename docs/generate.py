@@ -172,7 +172,8 @@ def settings() -> str:
 def _own(command: str, everywhere: Sequence[str]) -> list[str]:
     """The settings of one command that are in no group."""
     also = SCHEMA["config"] if command == "features" else {}
-    names = [name for name in SCHEMA[command] if "." not in name and name not in everywhere and name not in also]
+    own = [name for name in SCHEMA[command] if "." not in name or name not in SCHEMA["config"]]
+    names = [name for name in own if name not in everywhere and name not in also]
     return [f"## {_of(command, plain=True)}", "", *_table(command, names)] if names else []
 
 

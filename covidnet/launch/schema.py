@@ -242,6 +242,12 @@ SCHEMA: dict[str, dict[str, Setting]] = {
         "paper": _flag("Whether the paper's numbers are shown too; null: only for the paper's data.", extra=_NULL),
         "resamples": _RESAMPLES,
     },
+    "audit": {
+        **_COMMON, **_DATA,
+        "strict": _flag("Whether a finding that blocks or weakens a claim makes the exit code 3."),
+        "sweep_dir": _text("The folder of a sweep on the data, or null.", also=(int, float), extra=_NULL),
+        "out": _OUT, "overwrite": _OVERWRITE,
+    },
     "explain": {
         **_COMMON, **_FILES,
         "explain.method": _EXPLAIN_METHOD,

@@ -15,7 +15,7 @@ from covidnet.base.former import current
 from covidnet.launch.command import compose, config_dir
 from covidnet.launch.known_settings import KnownSettings, check_arguments
 
-COMMANDS = ("config", "prepare", "features", "crossval", "explain", "predict", "evaluate", "export", "app")
+COMMANDS = ("config", "prepare", "features", "crossval", "audit", "explain", "predict", "evaluate", "export", "app")
 
 
 def said(command: str, *words: str) -> str:

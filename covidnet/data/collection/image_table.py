@@ -19,7 +19,8 @@ from covidnet.data.collection.manifest_files import (
     read_current_manifest,
     write_manifest,
 )
-from covidnet.data.collection.prepared import find_source
+from covidnet.data.collection.metadata import read_columns
+from covidnet.data.collection.prepared import find_source, given_table
 from covidnet.data.reading.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,22 @@ def read_image_table(
         thumbnails=_select(small, images),
         notes=[*source.notes, *notes],
     )
+
+
+def table_columns(data: Mapping[str, Any], images: ImageTable) -> pd.DataFrame:
+    """What the table of a data set says about its images besides label, patient, view and source, such as sex and age.
+
+    Args:
+        data: the group ``data`` of the configuration.
+        images: read with the same settings.
+
+    Returns:
+        A row for each of ``images.images``, by path; text, unknown is NaN.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    return read_columns(images.root, images.images["path"].tolist(), given_table(data))
 
 
 def _new_thumbnails(manifest: Manifest) -> Thumbnails:

@@ -193,6 +193,36 @@ def read_metadata(
     return Metadata()
 
 
+def read_columns(root: Path, paths: Sequence[str], given: Given | None = None) -> pd.DataFrame:
+    """All columns of the table of a folder, or of its parent, besides those of `COLUMNS`.
+
+    Args:
+        root: the folder.
+        paths: of its images, posix, relative to it.
+        given: what the settings say about the table.
+
+    Returns:
+        A row for each path, in their order; text, unknown is NaN. Without a table there are no columns.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    for folder in (root, root.parent):
+        files = given.files if given is not None and given.files else ()
+        tables = [(file, _layout(file, given)) for file in files] if files else _tables(folder, given)
+        parts = []
+        for file, layout in tables:
+            rows = read_table(file, layout=layout).rows
+            if "filename" in rows and not layout.header:
+                found = pd.Series(_matched(file, rows["filename"].tolist(), root, paths), rows.index, dtype=object)
+                parts.append(rows.assign(filename=found).dropna(subset=["filename"]))
+        if any(len(part) for part in parts):
+            known = pd.concat(parts).drop_duplicates("filename").set_index("filename").reindex(list(paths))
+            known = known.drop(columns=[name for name in COLUMNS if name in known])
+            return known.map(lambda cell: cell if str(cell).strip().lower() not in _UNKNOWN else float("nan"))
+    return pd.DataFrame(index=list(paths))
+
+
 def read_list(file: Path, root: Path, paths: Sequence[str]) -> tuple[set[str], list[str]]:
     """Read a list of images, one file name in a line.
 

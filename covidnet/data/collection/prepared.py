@@ -198,7 +198,7 @@ def find_source(
         absent = [folder for label, folder in FOLDERS.items() if label not in classes]
         drawn = {**more, "ignore": absent, "classes": classes}
         return replace(folder_source(_phantoms(data, cache_dir, progress), **drawn), notes=())
-    more["given"] = _given(data)
+    more["given"] = given_table(data)
     if name == "kaggle":
         return kaggle_source(root, handle=data["handle"], **more)
     if root is None:
@@ -206,8 +206,15 @@ def find_source(
     return folder_source(root, **more)
 
 
-def _given(data: Mapping[str, Any]) -> Given | None:
-    """The table that data.table, data.columns and data.separator describe; None if none of them is set."""
+def given_table(data: Mapping[str, Any]) -> Given | None:
+    """The table that data.table, data.columns and data.separator describe; None if none of them is set.
+
+    Args:
+        data: the group ``data`` of the configuration.
+
+    Raises:
+        SettingError: data.columns names what no table has.
+    """
     table, columns, separator = data.get("table"), data.get("columns") or {}, data.get("separator")
     if not (table or columns or separator):
         return None

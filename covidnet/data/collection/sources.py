@@ -37,7 +37,7 @@ _PLAIN = {
 _WRITTEN = ("outputs", "multirun")
 """Folders of the working directory that commands write to by default."""
 
-_RESULTS = re.compile(r"predict|explain|evaluate|\d{4}-\d\d-\d\d")
+_RESULTS = re.compile(r"audit|predict|explain|evaluate|\d{4}-\d\d-\d\d")
 """The names of the folders that commands create in them."""
 
 _PATIENT_PATTERNS = (

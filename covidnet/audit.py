@@ -1,0 +1,127 @@
+"""``python -m covidnet.audit data=...``: what a hostile reviewer would find in a data set and in a sweep on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import counted, shown
+from covidnet.launch.arguments import DATA_PATHS, quoted
+from covidnet.launch.command import launch
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from covidnet.auditing.study import Study
+
+PATHS = ("sweep_dir", "out", *DATA_PATHS)
+"""Settings that are paths, with characters that Hydra's grammar may reject."""
+
+FOUND = 3
+"""The exit code of ``strict=true`` where a finding blocks or weakens a claim."""
+
+
+def main(cfg: DictConfig) -> None:
+    """Run every check that the files allow, and write the report.
+
+    Args:
+        cfg: the composed configuration ``audit``.
+
+    Raises:
+        SettingError: a setting is not allowed.
+        DataError: the data cannot be used, and there is no sweep.
+        SystemExit: with `FOUND`, where ``strict=true`` and something above ``for your information`` is found.
+    """
+    from omegaconf import OmegaConf
+
+    settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    out = Path(str(settings["out"])).expanduser()
+    from covidnet.auditing.checks import audited
+    from covidnet.auditing.document import FILES, number_text, verdict, write_audit
+    from covidnet.auditing.finding import LEVELS
+    from covidnet.data.collection.inputs import check_earlier
+
+    check_earlier(out, FILES, overwrite=cfg.overwrite)
+    study = _study(settings)
+    if study.table is not None:
+        _check_out(out, study.table.root)
+    audit = audited(study)
+    write_audit(audit, out)
+    lines = [f"not possible: {name}: {why}" for name, why in audit.not_possible.items()]
+    lines += [f"{LEVELS[one.level]}: {one.what} {number_text(one)}" for one in reversed(audit.findings)]
+    _print([*lines, verdict(audit), f"Audit: {out / FILES[0]}"])
+    if audit.serious and cfg.strict:
+        text = f"strict=true: {counted(len(audit.serious), 'finding')} above \u201cfor your information\u201d"
+        sys.stderr.write(f"{text}; see {shown(out / FILES[0])}\n")
+        sys.exit(FOUND)
+
+
+def _study(settings: dict[str, Any]) -> Study:
+    from covidnet.auditing.study import Study
+    from covidnet.base.classes import ClassList
+    from covidnet.data.collection.image_table import read_image_table, table_columns
+    from covidnet.gate import fixed_rules
+
+    data = settings["data"]
+    folder = None if settings["sweep_dir"] is None else Path(str(settings["sweep_dir"])).expanduser()
+    if folder is not None:
+        _check_sweep(folder, data["name"])
+    options: dict[str, Any] = {"sweep_dir": folder, "progress": settings["progress"]}
+    try:
+        images = read_image_table(
+            data,
+            cache_dir=Path(settings["cache_dir"]).expanduser(),
+            rules=fixed_rules,
+            limits=settings["reading"],
+            progress=settings["progress"],
+        )
+    except DataError as error:
+        # The images of a sweep may be gone; its files can still be audited.
+        if folder is None:
+            raise
+        return Study(None, why_no_images=str(error), **options)
+    declared = ClassList.declared(data)
+    classes = declared or ClassList(tuple(sorted(set(images.images["label"]))), data.get("positive") or "")
+    return Study(images, table_columns(data, images), classes=classes, **options)
+
+
+def _check_sweep(folder: Path, name: str) -> None:
+    """Refuse the default phantoms beside a sweep on other data; a wrong folder is an error too."""
+    from covidnet.base.trust import read_yaml
+
+    if not folder.is_dir():
+        raise SettingError(
+            "sweep_dir", folder, "the folder of a sweep, with fold=0/ and so on", "there is no such folder"
+        )
+    for file in [folder / "config.yaml", *sorted(folder.glob("*/config.yaml"))]:
+        if file.is_file():
+            settings = read_yaml(file)
+            of = (settings.get("data") or {}).get("name") if isinstance(settings, dict) else None
+            if name == "phantom" and of not in (None, "phantom"):
+                raise SettingError("data", name, f"the data set of the sweep, data={of}", "say where its images are")
+            return
+
+
+def _check_out(out: Path, root: Path) -> None:
+    from covidnet.data.collection.sources import own_results
+
+    # Commands skip their own results when they search a folder for images.
+    skipped = own_results(out) is not None and own_results(root) is None
+    if out.resolve().is_relative_to(root.resolve()) and not skipped:
+        raise SettingError("out", out, f"a folder outside of {root}", "the report would be among the images")
+
+
+def _print(lines: Sequence[str]) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    for line in lines:
+        console.print(shown(line), markup=False, emoji=False)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
+    launch(main, "audit")

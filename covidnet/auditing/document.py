@@ -1,0 +1,233 @@
+"""The report of an audit: audit.html, audit.md, audit.json and the tables behind them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from covidnet import __version__
+from covidnet.auditing.checks import CHECKS, Audit
+from covidnet.auditing.finding import LEVELS, Finding
+from covidnet.auditing.study import Study
+from covidnet.base.atomic import make_folder, write_text
+from covidnet.base.caveats import Caveat
+from covidnet.base.names import counted, inert
+from covidnet.report.rendering.document import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Document,
+    Notice,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+)
+from covidnet.report.rendering.html import json_text, page_of
+from covidnet.report.rendering.markdown import markdown_of
+from covidnet.report.rendering.pictures import remove_old_pictures, write_pictures
+from covidnet.report.sweep.content import numbered
+from covidnet.report.values import Value
+from covidnet.report.words import estimate_text
+
+FILES = ("audit.html", "audit.md", "audit.json")
+"""What an audit always writes; each table is a CSV file beside them."""
+
+# Rows of a table that the page shows, and thumbnails of a finding.
+_ROWS, _THUMBNAILS, _PER_LINE = 12, 12, 6
+
+_SIDE, _GAP = 128, 6
+
+
+def audit_document(audit: Audit) -> Document:
+    """The whole report.
+
+    Args:
+        audit: the answers of the checks.
+    """
+    study = audit.study
+    sections = [Section("", "abstract", [Paragraph(verdict(audit)), _notice(audit), _overview(audit)])]
+    sections += [
+        _section(audit, check.name, check.title, check.question) for check in CHECKS if _ran(audit, check.name)
+    ]
+    subtitle = f"Data: {study.table.root if study.table else 'not read'}"
+    subtitle += f"; {counted(len(study.images), 'image')}" if study.table else ""
+    subtitle += f". Sweep: {study.sweep_dir or 'none'}. {Caveat.RESEARCH_ONLY}"
+    return Document("Audit: what a reviewer would find", subtitle, numbered(sections))
+
+
+def write_audit(audit: Audit, folder: Path) -> None:
+    """Write audit.html, audit.md, audit.json and a CSV file for each table.
+
+    Args:
+        audit: the answers of the checks.
+        folder: created if missing.
+
+    Raises:
+        DataError: a number is NaN or infinite, which JSON cannot hold; nothing is written.
+        WriteError: a file cannot be written.
+    """
+    document = audit_document(audit)
+    tables = {f"{name}.csv": table for answer in audit.answers.values() for name, table in answer.tables.items()}
+    texts = dict(
+        zip(FILES, (page_of(document), markdown_of(document), json_text("audit", _record(audit))), strict=True)
+    )
+    texts |= {name: _safe(table).to_csv(index=False, lineterminator="\n") for name, table in tables.items()}
+    make_folder(folder)
+    pictures = write_pictures(document, folder)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    remove_old_pictures(folder, pictures)
+
+
+def verdict(audit: Audit) -> str:
+    """In one or two sentences, whether numbers from these data can be believed.
+
+    Args:
+        audit: the answers of the checks.
+    """
+    count = Counter(finding.level for finding in audit.findings)
+    ran = f"{len(audit.answers)} of {len(audit.answers) + len(audit.not_possible)} checks could run"
+    weakened = counted(count["weakens"], "finding weakens", "findings weaken")
+    if count["blocks"]:
+        blocked = counted(count["blocks"], "finding blocks", "findings block")
+        text = f"Do not claim a performance from these data yet: {blocked} it"
+        text += f", and {weakened} it" if count["weakens"] else ""
+    elif count["weakens"]:
+        text = f"State the following with any claim: {weakened} it"
+    else:
+        text = "Nothing was found that blocks or weakens a claim"
+    rest = "; what the others would have found is unknown" if audit.not_possible else ""
+    return f"{text}. {ran}{rest}."
+
+
+def number_text(finding: Finding) -> str:
+    """The number behind a finding with its interval.
+
+    Args:
+        finding: of a check.
+    """
+    if finding.unit == "%":
+        from covidnet.evaluation.results import Measured
+
+        return estimate_text(Measured(finding.number, finding.interval))
+    value = Value(finding.number, finding.interval, 1.0, 2)
+    return " ".join(part for part in (value.number, finding.unit, value.ends) if part)
+
+
+def _ran(audit: Audit, name: str) -> bool:
+    return name in audit.answers or name in audit.not_possible
+
+
+def _notice(audit: Audit) -> Notice:
+    items = [f"{LEVELS[one.level].capitalize()}: {one.what}" for one in audit.serious]
+    return Notice(
+        "What could be wrong", items or ["Nothing above the level \u201cfor your information\u201d."], not items
+    )
+
+
+def _overview(audit: Audit) -> Table:
+    rows: list[list[Cell]] = []
+    for check in CHECKS:
+        if check.name in audit.not_possible:
+            rows.append([check.title, f"not possible: {audit.not_possible[check.name]}", "", ""])
+        elif check.name in audit.answers:
+            found = [one for one in audit.findings if one.check == check.name]
+            rows += [[check.title, LEVELS[one.level], number_text(one), str(len(one.images) or "")] for one in found]
+            rows += [] if found else [[check.title, "nothing found", "", ""]]
+    columns = [Column("Check"), Column("Result"), Column("Number behind it"), Column("Images")]
+    return Table("The checks and what they found; in brackets 95% intervals, the patient as the unit.", columns, rows)
+
+
+def _section(audit: Audit, name: str, title: str, question: str) -> Section:
+    blocks: list[Block] = [Paragraph(question)]
+    if name in audit.not_possible:
+        return Section(title, name, [*blocks, Paragraph(f"Not possible: {audit.not_possible[name]}.")])
+    answer = audit.answers[name]
+    if not answer.findings:
+        blocks.append(Paragraph("Nothing found."))
+    for at, finding in enumerate(answer.findings):
+        items = [f"Number: {number_text(finding)}", finding.meaning, finding.remedy]
+        title_of = f"{LEVELS[finding.level].capitalize()}: {finding.what}"
+        blocks.append(Notice(title_of, items, finding.level == "information"))
+        if picture := _picture(audit.study, finding, f"{name}-{at}"):
+            blocks.append(picture)
+    if answer.notes:
+        blocks.append(Bullets(answer.notes))
+    blocks += [_table(file, table) for file, table in answer.tables.items()]
+    return Section(title, name, blocks)
+
+
+def _picture(study: Study, finding: Finding, name: str) -> Picture | None:
+    """The first images of a finding side by side."""
+    if study.table is None:
+        return None
+    place = dict(zip(study.images["path"], study.images["image_id"], strict=True))
+    small = {image_id: n for n, image_id in enumerate(study.table.thumbnails.image_id)}
+    shown = [path for path in finding.images if place.get(path) in small][:_THUMBNAILS]
+    if not shown:
+        return None
+    pixels = [study.table.thumbnails.pixels[small[place[path]]] for path in shown]
+    more = f"; the first {len(shown)} of {len(finding.images):,}" if len(finding.images) > len(shown) else ""
+    caption = f"Thumbnails of images concerned, row by row{more}: {', '.join(shown)}."
+    return Picture(caption, f"Thumbnails: {finding.what}", f"{name}.png", data=sheet(pixels))
+
+
+def sheet(pixels: Sequence[npt.NDArray[np.uint8]]) -> bytes:
+    """Thumbnails in rows of six, as a PNG.
+
+    Args:
+        pixels: (64, 64) uint8 each; at least one.
+    """
+    step = _SIDE + _GAP
+    lines = -(-len(pixels) // _PER_LINE)
+    page = np.full((lines * step - _GAP, _PER_LINE * step - _GAP), 255, np.uint8)
+    for n, image in enumerate(pixels):
+        top, left = n // _PER_LINE * step, n % _PER_LINE * step
+        page[top : top + _SIDE, left : left + _SIDE] = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
+    return bytes(cv2.imencode(".png", page)[1].tobytes())
+
+
+def _table(name: str, table: pd.DataFrame) -> Table:
+    rows = [[_cell(value) for value in row] for row in table.head(_ROWS).astype(object).to_numpy().tolist()]
+    more = f"; the first {_ROWS} of {len(table):,} rows" if len(table) > _ROWS else ""
+    return Table(f"{name}.csv{more}.", [Column(str(column).replace("_", " ")) for column in table], rows)
+
+
+def _cell(value: object) -> Cell:
+    if isinstance(value, float | np.floating):
+        if not np.isfinite(value):
+            return ""
+        return Value(float(value), digits=0 if float(value).is_integer() else 3)
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return Value(float(value))
+    return "" if value is None else str(value)
+
+
+def _safe(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with text that no spreadsheet runs as a formula."""
+    return table.map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
+
+
+def _record(audit: Audit) -> dict[str, Any]:
+    study = audit.study
+    return {
+        "covidnet": __version__,
+        "data": None
+        if study.table is None
+        else {"name": study.table.name, "images": len(study.images), "manifest_sha256": study.table.manifest_sha256},
+        "sweep_dir": None if study.sweep_dir is None else str(study.sweep_dir),
+        "verdict": verdict(audit),
+        "findings": audit.findings,
+        "checks": {name: {"findings": len(answer.findings), "notes": list(answer.notes), "tables": list(answer.tables)}
+                   for name, answer in audit.answers.items()},
+        "not_possible": audit.not_possible,
+    }  # fmt: skip

@@ -1,0 +1,150 @@
+"""What the checks of an audit look at: a data set and, if there is one, a sweep on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList
+from covidnet.base.errors import CovidnetError
+from covidnet.data.collection.image_table import ImageTable
+from covidnet.data.recognition.overlap import ImageSet, find_copies
+from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.evaluation.intervals import proportion_interval
+from covidnet.evaluation.results import Interval
+from covidnet.sweep.folder import Sweep, read_sweep
+
+
+class NotPossibleError(Exception):
+    """A check cannot run; the text says why."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set and a sweep on it; a check takes what it needs.
+
+    Args:
+        table: the data set; None if it cannot be read.
+        columns: further columns of the table that describes the images, such as sex and age, one row for each row of
+            ``table.images``; unknown is NaN.
+        sweep_dir: the folder of a sweep, or of a run; None without one.
+        classes: of the data set.
+        why_no_images: why `table` is None.
+        progress: whether progress bars are drawn.
+    """
+
+    table: ImageTable | None
+    columns: pd.DataFrame = field(default_factory=pd.DataFrame)
+    sweep_dir: Path | None = None
+    classes: ClassList = DEFAULT_CLASSES
+    why_no_images: str = ""
+    progress: bool = False
+
+    @property
+    def data(self) -> ImageTable:
+        """The data set.
+
+        Raises:
+            NotPossibleError: it cannot be read.
+        """
+        if self.table is None:
+            raise NotPossibleError(f"the images cannot be read: {self.why_no_images}")
+        return self.table
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """The manifest's rows; see `data`."""
+        return self.data.images
+
+    @cached_property
+    def patients(self) -> npt.NDArray[np.intp]:
+        """(N,) the patient of each image as an integer; an image of unknown patient is its own."""
+        return cluster_codes(self.images)
+
+    @cached_property
+    def folds(self) -> npt.NDArray[np.float64]:
+        """(N,) the fold of each image in the sweep's split; NaN without a sweep, and for images that it lacks."""
+        try:
+            split = self.sweep.runs[0].split
+        except NotPossibleError:
+            split = None
+        known = {} if split is None else dict(zip(split["image_id"], split["fold"], strict=True))
+        return np.array([known.get(image_id, np.nan) for image_id in self.images["image_id"]], np.float64)
+
+    @cached_property
+    def copies(self) -> pd.DataFrame:
+        """Pairs of images that show the same: rows ``image`` and ``other`` of `images`, ``kind``, ``similarity``."""
+        small = self.data.thumbnails
+        row = {image_id: n for n, image_id in enumerate(self.images["image_id"])}
+        place = np.array([row[image_id] for image_id in small.image_id], np.intp)
+        hashes = self.images["sha256"].to_numpy(dtype=str)[place]
+        pairs = find_copies(ImageSet(hashes, small.pixels), progress=self.progress)
+        return pairs.assign(image=place[pairs["image"]], other=place[pairs["other"]])
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """The sweep.
+
+        Raises:
+            NotPossibleError: there is none, or it cannot be read.
+        """
+        folder = self._folder()
+        try:
+            return read_sweep(folder)
+        except CovidnetError as error:
+            raise NotPossibleError(str(error)) from None
+
+    @property
+    def run_folders(self) -> list[Path]:
+        """The folders of the sweep's finished runs, by name.
+
+        Raises:
+            NotPossibleError: there is no sweep, or it has none.
+        """
+        folder = self._folder()
+        found = [folder] if (folder / "predictions.csv").is_file() else []
+        found += sorted(file.parent for file in folder.glob("*/predictions.csv"))
+        if not found:
+            raise NotPossibleError(f"{folder} has no run with a predictions.csv")
+        return found
+
+    def share(self, hits: npt.ArrayLike) -> tuple[float | None, Interval | None]:
+        """The share of images for which something is true, with its interval.
+
+        Args:
+            hits: (N,) bool.
+        """
+        of = np.asarray(hits, bool)
+        return (float(of.mean()), proportion_interval(of, self.patients)) if len(of) else (None, None)
+
+    def paths(self, rows: Sequence[int] | npt.NDArray[np.intp]) -> tuple[str, ...]:
+        """The paths of some rows of `images`, each once, in the order given."""
+        return tuple(dict.fromkeys(self.images["path"].iloc[list(rows)].tolist()))
+
+    def column(self, *names: str) -> pd.Series | None:
+        """The first column of the table with one of these names, ignoring case, spaces and punctuation.
+
+        Args:
+            names: lower-case letters and digits only.
+
+        Returns:
+            Text on the index of `images`, unknown is NaN; None if there is no such column.
+        """
+        for name in names:
+            for column in self.columns:
+                if "".join(c for c in str(column).lower() if c.isalnum()) == name:
+                    return self.columns[column].set_axis(self.images.index)
+        return None
+
+    def _folder(self) -> Path:
+        if self.sweep_dir is None:
+            raise NotPossibleError("there is no sweep; give sweep_dir=DIR")
+        if not self.sweep_dir.is_dir():
+            raise NotPossibleError(f"sweep_dir={self.sweep_dir}: no such folder")
+        return self.sweep_dir

@@ -1,0 +1,133 @@
+"""The command: its files, exit codes, and checks that cannot run while others do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+
+from covidnet.auditing.checks import CHECKS, audited
+from covidnet.auditing.document import audit_document, write_audit
+from covidnet.auditing.finding import LEVELS, Answer, Check, Finding
+from covidnet.auditing.study import Study
+from covidnet.report.rendering.document import Picture
+from tests.auditing.conftest import edited
+from tests.commands import command
+
+
+@pytest.fixture(scope="module")
+def folder(clean: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("audit")
+    write_audit(audited(clean), out)
+    return out
+
+
+def test_clean_phantoms_and_a_clean_sweep_have_nothing_above_information(clean: Study) -> None:
+    audit = audited(clean)
+    assert not audit.not_possible
+    assert [one.what for one in audit.serious] == []
+    assert list(audit.answers) == [check.name for check in CHECKS]
+
+
+def test_the_files_say_the_same(folder: Path, clean: Study) -> None:
+    record = json.loads((folder / "audit.json").read_text())
+    assert record["verdict"].startswith("Nothing was found that blocks or weakens a claim. ")
+    assert record["data"]["images"] == 99
+    assert set(record["checks"]) == {check.name for check in CHECKS}
+    page, text = ((folder / name).read_text() for name in ("audit.html", "audit.md"))
+    ElementTree.fromstring(page.partition("\n")[2])
+    for check in CHECKS:
+        assert f'id="{check.name}"' in page
+        assert f"## {check.title}" in text
+    assert record["verdict"] in page
+    for name, answer in audited(clean).answers.items():
+        for table, rows in answer.tables.items():
+            assert len(pd.read_csv(folder / f"{table}.csv")) == len(rows), name
+
+
+def test_levels_are_sorted_and_thumbnails_shown(clean: Study, tmp_path: Path) -> None:
+    paths = tuple(clean.images["path"][:14])
+
+    def found(study: Study) -> Answer:
+        texts = ("<b>", "A", "meaning", "remedy")
+        kinds = [(level, *texts[:1], 0.5, (0.4, 0.6), paths, *texts[2:]) for level in reversed(LEVELS)]
+        return Answer([Finding("leaks", *kind) for kind in kinds])
+
+    audit = audited(clean, [Check("leaks", "Leaks", "Leaks?", found)])
+    assert [one.level for one in audit.findings] == list(LEVELS)
+    document = audit_document(audit)
+    pictures = [block for section in document.sections for block in section.blocks if isinstance(block, Picture)]
+    assert len(pictures) == 3
+    assert "; the first 12 of 14" in pictures[0].caption
+    write_audit(audit, tmp_path)
+    page = (tmp_path / "audit.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "&lt;b&gt;" in page
+    assert "50.0% [40.0, 60.0]" in page
+    assert len(list((tmp_path / "panels").iterdir())) == 3
+    assert page.count("Do not claim a performance from these data yet: 1 finding blocks it") == 1
+
+
+def test_a_check_that_cannot_run_says_why_and_the_others_run(sweep: Path, tmp_path: Path) -> None:
+    audit = audited(Study(None, sweep_dir=sweep, why_no_images="data.root=gone: no such folder"))
+    assert "leaks" in audit.answers
+    for name in ("identity", "same_image"):
+        assert audit.not_possible[name] == "the images cannot be read: data.root=gone: no such folder"
+    write_audit(audit, tmp_path)
+    text = (tmp_path / "audit.md").read_text()
+    assert "Not possible: the images cannot be read: data.root=gone: no such folder." in text
+    assert "what the others would have found is unknown" in text
+
+
+def run(cwd: Path, cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    given = (f"cache_dir={cache}", "progress=false", "data.view=null")
+    return command("covidnet.audit", *given, *words, cwd=cwd)
+
+
+def test_exit_codes(changed: Path, cache: Path, tmp_path: Path, sweep: Path) -> None:
+    first = ["data=folder", f"data.root={changed}", "out=first", "strict=true"]
+    done = run(tmp_path, cache, *first)
+    assert done.returncode == 0, done.stderr
+    assert "Audit: first/audit.html" in done.stdout
+    assert "not possible: leaks: there is no sweep; give sweep_dir=DIR" in done.stdout
+    done = run(tmp_path, cache, *first)
+    assert done.returncode == 1
+    assert "audit.html already exists; give another folder, or overwrite=true" in done.stderr
+
+    def spell(table: pd.DataFrame) -> pd.DataFrame:
+        several = table["patient_id"].value_counts().index[0]
+        table.loc[table.index[table["patient_id"] == several][0], "patient_id"] = several.upper()
+        return table
+
+    edited(changed, spell)
+    words = ["data=folder", f"data.root={changed}", "out=second"]
+    done = run(tmp_path, cache, *words, "strict=true")
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == (
+        "strict=true: 1 finding above \u201cfor your information\u201d; see second/audit.html"
+    )
+
+
+def test_errors_are_one_line(changed: Path, cache: Path, tmp_path: Path, sweep: Path) -> None:
+    folder = ["data=folder", f"data.root={changed}"]
+    for words, answer in (
+        ([*folder, "sweep_dir=nowhere"], "error: sweep_dir=nowhere: must be the folder of a sweep"),
+        ([*folder, f"out={changed}/audit"], f"error: out={changed}/audit: must be a folder outside of {changed}"),
+        (["data=folder", "data.root=nowhere"], f"error: data.root={tmp_path}/nowhere: no such folder"),
+    ):
+        done = run(tmp_path, cache, *words)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(answer)
+    other = Path(shutil.copytree(sweep, tmp_path / "sweep"))
+    for file in other.glob("*/config.yaml"):
+        file.write_text(file.read_text().replace("name: phantom", "name: kaggle"))
+    done = run(tmp_path, cache, "sweep_dir=sweep")
+    assert "error: data=phantom: must be the data set of the sweep, data=kaggle" in done.stderr
+    done = run(tmp_path, cache, "sweep_dir=sweep", "data=folder", "data.root=gone", "out=gone-audit")
+    assert done.returncode == 0, done.stderr
+    assert "not possible: identity: the images cannot be read" in done.stdout
