@@ -208,7 +208,9 @@ def _found_classes(labels: pd.Series, positive: str | None, root: Path) -> tuple
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         allowed = f"a list of classes where the data set does not have 2 to {MOST_CLASSES}"
         raise SettingError("data.classes", AUTO, allowed, f"{root} has {len(names)}: {some}")
-    return ClassList(tuple(names), positive or ""), labels.map(lambda name: spelled[key_of(name)])
+    # A usual name of a finding-free class, such as "No finding", does not name what a study is about.
+    first = next((name for name in names if label_of(name) != "Normal"), names[0])
+    return ClassList(tuple(names), positive or first), labels.map(lambda name: spelled[key_of(name)])
 
 
 def _unseen(published: re.Match[str], root: Path, paths: Sequence[str], metadata: Metadata) -> set[str]:

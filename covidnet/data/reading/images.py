@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
 import re
 import stat
 import textwrap
@@ -346,6 +347,20 @@ class _Decoded(NamedTuple):
     patient_id: str | None
 
 
+def _free_addresses() -> float:
+    """Bytes that this process may still allocate under its address-space limit; infinity without a limit."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return math.inf
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # not Linux
+        return math.inf
+    return float(limit - taken)
+
+
 def _facts(data: bytes, decoded: _Decoded) -> ImageFacts:
     height, width = decoded.pixels.shape
     return ImageFacts(hashlib.sha256(data).hexdigest(), width, height, decoded.mode, len(data))
@@ -354,6 +369,7 @@ def _facts(data: bytes, decoded: _Decoded) -> ImageFacts:
 def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
     """Pixels, stored mode and, if requested, colour; a damaged file is refused."""
     path, view, coloured, patient_id = limits.path, None, 0.0, None
+    most = 0  # bytes that decoding may need
     if not data:
         raise ImageRefusedError(path, "empty file (0 bytes)", AGAIN)
     try:
@@ -369,6 +385,7 @@ def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
             opened = open_container(data, path, limits.check)
             limits.check(*opened.image.size)
             mode = opened.image.mode
+            most = 4 * opened.image.width * opened.image.height * len(opened.image.getbands())
             opened.image.load()
             check_lines(opened)
             pixels = _upright(_grey(opened, path), opened.orientation)
@@ -384,6 +401,9 @@ def _decode(data: bytes, limits: Limits, *, colour: bool = False) -> _Decoded:
         if isinstance(error, EOFError) or re.search("truncated|not enough image data", text, re.IGNORECASE):
             raise ImageRefusedError(path, f"truncated ({text})", AGAIN) from error
         cause = f"corrupt, or of a kind that cannot be read ({text or type(error).__name__})"
+        if most > _free_addresses():  # some C libraries report a failed allocation as broken data
+            cause = f"corrupt, or needed more memory than a decoder may use ({text or type(error).__name__})"
+            raise ImageRefusedError(path, cause, "make it smaller, or raise reading.max_memory") from error
         raise ImageRefusedError(path, cause, f"{AGAIN}, or {SAVE}") from error
     if pixels.min() == pixels.max():
         raise ImageRefusedError(path, f"no information: every pixel is {pixels.flat[0]}", "use another image")

@@ -403,3 +403,17 @@ def test_the_radiography_database_has_four_classes_beside_their_masks(tmp_path: 
     assert folder_source(tmp_path, classes=classes).files["label"].tolist() == list(classes)
     with pytest.raises(DataError, match=r"Lung_Opacity/images/ \(1 image\).*must be one of COVID-19, Normal"):
         folder_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "positive"),
+    [(("Nodule", "No finding"), "Nodule"), (("Mass", "Edema"), "Edema"), (("Normal", "Healthy"), "Healthy")],
+)
+def test_of_found_classes_the_positive_one_names_a_finding(
+    names: tuple[str, str], positive: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    assert folder_source(tmp_path, classes=None).classes.positive == positive
+    assert folder_source(tmp_path, classes=None, positive=names[0]).classes.positive == names[0]

@@ -159,6 +159,8 @@ def test_hostile_files_are_refused_or_read_by_the_decoders(
     [
         ("jpeg_scans", (100, 8_000), {"max_seconds": 0.5}, "took more than 0.5 s to decode"),
         ("rle_window", (8_000,), {"max_memory": 0.4}, "needed more than 0.4 GB"),
+        # libjpeg reports a failed allocation as broken data.
+        ("jpeg_scans", (10, 8_000), {"max_memory": 0.3}, "memory than a decoder may use"),
     ],
 )
 def test_decoders_stop_files_that_no_check_catches(
@@ -168,7 +170,7 @@ def test_decoders_stop_files_that_no_check_catches(
     with Decoders(1, **limits) as pool:  # type: ignore[arg-type]
         with pytest.raises(ImageRefusedError) as caught:
             pool.decode(data, "image.dcm" if data[128:132] == b"DICM" else "image")
-        assert caught.value.cause == cause
+        assert cause in caught.value.cause
         assert np.array_equal(pool.decode(hostile.saved(hostile.RAMP, "PNG"), "good.png").pixels, hostile.RAMP)
 
 
