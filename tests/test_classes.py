@@ -174,6 +174,14 @@ def test_five_classes_are_taken_from_the_folders(tmp_path: Path) -> None:
     assert list(OmegaConf.create(kept).data.classes) == list(names)
 
 
+def test_the_positive_class_that_was_found_is_kept_by_the_run_and_its_report(tmp_path: Path) -> None:
+    root = drawn(tmp_path / "images", {"Nodule": 11, "No finding": 11})
+    others = drawn(tmp_path / "others", {"Nodule": 2, "No finding": 2}, 500)
+    found = goes_the_road(root, others, tmp_path, ClassList(("No finding", "Nodule"), "Nodule"), "data.classes=auto")
+    assert found["summary"]["positive"] == "Nodule"
+    assert "Nodule (positive) against No finding" in found["text"]
+
+
 def test_a_class_without_images_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
     root = drawn(tmp_path / "images", {"COVID19": 1, "Normal": 1})
     with pytest.raises(SplitError, match="class Pneumonia: 0 images, at least 11 are needed"):

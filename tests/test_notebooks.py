@@ -138,6 +138,14 @@ def explanations(execute: Execute, overrides: list[str]) -> NotebookNode:
 
 
 @pytest.fixture(scope="module")
+def own(execute: Execute, tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
+    images = tmp_path_factory.mktemp("own")
+    drawing = ["data.images_per_class=22", "data.phantom_size=64", f"cache_dir={images}"]
+    training = ["data.image_size=64", "trainer.max_epochs=2", f"cache_dir={images}"]
+    return execute("04_own_network.ipynb", OVERRIDES=drawing, TRAINING=training, FOLDS=[0, 1], RESAMPLES=200)
+
+
+@pytest.fixture(scope="module")
 def predictions(results: NotebookNode, kernel: Path) -> pd.DataFrame:
     files = sorted(kernel.glob("covidnet-sweep-*/fold=*/predictions.csv"))
     assert len(files) == 2
@@ -145,7 +153,9 @@ def predictions(results: NotebookNode, kernel: Path) -> pd.DataFrame:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["01_data.ipynb", "02_results.ipynb", "03_explanations.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == [
+        "01_data.ipynb", "02_results.ipynb", "03_explanations.ipynb", "04_own_network.ipynb",
+    ]  # fmt: skip
 
 
 @every_notebook
@@ -252,6 +262,30 @@ def test_a_sweep_of_ones_own_is_read_and_nothing_is_trained(execute: Execute, ke
     test = pd.concat(tables)
     assert accuracy_shown(notebook) == pytest.approx(accuracy_score(test["label"], test["prediction"]), abs=1e-6)
     assert len(test) == confusion_matrix(test["label"], test["prediction"]).sum()
+
+
+def test_two_folders_become_two_classes_and_two_networks_are_scored_on_the_same_images(
+    own: NotebookNode, kernel: Path
+) -> None:
+    header, _, *rows = rows_of(tagged(own, "classes"))
+    assert header[1:] == ["images", "patients"]
+    assert [row[0] for row in rows] == ["No finding", "Opacity"]
+    assert ["positive", "Opacity"] in rows_of(tagged(own, "positive"))
+    header, _, *rows = rows_of(tagged(own, "results"))
+    assert header[1:] == ["accuracy", "sensitivity", "specificity", "auc"]
+    (home,) = kernel.glob("covidnet-own-*")
+    right = {}
+    for name, accuracy, sensitivity, *_ in rows:
+        tables = [pd.read_csv(file) for file in sorted((home / name).glob("fold=*/predictions.csv"))]
+        test = pd.concat([table[table["split"] == "test"] for table in tables]).set_index("image_id")
+        right[name] = test["label"] == test["prediction"]
+        assert float(accuracy.split("%")[0]) / 100 == pytest.approx(right[name].mean(), abs=0.001)
+        truth = recall_score(test["label"], test["prediction"], pos_label="Opacity")
+        assert float(sensitivity.split("%")[0]) / 100 == pytest.approx(truth, abs=0.001)
+    ours, other = right["own"], right["efficientnet_lite0"]
+    shown_pairs = {row[0]: float(row[1]) for row in rows_of(tagged(own, "paired"))[1:]}
+    assert shown_pairs["images"] == len(ours)
+    assert shown_pairs["right only by own"] == (ours & ~other.loc[ours.index]).sum()
 
 
 def test_grad_cam_and_cam_are_shown_to_be_one_map(explanations: NotebookNode) -> None:

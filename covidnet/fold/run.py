@@ -93,7 +93,10 @@ class FoldRun:
         check_links(self.folder)
         # Recorded, so that later changes to the folders do not affect this run.
         if "classes" in self.settings["data"]:
-            self.settings["data"]["classes"] = list(self.setup.classes)
+            found = self.setup.classes
+            self.settings["data"]["classes"] = list(found)
+            if found.positive != found.names[0]:
+                self.settings["data"]["positive"] = found.positive
         direction(self.settings["monitor"], classes=self.setup.classes)
         self._watch_training()
         settle_weights(self.settings, self.folder, self.sweep, resumed=self.resumption.wanted)

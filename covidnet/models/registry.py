@@ -54,7 +54,7 @@ def register_network(
     """Give a network a name for ``model.name``.
 
     Args:
-        name: not one that exists.
+        name: not one that another network, model or head has.
         spec: the input.
         least: the smallest side of an input in pixels.
         fixed: whether ``spec.size`` is the only side.
@@ -66,9 +66,10 @@ def register_network(
     Raises:
         SettingError: there is such a name.
     """
-    _check(name, {**NETWORKS, **MODELS}, "network")
 
     def keep(build: _Build) -> _Build:
+        known = {model: NETWORKS[model].features if model in NETWORKS else None for model in {**MODELS, **NETWORKS}}
+        _check(name, known, build, "network")
         NETWORKS[name] = Network(build, None, spec, imagenet, least, fixed)
         MODELS[name] = (name, "linear")
         return build
@@ -80,7 +81,7 @@ def register_head(name: str) -> Callable[[_Build], _Build]:
     """Give a head a name for ``model.head``.
 
     Args:
-        name: not one that exists.
+        name: not one that another network, model or head has.
 
     Returns:
         A decorator of a class or function that takes ``features_dim`` and ``classes``, and of ``dropout``,
@@ -90,16 +91,18 @@ def register_head(name: str) -> Callable[[_Build], _Build]:
     Raises:
         SettingError: there is such a name.
     """
-    _check(name, HEADS, "head")
 
     def keep(build: _Build) -> _Build:
+        _check(name, HEADS, build, "head")
         HEADS[name] = build
         return build
 
     return keep
 
 
-def _check(name: str, known: dict[str, Any], what: str) -> None:
-    if name in known or "/" in name:
+def _check(name: str, known: dict[str, Any], build: Any, what: str) -> None:
+    # A notebook's cell that runs again defines the same thing again.
+    places = [(getattr(of, "__module__", of), getattr(of, "__qualname__", of)) for of in (known.get(name), build)]
+    if "/" in name or (name in known and places[0] != places[1]):
         taken = f"taken: {', '.join(known)}"
         raise SettingError(f"register_{what}", name, f"a new name without / for a {what}", taken)

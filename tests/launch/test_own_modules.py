@@ -54,7 +54,7 @@ def test_a_file_is_run_once_and_can_be_named_afterwards(tmp_path: Path) -> None:
         ("raise RuntimeError('on purpose')", "RuntimeError: on purpose"),
         ("def", "SyntaxError"),
         (
-            "from covidnet.models import register_head\nregister_head('linear')",
+            "from covidnet.models import register_head\nregister_head('linear')(dict)",
             "register_head=linear: must be a new name",
         ),
     ],
@@ -99,9 +99,9 @@ def test_a_registered_network_and_head_are_built_by_their_names() -> None:
     with pytest.raises(SettingError, match="trained from scratch"):
         build_classifier("mine", freeze=True)
     with pytest.raises(SettingError, match=r"^register_network=mine: must be a new name"):
-        register_network("mine", GREY_SPEC)
+        register_network("mine", GREY_SPEC)(nn.Identity)
     with pytest.raises(SettingError, match=r"^register_head=a/b: must be a new name without /"):
-        register_head("a/b")
+        register_head("a/b")(nn.Identity)
 
 
 def test_a_head_of_the_wrong_shape_is_refused() -> None:
