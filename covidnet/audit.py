@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from covidnet.auditing.study import Study
 
-PATHS = ("sweep_dir", "out", *DATA_PATHS)
+PATHS = ("sweep_dir", "out", "audit.published", *DATA_PATHS)
 """Settings that are paths, with characters that Hydra's grammar may reject."""
 
 FOUND = 3
@@ -65,11 +65,21 @@ def _study(settings: dict[str, Any]) -> Study:
     from covidnet.data.collection.image_table import read_image_table, table_columns
     from covidnet.gate import fixed_rules
 
-    data = settings["data"]
+    data, own = settings["data"], settings["audit"]
+    for value in own["prevalence"]:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise SettingError("audit.prevalence", own["prevalence"], "a list of numbers above 0 and below 1")
+    published = None if own["published"] is None else Path(str(own["published"])).expanduser()
+    if published is not None and not published.is_file():
+        raise SettingError("audit.published", published, "a CSV file of published numbers", "there is no such file")
     folder = None if settings["sweep_dir"] is None else Path(str(settings["sweep_dir"])).expanduser()
     if folder is not None:
         _check_sweep(folder, data["name"])
-    options: dict[str, Any] = {"sweep_dir": folder, "progress": settings["progress"]}
+    options: dict[str, Any] = {
+        "sweep_dir": folder, "prevalences": own["prevalence"], "sensitivity": own["sensitivity"],
+        "published": published, "resamples": settings["resamples"], "seed": settings["seed"],
+        "progress": settings["progress"],
+    }  # fmt: skip
     try:
         images = read_image_table(
             data,

@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from covidnet.auditing.acquisition import acquisition
+from covidnet.auditing.clinical import clinical
 from covidnet.auditing.finding import LEVELS, Answer, Check, Finding
 from covidnet.auditing.identity import identity
+from covidnet.auditing.labels import labels
 from covidnet.auditing.leaks import leaks
+from covidnet.auditing.published_tables import published_tables
 from covidnet.auditing.same_image import same_image
 from covidnet.auditing.study import NotPossibleError, Study
+from covidnet.auditing.subgroups import subgroups
 
 CHECKS: tuple[Check, ...] = (
     Check("leaks", "Leaks of the split", "Do the files of the sweep keep every rule of the folds?", leaks),
     Check("identity", "Patient identity", "Is each patient one id, and each id one patient?", identity),
     Check("same_image", "The same image again", "Does an image occur more than once, however changed?", same_image),
+    Check("acquisition", "Source and acquisition", "Does anything but the lung give the class away?", acquisition),
+    Check("labels", "Labels", "Do copies or the models contradict labels?", labels),
+    Check("subgroups", "Subgroups", "Is the accuracy lower in some group of images?", subgroups),
+    Check("clinical", "Clinical reading", "What do the rates mean where the disease is rare?", clinical),
+    Check("published_tables", "Published tables", "Can the printed numbers hold together?", published_tables),
 )
 """The checks in the order of the report. A new one is added here and nowhere else."""
 

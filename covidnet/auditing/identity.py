@@ -46,7 +46,8 @@ def identity(study: Study) -> Answer:
     named = _groups([patient_from_name(path) for path in images["path"]], ids)
     findings.append(_several_ids(study, named, "are given to files whose names say one patient", "file name"))
     pairs = study.copies
-    pairs = pairs[[isinstance(a, str) and isinstance(b, str) and a != b for a, b in _both(ids, pairs)]]
+    apart = [isinstance(a, str) and isinstance(b, str) and a != b for a, b in _both(ids, pairs)]
+    pairs = pairs[np.array(apart, bool)]
     same = [list(pair) for pair in pairs[["image", "other"]].to_numpy(np.intp)]
     findings.append(_several_ids(study, same, "are given to copies of one image", "copy"))
     sex, age = study.column("sex", "gender", "patientsex"), study.column("age", "patientage")

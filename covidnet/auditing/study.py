@@ -15,7 +15,7 @@ from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import CovidnetError
 from covidnet.data.collection.image_table import ImageTable
 from covidnet.data.recognition.overlap import ImageSet, find_copies
-from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.results import Interval
 from covidnet.sweep.folder import Sweep, read_sweep
@@ -36,6 +36,11 @@ class Study:
         sweep_dir: the folder of a sweep, or of a run; None without one.
         classes: of the data set.
         why_no_images: why `table` is None.
+        prevalences: shares of the positive class for which predictive values are computed.
+        sensitivity: the sensitivity for which a threshold is chosen.
+        published: a CSV file of published numbers; None without one.
+        resamples: number of bootstrap resamples and of permutations.
+        seed: of all that is random.
         progress: whether progress bars are drawn.
     """
 
@@ -44,6 +49,11 @@ class Study:
     sweep_dir: Path | None = None
     classes: ClassList = DEFAULT_CLASSES
     why_no_images: str = ""
+    prevalences: Sequence[float] = (0.01, 0.05, 0.2)
+    sensitivity: float = 0.95
+    published: Path | None = None
+    resamples: int = RESAMPLES
+    seed: int = 0
     progress: bool = False
 
     @property

@@ -246,7 +246,10 @@ SCHEMA: dict[str, dict[str, Setting]] = {
         **_COMMON, **_DATA,
         "strict": _flag("Whether a finding that blocks or weakens a claim makes the exit code 3."),
         "sweep_dir": _text("The folder of a sweep on the data, or null.", also=(int, float), extra=_NULL),
-        "out": _OUT, "overwrite": _OVERWRITE,
+        "out": _OUT, "overwrite": _OVERWRITE, "resamples": _RESAMPLES,
+        "audit.prevalence": _list("Shares of the positive class for which predictive values are computed."),
+        "audit.sensitivity": _number("The sensitivity for which thresholds are chosen.", most=1, inside=True),
+        "audit.published": _text("A CSV file of published numbers, whose arithmetic is checked.", extra=_NULL),
     },
     "explain": {
         **_COMMON, **_FILES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from covidnet.auditing.study import Study
 from covidnet.data.collection.image_table import read_image_table, table_columns
 from covidnet.data.collection.prepared import prepare_folder
 from covidnet.data.phantoms.phantom import write_phantoms
+from covidnet.gate import fixed_rules
 from tests.sweeps import write_sweep
 
 DATA = {"name": "folder", "view": None, "max_megapixels": 64, "min_side": 64}
@@ -52,7 +54,7 @@ def study_of(cache: Path) -> Callable[..., Study]:
 
     def read(root: Path, **more: Any) -> Study:
         data = {**DATA, "root": str(root)}
-        images = read_image_table(data, cache_dir=cache, progress=False)
+        images = read_image_table(data, cache_dir=cache, rules=fixed_rules, progress=False)
         return Study(images, table_columns(data, images), **more)
 
     return read
@@ -62,6 +64,17 @@ def study_of(cache: Path) -> Callable[..., Study]:
 def clean(study_of: Callable[..., Study], phantoms: Path, sweep: Path) -> Study:
     """The clean phantoms with their sweep."""
     return study_of(phantoms, sweep_dir=sweep)
+
+
+def altered(study: Study, columns: pd.DataFrame | None = None, **cells: Any) -> Study:
+    """The study with other cells in its tables, and the same pixels."""
+    assert study.table is not None
+    images = study.images.assign(**cells)
+    found = replace(
+        study, table=replace(study.table, images=images), columns=study.columns if columns is None else columns
+    )
+    vars(found)["copies"] = study.copies
+    return found
 
 
 def edited(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:

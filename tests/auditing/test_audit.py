@@ -16,7 +16,7 @@ from covidnet.auditing.document import audit_document, write_audit
 from covidnet.auditing.finding import LEVELS, Answer, Check, Finding
 from covidnet.auditing.study import Study
 from covidnet.report.rendering.document import Picture
-from tests.auditing.conftest import edited
+from tests.auditing.conftest import altered, edited
 from tests.commands import command
 
 
@@ -29,16 +29,25 @@ def folder(clean: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clean_phantoms_and_a_clean_sweep_have_nothing_above_information(clean: Study) -> None:
     audit = audited(clean)
-    assert not audit.not_possible
+    assert audit.not_possible == {"published_tables": "no published table; give audit.published=FILE"}
     assert [one.what for one in audit.serious] == []
-    assert list(audit.answers) == [check.name for check in CHECKS]
+    assert list(audit.answers) == [check.name for check in CHECKS if check.name != "published_tables"]
+
+
+def test_a_set_without_any_copy_is_audited(clean: Study) -> None:
+    study = altered(clean)
+    vars(study)["copies"] = clean.copies.head(0)
+    audit = audited(study)
+    assert not audit.serious
+    assert "same_image" not in audit.answers["same_image"].tables
+    assert not audit.answers["same_image"].findings
 
 
 def test_the_files_say_the_same(folder: Path, clean: Study) -> None:
     record = json.loads((folder / "audit.json").read_text())
     assert record["verdict"].startswith("Nothing was found that blocks or weakens a claim. ")
     assert record["data"]["images"] == 99
-    assert set(record["checks"]) == {check.name for check in CHECKS}
+    assert set(record["checks"]) | set(record["not_possible"]) == {check.name for check in CHECKS}
     page, text = ((folder / name).read_text() for name in ("audit.html", "audit.md"))
     ElementTree.fromstring(page.partition("\n")[2])
     for check in CHECKS:
@@ -89,8 +98,8 @@ def run(cwd: Path, cache: Path, *words: str) -> subprocess.CompletedProcess[str]
     return command("covidnet.audit", *given, *words, cwd=cwd)
 
 
-def test_exit_codes(changed: Path, cache: Path, tmp_path: Path, sweep: Path) -> None:
-    first = ["data=folder", f"data.root={changed}", "out=first", "strict=true"]
+def test_exit_codes(phantoms: Path, changed: Path, cache: Path, tmp_path: Path) -> None:
+    first = ["data=folder", f"data.root={phantoms}", "out=first", "strict=true"]
     done = run(tmp_path, cache, *first)
     assert done.returncode == 0, done.stderr
     assert "Audit: first/audit.html" in done.stdout
@@ -118,6 +127,11 @@ def test_errors_are_one_line(changed: Path, cache: Path, tmp_path: Path, sweep: 
     for words, answer in (
         ([*folder, "sweep_dir=nowhere"], "error: sweep_dir=nowhere: must be the folder of a sweep"),
         ([*folder, f"out={changed}/audit"], f"error: out={changed}/audit: must be a folder outside of {changed}"),
+        ([*folder, "audit.prevalence=[0.1,2]"], "error: audit.prevalence=[0.1,2]: must be a list of numbers above 0"),
+        (
+            [*folder, "audit.published=nowhere"],
+            "error: audit.published=nowhere: must be a CSV file of published numbers",
+        ),
         (["data=folder", "data.root=nowhere"], f"error: data.root={tmp_path}/nowhere: no such folder"),
     ):
         done = run(tmp_path, cache, *words)

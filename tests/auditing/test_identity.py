@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from covidnet.auditing.identity import age_in_years, id_key, identity
 from covidnet.auditing.study import Study
-from tests.auditing.conftest import edited
-
-StudyOf = Callable[..., Study]
+from covidnet.evaluation.intervals import proportion_interval
+from tests.auditing.conftest import altered
 
 
 def test_clean_phantoms_have_nothing_to_find(clean: Study) -> None:
@@ -38,83 +33,83 @@ def test_spellings_of_one_id(one: str, other: str, same: bool) -> None:
     assert (id_key(one) == id_key(other)) is same
 
 
-def test_a_patient_spelled_in_two_ways_is_found(changed: Path, study_of: StudyOf, sweep: Path) -> None:
-    def spell(table: pd.DataFrame) -> pd.DataFrame:
-        several = table["patient_id"].value_counts().index[0]
-        first = table.index[table["patient_id"] == several][0]
-        table.loc[first, "patient_id"] = several.upper().replace("-", " ")
-        return table
+def one_of_several(study: Study) -> tuple[int, str]:
+    """The row of an image of a patient who has several, and the patient."""
+    patient = study.images["patient_id"]
+    several = patient.value_counts().index[0]
+    return int(np.flatnonzero(patient == several)[0]), several
 
-    study = study_of(edited(changed, spell))
+
+def test_a_patient_spelled_in_two_ways_is_found(clean: Study) -> None:
+    row, several = one_of_several(clean)
+    patient = clean.images["patient_id"].copy()
+    patient.iloc[row] = several.upper().replace("-", " ")
+    study = altered(clean, patient_id=patient)
     (found,) = identity(study).findings
-    assert found.level == "weakens"
+    assert found.level == "weakens"  # in one fold
     assert found.what.startswith("2 patient ids differ only in case, spaces, zeros or punctuation, such as ")
     hits = np.isin(study.images["path"], found.images)
+    assert set(clean.images["patient_id"][hits]) == {several}
     assert found.number == pytest.approx(hits.mean())
-    assert identity(study_of(changed, sweep_dir=sweep)).findings[0].level == "weakens"  # still in one fold
+    assert found.interval == pytest.approx(proportion_interval(hits, study.patients))
 
 
-def test_spellings_in_two_folds_block_a_claim(changed: Path, study_of: StudyOf, sweep: Path) -> None:
-    split = pd.read_csv(sweep / "fold=0/split.csv", dtype=str)
-    a, b = (split.loc[split["fold"] == fold, "path"].iloc[0] for fold in ("1", "2"))
-
-    def spell(table: pd.DataFrame) -> pd.DataFrame:
-        table.loc[table["filename"] == a, "patient_id"] = "P01"
-        table.loc[table["filename"] == b, "patient_id"] = "P-1"
-        return table
-
-    (found,) = identity(study_of(edited(changed, spell), sweep_dir=sweep)).findings
+def test_spellings_in_two_folds_block_a_claim(clean: Study) -> None:
+    a, b = (int(np.flatnonzero(clean.folds == fold)[0]) for fold in (1, 2))
+    patient = clean.images["patient_id"].copy()
+    patient.iloc[[a, b]] = ["P01", "P-1"]
+    (found,) = identity(altered(clean, patient_id=patient)).findings
     assert found.level == "blocks"
-    assert set(found.images) == {a, b}
+    assert set(found.images) == set(clean.images["path"].iloc[[a, b]])
 
 
 @pytest.mark.parametrize(
     ("column", "cell", "words"), [("sex", "female", "two sexes"), ("age", "099Y", "ages 20 years")]
 )
-def test_one_id_of_two_people_is_found(column: str, cell: str, words: str, changed: Path, study_of: StudyOf) -> None:
-    def contradict(table: pd.DataFrame) -> pd.DataFrame:
-        mine = table["sex"] == "M"
-        several = table.loc[mine, "patient_id"].value_counts().index[0]
-        table.loc[table.index[table["patient_id"] == several][0], column] = cell
-        return table
-
-    (found,) = identity(study_of(edited(changed, contradict))).findings
+def test_one_id_of_two_people_is_found(column: str, cell: str, words: str, clean: Study) -> None:
+    row, several = one_of_several(clean)
+    columns = clean.columns.assign(sex="M")
+    columns.iloc[row, columns.columns.get_loc(column)] = cell
+    (found,) = identity(altered(clean, columns=columns)).findings
     assert found.level == "weakens"
     assert words in found.what
-    assert len(found.images) > 1
+    assert set(found.images) == set(clean.images["path"][clean.images["patient_id"] == several])
 
 
-def test_file_names_that_contradict_the_table_are_found(changed: Path, study_of: StudyOf) -> None:
-    names = ["00000007_000.png", "00000007_001.png"]
-
-    def rename(table: pd.DataFrame) -> pd.DataFrame:
-        firsts = table.drop_duplicates("patient_id").index[:2]
-        for at, name in zip(firsts, names, strict=True):
-            old = table.loc[at, "filename"]
-            new = (changed / old).rename((changed / old).with_name(name))
-            table.loc[at, "filename"] = str(new.relative_to(changed))
-        return table
-
-    (found,) = identity(study_of(edited(changed, rename))).findings
+def test_file_names_that_contradict_the_table_are_found(clean: Study) -> None:
+    names = ["NORMAL/00000007_000.png", "NORMAL/00000007_001.png"]
+    path = clean.images["path"].copy()
+    path.loc[clean.images.drop_duplicates("patient_id").index[:2]] = names
+    (found,) = identity(altered(clean, path=path)).findings
     assert "given to files whose names say one patient" in found.what
-    assert sorted(Path(path).name for path in found.images) == names
+    assert sorted(found.images) == names
 
 
-def test_unknown_patients_are_counted_with_what_they_do_to_intervals(
-    changed: Path, study_of: StudyOf, tmp_path: Path
-) -> None:
-    def forget(table: pd.DataFrame) -> pd.DataFrame:
-        table.loc[::3, "patient_id"] = ""
-        return table
-
-    study = study_of(edited(changed, forget))
+def test_two_patients_of_one_image_are_found(clean: Study) -> None:
+    study = altered(clean)
+    a, b = (int(np.flatnonzero(clean.folds == fold)[0]) for fold in (1, 2))
+    vars(study)["copies"] = pd.DataFrame({"image": [a], "other": [b], "kind": ["mirrored"], "similarity": [0.99]})
     (found,) = identity(study).findings
+    assert found.level == "blocks"
+    assert "are given to copies of one image" in found.what
+
+
+def test_a_patient_in_two_classes_is_for_information(clean: Study) -> None:
+    row, several = one_of_several(clean)
+    label = clean.images["label"].copy()
+    label.iloc[row] = "Normal" if label.iloc[row] != "Normal" else "Pneumonia"
+    (found,) = identity(altered(clean, label=label)).findings
+    assert (found.level, found.what) == ("information", f"1 patient id has images of two classes, such as {several}.")
+
+
+def test_unknown_patients_are_counted_with_what_they_do_to_intervals(clean: Study) -> None:
+    patient = clean.images["patient_id"].copy()
+    patient.iloc[::3] = np.nan
+    (found,) = identity(altered(clean, patient_id=patient)).findings
     assert (found.level, found.number) == ("weakens", pytest.approx(1 / 3))
-    sizes = study.images["patient_id"].value_counts()
+    sizes = patient.value_counts()
     assert f"a factor of up to {np.sqrt((sizes**2).sum() / sizes.sum()):.1f}" in found.meaning
-    unnamed = Path(shutil.copytree(changed, tmp_path / "unnamed"))
-    edited(unnamed, lambda table: table.drop(columns=["patient_id", "sex"]))
-    answer = identity(study_of(unnamed))
+    answer = identity(altered(clean, columns=clean.columns[[]], patient_id=np.nan))
     assert [one.number for one in answer.findings] == [1.0]
     assert answer.notes == ["Not possible: comparing ids; no patient is known."]
 

@@ -1,0 +1,274 @@
+"""Source and acquisition: how well what is known of an image besides its pixels predicts its class."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from covidnet.auditing.finding import Answer, Finding, Level
+from covidnet.auditing.study import NotPossibleError, Study
+from covidnet.base.names import counted
+from covidnet.evaluation.bootstrap import percentile_interval
+from covidnet.evaluation.comparison import holm
+from covidnet.evaluation.intervals import proportion_interval
+from covidnet.evaluation.results import Interval
+from covidnet.sweep.summary import pooled_predictions
+
+NAME = "acquisition"
+
+DEVICES = ("device", "manufacturer", "manufacturermodelname", "scanner", "machine", "detector", "modality")
+SEXES, AGES = ("sex", "gender", "patientsex"), ("age", "patientage")
+
+_PIXELS = ("bytes per pixel", "mean grey", "contrast")
+# An association or a gain below these says little, however sure it is.
+_WEAK, _STRONG, _GAIN = 0.3, 0.9, 0.15
+_FOREST, _FOLDS, _LARGE = 100, 5, 20_000
+_RARE = 5
+
+_MEANING = "A network can score well by recognising where and how an image was made, without looking at the lung."
+_REMEDY = (
+    "Compare within one source, balance it over the classes, or validate on a set that mixes it (covidnet evaluate)."
+)
+
+
+def acquisition(study: Study) -> Answer:
+    """Predict the class from metadata: each column by Cramér's V, all together by a forest.
+
+    A column is compared over patients, because images of one patient share it. Numbers are compared in quarters;
+    unknown is a value of its own, since it may give the class away. Size of the file, mean and contrast also depend on
+    the disease, so that they are for information only and not among the columns of the forest.
+
+    Raises:
+        NotPossibleError: the images cannot be read, or are of one class.
+    """
+    images = study.images
+    labels = images["label"].to_numpy(str)
+    classes = sorted(set(labels))
+    if len(classes) < 2:
+        raise NotPossibleError("all images are of one class")
+    facts = facts_of(study)
+    constant = [str(name) for name in facts if len(facts[name].value_counts(dropna=False)) < 2]
+    facts = facts.drop(columns=constant)
+    findings = _separation(study, labels)
+    separated = bool(findings)
+    rows = []
+    units = pd.DataFrame({"patient": study.patients, "label": labels})
+    for name in facts:
+        rows.append((str(name), *_association(facts[name], units, study)))
+    table = pd.DataFrame(rows, columns=["column", "values", "cramers_v", "low", "high", "p"])
+    table["p_holm"] = holm(table["p"].tolist())
+    for row in table.to_dict("records"):
+        name, v = row["column"], row["cramers_v"]
+        if not (v >= _WEAK and row["p_holm"] < 0.001) or (name == "source" and separated):
+            continue
+        level: Level = "information" if name in _PIXELS else "blocks" if v >= _STRONG else "weakens"
+        interval = None if np.isnan(row["low"]) else (row["low"], row["high"])
+        meaning = "It may be the disease itself, or the machine." if name in _PIXELS else _MEANING
+        what = f"Class and {name} are associated (Cram\u00e9r's V, 0 to 1)."
+        findings.append(Finding(NAME, level, what, v, interval, (), meaning, _REMEDY, ""))
+    notes = []
+    recorded = facts.drop(columns=[name for name in _PIXELS if name in facts])
+    try:
+        found, note = _forest(study, recorded, labels, classes)
+        findings += found
+        notes.append(note)
+    except NotPossibleError as error:
+        notes.append(f"Not possible: predicting the class from all columns together; {error}.")
+    if constant:
+        notes.append(f"The same for all images, or unknown: {', '.join(constant)}.")
+    absent = [
+        name for name, names in (("sex", SEXES), ("age", AGES), ("device", DEVICES)) if study.column(*names) is None
+    ]
+    if absent:
+        notes.append(f"Not possible: {', '.join(absent)}; the table of the images has no such column.")
+    return Answer(findings, {"acquisition": table.sort_values("cramers_v", ascending=False)}, notes)
+
+
+def facts_of(study: Study) -> pd.DataFrame:
+    """What is known about each image besides its pixels, and three numbers of its pixels.
+
+    Args:
+        study: with images.
+
+    Returns:
+        A row for each image; text and numbers, unknown is NaN.
+    """
+    from covidnet.auditing.identity import age_in_years
+
+    images = study.images
+    facts: dict[str, pd.Series] = {name: images[name] for name in ("source", "view")}
+    for name, names in (("sex", SEXES), ("device", DEVICES)):
+        if (column := study.column(*names)) is not None:
+            facts[name] = column
+    if (age := study.column(*AGES)) is not None:
+        facts["age"] = age.map(age_in_years)
+    facts["bit depth and colour"] = images["mode"]
+    width, height = images["width"].astype(float), images["height"].astype(float)
+    facts |= {"width": width, "height": height, "aspect ratio": width / height}
+    facts["bytes per pixel"] = images["bytes"].astype(float) / (width * height)
+    small = study.data.thumbnails
+    grey = small.pixels.reshape(len(small.pixels), -1)
+    for name, values in (("mean grey", grey.mean(1)), ("contrast", grey.std(1))):
+        facts[name] = images["image_id"].map(dict(zip(small.image_id, values.tolist(), strict=True)))
+    return pd.DataFrame(facts)
+
+
+def cramers_v(counts: npt.ArrayLike, times: int = 1) -> npt.NDArray[np.float64]:
+    """Cramér's V of contingency tables, corrected for bias.
+
+    Args:
+        counts: (..., R, C) counts.
+        times: how often the bias is removed; 2 for a resample, which adds the same bias again.
+
+    Returns:
+        (...) 0..1; 0 where a table has a single row or column.
+
+    Source: Bergsma 2013, A bias-correction for Cramér's V and Tschuprow's T, https://doi.org/10.1016/j.jkss.2012.10.002
+
+    Example:
+        >>> cramers_v([[[20, 0], [0, 20]], [[10, 10], [10, 10]]]).round(6).tolist()
+        [1.0, 0.0]
+    """
+    table = np.asarray(counts, np.float64)
+    n = table.sum((-2, -1))
+    expected = table.sum(-1, keepdims=True) * table.sum(-2, keepdims=True) / n[..., None, None]
+    excess = np.divide((table - expected) ** 2, expected, out=np.zeros_like(table), where=expected > 0)
+    r, c = table.shape[-2:]
+    phi = np.maximum(0.0, excess.sum((-2, -1)) / n - times * (r - 1) * (c - 1) / (n - 1))
+    most = np.minimum(*(k - (k - 1) ** 2 / (n - 1) for k in (r, c))) - 1
+    return np.minimum(1.0, np.sqrt(np.divide(phi, most, out=np.zeros_like(phi), where=most > 0)))
+
+
+def _association(fact: pd.Series, units: pd.DataFrame, study: Study) -> tuple[int, float, float, float, float]:
+    """Number of values, Cramér's V with its interval, and the p value of no association; over patients."""
+    keys = [units["patient"].to_numpy(), units["label"].to_numpy()]
+    if pd.api.types.is_numeric_dtype(fact):
+        values = fact.groupby(keys).median()
+        if values.nunique() > 4:
+            values = pd.qcut(values, 4, duplicates="drop").astype(object)
+    else:
+        values = fact.groupby(keys).first()
+    words = values.astype(object).where(values.notna(), "unknown").astype(str)
+    rare = words.map(words.value_counts()) < _RARE
+    words = words.mask(rare, "rare")
+    counts = pd.crosstab(words.to_numpy(), words.index.get_level_values(1)).to_numpy()
+    if len(counts) < 2:
+        return len(counts), 0.0, np.nan, np.nan, 1.0
+    n = int(counts.sum())
+    drawn = np.random.default_rng(study.seed).multinomial(n, counts.ravel() / n, study.resamples)
+    interval = percentile_interval(cramers_v(drawn.reshape(-1, *counts.shape), 2), n) or (np.nan, np.nan)
+    p = float(stats.chi2_contingency(counts, correction=False).pvalue)
+    return len(counts), float(cramers_v(counts)), *interval, p
+
+
+def _separation(study: Study, labels: npt.NDArray[np.str_]) -> list[Finding]:
+    """Sources that hold one class only."""
+    source = study.images["source"]
+    known = source.notna().to_numpy(bool)
+    if source.nunique() < 2:
+        return []
+    classes = pd.Series(labels, source.index).groupby(source).nunique()
+    single = known & source.map(classes).eq(1).to_numpy(bool)
+    if single.sum() <= 0.5 * known.sum():
+        return []
+    number, interval = study.share(single)
+    whole = bool((single == known).all())
+    what = (
+        f"{int(single.sum()):,} of {int(known.sum()):,} images of known source come from a source with one class only."
+    )
+    if whole:
+        what = (
+            f"Source and class cannot be separated in these data: each of {len(classes):,} sources has one class only."
+        )
+    level: Level = "blocks" if whole else "weakens"
+    return [Finding(NAME, level, what, number, interval, (), _MEANING, _REMEDY)]
+
+
+def _forest(
+    study: Study, facts: pd.DataFrame, labels: npt.NDArray[np.str_], classes: list[str]
+) -> tuple[list[Finding], str]:
+    """The balanced accuracy of a forest on all columns, on patients that it was not fitted to."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if facts.empty or not len(facts.columns):
+        raise NotPossibleError("no column differs between images")
+    fewest = min(len(set(study.patients[labels == label])) for label in classes)
+    if fewest < _FOLDS:
+        raise NotPossibleError(f"a class has {counted(fewest, 'patient')}, at least {_FOLDS} are needed")
+    columns = [
+        facts[name] if pd.api.types.is_numeric_dtype(facts[name]) else pd.Series(pd.factorize(facts[name])[0])
+        for name in facts
+    ]
+    inputs = np.stack([np.asarray(column, np.float64) for column in columns], 1)
+    hits = np.zeros(len(labels), bool)
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=study.seed)
+    for fit, test in folds.split(inputs, labels, study.patients):
+        forest = RandomForestClassifier(
+            _FOREST,
+            min_samples_leaf=3,
+            max_features=None,
+            class_weight="balanced",
+            max_samples=min(_LARGE, len(fit)),
+            random_state=study.seed,
+        )
+        hits[test] = forest.fit(inputs[fit], labels[fit]).predict(inputs[test]) == labels[test]
+    value, interval = balanced_accuracy(hits, labels, study.patients, study.resamples, study.seed)
+    chance = 1 / len(classes)
+    note = f"From {', '.join(map(str, facts))} alone a forest reaches a balanced accuracy of {value:.1%}"
+    note += f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    model = _model_accuracy(study)
+    note += f"; guessing reaches {chance:.1%}"
+    note += f", the model {model:.1%}." if model is not None else "."
+    if value < chance + _GAIN or interval[0] < chance + _GAIN / 3:
+        return [], note
+    level: Level = "blocks" if value >= _STRONG or (model is not None and value >= model - 0.02) else "weakens"
+    what = f"Metadata alone predict the class: balanced accuracy, where guessing has {chance:.1%}"
+    what += f" and the model {model:.1%}." if model is not None else "."
+    return [Finding(NAME, level, what, value, interval, (), _MEANING, _REMEDY)], note
+
+
+def balanced_accuracy(
+    hits: npt.NDArray[np.bool_],
+    labels: npt.NDArray[np.str_],
+    patients: npt.NDArray[np.intp],
+    resamples: int,
+    seed: int,
+) -> tuple[float, Interval]:
+    """The mean of the classes' accuracies, with its interval: the percentiles of a bootstrap over patients.
+
+    Args:
+        hits: (n,) whether each prediction is right.
+        labels: (n,) the classes.
+        patients: (n,) 0..patients-1.
+        resamples: B.
+        seed: of the bootstrap.
+    """
+    of, at = np.unique(labels, return_inverse=True)
+    units = int(patients.max()) + 1
+    right, whole = (np.zeros((units, len(of))) for _ in range(2))
+    np.add.at(right, (patients, at), hits)
+    np.add.at(whole, (patients, at), 1)
+    rng, values = np.random.default_rng(seed), []
+    for start in range(0, resamples, 50):
+        drawn = rng.multinomial(units, np.full(units, 1 / units), min(50, resamples - start))
+        with np.errstate(invalid="ignore"):
+            values.append(((drawn @ right) / (drawn @ whole)).mean(1))
+    interval = percentile_interval(np.concatenate(values), units)
+    if interval is None:
+        # As where every prediction is right: the mean of the classes' intervals is no narrower.
+        ends = [proportion_interval(hits[labels == one], patients[labels == one]) for one in of]
+        low, high = np.mean([one for one in ends if one is not None], axis=0)
+        interval = float(low), float(high)
+    return float((right.sum(0) / whole.sum(0)).mean()), interval
+
+
+def _model_accuracy(study: Study) -> float | None:
+    try:
+        table = pooled_predictions(study.sweep.runs)
+    except NotPossibleError:
+        return None
+    right = (table["label"] == table["prediction"]).groupby(table["label"]).mean()
+    return float(right.mean())

@@ -1,0 +1,77 @@
+"""Cramér's V against scipy, and classes that a source, a view or a size gives away."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats.contingency import association
+
+from covidnet.auditing.acquisition import acquisition, balanced_accuracy, cramers_v
+from covidnet.auditing.study import NotPossibleError, Study
+from tests.auditing.conftest import altered
+
+
+def test_v_is_scipys_without_the_bias() -> None:
+    rng = np.random.default_rng(0)
+    tables = rng.integers(1, 40, (20, 3, 4))
+    for table, v in zip(tables, cramers_v(tables, times=0), strict=True):
+        n = table.sum()
+        shrunk = 3 - 2**2 / (n - 1) - 1  # of the smaller side, in the correction
+        assert v == pytest.approx(association(table, method="cramer") * np.sqrt(2 / shrunk))
+    independent = rng.multinomial(150, np.full(12, 1 / 12), 400).reshape(-1, 3, 4)
+    plain = np.mean([association(table, method="cramer") for table in independent])
+    assert cramers_v(independent).mean() < 0.5 * plain
+
+
+def test_balanced_accuracy_is_the_mean_recall() -> None:
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(1)
+    labels = rng.choice(["a", "b", "c"], 300, p=[0.6, 0.3, 0.1])
+    told = np.where(rng.random(300) < 0.7, labels, "a")
+    value, interval = balanced_accuracy(told == labels, labels, np.arange(300), 2000, 0)
+    assert value == pytest.approx(balanced_accuracy_score(labels, told))
+    # The normal interval of three independent recalls.
+    parts = [(told == labels)[labels == one] for one in "abc"]
+    error = 1.96 * np.sqrt(sum(part.var() / len(part) for part in parts)) / 3
+    assert interval == pytest.approx((value - error, value + error), abs=0.025)
+
+
+def test_clean_phantoms_say_nothing_of_the_class(clean: Study) -> None:
+    answer = acquisition(clean)
+    assert not [one for one in answer.findings if one.level != "information"]
+    assert any("guessing reaches 33.3%, the model" in note for note in answer.notes)
+
+
+def test_a_source_for_each_class_blocks_a_claim(clean: Study) -> None:
+    source = clean.images["label"].str[:1].replace({"N": "C"})
+    found = acquisition(altered(clean, source=source)).findings
+    assert "Class and source are associated" in found[0].what  # one source still holds two classes
+    found = acquisition(altered(clean, source="hospital " + clean.images["label"])).findings
+    assert found[0].what == "Source and class cannot be separated in these data: each of 3 sources has one class only."
+    assert {one.level for one in found} == {"blocks"}
+    (forest,) = [one for one in found if one.what.startswith("Metadata alone predict the class")]
+    assert forest.number > 0.95
+    assert 0.7 < forest.interval[0] < forest.number
+
+
+def test_a_class_that_is_given_away_by_sex_weakens_a_claim(clean: Study) -> None:
+    number = clean.images["patient_id"].str[-4:].astype(int).to_numpy()
+    ill = (clean.images["label"] == "COVID-19").to_numpy()
+    sex = np.where(ill == (number % 8 > 0), "M", "F")
+    answer = acquisition(altered(clean, columns=clean.columns.assign(sex=sex)))
+    (found,) = [one for one in answer.findings if "Class and sex" in one.what]
+    table = answer.tables["acquisition"].set_index("column")
+    assert found.level == "weakens"
+    assert found.interval[0] < found.number == table.loc["sex", "cramers_v"] < found.interval[1]
+    assert table.loc["age", "cramers_v"] < 0.3
+
+
+def test_missing_columns_and_few_patients_are_said(clean: Study) -> None:
+    patient = clean.images["patient_id"].mask(clean.images["label"] == "Normal", "one")
+    few = altered(clean, columns=clean.columns[[]], patient_id=patient)
+    notes = " ".join(acquisition(few).notes)
+    assert "Not possible: predicting the class from all columns together; a class has 1 patient, at least 5" in notes
+    assert "Not possible: sex, age, device; the table of the images has no such column." in notes
+    with pytest.raises(NotPossibleError, match="all images are of one class"):
+        acquisition(altered(clean, label="Normal"))
