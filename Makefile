@@ -9,11 +9,11 @@ STAMP := $(VENV)/.covidnet-$(shell (pwd; cat pyproject.toml) | cksum | cut -d' '
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help install demo fold sweep test lint check format docs clean
+.PHONY: help install demo fold sweep test test-all lint check format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 install: $(STAMP)  ## virtual environment and dependencies (made by the other targets by themselves)
 
@@ -32,13 +32,16 @@ fold: $(STAMP)  ## one fold: make fold FOLD=3 ARGS='data=folder data.root=DIR'
 sweep: $(STAMP)  ## the ten folds of the small study and their report: make sweep ARGS='experiment=paper'
 	@$(BIN)/python -m covidnet.train -m 'fold=range(0,10)' experiment=demo $(ARGS)
 
-test: $(STAMP)  ## the tests, offline
+test: $(STAMP)  ## what a change usually breaks, in minutes, offline: the tests that are not marked slow
+	@$(BIN)/python -m pytest -q -n 2 --dist loadscope -m 'not slow' $(ARGS)
+
+test-all: $(STAMP)  ## all tests, with those marked slow
 	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(ARGS)
 
 lint: $(STAMP)  ## style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-check: lint test  ## what the continuous integration runs
+check: lint test-all  ## what the continuous integration runs
 
 format: $(STAMP)  ## put the style right
 	@$(BIN)/ruff check --fix-only --quiet . ; $(BIN)/ruff format .

@@ -22,15 +22,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import hydra
 import numpy as np
 import pandas as pd
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import LearningRateMonitor
 from torch.utils.data import DataLoader
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.progress import available_cores
 from covidnet.base.quiet import quieten
+from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.data.loading.augment import ORIGINAL, FixedCopies
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.loading.dataset import FeatureDataset, ImageDataset, whole_batch
@@ -38,7 +41,7 @@ from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.feature_store.engines import engine_of
 from covidnet.feature_store.extract import fill_store
 from covidnet.feature_store.store import FeatureStore
-from covidnet.fold.run import FoldRun
+from covidnet.fold import FoldRun
 from covidnet.launch.command import compose
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.models.backbones import build_backbone
@@ -55,11 +58,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def matrix_rate() -> float:
+def matrix_rate(products: int) -> float:
     """Multiply-adds per second of a large float32 matrix product on all cores."""
     a, b = torch.randn(2, 2048, 2048)
     torch.mm(a, b)
-    return 25 * 2048**3 / seconds(lambda: [torch.mm(a, b) for _ in range(25)])
+    return products * 2048**3 / seconds(lambda: [torch.mm(a, b) for _ in range(products)])
 
 
 class Bench:
@@ -119,7 +122,17 @@ class Bench:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         checkpoints = AtomicCheckpointIO(seconds=30.0)
-        trainer = self.run._trainer(checkpoints, seed=0)
+        # Everything that a run's trainer does after each epoch, but for the loggers.
+        callbacks = [c for c in self.run.callbacks if not isinstance(c, LearningRateMonitor)]
+        trainer = hydra.utils.instantiate(
+            self.run.settings["trainer"],
+            callbacks=[ResumePoint(self.run.folder / "checkpoints", 0), *callbacks],
+            logger=False,
+            plugins=[checkpoints],
+            default_root_dir=self.run.folder,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
         module = self.run.setup.module()
         train, val = _features(images), _features(141)
         took = seconds(lambda: (trainer.fit(module, train, val), checkpoints.flush()))
@@ -194,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=256, help="inputs of every measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--products", type=int, default=25, help="matrix products whose rate is the limit")
     parser.add_argument("--side", type=int, default=224, help="side of the network's input in pixels")
     parser.add_argument("--head", type=int, default=3210, help="images that a head is trained on")
     parser.add_argument("--fills", type=int, nargs="*", default=[300, 3000], help="images of the stores of peak memory")
@@ -208,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         bench = Bench(arguments.images, Path(home), arguments.side)
         work: dict[str, Callable[[], float]] = {
-            "matrix product": lambda: matrix_rate() / MULTIPLY_ADDS,
+            "matrix product": lambda: matrix_rate(arguments.products) / MULTIPLY_ADDS,
             "bare backbone, PyTorch": lambda: bench.bare(bench.backbone),
             "bare backbone, ONNX Runtime": lambda: bench.bare(bench.onnx),
             "store build, PyTorch": lambda: bench.build(bench.backbone),

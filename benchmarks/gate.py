@@ -1,4 +1,4 @@
-"""What the input gate refuses: python benchmarks/gate.py [--images FOLDER] [--per-kind 40] [--cache FILE]
+"""What the input gate refuses: python benchmarks/gate.py [--images FOLDER] [--per-kind 40] [--parts 10] [--cache FILE]
 
 Phantoms always; real images where FOLDER holds them with a metadata.csv (filename, patient_id, view). Images are split
 in ten parts by patient: eight are fitted, one is held out, one is judged, ten times over. For each kind of input the
@@ -34,7 +34,6 @@ from covidnet.gate import InputGate
 from covidnet.models.backbones import build_backbone
 from tests.gate import planted
 
-PARTS = 10
 FRONTAL = ("PA", "AP", "AP Supine")
 Picture = np.ndarray
 
@@ -102,10 +101,10 @@ DRAWN = {
 
 
 class Backbone:
-    def __init__(self) -> None:
+    def __init__(self, side: int) -> None:
         self.net = build_backbone("densenet121", "random").eval().to(memory_format=torch.channels_last)
         self.normalise = Normalise(tuple(self.net.spec.mean), tuple(self.net.spec.std))
-        self.fit = SquareFit(224)
+        self.fit = SquareFit(side)
 
     def __call__(self, images: list[Picture]) -> np.ndarray:
         found = []
@@ -174,11 +173,10 @@ class Counts:
         return f"{name:30}{share(self.before, self.looked)} {named} {share(self.refused, self.compared)}   {codes}"
 
 
-def judge(
-    title: str, images: list[Picture], patients: list[str], views: list[str], count: int, cache: Path | None
-) -> None:
+def judge(title: str, images: list[Picture], patients: list[str], views: list[str], given: argparse.Namespace) -> None:
+    cache, count, parts = given.cache, given.per_kind, given.parts
     kept = dict(np.load(cache)) if cache and cache.is_file() else {}
-    backbone = Backbone()
+    backbone = Backbone(given.side)
 
     def features(name: str, pictures: list[Picture]) -> np.ndarray:
         key = f"{title}/{name}/{len(pictures)}"
@@ -196,7 +194,7 @@ def judge(
         np.array([f.shape[1] / f.shape[0] for f in images]),
     )
     part = np.zeros(len(images), int)
-    for n, (_, at) in enumerate(GroupKFold(PARTS, shuffle=True, random_state=0).split(images, groups=patients)):
+    for n, (_, at) in enumerate(GroupKFold(parts, shuffle=True, random_state=0).split(images, groups=patients)):
         part[at] = n
     tried = np.random.default_rng(0).permutation(np.flatnonzero(frontal))[:count]
     known = {name: features(name, [change(images[at]) for at in tried]) for name, (change, _) in CHANGES.items()}
@@ -205,9 +203,9 @@ def judge(
     seconds = []
     for mode in ("limits from training and held-out images", "limits from training images alone"):
         counts = {name: Counts() for name in (*GIVEN, *CHANGES, *others)}
-        for n in range(PARTS):
+        for n in range(parts):
             test = part == n
-            held = frontal & (part == (n + 1) % PARTS) if "held-out" in mode else np.zeros(len(images), bool)
+            held = frontal & (part == (n + 1) % parts) if "held-out" in mode else np.zeros(len(images), bool)
             train = frontal & ~test & ~held
             start = time.perf_counter()
             gate = InputGate.fit(
@@ -254,11 +252,15 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=40, help="pictures of each kind that the backbone sees")
     parser.add_argument("--phantoms", type=int, default=300, help="phantoms, three of a patient; 0 for none")
     parser.add_argument("--cache", type=Path, help="where features are kept; for the same images alone")
+    parser.add_argument(
+        "--parts", type=int, default=10, help="parts of patients: all but two are fitted, one is judged"
+    )
+    parser.add_argument("--side", type=int, default=224, help="pixels of a side of what the backbone sees")
     given = parser.parse_args()
     if given.phantoms:
         images = [draw_image(CLASSES[n % 3], n // 3, n % 3).image for n in range(given.phantoms)]
         patients = [str(n // 3) for n in range(given.phantoms)]
-        judge("phantoms", images, patients, ["PA"] * len(images), given.per_kind, given.cache)
+        judge("phantoms", images, patients, ["PA"] * len(images), given)
     if given.images:
         table = pd.read_csv(given.images / "metadata.csv", dtype=str)
         images = [read_image(given.images / name) for name in table["filename"]]
@@ -267,8 +269,7 @@ def main() -> None:
             images,
             list(table["patient_id"]),
             list(table["view"].fillna("")),
-            given.per_kind,
-            given.cache,
+            given,
         )
 
 

@@ -1,14 +1,14 @@
 """How many planted copies of real images are found, how many images of different patients are taken for one, how long.
 
-python benchmarks/overlap.py [FOLDER]
+python benchmarks/overlap.py [FOLDER] [--phantoms 1000 2000 4000 8000]
 
 FOLDER: class folders with a metadata.csv that tells patients; by default the kit beside the repository.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,8 +104,11 @@ def names(kind: str, count: int) -> np.ndarray:
 
 def main() -> None:
     cv2.setNumThreads(1)
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else KIT
-    source = folder_source(root)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=KIT, help="class folders with a metadata.csv")
+    parser.add_argument("--phantoms", type=int, nargs="+", default=GROWTH, help="sizes of the sets that are timed")
+    given = parser.parse_args()
+    source = folder_source(given.folder)
     images = [read_image(source.root / path) for path in source.files["path"]]
     patients = source.files["patient_id"].to_numpy()
     known = ImageSet(names("image", len(images)), np.stack([thumbnail(image) for image in images]))
@@ -133,8 +136,8 @@ def main() -> None:
 
     print("\ncopies within one set                  seconds  of the processor, per 1,000  pairs found")
     timed("the images above", known)
-    drawn = np.stack([thumbnail(draw_image(CLASSES[n % 3], n, 0, size=96).image) for n in range(max(GROWTH))])
-    for count in GROWTH:
+    drawn = np.stack([thumbnail(draw_image(CLASSES[n % 3], n, 0, size=96).image) for n in range(max(given.phantoms))])
+    for count in given.phantoms:
         # Each of another patient, so that every pair is a wrong one.
         timed("phantoms", ImageSet(names("phantom", count), drawn[:count]))
 

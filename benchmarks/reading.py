@@ -76,17 +76,19 @@ def look(image: Radiograph) -> Any:
     return thumbnail(image.pixels), fixed_rules(image)
 
 
-def processor(decoders: Decoders) -> float:
-    """Seconds of processor time that this process and its decoders have taken; Linux alone tells."""
-    processes = (Path(f"/proc/{child._process.pid}/schedstat") for child in decoders._children)
-    return time.process_time() + sum(int(file.read_text().split()[0]) for file in processes) / 1e9
+def processor() -> float:
+    """Seconds of processor time that this process and its children have taken; Linux alone tells."""
+    children = [pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+    return (
+        time.process_time() + sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in children) / 1e9
+    )
 
 
-def milliseconds(work: Callable[[], Any], decoders: Decoders, files: int) -> np.ndarray:
+def milliseconds(work: Callable[[], Any], files: int) -> np.ndarray:
     """Milliseconds per file that pass, and of processor time."""
-    start = np.array([time.perf_counter(), processor(decoders)])
+    start = np.array([time.perf_counter(), processor()])
     work()
-    return 1000 * (np.array([time.perf_counter(), processor(decoders)]) - start) / files
+    return 1000 * (np.array([time.perf_counter(), processor()]) - start) / files
 
 
 def main() -> None:
@@ -128,9 +130,7 @@ def main() -> None:
                     list(there.map(work, decoders.groups(files)))
 
                 pool()  # both processes have started
-                each = np.array(
-                    [[milliseconds(way, decoders, len(files)) for way in (own, pool)] for _ in range(given.rounds)]
-                )
+                each = np.array([[milliseconds(way, len(files)) for way in (own, pool)] for _ in range(given.rounds)])
                 ratios = np.median(each[:, 1] / each[:, 0], axis=0)
                 (old, old_cpu), (new, new_cpu) = np.median(each, axis=0)
                 print(

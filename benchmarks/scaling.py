@@ -69,10 +69,11 @@ def head_epoch(features: torch.Tensor, labels: torch.Tensor) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000, 100000])
+    parser.add_argument("--phantoms", type=int, default=60, help="images of each class that are read")
     given = parser.parse_args()
     print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as home:
-        phantoms = write_phantoms(Path(home) / "images", images_per_class=60, workers=1)
+        phantoms = write_phantoms(Path(home) / "images", images_per_class=given.phantoms, workers=1)
         paths = [Path(home) / "images" / name for name in phantoms["filename"]]
         seconds, _ = timed(lambda: [inspect_image(path) for path in paths])
         print(f"reading and checking an image of 320 pixels: {1000 * seconds / len(paths):.1f} ms on one core")

@@ -120,6 +120,7 @@ def test_missing_libraries_are_named_with_the_remedy(checkpoint: Path, monkeypat
         serve(f"checkpoint={checkpoint}")
 
 
+@pytest.mark.slow
 def test_a_server_on_this_machine_answers_says_nothing_more_and_ends_quietly(run: Path, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "cwd").mkdir()
@@ -148,6 +149,7 @@ def test_a_server_on_this_machine_answers_says_nothing_more_and_ends_quietly(run
         line.close()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_server_in_seconds_whatever_is_decoded(run: Path, tmp_path: Path) -> None:
     (tmp_path / "cwd").mkdir()
     with command(run, "gate=warn", "answer_seconds=60", cwd=tmp_path / "cwd") as server, ExitStack() as held:

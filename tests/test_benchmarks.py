@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -17,22 +18,25 @@ from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+QUICK = ["data.images_per_class=11", "data.image_size=32", "data.phantom_size=96", "trainer.max_epochs=1",
+         "trainer.accelerator=cpu", "explain=off", "model.weights=random"]  # fmt: skip
+
 TINY = {
     "coverage": ["--studies", "2", "--patients", "4", "--images", "1"],
     "explain": ["--rounds", "1", "--side", "64"],
-    "features": ["--images", "33", "--rounds", "1", "--side", "32", "--head", "32", "--fills"],
-    "overlap": ["{images}"],
+    "features": ["--images", "33", "--rounds", "1", "--side", "32", "--products", "1", "--head", "32", "--fills", "8"],
+    "fold": QUICK,
+    "gate": ["--phantoms", "36", "--per-kind", "2", "--parts", "3", "--side", "32"],
+    "overlap": ["{images}", "--phantoms", "12"],
     "reading": ["--images", "2", "--sides", "96", "--rounds", "1"],
-    "scaling": ["--images", "200"],
+    "scaling": ["--images", "200", "--phantoms", "2"],
     "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256"],
+    "sweep": ["fold=0,1", *QUICK],
 }
-"""The arguments of each script that is run here. `COMMANDS` and `SLOW` name the others."""
+"""The arguments of each script."""
 
-COMMANDS = {"fold", "sweep"}
-"""They run covidnet.train with what they are given, as tests/test_train.py and tests/sweep/test_folder.py do."""
-
-SLOW = {"gate"}
-"""It fits ten input gates, which takes minutes at any size."""
+SLOW = {"explain", "features", "fold", "gate", "serving", "sweep"}
+"""They start commands, or use a whole network many times."""
 
 
 def load(name: str) -> ModuleType:
@@ -60,16 +64,22 @@ def run(train: Callable[..., Path]) -> Path:
 
 
 def test_every_benchmark_is_named_here() -> None:
-    there = {path.stem for path in (PROJECT / "benchmarks").glob("*.py")}
-    assert there == set(TINY) | COMMANDS | SLOW
-
-
-@pytest.mark.parametrize("name", sorted(COMMANDS | SLOW))
-def test_the_others_can_be_loaded(name: str) -> None:
-    assert callable(load(name).main)
+    assert {path.stem for path in (PROJECT / "benchmarks").glob("*.py")} == set(TINY)
 
 
 @pytest.mark.parametrize("name", TINY)
+def test_a_benchmark_uses_public_names_alone(name: str) -> None:
+    tree = ast.parse((PROJECT / f"benchmarks/{name}.py").read_text())
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            used |= {*(node.module or "").split("."), *(alias.name for alias in node.names)}
+    private = {word for word in used - own if word.startswith("_") and not word.endswith("__")}
+    assert not private
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TINY])
 def test_a_benchmark_runs_at_a_tiny_size(
     name: str, images: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -96,6 +96,7 @@ def test_a_wrong_setting_is_found(tmp_path: Path) -> None:
         check_settings("predict", ["input=."], True)
 
 
+@pytest.mark.slow
 def test_the_page_on_ones_own_code_trains_and_prediction_never_imports_it(
     tmp_path: Path, quick: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +224,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     loads = re.compile(
         r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?https?://"""
@@ -235,12 +237,14 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert (site / "search/search_index.js").is_file()  # a search without a server
 
 
+@pytest.mark.slow
 def test_the_site_has_every_setting(site: Path) -> None:
     page = (site / "reference/settings.html").read_text()
     for one, schema in SCHEMA.items():
         assert not (missing := [name for name in schema if f"<code>{name}</code>" not in page]), f"{one}: {missing}"
 
 
+@pytest.mark.slow
 def test_the_site_has_every_public_name(site: Path) -> None:
     for stub in (PROJECT / "covidnet").glob("*/__init__.pyi"):
         page = (site / f"reference/api/{stub.parent.name}.html").read_text()
@@ -249,6 +253,7 @@ def test_the_site_has_every_public_name(site: Path) -> None:
         assert not [name for name in names if not re.search(rf'id="covidnet\.[\w.]+\.{name}"', page)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 def test_the_site_can_be_searched_from_its_files(site: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
@@ -284,6 +289,7 @@ def test_the_readme_stays_short() -> None:
     assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+@pytest.mark.slow
 def test_a_broken_link_or_a_name_without_a_docstring_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PROJECT / "docs")
     generate = importlib.import_module("generate")

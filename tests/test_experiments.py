@@ -51,6 +51,7 @@ def test_a_folder_is_complete(table: str) -> None:
     assert subprocess.run(["bash", "-n", folder / "run.sh"], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_the_table_comes_from_saved_predictions_beside_the_published_numbers(
     table: str, sweeps: list[Path], tmp_path: Path
@@ -68,6 +69,7 @@ def test_the_table_comes_from_saved_predictions_beside_the_published_numbers(
     assert text.count("\n|") == len(found) + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", FIGURES)
 def test_a_figure_becomes_numbers_from_the_saved_tables(figure: str, tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep", [0, 1, 2])

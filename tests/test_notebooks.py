@@ -25,6 +25,8 @@ from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from tests.conftest import PROJECT, QUICK
 from tests.sweeps import write_sweep
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 KERNEL = "covidnet-tests"
 

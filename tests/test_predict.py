@@ -337,6 +337,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_killed_command_resumes_and_ends_with_the_files_of_one_never_killed(
     sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -587,6 +588,7 @@ def test_without_pytorch_an_exported_model_predicts_and_draws(exported: Path, im
     assert len(pd.read_csv(tmp_path / "maps/explanations.csv")) == 1
 
 
+@pytest.mark.slow
 def test_without_pytorch_there_are_external_validation_and_crossval(
     sweep: Path, exported: Path, tmp_path: Path
 ) -> None:
@@ -605,6 +607,7 @@ def test_without_pytorch_there_are_external_validation_and_crossval(
     assert (tmp_path / "sweep/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_without_pytorch_other_commands_end_in_one_line(sweep: Path) -> None:
     for name, words in (("train", ["fold=0"]), ("export", [f"checkpoint={sweep}"])):
         done = without_torch(name, *words)
@@ -630,6 +633,7 @@ def test_heat_maps_of_an_exported_model_are_those_of_its_checkpoints(sweep: Path
         theirs.heat(squares, theirs.outputs(squares, maps=True), [0] * len(paths), "gradient")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_files(
     sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

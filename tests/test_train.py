@@ -29,6 +29,8 @@ from tests.commands import command
 
 Train = Callable[..., Path]
 Quick = tuple[str, ...]
+# What needs neither heat maps nor much training.
+ONCE = ("trainer.max_epochs=1", "explain=off")
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +152,12 @@ def test_the_best_checkpoint_predicts_from_files_without_the_store(run: Path, ca
 
 def test_the_same_seed_repeats_the_predictions_and_another_does_not(run: Path, train: Train) -> None:
     first = (run / "predictions.csv").read_bytes()
-    assert (train("fold=3") / "predictions.csv").read_bytes() == first
-    assert (train("fold=3", "seed=1") / "predictions.csv").read_bytes() != first
+    assert (train("fold=3", "explain=off") / "predictions.csv").read_bytes() == first
+    assert (train("fold=3", "seed=1", "explain=off") / "predictions.csv").read_bytes() != first
 
 
 def test_the_image_path_gives_the_same_probabilities_as_the_store(run: Path, train: Train) -> None:
-    plain = predictions(train("fold=3", "features=off", "data.num_workers=0"))
+    plain = predictions(train("fold=3", "features=off", "data.num_workers=0", "explain=off"))
     columns = ["p_covid19", "p_normal", "p_pneumonia"]
     np.testing.assert_allclose(plain[columns], predictions(run)[columns], atol=1e-4)
     assert list(plain["prediction"]) == list(predictions(run)["prediction"])
@@ -172,14 +174,14 @@ def test_what_the_store_cannot_serve_takes_the_image_path_and_says_so(
     train: Train, caplog: pytest.LogCaptureFixture, overrides: list[str], reason: str
 ) -> None:
     with caplog.at_level("INFO"):
-        folder = train("trainer.max_epochs=1", "data.num_workers=0", *overrides)
+        folder = train(*ONCE, "data.image_size=32", "data.num_workers=0", *overrides)
     assert reason in caplog.text
     facts = json.loads((folder / "environment.json").read_text())["backbone_sha256"]
     assert (facts["before_fit"] == facts["after_fit"]) is (overrides != ["model.freeze=false"])
 
 
 def test_without_validation_nothing_is_selected_by_the_test_fold(train: Train) -> None:
-    folder = train("split.validation=none", "trainer.max_epochs=1")
+    folder = train("split.validation=none", *ONCE)
     assert set(predictions(folder)["split"]) == {"test", "unseen"}
     assert metrics(folder)["data"]["validation"] == "none"
     assert OmegaConf.load(folder / "config.yaml").monitor == "train/loss"
@@ -188,7 +190,9 @@ def test_without_validation_nothing_is_selected_by_the_test_fold(train: Train) -
 @pytest.mark.parametrize("monitor", ["val/accuracy", "val/loss"])
 def test_the_checkpoint_is_of_the_best_epoch_whichever_way_the_metric_gets_better(train: Train, monitor: str) -> None:
     # A rate at which neither metric goes one way alone.
-    folder = train(f"monitor={monitor}", "trainer.max_epochs=6", "optim.lr=0.3", "callbacks.early_stopping=null")
+    folder = train(
+        f"monitor={monitor}", "trainer.max_epochs=6", "optim.lr=0.3", "callbacks.early_stopping=null", "explain=off"
+    )
     checkpoint = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
     curves = pd.read_csv(folder / "curves/metrics.csv").dropna(subset=[monitor])
     values = curves.groupby("epoch")[monitor].first()
@@ -251,7 +255,7 @@ def test_a_graphics_card_that_is_not_there_is_reported_before_any_image(train: T
 
 
 def test_validation_on_the_test_fold_is_said_to_be_optimistic(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = train("split.validation=test", "trainer.max_epochs=1")
+    folder = train("split.validation=test", *ONCE)
     table = predictions(folder)
     assert set(table.query("split == 'val'")["image_id"]) == set(table.query("split == 'test'")["image_id"])
     assert "optimistic" in capsys.readouterr().out
@@ -266,8 +270,8 @@ def test_a_image_that_changed_since_prepare_is_refused_and_the_run_goes_on(
     from covidnet.data.phantoms.phantom import write_phantoms
 
     root = tmp_path / "images"
-    write_phantoms(root, images_per_class=33, size=96)
-    arguments = ("data=folder", f"data.root={root}", "trainer.max_epochs=1", "fold=2")
+    write_phantoms(root, images_per_class=22, size=96)
+    arguments = ("data=folder", f"data.root={root}", "data.image_size=32", *ONCE, "fold=2")
     shorter = [o for o in quick if not o.startswith(("data.images_per_class", "data.phantom_size"))]
     first = train(*shorter, *arguments, defaults=())
     victim = predictions(first).query("split == 'test'")["path"].iloc[0]
@@ -286,7 +290,7 @@ def test_a_image_that_changed_since_prepare_is_refused_and_the_run_goes_on(
 def test_the_command_ends_with_the_table_and_the_folder(tmp_path: Path, quick: Quick) -> None:
     folder = tmp_path / "my run"
     done = subprocess.run(
-        [sys.executable, "-m", "covidnet.train", "fold=3", *quick, f"hydra.run.dir='{folder}'"],
+        [sys.executable, "-m", "covidnet.train", "fold=3", *quick, *ONCE, f"hydra.run.dir='{folder}'"],
         cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -297,14 +301,25 @@ def test_the_command_ends_with_the_table_and_the_folder(tmp_path: Path, quick: Q
     assert "Warning" not in done.stderr
 
 
+@pytest.mark.slow
 def test_fast_dev_run_works_through_the_command(tmp_path: Path, quick: Quick) -> None:
-    done = command("covidnet.train", "fold=0", *quick, "trainer.fast_dev_run=true", cwd=tmp_path, timeout=600)
+    done = command(
+        "covidnet.train", "fold=0", *quick, "explain=off", "trainer.fast_dev_run=true", cwd=tmp_path, timeout=600
+    )
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Path, quick: Quick) -> None:
     done = command(
-        "covidnet.train", "-m", "fold=11,4", *quick, f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path, timeout=600
+        "covidnet.train",
+        "-m",
+        "fold=11,4",
+        *quick,
+        *ONCE,
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        cwd=tmp_path,
+        timeout=600,
     )
     assert done.returncode != 0
     assert "fold=11" in done.stderr
@@ -318,6 +333,7 @@ def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Pa
     assert f"Report: {tmp_path / 'sweep/report/report.html'}" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_report(
     tmp_path: Path, quick: Quick
 ) -> None:
@@ -347,6 +363,7 @@ def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_
         assert counts["train"] + counts["val"] == 27
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["folder", "kaggle"])
 def test_real_radiographs_train_in_both_layouts(train: Train, kit: Path, layout: str) -> None:
     root = kit if layout == "folder" else kit / "Data"
@@ -362,6 +379,7 @@ def test_real_radiographs_train_in_both_layouts(train: Train, kit: Path, layout:
     assert known.groupby("patient_id")["fold"].agg(set).map(len).eq(1).all()
 
 
+@pytest.mark.slow
 def test_store_and_image_path_agree_on_real_radiographs(train: Train, kit: Path, tmp_path: Path) -> None:
     # A few patients of each class: the image path goes through the network in every epoch.
     table = pd.read_csv(kit / "metadata.csv", dtype=str)

@@ -139,6 +139,7 @@ def test_no_file_of_a_folder_reaches_hydra_by_its_place(file: str, text: str, tm
         load(tmp_path, file.removesuffix(".yaml"))
 
 
+@pytest.mark.slow
 def test_commands_run_nothing_that_a_folder_names(tmp_path: Path) -> None:
     """Through Hydra itself, with a logging handler that would make a file, and a callback that would read a pickle."""
     handler = {"()": "pathlib.Path.touch", "self": str(tmp_path / "ran")}

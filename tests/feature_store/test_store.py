@@ -304,6 +304,7 @@ def stored_keys(store: FeatureStore) -> list[bytes]:
     return [row.tobytes() for path in segments(store) for row in load_file(path)["keys"]]
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_a_store_that_opens_and_is_completed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -337,6 +338,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_store_that_opens_and_is_complete
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["os.fsync", "Path.replace"])
 def test_a_writer_killed_within_a_write_leaves_nothing_that_is_read(tmp_path: Path, moment: str) -> None:
     keys = keys_of(6)
@@ -354,6 +356,7 @@ def test_a_writer_killed_within_a_write_leaves_nothing_that_is_read(tmp_path: Pa
     assert open_store(tmp_path).read(keys)[1].all()
 
 
+@pytest.mark.slow
 def test_two_writers_take_turns_and_write_nothing_twice(tmp_path: Path) -> None:
     total = 600
     keys = keys_of(total)
@@ -368,6 +371,7 @@ def test_two_writers_take_turns_and_write_nothing_twice(tmp_path: Path) -> None:
     np.testing.assert_array_equal(vectors, vectors_of(keys))
 
 
+@pytest.mark.slow
 def test_readers_see_whole_segments_while_a_writer_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     total = 120
     keys = keys_of(total)

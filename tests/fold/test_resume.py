@@ -86,6 +86,7 @@ def same(one: Path, other: Path) -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_killed_at_random_moments_and_resumed_are_bit_equal(
     kind: str, tmp_path: Path, start: Callable[..., Any]
@@ -130,6 +131,7 @@ def test_runs_killed_at_random_moments_and_resumed_are_bit_equal(
         assert not (folder / "checkpoints/resume.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_also_where_none_was_due(tmp_path: Path, start: Callable[..., Any]) -> None:
     """A head's checkpoints wait in memory for half a minute; this one is stopped after seconds."""
     folder = tmp_path / "run"
@@ -348,6 +350,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return run("covidnet.train", *arguments, cwd=cwd, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_sweep_skips_finished_folds_and_goes_on_with_the_others(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     settings = [word for word in WHOLE if not word.startswith(("fold=", "trainer.max_epochs"))]
@@ -368,6 +371,7 @@ def test_a_sweep_skips_finished_folds_and_goes_on_with_the_others(tmp_path: Path
     assert (sweep / "report/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_own_config(tmp_path: Path) -> None:
     first = tmp_path / "first"
     settings = [word for word in WHOLE if not word.startswith("trainer.max_epochs")]

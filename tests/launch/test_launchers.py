@@ -80,6 +80,7 @@ def only_sweep(cwd: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: Path, tmp_path: Path) -> None:
     needs("hydra_joblib_launcher")
     # Without a sweep folder of ours: the jobs have to find the one that the first process has named.
@@ -97,6 +98,7 @@ def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: 
     assert "Warning" not in done.stderr
 
 
+@pytest.mark.slow
 def test_submitit_local_gives_the_serial_numbers(serial: Path, tmp_path: Path) -> None:
     needs("hydra_submitit_launcher")
     done = train(tmp_path, "-m", "fold=0,1", *TINY, "hydra/launcher=slurm_local")
@@ -107,6 +109,7 @@ def test_submitit_local_gives_the_serial_numbers(serial: Path, tmp_path: Path) -
     assert done.stdout.count("Report: ") == 1
 
 
+@pytest.mark.slow
 def test_a_job_of_submitit_that_is_killed_is_one_failed_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("hydra_submitit_launcher")
     import submitit
@@ -252,6 +255,7 @@ def test_a_preset_has_every_field_of_its_plugin(launcher: str) -> None:
     assert given == {field.name for field in fields(plugin)}
 
 
+@pytest.mark.slow
 def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
     needs("hydra_optuna_sweeper")
     done = train(
@@ -329,6 +333,7 @@ def test_a_graphics_card_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert errors[0].startswith("error: trainer: No supported gpu backend found; trainer=default ")
 
 
+@pytest.mark.slow
 def test_jobs_started_at_once_share_one_split_and_one_store(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     settings = (
@@ -361,6 +366,7 @@ def test_jobs_started_at_once_share_one_split_and_one_store(tmp_path: Path) -> N
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["cnn", "densenet121"])
 def test_two_processes_train_one_run_and_every_image_counts_once(tmp_path: Path, model: str) -> None:
     done = train(
@@ -404,6 +410,7 @@ def slurm() -> Iterator[dict[str, str]]:
         yield env
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_slurm_gives_the_serial_numbers(serial: Path, tmp_path: Path, slurm: dict[str, str]) -> None:
     needs("hydra_submitit_launcher")
@@ -412,6 +419,7 @@ def test_slurm_gives_the_serial_numbers(serial: Path, tmp_path: Path, slurm: dic
     assert_same_numbers(only_sweep(tmp_path), serial)
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_slurm_that_refuses_the_jobs_is_one_line_of_ours(tmp_path: Path, slurm: dict[str, str]) -> None:
     needs("hydra_submitit_launcher")
@@ -423,6 +431,7 @@ def test_slurm_that_refuses_the_jobs_is_one_line_of_ours(tmp_path: Path, slurm: 
     assert "invalid partition specified: large" in line
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_path: Path, slurm: dict[str, str]) -> None:
     needs("hydra_submitit_launcher")

@@ -43,6 +43,7 @@ def pooled(network: nn.Module, images: Tensor) -> Tensor:
         return network(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_maps_have_the_promised_depth_and_two_builds_are_equal(name: str) -> None:
     backbone = build_backbone(name, seed=3).eval()
@@ -59,6 +60,7 @@ def test_maps_have_the_promised_depth_and_two_builds_are_equal(name: str) -> Non
     assert hash_state(build_backbone(name, seed=4)) != hash_state(backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_residual_features_are_those_of_torchvision(name: str, tmp_path: Path) -> None:
     reference = unsettled(getattr(torchvision.models, name)(weights=None))
@@ -69,6 +71,7 @@ def test_residual_features_are_those_of_torchvision(name: str, tmp_path: Path) -
     torch.testing.assert_close(found, pooled(reference, images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_inception_features_are_those_of_torchvision_on_its_own_input(tmp_path: Path) -> None:
     # With published weights torchvision takes ImageNet's normalisation and turns it into the one of the weights.
     reference = torchvision.models.Inception3(aux_logits=True, transform_input=True, init_weights=False)
@@ -83,6 +86,7 @@ def test_inception_features_are_those_of_torchvision_on_its_own_input(tmp_path: 
     torch.testing.assert_close(found, pooled(reference, (grey - means) / stds), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_inception_resnet_features_are_those_of_timm(tmp_path: Path) -> None:
     reference = timm.create_model("inception_resnet_v2", pretrained=False).eval()
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
@@ -93,6 +97,7 @@ def test_inception_resnet_features_are_those_of_timm(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_installed_weights_recognise_what_is_on_a_photograph() -> None:
     """Google's numbers for the right classes; a wrong order of tensors or a wrong input would not give them."""
     published = NETWORKS["efficientnet_lite0"].imagenet
@@ -208,6 +213,7 @@ def test_a_block_projects_expands_and_extends() -> None:
 
 
 # With the head for three classes. torchvision and timm state their counts with a layer for ImageNet's 1,000 classes.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "published"),
     [
@@ -227,11 +233,13 @@ def test_networks_of_torchvision_have_the_weights_that_it_counts(name: str, publ
     assert sum(weight.numel() for weight in build_backbone(name).parameters()) == published
 
 
+@pytest.mark.slow
 def test_covidnet_has_as_many_weights_as_its_article_counts() -> None:
     count = sum(weight.numel() for weight in build_classifier("covidnet_cxr", freeze=False).parameters())
     assert count == pytest.approx(11.75e6, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2"])
 def test_random_weights_of_the_inception_family_tell_images_apart(name: str) -> None:
     backbone = build_backbone(name).eval()
@@ -243,6 +251,7 @@ def test_random_weights_of_the_inception_family_tell_images_apart(name: str) -> 
     assert float(features.std(0).median()) > 1e-3
 
 
+@pytest.mark.slow
 def test_weights_of_timm_are_taken_from_the_cache_of_its_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("COVIDNET_OFFLINE")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

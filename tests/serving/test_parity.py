@@ -23,6 +23,8 @@ from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.server import create_app
 from tests.serving.conftest import IMAGES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def certain(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -193,6 +193,7 @@ def test_disabled_writes_nothing(tmp_path: Path, metrics: dict[str, Any], predic
     assert not run_files(tmp_path)
 
 
+@pytest.mark.slow
 def test_wandb_that_dies_stops_the_logging_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from wandb.sdk import wandb_setup
 
@@ -247,6 +248,7 @@ def test_a_refused_key_is_one_line_with_its_remedy(
             wandb_logger(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_silent_in_the_middle_of_a_run_costs_the_patience_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     metrics: dict[str, Any], predictions: pd.DataFrame,
@@ -312,6 +314,7 @@ def alone(folder: Path, **environment: str) -> tuple[int, list[str], float, list
     return done.returncode, done.stderr.splitlines(), float(done.stdout), kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["hole", "away"])
 def test_a_network_that_swallows_everything_is_no_worse_than_none(tmp_path: Path, where: str) -> None:
     with black_hole() as hole:

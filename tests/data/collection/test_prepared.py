@@ -666,6 +666,7 @@ def _prepare_in_a_process(cache: Path, barrier: Any, answers: Any) -> None:
     answers.put((prepared.manifest_sha256, prepared.split_sha256, written["manifest.csv"].stat().st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_two_processes_that_start_together_get_one_study(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(2), context.Queue()
@@ -689,6 +690,7 @@ def test_record_of_a_split_tells_what_it_was_made_from(root: Path, tmp_path: Pat
     assert (record["group"], record["seed"]) == ("patient", 0)
 
 
+@pytest.mark.slow
 def test_covid_kit_prepares_with_the_metadata_of_its_parent(kit: Path, tmp_path: Path) -> None:
     prepared = prepare(settings(kit / "Data"), tmp_path)
     table = pd.read_csv(kit / "metadata.csv", dtype=str)

@@ -23,7 +23,10 @@ from tests.serving.web.servers import image_png, serving
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 OPENSSL = shutil.which("openssl")
-pytestmark = pytest.mark.skipif(NGINX is None or OPENSSL is None, reason="there is no nginx or openssl on this machine")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(NGINX is None or OPENSSL is None, reason="there is no nginx or openssl on this machine"),
+]
 
 WRAPPED = """
 daemon off;

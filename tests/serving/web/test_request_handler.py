@@ -207,6 +207,7 @@ def test_a_finished_answer_does_not_wait_for_the_readers() -> None:
     within(predictor, work, decoders)
 
 
+@pytest.mark.slow
 def test_closing_stops_all_work_within_seconds() -> None:
     predictor, decoders = FakePredictor(), FakeDecoders()
     predictor.open.clear()

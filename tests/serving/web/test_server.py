@@ -403,6 +403,7 @@ def test_neither_a_file_nor_its_name_is_kept(
     assert not any("muster" in text for text in ours)
 
 
+@pytest.mark.slow
 def test_2000_damaged_files_leave_no_failure_no_file_and_no_memory(
     watched: Callable[[], list[Path]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -498,6 +499,7 @@ def posted(port: int, data: bytes) -> tuple[int, Any]:
         line.close()
 
 
+@pytest.mark.slow
 def test_100_damaged_forms_leave_no_failure() -> None:
     rng = random.Random(11)
     data = image_png()
