@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -59,15 +61,12 @@ def acquisition(study: Study) -> Answer:
         rows.append((str(name), *_association(facts[name], units, study)))
     table = pd.DataFrame(rows, columns=["column", "values", "cramers_v", "low", "high", "p"])
     table["p_holm"] = holm(table["p"].tolist())
-    for row in table.to_dict("records"):
-        name, v = row["column"], row["cramers_v"]
-        if not (v >= _WEAK and row["p_holm"] < 0.001) or (name == "source" and separated):
-            continue
-        level: Level = "information" if name in _PIXELS else "blocks" if v >= _STRONG else "weakens"
-        interval = None if np.isnan(row["low"]) else (row["low"], row["high"])
-        meaning = "It may be the disease itself, or the machine." if name in _PIXELS else _MEANING
-        what = f"Class and {name} are associated (Cram\u00e9r's V, 0 to 1)."
-        findings.append(Finding(NAME, level, what, v, interval, (), meaning, _REMEDY, ""))
+    table = table.sort_values("cramers_v", ascending=False, ignore_index=True)
+    sure = table[(table["cramers_v"] >= _WEAK) & (table["p_holm"] < 0.001)]
+    sure = sure[(sure["column"] != "source") | (not separated)]
+    of_pixels = sure["column"].isin(_PIXELS)
+    findings += _associated(sure[~of_pixels], _MEANING)
+    findings += _associated(sure[of_pixels], "It may be the disease itself, or the machine.")
     notes = []
     recorded = facts.drop(columns=[name for name in _PIXELS if name in facts])
     try:
@@ -83,7 +82,7 @@ def acquisition(study: Study) -> Answer:
     ]
     if absent:
         notes.append(f"Not possible: {', '.join(absent)}; the table of the images has no such column.")
-    return Answer(findings, {"acquisition": table.sort_values("cramers_v", ascending=False)}, notes)
+    return Answer(findings, {"acquisition": table}, notes)
 
 
 def facts_of(study: Study) -> pd.DataFrame:
@@ -163,6 +162,19 @@ def _association(fact: pd.Series, units: pd.DataFrame, study: Study) -> tuple[in
     return len(counts), float(cramers_v(counts)), *interval, p
 
 
+def _associated(rows: pd.DataFrame, meaning: str) -> list[Finding]:
+    """A finding for columns that are associated with the class, the strongest first."""
+    if not len(rows):
+        return []
+    first = rows.iloc[0]
+    named = ", ".join(f"{row.column} ({row.cramers_v:.2f})" for row in rows.itertuples())
+    level: Level = "blocks" if first["cramers_v"] >= _STRONG else "weakens"
+    level = level if meaning == _MEANING else "information"
+    interval = None if np.isnan(first["low"]) else (float(first["low"]), float(first["high"]))
+    what = f"The class is associated with {named}: Cram\u00e9r's V, 0 to 1, of which the largest is given."
+    return [Finding(NAME, level, what, float(first["cramers_v"]), interval, (), meaning, _REMEDY, "")]
+
+
 def _separation(study: Study, labels: npt.NDArray[np.str_]) -> list[Finding]:
     """Sources that hold one class only."""
     source = study.images["source"]
@@ -191,43 +203,79 @@ def _forest(
 ) -> tuple[list[Finding], str]:
     """The balanced accuracy of a forest on all columns, on patients that it was not fitted to."""
     from sklearn.ensemble import RandomForestClassifier
-    from sklearn.model_selection import StratifiedGroupKFold
 
     if facts.empty or not len(facts.columns):
         raise NotPossibleError("no column differs between images")
-    fewest = min(len(set(study.patients[labels == label])) for label in classes)
-    if fewest < _FOLDS:
-        raise NotPossibleError(f"a class has {counted(fewest, 'patient')}, at least {_FOLDS} are needed")
     columns = [
         facts[name] if pd.api.types.is_numeric_dtype(facts[name]) else pd.Series(pd.factorize(facts[name])[0])
         for name in facts
     ]
     inputs = np.stack([np.asarray(column, np.float64) for column in columns], 1)
-    hits = np.zeros(len(labels), bool)
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=study.seed)
-    for fit, test in folds.split(inputs, labels, study.patients):
-        forest = RandomForestClassifier(
-            _FOREST,
-            min_samples_leaf=3,
-            max_features=None,
-            class_weight="balanced",
-            max_samples=min(_LARGE, len(fit)),
-            random_state=study.seed,
-        )
-        hits[test] = forest.fit(inputs[fit], labels[fit]).predict(inputs[test]) == labels[test]
+    forest = RandomForestClassifier(
+        _FOREST,
+        min_samples_leaf=3,
+        max_features=None,
+        class_weight="balanced",
+        max_samples=min(_LARGE, len(labels) // 2),
+        random_state=study.seed,
+    )
+    hits = predicted(forest, inputs, labels, study.patients, study.seed) == labels
     value, interval = balanced_accuracy(hits, labels, study.patients, study.resamples, study.seed)
-    chance = 1 / len(classes)
+    chance, model = 1 / len(classes), model_accuracy(study)
     note = f"From {', '.join(map(str, facts))} alone a forest reaches a balanced accuracy of {value:.1%}"
-    note += f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-    model = _model_accuracy(study)
-    note += f"; guessing reaches {chance:.1%}"
+    note += f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]; guessing reaches {chance:.1%}"
     note += f", the model {model:.1%}." if model is not None else "."
-    if value < chance + _GAIN or interval[0] < chance + _GAIN / 3:
+    level = graded(value, interval, chance, model)
+    if level is None:
         return [], note
-    level: Level = "blocks" if value >= _STRONG or (model is not None and value >= model - 0.02) else "weakens"
     what = f"Metadata alone predict the class: balanced accuracy, where guessing has {chance:.1%}"
     what += f" and the model {model:.1%}." if model is not None else "."
     return [Finding(NAME, level, what, value, interval, (), _MEANING, _REMEDY)], note
+
+
+def graded(value: float, interval: Interval, chance: float, model: float | None) -> Level | None:
+    """What it means that the class is predicted from something that is not the lung.
+
+    Args:
+        value: balanced accuracy.
+        interval: its 95% interval.
+        chance: that of guessing.
+        model: that of the sweep's models; None without a sweep.
+
+    Returns:
+        None unless it is 15 points above guessing, and by as much as its interval is wide, since many parts are tried
+        on few patients; ``blocks`` where it is as good as the model.
+    """
+    if value - chance < max(_GAIN, interval[1] - interval[0]):
+        return None
+    return "blocks" if value >= _STRONG or (model is not None and value >= model - 0.02) else "weakens"
+
+
+def predicted(
+    model: Any, inputs: npt.NDArray[Any], labels: npt.NDArray[np.str_], patients: npt.NDArray[np.intp], seed: int
+) -> npt.NDArray[np.str_]:
+    """The classes that a model of scikit-learn predicts for patients that it was not fitted to.
+
+    Args:
+        model: a classifier; fitted five times.
+        inputs: (n, features).
+        labels: (n,) the classes.
+        patients: (n,) the patient of each image.
+        seed: of the folds.
+
+    Raises:
+        NotPossibleError: a class has fewer than five patients.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    fewest = min(len(set(patients[labels == label])) for label in set(labels))
+    if fewest < _FOLDS:
+        raise NotPossibleError(f"a class has {counted(fewest, 'patient')}, at least {_FOLDS} are needed")
+    found = np.empty_like(labels)
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    for fit, test in folds.split(inputs, labels, patients):
+        found[test] = model.fit(inputs[fit], labels[fit]).predict(inputs[test])
+    return found
 
 
 def balanced_accuracy(
@@ -265,7 +313,8 @@ def balanced_accuracy(
     return float((right.sum(0) / whole.sum(0)).mean()), interval
 
 
-def _model_accuracy(study: Study) -> float | None:
+def model_accuracy(study: Study) -> float | None:
+    """The balanced accuracy of the sweep's models on their test folds; None without a sweep."""
     try:
         table = pooled_predictions(study.sweep.runs)
     except NotPossibleError:

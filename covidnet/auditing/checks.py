@@ -13,6 +13,7 @@ from covidnet.auditing.labels import labels
 from covidnet.auditing.leaks import leaks
 from covidnet.auditing.published_tables import published_tables
 from covidnet.auditing.same_image import same_image
+from covidnet.auditing.shortcuts import shortcuts
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.auditing.subgroups import subgroups
 
@@ -20,7 +21,10 @@ CHECKS: tuple[Check, ...] = (
     Check("leaks", "Leaks of the split", "Do the files of the sweep keep every rule of the folds?", leaks),
     Check("identity", "Patient identity", "Is each patient one id, and each id one patient?", identity),
     Check("same_image", "The same image again", "Does an image occur more than once, however changed?", same_image),
-    Check("acquisition", "Source and acquisition", "Does anything but the lung give the class away?", acquisition),
+    Check(
+        "acquisition", "Source and acquisition", "Does what is known of the images give the class away?", acquisition
+    ),
+    Check("shortcuts", "Shortcuts", "Do corners and borders of the images give the class away?", shortcuts),
     Check("labels", "Labels", "Do copies or the models contradict labels?", labels),
     Check("subgroups", "Subgroups", "Is the accuracy lower in some group of images?", subgroups),
     Check("clinical", "Clinical reading", "What do the rates mean where the disease is rare?", clinical),

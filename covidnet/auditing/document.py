@@ -36,7 +36,7 @@ from covidnet.report.rendering.markdown import markdown_of
 from covidnet.report.rendering.pictures import remove_old_pictures, write_pictures
 from covidnet.report.sweep.content import numbered
 from covidnet.report.values import Value
-from covidnet.report.words import estimate_text
+from covidnet.report.words import estimate_text, probability
 
 FILES = ("audit.html", "audit.md", "audit.json")
 """What an audit always writes; each table is a CSV file beside them."""
@@ -128,7 +128,7 @@ def _ran(audit: Audit, name: str) -> bool:
 
 
 def _notice(audit: Audit) -> Notice:
-    items = [f"{LEVELS[one.level].capitalize()}: {one.what}" for one in audit.serious]
+    items = [f"{LEVELS[one.level].capitalize()}: {one.what} {number_text(one)}" for one in audit.serious]
     return Notice(
         "What could be wrong", items or ["Nothing above the level \u201cfor your information\u201d."], not items
     )
@@ -142,7 +142,9 @@ def _overview(audit: Audit) -> Table:
         elif check.name in audit.answers:
             found = [one for one in audit.findings if one.check == check.name]
             rows += [[check.title, LEVELS[one.level], number_text(one), str(len(one.images) or "")] for one in found]
-            rows += [] if found else [[check.title, "nothing found", "", ""]]
+            partly = any(note.startswith("Not possible") for note in audit.answers[check.name].notes)
+            nothing = "nothing found; in part not possible" if partly else "nothing found"
+            rows += [] if found else [[check.title, nothing, "", ""]]
     columns = [Column("Check"), Column("Result"), Column("Number behind it"), Column("Images")]
     return Table("The checks and what they found; in brackets 95% intervals, the patient as the unit.", columns, rows)
 
@@ -197,7 +199,11 @@ def sheet(pixels: Sequence[npt.NDArray[np.uint8]]) -> bytes:
 
 
 def _table(name: str, table: pd.DataFrame) -> Table:
-    rows = [[_cell(value) for value in row] for row in table.head(_ROWS).astype(object).to_numpy().tolist()]
+    tests = [column in ("p", "p_holm") for column in table]
+    rows = [
+        [probability(value) if test else _cell(value) for value, test in zip(row, tests, strict=True)]
+        for row in table.head(_ROWS).astype(object).to_numpy().tolist()
+    ]
     more = f"; the first {_ROWS} of {len(table):,} rows" if len(table) > _ROWS else ""
     return Table(f"{name}.csv{more}.", [Column(str(column).replace("_", " ")) for column in table], rows)
 

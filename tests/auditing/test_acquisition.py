@@ -46,7 +46,7 @@ def test_clean_phantoms_say_nothing_of_the_class(clean: Study) -> None:
 def test_a_source_for_each_class_blocks_a_claim(clean: Study) -> None:
     source = clean.images["label"].str[:1].replace({"N": "C"})
     found = acquisition(altered(clean, source=source)).findings
-    assert "Class and source are associated" in found[0].what  # one source still holds two classes
+    assert "The class is associated with source (0.99)" in found[0].what  # one source still holds two classes
     found = acquisition(altered(clean, source="hospital " + clean.images["label"])).findings
     assert found[0].what == "Source and class cannot be separated in these data: each of 3 sources has one class only."
     assert {one.level for one in found} == {"blocks"}
@@ -60,7 +60,7 @@ def test_a_class_that_is_given_away_by_sex_weakens_a_claim(clean: Study) -> None
     ill = (clean.images["label"] == "COVID-19").to_numpy()
     sex = np.where(ill == (number % 8 > 0), "M", "F")
     answer = acquisition(altered(clean, columns=clean.columns.assign(sex=sex)))
-    (found,) = [one for one in answer.findings if "Class and sex" in one.what]
+    (found,) = [one for one in answer.findings if "associated with sex" in one.what]
     table = answer.tables["acquisition"].set_index("column")
     assert found.level == "weakens"
     assert found.interval[0] < found.number == table.loc["sex", "cramers_v"] < found.interval[1]
