@@ -126,3 +126,11 @@ def test_a_folder_that_is_no_sweep_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_arithmetic_of_the_published_tables_is_what_is_kept(tmp_path: Path) -> None:
+    done = make("audit", "--out", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("published.csv", "published_tables.csv"):
+        assert (tmp_path / name).read_bytes() == (PROJECT / "experiments/audit/results" / name).read_bytes()
+    assert "printed rates cannot be right" in done.stdout

@@ -100,6 +100,7 @@ def run(cwd: Path, cache: Path, *words: str) -> subprocess.CompletedProcess[str]
     return command("covidnet.audit", *given, *words, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_exit_codes(phantoms: Path, changed: Path, cache: Path, tmp_path: Path) -> None:
     first = ["data=folder", f"data.root={phantoms}", "out=first", "strict=true"]
     done = run(tmp_path, cache, *first)
@@ -124,6 +125,7 @@ def test_exit_codes(phantoms: Path, changed: Path, cache: Path, tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(changed: Path, cache: Path, tmp_path: Path, sweep: Path) -> None:
     folder = ["data=folder", f"data.root={changed}"]
     for words, answer in (

@@ -1,0 +1,66 @@
+"""The arithmetic of the paper's Tables 3, 5 and 7: python experiments/audit/make.py [--out FOLDER].
+
+Writes published.csv, which `covidnet audit audit.published=FILE` reads, and published_tables.csv, what it finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from covidnet.auditing.published_tables import RATES, published_tables
+from covidnet.auditing.study import Study
+from covidnet.report.paper.published import TABLE3, TABLE4, TABLE5, TABLE7
+from covidnet.report.values import printed
+
+_TESTS = 10
+_OTHERS = ("bacterial", "viral", "normal")
+
+
+def published() -> pd.DataFrame:
+    """The rows whose numbers of images the paper prints."""
+    rows = []
+    for name, row in TABLE3.items():
+        negatives = sum(int(row[other] or 0) for other in _OTHERS)
+        if negatives:
+            rows.append(_row(f"Table 3, {name}", int(row["covid19"] or 0), negatives, row))
+    tested = {name: _TESTS * row["test"] for name, row in TABLE4.items()}
+    total = sum(tested.values())
+    rows += [_row(f"Table 5, {name}", tested[name], total - tested[name], row) for name, row in TABLE5.items()]
+    covid = tested["COVID-19"]
+    rows += [_row(f"Table 7, {name}", covid, total - covid, row) for name, row in TABLE7.items() if name != "RT-PCR"]
+    return pd.DataFrame(rows)
+
+
+def _row(name: str, positives: int, negatives: int, rates: Mapping[str, object]) -> dict[str, object]:
+    given = {rate: rates.get(rate) for rate in RATES}
+    words = {rate: f"{printed(float(str(value))).number}%" for rate, value in given.items() if value is not None}
+    return {
+        "name": name,
+        "positives": positives,
+        "negatives": negatives,
+        **{rate: words.get(rate, "") for rate in RATES},
+    }
+
+
+def main() -> None:
+    """Write both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "published.csv"
+    published().to_csv(file, index=False, lineterminator="\n")
+    answer = published_tables(Study(None, published=file))
+    found = answer.tables["published_tables"]
+    found.to_csv(out / "published_tables.csv", index=False, float_format="%.4f", lineterminator="\n")
+    print(answer.notes[0])  # noqa: T201
+    for finding in answer.findings:
+        print(finding.what)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
