@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.errors import DataError, SettingError
-from covidnet.base.names import counted, shown
+from covidnet.base.names import counted, real_path, shown
 from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import launch
 from covidnet.serving.checkpoint_path import ONNX, find_models
@@ -94,7 +94,7 @@ def _check_out(out: Path, root: Path) -> None:
 
     # Commands skip their own results when they search a folder for images.
     skipped = own_results(out) is not None and own_results(root) is None
-    if out.resolve().is_relative_to(root.resolve()) and not skipped:
+    if real_path(out).is_relative_to(real_path(root)) and not skipped:
         raise SettingError("out", out, f"a folder outside of {root}", "the report would be among the images")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.classes import ClassList
 from covidnet.base.errors import CovidnetError
+from covidnet.base.names import real_path
 from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import config_dir, launch
 from covidnet.learning.monitor import direction
@@ -61,7 +62,7 @@ def _arguments(given: list[str]) -> list[str]:
         after = at + 1
         if not value and after < len(given):
             value, after = given[after], after + 1
-        folder = Path(value).expanduser().resolve()
+        folder = real_path(Path(value).expanduser())
         # Otherwise Hydra finds our own config.yaml, of the same name, first.
         if value and (folder / "config.yaml").is_file():
             given = [*given[:at], "--config-path", str(folder), flag, str(config_dir()), *given[after:]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from pathlib import Path
 
 # The last four are full-width forms, which a Japanese spreadsheet takes for the same.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -26,6 +28,11 @@ def shown(name: object) -> str:
     """
     text = str(name)
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def real_path(path: Path) -> Path:
+    """The absolute path behind all links. A loop of links is kept, and is no file, where ``Path.resolve`` raises."""
+    return Path(os.path.realpath(path))
 
 
 def listed(path: str) -> str:

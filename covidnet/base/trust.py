@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.former import current
+from covidnet.base.names import real_path
 
 MAX_YAML_BYTES = 1_000_000
 """A run's settings take a few kilobytes."""
@@ -198,8 +199,8 @@ def check_links(folder: Path, inside: Path | None = None) -> None:
     Raises:
         DataError: naming the link.
     """
-    home = (inside or folder).resolve()
-    found = (Path(path, name) for path, folders, files in os.walk(folder.resolve()) for name in (*folders, *files))
+    home = real_path(inside or folder)
+    found = (Path(path, name) for path, folders, files in os.walk(real_path(folder)) for name in (*folders, *files))
     for entry in (folder, *found) if inside else found:
-        if entry.is_symlink() and not entry.resolve().is_relative_to(home):
+        if entry.is_symlink() and not real_path(entry).is_relative_to(home):
             raise DataError(f"{entry}: a link that leads out of {home}; nothing is written through it, remove it")

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from covidnet.base.atomic import write_bytes, write_text
 from covidnet.base.caveats import Caveat, caveats_of
 from covidnet.base.errors import ImageRefusedError
-from covidnet.base.names import counted
+from covidnet.base.names import counted, real_path
 from covidnet.base.provenance import environment
 from covidnet.evaluation.metrics import run_metrics
 from covidnet.evaluation.predictions import read_predictions
@@ -88,7 +88,7 @@ class RunFolder:
         """
         s = self.settings
         return {
-            "folder": str(self.path.resolve()),
+            "folder": str(real_path(self.path)),
             "fold": s["fold"],
             "seed": s["seed"],
             "manifest_sha256": self.prepared.manifest_sha256,

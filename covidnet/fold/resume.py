@@ -17,6 +17,7 @@ from typing import Any
 
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.former import current, current_override
+from covidnet.base.names import real_path
 from covidnet.base.trust import check_links, read_yaml
 from covidnet.launch.command import subfolders
 from covidnet.launch.launchers import ENGINES
@@ -58,7 +59,7 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     if not text.strip():
         # resume=$DIR with DIR unset must not start a new run of the defaults.
         raise SettingError("resume", text, "a run folder or a sweep folder", "say resume=DIR")
-    folder = Path(text).expanduser().resolve()
+    folder = real_path(Path(text).expanduser())
     if (folder / ".hydra/overrides.yaml").is_file():
         tasks, hydras, place, mode = _written(folder / ".hydra/hydra.yaml"), [], "hydra.run.dir", []
     elif (folder / "multirun.yaml").is_file():

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from covidnet.base.caveats import Caveat
 from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import real_path
 from covidnet.base.quiet import quieten
 from covidnet.base.trust import check_classes, check_links
 from covidnet.callbacks.curves import restore_curves
@@ -299,7 +300,7 @@ class FoldRun:
         ledger = UnseenLedger.of(self.setup.cache, prepared.split_sha256)
         counted = None
         if not self.setup.locked:
-            facts = {"folder": str(self.folder.resolve()), "fold": s["fold"], "seed": s["seed"]}
+            facts = {"folder": str(real_path(self.folder)), "fold": s["fold"], "seed": s["seed"]}
             counted = ledger.add("run", run_id, facts)
         return {"setting": s["unseen"], "run_id": run_id, "ledger": str(ledger.folder), "scored_in": counted}
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
+from covidnet.base.names import real_path
 from covidnet.base.trust import check_classes
 from covidnet.data.collection.annotations import Annotations
 from covidnet.data.collection.manifest import check_files
@@ -53,7 +54,7 @@ class FoldSetup:
     def __init__(self, settings: dict[str, Any]) -> None:
         check_values(settings)
         self.settings = settings
-        self.cache = Path(settings["cache_dir"]).expanduser().resolve()
+        self.cache = real_path(Path(settings["cache_dir"]).expanduser())
         self.progress = bool(settings["progress"])
         if settings["data"]["image_size"] is None:
             settings["data"]["image_size"] = network(settings["model"]["name"]).spec.size

@@ -17,7 +17,7 @@ import pandas as pd
 from covidnet.base.classes import ClassList
 from covidnet.base.errors import CovidnetError, DataError
 from covidnet.base.former import current
-from covidnet.base.names import counted
+from covidnet.base.names import counted, real_path
 from covidnet.base.trust import read_yaml
 from covidnet.data.folds.splits import COLUMNS, UNSEEN_FOLD
 from covidnet.evaluation.predictions import read_predictions
@@ -206,7 +206,7 @@ def read_sweep(folder: str | Path, name: str = "", only: str | None = None) -> S
             f"{len(runs)} of {len(FOLDS)} folds; run {'it' if len(missing) == 1 else 'each'} with the sweep's "
             f"settings, from the folder where the sweep was started: {again}"
         )
-    return Sweep(folder, name or folder.resolve().name, runs, problems, only or "")
+    return Sweep(folder, name or real_path(folder).name, runs, problems, only or "")
 
 
 def _run_folders(folder: Path, only: str) -> list[Path]:

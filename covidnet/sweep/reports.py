@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import real_path
 from covidnet.base.trust import check_links
 from covidnet.evaluation.bootstrap import RESAMPLES
 
@@ -190,7 +191,7 @@ def summaries_of(
     if len(only) not in (0, 1, len(folders)):
         raise SettingError("only", list(only), f"one text, or {len(folders)}, one for each of sweep_dir")
     chosen = [only[0]] * len(folders) if len(only) == 1 else list(only) or [""] * len(folders)
-    studies = [(folder.expanduser().resolve(), text) for folder, text in zip(folders, chosen, strict=True)]
+    studies = [(real_path(folder.expanduser()), text) for folder, text in zip(folders, chosen, strict=True)]
     if len(set(studies)) != len(studies):
         raise SettingError("sweep_dir", [str(f) for f in folders], "different sweeps", "one of them is given twice")
     sources = list(zip(folders, names or _names(studies), chosen, strict=True))
@@ -209,7 +210,7 @@ def _open(sweeps: Sequence[Sweep], cache_dir: str | Path | None) -> list[bool]:
 
     if cache_dir is None:
         raise SettingError("cache_dir", None, "the folder that the models were trained with")
-    return [open_unseen(sweep, Path(cache_dir).expanduser().resolve()) for sweep in sweeps]
+    return [open_unseen(sweep, real_path(Path(cache_dir).expanduser())) for sweep in sweeps]
 
 
 def card_of(folder: str | Path, only: str = "") -> str:

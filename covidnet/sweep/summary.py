@@ -12,7 +12,7 @@ import pandas as pd
 from covidnet.base.caveats import caveats_of
 from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError, SettingError
-from covidnet.base.names import counted
+from covidnet.base.names import counted, real_path
 from covidnet.base.provenance import file_sha256
 from covidnet.data.folds.splits import UNSEEN_FOLD
 from covidnet.data.folds.unseen_ledger import UnseenLedger
@@ -208,7 +208,7 @@ def unseen_use(sweep: Sweep) -> UnseenUse:
         words = f"has been scored in {count(known, 'run')} (counted in the cache)"
     else:
         words = f"has been scored in at least {count(known, 'run')} (the cache does not have all of them)"
-    home = sweep.folder.resolve()
+    home = real_path(sweep.folder)
     times = set(sweep.openings)
     if ledgers:
         times |= {e["time"] for e in ledgers[0].entries("opening") if e.get("sweep") == str(home) and e.get("time")}

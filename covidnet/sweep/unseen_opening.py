@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 
 from covidnet.base.atomic import WriteError, locked, write_text
 from covidnet.base.errors import DataError, WeightsError
+from covidnet.base.names import real_path
 from covidnet.base.provenance import file_sha256
 from covidnet.base.quiet import quieten
 from covidnet.base.trust import check_links
@@ -82,9 +83,9 @@ def _record(sweep: Sweep, runs: list[Run], before: list[str], cache_dir: Path) -
     opening = secrets.token_hex(8)
     for run in runs:
         ledger = UnseenLedger.of(cache_dir, str(run.split_sha256))
-        ledger.add("opening", opening, {"sweep": str(sweep.folder.resolve()), "time": now})
+        ledger.add("opening", opening, {"sweep": str(real_path(sweep.folder)), "time": now})
         run_id = str((run.environment.get("unseen") or {}).get("run_id"))
-        facts = {"folder": str(run.folder.resolve()), "fold": run.fold, "seed": run.settings.get("seed")}
+        facts = {"folder": str(real_path(run.folder)), "fold": run.fold, "seed": run.settings.get("seed")}
         # The id becomes a file name. Without a valid one, the hash of the predictions identifies the run.
         known = re.fullmatch("[0-9a-f]{16}", run_id)
         ledger.add("run", run_id if known else file_sha256(run.folder / "predictions.csv")[:16], facts)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from covidnet.base.errors import DataError, SettingError
+from covidnet.base.names import real_path
 from covidnet.data.collection.sources import image_files, log_skipped_files, own_results
 from covidnet.data.reading.images import is_image_file
 
@@ -36,12 +37,12 @@ def find_images(given: str) -> tuple[Path, list[str]]:
         raise SettingError("input", given, "a file, a folder or a pattern of images", "say input=FILE_OR_FOLDER")
     path = Path(given).expanduser()
     if path.is_file():
-        return path.parent.resolve(), [path.name]
+        return real_path(path.parent), [path.name]
     if path.is_dir():
-        found = image_files(path.resolve())
+        found = image_files(real_path(path))
         if not found:
             raise DataError(f"input={given}: no image in this folder; give the folder that holds the images")
-        return path.resolve(), found
+        return real_path(path), found
     root, names = _pattern(path)
     if not names:
         cause = "no image matches this pattern" if glob.has_magic(given) else "no such file or folder"
@@ -83,23 +84,23 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
         SettingError: `out` is the input folder or inside it, or inside a folder of masks; or a picture would replace an
             image, or be written through a link in `out`.
     """
-    target = out.expanduser().resolve()
+    target = real_path(out.expanduser())
     folder = root if Path(given).expanduser().is_dir() or "**" in given else None
     for kept in (folder, *annotated):
         skipped = own_results(target) is not None and kept is not None and own_results(kept) is None
-        if kept is not None and target.is_relative_to(kept.resolve()) and not skipped:
+        if kept is not None and target.is_relative_to(real_path(kept)) and not skipped:
             raise SettingError(
                 "out", out, f"a folder outside of {kept}", "pictures would be mixed with the images and masks"
             )
-    images = {(root / path).parent.resolve() / Path(path).name for path in paths}
-    images |= {(root / path).resolve() for path in paths}
+    images = {real_path((root / path).parent) / Path(path).name for path in paths}
+    images |= {real_path(root / path) for path in paths}
     for picture in pictures_of(paths).values():
         place = target / picture
-        if place.parent.resolve() != place.parent:
+        if real_path(place.parent) != place.parent:
             raise SettingError(
                 "out", out, "a folder without links", f"{place.parent} is reached through a link; remove the link"
             )
-        if {place.parent.resolve() / place.name, place.resolve()} & images:
+        if {real_path(place.parent) / place.name, real_path(place)} & images:
             raise SettingError("out", out, "a folder without the images", f"a picture would replace {place}")
 
 
@@ -137,7 +138,7 @@ def _pattern(path: Path) -> tuple[Path, list[str]]:
     plain = [n for n, part in enumerate(path.parts) if glob.has_magic(part)]
     if not plain:
         return path, []
-    root = Path(*path.parts[: plain[0]]).resolve()
+    root = real_path(Path(*path.parts[: plain[0]]))
     if not root.is_dir():
         return root, []
     pattern = "/".join(path.parts[plain[0] :])

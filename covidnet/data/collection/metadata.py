@@ -18,7 +18,7 @@ import pandas as pd
 
 from covidnet.base.classes import DEFAULT_CLASSES, ClassList, label_of
 from covidnet.base.errors import DataError
-from covidnet.base.names import counted, inert
+from covidnet.base.names import counted, inert, real_path
 from covidnet.data.collection.layouts import LAYOUTS, OWN, Layout, layout_of, plain
 from covidnet.data.reading.images import SUFFIXES
 
@@ -570,7 +570,7 @@ def _check_lost(
 def _is_outside(name: str, root: Path) -> bool:
     """Whether a row names a file by a path that leads out of the folder."""
     leads = ".." in _posix(name).parts or (Path(name).is_absolute() and Path(name).is_file())
-    return leads and not (root / name).resolve().is_relative_to(root)
+    return leads and not real_path(root / name).is_relative_to(root)
 
 
 def _cells(

@@ -18,7 +18,7 @@ import pandas as pd
 from covidnet.base.atomic import locked, write_text
 from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import DataError, SettingError, SplitError
-from covidnet.base.names import counted
+from covidnet.base.names import counted, real_path
 from covidnet.data.collection.manifest import Manifest, Rules, duplicates, manifest_hash, scan
 from covidnet.data.collection.manifest_files import (
     digest,
@@ -225,7 +225,7 @@ def given_table(data: Mapping[str, Any]) -> Given | None:
     if any(numbers) and not (all(numbers) and min(columns.values()) > 0 and "filename" in columns):
         remedy = "numbers, counted from 1, are for a table without a header line"
         raise SettingError("data.columns", dict(columns), "all names, or all numbers with filename", remedy)
-    files = tuple(Path(file).expanduser().resolve() for file in ([table] if isinstance(table, str) else table or ()))
+    files = tuple(real_path(Path(file).expanduser()) for file in ([table] if isinstance(table, str) else table or ()))
     return Given(files, columns, separator)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from covidnet.base.classes import AUTO, DEFAULT_CLASSES, MOST_CLASSES, ClassList, key_of, label_of
 from covidnet.base.errors import DataError, SettingError
-from covidnet.base.names import counted, harmless
+from covidnet.base.names import counted, harmless, real_path
 from covidnet.data.collection.layouts import LAYOUTS
 from covidnet.data.collection.metadata import FILE as METADATA
 from covidnet.data.collection.metadata import Given, Metadata, read_list, read_metadata
@@ -133,7 +133,7 @@ def folder_source(
         DataError: the folder is missing, has no images or has images without a class, or the table cannot be used.
         SettingError: a name in `ignore` matches nothing, `unseen` no image, or the classes found are too few or many.
     """
-    root = Path(root).expanduser().resolve()
+    root = real_path(Path(root).expanduser())
     if not root.is_dir():
         cause = "is a file" if root.exists() else "no such folder"
         raise DataError(f"data.root={root}: {cause}; give the folder that holds the images")
@@ -221,7 +221,7 @@ def _unseen(published: re.Match[str], root: Path, paths: Sequence[str], metadata
     elif folder:
         found = {path for path in paths if folder.casefold() in map(str.casefold, Path(path).parent.parts)}
     else:
-        found, lost = read_list(Path(file).expanduser().resolve(), root, paths)
+        found, lost = read_list(real_path(Path(file).expanduser()), root, paths)
         if lost:
             log.warning("split.unseen: %s of %s match no image, such as %s", counted(len(lost), "name"), file, lost[0])
     return set(map(harmless, found))
@@ -286,7 +286,7 @@ def own_results(folder: Path) -> Path | None:
     Args:
         folder: any path.
     """
-    real = folder.resolve()
+    real = real_path(folder)
     return next((place for name in _WRITTEN if real.is_relative_to(place := Path.cwd().resolve() / name)), None)
 
 

@@ -122,3 +122,10 @@ def test_no_picture_is_written_through_a_link_in_the_folder_of_results(home: Pat
     (out / "sub").unlink()
     itself.symlink_to(out)
     check_out(str(home), itself, root, paths)
+
+
+def test_a_loop_of_links_is_no_image_and_stops_nothing(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (home / "loop.png").symlink_to("loop.png")
+    root, paths = find_images(str(home))
+    assert "loop.png" in paths
+    check_out(str(home), tmp_path_factory.mktemp("elsewhere"), root, paths)
