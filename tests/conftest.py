@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -142,3 +143,16 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """As `train`, for tests that need a run and not its training: equal settings are trained once, and copied."""
+    runs: dict[tuple[str, ...], Path] = {}
+
+    def copy(*overrides: str) -> Path:
+        if overrides not in runs:
+            runs[overrides] = train(*overrides)
+        return Path(shutil.copytree(runs[overrides], tmp_path_factory.mktemp("copy") / "run"))
+
+    return copy

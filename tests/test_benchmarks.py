@@ -59,8 +59,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(train: Callable[..., Path]) -> Path:
-    return train("fold=3", "model=cnn", "explain=off", "trainer.max_epochs=1")
+def run(trained: Callable[..., Path]) -> Path:
+    return trained("fold=3", "model=cnn", "explain=off", "trainer.max_epochs=1")
 
 
 def test_every_benchmark_is_named_here() -> None:

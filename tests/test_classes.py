@@ -141,6 +141,7 @@ def goes_the_road(root: Path, others: Path, tmp_path: Path, classes: ClassList, 
     return {"metrics": metrics, "summary": summary, "text": text}
 
 
+@pytest.mark.slow
 def test_two_classes_are_a_binary_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = drawn(tmp_path / "images", {"COVID19": 12, "NORMAL": 11, "pneumonia": 11})
     others = drawn(tmp_path / "others", {"covid": 3, "normal": 3}, 500)
@@ -160,6 +161,7 @@ def test_two_classes_are_a_binary_study(tmp_path: Path, capsys: pytest.CaptureFi
     assert not re.search(r"\nRest +\d+\.?\d*%", printed)
 
 
+@pytest.mark.slow
 def test_five_classes_are_taken_from_the_folders(tmp_path: Path) -> None:
     names = ("Atelectasis", "COVID-19", "Lung_Opacity", "Normal", "Viral Pneumonia")
     folders = {"COVID19/images": 11, "Lung_Opacity/images": 11, "normal/images": 11, "Viral Pneumonia/images": 11}
@@ -205,6 +207,7 @@ def test_phantoms_are_of_their_three_classes_or_some_of_them(tmp_path: Path) -> 
         prepared("data.classes=[COVID-19,TB]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "folders", "classes"),
     [

@@ -63,6 +63,7 @@ def test_a_command_has_the_help_the_errors_and_the_exit_code_of_its_module() -> 
     assert wrong.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_as_by_its_module(tmp_path: Path) -> None:
     done = run("prepare", "data.images_per_class=11", f"cache_dir='{tmp_path}/cache'", "progress=false", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -37,11 +37,11 @@ PHANTOMS = ("data.images_per_class=33", "data.phantom_size=96")
 
 
 @pytest.fixture(scope="module")
-def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweep(trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folds."""
     folder = tmp_path_factory.mktemp("sweep")
     for fold in (0, 1):
-        shutil.move(train(f"fold={fold}", "explain=off", "trainer.max_epochs=2"), folder / f"fold={fold}")
+        shutil.move(trained(f"fold={fold}", "explain=off", "trainer.max_epochs=2"), folder / f"fold={fold}")
     return folder
 
 
@@ -372,6 +372,7 @@ def test_a_folder_that_names_no_class_is_refused_unless_it_is_mapped(sweep: Path
     assert "data.labels={TB: Pneumonia}" in (tmp_path / "out/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_runs_and_prints_what_it_found(sweep: Path, images: Path, tmp_path: Path) -> None:
     done = command("covidnet.evaluate", f"checkpoint={sweep / 'fold=0'}", "data=folder", f"data.root={images}",
                    f"out={tmp_path / 'a (1)'}", "resamples=100", "progress=false", cwd=tmp_path)  # fmt: skip

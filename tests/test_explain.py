@@ -34,8 +34,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:(gradcam|cam|gradient|eigencam)"
 
 
 @pytest.fixture(scope="module")
-def run(train: Callable[..., Path]) -> Path:
-    return train("fold=3", "explain=off", "trainer.max_epochs=1")
+def run(trained: Callable[..., Path]) -> Path:
+    return trained("fold=3", "explain=off", "trainer.max_epochs=1")
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from tests.conftest import PROJECT
 
 
 @pytest.fixture(scope="module")
-def run(train: Callable[..., Path]) -> Path:
+def run(trained: Callable[..., Path]) -> Path:
     # A small network: what is exported is tested in tests/serving.
-    return train("fold=3", "model=cnn", "explain=off", "trainer.max_epochs=1")
+    return trained("fold=3", "model=cnn", "explain=off", "trainer.max_epochs=1")
 
 
 def export(*settings: str) -> None:

@@ -36,6 +36,9 @@ ONCE = (
     "explain=off",
 )
 PLAIN = tuple(word for word in QUICK if not word.startswith("data.image_size"))
+SMALL = ("cnn", "densenet121", "resnet8")
+"""The others are built and trained in `make test-all` alone."""
+
 OWN = {
     "bayesian_cnn": ["predictive_entropy", "mutual_information"],
     "anomaly_resnet": ["anomaly_score"],
@@ -46,7 +49,7 @@ def test_all_models_of_the_field_are_there() -> None:
     assert sorted(set(MODELS) - {"resnet18"}) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in SMALL)) for n in NAMES])
 def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Callable[..., Path]) -> None:
     network = NETWORKS[MODELS[name][0]]
     size = max(network.least, 32)
@@ -83,6 +86,7 @@ def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Cal
     assert 0.0 <= maps.min() <= maps.max() <= 1.0
 
 
+@pytest.mark.slow
 def test_models_on_one_frozen_network_share_its_features(train: Callable[..., Path], cache: Path) -> None:
     train(*ONCE, "model=resnet50", "data.image_size=32", "augment=none")
     before = sorted((cache / "features").rglob("*.safetensors"))

@@ -46,10 +46,10 @@ COUNT = 20
 
 
 @pytest.fixture(scope="module")
-def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweep(trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     for fold in (0, 1):
-        train(f"fold={fold}", "explain=off", "trainer.max_epochs=2").rename(folder / f"fold={fold}")
+        trained(f"fold={fold}", "explain=off", "trainer.max_epochs=2").rename(folder / f"fold={fold}")
     return folder
 
 

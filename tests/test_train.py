@@ -156,6 +156,7 @@ def test_the_same_seed_repeats_the_predictions_and_another_does_not(run: Path, t
     assert (train("fold=3", "seed=1", "explain=off") / "predictions.csv").read_bytes() != first
 
 
+@pytest.mark.slow
 def test_the_image_path_gives_the_same_probabilities_as_the_store(run: Path, train: Train) -> None:
     plain = predictions(train("fold=3", "features=off", "data.num_workers=0", "explain=off"))
     columns = ["p_covid19", "p_normal", "p_pneumonia"]
@@ -163,6 +164,7 @@ def test_the_image_path_gives_the_same_probabilities_as_the_store(run: Path, tra
     assert list(plain["prediction"]) == list(predictions(run)["prediction"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
@@ -261,6 +263,7 @@ def test_validation_on_the_test_fold_is_said_to_be_optimistic(train: Train, caps
     assert "optimistic" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_image_that_changed_since_prepare_is_refused_and_the_run_goes_on(
     train: Train, quick: Quick, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -224,6 +224,7 @@ def test_a_yaml_file_that_expands_or_is_damaged_is_one_line(text: str, tmp_path:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_from_the_working_folder(tmp_path: Path) -> None:
     """``python -m`` puts it on the path; its own process, since one that has loaded Hydra would not import it again."""
     (tmp_path / "hydra_plugins").mkdir()
@@ -252,6 +253,7 @@ def test_links_that_lead_out_of_a_folder_are_named(tmp_path: Path) -> None:
         check_links(tmp_path / "itself")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "link"),
     [

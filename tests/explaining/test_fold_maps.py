@@ -131,6 +131,7 @@ def test_explanations_do_not_depend_on_the_store(run: Path) -> None:
     np.testing.assert_allclose(saved[["ssim", "rank"]], other[["ssim", "rank"]], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "gradcam"])
 def test_every_method_explains_a_run(method: str, train: Train) -> None:
     folder = train(

@@ -122,6 +122,7 @@ def test_opening_a_store_does_not_import_torch() -> None:
 # --- damage ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_of_a_segment_is_ever_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keys = keys_of(3)
     truth = vectors_of(keys)

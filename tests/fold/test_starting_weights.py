@@ -131,6 +131,7 @@ def test_a_damaged_copy_is_an_error_and_no_reason_for_random_weights(hub: Path, 
         settle_weights(settings())
 
 
+@pytest.mark.slow
 def test_a_sweep_decides_once_and_its_jobs_follow(hub: Path, publish, served, named: Path, tmp_path: Path) -> None:
     folder, address = served
     publish(WebFile(f"{address}/{named.name}"))
@@ -151,6 +152,7 @@ def test_a_sweep_decides_once_and_its_jobs_follow(hub: Path, publish, served, na
     assert json.loads((sweep / DECISIONS).read_text())["cnn"]["weights"] == "random"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["run", "sweep"])
 def test_what_was_resumed_keeps_what_it_began_with(place: str, hub: Path, publish, named: Path, tmp_path: Path) -> None:
     """Also where an earlier version, whose default was random, recorded no decision."""

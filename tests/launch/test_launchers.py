@@ -281,6 +281,7 @@ def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
     assert "Launching" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
@@ -316,6 +317,7 @@ def test_a_search_that_an_experiment_sets_otherwise_is_refused_in_its_trials() -
     check_search(compose(["experiment=strict"]))
 
 
+@pytest.mark.slow
 def test_several_devices_are_refused_in_a_sweep(tmp_path: Path) -> None:
     done = train(tmp_path, "-m", "fold=0,1", *TINY, "trainer=ddp")
     assert done.returncode != 0
@@ -323,6 +325,7 @@ def test_several_devices_are_refused_in_a_sweep(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a graphics card")
 def test_a_graphics_card_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     tiny = [setting for setting in TINY if not setting.startswith("trainer.accelerator")]

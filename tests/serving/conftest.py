@@ -17,11 +17,11 @@ IMAGES = 50
 
 
 @pytest.fixture(scope="session")
-def sweep(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweep(trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two folds with the same frozen backbone."""
     folder = tmp_path_factory.mktemp("sweep")
     for fold in (0, 1):
-        shutil.move(train(f"fold={fold}", "explain=off", "trainer.max_epochs=2"), folder / f"fold={fold}")
+        shutil.move(trained(f"fold={fold}", "explain=off", "trainer.max_epochs=2"), folder / f"fold={fold}")
     return folder
 
 

@@ -86,6 +86,7 @@ def test_an_undamaged_model_opens_without_a_log_line(checkpoint: Path, onnx_file
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_a_checkpoint_predicts(checkpoint: Path, tmp_path: Path) -> None:
     whole, expected = checkpoint.read_bytes(), content_sha256(torch.load(checkpoint, weights_only=True))
     noticed = 0
@@ -192,6 +193,7 @@ def test_an_invalid_record_is_a_one_line_error(
     refused(changed(checkpoint, tmp_path / "best.ckpt", change, seal=True), words)
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_an_exported_model_predicts(onnx_file: Path, tmp_path: Path) -> None:
     whole = onnx_file.read_bytes()
     for place in np.random.default_rng(0).integers(0, len(whole), 20).tolist():

@@ -234,6 +234,7 @@ def test_opening_a_locked_fold_gives_what_the_run_would_have_predicted(
     assert any("has been opened 2 times" in note for note in summary.notes)
 
 
+@pytest.mark.slow
 def test_opening_a_grid_opens_its_finished_groups_together_and_names_the_others(
     locked_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

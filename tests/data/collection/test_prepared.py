@@ -487,6 +487,7 @@ def test_copies_set_to_something_else_is_refused(root: Path, tmp_path: Path) -> 
         prepare(settings(root), tmp_path, split={**SPLIT, "copies": "all"})
 
 
+@pytest.mark.slow
 def test_drawn_images_of_different_patients_are_no_copies(tmp_path: Path) -> None:
     prepared = prepare(phantoms(images_per_class=33, phantom_size=96), tmp_path)
     patients = prepared.images.set_index("image_id")["patient_id"]

@@ -149,7 +149,7 @@ def largest_that_covers(patients: list[tuple[int, int, int]]) -> int:
 
 
 @pytest.mark.parametrize("group", ["patient", "image"])
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(n, marks=pytest.mark.slow) for n in range(8, 30))])
 def test_random_manifests_are_split_into_equal_folds_that_share_no_group(seed: int, group: str) -> None:
     manifest = random_manifest(seed)
     split = balanced_folds(manifest, group=group, seed=seed)
@@ -686,7 +686,7 @@ def test_the_real_images_make_folds_of_twelve_without_trimming(seed: int) -> Non
     assert reasons(split) == {"surplus"}
 
 
-@pytest.mark.parametrize("images_per_class", [11, 22, 33, 165])
+@pytest.mark.parametrize("images_per_class", [11, 22, 33, pytest.param(165, marks=pytest.mark.slow)])
 def test_phantoms_in_a_multiple_of_eleven_are_all_used(images_per_class: int, tmp_path: Path) -> None:
     from covidnet.data.phantoms.phantom import write_phantoms
 

@@ -422,6 +422,7 @@ def test_only_special_image_properties_are_logged_and_once_each(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_many_threads_share_few_decoders(decoders: Decoders, good: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: decoders.read(good).pixels, range(64)))

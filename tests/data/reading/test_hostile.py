@@ -154,6 +154,7 @@ def test_hostile_files_are_refused_or_read_by_the_decoders(
     assert caught.value.path == str(files[case.maker])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("maker", "sizes", "limits", "cause"),
     [

@@ -40,8 +40,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    run = train("fold=3", "explain=off", "trainer.max_epochs=1")
+def server(trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    run = trained("fold=3", "explain=off", "trainer.max_epochs=1")
     with command(run, "gate=warn", cwd=tmp_path_factory.mktemp("cwd")) as found:
         yield found
 

@@ -185,6 +185,7 @@ with serving(connections=500, per_address=500) as port:
 """
 
 
+@pytest.mark.slow
 def test_a_server_without_file_handles_logs_it_once_and_recovers() -> None:
     script = STARVED.format(root=str(PROJECT), limit=64)
     with subprocess.Popen(

@@ -460,6 +460,7 @@ def taken() -> tuple[int, int]:
     return int(Path("/proc/self/statm").read_text().split()[1]), len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.slow
 def test_hostile_files_are_refused_while_the_other_reader_works() -> None:
     good, over = image_png(), threading.Event()
     answers: list[int] = []
