@@ -113,6 +113,7 @@ def test_the_papers_selection_is_labelled_a_selection_score(sweep: Path, tmp_pat
     assert any("selection=paper" in note for note in summary.notes)
 
 
+@pytest.mark.slow
 def test_the_same_predictions_give_the_same_report(sweep: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         report_sweeps([sweep], report_dir=tmp_path / name, **QUICK)
@@ -146,6 +147,7 @@ def test_models_without_validation_are_not_selected_by_it(tmp_path: Path) -> Non
     assert "no model is selected" in summary.selection.label
 
 
+@pytest.mark.slow
 def test_what_can_be_reported_is_and_what_cannot_is_named(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "sweep", [0, 1, 2])
     (folder / "fold=3").mkdir()
@@ -248,6 +250,7 @@ def test_two_sweeps_are_compared_and_other_splits_refused(sweep: Path, tmp_path:
         report_sweeps([sweep, foreign], report_dir=tmp_path / "report", **QUICK)
 
 
+@pytest.mark.slow
 def test_identical_sweeps_differ_by_nothing(sweep: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(sweep, tmp_path / "copy")
     report_sweeps([sweep, copy], report_dir=tmp_path / "report", **QUICK)
@@ -307,6 +310,7 @@ def test_a_fold_of_one_class_alone_is_reported_with_gaps(tmp_path: Path) -> None
     assert sum("no images of" in problem for problem in summary.problems) == 2
 
 
+@pytest.mark.slow
 def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
     folder, split = tmp_path / "sweep", split_table()
     for seed in (0, 1):
@@ -339,6 +343,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid: Path, tmp_path: Path) -> None:
     done = command(f"sweep_dir={grid}", "resamples=100", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -380,6 +385,7 @@ def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid
     ]
 
 
+@pytest.mark.slow
 def test_a_part_of_a_grid_is_reported_by_its_groups(grid: Path, tmp_path: Path) -> None:
     summaries = report_sweeps([grid], only=["seed=0"], report_dir=tmp_path, resamples=100)
     assert [summary.model["name"] for summary in summaries] == ["a", "b"]

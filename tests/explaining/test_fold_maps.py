@@ -90,6 +90,7 @@ def test_the_maps_that_are_scored_are_those_of_the_checkpoint_on_the_images_as_t
             assert np.isnan(found.loc[image_id, "lesion_share"])
 
 
+@pytest.mark.slow
 def test_models_of_one_backbone_explain_the_same_images_from_kept_maps(train: Train, run: Path, cache: Path) -> None:
     stores = {path.name for path in (cache / "features").iterdir()}
     before = sorted((cache / "features").rglob("*.safetensors"))
@@ -104,6 +105,7 @@ def test_models_of_one_backbone_explain_the_same_images_from_kept_maps(train: Tr
     assert not one["localisation"].query("map == 'model'").equals(two["localisation"].query("map == 'model'"))
 
 
+@pytest.mark.slow
 def test_explanations_do_not_depend_on_the_store(run: Path) -> None:
     settings: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
     setup = FoldSetup(settings)

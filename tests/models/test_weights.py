@@ -201,6 +201,7 @@ def test_a_file_with_a_classifier_alone_is_refused(tmp_path: Path) -> None:
     assert "no layers of a backbone" in refusal(load_state, saved(state, tmp_path / "head.pth"))
 
 
+@pytest.mark.slow
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(wanted: State) -> None:
     name = "features.denseblock4.denselayer2.norm1.running_var"
     backbone = build_backbone()
