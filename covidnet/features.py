@@ -64,7 +64,7 @@ def fill(setup: FoldSetup) -> None:
     folds = [setup.datamodule(prepared, module, fold, changed) for fold in range(10)]
     rows = pd.concat([rows for fold in folds for rows in fold.rows.values()], ignore_index=True)
     inputs = rows.drop_duplicates(["sha256", "operator"], ignore_index=True)
-    store = setup.store(module, folds[0])
+    store = setup.store(module)
     computed = fill_store(
         inputs,
         folds[0].images,

@@ -33,14 +33,15 @@ def main(cfg: DictConfig) -> float | None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from covidnet.fold import engine, starting_weights
     from covidnet.fold.run import FoldRun
-    from covidnet.fold.starting_weights import DECISIONS
 
     settings, started = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
     many, folder = started.mode == RunMode.MULTIRUN, Path(started.runtime.output_dir)
     search = many and started.runtime.choices["hydra/sweeper"] == "search"
     # A single run of a sweep that is resumed alone.
-    alone = folder.parent if (folder.parent / DECISIONS).is_file() else None
+    decided = (engine.DECISIONS, starting_weights.DECISIONS)
+    alone = folder.parent if any((folder.parent / name).is_file() for name in decided) else None
     sweep = Path(started.sweep.dir).absolute() if many else alone
     return FoldRun(cast("dict[str, Any]", settings), folder, search=search, sweep=sweep).run()
 

@@ -116,6 +116,8 @@ QUICK = (
     "explain.errors=1",
     "explain.localisation_images=6",
     "explain.sanity_images=3",
+    # To export a network for ONNX Runtime takes longer than all its passes here.
+    "features.engine=torch",
     "progress=false",
 )
 

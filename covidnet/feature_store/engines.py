@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from covidnet.base.atomic import write_bytes
-from covidnet.base.errors import SettingError, StoreError
+from covidnet.base.errors import CovidnetError, SettingError, StoreError
 from covidnet.models.backbones import Backbone
 from covidnet.models.onnx_graph import onnx_graph
 from covidnet.models.onnx_session import onnx_session
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("torch", "onnx")
+ENGINES = ("auto", "torch", "onnx")
+
+_NEEDED = ("onnxruntime", "onnx", "onnxscript")
 
 TOLERANCE = 1e-4
 """The largest allowed difference between the features of two engines, relative to the largest feature if that is above
@@ -35,16 +39,59 @@ def check_engine(name: str) -> None:
     """
     if name not in ENGINES:
         raise SettingError("features.engine", name, ENGINES)
-    if name == "onnx" and importlib.util.find_spec("onnxruntime") is None:
-        remedy = 'ONNX Runtime is not installed: pip install "covidnet[onnx]"'
-        raise SettingError("features.engine", "onnx", ENGINES, remedy)
+    if name == "onnx" and not _installed("onnxruntime"):
+        raise SettingError("features.engine", "onnx", ENGINES, "ONNX Runtime is not installed: pip install onnxruntime")
+
+
+def best_engine(
+    backbone: Backbone, image_size: int, folder: Path, trainer: Mapping[str, Any] | None = None
+) -> tuple[str, str]:
+    """The engine that ``features.engine=auto`` stands for: ONNX Runtime on a CPU if it agrees with PyTorch.
+
+    Args:
+        backbone: the network, in eval mode.
+        image_size: side of its input in pixels.
+        folder: where the exported network is kept. One that is there has agreed before.
+        trainer: its ``accelerator`` says where the backbone runs; ``auto`` if missing.
+
+    Returns:
+        ``torch`` or ``onnx``, and why.
+
+    Raises:
+        WriteError: the exported network cannot be written.
+    """
+    accelerator = str((trainer or {}).get("accelerator") or "auto")
+    if accelerator != "cpu" and (accelerator != "auto" or torch.accelerator.is_available()):
+        return "torch", "the backbone does not run on a CPU"
+    if lacking := [name for name in _NEEDED if not _installed(name)]:
+        return "torch", f"{lacking[0]} is not installed"
+    file = folder / "backbone.onnx"
+    if not file.exists():
+        try:
+            OnnxBackbone(backbone, image_size, file)
+        except StoreError:
+            file.unlink(missing_ok=True)
+            return "torch", "ONNX Runtime's features differ from PyTorch's"
+        except CovidnetError:
+            raise
+        except Exception as error:  # exporter and engine raise a different type for every network that they cannot take
+            file.unlink(missing_ok=True)
+            return "torch", f"ONNX Runtime cannot run the network ({type(error).__name__})"
+    return "onnx", "on a CPU, and ONNX Runtime agrees with PyTorch"
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # imported, but without a spec
+        return False
 
 
 def engine_of(name: str, backbone: Backbone, image_size: int, folder: Path) -> nn.Module:
     """The engine of that name, as a module from images (N, C, H, W) to features (N, D).
 
     Args:
-        name: one of `ENGINES`.
+        name: ``torch`` or ``onnx``.
         backbone: the network.
         image_size: side of its input in pixels.
         folder: where the exported network is kept; it must belong to these weights and this size.

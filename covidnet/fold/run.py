@@ -101,6 +101,7 @@ class FoldRun:
         direction(self.settings["monitor"], classes=self.setup.classes)
         self._watch_training()
         settle_weights(self.settings, self.folder, self.sweep, resumed=self.resumption.wanted)
+        self.setup.keep_engine(self.folder, resumed=self.resumption.wanted)
         self.resumption.check_settings()
         if self.resumption.finished:
             log.info("fold %d is finished already: %s", self.settings["fold"], self.folder)
@@ -135,6 +136,7 @@ class FoldRun:
         explain = s["explain"]
         if any(explain[name] for name in ("per_class", "errors", "localisation_images", "sanity_images")):
             check_method(module.classifier, explain["method"])
+        setup.settle_engine(module, self.sweep, resumed=self.resumption.wanted)
         prepared = setup.prepared()
         changed = setup.changed_images(prepared)
         # Unusable masks are reported before training, not after it.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +26,11 @@ from covidnet.data.loading.augment import FixedCopies, augmentation_of
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.loading.dataset import ImageDataset
 from covidnet.data.loading.transforms import Normalise, SquareFit
-from covidnet.feature_store.engines import check_engine, engine_of
-from covidnet.feature_store.extract import fold_features, store_description
+from covidnet.feature_store.engines import best_engine, check_engine, engine_of
+from covidnet.feature_store.extract import description_of, fold_features, store_description
 from covidnet.feature_store.maps import MapStore, map_shape
 from covidnet.feature_store.store import FeatureStore
+from covidnet.fold.engine import Decision, engine_of_run, engine_of_sweep
 from covidnet.fold.starting_weights import settle_weights
 from covidnet.gate import fixed_rules
 from covidnet.launch.schema import check_values
@@ -241,7 +244,7 @@ class FoldSetup:
         """
         if reason := self.why_no_features(module):
             return reason
-        store = self.store(module, datamodule)
+        store = self.store(module)
         features = fold_features(
             datamodule,
             lambda: self.engine(module, store),
@@ -253,13 +256,63 @@ class FoldSetup:
         datamodule.use_features(features)
         return None
 
-    def store(self, module: ClassificationModule, datamodule: FoldDataModule) -> FeatureStore:
-        """The store that fits the data's transforms and the backbone."""
-        images, s = datamodule.images(datamodule.rows["test"]), self.settings
-        engine = s["features"]["engine"]
-        backbone = module.classifier.backbone
-        description = store_description(images, backbone.name, module.classifier.backbone_hash(), engine)
-        return FeatureStore(self.cache / "features", description, module.classifier.backbone.features_dim)
+    def keep_engine(self, folder: Path, *, resumed: bool) -> None:
+        """Give ``features.engine=auto`` the value that the run in this folder began with, if it began.
+
+        Args:
+            folder: the run folder.
+            resumed: whether the run is resumed. The other processes of a run on several devices follow the first one.
+        """
+        features = self.settings["features"]
+        if features["engine"] == "auto" and (resumed or os.environ.get("LOCAL_RANK", "0") != "0"):
+            features.update(engine_of_run(folder) or {})
+
+    def settle_engine(self, module: ClassificationModule, sweep: Path | None = None, *, resumed: bool = False) -> None:
+        """Replace ``features.engine=auto`` in the settings by an engine; a sweep decides once for each network.
+
+        Args:
+            module: the network.
+            sweep: the sweep folder, if the run belongs to a sweep.
+            resumed: whether the run or its sweep is resumed.
+
+        Raises:
+            WriteError: the exported network cannot be written.
+            DataError: the sweep's record is damaged.
+        """
+        features = self.settings["features"]
+        if features["engine"] != "auto":
+            return
+        if reason := self.why_no_features(module):
+            features.update({"engine": "torch", "engine_from": f"auto: no features are stored, since {reason}"})
+            return
+        classifier, size = module.classifier, self.settings["data"]["image_size"]
+
+        def decide(place: str) -> Decision:
+            store = self._store(module, "onnx")
+            engine, why = best_engine(classifier.backbone.eval(), size, store.folder, self.settings["trainer"])
+            if engine == "torch" and not len(store):
+                shutil.rmtree(store.folder, ignore_errors=True)
+            return {"engine": engine, "engine_from": f"auto, decided for {place}: {why}"}
+
+        if sweep is None:
+            found = decide("this run")
+        else:
+            name = classifier.backbone.name
+            network = f"{name}, {size} pixels, weights {classifier.backbone_hash()[:12]}"
+            found = engine_of_sweep(sweep, network, decide, name=self.settings["model"]["name"], resumed=resumed)
+        features.update(found)
+        log.info("features: engine %s (%s)", features["engine"], features["engine_from"])
+
+    def store(self, module: ClassificationModule) -> FeatureStore:
+        """The store that fits the data's transforms, the backbone and the engine, which is decided now if it is not."""
+        self.settle_engine(module)
+        return self._store(module, self.settings["features"]["engine"])
+
+    def _store(self, module: ClassificationModule, engine: str) -> FeatureStore:
+        classifier, spec = module.classifier, module.classifier.spec
+        normalise = Normalise(tuple(spec.mean), tuple(spec.std))
+        description = description_of(self.fit, normalise, classifier.backbone.name, classifier.backbone_hash(), engine)
+        return FeatureStore(self.cache / "features", description, classifier.backbone.features_dim)
 
     def map_store(self, module: ClassificationModule, images: ImageDataset) -> Callable[[str | None], MapStore] | None:
         """A function that gives the store of feature maps of a re-initialised stage, or of the trained network (None).

@@ -12,7 +12,7 @@ _INCIDENTAL = (
     "fold", "progress", "debug", "strict", "trust", "imports", "cache_dir", "selection", "logger", "resume", "defaults",
     "callbacks.panels", "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra", "reading",
-    "model.backbone", "model.download", "model.weights_from",
+    "model.backbone", "model.download", "model.weights_from", "features.engine_from",
 )  # fmt: skip
 
 

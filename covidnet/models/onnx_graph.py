@@ -56,9 +56,7 @@ def onnx_graph(
         ClearMetadataAndDocStringPass()(program.model)
     except ImportError as error:
         name, value = setting
-        raise SettingError(
-            name, value, "torch", f'{error.name} is not installed: pip install "covidnet[onnx]"'
-        ) from None
+        raise SettingError(name, value, "torch", f"{error.name} is not installed: pip install {error.name}") from None
     finally:
         for logger, level in zip(talkative, levels, strict=True):
             logger.setLevel(level)

@@ -64,7 +64,7 @@ class OnnxModel(ServedModel):
             import onnxruntime  # noqa: F401
         except ImportError:
             raise SettingError(
-                "engine", "onnx", "torch", 'ONNX Runtime is not installed: pip install "covidnet[onnx]"'
+                "engine", "onnx", "torch", "ONNX Runtime is not installed: pip install onnxruntime"
             ) from None
         try:
             found = content if content is not None else file.read_bytes()

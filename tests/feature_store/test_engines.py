@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from covidnet.base.errors import SettingError, StoreError
-from covidnet.feature_store.engines import OnnxBackbone, engine_of
+from covidnet.feature_store.engines import OnnxBackbone, best_engine, engine_of
 from covidnet.models.backbones import Backbone, build_backbone
 from tests.refusals import refused
 
@@ -77,10 +77,24 @@ def test_without_onnx_runtime_the_remedy_is_named(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(SettingError, match=r"pip install \"covidnet\[onnx\]\""):
+    with pytest.raises(SettingError, match="pip install onnxruntime"):
         engine_of("onnx", backbone, SIZE, tmp_path)
+    chosen, why = best_engine(backbone, SIZE, tmp_path, {"accelerator": "cpu"})
+    assert (chosen, why) == ("torch", "onnxruntime is not installed")
+
+
+def test_a_network_that_cannot_be_exported_stays_with_pytorch(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise RuntimeError("unsupported operator")
+
+    monkeypatch.setattr("covidnet.feature_store.engines.onnx_graph", fail)
+    chosen, why = best_engine(backbone, SIZE, tmp_path, {"accelerator": "cpu"})
+    assert (chosen, why) == ("torch", "ONNX Runtime cannot run the network (RuntimeError)")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_engine_is_refused(backbone: Backbone, tmp_path: Path) -> None:
-    with refused("features.engine", "tensorrt", ("torch", "onnx")):
+    with refused("features.engine", "tensorrt", ("auto", "torch", "onnx")):
         engine_of("tensorrt", backbone, SIZE, tmp_path)
