@@ -13,6 +13,7 @@ from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import config_dir, launch
 from covidnet.learning.monitor import direction
 from covidnet.sweep.ending import report_ended_sweeps
+from covidnet.sweep.together import register
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -75,4 +76,5 @@ if __name__ == "__main__":
         sys.argv[1:] = _arguments(sys.argv[1:])
     except (CovidnetError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    register()
     launch(main, after=report_ended_sweeps)

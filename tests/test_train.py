@@ -353,6 +353,7 @@ def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+    assert "4 heads trained together (hydra/launcher=basic trains them one by one)" in done.stderr
     folders = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
     assert folders == {"report", *(f"fold={fold},augment={mode}" for fold in (0, 1) for mode in ("none", "fixed"))}
     # Runs of two settings are not pooled: each has a report, and the grid a table of both.

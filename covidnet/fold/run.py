@@ -41,6 +41,7 @@ from covidnet.fold.folder import RunFolder
 from covidnet.fold.resume import Resumption, Terminated, termination
 from covidnet.fold.setup import FoldSetup
 from covidnet.fold.starting_weights import settle_weights, tell_weights
+from covidnet.fold.together import recorded_fit
 from covidnet.launch.known_settings import check_arguments
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
@@ -162,9 +163,15 @@ class FoldRun:
             # Epochs of a fully trained network take minutes, so that each checkpoint is written at once.
             frozen = module.classifier.backbone.state_dict().values() if module.classifier.frozen else ()
             checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0, constant=frozen)
-            trainer = self._trainer(checkpoints, seed)
+            if from_store and self.resumption.point is None:
+                module.recorded = recorded_fit(self.folder, module)
+            trainer = self._trainer(checkpoints, seed, one_step=module.recorded is not None)
             with self._timed("fit"):
                 self._fit(trainer, module, datamodule, checkpoints)
+            earlier = dict(module.recorded.seconds) if module.recorded else {}
+            for name, seconds in earlier.items():
+                self.seconds[name] += seconds
+            module.recorded = None
             self._check_frozen(module, before)
             if trainer.world_size > 1:
                 if not self._is_last_process(trainer):
@@ -185,7 +192,7 @@ class FoldRun:
             panels, maps = self._explain(prepared, datamodule, trainer, module, annotations)
         with self._timed("serving"):
             temperature = self._make_ready(prepared, datamodule, module, predictions, checkpoint, maps)
-        self.seconds["total"] = time.perf_counter() - start
+        self.seconds["total"] = time.perf_counter() - start + sum(earlier.values())
         metrics = files.metrics(self.seconds, datamodule.counts, temperature)
         files.write(metrics, {"before_fit": before, "after_fit": after}, network, unseen)
         log_fold(self.loggers, metrics, predictions, panels, checkpoint, trainer.global_step)
@@ -247,7 +254,7 @@ class FoldRun:
             return False
         return True
 
-    def _trainer(self, checkpoints: AtomicCheckpointIO, seed: int) -> pl.Trainer:
+    def _trainer(self, checkpoints: AtomicCheckpointIO, seed: int, *, one_step: bool = False) -> pl.Trainer:
         s = self.settings
         # First, so that every other callback finds the epoch's random state.
         callbacks: list[pl.Callback] = [ResumePoint(self.folder / "checkpoints", seed)]
@@ -262,8 +269,9 @@ class FoldRun:
             callbacks.append(_ProgressBar(refresh_rate=10, leave=False))
         if (point := self.resumption.point) is not None:
             restore_curves(ResumePoint.read(point)[1], self.loggers)
+        own = {"limit_train_batches": 1, "log_every_n_steps": 1} if one_step else {}
         trainer: pl.Trainer = hydra.utils.instantiate(
-            s["trainer"],
+            {**s["trainer"], **own},
             callbacks=callbacks,
             logger=self.loggers or False,
             plugins=[checkpoints],

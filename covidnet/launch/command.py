@@ -21,7 +21,15 @@ from covidnet.base.former import current
 from covidnet.base.names import shown
 from covidnet.base.trust import check_foreign_settings
 from covidnet.launch.known_settings import NO_OPTION, KnownSettings, composed
-from covidnet.launch.launchers import broken_launcher, check_search, prepare_launch, settle, swept
+from covidnet.launch.launchers import (
+    broken_launcher,
+    check_search,
+    default_launcher,
+    one_by_one,
+    prepare_launch,
+    settle,
+    swept,
+)
 from covidnet.launch.own_modules import import_own
 from covidnet.launch.schema import check_values
 from covidnet.learning.monitor import search_direction
@@ -145,6 +153,8 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
     try:
         launcher = prepare_launch(sys.argv[1:])
         sys.argv += subfolders(sys.argv[1:])
+        if name == "config":
+            sys.argv += default_launcher(sys.argv[1:])
         try:
             command()
         except Exception as failure:
@@ -254,7 +264,7 @@ def _guarded(task: Task, name: str) -> Task:
 
         hydra, choices = HydraConfig.get(), HydraConfig.get().runtime.choices
         sweep = hydra.mode == RunMode.MULTIRUN
-        launcher = choices["hydra/launcher"] if sweep else "basic"
+        launcher = one_by_one(choices["hydra/launcher"]) if sweep else "basic"
         settle(cfg, launcher)
         try:
             given: Any = OmegaConf.to_container(cfg, resolve=False)

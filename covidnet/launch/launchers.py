@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ENGINES: dict[str, dict[str, tuple[str, str] | None]] = {
     "hydra/launcher": {
         "basic": None,
+        "together": None,
         "local": ("hydra_joblib_launcher", "joblib"),
         "slurm_local": ("hydra_submitit_launcher", "slurm"),
         "slurm": ("hydra_submitit_launcher", "slurm"),
@@ -54,13 +55,28 @@ def prepare_launch(arguments: Sequence[str]) -> str:
         SettingError: as `engines_of`.
     """
     engines = engines_of(arguments)
-    launcher = engines["hydra/launcher"]
+    launcher = one_by_one(engines["hydra/launcher"])
     share_out(arguments, launcher)
     if launcher.startswith("slurm"):
         _wait_for_lost_jobs()
     if engines["hydra/sweeper"] == "search":
         _quieten_search()
     return launcher
+
+
+def one_by_one(launcher: str) -> str:
+    """``basic`` for every launcher that runs jobs in this process one after the other."""
+    return "basic" if launcher == "together" else launcher
+
+
+def default_launcher(arguments: Sequence[str]) -> list[str]:
+    """The launcher of a sweep whose command line names none, as an argument.
+
+    Args:
+        arguments: the command line without the command.
+    """
+    named = any(word.lstrip("+").startswith(("hydra/launcher=", "hydra/sweeper=search")) for word in arguments)
+    return ["hydra/launcher=together"] if _is_sweep(arguments) and not named else []
 
 
 def engines_of(arguments: Sequence[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -32,6 +33,38 @@ PREPROCESSING: dict[str, Any] = {"fit": "squash", "image_size": 224}
 
 STAGES_OF_TEST = ("test", "unseen")
 """Names of the two test loaders, in their order."""
+
+
+@dataclass(frozen=True)
+class RecordedEpoch:
+    """An epoch of a head that has been trained already.
+
+    Attributes:
+        head: its state after the epoch.
+        optimizer: the optimizer's state, before the plateau schedule's step.
+        sums: of the training images: loss, right predictions, number.
+    """
+
+    head: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    sums: Tensor
+
+
+@dataclass(frozen=True)
+class RecordedFit:
+    """The training of a head, to be taken by `ClassificationModule.recorded` epoch by epoch.
+
+    Attributes:
+        first: the head's state before it.
+        steps: of an epoch.
+        epochs: in their order.
+        seconds: what its parts took.
+    """
+
+    first: dict[str, Tensor]
+    steps: int
+    epochs: list[RecordedEpoch] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class ClassificationModule(pl.LightningModule):
@@ -94,6 +127,8 @@ class ClassificationModule(pl.LightningModule):
         # The checkpoint's record for prediction, see `covidnet.serving.record`.
         self.serving: dict[str, Any] = {}
         self._sums: dict[str, list[Tensor]] = {}
+        # Where the head has been trained already: the loader then has one batch an epoch, which stands for all steps.
+        self.recorded: RecordedFit | None = None
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> ClassificationModule:
@@ -133,7 +168,13 @@ class ClassificationModule(pl.LightningModule):
         return self.classifier(images)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step on training images."""
+        """One step on training images, or all steps of a recorded epoch."""
+        if self.recorded is not None:
+            epoch = self.recorded.epochs[self.current_epoch]
+            self.classifier.head.load_state_dict(epoch.head)
+            self.trainer.optimizers[0].load_state_dict(epoch.optimizer)
+            self._sums["train"] = [epoch.sums]
+            return torch.zeros((), requires_grad=True)
         return self._step(batch, "train")["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
@@ -163,9 +204,27 @@ class ClassificationModule(pl.LightningModule):
             extras = {} if stage == "train" else self.classifier.extras(features)
         return {"loss": loss, "logits": logits.detach(), "extras": extras}
 
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """A step of the optimizer; none in a recorded epoch, which holds what its steps led to."""
+        if self.recorded is None:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        elif optimizer_closure is not None:
+            optimizer_closure()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the steps of a recorded epoch, as if they had been made here."""
+        if self.recorded is not None:
+            steps, loop = (self.current_epoch + 1) * self.recorded.steps, self.trainer.fit_loop.epoch_loop
+            loop.automatic_optimization.optim_progress.optimizer.step.total.completed = steps
+            loop._batches_that_stepped = steps - 1
+
     def on_train_epoch_end(self) -> None:
         """Log ``train/loss`` and ``train/accuracy``."""
         self._log("train")
+        if self.recorded is not None and self.current_epoch + 1 >= len(self.recorded.epochs):
+            self.trainer.should_stop = True
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/loss`` and ``val/accuracy``."""

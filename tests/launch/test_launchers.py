@@ -137,11 +137,12 @@ def _killed(overrides: list[str]) -> None:
     [
         (
             ["-m", "fold=0,1", "hydra/launcher=pbs"],
-            "hydra/launcher=pbs: must be one of basic, local, slurm_local, slurm",
+            "hydra/launcher=pbs: must be one of basic, together, local, slurm_local, slurm",
         ),
         (
             ["-m", "fold=0,1", "hydra/launcher=joblib"],
-            "hydra/launcher=joblib: must be one of basic, local, slurm_local, slurm; joblib is called local now",
+            "hydra/launcher=joblib: must be one of basic, together, local, slurm_local, slurm; "
+            "joblib is called local now",
         ),
         (["-m", "fold=0,1", "hydra/sweeper=optna"], "hydra/sweeper=optna: must be one of basic, search"),
     ],
