@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 
-from covidnet.base.errors import CovidnetError
 from covidnet.base.quiet import quieten
 from covidnet.data.loading.dataset import FeatureDataset, whole_batch
 from covidnet.data.loading.sampler import EpochShuffle
@@ -68,6 +67,7 @@ def why_alone(settings: Mapping[str, Any]) -> str | None:
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
     reasons = {
         "model.freeze=false": not model["freeze"],
+        "imports": bool(settings.get("imports")),
         "features=off": settings["features"]["mode"] == "off",
         f"augment={settings['augment']['mode']}": settings["augment"]["mode"] in ("online", "custom"),
         "model.dropout is not 0": bool(model.get("dropout")),
@@ -272,7 +272,7 @@ def train_together(jobs: Sequence[tuple[dict[str, Any], Path]], sweep: Path) -> 
     for settings, folder in chosen:
         try:
             member = _member(settings, folder, sweep)
-        except (CovidnetError, OSError, ValueError) as error:
+        except Exception as error:  # of any type, as of a class of the user's; the job's own run raises and names it
             log.info("%s does not train together with others: %s", folder.name, error)
             continue
         if member is not None:

@@ -123,6 +123,7 @@ def test_a_loss_that_raises_leaves_every_run_to_itself(tmp_path: Path, monkeypat
         (("monitor=train/accuracy",), None),
         (("model.freeze=false",), "model.freeze=false"),
         (("features=off",), "features=off"),
+        (("imports=[own.py]",), "imports"),
         (("augment=online",), "augment=online"),
         (("model.dropout=0.5",), "model.dropout is not 0"),
         (("trainer.accelerator=gpu",), "it does not train on the CPU"),
