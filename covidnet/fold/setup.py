@@ -20,7 +20,7 @@ from covidnet.base.errors import DataError, ImageRefusedError, SettingError
 from covidnet.base.names import real_path
 from covidnet.base.trust import check_classes
 from covidnet.data.collection.annotations import Annotations
-from covidnet.data.collection.manifest import check_files
+from covidnet.data.collection.manifest import CHECKED, check_files
 from covidnet.data.collection.prepared import PreparedDataset, find_source, prepare_dataset
 from covidnet.data.loading.augment import FixedCopies, augmentation_of
 from covidnet.data.loading.datamodule import FoldDataModule
@@ -115,9 +115,18 @@ class FoldSetup:
         return prepared
 
     def changed_images(self, prepared: PreparedDataset) -> list[ImageRefusedError]:
-        """Images in a fold that changed since prepare; each is named in the log."""
+        """Images in a fold that changed since prepare; each is named in the log.
+
+        Files that have not changed since the last run are not read again, unless ``verify=true``.
+        """
         images = prepared.rows()
-        changed = check_files(images[images["fold"] >= 0], prepared.root, progress=self.progress)
+        changed = check_files(
+            images[images["fold"] >= 0],
+            prepared.root,
+            record=prepared.folder.parent / CHECKED,
+            verify=bool(self.settings.get("verify")),
+            progress=self.progress,
+        )
         for error in changed:
             log.warning("refused: %s", error)
         return changed

@@ -9,7 +9,8 @@ from covidnet.base.classes import DEFAULT_CLASSES
 
 # Settings that change how a run is carried out, not what it computes.
 _INCIDENTAL = (
-    "fold", "progress", "debug", "strict", "trust", "imports", "cache_dir", "selection", "logger", "resume", "defaults",
+    "fold", "progress", "debug", "strict", "trust", "imports", "verify", "cache_dir", "selection", "logger", "resume",
+    "defaults",
     "callbacks.panels", "explain", "data.num_workers", "data.masks", "data.boxes", "trainer.accelerator",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "features.batch_size", "hydra", "reading",
     "model.backbone", "model.download", "model.weights_from", "features.engine_from",

@@ -219,6 +219,7 @@ _TRAIN = {
     "selection": _one_of("How the report of a sweep chooses among the ten models.", "inner", "paper"),
     "resume": _text("A run or sweep folder to resume.", extra=_NULL),
     "trust": _list("Further packages whose classes a _target_ may name.", also=(str,), extra=_NULL),
+    "verify": _flag("Whether every image is read again to compare its hash, changed or not."),
     "unseen": _one_of("Whether runs score the unseen fold or leave it locked.", "scored", "locked"),
 }
 _MODEL = {"checkpoint": _CHECKPOINT, "only": _ONLY}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from covidnet.base.atomic import write_text
 from covidnet.base.errors import DataError, ImageRefusedError
 from covidnet.base.names import listed, shown
 from covidnet.base.progress import available_cores, progress_bar
@@ -183,23 +188,48 @@ def _image_ids(images: pd.DataFrame) -> list[str]:
     return [sha[:16] + (f"-{n + 1}" if n else "") for sha, n in zip(images["sha256"], rank, strict=True)]
 
 
-def check_files(images: pd.DataFrame, root: Path, *, progress: bool = True) -> list[ImageRefusedError]:
+CHECKED = "checked.json"
+"""In a manifest's folder: the files that had the manifest's sha256, with what the file system said of them then."""
+
+# Nanoseconds: a file may change again within one tick of a file system's clock, which leaves its times as they are.
+_SETTLED = 2_000_000_000
+
+
+def check_files(
+    images: pd.DataFrame, root: Path, *, record: Path | None = None, verify: bool = False, progress: bool = True
+) -> list[ImageRefusedError]:
     """An error for each image whose file is missing or no longer has the manifest's sha256.
+
+    A file is not read again if its size, its times of modification and of change, and its inode are those of the last
+    check.
 
     Args:
         images: rows with path and sha256.
         root: the folder that path is relative to.
+        record: where earlier checks are kept; None reads every file. One that cannot be read or written is ignored.
+        verify: whether every file is read whatever the record says.
         progress: whether a progress bar is drawn.
     """
+    known, now = ({} if record is None else _checked(record)), time.time_ns()
+    fine = dict(known)
 
     def look(row: tuple[str, str]) -> ImageRefusedError | None:
         path, sha256 = root / row[0], row[1]
         try:
+            # Before it is read: a change meanwhile shows at the next check.
+            stat = path.stat()
+            state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sha256]
+            if not verify and known.get(row[0]) == state:
+                return None
+            fine.pop(row[0], None)
             with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
+            fine.pop(row[0], None)
             return ImageRefusedError(path, f"cannot be read ({error.strerror})", "restore it or run prepare again")
         if found == sha256:
+            if max(stat.st_mtime_ns, stat.st_ctime_ns) < now - _SETTLED:
+                fine[row[0]] = state
             return None
         return ImageRefusedError(
             path, "does not match the manifest's sha256 (changed since prepare)", "restore it or run prepare again"
@@ -210,7 +240,20 @@ def check_files(images: pd.DataFrame, root: Path, *, progress: bool = True) -> l
         found: Iterable[ImageRefusedError | None] = bar.track(
             pool.map(look, rows), len(rows), description="checking images"
         )
-        return [error for error in found if error is not None]
+        errors = [error for error in found if error is not None]
+    if record is not None and fine != known:
+        # Another user's cache may be read-only.
+        with suppress(OSError):
+            write_text(record, json.dumps(fine) + "\n")
+    return errors
+
+
+def _checked(record: Path) -> dict[str, list[Any]]:
+    try:
+        found = json.loads(record.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def duplicates(images: pd.DataFrame) -> list[tuple[str, list[str], list[str]]]:

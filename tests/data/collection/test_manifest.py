@@ -8,9 +8,11 @@ import os
 import random
 import shutil
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -300,6 +302,48 @@ def test_changed_and_absent_files_are_found_and_the_others_pass(tmp_path: Path) 
     assert "does not match the manifest's sha256" in found["2.png"].cause
     assert "No such file" in found["4.png"].cause
     assert all("prepare" in error.remedy for error in found.values())
+
+
+def test_files_are_read_again_only_if_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(4):
+        put(tmp_path, f"NORMAL/{n}.png", noise(n))
+    images, record = scanned(tmp_path).images, tmp_path / "checked.json"
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def count(stream: Any, name: str) -> Any:
+        read.append(Path(stream.name).name)
+        return digest(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", count)
+
+    def check(verify: bool = False) -> tuple[list[str], list[str]]:
+        read.clear()
+        errors = check_files(images, tmp_path, record=record, verify=verify, progress=False)
+        return sorted(read), sorted(Path(error.path).name for error in errors)
+
+    everything = [f"{n}.png" for n in range(4)]
+    # Files that were written a moment ago may be written again within the same tick of the clock.
+    assert check() == check() == (everything, [])
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**10)
+    assert check() == (everything, [])
+    assert check() == ([], [])
+    assert check(verify=True) == (everything, [])
+    # The same bytes again, other bytes of the same size and time, and another file of that name.
+    one, two, three = (tmp_path / f"NORMAL/{n}.png" for n in (1, 2, 3))
+    os.utime(one)
+    times, data = two.stat(), bytearray(two.read_bytes())
+    data[-20] ^= 1
+    two.write_bytes(bytes(data))
+    os.utime(two, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shutil.copy2(tmp_path / "NORMAL/0.png", tmp_path / "copy.png")
+    (tmp_path / "copy.png").replace(three)
+    assert check() == (["1.png", "2.png", "3.png"], ["2.png", "3.png"])
+    # What was found once is found again.
+    assert check() == (["2.png", "3.png"], ["2.png", "3.png"])
+    record.write_text("damaged")
+    assert check() == (everything, ["2.png", "3.png"])
 
 
 def test_a_valid_image_in_place_of_another_is_found(tmp_path: Path) -> None:
