@@ -130,6 +130,18 @@ PYTHON = {
 }
 
 
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Networks and heads that a page registers are gone after its test."""
+    from covidnet.models.registry import HEADS, MODELS, NETWORKS
+
+    kept = [(registry, dict(registry)) for registry in (HEADS, MODELS, NETWORKS)]
+    yield
+    for registry, content in kept:
+        registry.clear()
+        registry.update(content)
+
+
 @pytest.fixture(scope="module")
 def run_folder(train: Callable[..., Path]) -> Path:
     return train("explain.sanity_images=0")
