@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import http.client
 import importlib.util
 import logging
@@ -13,13 +13,13 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 
+from covidnet.base.atomic import WriteError, make_folder, replaced
 from covidnet.base.errors import WeightsError
 from covidnet.base.progress import progress_bar
 from covidnet.base.provenance import file_sha256
@@ -155,29 +155,23 @@ class WebFile:
         """Download into the folder of ``torch.hub``, see `Published.download`."""
         path = self._path()
         remedy = f"put that file into {path.parent}, or {_REMEDY}, which needs no download"
-        # Jobs of one sweep may download at the same time: each writes its own file, and the last rename wins.
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
-            try:
-                answer = _opened(self.url, timeout)
-                content = _read(answer, path.name, progress)
-            except (OSError, http.client.HTTPException) as error:
-                raise WeightsError(
-                    f"model.weights=imagenet: {self.url} cannot be reached ({_line(error)}); {remedy}"
-                ) from error
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            if not _as_named(partial, path):
-                raise WeightsError(
-                    f"model.weights=imagenet: {self.url} sent a file that does not match its name; {remedy}"
-                )
-            partial.replace(path)
-        except OSError as error:
+            answer = _opened(self.url, timeout)
+            content = _read(answer, path.name, progress)
+        except (OSError, http.client.HTTPException) as error:
+            raise WeightsError(
+                f"model.weights=imagenet: {self.url} cannot be reached ({_line(error)}); {remedy}"
+            ) from error
+        if not _starts_as_named(hashlib.sha256(content).hexdigest(), path):
+            raise WeightsError(f"model.weights=imagenet: {self.url} sent a file that does not match its name; {remedy}")
+        try:
+            make_folder(path.parent, path)
+            # Jobs of one sweep may download at the same time: each writes its own file, and the last rename wins.
+            with replaced(path) as stream:
+                stream.write(content)
+        except WriteError as error:
             remedy = "free space there, or set TORCH_HOME to another folder"
-            raise WeightsError(f"{path}: cannot be written ({_line(error)}); {remedy}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
+            raise WeightsError(f"{path}: cannot be written ({error.cause}); {remedy}") from error
         return path
 
     def _path(self) -> Path:
@@ -336,8 +330,12 @@ def _read(answer: Any, name: str, progress: bool) -> bytes:
 
 def _as_named(path: Path, named: Path) -> bool:
     """Whether the sha256 of a file starts with the digits in a name."""
+    return _starts_as_named(file_sha256(path), named)
+
+
+def _starts_as_named(sha256: str, named: Path) -> bool:
     start = _NAMED.search(named.name)
-    return start is not None and file_sha256(path).startswith(start[1])
+    return start is not None and sha256.startswith(start[1])
 
 
 def _line(error: Exception) -> str:
