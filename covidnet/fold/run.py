@@ -137,11 +137,12 @@ class FoldRun:
         explain = s["explain"]
         if any(explain[name] for name in ("per_class", "errors", "localisation_images", "sanity_images")):
             check_method(module.classifier, explain["method"])
-        setup.settle_engine(module, self.sweep, resumed=self.resumption.wanted)
         prepared = setup.prepared()
         changed = setup.changed_images(prepared)
         # Unusable masks are reported before training, not after it.
         annotations = setup.annotations(prepared)
+        # After what is wrong with the data is known: it exports the network.
+        setup.settle_engine(module, self.sweep, resumed=self.resumption.wanted)
         files = RunFolder(self.folder, s, prepared, changed)
         # Only the first of several processes writes.
         if getattr(rank_zero_only, "rank", 0) == 0:

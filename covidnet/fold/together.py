@@ -297,8 +297,8 @@ def _member(settings: dict[str, Any], folder: Path, sweep: Path) -> _Member | No
     head = module.classifier.head
     if type(head) is not LinearHead or setup.why_no_features(module):
         return None
-    setup.settle_engine(module, sweep, resumed=resumption.wanted)
     prepared = setup.prepared()
+    setup.settle_engine(module, sweep, resumed=resumption.wanted)
     datamodule = setup.datamodule(prepared, module, settings["fold"], setup.changed_images(prepared))
     if not len(datamodule.rows["val"]):
         return None
