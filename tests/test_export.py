@@ -118,7 +118,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
 
 def test_a_library_that_is_not_installed_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(SettingError, match="onnxruntime is not installed: pip install onnxruntime"):
+    with pytest.raises(SettingError, match="ONNX Runtime is not installed: pip install onnxruntime"):
         export(f"checkpoint='{run}'", f"out='{tmp_path}'", "images=2")
 
 
