@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted, shown
 from covidnet.launch.arguments import DATA_PATHS, quoted
-from covidnet.launch.command import launch
+from covidnet.launch.command import launch, print_lines
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,17 +41,17 @@ def main(cfg: DictConfig) -> None:
     from covidnet.auditing.checks import audited
     from covidnet.auditing.document import FILES, number_text, verdict, write_audit
     from covidnet.auditing.finding import LEVELS
-    from covidnet.data.collection.inputs import check_earlier
+    from covidnet.data.collection.inputs import check_earlier, check_outside
 
     check_earlier(out, FILES, overwrite=cfg.overwrite)
     study = _study(settings)
     if study.table is not None:
-        _check_out(out, study.table.root)
+        check_outside(out, study.table.root)
     audit = audited(study)
     write_audit(audit, out)
     lines = [f"not possible: {name}: {why}" for name, why in audit.not_possible.items()]
     lines += [f"{LEVELS[one.level]}: {one.what} {number_text(one)}" for one in reversed(audit.findings)]
-    _print([*lines, verdict(audit), f"Audit: {out / FILES[0]}"])
+    print_lines([*lines, verdict(audit), f"Audit: {out / FILES[0]}"])
     if audit.serious and cfg.strict:
         text = f"strict=true: {counted(len(audit.serious), 'finding')} above \u201cfor your information\u201d"
         sys.stderr.write(f"{text}; see {shown(out / FILES[0])}\n")
@@ -113,23 +112,6 @@ def _check_sweep(folder: Path, name: str) -> None:
             if name == "phantom" and of not in (None, "phantom"):
                 raise SettingError("data", name, f"the data set of the sweep, data={of}", "say where its images are")
             return
-
-
-def _check_out(out: Path, root: Path) -> None:
-    from covidnet.data.collection.sources import own_results
-
-    # Commands skip their own results when they search a folder for images.
-    skipped = own_results(out) is not None and own_results(root) is None
-    if out.resolve().is_relative_to(root.resolve()) and not skipped:
-        raise SettingError("out", out, f"a folder outside of {root}", "the report would be among the images")
-
-
-def _print(lines: Sequence[str]) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
-    for line in lines:
-        console.print(shown(line), markup=False, emoji=False)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.base.errors import DataError, SettingError
-from covidnet.base.names import counted, real_path, shown
+from covidnet.base.errors import DataError
+from covidnet.base.names import counted
 from covidnet.launch.arguments import DATA_PATHS, quoted
-from covidnet.launch.command import launch
+from covidnet.launch.command import launch, print_lines
 from covidnet.serving.checkpoint_path import ONNX, find_models
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     out = Path(settings["out"]).expanduser()
     from covidnet.data.collection.image_table import read_image_table
-    from covidnet.data.collection.inputs import check_earlier
+    from covidnet.data.collection.inputs import check_earlier, check_outside
     from covidnet.gate import fixed_rules
 
     check_earlier(out, ("summary.json", "predictions.csv", "report.html"), overwrite=cfg.overwrite)
@@ -70,10 +70,10 @@ def main(cfg: DictConfig) -> None:
         limits=settings["reading"],
         progress=cfg.progress,
     )
-    _check_out(out, images.root)
-    _print(predictor.notes())
+    check_outside(out, images.root)
+    print_lines(predictor.notes())
     validation = ExternalValidation(images, known_images(models), out, strict=cfg.strict, progress=cfg.progress)
-    _print(validation.search())
+    print_lines(validation.search())
     summary = validation.run(
         predictor,
         models,
@@ -89,15 +89,6 @@ def main(cfg: DictConfig) -> None:
         raise DataError(f"strict=true: {counted(refused, 'file was', 'files were')} refused; see {out / 'refused.csv'}")
 
 
-def _check_out(out: Path, root: Path) -> None:
-    from covidnet.data.collection.sources import own_results
-
-    # Commands skip their own results when they search a folder for images.
-    skipped = own_results(out) is not None and own_results(root) is None
-    if real_path(out).is_relative_to(real_path(root)) and not skipped:
-        raise SettingError("out", out, f"a folder outside of {root}", "the report would be among the images")
-
-
 def _arguments(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that repeat the command."""
     data = settings["data"]
@@ -108,14 +99,6 @@ def _arguments(settings: dict[str, Any]) -> dict[str, Any]:
     chosen |= {f"data.{name}": data[name] for name in drawn}
     return {"checkpoint": settings["checkpoint"], "data": data["name"], **chosen,
             **{name: settings[name] for name in _REPEATED[1:]}}  # fmt: skip
-
-
-def _print(lines: Sequence[str]) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
-    for line in lines:
-        console.print(shown(line), markup=False, emoji=False)
 
 
 def _print_summary(summary: ExternalSummary, out: Path, printed: Sequence[str]) -> None:
@@ -140,7 +123,7 @@ def _print_summary(summary: ExternalSummary, out: Path, printed: Sequence[str]) 
         lines.append(f"{count(refused, 'file')} refused and excluded from the numbers: {out / 'refused.csv'}")
     # Without the notes on the search and on the model, which were printed before.
     lines += [note for note in summary.notes if note not in (*summary.search_notes, *printed)]
-    _print([*lines, f"Report: {out / 'report.html'}", NOTICE])
+    print_lines([*lines, f"Report: {out / 'report.html'}", NOTICE])
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidnet.base.errors import DataError, ImageRefusedError
-from covidnet.base.names import counted, shown
+from covidnet.base.names import counted
 from covidnet.launch.arguments import quoted
-from covidnet.launch.command import launch
+from covidnet.launch.command import launch, print_lines
 from covidnet.serving.checkpoint_path import ONNX, find_checkpoint
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def main(cfg: DictConfig) -> None:
         reading=reading,
         progress=cfg.progress,
     )
-    _print(explained.facts.notes())
+    print_lines(explained.facts.notes())
     refused = explained.run()
     _print_summary(explained, len(paths), refused)
     if explained.undrawn:
@@ -95,15 +94,7 @@ def _print_summary(explained: Any, count: int, refused: list[ImageRefusedError])
         lines.append(f"masks or boxes of {counted(len(explained.unfit), 'image')} cannot be used, see the log above")
     if refused:
         lines.append(f"{counted(len(refused), 'file')} refused: {explained.out / 'refused.csv'}")
-    _print([*lines, f"{counted(count - len(refused), 'image')} explained: {explained.out}"])
-
-
-def _print(lines: Sequence[str]) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
-    for line in lines:
-        console.print(shown(line), markup=False, emoji=False)
+    print_lines([*lines, f"{counted(count - len(refused), 'image')} explained: {explained.out}"])
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covidnet.base.errors import DataError, SettingError
-from covidnet.base.names import shown
 from covidnet.launch.arguments import quoted
-from covidnet.launch.command import launch
+from covidnet.launch.command import launch, print_lines
 from covidnet.report.words import count
 from covidnet.serving.checkpoint_path import find_models
 
@@ -63,7 +62,7 @@ def main(cfg: DictConfig) -> None:
     share = Share.of_cores()
     predictor = Predictor(open_model(given["checkpoint"], cfg.engine, share.threads, only), cfg.gate)
     # Before the predictions: these notes may explain why every file is refused.
-    _print([*predictor.notes(), *(predictor.model.facts.map_notes() if cfg.panels else [])])
+    print_lines([*predictor.notes(), *(predictor.model.facts.map_notes() if cfg.panels else [])])
     predictions = ImagePredictions(
         predictor,
         root,
@@ -113,15 +112,7 @@ def _print_summary(predictions: ImagePredictions) -> None:
     if predictions.flagged:
         lines.append(f"{count(predictions.flagged, 'image')} predicted with a warning: see the column quality")
     lines.append(f"{count(predictions.predicted, 'image')} predicted by {model.facts.title}: {out / 'predictions.csv'}")
-    _print([*lines, NOTICE])
-
-
-def _print(lines: Sequence[str]) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
-    for line in lines:
-        console.print(shown(line), markup=False, emoji=False)
+    print_lines([*lines, NOTICE])
 
 
 if __name__ == "__main__":

@@ -353,10 +353,10 @@ def test_an_earlier_report_is_not_replaced_unless_that_is_asked_for(sweep: Path,
 def test_the_report_does_not_go_among_the_images(
     sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from covidnet.evaluate import _check_out
+    from covidnet.data.collection.inputs import check_outside
 
     monkeypatch.chdir(tmp_path)
-    _check_out(Path("outputs/evaluate/now"), tmp_path)
+    check_outside(Path("outputs/evaluate/now"), tmp_path)
     with pytest.raises(SettingError, match=r"out=.*a folder outside of"):
         evaluate(sweep, images / "report", *folder(images))
 

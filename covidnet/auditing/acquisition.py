@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from covidnet.auditing.finding import Answer, Finding, Level
+from covidnet.auditing.identity import age_in_years
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import percentile_interval
@@ -94,8 +95,6 @@ def facts_of(study: Study) -> pd.DataFrame:
     Returns:
         A row for each image; text and numbers, unknown is NaN.
     """
-    from covidnet.auditing.identity import age_in_years
-
     images = study.images
     facts: dict[str, pd.Series] = {name: images[name] for name in ("source", "view")}
     for name, names in (("sex", SEXES), ("device", DEVICES)):

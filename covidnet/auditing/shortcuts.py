@@ -27,9 +27,7 @@ def shortcuts(study: Study) -> Answer:
     Raises:
         NotPossibleError: the images cannot be read, are of one class, or a class has fewer than five patients.
     """
-    small = study.data.thumbnails
-    row = {image_id: n for n, image_id in enumerate(study.images["image_id"])}
-    rows = np.array([row[image_id] for image_id in small.image_id], np.intp)
+    small, rows = study.data.thumbnails, study.thumbnail_rows
     labels, patients = study.images["label"].to_numpy(str)[rows], study.patients[rows]
     classes = sorted(set(labels))
     if len(classes) < 2:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from covidnet.base.classes import DEFAULT_CLASSES, ClassList
+from covidnet.base.classes import DEFAULT_CLASSES, ClassList, key_of
 from covidnet.base.errors import CovidnetError
 from covidnet.data.collection.image_table import ImageTable
 from covidnet.data.recognition.overlap import ImageSet, find_copies
@@ -88,11 +88,15 @@ class Study:
         return np.array([known.get(image_id, np.nan) for image_id in self.images["image_id"]], np.float64)
 
     @cached_property
+    def thumbnail_rows(self) -> npt.NDArray[np.intp]:
+        """The row of `images` that each thumbnail shows."""
+        row = {image_id: n for n, image_id in enumerate(self.images["image_id"])}
+        return np.array([row[image_id] for image_id in self.data.thumbnails.image_id], np.intp)
+
+    @cached_property
     def copies(self) -> pd.DataFrame:
         """Pairs of images that show the same: rows ``image`` and ``other`` of `images`, ``kind``, ``similarity``."""
-        small = self.data.thumbnails
-        row = {image_id: n for n, image_id in enumerate(self.images["image_id"])}
-        place = np.array([row[image_id] for image_id in small.image_id], np.intp)
+        small, place = self.data.thumbnails, self.thumbnail_rows
         hashes = self.images["sha256"].to_numpy(dtype=str)[place]
         pairs = find_copies(ImageSet(hashes, small.pixels), progress=self.progress)
         return pairs.assign(image=place[pairs["image"]], other=place[pairs["other"]])
@@ -148,7 +152,7 @@ class Study:
         """
         for name in names:
             for column in self.columns:
-                if "".join(c for c in str(column).lower() if c.isalnum()) == name:
+                if key_of(str(column)) == name:
                     return self.columns[column].set_axis(self.images.index)
         return None
 

@@ -13,6 +13,7 @@ from covidnet.auditing.acquisition import AGES, DEVICES, SEXES
 from covidnet.auditing.finding import Answer, Finding
 from covidnet.auditing.identity import age_in_years
 from covidnet.auditing.study import NotPossibleError, Study
+from covidnet.base.classes import key_of
 from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import cluster_codes
 from covidnet.evaluation.calibration import expected_calibration_error
@@ -163,8 +164,7 @@ def _columns(study: Study, table: pd.DataFrame) -> dict[str, pd.Series]:
             known["age"] = pd.cut(age.map(age_in_years), _BANDS, right=False, labels=bands).astype(object)
         for name in study.columns:
             values = study.columns[name].set_axis(study.images.index)
-            plain = "".join(c for c in str(name).lower() if c.isalnum())
-            if plain in (*SEXES, *AGES, *DEVICES):
+            if key_of(str(name)) in (*SEXES, *AGES, *DEVICES):
                 continue
             if 2 <= values.nunique() <= _MOST_VALUES:
                 known[str(name)] = values

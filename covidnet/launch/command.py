@@ -130,6 +130,19 @@ def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
     return cfg
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Print the results of a command; names in them are shown escaped.
+
+    Args:
+        lines: each is wrapped by the terminal, not by us.
+    """
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    for line in lines:
+        console.print(shown(line), markup=False, emoji=False)
+
+
 def launch(task: Task, name: str = "config", after: Callable[[], None] | None = None) -> None:
     """Run a Hydra task as a command: exit code 0 only when all work is done, one line for errors that the user can fix.
 

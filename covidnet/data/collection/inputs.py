@@ -114,6 +114,21 @@ def partial_of(file: Path) -> Path:
     return file.with_suffix(f".partial{file.suffix}")
 
 
+def check_outside(out: Path, root: Path) -> None:
+    """Refuse a report among the images; the own results of commands, which no call searches for images, may be there.
+
+    Args:
+        out: where the report goes.
+        root: the folder of the images.
+
+    Raises:
+        SettingError: `out` is `root` or inside it.
+    """
+    skipped = own_results(out) is not None and own_results(root) is None
+    if real_path(out).is_relative_to(real_path(root)) and not skipped:
+        raise SettingError("out", out, f"a folder outside of {root}", "the report would be among the images")
+
+
 def check_earlier(out: Path, results: Iterable[str], *, overwrite: bool) -> None:
     """Refuse to replace what an earlier call wrote.
 
