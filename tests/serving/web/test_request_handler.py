@@ -130,7 +130,7 @@ def test_files_that_block_all_readers_time_out_and_the_next_is_answered() -> Non
         await asyncio.sleep(1.5)
         # Half of its time is left when their decoders are killed.
         assert (await handler.answer(image_png(), False, stays))["prediction"]
-        assert decoders.at_work == []
+        await until(lambda: not decoders.at_work)
         for one in bad:
             with pytest.raises(WebError, match="no answer within 3 seconds") as caught:
                 await one
@@ -251,6 +251,7 @@ def test_a_server_is_ready_while_a_reader_and_a_network_thread_are_free(
         await asyncio.wait(bad)
         for one in bad:
             assert isinstance(one.exception(), ClientDisconnect)
+        await until(lambda: not decoders.at_work)
         await handler.check_ready()
         predictor.open.clear()
         good = asyncio.create_task(handler.answer(image_png(), False, stays))
