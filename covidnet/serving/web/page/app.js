@@ -1,38 +1,8 @@
 "use strict";
 
-// Every text from the server or a file is set through textContent, so it is never parsed as HTML.
-
-const at = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const colours = new Map();
 let limits = null;
 let running = null;
-
-function make(tag, text, name) {
-  const found = document.createElement(tag);
-  if (text !== undefined) found.textContent = text;
-  if (name) found.className = name;
-  return found;
-}
-
-function sentence(text) {
-  const trimmed = String(text).trim();
-  if (!trimmed) return "";
-  const whole = trimmed[0].toUpperCase() + trimmed.slice(1);
-  return /[.!?…]$/.test(whole) ? whole : `${whole}.`;
-}
-
-// Asks for the token if the server requires one; it is kept until the page is closed
-
-let token = "";
-
-async function ask(path, options = {}) {
-  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-  const answer = await fetch(path, { ...options, headers });
-  if (answer.status !== 401) return answer;
-  token = (window.prompt("This server requires a token:") || "").trim();
-  return token ? ask(path, options) : answer;
-}
 
 // The model
 
