@@ -215,7 +215,7 @@ def test_everything_but_the_page_and_the_probes_requires_the_token() -> None:
             assert answer.headers["www-authenticate"] == "Bearer"
         assert ask.get(path, headers=good).status_code == 200
         assert ask.get(path, headers={"authorization": "bearer 0123456789abcdef"}).status_code == 200
-    for path in ("/", "/app.js", "/style.css", "/health", "/ready"):
+    for path in ("/", "/app.js", "/common.js", "/style.css", "/health", "/ready"):
         assert ask.get(path).status_code == 200
 
 

@@ -521,7 +521,8 @@ def test_100_damaged_forms_leave_no_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"), [("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")]
+    ("path", "kind"),
+    [("/", "text/html"), ("/app.js", "text/javascript"), ("/common.js", "text/javascript"), ("/style.css", "text/css")],
 )
 def test_the_page_has_its_type_and_headers(path: str, kind: str) -> None:
     with client() as ask:
@@ -534,7 +535,7 @@ def test_the_page_has_its_type_and_headers(path: str, kind: str) -> None:
 
 def test_the_page_loads_nothing_from_other_sites_and_writes_no_html() -> None:
     folder = files("covidnet.serving.web") / "page"
-    texts = {name: (folder / name).read_text() for name in ("index.html", "app.js", "style.css")}
+    texts = {name: (folder / name).read_text() for name in ("index.html", "app.js", "common.js", "style.css")}
     for text in texts.values():
         assert not re.search(r"https?://|@import|url\(", text)
     assert NOTICE in texts["index.html"]
