@@ -73,7 +73,7 @@ def leaks(study: Study) -> Answer:
 _SCORE = (
     "Images that resemble training images are scored as if they were new: every number of the sweep may be too high."
 )
-_AGAIN = "Draw the split again with covidnet prepare (split.group=patient, split.copies=near), and train again."
+_AGAIN = "Draw the split again with covidnet prepare (split.group=patient+copies), and train again."
 _REDO = "Run the folds concerned again; do not edit split.csv or predictions.csv."
 _RULES: Mapping[str, tuple[str, str, str]] = {
     "fold": ("images have a fold other than -1 to 10", "It is unknown what these images were used for.", _REDO),

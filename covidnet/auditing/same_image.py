@@ -39,7 +39,7 @@ def same_image(study: Study) -> Answer:
         (
             "blocks", across_folds, "in two folds of the sweep",
             "The same image is in training and test: every number of the sweep may be too high.",
-            "Draw the split again with split.copies=near, and train again.",
+            "Draw the split again with split.group=patient+copies, and train again.",
         ),
         (
             "weakens", across_parts, "in two of the published parts (train, val, test)",
@@ -55,8 +55,8 @@ def same_image(study: Study) -> Answer:
     rest = ~(across_folds | across_parts | across_patients)
     kinds.append((
         "information", rest, "of one patient or of unknown patients, in one part",
-        "Copies are not new evidence. covidnet prepare keeps them in one fold (split.copies=near). Two exposures of "
-        "one patient taken shortly after each other can look the same and are listed too.",
+        "Copies are not new evidence. covidnet prepare keeps them in one fold (split.group=patient+copies). "
+        "Two exposures of one patient taken shortly after each other can look the same and are listed too.",
         "Delete all but one of each.",
     ))  # fmt: skip
     findings = []

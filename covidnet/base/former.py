@@ -45,11 +45,17 @@ def current(settings: Any) -> Any:
     if not isinstance(settings, Mapping):
         return settings
     found = _renamed(settings, "")
+    if "fold" not in found:
+        # A part of a configuration leaves the rest at today's defaults.
+        return found
     for name, value in _ADDED.items():
         group, _, key = name.rpartition(".")
-        node = found.get(group) if group else found if "fold" in found else None
+        node = found.get(group) if group else found
         if isinstance(node, dict):
             node.setdefault(key, value)
+    split = found.get("split")
+    if isinstance(split, dict) and split.get("group") == "patient" and split["copies"] != "off":
+        split["group"] = "patient+copies"
     return found
 
 

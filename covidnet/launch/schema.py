@@ -172,7 +172,7 @@ _DATA = {
     "data.seed": _count("Seed of the phantoms."),
 }
 _SPLIT = {
-    "split.group": _one_of("What is kept in one fold.", "patient", "image"),
+    "split.group": _one_of("What is kept in one fold.", "patient+copies", "patient", "image"),
     "split.copies": _one_of("Which copies of an image are kept in one fold.", "near", "bytes", "off"),
     "split.validation": _one_of("The images that early stopping looks at.", "inner", "test", "none"),
     "split.seed": _count("Seed of the folds."),

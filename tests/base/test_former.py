@@ -20,13 +20,29 @@ def test_former_names_of_settings_and_classes_become_todays() -> None:
     assert current(former) == {
         "fold": 3,
         "data": {"name": "phantom", "phantom_size": 96, "ignore": ["films"]},
-        "split": {"group": "patient", "copies": "bytes", "balance": True},
+        "split": {"group": "patient+copies", "copies": "bytes", "balance": True},
         "explain": {"localisation_images": 6, "sanity_images": 3},
         "hydra": {"callbacks": {"sweep_report": {"_target_": "covidnet.sweep.ending.SweepReport"}}},
         "unseen": "scored",
         "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
     }
     assert "film_size" in former["data"]
+
+
+@pytest.mark.parametrize(
+    ("split", "group"),
+    [
+        ({"group": "patient", "copies": "near"}, "patient+copies"),
+        ({"group": "patient", "copies": "off"}, "patient"),
+        ({"group": "image"}, "image"),
+    ],
+)
+def test_a_split_by_patient_is_called_by_what_it_kept_together(split: dict[str, str], group: str) -> None:
+    assert current({"fold": 0, "split": split})["split"]["group"] == group
+
+
+def test_a_part_of_a_configuration_leaves_the_rest_at_todays_defaults() -> None:
+    assert current({"split": {"group": "patient"}}) == {"split": {"group": "patient"}}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert cfg.seed == 0
     assert cfg.data.name == "phantom"
     assert cfg.data.images_per_class == 572
-    assert cfg.split.group == "patient"
+    assert cfg.split.group == "patient+copies"
     assert cfg.split.validation == "inner"
     assert cfg.augment.target_per_class == 1070
     assert cfg.model.freeze is True
@@ -125,7 +125,7 @@ def test_experiments_of_the_tables_differ_from_strict_in_what_they_are_about() -
     strict, without, cnn, narin, paper = (
         compose([f"experiment={name}"]) for name in ("strict", "no_augmentation", "cnn", "narin", "paper")
     )
-    assert (strict.split.group, strict.split.validation, strict.selection) == ("patient", "inner", "inner")
+    assert (strict.split.group, strict.split.validation, strict.selection) == ("patient+copies", "inner", "inner")
     assert (paper.split.group, paper.split.validation, paper.selection) == ("image", "test", "paper")
     assert {cfg.data.name for cfg in (strict, without, cnn, narin, paper)} == {"kaggle"}
     assert (without.augment.mode, strict.augment.mode) == ("none", "fixed")

@@ -140,7 +140,7 @@ def test_a_setting_that_the_choice_does_not_use_is_refused(command: str, words: 
         ("app", "rate=x", "rate=x: must be a number of at least 0"),
         ("config", "cache_dir=null", "cache_dir=null: must be text"),
         ("config", "cache_dir=[a]", "cache_dir=[a]: must be text"),
-        ("prepare", "split.group=null", "split.group=null: must be one of patient, image"),
+        ("prepare", "split.group=null", "split.group=null: must be one of patient+copies, patient, image"),
         ("config", "data.faults=copies", "data.faults=copies: must be a list, such as [A,B]"),
         ("app", "hosts=null", "hosts=null: must be a list, such as [A,B]"),
         ("config", "~seed", "seed: is needed and must not be deleted; leave out ~seed"),

@@ -78,8 +78,8 @@ def test_choices_are_those_of_the_code() -> None:
         ("data.num_workers", -1, "an integer of at least 0 or null"),
         ("data.labels", "TB", "a mapping, such as {A: B} or null"),
         ("data.faults", "copies", "a list, such as [A,B]"),
-        ("split.group", None, ("patient", "image")),
-        ("split.group", ["patient"], ("patient", "image")),
+        ("split.group", None, GROUPS),
+        ("split.group", ["patient"], GROUPS),
         ("trainer.max_epochs", 0, "an integer of at least 1, -1 or null"),
     ],
 )

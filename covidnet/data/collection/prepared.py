@@ -31,7 +31,7 @@ from covidnet.data.collection.manifest_files import (
 )
 from covidnet.data.collection.metadata import COLUMNS, Given
 from covidnet.data.collection.sources import Source, folder_source, kaggle_source
-from covidnet.data.folds.splits import COPIES, GROUPS, N_FOLDS, Copies, Group, balanced_folds
+from covidnet.data.folds.splits import N_FOLDS, Copies, Group, balanced_folds, check_groups
 from covidnet.data.phantoms.phantom import DRAWING, FOLDERS, write_phantoms
 from covidnet.data.reading.thumbnails import FILE as THUMBNAILS
 from covidnet.data.reading.thumbnails import Thumbnails, make_thumbnails, read_thumbnails
@@ -68,7 +68,7 @@ class PreparedDataset:
         folder: holds split.csv, copies.csv and left_out.csv, which includes images excluded by data.view; its parent
             holds manifest.csv, refused.csv and thumbnails.npz.
         notes: what a reader of the numbers must know about the data, in sentences.
-        group: what no two folds share: ``patient`` or ``image``.
+        group: what no two folds share: ``patient+copies``, ``patient`` or ``image``.
         copies: which copies of an image share a fold: ``near``, ``bytes`` or ``off``.
         classes: of the images.
     """
@@ -82,7 +82,7 @@ class PreparedDataset:
     split_sha256: str
     folder: Path
     notes: list[str] = field(default_factory=list)
-    group: Group = "patient"
+    group: Group = "patient+copies"
     copies: Copies = "near"
     classes: ClassList = DEFAULT_CLASSES
 
@@ -131,7 +131,7 @@ def prepare_folder(
     classes: Sequence[str] | str = DEFAULT_CLASSES,
     cache_dir: str | Path | None = None,
     view: str | None = "frontal",
-    group: Group = "patient",
+    group: Group = "patient+copies",
     copies: Copies = "near",
     seed: int = 0,
     progress: bool = True,
@@ -145,7 +145,7 @@ def prepare_folder(
         classes: 2 to 50 names; ``auto`` takes them from the folders or metadata.csv's column label.
         cache_dir: where manifest and folds are kept; ``COVIDNET_CACHE``, or ``~/.cache/covidnet``, if None.
         view: ``frontal``, one view such as ``PA``, or None for all.
-        group: what no two folds share: ``patient`` or ``image``.
+        group: what no two folds share: ``patient+copies``, ``patient`` or ``image``.
         copies: which copies of an image share a fold: ``near``, ``bytes`` or ``off``.
         seed: of the draw of the folds.
         progress: whether progress bars are drawn.
@@ -257,10 +257,7 @@ def prepare_dataset(
         DataError: the data cannot be used, in one line.
         SplitError: no balanced folds can be made.
     """
-    if split["group"] not in GROUPS:
-        raise SettingError("split.group", split["group"], GROUPS)
-    if split.get("copies", "bytes") not in COPIES:
-        raise SettingError("split.copies", split["copies"], COPIES)
+    check_groups(split["group"], split.get("copies", "bytes"))
     source = find_source(data, cache_dir, unseen=split.get("unseen"), progress=progress)
     if absent := [label for label in source.classes if label not in set(source.files["label"])]:
         least = N_FOLDS - bool(source.unseen)
@@ -311,7 +308,9 @@ def _split_dataset(
     data_hash = manifest_hash(images)
     # Two manifests with the same contents may differ in paths, so paths are part of the folder's name, not of the draw.
     paths = _sha256("\n".join(images["path"]))
-    settings = {"data": data_hash, "paths": paths, "group": split["group"], "seed": split["seed"]}
+    # "patient+copies" draws the split that older runs call "patient": the copies are an entry of their own.
+    group = "patient" if split["group"] == "patient+copies" else split["group"]
+    settings = {"data": data_hash, "paths": paths, "group": group, "seed": split["seed"]}
     other = manifest.images[~manifest.images["image_id"].isin(images["image_id"])]
     if len(other):
         settings["other_views"] = _sha256("\n".join(other["path"]))

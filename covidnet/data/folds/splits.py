@@ -21,11 +21,11 @@ UNSEEN_FOLD = 10
 LEFT_OUT = -1
 """The fold number of images that the balanced draw leaves out."""
 
-Group = Literal["patient", "image"]
+Group = Literal["patient+copies", "patient", "image"]
 Validation = Literal["inner", "test", "none"]
 Copies = Literal["near", "bytes", "off"]
 
-GROUPS: tuple[Group, ...] = ("patient", "image")
+GROUPS: tuple[Group, ...] = ("patient+copies", "patient", "image")
 VALIDATIONS: tuple[Validation, ...] = ("inner", "test", "none")
 COPIES: tuple[Copies, ...] = ("near", "bytes", "off")
 COLUMNS = ("image_id", "path", "label", "patient_id", "view", "source", "fold")
@@ -57,19 +57,33 @@ class Split:
     warnings: list[str] = field(default_factory=list)
 
 
-def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies = "near") -> pd.Series:
+def check_groups(group: str, copies: str) -> None:
+    """Refuse values of ``split.group`` and ``split.copies`` that do not exist or contradict each other.
+
+    Raises:
+        SettingError: naming the setting.
+    """
+    if group not in GROUPS:
+        raise SettingError("split.group", group, GROUPS)
+    if copies not in COPIES:
+        raise SettingError("split.copies", copies, COPIES)
+    if group == "patient+copies" and copies == "off":
+        raise SettingError("split.copies", copies, ("near", "bytes"), "to part copies, say split.group=patient too")
+
+
+def groups_of(manifest: pd.DataFrame, group: Group = "patient+copies", copies: Copies = "near") -> pd.Series:
     """The group of each image; no two folds may share a group.
 
-    Copies of an image are one group. With ``group="patient"`` the images of a patient are too, and groups merge: if an
-    image of patient A is also filed under patient B, A and B are one group. An image of unknown patient (NaN, None or
-    blank) is joined only to its copies. Two *different* patients with the same id are joined, and one patient with two
-    ids is not: the guarantee is only as good as the ids.
+    Copies of an image are one group. With ``group="patient+copies"`` the images of a patient are too, and groups merge:
+    if an image of patient A is also filed under patient B, A and B are one group. An image of unknown patient (NaN,
+    None or blank) is joined only to its copies. Two *different* patients with the same id are joined, and one patient
+    with two ids is not: the guarantee is only as good as the ids.
 
     Args:
-        manifest: columns image_id (unique str), for ``group="patient"`` patient_id, and optionally sha256. Without it,
+        manifest: columns image_id (unique str), unless ``group="image"`` patient_id, and optionally sha256. Without it,
             as in split.csv, the image id is used instead: it begins with 16 hexadecimal digits of the sha256. copy_of,
             if present, is equal for near copies and unknown for all other images.
-        group: ``patient`` or ``image``.
+        group: ``patient+copies``; ``patient``, the same, but copies may be ``off``; or ``image``.
         copies: which copies are joined: ``near`` (also those in column copy_of), ``bytes`` (identical files) or
             ``off``.
 
@@ -77,19 +91,16 @@ def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies =
         The smallest image id of each row's group, on the manifest's index.
 
     Raises:
-        SettingError: group or copies is not an allowed value.
+        SettingError: group or copies is not an allowed value, or the two contradict each other.
         DataError: a column is missing, or an image id is not unique.
 
     Example:
         >>> images = pd.DataFrame({"image_id": ["a", "b", "c"], "patient_id": ["p1", None, "p1"]})
-        >>> groups_of(images, "patient").tolist()
+        >>> groups_of(images).tolist()
         ['a', 'b', 'a']
     """
-    if group not in GROUPS:
-        raise SettingError("split.group", group, GROUPS)
-    if copies not in COPIES:
-        raise SettingError("split.copies", copies, COPIES)
-    _require(manifest, ["image_id"] + (["patient_id"] if group == "patient" else []))
+    check_groups(group, copies)
+    _require(manifest, ["image_id"] + (["patient_id"] if group != "image" else []))
     ids = [str(image_id) for image_id in manifest["image_id"]]
     ties: list[list[Hashable]] = []
     if copies != "off":
@@ -98,7 +109,7 @@ def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies =
             ties.append([_known(digest) for digest in manifest["sha256"]])
     if copies == "near" and "copy_of" in manifest:
         ties.append([_known(first) for first in manifest["copy_of"]])
-    if group == "patient":
+    if group != "image":
         ties.append([_known(patient) for patient in manifest["patient_id"]])
     roots = _joined(ties, len(ids))
     smallest: dict[int, str] = {}
@@ -110,7 +121,7 @@ def groups_of(manifest: pd.DataFrame, group: Group = "patient", copies: Copies =
 def balanced_folds(
     manifest: pd.DataFrame,
     *,
-    group: Group = "patient",
+    group: Group = "patient+copies",
     seed: int = 0,
     copies: Copies = "near",
     unseen: Collection[str] = (),
@@ -143,7 +154,7 @@ def balanced_folds(
 
     Args:
         manifest: columns image_id, path, label, patient_id, view, source, and sha256 and copy_of if they are known.
-        group: ``patient``, or ``image`` for the paper's protocol, which lets a patient's images lie in several folds.
+        group: as in `groups_of`; ``image``, the paper's protocol, lets a patient's images lie in several folds.
         seed: another seed gives another draw and other folds.
         copies: which copies share a fold, as in `groups_of`.
         unseen: ids of the images of a published test set; none draws the unseen fold like the others.
@@ -341,7 +352,7 @@ def fold_roles(
     fold: int,
     validation: Validation = "inner",
     seed: int = 0,
-    group: Group = "patient",
+    group: Group = "patient+copies",
     copies: Copies = "near",
     classes: ClassList = DEFAULT_CLASSES,
 ) -> pd.DataFrame:
@@ -474,7 +485,7 @@ def _refuse_small_classes(
         if number < bins:
             raise SplitError(f"class {label}: {number} images, at least {bins} are needed, one per fold; add images")
         if groups < bins:
-            owner, remedy = ("patients", "add patients") if group == "patient" else ("different images", "add images")
+            owner, remedy = ("patients", "add patients") if group != "image" else ("different images", "add images")
             apart = groups_of(images[images["label"] == label], group, "bytes").nunique()
             if copies == "near" and apart >= N_FOLDS:
                 raise SplitError(
@@ -484,7 +495,7 @@ def _refuse_small_classes(
                 )
             raise SplitError(
                 f"class {label}: {number} images of {groups} {owner}, at least {bins} {owner} are needed, one per "
-                f"fold; {remedy}" + (" or set split.group=image" if group == "patient" else "")
+                f"fold; {remedy}" + (" or set split.group=image" if group != "image" else "")
             )
 
 

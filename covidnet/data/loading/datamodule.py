@@ -32,7 +32,7 @@ class FoldDataModule(pl.LightningDataModule):
         split: the table of split.csv, with the manifest's column sha256.
         root: the folder that paths are relative to.
         fold: the test fold, 0..9.
-        group: ``patient`` or ``image``, as the split was made.
+        group: ``split.group``, as the split was made.
         split_copies: ``near``, ``bytes`` or ``off``, as the split was made.
         validation: ``inner``, ``test`` or ``none``.
         validation_seed: seed of the inner validation draw.
@@ -54,7 +54,7 @@ class FoldDataModule(pl.LightningDataModule):
         *,
         root: str | Path,
         fold: int,
-        group: Group = "patient",
+        group: Group = "patient+copies",
         split_copies: Copies = "near",
         validation: Validation = "inner",
         validation_seed: int = 0,

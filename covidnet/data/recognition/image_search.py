@@ -21,8 +21,8 @@ NEAR_DUPLICATE = "near-duplicate"
 
 COLUMNS = ("image", "other", "kind", "similarity")
 
-# Candidates per image that are compared at the finer levels.
-_CANDIDATES = 6
+CANDIDATES = 6
+"""Candidates per image that are compared at the finer levels."""
 
 # Candidates per image whose windows are compared: those that share most landmarks.
 _LIKELY = 24
@@ -61,7 +61,7 @@ def search(
     turns: tuple[int, ...],
     limit: float,
     *,
-    itself: npt.NDArray[np.intp] | None = None,
+    kin: tuple[Ints, Ints] | None = None,
     tick: Callable[[int], None] = lambda count: None,
 ) -> pd.DataFrame:
     """Find every image that is a window of another, or, turned, the whole of another.
@@ -72,7 +72,7 @@ def search(
         index: of the others.
         turns: the turns to try: `UPRIGHT` or `TURNED`.
         limit: the lowest similarity of a match.
-        itself: (N,) each image's own index among the others, so that it is not compared with itself.
+        kin: (N,) and (M,) the groups of images and others; those of one group are not compared.
         tick: called with the number of images just searched.
     """
     # There are many small products: BLAS threads within each would only wait for one another.
@@ -80,7 +80,7 @@ def search(
         tables = []
         for turn in turns:
             upright = np.ascontiguousarray(np.rot90(images, -turn, axes=(1, 2)))
-            pairs = _likely(upright, index, turn, itself, pool, tick)
+            pairs = _likely(upright, index, turn, kin, pool, tick)
             tables.append(_compared(upright, others, pairs, limit, pool))
     return pd.concat(tables, ignore_index=True)
 
@@ -109,7 +109,7 @@ def _likely(
     upright: Pixels,
     index: LandmarkIndex,
     turns: int,
-    itself: Ints | None,
+    kin: tuple[Ints, Ints] | None,
     pool: ThreadPoolExecutor,
     tick: Callable[[int], None],
 ) -> _Pairs:
@@ -118,7 +118,7 @@ def _likely(
     def look(start: int) -> tuple[int, tuple[Ints, Ints, Ints, Ints]]:
         some = slice(start, start + _IMAGES)
         count = _LIKELY_TURNED if turns else _LIKELY
-        return start, index.likely(upright[some], count, None if itself is None else itself[some])
+        return start, index.likely(upright[some], count, None if kin is None else (kin[0][some], kin[1]))
 
     found = [np.zeros((4, 0), np.intp)]
     for start, (image, other, mirrored, votes) in pool.map(look, range(0, len(upright), _IMAGES)):
@@ -134,7 +134,7 @@ def _compared(upright: Pixels, others: Pixels, pairs: _Pairs, limit: float, pool
     rough, first = _coarse(upright, others, pairs, pool)
     order = np.lexsort((-np.abs(rough), pairs.image))
     rank = np.arange(len(order)) - np.searchsorted(pairs.image[order], pairs.image[order])
-    kept = order[(rank < _CANDIDATES) & (np.abs(rough[order]) >= limit - _ROUGH)]
+    kept = order[(rank < CANDIDATES) & (np.abs(rough[order]) >= limit - _ROUGH)]
     image, other, mirrored, inverted = pairs.image[kept], pairs.other[kept], pairs.mirrored[kept], rough[kept] < 0
 
     def align(start: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

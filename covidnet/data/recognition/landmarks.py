@@ -119,21 +119,22 @@ class LandmarkIndex:
         place = order % max(self.count * PLACES, 1)
         self._image, self._at = place // PLACES, places.at.reshape(-1, 2)[place]
 
-    def likely(self, pixels: Pixels, count: int, itself: Ints | None = None) -> tuple[Ints, Ints, Ints, Ints]:
+    def likely(self, pixels: Pixels, count: int, kin: tuple[Ints, Ints] | None = None) -> tuple[Ints, Ints, Ints, Ints]:
         """The indexed images that share most landmarks with each query: as is, inverted or mirrored, whole or cropped.
 
         Args:
             pixels: (N, 64, 64) uint8, the queries.
             count: the most matches per query.
-            itself: (N,) each query's own index among the others, so that it does not match itself.
+            kin: (N,) and (M,) the groups of queries and indexed images; images of one group are not matched. Where each
+                image is a group of its own, no query matches itself.
 
         Returns:
             Four arrays of equal length, sorted by image, best match first: the image, the other, 1 if mirrored, and the
             number of matching pairs of landmarks.
         """
         image, other, mirrored, votes = self._shared(Landmarks.of(pixels))
-        if itself is not None:
-            apart = itself[image] != other
+        if kin is not None:
+            apart = kin[0][image] != kin[1][other]
             image, other, mirrored, votes = (part[apart] for part in (image, other, mirrored, votes))
         order = np.lexsort((mirrored, other, -votes, image))
         sorted_image = image[order]

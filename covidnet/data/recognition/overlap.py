@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from covidnet.base.progress import progress_bar
 from covidnet.data.reading.thumbnails import Pixels
-from covidnet.data.recognition.image_search import COLUMNS, TURNED, UPRIGHT, search, table_of
-from covidnet.data.recognition.landmarks import LandmarkIndex
+from covidnet.data.recognition.image_search import CANDIDATES, COLUMNS, TURNED, UPRIGHT, search, table_of
+from covidnet.data.recognition.landmarks import Ints, LandmarkIndex
 
 SIMILARITY = 0.72
 """Two images count as one from this correlation at 64 x 64 pixels, in data sets as diverse as people are.
@@ -30,11 +32,14 @@ SAME_FILE = "same file"
 COPY_COLUMNS = ("path", "label", "other_path", "other_label", "kind", "similarity")
 """Columns of copies.csv."""
 
-METHOD = 2
+METHOD = 3
 """Increased whenever `find_copies` finds different pairs, so that cached results are not reused."""
 
 # Images sampled to measure how similar the images of one set are.
 _SAMPLE = 200
+
+# If more images than this share have copies, these raise the limit, which is then measured again without them.
+_MANY = 0.25
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,7 @@ def find_overlap(images: ImageSet, others: ImageSet, *, progress: bool = True) -
         ``near-duplicate``, or the transformation, such as ``mirrored and inverted``) and ``similarity`` (0..1), sorted
         by image. A ``cropped`` image shows a part of the other; of an ``uncropped`` image the other shows a part.
     """
-    found = [_same_files(images, others), *_searches(images, others, within=False, progress=progress)]
-    table = pd.concat(found, ignore_index=True)
+    table = pd.concat([_same_files(images, others), *_between(images, others, progress)], ignore_index=True)
     # Prefer the same file, then the most similar image.
     table = table.sort_values("similarity", ascending=False, kind="stable").drop_duplicates("image")
     return table.sort_values("image", ignore_index=True)
@@ -91,10 +95,9 @@ def find_copies(images: ImageSet, *, progress: bool = True) -> pd.DataFrame:
 
     Returns:
         One row per pair, as in `find_overlap`, with ``image`` below ``other``. It does not say which of the two was
-        transformed. If an image has many copies, not all pairs are listed, but each copy is in at least one.
+        transformed. If an image has many copies, not all pairs are listed, but those listed connect all its copies.
     """
-    found = [_same_files(images, images, within=True), *_searches(images, images, within=True, progress=progress)]
-    table = pd.concat(found, ignore_index=True)
+    table = pd.concat([_same_files(images, images, within=True), *_within(images, progress)], ignore_index=True)
     table = table.sort_values("similarity", ascending=False, kind="stable")
     pairs = np.sort(table[["image", "other"]].to_numpy(np.intp), axis=1)
     table = table.assign(image=pairs[:, 0], other=pairs[:, 1]).drop_duplicates(["image", "other"])
@@ -138,11 +141,12 @@ def likeness_limit(images: ImageSet) -> float:
     return _limit(images.pixels, LandmarkIndex(images.pixels))
 
 
-def _limit(pixels: Pixels, index: LandmarkIndex) -> float:
+def _limit(pixels: Pixels, index: LandmarkIndex, group: Ints | None = None) -> float:
     if len(pixels) < 2:
         return SIMILARITY
     sample = np.unique(np.linspace(0, len(pixels) - 1, min(_SAMPLE, len(pixels))).round().astype(np.intp))
-    found = search(pixels[sample], pixels, index, UPRIGHT, -1.0, itself=sample)
+    group = np.arange(len(pixels)) if group is None else group
+    found = search(pixels[sample], pixels, index, UPRIGHT, -1.0, kin=(group[sample], group))
     # An image that shares no landmark with another resembles none.
     nearest = found.groupby("image")["similarity"].max().reindex(range(len(sample)), fill_value=0.0).to_numpy()
     median = float(np.median(nearest))
@@ -165,25 +169,56 @@ def _same_files(images: ImageSet, others: ImageSet, within: bool = False) -> pd.
     return table_of(rows)
 
 
-def _searches(images: ImageSet, others: ImageSet, *, within: bool, progress: bool) -> Iterator[pd.DataFrame]:
+def _between(images: ImageSet, others: ImageSet, progress: bool) -> Iterator[pd.DataFrame]:
     """Yield the matches of images as parts of the others, of turned images, and of others as parts of images."""
     if not (len(images) and len(others)):
         return
-    itself = np.arange(len(images)) if within else None
-    turns = len(UPRIGHT) + len(TURNED)
     with progress_bar(progress) as bar:
-        task = bar.add_task("looking for copies", total=turns * len(images) + (0 if within else len(others)))
+        task = bar.add_task("looking for copies", total=len(UPRIGHT + TURNED) * len(images) + len(others))
 
         def tick(count: int) -> None:
             bar.advance(task, count)
 
         index = LandmarkIndex(others.pixels)
         limit = _limit(others.pixels, index)
-        yield search(images.pixels, others.pixels, index, UPRIGHT, limit, itself=itself, tick=tick)
-        yield search(images.pixels, others.pixels, index, TURNED, limit, itself=itself, tick=tick)
-        if not within:
-            index = LandmarkIndex(images.pixels)
-            table = search(others.pixels, images.pixels, index, UPRIGHT, limit, tick=tick)
-            # If both show the whole image, the first search already found the pair.
-            table = table[table["kind"].str.contains("cropped")].rename(columns={"image": "other", "other": "image"})
-            yield table.assign(kind=table["kind"].str.replace("cropped", "uncropped"))[list(COLUMNS)]
+        yield search(images.pixels, others.pixels, index, UPRIGHT + TURNED, limit, tick=tick)
+        table = search(others.pixels, images.pixels, LandmarkIndex(images.pixels), UPRIGHT, limit, tick=tick)
+        # If both show the whole image, the first search already found the pair.
+        table = table[table["kind"].str.contains("cropped")].rename(columns={"image": "other", "other": "image"})
+        yield table.assign(kind=table["kind"].str.replace("cropped", "uncropped"))[list(COLUMNS)]
+
+
+def _within(images: ImageSet, progress: bool) -> Iterator[pd.DataFrame]:
+    """Yield the matches among the images of one set, until no group of copies can be joined with another."""
+    pixels, count = images.pixels, len(images)
+    if not count:
+        return
+    with progress_bar(progress) as bar:
+        task = bar.add_task("looking for copies", total=len(UPRIGHT + TURNED) * count)
+
+        def tick(done: int) -> None:
+            bar.advance(task, done)
+
+        index = LandmarkIndex(pixels)
+        group, limit, queries = np.arange(count), _limit(pixels, index), np.arange(count)
+        while len(queries):
+            kin = group[queries], group
+            table = search(pixels[queries], pixels, index, UPRIGHT + TURNED, limit, kin=kin, tick=tick)
+            table["image"] = queries[table["image"]]
+            yield table
+            joined = _joined(group, table)
+            sizes = np.bincount(joined)[joined]
+            lower = limit
+            if (sizes > 1).mean() > _MANY and len(table):
+                lower = min(limit, _limit(pixels, index, joined))
+            # The candidates of an image with many copies may all have been these, and hidden further ones.
+            hidden = (sizes > CANDIDATES) & np.isin(joined, joined[table["image"]])
+            queries = np.flatnonzero(hidden | (lower < limit))
+            group, limit = joined, lower
+
+
+def _joined(group: Ints, pairs: pd.DataFrame) -> Ints:
+    """(N,) the groups, joined where a pair connects them."""
+    count = len(group)
+    edges = coo_array((np.ones(len(pairs)), (group[pairs["image"]], group[pairs["other"]])), shape=(count, count))
+    return np.asarray(connected_components(edges, directed=False)[1], np.intp)[group]

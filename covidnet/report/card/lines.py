@@ -23,6 +23,7 @@ _FITS = {
     "pad": "padded to a square with black bars",
 }
 _GROUPS = {
+    "patient+copies": "patient+copies: no patient and no detected copy of an image is in two folds",
     "patient": "patient: no patient is in two folds",
     "image": "image: images of one patient may be in both training and test",
 }

@@ -20,10 +20,11 @@ from PIL import Image
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError, SplitError
 from covidnet.data.collection.prepared import SPLIT_COLUMNS, PreparedDataset, find_source, prepare_dataset, read_split
+from covidnet.data.folds.splits import GROUPS
 from tests.refusals import refused
 
 FOLDERS = {"COVID-19": "COVID19", "Normal": "NORMAL", "Pneumonia": "PNEUMONIA"}
-SPLIT = {"group": "patient", "seed": 0, "copies": "near"}
+SPLIT = {"group": "patient+copies", "seed": 0, "copies": "near"}
 
 
 def draw(path: Path, seed: int) -> None:
@@ -159,7 +160,9 @@ def test_moved_files_are_found_again_by_prepare_in_the_same_folds(tmp_path: Path
     assert "NORMAL/moved.png" in set(after.split["path"])
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"group": "image"}, {"copies": "bytes"}, {"copies": "off"}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"group": "image"}, {"copies": "bytes"}, {"group": "patient", "copies": "off"}]
+)
 def test_another_split_setting_has_a_split_of_its_own(root: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     first = prepare(settings(root), tmp_path)
     second = prepare(settings(root), tmp_path, split={**SPLIT, **change})
@@ -375,7 +378,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("group", ["patient", "image"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_near_copies_share_a_fold_and_are_named(
     copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, group: str
 ) -> None:
@@ -422,7 +425,8 @@ def test_near_copies_are_not_looked_for_unless_asked(
     monkeypatch.setattr(
         "covidnet.data.collection.prepared.find_copies", lambda *a, **k: pytest.fail("copies were looked for")
     )
-    prepared = prepare(settings(copied), tmp_path, split={**SPLIT, "copies": copies}, strict=True)
+    split = {**SPLIT, "group": "patient", "copies": copies}
+    prepared = prepare(settings(copied), tmp_path, split=split, strict=True)
     assert prepared.split["copy_of"].isna().all()
 
 
@@ -473,6 +477,14 @@ def test_copies_are_looked_for_once_for_all_splits(
 def test_settings_of_an_older_run_have_the_split_of_equal_bytes(copied: Path, tmp_path: Path) -> None:
     older = prepare(settings(copied), tmp_path, split={"group": "patient", "seed": 0})
     assert older.split_sha256 == prepare(settings(copied), tmp_path, split={**SPLIT, "copies": "bytes"}).split_sha256
+
+
+def test_patients_and_copies_have_the_split_that_was_called_patient(root: Path, copied: Path, tmp_path: Path) -> None:
+    for images, older in ((root, {}), (copied, {"copies": "near"})):
+        now = prepare(settings(images), tmp_path)
+        before = prepare(settings(images), tmp_path / "other", split={"group": "patient", "seed": 0, **older})
+        assert now.split_sha256 == before.split_sha256
+        assert prepare(settings(images), tmp_path, split={**SPLIT, "group": "patient"}).folder == now.folder
 
 
 def test_a_split_from_before_is_read_without_its_later_columns(root: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError, SplitError
 from covidnet.data.folds.packing import draw, pack
 from covidnet.data.folds.splits import (
+    GROUPS,
     LEFT_OUT,
     N_FOLDS,
     UNSEEN_FOLD,
@@ -90,7 +91,7 @@ def random_manifest(seed: int) -> pd.DataFrame:
 def reference_groups(manifest: pd.DataFrame, group: str) -> np.ndarray:
     """Connected components of the graph that ties images of one content, and of one patient."""
     n = len(manifest)
-    ties = manifest["sha256"].tolist(), manifest["patient_id"].tolist() if group == "patient" else []
+    ties = manifest["sha256"].tolist(), manifest["patient_id"].tolist() if group != "image" else []
     nodes: dict[object, int] = {}
     edges = [
         (i, n + nodes.setdefault((kind, value), len(nodes)))
@@ -148,7 +149,7 @@ def largest_that_covers(patients: list[tuple[int, int, int]]) -> int:
     return size
 
 
-@pytest.mark.parametrize("group", ["patient", "image"])
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(n, marks=pytest.mark.slow) for n in range(8, 30))])
 def test_random_manifests_are_split_into_equal_folds_that_share_no_group(seed: int, group: str) -> None:
     manifest = random_manifest(seed)
@@ -161,7 +162,7 @@ def test_random_manifests_are_split_into_equal_folds_that_share_no_group(seed: i
 @pytest.mark.parametrize("seed", range(30))
 def test_groups_are_the_connected_components_of_patients_and_contents(seed: int) -> None:
     manifest = random_manifest(seed)
-    for group in ("patient", "image"):
+    for group in GROUPS:
         ours, reference = groups_of(manifest, group), reference_groups(manifest, group)
         pairs = set(zip(ours, reference, strict=True))
         assert len(pairs) == ours.nunique() == len(set(reference))
@@ -180,7 +181,7 @@ def test_groups_are_the_same_from_the_columns_of_split_csv(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("published", [0, 60])
-@pytest.mark.parametrize("group", ["patient", "image"])
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("seed", range(5))
 def test_folds_that_are_not_balanced_use_every_image_and_share_no_group(
     seed: int, group: Group, published: int
@@ -226,7 +227,7 @@ def test_folds_that_would_lack_a_class_are_refused() -> None:
 # Published test images
 
 
-@pytest.mark.parametrize("group", ["patient", "image"])
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("seed", range(8))
 def test_published_test_images_are_the_unseen_fold_and_share_no_group_with_the_others(seed: int, group: Group) -> None:
     manifest = random_manifest(seed)
@@ -262,7 +263,7 @@ def test_patients_on_both_sides_of_a_published_split_are_named() -> None:
         "images (3 patients are on both sides, such as patient0)."
     )
     assert split.notes[:2] == [
-        "10 folds of 2 images of each class, grouped by patient, seed 0.",
+        "10 folds of 2 images of each class, grouped by patient+copies, seed 0.",
         "The unseen fold is the 3 published test images (COVID-19 1, Normal 1, Pneumonia 1).",
     ]
     assert warning in split.notes
@@ -307,11 +308,14 @@ def test_near_copies_are_joined_as_asked() -> None:
     for group in ("patient", "image"):
         groups = {copies: groups_of(images, group, copies).nunique() for copies in ("near", "bytes", "off")}
         assert groups == {"near": 2, "bytes": 3, "off": 4}
+    assert [groups_of(images, copies=copies).nunique() for copies in ("near", "bytes")] == [2, 3]
+    with refused("split.copies", "off", ("near", "bytes")):
+        groups_of(images, "patient+copies", "off")
     with refused("split.copies", "all", ("near", "bytes", "off")):
         groups_of(images, "patient", "all")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("group", ["patient", "image"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_near_copies_share_a_fold_and_a_side_of_inner_validation(group: Group, tmp_path: Path) -> None:
     images = images_of([p for c in range(3) for p in one_class([1] * 44, c)])
     images = near(images, *([n, n + 44] for n in range(20)), *([n + 44, n + 88] for n in range(30, 40)))
@@ -344,9 +348,9 @@ def test_copies_that_leave_too_few_groups_are_refused_with_the_remedy() -> None:
 
 def test_equal_bytes_may_lie_apart_where_copies_are_off() -> None:
     images = manifest_of([(f"{c}{n}", label, n // 4) for c, label in enumerate(CLASSES) for n in range(44)])
-    split = balanced_folds(images, copies="off")
+    split = balanced_folds(images, group="patient", copies="off")
     assert split.per_fold == 4
-    assert fold_roles(split.table, fold=0, copies="off")["test"].sum() == 12
+    assert fold_roles(split.table, fold=0, group="patient", copies="off")["test"].sum() == 12
     assert any("split.copies=off" in note for note in split.notes)
 
 
@@ -376,7 +380,7 @@ def test_the_papers_counts_give_folds_of_52_from_whole_groups() -> None:
     rng = random.Random(1)
     patients = [p for c, n in enumerate((576, 1583, 4273)) for p in one_class(sizes_adding_up_to(n, rng, 1, 3), c)]
     manifest = images_of(patients)
-    for group in ("patient", "image"):
+    for group in GROUPS:
         split = balanced_folds(manifest, group=group)
         assert_promises(split, manifest, group)
         assert split.per_fold == 52
@@ -461,7 +465,7 @@ def test_paths_and_views_change_nothing() -> None:
     assert balanced_folds(manifest).table["fold"].tolist() == balanced_folds(moved).table["fold"].tolist()
 
 
-@pytest.mark.parametrize("group", ["patient", "image"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_another_seed_draws_and_places_other_groups(group: str) -> None:
     manifest = random_manifest(8)
     one, two = (balanced_folds(manifest, group=group, seed=seed).table["fold"] for seed in (0, 1))
@@ -546,7 +550,7 @@ def test_unusable_tables_are_refused_by_name() -> None:
         balanced_folds(pd.concat([manifest, manifest.iloc[:1]]))
     with pytest.raises(DataError, match="label 'Tuberculosis'"):
         balanced_folds(manifest.replace({"label": {"Normal": "Tuberculosis"}}))
-    with refused("split.group", "site", ("patient", "image")):
+    with refused("split.group", "site", ("patient+copies", "patient", "image")):
         balanced_folds(manifest, group="site")  # type: ignore[arg-type]
 
 

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.collection.sources import folder_source
@@ -170,6 +172,24 @@ def test_a_image_that_is_its_own_mirror_image_is_no_copy() -> None:
     assert find_copies(imageset(small([whole, picture(6), picture(7)]), "a"), progress=False).empty
 
 
+def test_the_copies_of_one_image_are_one_group_however_many_there_are(images: list[np.ndarray]) -> None:
+    """Each family fills all places of candidates with its own members, and hides the other families."""
+    families = ((), (mirrored,), (cropped(0.1, 0.1, 0.05, 0.1),), (inverted, cropped(0.0, 0.15, 0.15, 0.0)))
+    rng, pixels, shown = np.random.default_rng(0), [], []
+    for n in range(3):
+        for steps in families:
+            for _ in range(8):
+                values = np.clip(images[n] * rng.uniform(0.85, 1.1) + rng.uniform(-10, 10), 0, 255)
+                pixels.append(small([values.astype(np.uint8)], *steps, saved)[0])
+                shown.append(n)
+    pixels += list(small(images[3:15]))
+    shown += range(3, 15)
+    pairs = find_copies(imageset(np.stack(pixels), "a"), progress=False)
+    edges = coo_array((np.ones(len(pairs)), (pairs["image"], pairs["other"])), shape=(len(shown), len(shown)))
+    groups = connected_components(edges, directed=False)[1]
+    assert len({*zip(groups, shown, strict=True)}) == len(set(groups)) == len(set(shown)) == 15
+
+
 # The limit
 
 
@@ -218,7 +238,7 @@ def test_the_index_names_the_copy_first_however_it_was_changed(images: list[np.n
 
 def test_an_image_is_not_told_of_itself_and_the_likeliest_come_first(known: ImageSet) -> None:
     twice = np.concatenate([known.pixels, known.pixels[:5, :, ::-1]])
-    image, other, _, votes = LandmarkIndex(twice).likely(twice, 3, np.arange(len(twice)))
+    image, other, _, votes = LandmarkIndex(twice).likely(twice, 3, (np.arange(len(twice)),) * 2)
     assert (image != other).all()
     assert np.bincount(image, minlength=len(twice)).max() <= 3
     first = np.searchsorted(image, np.arange(5))
