@@ -77,7 +77,7 @@ def _study(settings: dict[str, Any]) -> Study:
     options: dict[str, Any] = {
         "sweep_dir": folder, "prevalences": own["prevalence"], "sensitivity": own["sensitivity"],
         "published": published, "resamples": settings["resamples"], "seed": settings["seed"],
-        "progress": settings["progress"],
+        "progress": settings["progress"], "cache_dir": Path(settings["cache_dir"]).expanduser(),
     }  # fmt: skip
     try:
         images = read_image_table(

@@ -14,6 +14,7 @@ from covidnet.auditing.leaks import leaks
 from covidnet.auditing.published_tables import published_tables
 from covidnet.auditing.same_image import same_image
 from covidnet.auditing.shortcuts import shortcuts
+from covidnet.auditing.shuffled_labels import shuffled_labels
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.auditing.subgroups import subgroups
 
@@ -26,6 +27,12 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("shortcuts", "Shortcuts", "Do corners and borders of the images give the class away?", shortcuts),
     Check("labels", "Labels", "Do copies or the models contradict labels?", labels),
+    Check(
+        "shuffled_labels",
+        "Shuffled labels",
+        "Would labels that have nothing to do with the images give as high an accuracy?",
+        shuffled_labels,
+    ),
     Check("subgroups", "Subgroups", "Is the accuracy lower in some group of images?", subgroups),
     Check("clinical", "Clinical reading", "What do the rates mean where the disease is rare?", clinical),
     Check("published_tables", "Published tables", "Can the printed numbers hold together?", published_tables),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +20,32 @@ from covidnet.data.recognition.overlap import ImageSet, find_copies
 from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.results import Interval
+from covidnet.feature_store.store import FeatureStore, feature_key
 from covidnet.sweep.folder import Sweep, read_sweep
+
+# Pixels of a thumbnail that become one.
+_SMALL = 4
 
 
 class NotPossibleError(Exception):
     """A check cannot run; the text says why."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a closed-form classifier is fitted to.
+
+    Args:
+        values: (n, features) float32, one row for each image.
+        rows: (n,) the row of `Study.images` of each.
+        name: what they are, in words.
+        stored: whether they are features of a backbone, from the feature store.
+    """
+
+    values: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.intp]
+    name: str
+    stored: bool
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,7 @@ class Study:
         resamples: number of bootstrap resamples and of permutations.
         seed: of all that is random.
         progress: whether progress bars are drawn.
+        cache_dir: the folder of the feature store; None for none.
     """
 
     table: ImageTable | None
@@ -55,6 +79,7 @@ class Study:
     resamples: int = RESAMPLES
     seed: int = 0
     progress: bool = False
+    cache_dir: Path | None = None
 
     @property
     def data(self) -> ImageTable:
@@ -92,6 +117,41 @@ class Study:
         """The row of `images` that each thumbnail shows."""
         row = {image_id: n for n, image_id in enumerate(self.images["image_id"])}
         return np.array([row[image_id] for image_id in self.data.thumbnails.image_id], np.intp)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The images' features in the feature store if it has all of them, or else thumbnails of 16x16 pixels.
+
+        Of several stores the one of the sweep's backbone is taken, or else the newest.
+
+        Raises:
+            NotPossibleError: the images cannot be read.
+        """
+        keys = [feature_key(sha256) for sha256 in self.images["sha256"]]
+        try:
+            weights = self.sweep.runs[0].environment.get("weights_sha256")
+        except NotPossibleError:
+            weights = None
+        found: list[tuple[bool, float, FeatureStore, dict[str, Any]]] = []
+        for file in (self.cache_dir / "features").glob("*/store.json") if self.cache_dir else ():
+            try:
+                described = json.loads(file.read_text(encoding="utf-8"))
+                store = FeatureStore.at(file.parent)
+            except (CovidnetError, OSError, ValueError):
+                continue
+            # Maps have a store of their own, and are too long for a closed form.
+            if "output" not in described and all(key in store for key in keys):
+                found.append((described.get("weights") == weights, file.stat().st_mtime, store, described))
+        for _, _, store, described in sorted(found, key=lambda one: one[:2], reverse=True):
+            values, present = store.read(keys)
+            if present.all():
+                name = f"stored features of {described.get('backbone') or 'an unknown backbone'}"
+                return Inputs(values, np.arange(len(keys)), name, True)
+        pixels = self.data.thumbnails.pixels
+        side, by = pixels.shape[1] // _SMALL, _SMALL
+        small = pixels.reshape(len(pixels), side, by, side, by).astype(np.float32).mean((2, 4))
+        name = f"thumbnails of {side}x{side} pixels (the feature store lacks the images)"
+        return Inputs(small.reshape(len(pixels), -1), self.thumbnail_rows, name, False)
 
     @cached_property
     def copies(self) -> pd.DataFrame:

@@ -34,12 +34,12 @@ KEY_BYTES = 32
 Vectors = npt.NDArray[np.float32]
 
 
-def feature_key(sha256: str, operator: str) -> bytes:
+def feature_key(sha256: str, operator: str = "") -> bytes:
     """The key of one input: the image file's hash and the operator applied to the image.
 
     Args:
         sha256: hexadecimal hash of the image file's bytes.
-        operator: description of the augmentation with its parameters.
+        operator: description of the augmentation with its parameters; empty for the image as it is.
 
     Returns:
         32 bytes.
