@@ -35,12 +35,19 @@ def main(cfg: DictConfig) -> None:
     """
     from omegaconf import OmegaConf
 
+    if cfg.output not in ("csv", "dicom"):
+        raise SettingError("output", cfg.output, ("csv", "dicom"))
     given = {name: "" if OmegaConf.is_missing(cfg, name) else str(cfg[name]) for name in ("checkpoint", "input")}
     only = "" if cfg.only is None else str(cfg.only)
     from covidnet.serving.answers import GATES
 
     if cfg.gate not in GATES:
         raise SettingError("gate", cfg.gate, GATES)
+    in_dicom = cfg.output == "dicom"
+    if in_dicom:
+        from covidnet.serving.dicom.results import check_libraries
+
+        check_libraries("output", cfg.output)
     # Errors that need no network are reported before its libraries are loaded.
     models = find_models(given["checkpoint"], onnx=cfg.engine == "onnx", only=only)
     from covidnet.data.collection.inputs import PARTIAL_RECORD, check_earlier, check_out, find_images
@@ -53,22 +60,24 @@ def main(cfg: DictConfig) -> None:
     resume = bool(cfg.resume) and (out / PARTIAL_RECORD).exists()
     check_earlier(out, (PARTIAL_RECORD, table.name, refused.name), overwrite=cfg.overwrite or resume)
     root, paths = find_images(given["input"])
-    check_out(given["input"], out, root, paths)
     from covidnet.serving.answers import Predictor
-    from covidnet.serving.batch import ImagePredictions
+    from covidnet.serving.batch import DICOM_SUFFIXES, ImagePredictions
+    from covidnet.serving.dicom.results import DicomResults
     from covidnet.serving.open_model import open_model
     from covidnet.serving.stream import Share
 
+    check_out(given["input"], out, root, paths, suffixes=(".png", *(DICOM_SUFFIXES.values() if in_dicom else ())))
     share = Share.of_cores()
     predictor = Predictor(open_model(given["checkpoint"], cfg.engine, share.threads, only), cfg.gate)
     # Before the predictions: these notes may explain why every file is refused.
-    print_lines([*predictor.notes(), *(predictor.model.facts.map_notes() if cfg.panels else [])])
+    print_lines([*predictor.notes(), *(predictor.model.facts.map_notes() if cfg.panels or in_dicom else [])])
     predictions = ImagePredictions(
         predictor,
         root,
         paths,
         out,
         panels=bool(cfg.panels),
+        dicom=DicomResults.of_files(predictor, models) if in_dicom else None,
         identifiers=bool(cfg.identifiers),
         reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading},
         passes=share.passes,
@@ -83,6 +92,11 @@ def main(cfg: DictConfig) -> None:
             f"{count(predictions.undrawn, 'picture')} of {predictions.predicted} not drawn, see the log above; the "
             f"table is complete: {table}"
         )
+    if predictions.unwritten:
+        raise DataError(
+            f"{count(predictions.unwritten, 'image')} of {predictions.predicted} without results in DICOM, see the log "
+            f"above; the table is complete: {table}"
+        )
     if predictions.refused and cfg.strict:
         raise DataError(f"strict=true: {predictions.refused} files were refused; see {refused}")
 
@@ -95,7 +109,7 @@ def _made_by(cfg: DictConfig, models: Sequence[Path]) -> dict[str, object]:
     from covidnet.base.provenance import file_sha256
     from covidnet.data.reading.images import READING
 
-    names = ["gate", "panels", "identifiers", "max_megapixels", "min_side", "reading"]
+    names = ["gate", "output", "panels", "identifiers", "max_megapixels", "min_side", "reading"]
     settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True)
     assert isinstance(settings, dict)
     digests = ", ".join(file_sha256(file)[:12] for file in models)

@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
-from covidnet.base.atomic import clear_leftovers
+from covidnet.base.atomic import WriteError, clear_leftovers
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import CovidnetError, DataError, SettingError, WeightsError
 from covidnet.data.phantoms.phantom import draw_image
@@ -31,6 +32,7 @@ from covidnet.data.reading.images import read_image
 from covidnet.export import main as export
 from covidnet.launch.command import compose
 from covidnet.predict import main
+from covidnet.serving import batch
 from covidnet.serving.answers import Predictor
 from covidnet.serving.batch import ImagePredictions
 from covidnet.serving.open_model import open_model
@@ -40,6 +42,7 @@ from tests.conftest import PROJECT
 from tests.data.collection.test_manifest import dicom
 from tests.data.reading import hostile
 from tests.refusals import refused
+from tests.serving.dicom.studies import digest, file_of, radiograph
 from tests.serving.web.test_server import BAD
 
 COUNT = 20
@@ -259,7 +262,6 @@ def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(
 def test_a_picture_that_cannot_be_written_costs_itself_alone(
     sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from covidnet.base.atomic import WriteError
     from covidnet.report.plots import panel as image_picture
 
     save = image_picture.save_figure
@@ -714,3 +716,62 @@ def test_the_command_takes_paths_with_brackets_and_equals_signs(sweep: Path, ima
     )
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "o (1)/predictions.csv")) == 1
+
+
+def test_results_in_dicom_lie_beside_the_tables_and_other_images_are_refused(
+    sweep: Path, images: Path, tmp_path: Path
+) -> None:
+    given, out = tmp_path / "given", tmp_path / "out"
+    (given / "ward").mkdir(parents=True)
+    (given / "ward/1.dcm").write_bytes(file_of(radiograph(1)))
+    (given / "ward/hand.dcm").write_bytes(file_of(radiograph(2, BodyPartExamined="HAND")))
+    shutil.copy(images / "image (0).png", given / "c.png")
+    settings = (f"checkpoint='{sweep}/fold=0'", f"input='{given}'", f"out='{out}'", "gate=off", "output=dicom")
+    predict(*settings)
+    (row,) = pd.read_csv(out / "predictions.csv").to_dict("records")
+    assert (row["path"], row["sr"], row["sc"]) == ("ward/1.dcm", "ward/1.sr.dcm", "ward/1.sc.dcm")
+    report = dcmread(out / row["sr"])
+    values = [
+        float(item.MeasuredValueSequence[0].NumericValue)
+        for item in report.ContentSequence[-1].ContentSequence[0].ContentSequence
+        if item.ValueType == "NUM"
+    ]
+    np.testing.assert_allclose(values, [row[name] for name in CLASSES.columns], atol=1e-6)
+    assert dcmread(out / row["sc"]).pixel_array.ndim == 3
+    told = pd.read_csv(out / "refused.csv", index_col="path")
+    assert told.loc["c.png", "cause"] == "not DICOM, so results in DICOM have no study to belong to"
+    assert told.loc["ward/hand.dcm", "cause"].endswith("BodyPartExamined HAND")
+    assert sorted(path.name for path in out.rglob("*.dcm")) == ["1.sc.dcm", "1.sr.dcm"]
+    before = [digest(dcmread(out / row[kind])) for kind in ("sr", "sc")]
+    predict(*settings, "overwrite=true")
+    assert [digest(dcmread(out / row[kind])) for kind in ("sr", "sc")] == before
+
+
+def test_a_result_in_dicom_that_cannot_be_written_costs_itself_alone(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, out = tmp_path / "given", tmp_path / "out"
+    given.mkdir()
+    for number in (1, 2):
+        (given / f"{number}.dcm").write_bytes(file_of(radiograph(number)))
+    write = batch.write_bytes
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "1.sc.dcm":
+            raise WriteError(path, errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(batch, "write_bytes", full)
+    with pytest.raises(DataError, match=r"1 image of 2 without results in DICOM, see the log above; the table is"):
+        predict(f"checkpoint='{sweep}/fold=0'", f"input='{given}'", f"out='{out}'", "gate=off", "output=dicom")
+    table = pd.read_csv(out / "predictions.csv", index_col="path")
+    assert list(table["sr"].isna()) == [True, False]
+    assert table["p_normal"].notna().all()
+    assert "1.dcm: no results in DICOM" in caplog.text
+
+
+def test_results_in_dicom_never_replace_an_image(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.dcm").write_bytes(file_of(radiograph(1)))
+    (tmp_path / "1.sr.dcm").write_bytes(file_of(radiograph(2)))
+    with refused("out", Path(tmp_path), "a folder without the images", remedy="1.sr.dcm"):
+        predict(f"checkpoint='{sweep}'", f"input='{tmp_path}/*.dcm'", f"out='{tmp_path}'", "output=dicom")

@@ -263,6 +263,7 @@ SCHEMA: dict[str, dict[str, Setting]] = {
     "predict": {
         **_COMMON, **_FILES, "engine": _MODEL_ENGINE, "gate": _GATE,
         "identifiers": _flag("Whether the tables hold DICOM identifiers, which identify patients."),
+        "output": _one_of("Whether results are tables alone or DICOM objects too.", "csv", "dicom"),
         "panels": _flag("Whether each image is drawn beside its heat map."),
         "resume": _flag("Whether to continue a stopped command from its rows in out=DIR."),
     },

@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from heapq import merge
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from covidnet.base.atomic import WriteError, make_folder, replaced, write_text
+from covidnet.base.atomic import WriteError, make_folder, replaced, write_bytes, write_text
 from covidnet.base.caveats import Caveat
 from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError, ImageRefusedError, SettingError
@@ -31,10 +31,16 @@ from covidnet.serving.answers import ImageAnswer, Predictor
 from covidnet.serving.model import NO_MAPS
 from covidnet.serving.stream import BATCH, answered
 
+if TYPE_CHECKING:
+    from covidnet.serving.dicom.results import DicomResults
+
 log = logging.getLogger(__name__)
 
 PARTIAL = ("position", "sha256")
 """The last columns of a partial table: the image's place in the listing, from 0, and the hash of the file's bytes."""
+
+DICOM_SUFFIXES = {"sr": ".sr.dcm", "sc": ".sc.dcm"}
+"""Columns of the results in DICOM (Structured Report, Secondary Capture), and the suffixes of their files."""
 
 _UNREADABLE = "unreadable"
 
@@ -48,6 +54,7 @@ class ImagePredictions:
         paths: posix paths of images.
         out: the folder for all results.
         panels: whether to draw a picture of each image and its heat map.
+        dicom: makes the results in DICOM; None writes none. Images that are not DICOM are then refused.
         identifiers: whether to add the columns `covidnet.data.reading.dicom.IDENTIFIERS`, the keys of DICOM files in an
             archive; they identify patients.
         reading: keyword arguments of `shared_decoders`.
@@ -58,7 +65,7 @@ class ImagePredictions:
             the same values again.
 
     Raises:
-        SettingError: `panels` with a model that draws no heat maps.
+        SettingError: `panels` or `dicom` with a model that draws no heat maps.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class ImagePredictions:
         out: Path,
         *,
         panels: bool = False,
+        dicom: DicomResults | None = None,
         identifiers: bool = False,
         reading: dict[str, Any] | None = None,
         passes: int = 1,
@@ -78,11 +86,14 @@ class ImagePredictions:
     ) -> None:
         if panels and not predictor.model.explains:
             raise SettingError("panels", True, "false", NO_MAPS)
+        if dicom is not None and not predictor.model.explains:
+            raise SettingError("output", "dicom", "csv", NO_MAPS)
         self.predictor = predictor
         self.root = root
         self.paths = paths
         self.out = out
         self.panels = panels
+        self.dicom = dicom
         self.identifiers = identifiers
         limits = reading or {}
         self.decoders = shared_decoders(**limits)
@@ -95,14 +106,18 @@ class ImagePredictions:
         self.refused = 0
         self.flagged = 0
         self.undrawn = 0
+        self.unwritten = 0
         self._pictures = pictures_of(paths) if panels else {}
+        self._results = {name: pictures_of(paths, DICOM_SUFFIXES[name]) for name in DICOM_SUFFIXES} if dicom else {}
+        self._sources: dict[str, dict[str, Any]] = {}
         self._first = ""
 
     def run(self) -> None:
-        """Write predictions.csv, refused.csv if files are refused, the pictures, and the model card if there is one.
+        """Write predictions.csv, refused.csv if files are refused, pictures, results in DICOM, and the model card.
 
         Until the tables are whole, their rows are in predictions.partial.csv and refused.partial.csv. A picture that
-        cannot be drawn or written affects nothing else: its cell stays empty, and `undrawn` counts it.
+        cannot be drawn or written affects nothing else: its cell stays empty, and `undrawn` counts it; `unwritten`
+        counts the images without results in DICOM.
 
         Raises:
             SettingError: with `resume`: the model, a setting, or an image that has a row is not the same as before.
@@ -111,7 +126,8 @@ class ImagePredictions:
         """
         ensemble = self.predictor.model.facts.members > 1
         known_by = IDENTIFIERS if self.identifiers else ()
-        columns = [*columns_of(self.predictor.classes, ensemble), *(["picture"] if self.panels else []), *known_by]
+        columns = columns_of(self.predictor.classes, ensemble)
+        columns += [*(["picture"] if self.panels else []), *self._results, *known_by]
         table = _Table(self.out / "predictions.csv", columns)
         refused = _Table(self.out / "refused.csv", [*REFUSED_COLUMNS, *known_by])
         done = self._begin(table, refused)
@@ -121,9 +137,9 @@ class ImagePredictions:
                 answers = answered(
                     self.predictor,
                     self.paths[done:],
-                    lambda path: self.decoders.read(self.root / path),
+                    self._read,
                     name=lambda path: str(self.root / path),
-                    heat=self.panels,
+                    heat=self.panels or self.dicom is not None,
                     passes=self.passes,
                 )
                 for position, (path, image, answer) in enumerate(answers, done):
@@ -190,6 +206,7 @@ class ImagePredictions:
         for row in table.kept():
             self.flagged += bool(row[table.columns.index("quality")])
             self.undrawn += self.panels and not row[table.columns.index("picture")]
+            self.unwritten += self.dicom is not None and not row[table.columns.index("sr")]
         for row in refused.kept():
             self._first = f"the first: {row[1]}; {row[2]}"
             break
@@ -227,7 +244,12 @@ class ImagePredictions:
             row += [f"{answer.agreement:.3f}", *(f"{sd:.6f}" for sd in answer.spread)]
         if self.panels:
             row.append(self._picture(path, image, answer))
-        return row
+        return row + self._dicom_files(path, image, answer)
+
+    def _read(self, path: str) -> Radiograph:
+        if self.dicom is not None:
+            self._sources[path] = self.decoders.source(self.root / path)
+        return self.decoders.read(self.root / path)
 
     def _sha256(self, path: str) -> str:
         """The hash of a file's bytes, or that it is unreadable, no plain file, or too large for an image."""
@@ -252,6 +274,25 @@ class ImagePredictions:
             self.undrawn += 1
             return ""
 
+    def _dicom_files(self, path: str, image: Radiograph, answer: ImageAnswer) -> list[str]:
+        """The cells of an image's results in DICOM; empty if they cannot be made or written."""
+        if self.dicom is None:
+            return []
+        from covidnet.serving.dicom.results import encoded
+
+        try:
+            files = [names[path] for names in self._results.values()]
+            made = [encoded(one) for one in self.dicom.make(self._sources.pop(path), image, answer)]
+            for file, data in zip(files, made, strict=True):
+                make_folder((self.out / file).parent)
+                write_bytes(self.out / file, data)
+        except Exception as error:
+            # A header may hold anything; the probabilities are known, and other images follow.
+            log.warning("%s: no results in DICOM: %s", shown(path), " ".join(str(error).split())[:200])
+            self.unwritten += 1
+            return [""] * len(self._results)
+        return [listed(file.as_posix()) for file in files]
+
     def _draw(self, path: str, image: Radiograph, answer: ImageAnswer) -> str:
         # The drawing libraries are imported only if needed.
         from covidnet.report.plots.panel import draw_image
@@ -275,7 +316,7 @@ class ImagePredictions:
 
 
 def columns_of(classes: ClassList, ensemble: bool = False) -> list[str]:
-    """The columns of predictions.csv; ``picture`` and `IDENTIFIERS` follow where there are such.
+    """The columns of predictions.csv; ``picture``, `DICOM_SUFFIXES` and `IDENTIFIERS` follow where there are such.
 
     Args:
         classes: of the model.

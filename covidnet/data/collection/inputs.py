@@ -50,11 +50,12 @@ def find_images(given: str) -> tuple[Path, list[str]]:
     return root, names
 
 
-def pictures_of(paths: Sequence[str]) -> dict[str, Path]:
-    """The path of each image's heat map picture, relative to the output folder.
+def pictures_of(paths: Sequence[str], suffix: str = ".png") -> dict[str, Path]:
+    """The path of each image's heat map picture, or of another file of results, relative to the output folder.
 
     Args:
         paths: of images; two of them may differ only in their suffix.
+        suffix: of the results.
 
     Returns:
         A unique path for each image.
@@ -63,12 +64,19 @@ def pictures_of(paths: Sequence[str]) -> dict[str, Path]:
         >>> [path.as_posix() for path in pictures_of(["a/1.dcm", "a/2.png", "a/2.bmp"]).values()]
         ['a/1.png', 'a/2.png.png', 'a/2.bmp.png']
     """
-    plain = {path: Path(path).with_suffix(".png") for path in paths}
+    plain = {path: Path(path).with_suffix(suffix) for path in paths}
     names = Counter(plain.values())
-    return {path: name if names[name] == 1 else Path(f"{path}.png") for path, name in plain.items()}
+    return {path: name if names[name] == 1 else Path(f"{path}{suffix}") for path, name in plain.items()}
 
 
-def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated: Iterable[Path] = ()) -> None:
+def check_out(
+    given: str,
+    out: Path,
+    root: Path,
+    paths: Sequence[str],
+    annotated: Iterable[Path] = (),
+    suffixes: Iterable[str] = (".png",),
+) -> None:
     """Refuse an output folder where a picture could replace an image, or be taken for one by the next call.
 
     ``outputs`` of the working directory is allowed even among the images: no call looks for images there.
@@ -79,6 +87,7 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
         root: the folder that `paths` are relative to.
         paths: of the images.
         annotated: folders of masks.
+        suffixes: of the files that are written for each image.
 
     Raises:
         SettingError: `out` is the input folder or inside it, or inside a folder of masks; or a picture would replace an
@@ -94,7 +103,7 @@ def check_out(given: str, out: Path, root: Path, paths: Sequence[str], annotated
             )
     images = {real_path((root / path).parent) / Path(path).name for path in paths}
     images |= {real_path(root / path) for path in paths}
-    for picture in pictures_of(paths).values():
+    for picture in (name for suffix in suffixes for name in pictures_of(paths, suffix).values()):
         place = target / picture
         if real_path(place.parent) != place.parent:
             raise SettingError(

@@ -237,6 +237,31 @@ class Decoders:
             return [""] * len(IDENTIFIERS)
         return [str(value) for value in reply["identifiers"]]
 
+    def source(self, path: str | Path) -> dict[str, Any]:
+        """As `covidnet.data.reading.dicom_source.source_of`, within the limits.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ImageRefusedError: results in DICOM cannot refer to it, or it exceeded a limit or crashed its decoder.
+            DecoderError: the pool is closed, or no decoder can be started.
+        """
+        with images.open_image(path, self._limits["max_megapixels"]) as file:
+            reply, _ = self._ask(path, {"do": "source"}, file.fileno(), None)
+        return dict(reply["source"])
+
+    def source_in(self, data: bytes, name: str, *, seconds: float | None = None) -> dict[str, Any]:
+        """As `source`, of bytes.
+
+        Args:
+            data: the whole file.
+            name: the name that errors give it.
+            seconds: the most time in all.
+        """
+        reply, _ = self._ask(name, {"do": "source"}, data, seconds)
+        return dict(reply["source"])
+
     def mask(self, path: str | Path, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """One mask as `covidnet.data.reading.images.decode_mask` decodes it, within the limits.
 
@@ -819,6 +844,10 @@ def _work(
         from covidnet.data.reading.dicom import identifiers_of
 
         return {"identifiers": identifiers_of(data, limits.path)}, None
+    if message["do"] == "source":
+        from covidnet.data.reading.dicom_source import source_of
+
+        return {"source": source_of(data, limits.path)}, None
     if message["do"] == "mask":
         mask = images.decode_mask(data, limits.path, tuple(message["shape"]))
         return {}, np.require(mask, np.uint8, "C")

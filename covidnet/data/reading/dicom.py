@@ -56,9 +56,9 @@ def read_header(path: str | Path) -> dict[str, str | None]:
     Raises:
         ImageRefusedError: not a DICOM file, not readable, or pydicom is not installed.
     """
-    _require_pydicom(path)
+    require_pydicom(path)
     try:
-        with _QUIET, Path(path).open("rb") as file:
+        with QUIET, Path(path).open("rb") as file:
             header = read_elements(file, path, ("PatientID", "ViewPosition")).dataset
             patient_id, view = _patient(header), _view(header)
     except ImageRefusedError:
@@ -87,7 +87,7 @@ def identifiers_of(data: bytes, name: str | Path) -> list[str]:
     try:
         if not is_dicom(data, name):
             return [""] * len(IDENTIFIERS)
-        with _QUIET:
+        with QUIET:
             header = read_elements(io.BytesIO(data), name, IDENTIFIERS, force=True).dataset
             return [str(header.get(name) or "").strip() for name in IDENTIFIERS]
     except MemoryError:
@@ -163,8 +163,8 @@ def decode(data: bytes, limits: Limits) -> DisplayedImage:
         DICOM PS3.3 C.7.6.3 (pixels), C.7.5.1.1.2 (padding), C.11.1 (modality LUT), C.11.2 (VOI LUT).
     """
     path = limits.path
-    _require_pydicom(path)
-    with _QUIET:
+    require_pydicom(path)
+    with QUIET:
         file = _header(data, limits)
         header = file.dataset
         _check_subject(header, path)
@@ -191,7 +191,15 @@ def decode(data: bytes, limits: Limits) -> DisplayedImage:
         )
 
 
-def _require_pydicom(path: str | Path) -> None:
+def require_pydicom(path: str | Path) -> None:
+    """Refuse a DICOM file where pydicom is not installed.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ImageRefusedError: naming what installs it.
+    """
     try:
         import pydicom  # noqa: F401
     except ImportError as error:
@@ -519,7 +527,8 @@ class _Quiet:
                 self._context.__exit__(None, None, None)
 
 
-_QUIET = _Quiet()
+QUIET = _Quiet()
+"""Silences pydicom and its decoders inside a ``with`` block."""
 
 
 def is_dicom(head: bytes, path: str | Path) -> bool:

@@ -1,0 +1,1 @@
+"""Results as DICOM, and the way in and out over the network of an archive (PACS)."""
