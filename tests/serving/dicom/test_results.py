@@ -156,7 +156,7 @@ def test_values_that_dicom_does_not_allow_are_left_out() -> None:
     [
         (b"\x89PNG\r\n\x1a\n" + bytes(200), "a.png", "not DICOM, so results in DICOM have no study to belong to"),
         (file_of(radiograph(1, StudyInstanceUID=None)), "a.dcm", "no valid StudyInstanceUID in its header"),
-        (file_of(radiograph(1)).replace(b"26.1.1.1.1", b"26.1.1.x.1"), "a.dcm", "no valid SOPInstanceUID"),
+        (file_of(radiograph(1)).replace(b"0.1.1.1.1", b"0.1.1.x.1"), "a.dcm", "no valid SOPInstanceUID"),
         (bytes(128) + b"DICM" + bytes(40), "a.dcm", "no valid SOPClassUID"),
     ],
 )  # fmt: skip
