@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from covidnet.base.errors import DataError
-from covidnet.base.names import counted, shown
+from covidnet.base.names import counted
 from covidnet.launch.arguments import DATA_PATHS, quoted
-from covidnet.launch.command import launch
+from covidnet.launch.command import launch, print_lines
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from covidnet.data.collection.prepared import PreparedDataset
 
 log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig) -> None:
-    """Scan a data set, refusing bad files one by one, and split; with ``strict=true`` refused files are an error.
+    """Scan a data set, refusing bad files one by one, split and check it; ``strict=true`` makes refused files an error.
 
     Args:
         cfg: the composed configuration ``prepare``.
@@ -27,8 +31,8 @@ def main(cfg: DictConfig) -> None:
     Raises:
         DataError: the data cannot be used, or a file was refused with ``strict=true``.
     """
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
-    from rich.console import Console
 
     from covidnet.data.collection.prepared import prepare_dataset
     from covidnet.gate import fixed_rules
@@ -44,7 +48,6 @@ def main(cfg: DictConfig) -> None:
         limits=settings["reading"],
         progress=settings["progress"],
     )
-    console = Console(soft_wrap=True, highlight=False)
     refused = prepared.folder.parent / "refused.csv"
     lines = [
         *prepared.notes,
@@ -54,12 +57,30 @@ def main(cfg: DictConfig) -> None:
     lines.append(f"left out: {prepared.folder / 'left_out.csv'}")
     if len(prepared.refused):
         lines.append(f"refused:  {refused} ({counted(len(prepared.refused), 'file')})")
-    for line in lines:
-        console.print(shown(line), markup=False, emoji=False)
+    words = [word for word in HydraConfig.get().overrides.task if re.match(r"data[.=]|cache_dir=", word)]
+    lines += [*short_form(prepared, settings["data"]), f"all checks: {shlex.join(['covidnet', 'audit', *words])}"]
+    print_lines(lines)
     if len(prepared.refused) and settings["strict"]:
         raise DataError(
             f"{counted(len(prepared.refused), 'file was', 'files were')} refused (strict=true); see {refused}"
         )
+
+
+def short_form(prepared: PreparedDataset, data: dict[str, Any]) -> list[str]:
+    """What a reviewer would find in the data set, in a few lines; an error of a check is one of them.
+
+    Args:
+        prepared: the data set.
+        data: the group ``data`` of the configuration.
+    """
+    try:
+        from covidnet.auditing.short import short_audit
+
+        return short_audit(prepared, data)
+    except Exception as error:
+        # Manifest and split are written and usable, whatever goes wrong here.
+        log.debug("the short audit failed", exc_info=True)
+        return [f"not checked: {error}"]
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def read_image_table(
         images=images,
         refused=manifest.refused,
         manifest_sha256=manifest_hash(images),
-        thumbnails=_select(small, images),
+        thumbnails=select_thumbnails(small, images),
         notes=[*source.notes, *notes],
     )
 
@@ -126,7 +126,13 @@ def _new_thumbnails(manifest: Manifest) -> Thumbnails:
     return manifest.thumbnails
 
 
-def _select(small: Thumbnails, images: pd.DataFrame) -> Thumbnails:
+def select_thumbnails(small: Thumbnails, images: pd.DataFrame) -> Thumbnails:
+    """The thumbnails of some images, in their order; an image that has none is left out.
+
+    Args:
+        small: of a manifest.
+        images: rows with image_id.
+    """
     place = {image_id: n for n, image_id in enumerate(small.image_id)}
     chosen = [place[image_id] for image_id in images["image_id"] if image_id in place]
     return Thumbnails([small.image_id[n] for n in chosen], small.pixels[chosen], small.aspects[chosen])

@@ -97,7 +97,7 @@ def find_copies(images: ImageSet, *, progress: bool = True) -> pd.DataFrame:
         One row per pair, as in `find_overlap`, with ``image`` below ``other``. It does not say which of the two was
         transformed. If an image has many copies, not all pairs are listed, but those listed connect all its copies.
     """
-    table = pd.concat([_same_files(images, images, within=True), *_within(images, progress)], ignore_index=True)
+    table = pd.concat([same_files(images), *_within(images, progress)], ignore_index=True)
     table = table.sort_values("similarity", ascending=False, kind="stable")
     pairs = np.sort(table[["image", "other"]].to_numpy(np.intp), axis=1)
     table = table.assign(image=pairs[:, 0], other=pairs[:, 1]).drop_duplicates(["image", "other"])
@@ -154,18 +154,23 @@ def _limit(pixels: Pixels, index: LandmarkIndex, group: Ints | None = None) -> f
     return float(np.clip(median + 3.0 * spread, SIMILARITY, HIGHEST))
 
 
-def _same_files(images: ImageSet, others: ImageSet, within: bool = False) -> pd.DataFrame:
+def same_files(images: ImageSet) -> pd.DataFrame:
+    """The pairs of a set that have the same bytes, as `find_copies` lists them; the pixels are not compared.
+
+    Args:
+        images: the set.
+    """
+    found = _same_files(images, images)
+    return found[found["image"] != found["other"]].reset_index(drop=True)
+
+
+def _same_files(images: ImageSet, others: ImageSet) -> pd.DataFrame:
+    """Each image with the first of the others that has the same bytes."""
     first: dict[str, int] = {}
-    rows = []
-    if not within:
-        for n, sha256 in enumerate(others.sha256.tolist()):
-            first.setdefault(sha256, n)
-    for n, sha256 in enumerate(images.sha256.tolist()):
-        if sha256 in first:
-            # The highest similarity, so that identical files sort first.
-            rows.append((n, first[sha256], SAME_FILE, 1.0))
-        elif within:
-            first[sha256] = n
+    for n, sha256 in enumerate(others.sha256.tolist()):
+        first.setdefault(sha256, n)
+    # The highest similarity, so that identical files sort first.
+    rows = [(n, first[one], SAME_FILE, 1.0) for n, one in enumerate(images.sha256.tolist()) if one in first]
     return table_of(rows)
 
 

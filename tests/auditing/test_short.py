@@ -1,0 +1,64 @@
+"""The short form of the audit: silent on clean phantoms, a line for each planted fault, and never an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pandas as pd
+import pytest
+
+from covidnet.auditing import short
+from covidnet.auditing.short import short_audit
+from covidnet.data.collection.prepared import PreparedDataset, prepare_folder
+from covidnet.prepare import short_form
+from tests.auditing.conftest import DATA, edited
+
+
+def of(root: Path, cache: Path, **settings: Any) -> tuple[PreparedDataset, dict[str, Any]]:
+    return prepare_folder(root, cache_dir=cache, progress=False, **settings), {**DATA, "root": str(root)}
+
+
+def test_clean_phantoms_give_one_line(phantoms: Path, cache: Path) -> None:
+    assert short_audit(*of(phantoms, cache)) == [
+        "4 checks of the data set alone: nothing that blocks or weakens a claim"
+    ]
+
+
+@pytest.mark.parametrize("copies", ["near", "bytes"])
+def test_planted_faults_are_a_line_each(
+    changed: Path, cache: Path, copies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(changed / "metadata.csv", dtype=str)
+    first = {label: rows["filename"].iloc[0] for label, rows in table.groupby("label")}
+    image = cv2.imread(str(changed / first["Normal"]), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(changed / first["Pneumonia"]), image[:, ::-1])
+
+    def spell(table: pd.DataFrame) -> pd.DataFrame:
+        several = table["patient_id"].value_counts().index[0]
+        table.loc[table.index[table["patient_id"] == several][0], "patient_id"] = several.upper()
+        return table.assign(source=table["label"])
+
+    prepared, data = of(edited(changed, spell), cache, copies=copies)
+    monkeypatch.setattr(
+        "covidnet.auditing.study.find_copies", lambda *a, **k: pytest.fail("copies were searched again")
+    )
+    *lines, last = short_audit(prepared, data)
+    assert last == f"4 checks of the data set alone: {len(lines)} findings"
+    texts = [line.partition(": ")[2] for line in lines]
+    assert {line.partition(": ")[0] for line in lines} == {"blocks a claim", "weakens a claim"}
+    assert sum("differ only in case" in text for text in texts) == 1
+    assert sum("Source and class cannot be separated" in text for text in texts) == 1
+    # With copies=bytes a mirrored image is not searched for.
+    assert sum("copies in two classes" in text for text in texts) == (copies == "near")
+
+
+def test_a_fault_of_a_check_is_a_line_and_no_error(
+    phantoms: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a check is broken")
+
+    monkeypatch.setattr(short, "audited", fail)
+    assert short_form(*of(phantoms, cache)) == ["not checked: a check is broken"]
