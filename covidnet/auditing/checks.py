@@ -17,6 +17,7 @@ from covidnet.auditing.shortcuts import shortcuts
 from covidnet.auditing.shuffled_labels import shuffled_labels
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.auditing.subgroups import subgroups
+from covidnet.auditing.uncertainty import uncertainty
 
 CHECKS: tuple[Check, ...] = (
     Check("leaks", "Leaks of the split", "Do the files of the sweep keep every rule of the folds?", leaks),
@@ -34,6 +35,12 @@ CHECKS: tuple[Check, ...] = (
         shuffled_labels,
     ),
     Check("subgroups", "Subgroups", "Is the accuracy lower in some group of images?", subgroups),
+    Check(
+        "uncertainty",
+        "Uncertainty",
+        "Do prediction sets hold what they promise, and does confidence say which predictions are wrong?",
+        uncertainty,
+    ),
     Check("clinical", "Clinical reading", "What do the rates mean where the disease is rare?", clinical),
     Check("published_tables", "Published tables", "Can the printed numbers hold together?", published_tables),
 )
