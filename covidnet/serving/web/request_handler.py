@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import hashlib
 import logging
 import re
 import threading
@@ -188,7 +189,7 @@ class RequestHandler:
         try:
             turn = self._turns.setdefault(job.client, asyncio.Semaphore(READERS - 1))
             async with turn:
-                image, preview = await self._within(job, self._readers, lambda: self._decode(job))
+                image, preview, sha256 = await self._within(job, self._readers, lambda: self._decode(job))
             if job.left.is_set():
                 raise AbandonedError
             job.pending = self._worker.submit(image, job.heat)
@@ -196,7 +197,7 @@ class RequestHandler:
             if isinstance(answer, ImageRefusedError):
                 raise _refused("unsuitable_image", answer)
             draw = functools.partial(answer_json, answer, image.facts, preview, self._fit, self._facts)
-            return await self._within(job, self._drawers, draw)
+            return {**await self._within(job, self._drawers, draw), "sha256": sha256}
         except ShortOfMemoryError:
             _LOG.error("short of memory: the decoder of an image")
             raise busy("the server is short of memory") from None
@@ -230,12 +231,13 @@ class RequestHandler:
         job.pending = future
         return await asyncio.wrap_future(future)
 
-    def _decode(self, job: _Job) -> tuple[Radiograph, npt.NDArray[np.uint8]]:
+    def _decode(self, job: _Job) -> tuple[Radiograph, npt.NDArray[np.uint8], str]:
         data, job.data = job.data, b""
+        sha256 = hashlib.sha256(data).hexdigest()
         # A DICOM data set without the preamble is recognised only by its name; no other format begins like this.
         name = "upload.dcm" if data[:2] in (b"\x08\0", b"\x02\0") else "upload"
         image = self._decoders.decode(data, name, seconds=job.end - time.monotonic(), left=job.left)
-        return image, preview_of(image.pixels)
+        return image, preview_of(image.pixels), sha256
 
 
 def short_of_memory(error: BaseException) -> bool:

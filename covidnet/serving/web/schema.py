@@ -59,6 +59,7 @@ class Answer(BaseModel):
     heat: Heat | None = Field(description="null with heat=false, or if the model draws no maps")
     notes: list[str] = Field(description="caveats about the model, such as that it was trained on phantoms")
     notice: str = Field(examples=[NOTICE])
+    sha256: str = Field(description="of the file, in hexadecimal")
     seconds: float = Field(description="from the complete upload to the answer")
 
 
@@ -96,6 +97,40 @@ class Health(BaseModel):
     """The server is up, or ready."""
 
     status: str = "ok"
+
+
+class Item(BaseModel):
+    """One image of the worklist."""
+
+    number: int
+    name: str = Field(description="of the file, without its folder")
+    sha256: str | None = Field(description="of the file; null if it was refused")
+    prediction: str | None = None
+    probabilities: ByClass | None = None
+    quality: list[Quality] | None = None
+    refused: dict[str, str] | None = Field(description="cause and remedy, if the image was refused")
+    thumbnail: str | None = Field(description="grey JPEG, as a data URL")
+    verdict: str | None = Field(description="of the reader who asks")
+    remark: str
+
+
+class Items(BaseModel):
+    """The worklist."""
+
+    total: int = Field(description="images in the folder")
+    done: int = Field(description="of them predicted or refused")
+    items: list[Item]
+
+
+class Verdict(BaseModel):
+    """What a reader says about an image."""
+
+    sha256: str = Field(description="of the file, from its answer")
+    reader: str
+    verdict: str = Field(description="a class, or unsure")
+    remark: str = ""
+    saw_model: bool = Field(description="whether the model's result was visible before")
+    name: str = Field("", description="of an upload; an image of the folder has its path")
 
 
 class ErrorText(BaseModel):

@@ -1,0 +1,77 @@
+"""The routes of the worklist."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from covidnet.serving.web import schema
+from covidnet.serving.web.web_error import WebError
+
+if TYPE_CHECKING:
+    from covidnet.serving.web.request_handler import RequestHandler
+    from covidnet.serving.web.worklist import Worklist
+
+
+def add_worklist(app: FastAPI, worklist: Worklist, *, explains: bool) -> None:
+    """Add the worklist's routes to the application.
+
+    They are plain functions where they wait for the file, so that they run in threads and hold up no other request.
+
+    Args:
+        app: the application; its state has the request handler.
+        worklist: the images and verdicts.
+        explains: whether the model draws heat maps.
+    """
+
+    @app.get("/v1/worklist", response_model=schema.Items)
+    def items(since: int = Query(0, description="only items with a larger number"), reader: str = "") -> Response:
+        """The images of the folder with their predictions, and one reader's verdicts."""
+        with _readable():
+            return JSONResponse(worklist.items(since, reader))
+
+    @app.get("/v1/worklist/{number}", response_model=schema.Answer, responses=schema.ERRORS)
+    async def item(number: int, request: Request) -> Response:
+        """The whole answer for one image of the folder, with its heat map."""
+        import asyncio
+
+        with _readable():
+            data = await asyncio.to_thread(worklist.content, number)
+        handler: RequestHandler = request.app.state.handler
+        answer = await handler.answer(data, explains, asyncio.Event().wait, "worklist page")
+        return JSONResponse({**answer, "seconds": 0.0})
+
+    @app.post("/v1/verdicts", status_code=204)
+    def verdict(given: schema.Verdict) -> Response:
+        """Save a reader's verdict on an image that was predicted."""
+        with _readable():
+            worklist.decide(**given.model_dump())
+        return Response(status_code=204)
+
+    @app.get("/v1/verdicts")
+    def verdicts() -> Response:
+        """The last verdict of each reader on each image, as CSV."""
+        with _readable():
+            headers = {"Content-Disposition": 'attachment; filename="verdicts.csv"'}
+            return Response(worklist.verdicts_csv(), media_type="text/csv; charset=utf-8", headers=headers)
+
+    @app.get("/v1/agreement")
+    def agreement() -> Response:
+        """Kappa of each two raters; sensitivity and specificity of each reader, the model and either."""
+        with _readable():
+            found: dict[str, Any] = worklist.agreement()
+        return JSONResponse(found)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        cause = f"the file of verdicts cannot be used ({error})"
+        raise WebError(503, "no_file", cause, "check the disk of the server; nothing was saved") from None
