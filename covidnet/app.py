@@ -7,7 +7,9 @@ import importlib.util
 import logging
 import socket
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidnet.base.errors import CovidnetError, SettingError
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATHS = ("checkpoint", "only", "token")
+PATHS = ("checkpoint", "only", "token", "worklist", "verdicts")
 """Settings that are paths, with characters that Hydra's grammar may reject."""
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
@@ -51,7 +53,12 @@ def main(cfg: DictConfig) -> None:
     given = "" if OmegaConf.is_missing(cfg, "checkpoint") or cfg.checkpoint is None else str(cfg.checkpoint)
     only = "" if cfg.only is None else str(cfg.only)
     # Errors that need no network are reported before its libraries are loaded.
-    find_models(given, onnx=cfg.engine == "onnx", only=only)
+    models = find_models(given, onnx=cfg.engine == "onnx", only=only)
+    images = "" if cfg.worklist is None else str(cfg.worklist)
+    if images:
+        from covidnet.data.collection.inputs import find_images
+
+        find_images(images)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CovidnetError(f'the web application needs {", ".join(missing)}: pip install "covidnet[app]"')
@@ -81,11 +88,13 @@ def main(cfg: DictConfig) -> None:
         from covidnet.serving.stream import Share
         from covidnet.serving.web.guard import is_loopback
         from covidnet.serving.web.server import create_app
+        from covidnet.serving.web.worklist import Worklist
 
         log.info("loading %s", f"{given} only={only}" if only else given)
         share = Share.of_cores()
         model = open_model(given, cfg.engine, share.threads, only)
         predictor = Predictor(model, cfg.gate)
+        worklist = Worklist(Path(cfg.verdicts), images, _identity(models, cfg.gate), model.facts.classes, limits)
         app = create_app(
             model,
             predictor,
@@ -95,6 +104,7 @@ def main(cfg: DictConfig) -> None:
             access=access,
             notes=predictor.gate_notes(),
             workers=share.passes,
+            worklist=worklist,
         )
         warm_up(model)
         started.result()
@@ -111,8 +121,19 @@ def main(cfg: DictConfig) -> None:
             *(model.facts.map_notes() if model.explains else []),
         ]:
             log.warning("%s", note)
-        log.info("http://%s/  (Ctrl-C ends)", _address(listener))
+        if images:
+            log.info("%s", worklist.line())
+        log.info("http://%s/%s  (Ctrl-C ends)", _address(listener), "worklist" if images else "")
         _serve(app, listener, limits, access)
+
+
+def _identity(models: Sequence[Path], gate: str) -> str:
+    """What the predictions of a worklist depend on besides the images."""
+    from covidnet.base.provenance import file_sha256
+    from covidnet.data.reading.images import READING
+
+    digests = ",".join(file_sha256(file)[:12] for file in models)
+    return f"{digests}; gate={gate}; reading {READING}"
 
 
 def _listen(host: str, port: Any) -> socket.socket:

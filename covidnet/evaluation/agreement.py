@@ -83,7 +83,7 @@ def agreements(readings: Sequence[Reading], classes: Sequence[str]) -> list[dict
         classes: in order.
 
     Returns:
-        For each pair ``first``, ``second``, ``images``, ``agreement`` (a share) and ``kappa`` with ``low`` and ``high``.
+        For each pair: ``first``, ``second``, ``images``, ``agreement`` (a share), ``kappa``, ``low`` and ``high``.
     """
     rated: dict[str, dict[str, str]] = {MODEL: {}}
     for reading in readings:

@@ -284,6 +284,8 @@ SCHEMA: dict[str, dict[str, Setting]] = {
         "host": _text("The address that the server listens on."),
         "port": _count("Its port; 0 takes a free one.", 0, most=65535),
         "hosts": _list("Host names of the server."),
+        "worklist": _text("A folder or pattern of images for the page /worklist.", extra=_NULL),
+        "verdicts": _text("The SQLite file of the worklist's predictions and of readers' verdicts."),
         "token": _text("A file with the token that every request must send.", extra=_NULL),
         "proxies": _list("Addresses or networks of proxies that are trusted."),
         "max_megabytes": _positive("Size of one upload at most."),

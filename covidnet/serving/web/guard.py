@@ -41,7 +41,7 @@ HEADERS: dict[str, str] = {
 PROBES = frozenset({"/health", "/ready"})
 """Answered even with too many connections or requests."""
 
-_OPEN = PROBES | {"/", "/app.js", "/common.js", "/style.css"}
+_OPEN = PROBES | {"/", "/app.js", "/common.js", "/style.css", "/worklist", "/worklist.js", "/worklist.css"}
 _RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*")

@@ -102,7 +102,8 @@ class Health(BaseModel):
 class Item(BaseModel):
     """One image of the worklist."""
 
-    number: int
+    number: int = Field(description="grows; an image that changed gets a new one")
+    key: str = Field(description="stays the same for a path")
     name: str = Field(description="of the file, without its folder")
     sha256: str | None = Field(description="of the file; null if it was refused")
     prediction: str | None = None

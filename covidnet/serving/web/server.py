@@ -28,9 +28,11 @@ from covidnet.serving.web.request_handler import RequestHandler
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError, internal, place_of
 from covidnet.serving.web.worker import Answers
+from covidnet.serving.web.worklist_routes import add_worklist
 
 if TYPE_CHECKING:
     from covidnet.data.reading.decoders import Decoders
+    from covidnet.serving.web.worklist import Worklist
 
 _LOG = logging.getLogger(__name__)
 _MINUTE = 60.0
@@ -38,11 +40,14 @@ _MINUTE = 60.0
 # All uploads together may use the memory of this many uploads of the largest size.
 _UPLOADS = 8
 
-_PAGES = {
+PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/common.js": ("common.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/worklist": ("worklist.html", "text/html; charset=utf-8"),
+    "/worklist.js": ("worklist.js", "text/javascript; charset=utf-8"),
+    "/worklist.css": ("worklist.css", "text/css; charset=utf-8"),
 }
 
 _DESCRIPTION = """Class probabilities of one chest radiograph, and a heat map of the evidence.
@@ -71,6 +76,7 @@ def create_app(
     access: Access | None = None,
     notes: Sequence[str] = (),
     workers: int = 1,
+    worklist: Worklist | None = None,
 ) -> ASGIApp:
     """The application for an ASGI server.
 
@@ -83,6 +89,7 @@ def create_app(
         access: who may send requests, and to which host names.
         notes: caveats besides those of the model, such as those of its input gate.
         workers: threads that call `predictor` concurrently.
+        worklist: the images of a folder and readers' verdicts; None omits the page.
     """
     limits = limits or WebLimits()
     rate = RateLimit(limits.rate, limits.burst)
@@ -104,7 +111,10 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_exception_handler(_LogOncePerMinute())
         app.state.handler = RequestHandler(predictor, decoders, model.fit, model.facts, limits, workers)
+        filling = asyncio.create_task(_fill(worklist, app.state.handler)) if worklist and worklist.given else None
         yield
+        if filling is not None:
+            filling.cancel()
         app.state.handler.close()
 
     app = FastAPI(
@@ -119,7 +129,9 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     _add_errors(app)
-    _add_pages(app)
+    _add_pages(app, [path for path in PAGES if worklist is not None or not path.startswith("/worklist")])
+    if worklist is not None:
+        add_worklist(app, worklist, limits, explains=model.explains)
 
     @app.get("/health", response_model=schema.Health)
     async def health() -> Response:
@@ -151,6 +163,8 @@ def create_app(
             data = await read_upload(request.stream(), request.headers, limits, share)
             start = time.perf_counter()
             answer = await handler.answer(data, heat and model.explains, _disconnected(request), client)
+        if worklist is not None:
+            worklist.remember(answer)
         return JSONResponse({**answer, "seconds": round(time.perf_counter() - start, 4)})
 
     return Guard(app, access, limits.connections, limits.per_address)
@@ -186,7 +200,12 @@ def _disconnected(request: Request) -> Any:
     return disconnected
 
 
-def _add_pages(app: FastAPI) -> None:
+async def _fill(worklist: Worklist, handler: RequestHandler) -> None:
+    never = asyncio.Event()
+    await worklist.fill(lambda data: handler.answer(data, False, never.wait, "worklist"))
+
+
+def _add_pages(app: FastAPI, paths: Sequence[str]) -> None:
     folder = files("covidnet.serving.web") / "page"
 
     def add(path: str, name: str, kind: str) -> None:
@@ -196,8 +215,8 @@ def _add_pages(app: FastAPI) -> None:
         async def page() -> Response:
             return Response(content, media_type=kind)
 
-    for path, (name, kind) in _PAGES.items():
-        add(path, name, kind)
+    for path in paths:
+        add(path, *PAGES[path])
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -28,6 +29,7 @@ from covidnet.base.names import counted, inert, listed
 from covidnet.data.collection.inputs import find_images
 from covidnet.data.reading.images import open_image, reading
 from covidnet.evaluation.agreement import Reading, agreements, reader_rates
+from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.web_error import WebError
 
 log = logging.getLogger(__name__)
@@ -74,16 +76,16 @@ class Worklist:
         model: what identifies the model; predictions of another one are computed anew, and verdicts beside another
             model's predictions are not counted.
         classes: of the model.
-        max_bytes: larger files are refused.
+        limits: of the server; larger files are refused.
 
     Raises:
         SettingError: the file cannot be a database.
         DataError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, file: Path, given: str, model: str, classes: ClassList, max_bytes: int) -> None:
+    def __init__(self, file: Path, given: str, model: str, classes: ClassList, limits: WebLimits) -> None:
         self.file, self.given, self.model, self.classes = file, given, model, classes
-        self._max_bytes = max_bytes
+        self._max_bytes = limits.max_bytes
         self._lock = threading.Lock()
         self._uploads: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._root, self._paths = self._look()
@@ -178,18 +180,17 @@ class Worklist:
         self, path: str, size: int, modified: int, answer: dict[str, Any] | None, refused: dict[str, str] | None
     ) -> None:
         folders = Path(path).parts[:-1]
-        label = next((known for name in folders if (known := label_of(name, classes=self.classes))), None)
-        kept, thumbnail = None, None
+        row: dict[str, Any] = {
+            "folder": str(self._root), "path": path, "size": size, "modified": modified, "model": self.model,
+            "label": next((found for name in folders if (found := label_of(name, classes=self.classes))), None),
+        }  # fmt: skip
         if answer is not None:
-            thumbnail = _thumbnail(answer["preview"])
-            kept = json.dumps({key: answer[key] for key in ("prediction", "probabilities", "quality")})
+            row |= {"sha256": answer["sha256"], "thumbnail": _thumbnail(answer["preview"])}
+            row["answer"] = json.dumps({key: answer[key] for key in ("prediction", "probabilities", "quality")})
+        else:
+            row["refused"] = json.dumps(refused)
         with self._database() as known:
-            known.execute(
-                "INSERT OR REPLACE INTO images (folder, path, size, modified, model, sha256, label, answer, refused,"
-                " thumbnail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (str(self._root), path, size, modified, self.model, answer["sha256"] if answer else None, label, kept)
-                + (json.dumps(refused) if refused else None, thumbnail),
-            )
+            known.execute(_insert("images", row, or_replace=True), row)
 
     def remember(self, answer: Mapping[str, Any]) -> None:
         """Keep the prediction of an upload in memory, so that a verdict on it can be saved; not the image."""
@@ -209,8 +210,8 @@ class Worklist:
             reader: whose verdicts to add.
 
         Returns:
-            ``total`` images in the folder, ``done`` of them, and ``items``: number, name, probabilities, prediction,
-            quality flags, refusal, thumbnail (JPEG as a data URL), verdict and remark.
+            ``total`` images in the folder, ``done`` of them, and ``items``: number, key (of the path), name,
+            probabilities, prediction, quality flags, refusal, thumbnail (JPEG as a data URL), verdict and remark.
         """
         if not self.given:
             return {"total": 0, "done": 0, "items": []}
@@ -230,6 +231,7 @@ class Worklist:
             found.append(
                 {
                     "number": row["number"],
+                    "key": hashlib.sha256(row["path"].encode()).hexdigest()[:16],
                     # Not the folder, whose name may be the label.
                     "name": Path(row["path"]).name,
                     "sha256": row["sha256"],
@@ -293,13 +295,12 @@ class Worklist:
                 given["name"], label, answer = row["path"], row["label"], json.loads(row["answer"])
             if answer is None:
                 raise WebError(404, "not_found", "there is no prediction of this image", "predict it again")
-            values = (datetime.now(UTC).isoformat(timespec="seconds"), given["reader"], sha256, given["name"], label)
-            values += (verdict, given["remark"], saw_model, self.model, answer["prediction"])
-            known.execute(
-                "INSERT INTO verdicts (time, reader, sha256, name, label, verdict, remark, saw_model, model,"
-                " prediction, probabilities) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, json.dumps(answer["probabilities"])),
-            )
+            said = {
+                "time": datetime.now(UTC).isoformat(timespec="seconds"), **given, "sha256": sha256, "label": label,
+                "verdict": verdict, "saw_model": saw_model, "model": self.model, "prediction": answer["prediction"],
+                "probabilities": json.dumps(answer["probabilities"]),
+            }  # fmt: skip
+            known.execute(_insert("verdicts", said), said)
 
     def verdicts_csv(self) -> str:
         """The last verdict of each reader on each image, as CSV; cells that a spreadsheet would run are made inert."""
@@ -323,7 +324,9 @@ class Worklist:
         with self._database() as known:
             rows = self._latest(known)
         sure = [row for row in rows if row["verdict"] != UNSURE]
-        readings = [Reading(*(row[key] for key in ("reader", "sha256", "verdict", "prediction", "label"))) for row in sure]
+        readings = [
+            Reading(*(row[key] for key in ("reader", "sha256", "verdict", "prediction", "label"))) for row in sure
+        ]
         found = {
             "verdicts": len(rows),
             "unsure": len(rows) - len(sure),
@@ -331,7 +334,9 @@ class Worklist:
             "pairs": agreements(readings, self.classes.names),
             "rates": reader_rates(readings, self.classes.names),
         }
-        return {key: [_known(row) for row in value] if isinstance(value, list) else value for key, value in found.items()}
+        return {
+            key: [_known(row) for row in value] if isinstance(value, list) else value for key, value in found.items()
+        }
 
     def _latest(self, known: sqlite3.Connection) -> Sequence[sqlite3.Row]:
         return known.execute(
@@ -354,9 +359,14 @@ class Worklist:
             finally:
                 known.close()
 
-    def says(self) -> str:
+    def line(self) -> str:
         """What is listed, in a line for the terminal."""
         return f"worklist: {counted(self.total, 'image')} in {listed(self.given)}; verdicts in {self.file}"
+
+
+def _insert(table: str, row: Mapping[str, Any], *, or_replace: bool = False) -> str:
+    verb = "INSERT OR REPLACE" if or_replace else "INSERT"
+    return f"{verb} INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"
 
 
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -370,5 +380,7 @@ def _thumbnail(preview: str) -> str:
     assert image is not None
     shrink = THUMBNAIL / max(image.shape)
     size = max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink))
-    _, packed = cv2.imencode(".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA), [cv2.IMWRITE_JPEG_QUALITY, 70])
+    _, packed = cv2.imencode(
+        ".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA), [cv2.IMWRITE_JPEG_QUALITY, 70]
+    )
     return "data:image/jpeg;base64," + base64.b64encode(packed.tobytes()).decode("ascii")

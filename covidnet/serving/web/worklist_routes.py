@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 
 from covidnet.serving.web import schema
+from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.rate import client_of
+from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError
 
 if TYPE_CHECKING:
     from covidnet.serving.web.request_handler import RequestHandler
     from covidnet.serving.web.worklist import Worklist
 
+_VERDICT_MEGABYTES = 0.05
+_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": schema.Verdict.model_json_schema()}}}
+}
 
-def add_worklist(app: FastAPI, worklist: Worklist, *, explains: bool) -> None:
+
+def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, *, explains: bool) -> None:
     """Add the worklist's routes to the application.
 
     They are plain functions where they wait for the file, so that they run in threads and hold up no other request.
@@ -26,8 +37,11 @@ def add_worklist(app: FastAPI, worklist: Worklist, *, explains: bool) -> None:
     Args:
         app: the application; its state has the request handler.
         worklist: the images and verdicts.
+        limits: of the server.
         explains: whether the model draws heat maps.
     """
+    limits = replace(limits, max_megabytes=_VERDICT_MEGABYTES)
+    memory = Memory(16 * limits.max_bytes)
 
     @app.get("/v1/worklist", response_model=schema.Items)
     def items(since: int = Query(0, description="only items with a larger number"), reader: str = "") -> Response:
@@ -38,19 +52,25 @@ def add_worklist(app: FastAPI, worklist: Worklist, *, explains: bool) -> None:
     @app.get("/v1/worklist/{number}", response_model=schema.Answer, responses=schema.ERRORS)
     async def item(number: int, request: Request) -> Response:
         """The whole answer for one image of the folder, with its heat map."""
-        import asyncio
-
         with _readable():
             data = await asyncio.to_thread(worklist.content, number)
         handler: RequestHandler = request.app.state.handler
         answer = await handler.answer(data, explains, asyncio.Event().wait, "worklist page")
         return JSONResponse({**answer, "seconds": 0.0})
 
-    @app.post("/v1/verdicts", status_code=204)
-    def verdict(given: schema.Verdict) -> Response:
+    @app.post("/v1/verdicts", status_code=204, response_class=Response, responses=schema.ERRORS, openapi_extra=_BODY)
+    async def verdict(request: Request) -> Response:
         """Save a reader's verdict on an image that was predicted."""
+        with memory.share(client_of(request.client.host if request.client else "")) as share:
+            body = await read_upload(request.stream(), request.headers, limits, share)
+        try:
+            given = schema.Verdict.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            cause = f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}"
+            raise WebError(400, "wrong_verdict", cause, "see /openapi.json") from None
         with _readable():
-            worklist.decide(**given.model_dump())
+            await asyncio.to_thread(worklist.decide, **given.model_dump())
         return Response(status_code=204)
 
     @app.get("/v1/verdicts")

@@ -49,7 +49,9 @@ def client(predictor: Any = None, model: Any = None, decoders: Any = None, **lim
 
 
 @contextmanager
-def serving(predictor: Any = None, access: Access = LOCAL, decoders: Any = None, **limits: Any) -> Iterator[int]:
+def serving(
+    predictor: Any = None, access: Access = LOCAL, decoders: Any = None, worklist: Any = None, **limits: Any
+) -> Iterator[int]:
     """The port of a server at 127.0.0.1."""
     given = WebLimits(**limits)
 
@@ -57,7 +59,9 @@ def serving(predictor: Any = None, access: Access = LOCAL, decoders: Any = None,
         pass
 
     Protocol.limits, Protocol.access = given, access
-    app = create_app(FakeModel(), predictor or FakePredictor(), decoders or FakeDecoders(), given, access=access)
+    app = create_app(
+        FakeModel(), predictor or FakePredictor(), decoders or FakeDecoders(), given, access=access, worklist=worklist
+    )
     # As the command does; otherwise requests interrupted at its end are logged.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(

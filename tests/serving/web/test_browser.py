@@ -17,6 +17,8 @@ from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.web.guard import Access
+from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.worklist import Worklist
 from tests.data.reading.test_dicom import image as dicom_image
 from tests.data.reading.test_dicom import written
 from tests.serving.web.commands import Running, command
@@ -257,3 +259,139 @@ def test_the_page_prompts_for_the_token(browser: Any, tmp_path: Path) -> None:
         refuses.goto(f"http://127.0.0.1:{port}")
         refuses.wait_for_function("document.getElementById('title').textContent === 'the server requires a token'")
         context.close()
+
+
+@pytest.fixture
+def worklist(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """The page of a folder of two labelled images and a file that is no image, over a fake model."""
+    for number, name in enumerate(["Normal/a.png", "COVID19/b.png"]):
+        place = tmp_path / "images" / name
+        place.parent.mkdir(parents=True)
+        place.write_bytes(image_png(side=120, seed=number))
+    (tmp_path / "images" / "page.jpg").write_text("<html>")
+    found = Worklist(tmp_path / "verdicts.sqlite", str(tmp_path / "images"), "fake", CLASSES, WebLimits())
+    with serving(worklist=found) as port:
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        page = context.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"http://127.0.0.1:{port}/worklist")
+        page.wait_for_selector("#rows tr:nth-child(3)")
+        yield page
+        context.close()
+        assert errors == []
+
+
+def names(page: Any) -> list[str]:
+    return page.locator("#rows td:nth-child(2)").all_inner_texts()
+
+
+def opened(page: Any) -> None:
+    page.wait_for_selector("#busy", state="hidden")
+    page.wait_for_function("() => document.getElementById('window').textContent !== ''")
+
+
+def on_canvas(page: Any) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(page.locator("#canvas").screenshot())).convert("RGB")).astype(int)
+
+
+def test_the_worklist_is_read_with_keys_and_the_verdicts_are_saved(worklist: Any) -> None:
+    page = worklist
+    assert sorted(names(page)) == ["a.png", "b.png", "page.jpg refused"]
+    numbers = [float(text.split("%")[0]) for text in page.locator("#rows .number").all_inner_texts() if text]
+    assert numbers == sorted(numbers, reverse=True)
+    page.locator("#rows tr").first.click()
+    opened(page)
+    assert page.is_disabled("#save")
+    page.fill("#reader", "Ada")
+    page.locator("#canvas").focus()
+    first = names(page)[0]
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('#rows tr')[1].className === 'chosen'")
+    opened(page)
+    page.keyboard.press("ArrowUp")
+    opened(page)
+    assert page.inner_text("#saved") == "Saved."
+    assert page.locator("#rows td:nth-child(5)").all_inner_texts()[0] == "Normal"
+    page.select_option("#filter", "open")
+    assert first not in names(page)
+    assert len(names(page)) == 1
+    with page.expect_download() as download:
+        page.click("#export")
+    rows = Path(download.value.path()).read_text().splitlines()
+    assert len(rows) == 2
+    assert ",Ada," in rows[1]
+    page.click("#compare")
+    page.wait_for_selector("#agreement table")
+    assert "Ada, model" in page.inner_text("#agreement")
+    page.reload()
+    page.wait_for_selector("#rows tr:nth-child(3)")
+    page.fill("#reader", "Ada")
+    page.locator("#reader").press("Tab")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#rows td:nth-child(5)')].some(one => one.textContent === 'Normal')"
+    )
+
+
+def test_the_model_stays_hidden_until_the_verdict(worklist: Any) -> None:
+    page = worklist
+    page.check("#blind")
+    assert not page.locator("#rows .number").first.is_visible()
+    # Nor does a name give the class away.
+    assert all(name.startswith("image ") for name in names(page))
+    page.fill("#reader", "Ada")
+    page.locator("#rows tr", has_not_text="refused").first.click()
+    opened(page)
+    assert not page.is_visible("#result")
+    hidden = on_canvas(page)
+    assert np.ptp(hidden, axis=2).max() < 25
+    page.locator("#canvas").focus()
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#result:not([hidden])")
+    assert np.ptp(on_canvas(page), axis=2).max() > 50
+    with page.expect_download() as download:
+        page.click("#export")
+    assert ",unsure,,0," in Path(download.value.path()).read_text()
+
+
+def test_window_level_inversion_and_zoom_change_the_picture_and_reset_brings_it_back(worklist: Any) -> None:
+    page = worklist
+    page.locator("#rows tr", has_not_text="refused").first.click()
+    opened(page)
+    page.uncheck("#shown")
+    plain = on_canvas(page)
+    page.locator("#canvas").focus()
+    page.keyboard.press("i")
+    middle = tuple(size // 2 for size in plain.shape[:2])
+    assert on_canvas(page)[middle] == pytest.approx(255 - plain[middle], abs=2)
+    page.keyboard.press("i")
+    box = page.locator("#canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 - 150, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    assert page.inner_text("#window").startswith("Window 105, level 128")
+    assert on_canvas(page).std() > plain.std()
+    page.mouse.wheel(0, -400)
+    page.wait_for_function("() => document.getElementById('window').textContent.includes('zoom 2.2')")
+    page.keyboard.press("r")
+    assert np.abs(on_canvas(page) - plain).mean() < 0.5
+
+
+def test_uploads_join_the_worklist(worklist: Any, images: Path) -> None:
+    page = worklist
+    page.set_input_files("#files", [str(images / "muster.png"), str(images / "page.jpg")])
+    page.wait_for_selector("#rows tr:nth-child(5)")
+    page.fill("#search", "muster")
+    assert names(page) == ["muster.png"]
+    page.locator("#rows tr").first.click()
+    opened(page)
+    page.fill("#reader", "Ada")
+    page.locator("#canvas").focus()
+    page.keyboard.press("3")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('saved').textContent === 'Saved.'")
+    page.set_viewport_size({"width": 420, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420

@@ -10,6 +10,8 @@ let choosing = 0;
 
 // The list
 
+// A file's name may give its class away.
+const nameOf = (item) => (blind() && !item.file ? `image ${item.number}` : item.name);
 const keyOf = (item) => item.key;
 const reader = () => at("reader").value.trim();
 const blind = () => at("blind").checked;
@@ -26,9 +28,8 @@ async function fetchItems() {
   const found = await answer.json();
   for (const item of found.items) {
     since = Math.max(since, item.number);
-    // An image that changed on disk comes again under a new number.
-    for (const [key, old] of items) if (old.number !== undefined && old.name === item.name && old.sha256 === item.sha256) items.delete(key);
-    put({ ...item, key: `n${item.number}` });
+    // An image that changed on disk comes again, under a new number.
+    put(item);
   }
   if (found.total) at("progress").textContent = found.done < found.total
     ? `${found.done} of ${found.total} images predicted…` : `${found.total} images`;
@@ -48,13 +49,14 @@ async function poll() {
 
 function sortValue(item) {
   const by = at("sort").value;
-  if (by === "name" || blind()) return item.name;
+  if (blind()) return item.number || 0;
+  if (by === "name") return item.name;
   return item.probabilities ? -item.probabilities[by] : 2;
 }
 
 function wanted(item) {
   const text = at("search").value.trim().toLowerCase();
-  if (text && !item.name.toLowerCase().includes(text)) return false;
+  if (text && !nameOf(item).toLowerCase().includes(text)) return false;
   switch (at("filter").value) {
     case "flagged": return Boolean(item.quality && item.quality.length);
     case "refused": return Boolean(item.refused);
@@ -74,7 +76,7 @@ function rowOf(item) {
     image.src = item.thumbnail;
     picture.append(image);
   }
-  const name = make("td", item.name);
+  const name = make("td", nameOf(item));
   if (item.quality && item.quality.length) name.append(make("span", " ⚠", "flag"));
   if (item.refused) name.append(make("span", " refused", "no"));
   const sees = revealed(item);
@@ -313,7 +315,11 @@ async function save() {
   allowSave();
   if (at("save").disabled) return;
   const item = items.get(chosen);
-  const said = { verdict: verdictNow(), remark: at("remark").value };
+  const said = { verdict: verdictNow(), remark: at("remark").value.trim() };
+  if (said.verdict === item.verdict && said.remark === item.remark) {
+    step(1);
+    return;
+  }
   const body = JSON.stringify({
     ...said, sha256: item.sha256, reader: reader(), saw_model: revealed(item), name: item.file ? item.name : "",
   });
@@ -331,7 +337,7 @@ async function save() {
   Object.assign(item, said);
   showRow(item);
   at("saved").textContent = "Saved.";
-  // Who reads blind sees the model's result now, and goes on with a second Enter.
+  // Who reads blind sees the model's result now, and goes on with a second Enter, which saves nothing.
   if (wasBlind) {
     showResult(item);
     draw();
@@ -457,9 +463,10 @@ function listenToKeys() {
 }
 
 function listen() {
-  at("rows").addEventListener("click", (event) => {
+  // Not click: the list may be drawn anew between the press and the release of the button.
+  at("rows").addEventListener("mousedown", (event) => {
     const row = event.target.closest("tr");
-    if (row) choose(row.dataset.key);
+    if (row && event.button === 0) choose(row.dataset.key);
   });
   for (const id of ["sort", "filter"]) at(id).addEventListener("change", showList);
   at("search").addEventListener("input", showList);
@@ -468,7 +475,11 @@ function listen() {
   at("reader").addEventListener("change", () => {
     since = 0;
     for (const item of items.values()) Object.assign(item, { verdict: null, remark: "" });
-    fetchItems().then(() => { if (items.has(chosen)) showVerdict(items.get(chosen)); }).catch(() => {});
+    const showChosen = () => { if (items.has(chosen)) showVerdict(items.get(chosen)); };
+    showChosen();
+    showList();
+    // The answer must not undo what was entered meanwhile.
+    fetchItems().then(() => { if (!verdictNow() && !at("remark").value) showChosen(); }).catch(() => {});
   });
   at("save").addEventListener("click", save);
   at("previous").addEventListener("click", () => step(-1));
