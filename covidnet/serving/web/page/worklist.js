@@ -17,19 +17,22 @@ const reader = () => at("reader").value.trim();
 const blind = () => at("blind").checked;
 const revealed = (item) => !blind() || Boolean(item && item.verdict);
 
-function put(item) {
+function put(item, asked = 0) {
   const known = items.get(item.key) || {};
-  items.set(item.key, { saved: false, ...known, ...item });
+  // A list that was asked for before a verdict was saved does not know it.
+  const kept = known.savedAt > asked ? { verdict: known.verdict, remark: known.remark } : {};
+  items.set(item.key, { ...known, ...item, ...kept });
 }
 
 async function fetchItems() {
+  const asked = performance.now();
   const answer = await ask(`v1/worklist?since=${since}&reader=${encodeURIComponent(reader())}`);
   if (!answer.ok) throw new Error((await answer.json()).error.cause);
   const found = await answer.json();
   for (const item of found.items) {
     since = Math.max(since, item.number);
     // An image that changed on disk comes again, under a new number.
-    put(item);
+    put(item, asked);
   }
   if (found.total) at("progress").textContent = found.done < found.total
     ? `${found.done} of ${found.total} images predicted…` : `${found.total} images`;
@@ -334,12 +337,14 @@ async function save() {
     return;
   }
   const wasBlind = blind() && !item.verdict;
-  Object.assign(item, said);
-  showRow(item);
+  // The list may have been asked for anew meanwhile.
+  const current = items.get(item.key);
+  Object.assign(current, said, { savedAt: performance.now() });
+  showRow(current);
   at("saved").textContent = "Saved.";
   // Who reads blind sees the model's result now, and goes on with a second Enter, which saves nothing.
   if (wasBlind) {
-    showResult(item);
+    showResult(current);
     draw();
   } else {
     step(1);
