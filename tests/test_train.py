@@ -24,7 +24,7 @@ from covidnet.base.errors import CovidnetError
 from covidnet.evaluation.intervals import design_effect
 from covidnet.learning.module import ClassificationModule
 from covidnet.sweep.folder import read_sweep
-from covidnet.sweep.summary import _training_curve
+from covidnet.sweep.summary import training_curve
 from tests.commands import command
 
 Train = Callable[..., Path]
@@ -201,7 +201,7 @@ def test_the_checkpoint_is_of_the_best_epoch_whichever_way_the_metric_gets_bette
     assert len(set(values)) > 1
     assert checkpoint["epoch"] == (values.idxmin() if monitor == "val/loss" else values.idxmax())
     assert checkpoint["lr_schedulers"][0]["mode"] == ("min" if monitor == "val/loss" else "max")
-    assert _training_curve(read_sweep(folder).runs[0]).best == checkpoint["epoch"]
+    assert training_curve(read_sweep(folder).runs[0]).best == checkpoint["epoch"]
 
 
 @pytest.mark.parametrize(

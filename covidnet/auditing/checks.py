@@ -15,6 +15,7 @@ from covidnet.auditing.published_tables import published_tables
 from covidnet.auditing.same_image import same_image
 from covidnet.auditing.shortcuts import shortcuts
 from covidnet.auditing.shuffled_labels import shuffled_labels
+from covidnet.auditing.stability import stability
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.auditing.subgroups import subgroups
 from covidnet.auditing.uncertainty import uncertainty
@@ -35,6 +36,12 @@ CHECKS: tuple[Check, ...] = (
         shuffled_labels,
     ),
     Check("subgroups", "Subgroups", "Is the accuracy lower in some group of images?", subgroups),
+    Check(
+        "stability",
+        "Stability",
+        "Would another seed, more epochs or more patients give another number?",
+        stability,
+    ),
     Check(
         "uncertainty",
         "Uncertainty",

@@ -147,7 +147,7 @@ def _pipeline(study: Study, proven: bool) -> tuple[list[Finding], tuple[object, 
     patients = study.patients[inputs.rows]
     others = exchanged(labels, patients, min(_REFITS, study.resamples), study.seed)
     every = np.concatenate([labels[:, None], others], 1).astype(np.int8)
-    told = cross_validated(inputs.values, every, patients, len(names), study.seed)
+    told = cross_validated(inputs.features, every, patients, len(names), study.seed)
     hits = told == every
     by_class = [(hits & (every == one)).sum(0) / (every == one).sum(0) for one in range(len(names))]
     value, *null = np.mean(by_class, 0).tolist()

@@ -36,13 +36,13 @@ class Inputs:
     """What a closed-form classifier is fitted to.
 
     Args:
-        values: (n, features) float32, one row for each image.
+        features: (n, length) float32, one row for each image.
         rows: (n,) the row of `Study.images` of each.
         name: what they are, in words.
         stored: whether they are features of a backbone, from the feature store.
     """
 
-    values: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32]
     rows: npt.NDArray[np.intp]
     name: str
     stored: bool

@@ -117,7 +117,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = RE
         calibration=sweep_calibration(runs, pooled, _unseen_together(runs) if sweep.has_unseen else None, **numbers),
         curves=SweepCurves(scored_curves(pooled, scores, **options), unseen_curves),
         card=card_facts(runs),
-        training_curves=[curve for run in runs if (curve := _training_curve(run))],
+        training_curves=[curve for run in runs if (curve := training_curve(run))],
         bootstrap=Bootstrap(**numbers),
         arguments={
             "only": sweep.only or None,
@@ -392,7 +392,15 @@ def _shared_notes(images: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _training_curve(run: Run) -> TrainingCurve | None:
+def training_curve(run: Run) -> TrainingCurve | None:
+    """The losses that a run logged, by epoch.
+
+    Args:
+        run: of a sweep.
+
+    Returns:
+        None without ``curves/metrics.csv``, or if it cannot be read.
+    """
     file = run.folder / "curves/metrics.csv"
     if not file.is_file():
         return None

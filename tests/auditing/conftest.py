@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from covidnet.auditing.study import Study
 from covidnet.data.collection.image_table import read_image_table, table_columns
 from covidnet.data.collection.prepared import prepare_folder
+from covidnet.data.loading.augment import ORIGINAL
 from covidnet.data.phantoms.phantom import write_phantoms
+from covidnet.feature_store.store import FeatureStore, feature_key
 from covidnet.gate import fixed_rules
 from tests.sweeps import write_sweep
 
@@ -82,3 +85,14 @@ def edited(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
     file = root / "metadata.csv"
     change(pd.read_csv(file, dtype=str)).to_csv(file, index=False)
     return root
+
+
+def stored(study: Study, cache: Path, skill: float, weights: str = "a") -> Study:
+    """The study with a feature store of 20 numbers for each image, which show its class by `skill`."""
+    images, rng = study.images, np.random.default_rng(0)
+    classes = {name: n for n, name in enumerate(sorted(set(images["label"])))}
+    vectors = rng.normal(size=(len(images), 20)).astype(np.float32)
+    vectors[np.arange(len(images)), images["label"].map(classes)] += skill
+    store = FeatureStore(cache / "features", {"backbone": "tiny", "weights": weights}, 20)
+    store.append([feature_key(sha256, ORIGINAL) for sha256 in images["sha256"]], vectors)
+    return replace(study, cache_dir=cache)

@@ -15,21 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from covidnet.auditing.closed_form import patient_folds, ridge_classes
 from covidnet.auditing.shuffled_labels import exchanged, p_value, shuffled_labels
 from covidnet.auditing.study import NotPossibleError, Study
-from covidnet.data.loading.augment import ORIGINAL
-from covidnet.feature_store.store import FeatureStore, feature_key
-from tests.auditing.conftest import altered
+from tests.auditing.conftest import altered, stored
 from tests.sweeps import split_table, write_sweep
-
-
-def stored(study: Study, cache: Path, skill: float, weights: str = "a") -> Study:
-    """The study with a feature store of 20 numbers for each image, which show its class by `skill`."""
-    images, rng = study.images, np.random.default_rng(0)
-    classes = {name: n for n, name in enumerate(sorted(set(images["label"])))}
-    vectors = rng.normal(size=(len(images), 20)).astype(np.float32)
-    vectors[np.arange(len(images)), images["label"].map(classes)] += skill
-    store = FeatureStore(cache / "features", {"backbone": "tiny", "weights": weights}, 20)
-    store.append([feature_key(sha256, ORIGINAL) for sha256 in images["sha256"]], vectors)
-    return replace(study, cache_dir=cache)
 
 
 def test_clean_phantoms_and_a_clean_sweep_are_silent(clean: Study) -> None:
@@ -77,12 +64,12 @@ def test_of_several_stores_that_of_the_sweep_is_taken(clean: Study, tmp_path: Pa
     assert '"weights_sha256": "' + "b" * 64 in file.read_text()
     stored(clean, tmp_path, 1.0, "b" * 64)
     newest = stored(clean, tmp_path, 9.0)
-    of_sweep = newest.inputs.values
+    of_sweep = newest.inputs.features
     assert of_sweep.max() < 6
-    assert replace(newest, sweep_dir=None).inputs.values.max() > 8
+    assert replace(newest, sweep_dir=None).inputs.features.max() > 8
     (tmp_path / "features/damaged").mkdir()
     (tmp_path / "features/damaged/store.json").write_text("{")
-    assert (replace(newest).inputs.values == of_sweep).all()
+    assert (replace(newest).inputs.features == of_sweep).all()
 
 
 def test_labels_stay_together_and_go_to_patients_with_as_many_images() -> None:
