@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import logging
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATHS = ("checkpoint", "only", "token", "worklist", "verdicts")
+PATHS = ("checkpoint", "only", "worklist", "verdicts", "users", "token", "certificate", "key", "audit_log")
 """Settings that are paths, with characters that Hydra's grammar may reject."""
 
-_NEEDED = ("fastapi", "uvicorn", "python_multipart")
+_NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 _GRACE_SECONDS = 3
 
 # File descriptors of the process itself: the model, the decoders' pipes, a log, libraries.
@@ -61,8 +62,10 @@ def main(cfg: DictConfig) -> None:
         find_images(images)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise CovidnetError(f'the web application needs {", ".join(missing)}: pip install "covidnet[app]"')
+        names = ", ".join(name.replace("_", "-") for name in missing)
+        raise CovidnetError(f'the web application needs {names}: pip install "covidnet[app]"')
     from covidnet.data.reading.decoders import Decoders
+    from covidnet.serving.audit_log import OFF, AuditLog
     from covidnet.serving.web.guard import access_of
     from covidnet.serving.web.limits import WebLimits
     from covidnet.serving.web.request_handler import READERS
@@ -70,7 +73,9 @@ def main(cfg: DictConfig) -> None:
 
     limits = WebLimits(**{name: cfg[name] for name in WebLimits.__dataclass_fields__})
     host = str(cfg.host)
-    access = access_of(host, cfg.hosts, cfg.proxies, cfg.token)
+    access = access_of(host, cfg.hosts, cfg.proxies, cfg.token, cfg.users)
+    tls = _tls(cfg.certificate, cfg.key)
+    audit_log = None if cfg.audit_log == OFF else AuditLog(cfg.audit_log)
     _check_files(limits.connections)
     decoders = Decoders(
         READERS,
@@ -86,7 +91,6 @@ def main(cfg: DictConfig) -> None:
         from covidnet.serving.answers import Predictor
         from covidnet.serving.open_model import open_model
         from covidnet.serving.stream import Share
-        from covidnet.serving.web.guard import is_loopback
         from covidnet.serving.web.server import create_app
         from covidnet.serving.web.worklist import Worklist
 
@@ -105,15 +109,12 @@ def main(cfg: DictConfig) -> None:
             notes=predictor.gate_notes(),
             workers=share.passes,
             worklist=worklist,
+            audit_log=audit_log,
         )
         warm_up(model)
         started.result()
-        if not is_loopback(host):
-            log.warning(
-                "warning: host=%s: anyone who can reach this machine%s can use the server; it has no users and no TLS",
-                host,
-                " and has the token" if access.token else "",
-            )
+        _log_access(host, access, tls is not None)
+        log.info("audit log: %s", audit_log.path if audit_log else "off, by audit_log=off")
         log.info("%s", model.facts.title)
         for note in [
             *model.facts.notes(),
@@ -123,8 +124,51 @@ def main(cfg: DictConfig) -> None:
             log.warning("%s", note)
         if images:
             log.info("%s", worklist.line())
-        log.info("http://%s/%s  (Ctrl-C ends)", _address(listener), "worklist" if images else "")
-        _serve(app, listener, limits, access)
+        address = f"{'https' if tls else 'http'}://{_address(listener)}/{'worklist' if images else ''}"
+        log.info("%s  (Ctrl-C ends)", address)
+        _serve(app, listener, limits, access, tls)
+
+
+def _log_access(host: str, access: Access, tls: bool) -> None:
+    """Say who can use the server."""
+    from covidnet.serving.web.guard import is_loopback
+
+    if is_loopback(host):
+        if access.lock is None:
+            log.info("no users or token: reachable only from this machine, by all of its users")
+        return
+    if access.only_proxies:
+        log.warning("warning: no users or token: proxies=%s must check who uses the server", ",".join(access.proxies))
+    if not tls:
+        log.warning("warning: no certificate: images and passwords are not encrypted on their way to host=%s", host)
+
+
+def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+    """The settings of TLS; None without a certificate.
+
+    Raises:
+        SettingError: a file cannot be read, or they do not belong together.
+    """
+    if certificate is None:
+        if key is not None:
+            raise SettingError("key", key, "given with certificate=FILE")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    allowed = "a PEM file with the certificate and those that signed it"
+    for name, path in (("certificate", certificate), ("key", key)):
+        try:
+            if path is not None:
+                Path(path).read_bytes()
+        except OSError as error:
+            raise SettingError(name, path, "a PEM file", f"it cannot be read: {error.strerror}") from None
+    try:
+        # OpenSSL would ask at the terminal for the password of a key.
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except (ssl.SSLError, OSError) as error:
+        remedy = f"give its private key without a password as key=FILE ({getattr(error, 'reason', None) or error})"
+        raise SettingError("certificate", certificate, allowed, remedy) from None
+    return context
 
 
 def _identity(models: Sequence[Path], gate: str) -> str:
@@ -201,10 +245,14 @@ def _check_files(connections: int) -> None:
         raise SettingError("connections", connections, allowed, f"or raise that limit: ulimit -n {needed}")
 
 
-def _serve(app: Any, listener: socket.socket, limits: WebLimits, access: Access) -> None:
+def _serve(
+    app: Any, listener: socket.socket, limits: WebLimits, access: Access, tls: ssl.SSLContext | None = None
+) -> None:
     import uvicorn
 
-    from covidnet.serving.web.protocol import UploadProtocol
+    from covidnet.serving.web.protocol import UploadProtocol, limit_handshakes
+
+    limit_handshakes()
 
     class Protocol(UploadProtocol):
         pass
@@ -228,6 +276,8 @@ def _serve(app: Any, listener: socket.socket, limits: WebLimits, access: Access)
         backlog=min(limits.connections, _BACKLOG),
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+    config.load()
+    config.ssl = tls
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:

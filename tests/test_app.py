@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import json
 import logging
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +62,18 @@ def test_help_comes_in_a_moment_and_shows_the_settings() -> None:
     assert done.returncode == 0
     assert "curl --data-binary" in done.stdout
     assert "Research use only; not a medical device." in done.stdout
-    own = ("checkpoint", "host: 127.0.0.1", "port: 8000", "hosts", "token", "proxies", "reading")
+    own = (
+        "checkpoint",
+        "host: 127.0.0.1",
+        "port: 8000",
+        "hosts",
+        "users",
+        "token",
+        "certificate",
+        "key",
+        "proxies",
+        "reading",
+    )
     for name in (*own, *WebLimits.__dataclass_fields__):
         assert f"\n{name}" in done.stdout
 
@@ -107,7 +122,7 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(checkpoint: Path) -> N
 )
 def test_a_setting_that_is_not_allowed_is_refused_by_its_name(checkpoint: Path, setting: str, words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        serve(f"checkpoint={checkpoint}", "port=0", "hosts=[images.example]", setting)
+        serve(f"checkpoint={checkpoint}", "port=0", "proxies=[10.0.0.1]", f"audit_log={checkpoint}.audit", setting)
 
 
 def test_a_gate_that_does_not_exist_is_refused(run: Path) -> None:
@@ -116,8 +131,9 @@ def test_a_gate_that_does_not_exist_is_refused(run: Path) -> None:
 
 
 def test_missing_libraries_are_named_with_the_remedy(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None if name == "fastapi" else object())
-    with pytest.raises(CovidnetError, match=r'needs fastapi: pip install "covidnet\[app\]"'):
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None if name != "uvicorn" else object())
+    words = r'needs fastapi, python-multipart, prometheus-client: pip install "covidnet\[app\]"'
+    with pytest.raises(CovidnetError, match=words):
         serve(f"checkpoint={checkpoint}")
 
 
@@ -128,6 +144,7 @@ def test_a_server_on_this_machine_answers_says_nothing_more_and_ends_quietly(run
     with command(run, "gate=warn", cwd=tmp_path / "cwd", home=tmp_path / "home") as server:
         assert server.address.startswith("http://127.0.0.1:")
         assert not any("warning" in line for line in server.lines)
+        assert any("reachable only from this machine" in line for line in server.lines)
         said, kept = len(server.lines), files_in(tmp_path)
         line = http.client.HTTPConnection(urlsplit(server.address).netloc)
         for method, path, body in (
@@ -147,6 +164,9 @@ def test_a_server_on_this_machine_answers_says_nothing_more_and_ends_quietly(run
         assert server.end() == 0
         assert len(server.lines) == said, server.lines
         assert files_in(tmp_path) == kept
+        log = (tmp_path / "cwd" / "outputs" / "app" / "audit.jsonl").read_text().splitlines()
+        assert [json.loads(entry)["event"] for entry in log] == ["start", "image", "image"]
+        assert "anna" not in "".join(log)
         line.close()
 
 
@@ -188,15 +208,21 @@ def test_settings_of_who_may_ask_are_refused_in_one_line_before_the_model_is_loa
 ) -> None:
     (tmp_path / "token").write_text("short")
     for settings, words in (
-        (("host=0.0.0.0",), "host=0.0.0.0: must be 127.0.0.1; .*hosts=.*token=FILE"),
-        (("host=0.0.0.0", "hosts=[images.example:80]"), "hosts=images.example:80: must be a host name"),
+        (("host=0.0.0.0",), "host=0.0.0.0: must be 127.0.0.1; .*users=FILE or token=FILE"),
+        (("host=0.0.0.0", "hosts=[images.example]"), "host=0.0.0.0: must be 127.0.0.1; .*users=FILE"),
+        (("users=nowhere",), "users=nowhere: must be a file .*No such file"),
+        (("certificate=nowhere",), "certificate=nowhere: must be a PEM file; .*No such file"),
+        (("audit_log=null",), "audit_log=null: must be"),
+        (("audit_log=false",), "audit_log=false: must be"),
+        (("audit_log=/dev/null/audit.jsonl",), "/dev/null/audit.jsonl: not written"),
+        (("hosts=[images.example:80]",), "hosts=images.example:80: must be a host name"),
         (("hosts=http://images",), "hosts=http://images: must be a list"),
         (("proxies=nginx",), "proxies=nginx: must be a list"),
         (("proxies=[nginx]",), "proxies=nginx: must be an address or network"),
         ((f"token={tmp_path}/token",), "token=.*openssl rand"),
         (("token=nowhere",), "token=nowhere: must be a file .*No such file"),
     ):
-        with pytest.raises(SettingError, match=words) as caught:
+        with pytest.raises(CovidnetError, match=words) as caught:
             serve(f"checkpoint={checkpoint}", "port=0", *settings)
         assert "\n" not in str(caught.value)
 
@@ -216,14 +242,67 @@ def test_more_connections_than_files_are_refused_with_both_remedies(
         app._check_files(most + 1)
 
 
-@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
-def test_a_server_that_others_reach_says_so(
-    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str, warns: bool
-) -> None:
-    served: list[socket.socket] = []
-    monkeypatch.setattr(app, "_serve", lambda app, listener, limits, access: served.append(listener))
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("host=0.0.0.0", "proxies=[10.0.0.1]"), ["proxies=10.0.0.1/32 must check who uses", "not encrypted"]),
+        (("host=0.0.0.0", "token=TOKEN"), ["not encrypted"]),
+        (("host=127.0.0.1",), ["reachable only from this machine"]),
+        (("host=localhost", "hosts=[images.example]"), ["reachable only from this machine"]),
+        (("host=127.0.0.1", "token=TOKEN"), []),
+        (("host=127.0.0.1", "token=TOKEN", "audit_log=off"), ["audit log: off, by audit_log=off"]),
+    ],
+)
+def test_a_server_says_who_can_use_it_and_where_it_keeps_its_record(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    settings: tuple[str, ...], words: list[str],
+) -> None:  # fmt: skip
+    (tmp_path / "token").write_text("0123456789abcdef")
+    served: list[object] = []
+    monkeypatch.setattr(app, "_serve", lambda *given: served.append(given))
+    monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.INFO):
-        serve(f"checkpoint={run}", "port=0", f"host={host}", "hosts=[images.example]")
+        serve(f"checkpoint={run}", "port=0", *(text.replace("TOKEN", f"{tmp_path}/token") for text in settings))
     assert len(served) == 1
-    assert any("no users and no TLS" in text for text in caplog.messages) is warns
+    shown = [one for one in caplog.messages if "audit log: /" not in one]
+    known = ("must check who uses", "not encrypted", "reachable only", "audit log: off")
+    assert [any(part in one for part in known) for one in shown].count(True) == len(words)
+    assert all(any(part in one for one in shown) for part in words)
     assert any(text.startswith("http://") and "(Ctrl-C ends)" in text for text in caplog.messages)
+    assert (tmp_path / "outputs/app/audit.jsonl").exists() is ("audit_log=off" not in settings)
+
+
+@pytest.mark.slow
+def test_a_server_with_users_and_tls_answers_those_with_a_password_alone(run: Path, tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl on this machine")
+    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -keyout k -out c"
+    subprocess.run([openssl, *made.split()], check=True, capture_output=True, cwd=tmp_path)
+    line = subprocess.run(
+        [sys.executable, "-m", "covidnet.serving.web.lock", "anna"],
+        input="correct horse\n", capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    (tmp_path / "users").write_text(line)
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "c"))
+    trusting.check_hostname = False
+    settings = ("users=users", "certificate=c", "key=k", "host=0.0.0.0", "audit_log=who.jsonl", "gate=warn")
+    with command(run, *settings, cwd=tmp_path) as server:
+        assert server.address.startswith("https://0.0.0.0:")
+        assert not any("warning: no" in text for text in server.lines)
+        port = urlsplit(server.address).port
+        found = {}
+        for secret in ("correct horse", "wrong password"):
+            ask = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=trusting)
+            login = b64encode(f"anna:{secret}".encode()).decode()
+            ask.request("POST", "/v1/predict", image_png(side=300), {"Authorization": f"Basic {login}"})
+            answer = ask.getresponse()
+            found[secret] = answer.status
+            answer.read()
+            ask.close()
+        assert server.end() == 0
+    assert found == {"correct horse": 200, "wrong password": 401}
+    log = [json.loads(entry) for entry in (tmp_path / "who.jsonl").read_text().splitlines()]
+    assert [(entry["event"], entry.get("user")) for entry in log] == [
+        ("start", None), ("image", "anna"), ("denied", None),
+    ]  # fmt: skip

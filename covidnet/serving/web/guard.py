@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ipaddress
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +16,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from covidnet.base.atomic import WriteError
 from covidnet.base.errors import SettingError
+from covidnet.serving.audit_log import AuditLog
+from covidnet.serving.web.lock import Lock, read_token, read_users
+from covidnet.serving.web.metrics import Metrics
 from covidnet.serving.web.rate import client_of
 from covidnet.serving.web.request_handler import short_of_memory
 from covidnet.serving.web.web_error import WebError, busy, internal, place_of
@@ -39,13 +42,14 @@ HEADERS: dict[str, str] = {
 """Headers of every response: no caching, no framing, and no resources from other sites."""
 
 PROBES = frozenset({"/health", "/ready"})
-"""Answered even with too many connections or requests."""
+"""Answered to anyone, even with too many connections or requests."""
 
-_OPEN = PROBES | {"/", "/app.js", "/common.js", "/style.css", "/worklist", "/worklist.js", "/worklist.css"}
 _RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
-_SHORTEST_TOKEN = 16
+_LONGEST_USER = 128
+# The request came from a trusted proxy.
+_BEHIND = "covidnet.behind"
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,17 @@ class Access:
         hosts: host names accepted in the header ``Host``; empty accepts any. In a DNS rebinding attack, a page on
             another site whose name resolves to this machine sends its own name.
         names: the subset of `hosts` from the settings. A proxy may use another ``Host`` for a page under one of them.
-        proxies: addresses and networks whose ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are trusted.
-        token: required in ``Authorization: Bearer`` for everything but the page's files and `PROBES`; empty requires
-            none.
+        proxies: addresses and networks whose ``X-Forwarded-For``, ``-Proto``, ``-Host`` and, without a lock, ``-User``
+            are trusted.
+        lock: required for everything but `PROBES`; None requires no login.
+        only_proxies: whether others than the proxies get nothing but `PROBES`, since a proxy checks the users.
     """
 
     hosts: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
     proxies: tuple[str, ...] = ()
-    token: str = ""
+    lock: Lock | None = None
+    only_proxies: bool = False
 
     def trusts(self, address: str) -> bool:
         """Whether an address belongs to a trusted proxy."""
@@ -80,6 +86,7 @@ def access_of(
     hosts: Iterable[object] | str | None = (),
     proxies: Iterable[object] | str | None = (),
     token: str | Path | None = None,
+    users: str | Path | None = None,
 ) -> Access:
     """The access rules of a server.
 
@@ -88,27 +95,38 @@ def access_of(
         hosts: its other host names, such as that of a proxy in front of it; a single one may be a string.
         proxies: addresses or networks of proxies.
         token: a file with a token on one line.
+        users: a file with users and their hashed passwords.
 
     Raises:
-        SettingError: an invalid name, network or token; or the server is open to other machines with neither host
-            names nor a token.
+        SettingError: an invalid name, network or token; or the server is open to other machines without a lock, and
+            there is no proxy that could check users either.
+        DataError: a line of the file of users is not valid.
 
     Example:
-        >>> sorted(access_of("127.0.0.1").hosts), sorted(access_of("0.0.0.0", ["images.example"]).names)
+        >>> sorted(access_of("127.0.0.1").hosts), sorted(access_of("::1", ["images.example"]).names)
         (['127.0.0.1', '::1', 'localhost'], ['images.example'])
     """
     names = frozenset(_checked_name(name) for name in _listed(hosts))
-    secret = "" if token is None else _read_token(Path(token))
     trusted = tuple(_checked_network(proxy) for proxy in _listed(proxies))
-    if not is_loopback(host) and not names and not secret:
-        raise SettingError(
-            "host", host, "127.0.0.1",
-            "to serve other machines, give hosts=[NAME,...], the host names they use, or token=FILE",
-        )  # fmt: skip
-    if not is_loopback(host) and not names:
-        return Access(proxies=trusted, token=secret)
+    lock = None
+    if token is not None or users is not None:
+        lock = Lock(
+            "" if token is None else read_token(Path(token)), None if users is None else read_users(Path(users))
+        )
+    alone = is_loopback(host)
+    if not alone and lock is None:
+        if not trusted:
+            raise SettingError(
+                "host", host, "127.0.0.1",
+                "to serve other machines, give users=FILE or token=FILE, or proxies=[ADDRESS] if a proxy checks users",
+            )  # fmt: skip
+        for proxy in trusted:
+            if ipaddress.ip_network(proxy).prefixlen == 0:
+                raise SettingError("proxies", proxy, "the addresses of proxies", "anyone could use the server")
     own = set() if _any(host) or not host else {host.lower().strip("[]")}
-    return Access(frozenset({*names, *own, *_LOCAL}), names, trusted, secret)
+    # Without names, a server that other machines reach cannot know by which of its own it is called.
+    known = frozenset({*names, *own, *_LOCAL}) if alone or names else frozenset()
+    return Access(known, names, trusted, lock, not alone and lock is None)
 
 
 class Guard:
@@ -119,11 +137,23 @@ class Guard:
         access: who may send requests.
         connections: concurrent requests.
         per_address: concurrent requests of one client address.
+        audit_log: where failed logins are recorded.
+        metrics: where responses are counted.
     """
 
-    def __init__(self, app: ASGIApp, access: Access | None = None, connections: int = 64, per_address: int = 8) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access | None = None,
+        connections: int = 64,
+        per_address: int = 8,
+        audit_log: AuditLog | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._app = app
         self._access = access or Access()
+        self._audit_log = audit_log
+        self._metrics = metrics
         self._connections = connections
         self._per_address = per_address
         self._busy: Counter[str] = Counter()
@@ -132,10 +162,14 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, or reject it."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            # There are no WebSockets here.
+            await send({"type": "websocket.close", "code": 1008})
         elif self._access.trusts(_address_of(scope)):
-            await self._behind(_with_forwarded_host({**scope}), receive, send)  # type: ignore[arg-type]
+            behind = _with_forwarded_host({**scope, _BEHIND: True})
+            await self._behind(behind, receive, send)  # type: ignore[arg-type]
         else:
             await self._guarded(scope, receive, send)
 
@@ -146,13 +180,18 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                if self._metrics:
+                    self._metrics.responded(scope, message["status"])
                 message = {**message, "headers": [*message.get("headers", ()), *_RAW]}
             await send(message)
 
         client = client_of(_address_of(scope))
         self._busy[client] += 1
         try:
-            self._check(scope, client)
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            self._check(scope, headers, client)
+            if scope["path"] not in PROBES:
+                scope["user"] = await self._user(scope, headers, client)
             await self._app(scope, receive, guarded)
         except WebError as problem:
             await problem.response()(scope, receive, guarded)
@@ -174,8 +213,7 @@ class Guard:
             if not self._busy[client]:
                 del self._busy[client]
 
-    def _check(self, scope: Scope, client: str) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    def _check(self, scope: Scope, headers: Mapping[str, str], client: str) -> None:
         host = headers.get("host", "")
         access, path = self._access, scope["path"]
         if path not in PROBES:
@@ -194,14 +232,24 @@ class Guard:
             site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
             if site not in ("none", "same-origin") or (origin is not None and not self._same(origin, host)):
                 raise WebError(403, "cross_site", "the request comes from another site", "use this server's own page")
-        if access.token and path not in _OPEN:
-            kind, _, given = headers.get("authorization", "").partition(" ")
-            same = hmac.compare_digest(given.strip().encode("latin-1"), access.token.encode())
-            if kind.lower() != "bearer" or not same:
-                raise WebError(
-                    401, "no_token", "the server requires a token", "send the header Authorization: Bearer TOKEN",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )  # fmt: skip
+
+    async def _user(self, scope: Scope, headers: Mapping[str, str], client: str) -> str | None:
+        """The name of the user, or None if the server knows none."""
+        lock, behind = self._access.lock, scope.get(_BEHIND, False)
+        if lock is None:
+            if self._access.only_proxies and not behind:
+                raise WebError(403, "no_proxy", "only the proxy of this server may send requests", "use its address")
+            return (behind and headers.get("x-forwarded-user", "")[:_LONGEST_USER]) or None
+        given = headers.get("authorization", "")
+        try:
+            return await lock.user(given, client)
+        except WebError as problem:
+            if given and self._audit_log and problem.status == 401:
+                try:
+                    self._audit_log.write("denied", address=_address_of(scope))
+                except WriteError as error:
+                    _LOG.error("%s", error)
+            raise
 
     def _same(self, origin: str, host: str) -> bool:
         """Whether a page's origin is this server: the request's Host, or behind a proxy a name from the settings."""
@@ -238,20 +286,6 @@ def _checked_network(proxy: object) -> str:
         return str(ipaddress.ip_network(str(proxy), strict=False))
     except ValueError:
         raise SettingError("proxies", proxy, "an address or network such as 127.0.0.1 or 10.1.0.0/16") from None
-
-
-def _read_token(path: Path) -> str:
-    allowed = f"a file with one line of at least {_SHORTEST_TOKEN} letters, digits or signs, without spaces"
-    try:
-        # Not more than a token's length is read: the path could be a whole disk.
-        with path.open("rb") as file:
-            token = file.read(4097).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SettingError("token", path, allowed, f"it cannot be read: {why}") from None
-    if not _SHORTEST_TOKEN <= len(token) <= 4096 or not all("!" <= character <= "~" for character in token):
-        raise SettingError("token", path, allowed, "write one with: openssl rand -hex 32")
-    return token
 
 
 def _address_of(scope: Scope) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.constants
 import json
 import socket
 from collections import Counter
@@ -29,6 +30,12 @@ _READ, _LONGEST_READ = 1 << 12, 1 << 16
 _FRAMING = 1 << 13
 
 
+def limit_handshakes() -> None:
+    """Let a TLS handshake take no longer than the head of a request; asyncio's default is a minute."""
+    # Uvicorn does not pass the argument of asyncio's create_server on.
+    vars(asyncio.constants)["SSL_HANDSHAKE_TIMEOUT"] = WAIT_SECONDS
+
+
 class UploadProtocol(H11Protocol):
     """One connection. `limits` sets how many there may be; those of proxies in `access` are not counted by address."""
 
@@ -52,9 +59,14 @@ class UploadProtocol(H11Protocol):
         self._listen()
 
     def data_received(self, data: bytes) -> None:
-        """Process a piece of a request."""
-        if self.transport.is_closing():
-            return
+        """Process a piece of a request; TLS delivers longer ones than a read of the socket."""
+        start = 0
+        while start < len(data) and not self.transport.is_closing():
+            end = start + getattr(self.transport, "max_size", _READ)
+            self._received(data[start:end])
+            start = end
+
+    def _received(self, data: bytes) -> None:
         cycle = self.cycle
         before = len(cycle.body) if cycle else 0
         super().data_received(data)

@@ -43,6 +43,13 @@ class RateLimit:
             self._left.popitem(last=False)
         return 0.0 if taken else (1 - left) / self.rate
 
+    def give_back(self, address: str) -> None:
+        """Return a token that `wait` took, for a request that turned out not to count."""
+        client = client_of(address)
+        if client in self._left:
+            left, then = self._left[client]
+            self._left[client] = (min(float(self.burst), left + 1), then)
+
 
 def client_of(address: str) -> str:
     """The address, or for IPv6 its /64 network, since one client may use all of its addresses.

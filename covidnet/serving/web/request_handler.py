@@ -115,6 +115,11 @@ class RequestHandler:
             threads.shutdown(wait=False, cancel_futures=True)
         self._worker.close()
 
+    @property
+    def waiting(self) -> int:
+        """How many images wait for an answer."""
+        return len(self._jobs)
+
     def check_room(self) -> None:
         """Reject a request before its upload is read.
 

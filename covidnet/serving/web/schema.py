@@ -162,13 +162,16 @@ BODY: dict[str, Any] = {
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "no file, more than one, or a malformed form"},
-    401: {"model": Error, "description": "the server requires a token"},
+    401: {"model": Error, "description": "the server requires a login"},
     403: {"model": Error, "description": "the request comes from another site"},
     408: {"model": Error, "description": "the upload takes too long"},
     413: {"model": Error, "description": "the file is too large"},
     415: {"model": Error, "description": "the body is compressed, or multipart but not form-data"},
     422: {"model": Error, "description": "the file is not a usable image; see the cause"},
-    429: {"model": Error, "description": "too many requests from one address; wait as long as Retry-After"},
+    429: {
+        "model": Error,
+        "description": "too many requests or failed logins from one address; see Retry-After",
+    },
     500: {"model": Error, "description": "the server failed"},
     503: {
         "model": Error,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,11 +18,14 @@ from starlette.types import ASGIApp
 
 from covidnet import __version__
 from covidnet.data.loading.transforms import SquareFit
+from covidnet.serving.audit_log import AuditLog
 from covidnet.serving.facts import NOTICE, ModelFacts
 from covidnet.serving.web import schema
 from covidnet.serving.web.guard import Access, Guard
 from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.metrics import Metrics
 from covidnet.serving.web.rate import RateLimit, client_of
+from covidnet.serving.web.recorder import Recorder
 from covidnet.serving.web.request_handler import RequestHandler
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError, internal, place_of
@@ -77,6 +79,7 @@ def create_app(
     notes: Sequence[str] = (),
     workers: int = 1,
     worklist: Worklist | None = None,
+    audit_log: AuditLog | None = None,
 ) -> ASGIApp:
     """The application for an ASGI server.
 
@@ -90,6 +93,10 @@ def create_app(
         notes: caveats besides those of the model, such as those of its input gate.
         workers: threads that call `predictor` concurrently.
         worklist: the images of a folder and readers' verdicts; None omits the page.
+        audit_log: records every answer; None records nothing.
+
+    Raises:
+        WriteError: the audit log cannot be written.
     """
     limits = limits or WebLimits()
     rate = RateLimit(limits.rate, limits.burst)
@@ -106,6 +113,15 @@ def create_app(
         "card": card,
         "notice": NOTICE,
     }
+
+    def waiting() -> int:
+        handler: RequestHandler | None = getattr(app.state, "handler", None)
+        return handler.waiting if handler else 0
+
+    metrics = Metrics(model.facts.title, __version__, waiting)
+    recorder = Recorder(audit_log, metrics)
+    if audit_log:
+        audit_log.write("start", version=__version__, model=described["title"])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -131,7 +147,7 @@ def create_app(
     _add_errors(app)
     _add_pages(app, [path for path in PAGES if worklist is not None or not path.startswith("/worklist")])
     if worklist is not None:
-        add_worklist(app, worklist, limits, explains=model.explains)
+        add_worklist(app, worklist, limits, recorder, explains=model.explains)
 
     @app.get("/health", response_model=schema.Health)
     async def health() -> Response:
@@ -161,13 +177,20 @@ def create_app(
         handler.check_room()
         with memory.share(client) as share:
             data = await read_upload(request.stream(), request.headers, limits, share)
-            start = time.perf_counter()
-            answer = await handler.answer(data, heat and model.explains, _disconnected(request), client)
+
+            def work() -> Awaitable[dict[str, Any]]:
+                return handler.answer(data, heat and model.explains, _disconnected(request), client)
+
+            answer = await recorder.answer(work, data, request)
         if worklist is not None:
             worklist.remember(answer)
-        return JSONResponse({**answer, "seconds": round(time.perf_counter() - start, 4)})
+        return JSONResponse(answer)
 
-    return Guard(app, access, limits.connections, limits.per_address)
+    @app.get("/metrics", include_in_schema=False)
+    async def measured() -> Response:
+        return metrics.response()
+
+    return Guard(app, access, limits.connections, limits.per_address, audit_log, metrics)
 
 
 class _LogOncePerMinute:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from covidnet.serving.web import schema
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.rate import client_of
+from covidnet.serving.web.recorder import Recorder
 from covidnet.serving.web.upload import Memory, read_upload
 from covidnet.serving.web.web_error import WebError
 
@@ -29,7 +30,7 @@ _BODY = {
 }
 
 
-def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, *, explains: bool) -> None:
+def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, recorder: Recorder, *, explains: bool) -> None:
     """Add the worklist's routes to the application.
 
     They are plain functions where they wait for the file, so that they run in threads and hold up no other request.
@@ -38,16 +39,22 @@ def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, *, explain
         app: the application; its state has the request handler.
         worklist: the images and verdicts.
         limits: of the server.
+        recorder: records what users do.
         explains: whether the model draws heat maps.
     """
     limits = replace(limits, max_megabytes=_VERDICT_MEGABYTES)
     memory = Memory(16 * limits.max_bytes)
 
     @app.get("/v1/worklist", response_model=schema.Items)
-    def items(since: int = Query(0, description="only items with a larger number"), reader: str = "") -> Response:
+    def items(
+        request: Request, since: int = Query(0, description="only items with a larger number"), reader: str = ""
+    ) -> Response:
         """The images of the folder with their predictions, and one reader's verdicts."""
         with _readable():
-            return JSONResponse(worklist.items(since, reader))
+            found = worklist.items(since, reader)
+        if found["items"]:
+            recorder.note(request, "list", images=len(found["items"]))
+        return JSONResponse(found)
 
     @app.get("/v1/worklist/{number}", response_model=schema.Answer, responses=schema.ERRORS)
     async def item(number: int, request: Request) -> Response:
@@ -55,8 +62,11 @@ def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, *, explain
         with _readable():
             data = await asyncio.to_thread(worklist.content, number)
         handler: RequestHandler = request.app.state.handler
-        answer = await handler.answer(data, explains, asyncio.Event().wait, "worklist page")
-        return JSONResponse({**answer, "seconds": 0.0})
+
+        def work() -> Awaitable[dict[str, Any]]:
+            return handler.answer(data, explains, asyncio.Event().wait, "worklist page")
+
+        return JSONResponse(await recorder.answer(work, data, request))
 
     @app.post("/v1/verdicts", status_code=204, response_class=Response, responses=schema.ERRORS, openapi_extra=_BODY)
     async def verdict(request: Request) -> Response:
@@ -71,11 +81,13 @@ def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, *, explain
             raise WebError(400, "wrong_verdict", cause, "see /openapi.json") from None
         with _readable():
             await asyncio.to_thread(worklist.decide, **given.model_dump())
+        recorder.note(request, "verdict", sha256=given.sha256, verdict=given.verdict)
         return Response(status_code=204)
 
     @app.get("/v1/verdicts")
-    def verdicts() -> Response:
+    def verdicts(request: Request) -> Response:
         """The last verdict of each reader on each image, as CSV."""
+        recorder.note(request, "export")
         with _readable():
             headers = {"Content-Disposition": 'attachment; filename="verdicts.csv"'}
             return Response(worklist.verdicts_csv(), media_type="text/csv; charset=utf-8", headers=headers)

@@ -36,7 +36,7 @@ class Running:
 
     @property
     def address(self) -> str:
-        return next((line.split()[0] for line in self.lines if line.startswith("http://")), "")
+        return next((line.split()[0] for line in self.lines if line.startswith(("http://", "https://"))), "")
 
     def end(self, how: signal.Signals = signal.SIGINT) -> int:
         """Send Ctrl-C or another signal, and return the exit code."""

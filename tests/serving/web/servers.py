@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
+from covidnet.serving.audit_log import AuditLog
 from covidnet.serving.web.guard import Access, access_of
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.protocol import UploadProtocol
@@ -37,20 +39,32 @@ def image_png(side: int = 96, first: int = 40, seed: int = 0) -> bytes:
 
 
 @contextmanager
-def client(predictor: Any = None, model: Any = None, decoders: Any = None, **limits: Any) -> Iterator[TestClient]:
+def client(
+    predictor: Any = None,
+    model: Any = None,
+    decoders: Any = None,
+    access: Access | None = None,
+    audit_log: AuditLog | None = None,
+    **limits: Any,
+) -> Iterator[TestClient]:
     """A client that calls the application without a network."""
     given = WebLimits(**limits)
     decoders = decoders or FakeDecoders(max_megapixels=given.max_megapixels, min_side=given.min_side)
     predictor = predictor or FakePredictor()
     model = model or getattr(predictor, "model", FakeModel())
-    app = create_app(model, predictor, decoders, given, card="# Model card: fake")
+    app = create_app(model, predictor, decoders, given, card="# Model card: fake", access=access, audit_log=audit_log)
     with TestClient(app, raise_server_exceptions=False) as found:
         yield found
 
 
 @contextmanager
 def serving(
-    predictor: Any = None, access: Access = LOCAL, decoders: Any = None, worklist: Any = None, **limits: Any
+    predictor: Any = None,
+    access: Access = LOCAL,
+    decoders: Any = None,
+    worklist: Any = None,
+    tls: ssl.SSLContext | None = None,
+    **limits: Any,
 ) -> Iterator[int]:
     """The port of a server at 127.0.0.1."""
     given = WebLimits(**limits)
@@ -68,6 +82,8 @@ def serving(
         app, http=Protocol, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2,
         proxy_headers=False, loop="asyncio", backlog=64,
     )  # fmt: skip
+    config.load()
+    config.ssl = tls
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

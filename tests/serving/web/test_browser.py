@@ -18,6 +18,7 @@ from covidnet.data.phantoms.phantom import draw_image
 from covidnet.serving.facts import NOTICE
 from covidnet.serving.web.guard import Access
 from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.lock import Lock, Password
 from covidnet.serving.web.worklist import Worklist
 from tests.data.reading.test_dicom import image as dicom_image
 from tests.data.reading.test_dicom import written
@@ -242,22 +243,24 @@ def test_a_stopped_server_is_reported(page: Any, images: Path) -> None:
     assert page.inner_text("#refused-cause") == "The server does not respond."
 
 
-def test_the_page_prompts_for_the_token(browser: Any, tmp_path: Path) -> None:
+def test_the_browser_asks_for_the_login(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(image_png(side=300))
-    said = ["not this one", "0123456789abcdef"]
-    with serving(access=Access(token=said[-1])) as port:
+    users = {"anna": Password.of("correct horse")}
+    with serving(access=Access(lock=Lock("", users))) as port:
         context = browser.new_context()
+        # The browser would ask, and there is nobody to answer.
+        with pytest.raises(sync_api.Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
+            context.new_page().goto(f"http://127.0.0.1:{port}")
+        context.close()
+        context = browser.new_context(http_credentials={"username": "anna", "password": "wrong"})
+        assert context.new_page().goto(f"http://127.0.0.1:{port}").status == 401
+        context.close()
+        context = browser.new_context(http_credentials={"username": "anna", "password": "correct horse"})
         page = context.new_page()
-        page.on("dialog", lambda dialog: dialog.accept(said.pop(0)))
-        page.goto(f"http://127.0.0.1:{port}")
+        assert page.goto(f"http://127.0.0.1:{port}").status == 200
         page.wait_for_selector("#model dd")
         page.set_input_files("#file", tmp_path / "image.png")
         page.wait_for_selector("#answer:not([hidden])")
-        assert not said
-        refuses = context.new_page()
-        refuses.on("dialog", lambda dialog: dialog.dismiss())
-        refuses.goto(f"http://127.0.0.1:{port}")
-        refuses.wait_for_function("document.getElementById('title').textContent === 'the server requires a token'")
         context.close()
 
 

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from covidnet.base.errors import SettingError
 from covidnet.serving.web.guard import HEADERS, Access, Guard, access_of, is_loopback
+from covidnet.serving.web.lock import Lock, Password
 from tests.serving.web.servers import LOCAL
 
 
@@ -163,21 +164,38 @@ OWN = ["127.0.0.1", "localhost", "::1"]
         ("127.0.0.5", [], ["127.0.0.5", *OWN]),
         ("127.0.0.1", ["Images.example"], ["images.example", *OWN]),
         ("127.0.0.1", "images.example", ["images.example", *OWN]),
-        ("0.0.0.0", ["images.example", "[2001:db8::1]"], ["images.example", "2001:db8::1", *OWN]),
-        ("192.168.1.9", ["images.example"], ["images.example", "192.168.1.9", *OWN]),
+        ("127.0.0.1", ["images.example", "[2001:db8::1]"], ["images.example", "2001:db8::1", *OWN]),
     ],
 )
 def test_host_names_follow_from_the_address(host: str, more: list[str] | str, expected: list[str]) -> None:
     assert access_of(host, more).hosts == set(expected)
 
 
+@pytest.mark.parametrize(("host", "own"), [("0.0.0.0", []), ("192.168.1.9", ["192.168.1.9"])])
+def test_host_names_of_a_server_that_other_machines_reach(host: str, own: list[str]) -> None:
+    assert access_of(host, ["images.example"], ["10.0.0.1"]).hosts == {"images.example", *own, *OWN}
+    assert access_of(host, [], ["10.0.0.1"]).hosts == set()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.9", "images.example", ""])
-def test_a_server_open_to_other_machines_needs_names_or_a_token(host: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=rf"host={host}: must be 127\.0\.0\.1; .*hosts=.*token=FILE"):
-        access_of(host)
+def test_a_server_open_to_other_machines_needs_a_lock_or_a_proxy(host: str, tmp_path: Path) -> None:
+    for names in ([], ["images.example"]):
+        with pytest.raises(SettingError, match=rf"host={host}: must be 127\.0\.0\.1; .*users=FILE or token=FILE"):
+            access_of(host, names)
     (tmp_path / "token").write_text("0123456789abcdef\n")
-    found = access_of(host, token=tmp_path / "token")
-    assert (found.hosts, found.token) == (frozenset(), "0123456789abcdef")
+    (tmp_path / "users").write_text(Password(1 << 14, 8, 1, bytes(16), bytes(32)).line("anna"))
+    for given in ({"token": tmp_path / "token"}, {"users": tmp_path / "users"}):
+        found = access_of(host, **given)
+        assert found.hosts == frozenset()
+        assert found.lock is not None
+        assert not found.only_proxies
+    behind = access_of(host, ["images.example"], ["10.0.0.0/8"])
+    assert behind.lock is None
+    assert behind.only_proxies
+    assert not access_of("127.0.0.1", proxies=["10.0.0.0/8"]).only_proxies
+    for everyone in ("0.0.0.0/0", "::/0"):
+        with pytest.raises(SettingError, match=r"proxies=.*anyone could use the server"):
+            access_of(host, proxies=[everyone])
 
 
 @pytest.mark.parametrize(
@@ -185,38 +203,13 @@ def test_a_server_open_to_other_machines_needs_names_or_a_token(host: str, tmp_p
 )
 def test_an_invalid_name_is_rejected(name: str) -> None:
     with pytest.raises(SettingError, match="hosts="):
-        access_of("0.0.0.0", [name])
+        access_of("127.0.0.1", [name])
 
 
 @pytest.mark.parametrize("proxy", ["*", "nginx", "10.0.0.0/99", "", "10.0.0.1:80"])
 def test_an_invalid_network_is_rejected(proxy: str) -> None:
     with pytest.raises(SettingError, match="proxies="):
         access_of("127.0.0.1", proxies=[proxy])
-
-
-@pytest.mark.parametrize("text", [b"", b"short", b"0123456789 abcdef", b"\xff" * 20, b"a" * 5000, b"a" * 20 + b"\nb"])
-def test_an_invalid_token_is_rejected_in_one_line_that_does_not_reveal_it(text: bytes, tmp_path: Path) -> None:
-    (tmp_path / "token").write_bytes(text)
-    for path in (tmp_path / "token", tmp_path / "nowhere", tmp_path):
-        with pytest.raises(SettingError, match="token=") as caught:
-            access_of("127.0.0.1", token=path)
-        assert "\n" not in str(caught.value)
-        assert "abcdef" not in str(caught.value)
-
-
-def test_everything_but_the_page_and_the_probes_requires_the_token() -> None:
-    ask = client(access=Access(token="0123456789abcdef"))
-    good = {"authorization": "Bearer 0123456789abcdef"}
-    for path in ("/v1/model", "/v1/predict", "/openapi.json", "/nothing", "/health/"):
-        for headers in ({}, {"authorization": "Basic 0123456789abcdef"}, {"authorization": "Bearer 0123456789abcdeF"},
-                        {"authorization": "Bearer"}, {"authorization": "Bearer é".encode()}):  # fmt: skip
-            answer = ask.get(path, headers=headers)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "no_token")
-            assert answer.headers["www-authenticate"] == "Bearer"
-        assert ask.get(path, headers=good).status_code == 200
-        assert ask.get(path, headers={"authorization": "bearer 0123456789abcdef"}).status_code == 200
-    for path in ("/", "/app.js", "/common.js", "/style.css", "/health", "/ready"):
-        assert ask.get(path).status_code == 200
 
 
 # Behind a proxy
@@ -270,3 +263,24 @@ def test_the_page_behind_a_proxy_that_sends_its_own_host_can_post_if_its_name_is
 def test_loopback_addresses() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LocalHost"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.1", "images.example", ""]))
+
+
+def test_without_a_lock_only_the_proxy_is_answered_and_names_the_user() -> None:
+    access = access_of("0.0.0.0", ["images.example"], ["10.0.0.0/8"])
+    status, scope = seen(access, "10.0.0.9", {**FORWARDED, "x-forwarded-user": "anna"})
+    assert (status, scope["user"]) == (200, "anna")
+    for peer in ("11.0.0.9", "127.0.0.1"):
+        assert seen(access, peer, {"host": "images.example", "x-forwarded-user": "anna"})[0] == 403
+        assert client(access=access, peer=peer).get("/health").status_code == 200
+    # A server at 127.0.0.1 answers others on this machine too, but does not believe them.
+    status, scope = seen(access_of("127.0.0.1", [], ["10.0.0.0/8"]), "127.0.0.1", {"x-forwarded-user": "anna"})
+    assert (status, scope["user"]) == (200, None)
+    status, scope = seen(LOCAL, "127.0.0.1", {"x-forwarded-user": "anna"})
+    assert (status, scope["user"]) == (200, None)
+
+
+def test_a_lock_does_not_believe_the_proxy() -> None:
+    access = Access(proxies=("10.0.0.0/8",), lock=Lock("0123456789abcdef"))
+    assert seen(access, "10.0.0.9", {"x-forwarded-user": "anna"})[0] == 401
+    status, scope = seen(access, "10.0.0.9", {"x-forwarded-user": "anna", "authorization": "Bearer 0123456789abcdef"})
+    assert (status, scope["user"]) == (200, "token")

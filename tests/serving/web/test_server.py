@@ -81,8 +81,7 @@ def test_an_image_is_answered_with_every_documented_field() -> None:
         said = ask.post("/v1/predict", content=image_png()).json()
     assert set(said) == {
         "prediction", "probabilities", "calibrated", "members", "quality", "image", "preview", "heat", "notes",
-        "notice",
-        "seconds",
+        "notice", "seconds", "sha256",
     }  # fmt: skip
     assert list(said["probabilities"]) == list(CLASSES)
     assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)

@@ -23,7 +23,7 @@ function imagesOf(images) {
 
 async function showModel() {
   const answer = await ask("v1/model");
-  if (!answer.ok) throw new Error(answer.status === 401 ? "the server requires a token" : String(answer.status));
+  if (!answer.ok) throw new Error(answer.status === 401 ? "the server requires a login" : String(answer.status));
   const model = await answer.json();
   for (const one of model.classes) colours.set(one.name, one.colour);
   limits = model.limits;
@@ -294,5 +294,5 @@ function listen() {
 
 listen();
 showModel().catch((error) => {
-  at("title").textContent = /token/.test(error.message) ? error.message : "the server does not respond";
+  at("title").textContent = /login/.test(error.message) ? error.message : "the server does not respond";
 });

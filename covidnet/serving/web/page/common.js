@@ -19,14 +19,6 @@ function sentence(text) {
   return /[.!?…]$/.test(whole) ? whole : `${whole}.`;
 }
 
-// Asks for the token if the server requires one; it is kept until the page is closed
+// The browser asks for a login that the server requires
 
-let token = "";
-
-async function ask(path, options = {}) {
-  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-  const answer = await fetch(path, { ...options, headers });
-  if (answer.status !== 401) return answer;
-  token = (window.prompt("This server requires a token:") || "").trim();
-  return token ? ask(path, options) : answer;
-}
+const ask = (path, options = {}) => fetch(path, options);

@@ -503,7 +503,7 @@ function listen() {
 
 async function start() {
   const answer = await ask("v1/model");
-  if (!answer.ok) throw new Error(answer.status === 401 ? "the server requires a token" : "the server does not respond");
+  if (!answer.ok) throw new Error(answer.status === 401 ? "the server requires a login" : "the server does not respond");
   const model = await answer.json();
   at("title").textContent = model.title;
   classes = model.classes.map((one) => one.name);
