@@ -12,6 +12,7 @@ from covidnet.auditing.identity import identity
 from covidnet.auditing.labels import labels
 from covidnet.auditing.leaks import leaks
 from covidnet.auditing.published_tables import published_tables
+from covidnet.auditing.reporting import reporting
 from covidnet.auditing.same_image import same_image
 from covidnet.auditing.shortcuts import shortcuts
 from covidnet.auditing.shuffled_labels import shuffled_labels
@@ -50,6 +51,12 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("clinical", "Clinical reading", "What do the rates mean where the disease is rare?", clinical),
     Check("published_tables", "Published tables", "Can the printed numbers hold together?", published_tables),
+    Check(
+        "reporting",
+        "Reporting checklists",
+        "What can be said of each item of CLAIM 2024, TRIPOD+AI and PROBAST+AI?",
+        reporting,
+    ),
 )
 """The checks in the order of the report. A new one is added here and nowhere else."""
 

@@ -164,7 +164,7 @@ def _section(audit: Audit, name: str, title: str, question: str) -> Section:
             blocks.append(picture)
     if answer.notes:
         blocks.append(Bullets(answer.notes))
-    blocks += [_table(file, table) for file, table in answer.tables.items()]
+    blocks += [_table(file, table, len(table) if answer.whole else _ROWS) for file, table in answer.tables.items()]
     return Section(title, name, blocks)
 
 
@@ -198,13 +198,13 @@ def sheet(pixels: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     return bytes(cv2.imencode(".png", page)[1].tobytes())
 
 
-def _table(name: str, table: pd.DataFrame) -> Table:
+def _table(name: str, table: pd.DataFrame, most: int) -> Table:
     tests = [column in ("p", "p_holm") for column in table]
     rows = [
         [probability(value) if test else _cell(value) for value, test in zip(row, tests, strict=True)]
-        for row in table.head(_ROWS).astype(object).to_numpy().tolist()
+        for row in table.head(most).astype(object).to_numpy().tolist()
     ]
-    more = f"; the first {_ROWS} of {len(table):,} rows" if len(table) > _ROWS else ""
+    more = f"; the first {most} of {len(table):,} rows" if len(table) > most else ""
     return Table(f"{name}.csv{more}.", [Column(str(column).replace("_", " ")) for column in table], rows)
 
 

@@ -56,11 +56,13 @@ class Answer:
         findings: none if it found nothing.
         tables: the tables behind them, by the name of their CSV file.
         notes: what was looked at, and what could not be.
+        whole: whether the page shows its tables with all rows.
     """
 
     findings: Sequence[Finding] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)
