@@ -16,6 +16,7 @@ from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.base.errors import CovidnetError
 from covidnet.base.names import counted
 from covidnet.evaluation.bootstrap import cluster_codes, percentile_interval
+from covidnet.evaluation.comparison import mcnemar_by_patient
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.results import Interval
 from covidnet.sweep.folder import Sweep, groups_of, read_sweep
@@ -28,7 +29,7 @@ SHARES = (0.1, 0.25, 0.5, 1.0)
 
 # The validation loss must fall by this much in the last quarter of the epochs to count as falling.
 _FALL = 0.05
-_DIFFERENCE, _GAIN = 0.05, 0.02
+_DIFFERENCE, _GAIN, _CHANCE = 0.05, 0.02, 0.05
 _DRAWS, _LEAST = 3, 10
 _SEEDS = ("seed", "split.seed")
 
@@ -78,18 +79,19 @@ def _training(study: Study) -> Looked:
     names = ["fold", "epochs", "best_epoch", "best_loss", "fall_in_last_quarter", "best_is_last"]
     table = pd.DataFrame(rows, columns=names)
     cut = table["best_is_last"] & (table["fall_in_last_quarter"] > _FALL)
+    shown = table.assign(best_is_last=table["best_is_last"].map({True: "yes", False: "no"}))
     note = (
         f"The lowest validation loss is that of the last epoch for {int(table['best_is_last'].sum())} of "
         f"{counted(len(table), 'model')}, and fell by more than {_FALL:.0%} in the last quarter of its epochs for "
         f"{int(cut.sum())}."
     )
     if cut.mean() <= 0.5:
-        return [], {"convergence": table}, [note]
+        return [], {"convergence": shown}, [note]
     what = "Training was cut off: share of the models whose validation loss was still falling at the last epoch."
     meaning = "More epochs give other numbers, and methods that learn at other speeds cannot be compared."
     remedy = "Raise trainer.max_epochs until early stopping ends the training."
     finding = Finding(NAME, "weakens", what, float(cut.mean()), None, (), meaning, remedy)
-    return [finding], {"convergence": table}, [note]
+    return [finding], {"convergence": shown}, [note]
 
 
 def still_falling(loss: npt.NDArray[np.float64]) -> tuple[int, float]:
@@ -153,14 +155,12 @@ def _seeds(study: Study) -> Looked:
             f"{100 * np.std(values, ddof=1):.1f} points."
         )
         best, worst = (pick(several, key=lambda one: one.accuracy) for pick in (max, min))
-        # Other splits test other images, so that accuracies differ by chance too.
-        apart = best.seeds[1] == worst.seeds[1] or best.interval[0] > worst.interval[1]
-        if spread > _DIFFERENCE and apart:
+        if spread > _DIFFERENCE and _apart(best, worst, len(several)):
             what = f"The accuracy{of} depends on the seed: how far the best of {len(values)} is above the worst"
             what += f" ({max(values):.1%} and {min(values):.1%})."
             meaning = "The accuracy of one seed is that of a lucky or an unlucky training."
             remedy = "Report mean and standard deviation over seeds, never the best; train longer or on more images."
-            findings.append(Finding(NAME, "weakens", what, spread, None, (), meaning, remedy))
+            findings.append(Finding(NAME, "weakens", what, 100 * spread, None, (), meaning, remedy, "points"))
     for at, (name, setting) in enumerate((("seeds", "'seed=0,1,2'"), ("splits", "'split.seed=0,1,2'"))):
         if all(len({one.seeds[at] for one in several}) < 2 for several in of_method.values()):
             word = name.removesuffix("s")
@@ -172,6 +172,19 @@ def _seeds(study: Study) -> Looked:
 
 
 _ALL = "all runs"
+
+
+def _apart(best: _Group, worst: _Group, groups: int) -> bool:
+    """Whether two of several groups differ by more than chance: on the same images if they have any in common."""
+    one, other = (pooled_predictions(group.sweep.runs).set_index("image_id") for group in (best, worst))
+    shared = one.index.intersection(other.index)
+    if len(shared) < 0.5 * len(one):
+        # Another split has other test images.
+        return best.interval[0] > worst.interval[1]
+    one, other = one.loc[shared], other.loc[shared]
+    right, also = ((table["label"] == table["prediction"]).to_numpy(bool) for table in (one, other))
+    pairs = groups * (groups - 1) / 2
+    return pairs * mcnemar_by_patient(right, also, cluster_codes(one.reset_index())) < _CHANCE
 
 
 def _group(sweep: Sweep, name: str) -> _Group:
@@ -259,9 +272,10 @@ def _learning_curve(study: Study) -> Looked:
     if interval is not None and interval[0] > 0 and gain >= _GAIN:
         what = "More images would help: rise of the balanced accuracy from half of the patients to all of them"
         what += f" ({values[-2]:.1%} to {values[-1]:.1%}, ridge regression)."
-        meaning = "The numbers are those of too few patients; with more of them they would be higher."
-        remedy = "Collect more patients, or say that the number is a lower bound for a larger set."
-        finding = Finding(NAME, "information", what, gain, interval, (), meaning, remedy)
+        meaning = "With more patients the models would probably be better than these."
+        remedy = "Collect more patients, or report the learning curve beside the numbers."
+        ends_of = 100 * interval[0], 100 * interval[1]
+        finding = Finding(NAME, "information", what, 100 * gain, ends_of, (), meaning, remedy, "points")
         return [finding], {"learning_curve": table}, [f"{basis}."]
     # Without an interval all resamples agree, or some of them lack a class.
     little = np.isfinite(drawn).all() and (interval[1] if interval else gain) < _GAIN

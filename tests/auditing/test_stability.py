@@ -93,7 +93,15 @@ def test_a_lucky_seed_is_found(tmp_path: Path) -> None:
     assert found.level == "weakens"
     assert found.what.startswith("The accuracy depends on the seed")
     accuracy = answer.tables["seeds"]["accuracy"]
-    assert found.number == pytest.approx(accuracy.max() - accuracy.min())
+    assert found.number == pytest.approx(100 * (accuracy.max() - accuracy.min()))
+    assert found.unit == "points"
+
+
+def test_seeds_that_differ_by_chance_are_silent(tmp_path: Path) -> None:
+    answer = stability(grid(tmp_path, {f"seed={seed}": 1.0 for seed in range(5)}))
+    assert not answer.findings
+    accuracy = answer.tables["seeds"]["accuracy"]
+    assert accuracy.max() - accuracy.min() > 0.05
 
 
 def test_a_winner_that_changes_with_the_seed_is_found(tmp_path: Path) -> None:
@@ -118,7 +126,8 @@ def test_more_images_would_help_where_they_are_few(clean: Study, tmp_path: Path)
     assert found.what.startswith("More images would help")
     table = few.tables["learning_curve"]
     assert table["share_of_patients"].tolist() == [0.25, 0.5, 1.0]  # a tenth is fewer than ten patients
-    assert found.number == pytest.approx(table["balanced_accuracy"].iloc[-1] - table["balanced_accuracy"].iloc[-2])
+    rise = table["balanced_accuracy"].iloc[-1] - table["balanced_accuracy"].iloc[-2]
+    assert (found.number, found.unit) == (pytest.approx(100 * rise), "points")
     assert table["images"].iloc[-1] == round(0.8 * 99)
     assert not many.findings
     assert many.notes[-1].endswith("more images of the same kind would help little.")
