@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> None:
     """
     from omegaconf import OmegaConf
 
+    from covidnet.auditing.short import audited_sweep
+
     def listed(name: str) -> list[str]:
         value: Any = None if OmegaConf.is_missing(cfg, name) else cfg[name]
         found = list(value) if OmegaConf.is_list(value) else [] if value is None else [value]
@@ -54,6 +56,7 @@ def main(cfg: DictConfig) -> None:
         unseen=cfg.unseen,
         cache_dir=cfg.cache_dir,
         paper=cfg.paper,
+        audit=audited_sweep,
     )
 
 

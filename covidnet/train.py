@@ -18,6 +18,9 @@ from covidnet.sweep.together import register
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from covidnet.report.summary import SweepAudit
+    from covidnet.sweep.folder import Sweep
+
 
 def main(cfg: DictConfig) -> float | None:
     """Train one fold, test the best checkpoint on the test fold and the unseen fold, write the run folder.
@@ -71,10 +74,19 @@ def _arguments(given: list[str]) -> list[str]:
     return given
 
 
+def _report() -> None:
+    def audited(sweep: Sweep) -> SweepAudit:
+        from covidnet.auditing.short import audited_sweep
+
+        return audited_sweep(sweep)
+
+    report_ended_sweeps(audited)
+
+
 if __name__ == "__main__":
     try:
         sys.argv[1:] = _arguments(sys.argv[1:])
     except (CovidnetError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     register()
-    launch(main, after=report_ended_sweeps)
+    launch(main, after=_report)

@@ -13,6 +13,7 @@ from covidnet.auditing.finding import Answer, Finding, Level
 from covidnet.auditing.identity import age_in_years
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.base.names import counted
+from covidnet.data.reading.thumbnails import SIDE
 from covidnet.evaluation.bootstrap import percentile_interval
 from covidnet.evaluation.comparison import holm
 from covidnet.evaluation.intervals import proportion_interval
@@ -107,7 +108,7 @@ def facts_of(study: Study) -> pd.DataFrame:
     facts |= {"width": width, "height": height, "aspect ratio": width / height}
     facts["bytes per pixel"] = images["bytes"].astype(float) / (width * height)
     small = study.data.thumbnails
-    grey = small.pixels.reshape(len(small.pixels), -1)
+    grey = small.pixels.reshape(len(small.pixels), SIDE * SIDE)
     for name, values in (("mean grey", grey.mean(1)), ("contrast", grey.std(1))):
         facts[name] = images["image_id"].map(dict(zip(small.image_id, values.tolist(), strict=True)))
     return pd.DataFrame(facts)

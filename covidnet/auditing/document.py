@@ -34,9 +34,10 @@ from covidnet.report.rendering.document import (
 from covidnet.report.rendering.html import json_text, page_of
 from covidnet.report.rendering.markdown import markdown_of
 from covidnet.report.rendering.pictures import remove_old_pictures, write_pictures
+from covidnet.report.sweep.audit import number_text as text_of
 from covidnet.report.sweep.content import numbered
 from covidnet.report.values import Value
-from covidnet.report.words import estimate_text, probability
+from covidnet.report.words import probability
 
 FILES = ("audit.html", "audit.md", "audit.json")
 """What an audit always writes; each table is a CSV file beside them."""
@@ -115,12 +116,7 @@ def number_text(finding: Finding) -> str:
     Args:
         finding: of a check.
     """
-    if finding.unit == "%":
-        from covidnet.evaluation.results import Measured
-
-        return estimate_text(Measured(finding.number, finding.interval))
-    value = Value(finding.number, finding.interval, 1.0, 2)
-    return " ".join(part for part in (value.number, finding.unit, value.ends) if part)
+    return text_of(finding.number, finding.interval, finding.unit)
 
 
 def _ran(audit: Audit, name: str) -> bool:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import pandas as pd
 
 from covidnet.auditing.study import Study
 from covidnet.evaluation.results import Interval
-
-Level = Literal["blocks", "weakens", "information"]
-
-LEVELS: dict[Level, str] = {
-    "blocks": "blocks a claim",
-    "weakens": "weakens a claim",
-    "information": "for your information",
-}
-"""The levels in words, the most serious first."""
+from covidnet.report.summary import LEVELS, Level
 
 
 @dataclass(frozen=True)
@@ -76,3 +67,6 @@ class Check:
     title: str
     question: str
     run: Callable[[Study], Answer]
+
+
+__all__ = ["LEVELS", "Answer", "Check", "Finding", "Level"]

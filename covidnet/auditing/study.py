@@ -174,7 +174,7 @@ class Study:
         except CovidnetError as error:
             raise NotPossibleError(str(error)) from None
 
-    @property
+    @cached_property
     def run_folders(self) -> list[Path]:
         """The folders of the sweep's finished runs, by name.
 

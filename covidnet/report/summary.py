@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -433,6 +434,56 @@ class Hashes:
     predictions_sha256: dict[str, str | None]
 
 
+Level = Literal["blocks", "weakens", "information"]
+
+LEVELS: Mapping[str, str] = {
+    "blocks": "blocks a claim",
+    "weakens": "weakens a claim",
+    "information": "for your information",
+}
+"""The levels of what an audit finds in words, the most serious first."""
+
+
+@dataclass(frozen=True)
+class AuditFinding:
+    """Something that the checks of an audit found.
+
+    Args:
+        check: the title of the check.
+        level: ``blocks`` or ``weakens`` a claim.
+        what: one sentence on what was found.
+        number: the number behind it; None if undefined.
+        ci: its 95% interval, the patient as the unit; None where there is none.
+        unit: ``%`` where the number is a fraction of 1.
+        meaning: what it means for a claim.
+        remedy: what to do.
+    """
+
+    check: str
+    level: str
+    what: str
+    number: float | None
+    ci: Interval | None
+    unit: str
+    meaning: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class SweepAudit:
+    """The short audit of a sweep: what its split.csv and predictions.csv alone tell.
+
+    Args:
+        findings: that block or weaken a claim, the most serious first.
+        ran: the titles of the checks that could run.
+        not_possible: the titles of the others, and why they could not.
+    """
+
+    findings: list[AuditFinding]
+    ran: list[str]
+    not_possible: dict[str, str]
+
+
 @dataclass(frozen=True)
 class SweepSummary:
     """All numbers and facts of a sweep or of a single run.
@@ -457,6 +508,7 @@ class SweepSummary:
         paper: whether to show the paper's numbers; None shows them for the paper's own data only.
         class_names: None for the default classes.
         positive: the positive class; None for the first.
+        audit: what could be wrong; None if nobody looked.
     """
 
     name: str | None
@@ -489,6 +541,7 @@ class SweepSummary:
     paper: bool | None = None
     class_names: list[str] | None = field(default=None, metadata=_CLASSES)
     positive: str | None = field(default=None, metadata=_OMIT_NONE)
+    audit: SweepAudit | None = field(default=None, metadata=_OMIT_NONE)
 
     @property
     def classes(self) -> ClassList:

@@ -17,7 +17,12 @@ from covidnet.launch.launchers import check_sweep
 from covidnet.launch.own_modules import import_own
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from omegaconf import DictConfig
+
+    from covidnet.report.summary import SweepAudit
+    from covidnet.sweep.folder import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +82,13 @@ def _refuse_links(folder: str) -> None:
         raise SystemExit(f"error: {shown(error)}") from None
 
 
-def report_ended_sweeps() -> None:
+def report_ended_sweeps(audit: Callable[[Sweep], SweepAudit] | None = None) -> None:
     """Write ``report/`` of the sweep that ended, even if folds failed; do nothing after a single run.
 
     A hyperparameter search has no report, because its runs have different settings: its best trial is printed.
+
+    Args:
+        audit: as in `covidnet.sweep.reports.report_sweeps`.
 
     Raises:
         DataError: no run can be reported.
@@ -97,7 +105,7 @@ def report_ended_sweeps() -> None:
         from covidnet.sweep.reports import report_sweeps
         from covidnet.tracking.sweep_run import log_sweep
 
-        summaries = report_sweeps([folder])
+        summaries = report_sweeps([folder], audit=audit)
         if len(summaries) == 1:
             log_sweep(summaries[0], folder)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from covidnet.evaluation.bootstrap import RESAMPLES
 
 if TYPE_CHECKING:
     from covidnet.evaluation.comparison import Comparison
-    from covidnet.report.summary import SweepSummary
+    from covidnet.report.summary import SweepAudit, SweepSummary
     from covidnet.sweep.folder import Sweep
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def report_sweeps(
     unseen: str | None = None,
     cache_dir: str | Path | None = None,
     paper: bool | None = None,
+    audit: Callable[[Sweep], SweepAudit] | None = None,
 ) -> list[SweepSummary]:
     """Write the report of the first sweep, compared with the others.
 
@@ -50,6 +51,8 @@ def report_sweeps(
         unseen: ``open`` scores the models on a locked unseen fold.
         cache_dir: where that is recorded; needed only with ``open``.
         paper: whether to show the paper's numbers; None shows them for the paper's own data (kaggle) only.
+        audit: says what could be wrong with a sweep, such as `covidnet.auditing.short.audited_sweep`; a report without
+            it says that nobody looked.
 
     Returns:
         The summaries, in the order of the folders. A single sweep over more than the folds has one per group of runs;
@@ -78,7 +81,14 @@ def report_sweeps(
         # The same place as in the report of the whole grid.
         target /= chosen_group(folders[0].expanduser(), only[0]) or ""
     if len(groups) > 1:
-        options = {"selection": selection, "resamples": resamples, "seed": seed, "unseen": unseen, "paper": paper}
+        options: dict[str, Any] = {
+            "selection": selection,
+            "resamples": resamples,
+            "seed": seed,
+            "unseen": unseen,
+            "paper": paper,
+        }
+        options["audit"] = audit
         return _report_grid(folders[0], groups, target, cache_dir=cache_dir, **options)
     sweeps, summaries = summaries_of(
         folders,
@@ -91,6 +101,8 @@ def report_sweeps(
         cache_dir=cache_dir,
     )
     summaries = [replace(one, paper=paper, arguments={**one.arguments, "paper": paper}) for one in summaries]
+    if audit is not None:
+        summaries[0] = replace(summaries[0], audit=audit(sweeps[0]))
     comparisons = _comparisons(sweeps)
     try:
         target.mkdir(parents=True, exist_ok=True)

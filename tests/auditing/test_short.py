@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 
 from covidnet.auditing import short
-from covidnet.auditing.short import short_audit
+from covidnet.auditing.short import audited_sweep, short_audit
 from covidnet.data.collection.prepared import PreparedDataset, prepare_folder
 from covidnet.prepare import short_form
+from covidnet.sweep.folder import read_sweep
+from covidnet.sweep.reports import report_sweeps
 from tests.auditing.conftest import DATA, edited
+from tests.sweeps import write_sweep
 
 
 def of(root: Path, cache: Path, **settings: Any) -> tuple[PreparedDataset, dict[str, Any]]:
@@ -62,3 +65,42 @@ def test_a_fault_of_a_check_is_a_line_and_no_error(
 
     monkeypatch.setattr(short, "audited", fail)
     assert short_form(*of(phantoms, cache)) == ["not checked: a check is broken"]
+
+
+def test_the_files_of_a_clean_sweep_give_no_finding(sweep: Path) -> None:
+    audit = audited_sweep(read_sweep(sweep))
+    assert audit.findings == []
+    assert not set(audit.ran) & set(audit.not_possible)
+    assert {"Leaks of the split", "Patient identity", "Source and acquisition", "Labels"} <= set(audit.ran)
+
+
+def test_faults_in_the_files_of_a_sweep_are_in_its_report(split: pd.DataFrame, tmp_path: Path) -> None:
+    used = split[split["fold"] >= 0]
+    one = used.index[used["fold"] == 1][0]
+    several = used["patient_id"].value_counts().index[0]
+    planted = split.assign(source=split["label"])
+    # A patient in another fold, and the second spelling of another patient's id.
+    planted.loc[one, "patient_id"] = used.loc[used["fold"] == 2, "patient_id"].iloc[0]
+    planted.loc[planted.index[planted["patient_id"] == several][0], "patient_id"] = several.upper()
+    folder = write_sweep(tmp_path / "sweep", [0, 1, 2], split=planted, skill=3.0)
+    (summary,) = report_sweeps([folder], resamples=100, audit=audited_sweep)
+    assert summary.audit is not None
+    found = {(one.check, one.level) for one in summary.audit.findings}
+    assert {("Leaks of the split", "blocks"), ("Source and acquisition", "blocks")} <= found
+    assert any(check == "Patient identity" for check, _ in found)
+    levels = [one.level for one in summary.audit.findings]
+    assert levels == sorted(levels)
+    text = (folder / "report/report.md").read_text()
+    assert "## What could be wrong" in text
+    for one in summary.audit.findings:
+        assert one.what in text
+
+
+def test_a_check_that_fails_does_not_take_the_report_away(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a check is broken")
+
+    monkeypatch.setattr(short, "audited", fail)
+    audit = audited_sweep(read_sweep(sweep))
+    assert audit.ran == []
+    assert set(audit.not_possible.values()) == {"a check is broken"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from covidnet.evaluation.sparse import MIN_IMAGES
 from covidnet.report.summary import Origin, SweepSummary
+from covidnet.report.sweep.audit import audit_lines, audit_verdict
 from covidnet.report.terminal import percent
 from covidnet.report.words import count
 
@@ -22,6 +23,8 @@ def limits(summary: SweepSummary) -> list[str]:
     # The problems of a sweep do not concern a single model.
     if problems and len(summary.folds) > 1:
         lines.append(f"The report names {count(problems, 'problem')} of the runs.")
+    # What blocks a claim is in the notes at the top.
+    lines += [audit_verdict(summary), *audit_lines(summary, "weakens")]
     card = summary.card
     number = "three" if len(summary.classes) == 3 else len(summary.classes)
     frequencies = (

@@ -10,6 +10,7 @@ from covidnet.report.paper.published import PAPER
 from covidnet.report.rendering.document import Block, Document, Figure, Link, Picture, Section, Table
 from covidnet.report.rendering.pictures import with_pictures
 from covidnet.report.summary import SweepSummary
+from covidnet.report.sweep.audit import what_could_be_wrong
 from covidnet.report.sweep.calibration import calibration
 from covidnet.report.sweep.explanations import explanations
 from covidnet.report.sweep.method import again, data, intervals, method, training
@@ -42,6 +43,7 @@ def report_document(
     sections = [
         Section("", "abstract", first),
         results(summary),
+        what_could_be_wrong(summary),
         unseen_fold(summary),
         selection(summary),
         explanations(summary),

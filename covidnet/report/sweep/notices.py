@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from covidnet.base.caveats import caveats_of
 from covidnet.report.rendering.document import Notice
 from covidnet.report.summary import SweepSummary
+from covidnet.report.sweep.audit import audit_lines
 from covidnet.report.words import FOLDS, sweep_name
 
 
 def warnings_of(summary: SweepSummary) -> list[str]:
-    """Problems, then notes, then the caveats that follow from the settings.
+    """Problems, what blocks a claim, then notes, then the caveats that follow from the settings.
 
     Args:
         summary: of a sweep.
@@ -19,7 +20,7 @@ def warnings_of(summary: SweepSummary) -> list[str]:
     Returns:
         One line each without duplicates, the most serious first.
     """
-    lines = [*summary.problems, *summary.notes]
+    lines = [*summary.problems, *audit_lines(summary, "blocks"), *summary.notes]
     folds = summary.folds
     # A note of the summary itself is more exact about missing folds.
     if len(folds) != FOLDS and not any("fold" in line.lower() for line in lines):

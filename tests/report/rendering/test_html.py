@@ -75,6 +75,7 @@ def test_a_page_is_well_formed_as_html_and_as_xml(page: str) -> None:
     headings = ["".join(node.itertext()) for node in root.iter("h2")]
     assert headings == [
         "Results on the test folds",
+        "What could be wrong",
         "The unseen fold",
         "What selecting the best model adds",
         "With and without augmentation, and other approaches",

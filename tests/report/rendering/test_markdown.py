@@ -54,7 +54,7 @@ def test_an_escaped_text_is_shown_as_it_is(text: str) -> None:
 def test_every_section_is_there_and_tables_are_whole(summary: Summary, other: Summary, comparison: Summary) -> None:
     text = report_markdown(summary, [comparison], [other])
     headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert len(headings) == 12
+    assert len(headings) == 13
     tables = _tables(text)
     assert len(tables) > 15
     for table in tables:

@@ -38,7 +38,7 @@ def _percent(estimate: Any) -> str:
 def test_sections_come_in_order(summary: Summary, other: Summary, comparison: dict[str, Any]) -> None:
     document = report_document(summary, [comparison], [other])
     assert [section.anchor for section in document.sections] == [
-        "abstract", "results", "unseen", "selection", "paper", "comparison", "calibration", "training", "data",
+        "abstract", "results", "audit", "unseen", "selection", "paper", "comparison", "calibration", "training", "data",
         "method", "again", "inconsistencies", "intervals",
     ]  # fmt: skip
     labels = [b.label for section in document.sections for b in section.blocks if isinstance(b, Table | Figure)]
