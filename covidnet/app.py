@@ -10,6 +10,7 @@ import ssl
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATHS = ("checkpoint", "only", "worklist", "verdicts", "users", "token", "certificate", "key", "audit_log")
+PATHS = ("checkpoint", "only", "worklist", "verdicts", "users", "token", "certificate", "key", "audit_log", "outbox")
 """Settings that are paths, with characters that Hydra's grammar may reject."""
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -77,6 +78,9 @@ def main(cfg: DictConfig) -> None:
     tls = _tls(cfg.certificate, cfg.key)
     audit_log = None if cfg.audit_log == OFF else AuditLog(cfg.audit_log)
     _check_files(limits.connections)
+    from covidnet.serving.dicom.node import NodeSettings
+
+    node = NodeSettings.of(cfg)
     decoders = Decoders(
         READERS,
         max_memory=cfg.reading.max_memory,
@@ -86,7 +90,7 @@ def main(cfg: DictConfig) -> None:
     )
     # Before the model is loaded, so that a port in use is reported at once.
     listener = _listen(host, cfg.port)
-    with listener, ThreadPoolExecutor(1) as aside, decoders:
+    with listener, ThreadPoolExecutor(1) as aside, decoders, ExitStack() as stack:
         started = aside.submit(warm_decoders, decoders)
         from covidnet.serving.answers import Predictor
         from covidnet.serving.open_model import open_model
@@ -122,6 +126,15 @@ def main(cfg: DictConfig) -> None:
             *(model.facts.map_notes() if model.explains else []),
         ]:
             log.warning("%s", note)
+        if node is not None:
+            from covidnet.serving.dicom.node import DicomNode
+            from covidnet.serving.dicom.outbox import Outbox
+            from covidnet.serving.dicom.results import DicomResults
+
+            results, outbox = DicomResults.of_files(predictor, models), stack.enter_context(Outbox(node.outbox))
+            stack.enter_context(
+                DicomNode(node, results, decoders, limits, outbox, host=host, audit_log=audit_log, workers=share.passes)
+            )
         if images:
             log.info("%s", worklist.line())
         address = f"{'https' if tls else 'http'}://{_address(listener)}/{'worklist' if images else ''}"

@@ -167,7 +167,7 @@ def decode(data: bytes, limits: Limits) -> DisplayedImage:
     with QUIET:
         file = _header(data, limits)
         header = file.dataset
-        _check_subject(header, path)
+        check_subject(header, path)
         kind = _term(header, "PhotometricInterpretation")
         encapsulated = header.file_meta.TransferSyntaxUID.is_encapsulated
         stored = _stored_values(file, limits)
@@ -215,8 +215,16 @@ def _term(header: Dataset, name: str) -> str:
     return re.sub("[^A-Z0-9_ ]", "?", str(header.get(name) or "").upper())[:16].strip()
 
 
-def _check_subject(header: Dataset, path: str | Path) -> None:
-    """Refuse an image that is not a chest radiograph according to its header."""
+def check_subject(header: Dataset, path: str | Path) -> None:
+    """Refuse an image that is not a chest radiograph according to its header.
+
+    Args:
+        header: with any of Modality, BodyPartExamined and ImageType.
+        path: the file.
+
+    Raises:
+        ImageRefusedError: naming the element.
+    """
     remedy = "leave it out, or correct its header if it is wrong"
     modality, part = _term(header, "Modality"), _term(header, "BodyPartExamined")
     if modality in _OTHER_MODALITIES:

@@ -22,8 +22,8 @@ _COPIED = (
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
 _OPTIONAL = (
-    "BodyPartExamined", "BurnedInAnnotation", "IssuerOfPatientID", "Modality", "PatientAge", "PatientOrientation",
-    "StudyDescription",
+    "BodyPartExamined", "BurnedInAnnotation", "ImageType", "IssuerOfPatientID", "Modality", "PatientAge",
+    "PatientOrientation", "StudyDescription",
 )  # fmt: skip
 _SEXES = ("F", "M", "O")
 
