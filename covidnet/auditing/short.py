@@ -32,8 +32,8 @@ SHORT = ("identity", "same_image", "acquisition", "labels")
 SPLIT = ("identity", "acquisition", "labels")
 """The checks of a sweep's report on what split.csv tells of the images: patient, view, source and copies."""
 
-FILES = ("leaks", "shuffled_labels", "subgroups", "uncertainty", "clinical")
-"""Its checks on split.csv and predictions.csv."""
+FILES = ("leaks", "shuffled_labels", "subgroups", "stability", "uncertainty", "clinical")
+"""Its checks on split.csv, predictions.csv and the curves."""
 
 RESAMPLES = 400
 """Resamples of its bootstrap: fewer than those of ``covidnet audit``, as nobody quotes these intervals."""
@@ -57,7 +57,7 @@ def short_audit(prepared: PreparedDataset, data: Mapping[str, Any]) -> list[str]
 
 
 def audited_sweep(sweep: Sweep) -> SweepAudit:
-    """What split.csv and predictions.csv alone tell about a sweep, for its report.
+    """What the files of a sweep alone tell about it, for its report.
 
     Args:
         sweep: the sweep. A check that fails is one that could not run: it must not take the report away.

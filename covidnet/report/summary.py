@@ -471,7 +471,7 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class SweepAudit:
-    """The short audit of a sweep: what its split.csv and predictions.csv alone tell.
+    """The short audit of a sweep: what its files alone tell.
 
     Args:
         findings: that block or weaken a claim, the most serious first.

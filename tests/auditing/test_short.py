@@ -71,7 +71,7 @@ def test_the_files_of_a_clean_sweep_give_no_finding(sweep: Path) -> None:
     audit = audited_sweep(read_sweep(sweep))
     assert audit.findings == []
     assert not set(audit.ran) & set(audit.not_possible)
-    assert {"Leaks of the split", "Patient identity", "Source and acquisition", "Labels"} <= set(audit.ran)
+    assert {"Leaks of the split", "Patient identity", "Source and acquisition", "Labels", "Stability"} <= set(audit.ran)
 
 
 def test_faults_in_the_files_of_a_sweep_are_in_its_report(split: pd.DataFrame, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def audit_verdict(summary: SweepSummary) -> str:
 
 
 def what_could_be_wrong(summary: SweepSummary) -> Section:
-    """What split.csv and predictions.csv alone tell about the numbers.
+    """What the files of the runs alone tell about the numbers.
 
     Args:
         summary: of a sweep.
