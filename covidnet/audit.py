@@ -94,7 +94,7 @@ def _study(settings: dict[str, Any]) -> Study:
         return Study(None, why_no_images=str(error), **options)
     declared = ClassList.declared(data)
     classes = declared or ClassList(tuple(sorted(set(images.images["label"]))), data.get("positive") or "")
-    return Study(images, table_columns(data, images), classes=classes, **options)
+    return Study(images, table_columns(data, images), classes=classes, masks=data.get("masks"), **options)
 
 
 def _check_sweep(folder: Path, name: str) -> None:

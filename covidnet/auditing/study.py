@@ -59,6 +59,7 @@ class Study:
         sweep_dir: the folder of a sweep, or of a run; None without one.
         classes: of the data set.
         why_no_images: why `table` is None.
+        masks: the folder of masks (``data.masks``); None for ``masks`` beside the images, if there is one.
         prevalences: shares of the positive class for which predictive values are computed.
         sensitivity: the sensitivity for which a threshold is chosen.
         published: a CSV file of published numbers; None without one.
@@ -73,6 +74,7 @@ class Study:
     sweep_dir: Path | None = None
     classes: ClassList = DEFAULT_CLASSES
     why_no_images: str = ""
+    masks: str | None = None
     prevalences: Sequence[float] = (0.01, 0.05, 0.2)
     sensitivity: float = 0.95
     published: Path | None = None
