@@ -173,7 +173,7 @@ def test_what_is_missing_leaves_out_its_section_alone(summary: Summary) -> None:
     anchors = [section.anchor for section in report_document(summary).sections]
     assert "training" not in anchors
     assert "comparison" not in anchors
-    assert len(anchors) == 11
+    assert len(anchors) == 12
 
 
 @pytest.mark.parametrize(
