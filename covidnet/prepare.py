@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from covidnet.base.errors import DataError
+from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted
 from covidnet.launch.arguments import DATA_PATHS, quoted
 from covidnet.launch.command import launch, print_lines
@@ -38,6 +38,9 @@ def main(cfg: DictConfig) -> None:
     from covidnet.gate import fixed_rules
 
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    if settings["deidentify"]:
+        deidentify(settings)
+        return
     prepared = prepare_dataset(
         settings["data"],
         settings["split"],
@@ -66,6 +69,43 @@ def main(cfg: DictConfig) -> None:
         )
 
 
+def deidentify(settings: dict[str, Any]) -> None:
+    """Copy the DICOM files of a data set without what identifies patients.
+
+    Args:
+        settings: the resolved configuration.
+
+    Raises:
+        SettingError: a setting is not allowed.
+        DataError: nothing can be copied, or a file was refused with ``strict=true``.
+    """
+    from covidnet.base.classes import ClassList
+    from covidnet.data.collection.deidentified_copy import BURNT_IN, deidentified_copy
+
+    if not settings["out"]:
+        raise SettingError("out", settings["out"], "the new folder of the copy", "say out=DIR")
+    out, key = Path(str(settings["out"])).expanduser(), Path(settings["key"]).expanduser()
+    made = deidentified_copy(
+        settings["data"], out, key, ClassList.declared(settings["data"]),
+        limits=settings["reading"], progress=settings["progress"],
+    )  # fmt: skip
+    marked = (
+        f"{counted(made.marked, 'image')} with marks like text or declared so: look at them before you share the copy"
+    )
+    print_lines(
+        [
+            f"copy:     {out} ({counted(made.images, 'image')} of {counted(made.patients, 'patient')})",
+            f"burnt in: {out / BURNT_IN} ({marked})",
+            f"key:      {key}",
+        ]
+    )
+    if made.refused:
+        text = f"{counted(made.refused, 'file was', 'files were')} not copied"
+        if settings["strict"]:
+            raise DataError(f"{text} (strict=true); see the lines above")
+        log.warning("%s", text)
+
+
 def short_form(prepared: PreparedDataset, data: dict[str, Any]) -> list[str]:
     """What a reviewer would find in the data set, in a few lines; an error of a check is one of them.
 
@@ -84,5 +124,5 @@ def short_form(prepared: PreparedDataset, data: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = quoted(sys.argv[1:], DATA_PATHS)
+    sys.argv[1:] = quoted(sys.argv[1:], (*DATA_PATHS, "out", "key"))
     launch(main, "prepare")

@@ -7,11 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from covidnet.data.phantoms.phantom import write_phantoms
 from tests.commands import command
+from tests.data.reading.test_dicom import image as dicom_image
+from tests.data.reading.test_dicom import written
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,32 @@ def test_a_cache_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path
     assert done.returncode != 0
     assert len(done.stderr.strip().splitlines()) == 1
     assert "cache_dir=DIR" in done.stderr
+
+
+@pytest.mark.slow
+def test_dicom_files_are_copied_without_identifiers_and_the_copy_is_a_data_set(tmp_path: Path) -> None:
+    for number in range(3):
+        header = dicom_image(
+            np.random.default_rng(number).integers(0, 255, (96, 96), np.uint8), PatientID=f"MRN{number}"
+        )
+        place = tmp_path / "in" / "NORMAL" / f"Quackenbush-{number}.dcm"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(written(header))
+    done = prepare(tmp_path / "in", tmp_path, "deidentify=true")
+    assert done.returncode == 1
+    assert "out=null: must be the new folder of the copy; say out=DIR" in done.stderr
+    for name in ("first", "second"):
+        done = prepare(tmp_path / "in", tmp_path, "deidentify=true", f"out={name}", "key=secret.key")
+        assert done.returncode == 0, done.stderr
+        assert f"copy:     {name} (3 images of 3 patients)" in done.stdout
+        assert "Quackenbush" not in done.stdout + done.stderr
+    assert (tmp_path / "secret.key").stat().st_mode & 0o777 == 0o600
+    first, second = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.dcm")}
+        for name in ("first", "second")
+    )
+    assert first == second
+    (tmp_path / "in" / "NORMAL" / "notes.png").write_text("<html>")
+    done = prepare(tmp_path / "in", tmp_path, "deidentify=true", "out=third", "key=secret.key", "strict=true")
+    assert done.returncode == 1
+    assert "1 file was not copied (strict=true)" in done.stderr

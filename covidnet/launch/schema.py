@@ -228,7 +228,12 @@ _FILES = {**_MODEL, **_READING, "input": _INPUT, "out": _OUT, "overwrite": _OVER
 
 SCHEMA: dict[str, dict[str, Setting]] = {
     "config": {**_COMMON, **_DATA, **_SPLIT, **_TRAIN},
-    "prepare": {**_COMMON, **_DATA, **_SPLIT},
+    "prepare": {
+        **_COMMON, **_DATA, **_SPLIT,
+        "deidentify": _flag("Whether the DICOM files are copied without what identifies patients, and nothing else."),
+        "out": _text("The new folder of that copy.", also=(int, float), extra=_NULL),
+        "key": _text("The file with the secret key of its pseudonyms; made if there is none."),
+    },
     "features": {
         **_COMMON, **_DATA, **_SPLIT, **_TRAIN,
         "action": _one_of("What is done with the feature store.", "fill", "stats", "verify", "prune"),

@@ -60,7 +60,7 @@ def read_header(path: str | Path) -> dict[str, str | None]:
     try:
         with QUIET, Path(path).open("rb") as file:
             header = read_elements(file, path, ("PatientID", "ViewPosition")).dataset
-            patient_id, view = _patient(header), _view(header)
+            patient_id, view = patient_of(header), _view(header)
     except ImageRefusedError:
         raise
     except OSError as error:
@@ -97,7 +97,8 @@ def identifiers_of(data: bytes, name: str | Path) -> list[str]:
         return [""] * len(IDENTIFIERS)
 
 
-def _patient(header: Dataset) -> str | None:
+def patient_of(header: Dataset) -> str | None:
+    """The PatientID of a header; None if it is missing or a placeholder such as "anonymous"."""
     patient = inert(str(header.get("PatientID") or "").strip())
     return None if patient.lower() in _NO_ID else patient
 
@@ -174,7 +175,7 @@ def decode(data: bytes, limits: Limits) -> DisplayedImage:
         if kind.startswith("MONOCHROME"):
             padding = _padding(stored, header, encapsulated)
             grey = _grey(stored, padding, header, path, negative=kind == "MONOCHROME1")
-            return DisplayedImage(grey, kind, _view(header), _patient(header))
+            return DisplayedImage(grey, kind, _view(header), patient_of(header))
         if kind == "PALETTE COLOR":
             from pydicom.pixels import apply_color_lut
 
@@ -187,7 +188,7 @@ def decode(data: bytes, limits: Limits) -> DisplayedImage:
                 path, f"{kind or 'no photometric interpretation'} cannot be read as an image", _EXPORT
             )
         return DisplayedImage(
-            np.array(Image.fromarray(colour).convert("L")), kind, _view(header), _patient(header), colour
+            np.array(Image.fromarray(colour).convert("L")), kind, _view(header), patient_of(header), colour
         )
 
 
