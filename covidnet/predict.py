@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from covidnet.base.errors import DataError, SettingError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from covidnet.serving.batch import ImagePredictions
+    from covidnet.serving.dicom.web_archive import WebArchive
 
 PATHS = ("checkpoint", "only", "input", "out")
 """Settings that are paths, with characters that Hydra's grammar may reject."""
@@ -48,9 +50,19 @@ def main(cfg: DictConfig) -> None:
         from covidnet.serving.dicom.results import check_libraries
 
         check_libraries("output", cfg.output)
+    from covidnet.serving.dicom.web_archive import WebArchive
+
+    archive = WebArchive.of(given["input"])
+    if cfg.send and not (in_dicom and archive):
+        remedy = "results are stored where the images come from: input=dicomweb://HOST:PORT/studies/UID output=dicom"
+        raise SettingError("send", True, "false", remedy)
+    if archive is not None:
+        from covidnet.serving.dicom.results import check_libraries
+
+        check_libraries("input", given["input"])
     # Errors that need no network are reported before its libraries are loaded.
     models = find_models(given["checkpoint"], onnx=cfg.engine == "onnx", only=only)
-    from covidnet.data.collection.inputs import PARTIAL_RECORD, check_earlier, check_out, find_images
+    from covidnet.data.collection.inputs import PARTIAL_RECORD, check_earlier, find_images
 
     out = Path(cfg.out).expanduser()
     table, refused = out / "predictions.csv", out / "refused.csv"
@@ -59,16 +71,28 @@ def main(cfg: DictConfig) -> None:
         raise SettingError("resume", True, "true with out=DIR of a stopped command", remedy)
     resume = bool(cfg.resume) and (out / PARTIAL_RECORD).exists()
     check_earlier(out, (PARTIAL_RECORD, table.name, refused.name), overwrite=cfg.overwrite or resume)
-    root, paths = find_images(given["input"])
+    if archive is None:
+        _predict(cfg, models, resume, *find_images(given["input"]), None)
+        return
+    with TemporaryDirectory(prefix="covidnet-") as folder:
+        _predict(cfg, models, resume, Path(folder), archive.fetch(Path(folder)), archive)
+
+
+def _predict(
+    cfg: DictConfig, models: Sequence[Path], resume: bool, root: Path, paths: Sequence[str], archive: WebArchive | None
+) -> None:
+    """Predict the images in a folder; `archive` is where they come from, if they do."""
+    from covidnet.data.collection.inputs import check_out
     from covidnet.serving.answers import Predictor
     from covidnet.serving.batch import DICOM_SUFFIXES, ImagePredictions
     from covidnet.serving.dicom.results import DicomResults
     from covidnet.serving.open_model import open_model
     from covidnet.serving.stream import Share
 
-    check_out(given["input"], out, root, paths, suffixes=(".png", *(DICOM_SUFFIXES.values() if in_dicom else ())))
+    out, only, in_dicom = Path(cfg.out).expanduser(), "" if cfg.only is None else str(cfg.only), cfg.output == "dicom"
+    check_out(str(cfg.input), out, root, paths, suffixes=(".png", *(DICOM_SUFFIXES.values() if in_dicom else ())))
     share = Share.of_cores()
-    predictor = Predictor(open_model(given["checkpoint"], cfg.engine, share.threads, only), cfg.gate)
+    predictor = Predictor(open_model(str(cfg.checkpoint), cfg.engine, share.threads, only), cfg.gate)
     # Before the predictions: these notes may explain why every file is refused.
     print_lines([*predictor.notes(), *(predictor.model.facts.map_notes() if cfg.panels or in_dicom else [])])
     predictions = ImagePredictions(
@@ -78,6 +102,7 @@ def main(cfg: DictConfig) -> None:
         out,
         panels=bool(cfg.panels),
         dicom=DicomResults.of_files(predictor, models) if in_dicom else None,
+        store=archive.store if archive is not None and cfg.send else None,
         identifiers=bool(cfg.identifiers),
         reading={"max_megapixels": cfg.max_megapixels, "min_side": cfg.min_side, **cfg.reading},
         passes=share.passes,
@@ -87,18 +112,18 @@ def main(cfg: DictConfig) -> None:
     )
     predictions.run()
     _print_summary(predictions)
-    if predictions.undrawn:
-        raise DataError(
-            f"{count(predictions.undrawn, 'picture')} of {predictions.predicted} not drawn, see the log above; the "
-            f"table is complete: {table}"
-        )
-    if predictions.unwritten:
-        raise DataError(
-            f"{count(predictions.unwritten, 'image')} of {predictions.predicted} without results in DICOM, see the log "
-            f"above; the table is complete: {table}"
-        )
+    failed = {
+        f"{count(predictions.undrawn, 'picture')} of {predictions.predicted} not drawn": predictions.undrawn,
+        f"{count(predictions.unwritten, 'image')} of {predictions.predicted} without results in DICOM": (
+            predictions.unwritten
+        ),
+        f"results of {count(predictions.unsent, 'image')} of {predictions.predicted} not stored": predictions.unsent,
+    }
+    for what, number in failed.items():
+        if number:
+            raise DataError(f"{what}, see the log above; the table is complete: {out / 'predictions.csv'}")
     if predictions.refused and cfg.strict:
-        raise DataError(f"strict=true: {predictions.refused} files were refused; see {refused}")
+        raise DataError(f"strict=true: {predictions.refused} files were refused; see {out / 'refused.csv'}")
 
 
 def _made_by(cfg: DictConfig, models: Sequence[Path]) -> dict[str, object]:
@@ -109,7 +134,7 @@ def _made_by(cfg: DictConfig, models: Sequence[Path]) -> dict[str, object]:
     from covidnet.base.provenance import file_sha256
     from covidnet.data.reading.images import READING
 
-    names = ["gate", "output", "panels", "identifiers", "max_megapixels", "min_side", "reading"]
+    names = ["gate", "output", "send", "panels", "identifiers", "max_megapixels", "min_side", "reading"]
     settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True)
     assert isinstance(settings, dict)
     digests = ", ".join(file_sha256(file)[:12] for file in models)

@@ -267,8 +267,10 @@ SCHEMA: dict[str, dict[str, Setting]] = {
     },
     "predict": {
         **_COMMON, **_FILES, "engine": _MODEL_ENGINE, "gate": _GATE,
+        "input": _text("An image, a folder of images, a pattern of files, or a study of a DICOMweb server."),
         "identifiers": _flag("Whether the tables hold DICOM identifiers, which identify patients."),
         "output": _one_of("Whether results are tables alone or DICOM objects too.", "csv", "dicom"),
+        "send": _flag("Whether results in DICOM are stored at the DICOMweb server that the images come from."),
         "panels": _flag("Whether each image is drawn beside its heat map."),
         "resume": _flag("Whether to continue a stopped command from its rows in out=DIR."),
     },

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from heapq import merge
 from itertools import chain
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from covidnet.base.atomic import WriteError, make_folder, replaced, write_bytes, write_text
 from covidnet.base.caveats import Caveat
 from covidnet.base.classes import ClassList
-from covidnet.base.errors import DataError, ImageRefusedError, SettingError
+from covidnet.base.errors import CovidnetError, DataError, ImageRefusedError, SettingError
 from covidnet.base.names import counted, inert, listed, shown
 from covidnet.base.progress import progress_bar
 from covidnet.base.provenance import file_sha256
@@ -42,6 +42,9 @@ PARTIAL = ("position", "sha256")
 DICOM_SUFFIXES = {"sr": ".sr.dcm", "sc": ".sc.dcm"}
 """Columns of the results in DICOM (Structured Report, Secondary Capture), and the suffixes of their files."""
 
+STORED = "stored"
+"""The column that is ``true`` where an archive has stored an image's results."""
+
 _UNREADABLE = "unreadable"
 
 
@@ -55,6 +58,7 @@ class ImagePredictions:
         out: the folder for all results.
         panels: whether to draw a picture of each image and its heat map.
         dicom: makes the results in DICOM; None writes none. Images that are not DICOM are then refused.
+        store: stores the results of an image in an archive; None stores none.
         identifiers: whether to add the columns `covidnet.data.reading.dicom.IDENTIFIERS`, the keys of DICOM files in an
             archive; they identify patients.
         reading: keyword arguments of `shared_decoders`.
@@ -77,6 +81,7 @@ class ImagePredictions:
         *,
         panels: bool = False,
         dicom: DicomResults | None = None,
+        store: Callable[[list[bytes]], None] | None = None,
         identifiers: bool = False,
         reading: dict[str, Any] | None = None,
         passes: int = 1,
@@ -94,6 +99,7 @@ class ImagePredictions:
         self.out = out
         self.panels = panels
         self.dicom = dicom
+        self.store = store
         self.identifiers = identifiers
         limits = reading or {}
         self.decoders = shared_decoders(**limits)
@@ -107,6 +113,7 @@ class ImagePredictions:
         self.flagged = 0
         self.undrawn = 0
         self.unwritten = 0
+        self.unsent = 0
         self._pictures = pictures_of(paths) if panels else {}
         self._results = {name: pictures_of(paths, DICOM_SUFFIXES[name]) for name in DICOM_SUFFIXES} if dicom else {}
         self._sources: dict[str, dict[str, Any]] = {}
@@ -117,7 +124,7 @@ class ImagePredictions:
 
         Until the tables are whole, their rows are in predictions.partial.csv and refused.partial.csv. A picture that
         cannot be drawn or written affects nothing else: its cell stays empty, and `undrawn` counts it; `unwritten`
-        counts the images without results in DICOM.
+        counts the images without results in DICOM, and `unsent` those whose results no archive has stored.
 
         Raises:
             SettingError: with `resume`: the model, a setting, or an image that has a row is not the same as before.
@@ -127,7 +134,7 @@ class ImagePredictions:
         ensemble = self.predictor.model.facts.members > 1
         known_by = IDENTIFIERS if self.identifiers else ()
         columns = columns_of(self.predictor.classes, ensemble)
-        columns += [*(["picture"] if self.panels else []), *self._results, *known_by]
+        columns += [*(["picture"] if self.panels else []), *self._results, *([STORED] if self.store else []), *known_by]
         table = _Table(self.out / "predictions.csv", columns)
         refused = _Table(self.out / "refused.csv", [*REFUSED_COLUMNS, *known_by])
         done = self._begin(table, refused)
@@ -207,6 +214,7 @@ class ImagePredictions:
             self.flagged += bool(row[table.columns.index("quality")])
             self.undrawn += self.panels and not row[table.columns.index("picture")]
             self.unwritten += self.dicom is not None and not row[table.columns.index("sr")]
+            self.unsent += self.store is not None and not row[table.columns.index(STORED)]
         for row in refused.kept():
             self._first = f"the first: {row[1]}; {row[2]}"
             break
@@ -290,8 +298,18 @@ class ImagePredictions:
             # A header may hold anything; the probabilities are known, and other images follow.
             log.warning("%s: no results in DICOM: %s", shown(path), " ".join(str(error).split())[:200])
             self.unwritten += 1
-            return [""] * len(self._results)
-        return [listed(file.as_posix()) for file in files]
+            self.unsent += self.store is not None
+            return [""] * (len(self._results) + (self.store is not None))
+        names = [listed(file.as_posix()) for file in files]
+        if self.store is None:
+            return names
+        try:
+            self.store(made)
+        except CovidnetError as error:
+            log.warning("%s: %s", shown(path), error)
+            self.unsent += 1
+            return [*names, ""]
+        return [*names, "true"]
 
     def _draw(self, path: str, image: Radiograph, answer: ImageAnswer) -> str:
         # The drawing libraries are imported only if needed.
@@ -316,7 +334,7 @@ class ImagePredictions:
 
 
 def columns_of(classes: ClassList, ensemble: bool = False) -> list[str]:
-    """The columns of predictions.csv; ``picture``, `DICOM_SUFFIXES` and `IDENTIFIERS` follow where there are such.
+    """The columns of predictions.csv, before ``picture``, `DICOM_SUFFIXES`, `STORED` and `IDENTIFIERS`.
 
     Args:
         classes: of the model.
