@@ -22,6 +22,7 @@ QUICK = ["data.images_per_class=11", "data.image_size=32", "data.phantom_size=96
          "trainer.accelerator=cpu", "explain=off", "model.weights=random"]  # fmt: skip
 
 TINY = {
+    "audit": ["--clean", "1", "--planted", "1", "--per-class", "22", "--faults", "1"],
     "coverage": ["--studies", "2", "--patients", "4", "--images", "1"],
     "explain": ["--rounds", "1", "--side", "64"],
     "features": ["--images", "33", "--rounds", "1", "--side", "32", "--products", "1", "--head", "32", "--fills", "8"],
@@ -35,7 +36,7 @@ TINY = {
 }
 """The arguments of each script."""
 
-SLOW = {"explain", "features", "fold", "gate", "serving", "sweep"}
+SLOW = {"audit", "explain", "features", "fold", "gate", "serving", "sweep"}
 """They start commands, or use a whole network many times."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -97,6 +97,7 @@ _RULES: Mapping[str, tuple[str, str, str]] = {
         "Train with split.validation=inner.",
     ),
     "twice": ("images are tested by more than one run", "They count twice in the pooled numbers.", _REDO),
+    "rows": ("images have more than one row for one split of a run", "They count twice in its numbers.", _REDO),
     "splits": ("runs do not share one split", "Their numbers are of different studies and must not be pooled.", _REDO),
 }
 _WEAKENS = ("inner", "lacking")
@@ -161,6 +162,8 @@ def _check_split(split: Rows, broken: _Broken) -> None:
 
 def _check_run(folder: Path, split: Rows, rows: Rows, broken: _Broken) -> None:
     parts = {name: {row["image_id"]: row for row in rows if row["split"] == name} for name in ("val", "test", "unseen")}
+    times = Counter((row["split"], row["image_id"]) for row in rows)
+    broken.add("rows", [image for (_, image), n in times.items() if n > 1], [image for _, image in times])
     own = {_fold(row) for row in rows}
     fold = own.pop() if len(own) == 1 else -1
     of = {row["image_id"]: row for row in split}

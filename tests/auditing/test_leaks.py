@@ -18,7 +18,7 @@ def test_a_clean_sweep_breaks_no_rule(clean: Study) -> None:
     answer = leaks(clean)
     assert not answer.findings
     assert not answer.tables
-    assert answer.notes == ["10 runs with 99 rows of split.csv verified against 14 rules; 0 rules are broken."]
+    assert answer.notes == ["10 runs with 99 rows of split.csv verified against 15 rules; 0 rules are broken."]
 
 
 def in_every_split(change: Callable[[pd.DataFrame], None]) -> Callable[[Path], None]:
@@ -87,6 +87,10 @@ def lacking(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(table.index[table["split"] == "test"][0])
 
 
+def repeated_row(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([table, table[table["split"] == "test"].head(1)])
+
+
 def other_split(folder: Path) -> None:
     file = folder / "fold=4/split.csv"
     file.write_text(file.read_text().replace("phantom-", "p-"))
@@ -109,6 +113,7 @@ def copied_run(folder: Path) -> None:
         (in_predictions(foreign), "test", "blocks"),
         (in_predictions(part_of_a_patient), "inner", "weakens"),
         (in_predictions(lacking), "lacking", "weakens"),
+        (in_predictions(repeated_row), "rows", "blocks"),
         (other_split, "splits", "blocks"),
         (copied_run, "twice", "blocks"),
     ],

@@ -77,7 +77,7 @@ def read_image_table(
     source = find_source(data, cache_dir, progress=progress)
     home = manifest_home(data, source, cache_dir, flagged=rules is not None)
     with locked(home / ".lock"):
-        manifest = read_current_manifest(home, source)
+        manifest = read_current_manifest(home, source, progress=progress)
         kept = manifest is not None
         if manifest is None:
             manifest = scan(

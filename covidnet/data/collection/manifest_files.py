@@ -15,7 +15,7 @@ from covidnet.base.atomic import locked, write_text
 from covidnet.base.classes import DEFAULT_CLASSES
 from covidnet.base.errors import DataError
 from covidnet.base.names import counted, listed, shown
-from covidnet.data.collection.manifest import COLUMNS, REFUSED_COLUMNS, Manifest
+from covidnet.data.collection.manifest import CHECKED, COLUMNS, REFUSED_COLUMNS, Manifest, check_files
 from covidnet.data.collection.sources import Source
 from covidnet.data.reading.dicom import is_lateral
 from covidnet.data.reading.images import READING
@@ -119,7 +119,7 @@ def read_manifest(home: Path, source: Source) -> Manifest | None:
     added, relabelled, _ = changes(found, source)
     if relabelled:
         log.warning(
-            "%s: label, patient or view of %d images differs from the manifest, which is used; "
+            "%s: label, patient, view or source of %d images differs from the manifest, which is used; "
             "python -m covidnet.prepare reads them again",
             source.root,
             relabelled,
@@ -133,18 +133,22 @@ def read_manifest(home: Path, source: Source) -> Manifest | None:
     return found
 
 
-def read_current_manifest(home: Path, source: Source) -> Manifest | None:
+def read_current_manifest(home: Path, source: Source, *, progress: bool = True) -> Manifest | None:
     """The manifest on disk, if it still matches the folder and its metadata.csv.
 
     Args:
         home: the manifest's folder.
         source: the images.
+        progress: whether a progress bar is drawn.
 
     Returns:
-        None if there is no manifest, if files were added or removed since, or if a label, patient or view changed.
+        None if there is no manifest, if files were added, removed or changed since, or if a label, patient, view or
+        source changed.
     """
     found = _read(home, source)
-    return None if found is None or any(changes(found, source)) else found
+    if found is None or any(changes(found, source)):
+        return None
+    return None if check_files(found.images, source.root, record=home / CHECKED, progress=progress) else found
 
 
 def changes(manifest: Manifest, source: Source) -> tuple[int, int, int]:
@@ -261,8 +265,8 @@ def _check_whole(home: Path) -> None:
 
 
 def _count_relabelled(images: pd.DataFrame, files: pd.DataFrame) -> int:
-    """How many images have a label, patient or view that now differs from the manifest."""
-    columns = ["label", "patient_id", "view"]
+    """How many images have a label, patient, view or source that now differs from the manifest."""
+    columns = ["label", "patient_id", "view", "source"]
     both = files.merge(images, on="path", suffixes=("", "_before"))
     # Values unknown here may have come from a DICOM header.
     changed = [both[c].notna() & (both[c] != both[f"{c}_before"]) for c in columns]

@@ -70,6 +70,16 @@ def test_the_second_time_no_image_is_read(root: Path, tmp_path: Path, monkeypatc
     assert files(tmp_path / "cache") == before
 
 
+def test_an_image_or_a_source_that_changed_since_is_read_again(root: Path, tmp_path: Path) -> None:
+    first = read(root, tmp_path / "cache")
+    draw(root / "NORMAL/2.png", 77)
+    second = read(root, tmp_path / "cache")
+    assert len(set(first.images["sha256"]) - set(second.images["sha256"])) == 1
+    assert np.abs(second.thumbnails.pixels.astype(int) - first.thumbnails.pixels).max() > 0
+    (root / "metadata.csv").write_text("filename,source\nNORMAL/2.png,elsewhere\n")
+    assert "elsewhere" in set(read(root, tmp_path / "cache").images["source"])
+
+
 @pytest.mark.parametrize("change", ["added", "removed", "moved to another class", "given a patient"])
 def test_what_changed_since_is_seen_and_the_manifest_of_a_study_stays(root: Path, tmp_path: Path, change: str) -> None:
     first = read(root, tmp_path / "cache")

@@ -261,7 +261,7 @@ def test_metadata_changed_since_is_counted_in_a_warning(tmp_path: Path, caplog: 
     prepare(settings(tmp_path / "d"), tmp_path / "c")
     (tmp_path / "d/metadata.csv").write_text("filename,patient_id\nNORMAL/0.png,p\nNORMAL/1.png,p\nNORMAL/2.png,\n")
     prepared = prepare(settings(tmp_path / "d"), tmp_path / "c")
-    assert "label, patient or view of 2 images" in caplog.text
+    assert "label, patient, view or source of 2 images" in caplog.text
     assert prepared.images["patient_id"].isna().all()
     assert prepare(settings(tmp_path / "d"), tmp_path / "c", rescan=True).images["patient_id"].notna().sum() == 2
 
