@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from covidnet.base.errors import ImageRefusedError
-from covidnet.base.names import inert
+from covidnet.base.names import inert, shown
 from covidnet.data.reading.dicom_frames import frame_size, only_frame, run_lengths
 from covidnet.data.reading.dicom_header import Header, read_elements
 from covidnet.data.reading.grey_levels import Limits, through, to_eight_bits
@@ -34,11 +34,18 @@ _OTHER_MODALITIES = {
     "RTDOSE", "RTIMAGE", "SEG", "SM", "TG", "US", "XA", "XC",
 }  # fmt: skip
 _OTHER_PARTS = {
-    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CALCANEUS", "COCCYX", "CSPINE", "ELBOW", "EXTREMITY",
-    "EYE", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE",
-    "MANDIBLE", "MAXILLA", "NECK", "ORBIT", "PATELLA", "PELVIS", "SHOULDER", "SKULL", "SSPINE", "THIGH", "THUMB",
-    "TIBIA", "TOE", "TSPINE", "UTERUS", "WRIST", "ZYGOMA",
+    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BLADDER", "BRAIN", "BREAST", "CALCANEUS", "COCCYX", "COLON", "CSPINE",
+    "EAR", "ELBOW", "EXTREMITY", "EYE", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW",
+    "KIDNEY", "KNEE", "LEG", "LIVER", "LOWERLEG", "LSPINE", "LSSPINE", "MANDIBLE", "MAXILLA", "NASALBONE", "NECK",
+    "ORBIT", "PANCREAS", "PATELLA", "PELVIS", "PROSTATE", "RECTUM", "SACRUM", "SHOULDER", "SIJOINT", "SINUS", "SKULL",
+    "SPINE", "SPLEEN", "SSPINE", "STOMACH", "TEETH", "THIGH", "THUMB", "TIBIA", "TMJ", "TOE", "TSPINE", "UPPERARM",
+    "UTERUS", "WRIST", "ZYGOMA",
 }  # fmt: skip
+# SOP classes of other modalities (PS3.4 B.5), for headers that do not name the modality: CT, US, MR, XA, NM, PT,
+# mammography, intra-oral; also their further forms, such as Enhanced CT.
+_OTHER_CLASSES = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "3", "4", "6", "12", "20", "128", "1.2", "1.3")
+)
 
 
 def read_header(path: str | Path) -> dict[str, str | None]:
@@ -220,7 +227,7 @@ def check_subject(header: Dataset, path: str | Path) -> None:
     """Refuse an image that is not a chest radiograph according to its header.
 
     Args:
-        header: with any of Modality, BodyPartExamined and ImageType.
+        header: with any of Modality, SOPClassUID, BodyPartExamined and ImageType.
         path: the file.
 
     Raises:
@@ -230,6 +237,10 @@ def check_subject(header: Dataset, path: str | Path) -> None:
     modality, part = _term(header, "Modality"), _term(header, "BodyPartExamined")
     if modality in _OTHER_MODALITIES:
         raise ImageRefusedError(path, f"not a radiograph according to its header: Modality {modality}", remedy)
+    kind = str(header.get("SOPClassUID") or "")
+    if not modality and any(kind == other or kind.startswith(f"{other}.") for other in _OTHER_CLASSES):
+        cause = f"not a radiograph according to its header: {shown(getattr(header.SOPClassUID, 'name', kind))[:60]}"
+        raise ImageRefusedError(path, cause, remedy)
     plain = re.sub("[^A-Z]", "", part)
     if plain in _OTHER_PARTS or plain.removesuffix("S") in _OTHER_PARTS:
         raise ImageRefusedError(path, f"not a chest image according to its header: BodyPartExamined {part}", remedy)
@@ -286,7 +297,7 @@ _NAMES = (
     "BitsAllocated", "BitsStored", "BodyPartExamined", "Columns", "HighBit", "ImageType", "Modality",
     "ModalityLUTSequence", "NumberOfFrames", "PatientID", "PhotometricInterpretation", "PixelPaddingRangeLimit",
     "PixelPaddingValue", "PixelRepresentation", "PlanarConfiguration", "RescaleIntercept", "RescaleSlope", "Rows",
-    "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "ViewPosition", "WindowCenter", "WindowWidth",
+    "SOPClassUID", "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "ViewPosition", "WindowCenter", "WindowWidth",
     *(f"{name}PaletteColorLookupTable{part}" for name in ("Red", "Green", "Blue") for part in ("Data", "Descriptor")),
 )  # fmt: skip
 

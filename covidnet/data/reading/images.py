@@ -45,7 +45,7 @@ SUFFIXES: frozenset[str] = frozenset(
 )
 """Lower-case suffixes that count as images. The format itself is recognised by a file's first bytes, not its name."""
 
-READING = 3
+READING = 4
 """Increased whenever any file is read differently, so that older manifests and features are not reused."""
 
 _LOG = logging.getLogger(__name__)

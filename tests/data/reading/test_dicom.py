@@ -289,6 +289,8 @@ def test_a_image_of_padding_alone_is_refused_by_that_name() -> None:
         ("BodyPartExamined", "HANDS"),
         ("BodyPartExamined", "ABDOMEN"),
         ("BodyPartExamined", "C SPINE"),
+        ("BodyPartExamined", "LOWER LEG"),
+        ("BodyPartExamined", "BRAIN"),
         ("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]),
         ("ImageType", "LOCALIZER"),
     ],
@@ -300,6 +302,20 @@ def test_a_header_that_names_something_else_is_refused_by_that_name(tag: str, va
 
 
 @pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", "CT Image Storage"),
+        ("1.2.840.10008.5.1.4.1.1.4.1", "Enhanced MR Image Storage"),
+        ("1.2.840.10008.5.1.4.1.1.6.1", "Ultrasound Image Storage"),
+        ("1.2.840.10008.5.1.4.1.1.1.2", "Digital Mammography X-Ray Image Storage - For Presentation"),
+    ],
+)
+def test_a_header_without_a_modality_is_judged_by_its_sop_class(kind: str, name: str) -> None:
+    cause = refusal(image(RAMP, Modality="", SOPClassUID=kind))
+    assert cause == f"not a radiograph according to its header: {name}"
+
+
+@pytest.mark.parametrize(
     ("tag", "value"),
     [
         ("Modality", "DX"),
@@ -308,6 +324,8 @@ def test_a_header_that_names_something_else_is_refused_by_that_name(tag: str, va
         ("BodyPartExamined", "CHEST"),
         ("BodyPartExamined", "CHESTABDOMEN"),
         ("BodyPartExamined", "PORT CHEST"),
+        ("BodyPartExamined", "RIB"),
+        ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.1.1"),
         ("BodyPartExamined", ""),
         ("ImageType", ["DERIVED", "SECONDARY"]),
     ],
