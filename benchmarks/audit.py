@@ -48,11 +48,13 @@ class Case:
         images: the folder of images, with its table.
         sweep: the folder of the sweep.
         rng: of the fault.
+        alone: whether the sweep is of other images, which are not there.
     """
 
     images: Path
     sweep: Path
     rng: np.random.Generator
+    alone: bool = False
 
     def table(self, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
         file = self.images / FILE
@@ -64,6 +66,7 @@ class Case:
 
     def predictions(self, change: Callable[[pd.DataFrame], pd.DataFrame], **sweep: Any) -> None:
         """A sweep of its own, of more images, whose images need not exist."""
+        self.alone = True
         shutil.rmtree(self.sweep)
         seed = int(self.rng.integers(1 << 30))
         options = {"split": split_table(per_fold=24, seed=seed), "skill": 4.0, "seed": seed} | sweep
@@ -387,6 +390,8 @@ def _with_sweep(folder: Path, table: pd.DataFrame, seed: int, rng: np.random.Gen
 
 
 def _study(case: Case, folder: Path) -> Study:
+    if case.alone:
+        return Study(None, sweep_dir=case.sweep, why_no_images="the sweep is of other images")
     data = {"name": "folder", "root": str(case.images), "view": None, "max_megapixels": 64, "min_side": 64}
     images = read_image_table(data, cache_dir=folder / "cache", rules=fixed_rules, progress=False)
     published = case.images.parent / "published.csv"
