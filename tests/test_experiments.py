@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,39 @@ def test_the_arithmetic_of_the_published_tables_is_what_is_kept(tmp_path: Path) 
     for name in ("published.csv", "published_tables.csv"):
         assert (tmp_path / name).read_bytes() == (PROJECT / "experiments/audit/results" / name).read_bytes()
     assert "printed rates cannot be right" in done.stdout
+
+
+def test_the_findings_of_an_audit_are_kept_without_names(tmp_path: Path) -> None:
+    finding = {
+        "check": "identity",
+        "level": "weakens",
+        "number": 0.1,
+        "interval": [0.05, 0.2],
+        "images": ["a/secret.png"],
+    }
+    texts = [
+        "2 ids are spelled alike, such as Ada and ada ; 3 images concerned.",
+        "1 id is of two classes, such as Ada.",
+    ]
+    record = {"findings": [finding | {"what": text} for text in texts], "not_possible": {"leaks": "there is no sweep"}}
+    (tmp_path / "audit.json").write_text(json.dumps(record))
+    done = make("audit", "--audit", f"mine={tmp_path}", "--out", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out/mine.csv").read_text()
+    assert "ada" not in text.lower()
+    assert "secret" not in text
+    found = pd.read_csv(tmp_path / "out/mine.csv")
+    assert found["what"].tolist()[:2] == ["2 ids are spelled alike; 3 images concerned.", "1 id is of two classes."]
+    assert found["low"].tolist()[:2] == [0.05, 0.05]
+
+
+def test_what_is_said_of_our_audits_is_in_their_tables() -> None:
+    folder = PROJECT / "experiments/audit"
+    text = (folder / "README.md").read_text()
+    for file in folder.glob("results/*-*.csv"):
+        levels = pd.read_csv(file)["level"].value_counts()
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{file.name}`")]
+        assert [int(word) for word in row.split("|")[3].split() if word.isdigit()] == [
+            levels.get("blocks", 0),
+            levels.get("weakens", 0),
+        ]

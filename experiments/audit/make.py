@@ -1,11 +1,15 @@
-"""The arithmetic of the paper's Tables 3, 5 and 7: python experiments/audit/make.py [--out FOLDER].
+"""Tables of audits: python experiments/audit/make.py [--audit NAME=FOLDER ...] [--out FOLDER].
 
-Writes published.csv, which `covidnet audit audit.published=FILE` reads, and published_tables.csv, what it finds.
+Writes published.csv (the paper's Tables 3, 5 and 7, which `covidnet audit audit.published=FILE` reads) and
+published_tables.csv, what it finds. With --audit, NAME.csv: the findings of an audit, without names of patients and
+images.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,12 +50,32 @@ def _row(name: str, positives: int, negatives: int, rates: Mapping[str, object])
     }
 
 
+def findings(audit: Path) -> pd.DataFrame:
+    """The findings of an audit without the names of patients and images, the most serious first."""
+    record = json.loads((audit / "audit.json").read_text(encoding="utf-8"))
+    rows = []
+    for finding in record["findings"]:
+        low, high = finding["interval"] or (None, None)
+        what = re.sub(r", such as .+?(?=;|\.$)", "", finding["what"])
+        rows.append({**{key: finding[key] for key in ("check", "level")}, "what": what, "number": finding["number"],
+                     "low": low, "high": high, "unit": finding.get("unit", "%")})  # fmt: skip
+    rows += [{"check": check, "level": "not possible", "what": why} for check, why in record["not_possible"].items()]
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
-    """Write both tables."""
+    """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--audit", nargs="*", default=[], metavar="NAME=FOLDER", help="folders of audits, with audit.json"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    out = parser.parse_args().out
+    given = parser.parse_args()
+    out = given.out
     out.mkdir(parents=True, exist_ok=True)
+    for one in given.audit:
+        name, _, folder = one.partition("=")
+        findings(Path(folder)).to_csv(out / f"{name}.csv", index=False, float_format="%.4f", lineterminator="\n")
     file = out / "published.csv"
     published().to_csv(file, index=False, lineterminator="\n")
     answer = published_tables(Study(None, published=file))
