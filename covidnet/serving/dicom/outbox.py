@@ -19,10 +19,11 @@ NAME = "outbox.sqlite"
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS results (
-    key TEXT PRIMARY KEY, image TEXT NOT NULL, made REAL NOT NULL, sr BLOB, sc BLOB, due REAL NOT NULL,
-    tries INTEGER NOT NULL DEFAULT 0, sent REAL
+    key TEXT PRIMARY KEY, image TEXT NOT NULL, made REAL NOT NULL, due REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+    sent REAL, sr BLOB, sc BLOB
 ) STRICT
 """
+_INDEX = "CREATE INDEX IF NOT EXISTS waiting ON results (due, made) WHERE sent IS NULL"
 
 
 class OutboxError(CovidnetError, OSError):
@@ -79,6 +80,7 @@ class Outbox:
                 self._base.execute(f"PRAGMA {line}")
             self._base.execute("BEGIN EXCLUSIVE")
             self._base.execute(_TABLE)
+            self._base.execute(_INDEX)
             self._base.execute("COMMIT")
         except sqlite3.Error as error:
             self._base.close()

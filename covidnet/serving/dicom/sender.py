@@ -168,20 +168,21 @@ class Sender:
         from pydicom import dcmread
 
         for data in item.files:
+            result = dcmread(io.BytesIO(data))
+            code = None
             try:
-                status: Any = association.send_c_store(dcmread(io.BytesIO(data)))
-                code = status.get("Status")
-            except (RuntimeError, ValueError):
-                # The association ended, or the peer accepts no such object.
-                code = None
+                answer: Any = association.send_c_store(result)
+                code = answer.get("Status")
+                why = "gives no answer" if code is None else f"answers 0x{code:04X}"
+            except ValueError:
+                why = f"takes no {result.SOPClassUID.name}"
+            except RuntimeError:
+                why = "ended the association"
             if code is None or (code != 0 and code not in _WARNINGS):
                 self._outbox.postpone(item.key, min(self._pause * 2 ** min(item.tries, 10), LONGEST_PAUSE))
-                why = "without an answer" if code is None else f"with status 0x{code:04X}"
                 if item.tries == 0:
-                    _LOG.warning(
-                        "results of image %s: peer=%s ended it %s; they are sent again later",
-                        shown(item.image), self._peer, why,
-                    )  # fmt: skip
+                    line = "results of image %s not sent: peer=%s %s; they are sent again later"
+                    _LOG.warning(line, shown(item.image), self._peer, why)
                 return
         self._outbox.sent(item.key)
         _LOG.info("results of image %s sent to peer=%s", shown(item.image), self._peer)

@@ -13,7 +13,6 @@ from typing import Any
 from covidnet.base.atomic import WriteError, write_bytes
 from covidnet.base.errors import CovidnetError, DataError, SettingError
 from covidnet.base.names import counted, shown
-from covidnet.data.reading.dicom import QUIET
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +24,7 @@ _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _SERIES, _MODALITY, _SOP_CLASS, _INSTANCE = "0020000E", "00080060", "00080016", "00080018"
 _UID = r"([0-9][0-9.]{0,63})"
 _ADDRESS = re.compile(rf"(\w+)://([^/?#@\s]+(?:/[^?#\s]*)?)/studies/{_UID}(?:/series/{_UID})?/?")
+_ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _SECONDS = 30.0
 
 
@@ -145,10 +145,16 @@ class WebArchive:
     def _copy(self, client: Any, series: str, instance: str, folder: Path) -> str:
         if not re.fullmatch(_UID, instance):
             raise ValueError("the server names an instance by no UID")
-        content = io.BytesIO()
-        with QUIET:
-            client.retrieve_instance(self.study, series, instance).save_as(content)
-        write_bytes(folder / f"{instance}.dcm", content.getvalue())
+        # Not `retrieve_instance`, which parses the file in this process: only a decoder's process may do that.
+        url = f"{self.url}/studies/{self.study}/series/{series}/instances/{instance}"
+        response = client._http_get(url, headers={"Accept": _ANY_SYNTAX})
+        if response.headers["content-type"].startswith("application/dicom"):
+            parts = [response.content]
+        else:
+            parts = list(client._decode_multipart_message(response, stream=False))
+        if len(parts) != 1:
+            raise ValueError(f"the server sends {len(parts)} files for one instance")
+        write_bytes(folder / f"{instance}.dcm", parts[0])
         return f"{instance}.dcm"
 
 

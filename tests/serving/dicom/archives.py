@@ -27,10 +27,14 @@ class Archive:
 
     Args:
         statuses: of the next C-STORE requests; success after them.
+        received: so far.
+        classes: of the objects that it takes.
+        port: where it listens.
     """
 
     statuses: list[int] = field(default_factory=list)
     received: list[Dataset] = field(default_factory=list)
+    classes: list[str] = field(default_factory=lambda: [ComprehensiveSRStorage, SecondaryCaptureImageStorage])
     port: int = 0
     _server: Any = None
 
@@ -38,7 +42,7 @@ class Archive:
         """Listen, at the same port as before."""
         entity = AE("ARCHIVE")
         entity.require_called_aet = True
-        for kind in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+        for kind in self.classes:
             entity.add_supported_context(kind)
         handlers: Any = [(evt.EVT_C_STORE, self._store)]
         self._server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)

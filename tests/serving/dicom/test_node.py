@@ -287,7 +287,15 @@ def test_results_that_the_peer_does_not_take_are_sent_again_and_stop_no_others(
         assert sent(node.port, radiograph(1), radiograph(2)) == [(0, ""), (0, "")]
         assert until(lambda: waiting(node) == 0)
         assert len(peer.kinds()) == 4
-    assert "ended it with status 0xA700; they are sent again later" in caplog.text
+        taken = list(peer.kinds())
+        peer.stop()
+        peer.classes = peer.classes[1:]
+        peer.start()
+        assert sent(node.port, radiograph(3)) == [(0, "")]
+        assert until(lambda: "takes no Comprehensive SR Storage" in caplog.text)
+        assert waiting(node) == 1
+        assert peer.kinds() == taken
+    assert f"peer=ARCHIVE@127.0.0.1:{peer.port} answers 0xA700; they are sent again later" in caplog.text
 
 
 def test_many_images_over_many_associations_are_each_answered_once(decoders: Decoders, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from covidnet.serving.dicom.node import DicomNode, NodeSettings
 from covidnet.serving.dicom.outbox import Outbox
 from covidnet.serving.dicom.results import DicomResults
 from covidnet.serving.dicom.sender import Peer
+from covidnet.serving.dicom.web_archive import WebArchive
 from covidnet.serving.open_model import open_model
 from covidnet.serving.web.limits import WebLimits
 from tests.serving.dicom.archives import until
@@ -124,5 +125,12 @@ def test_a_study_of_a_dicomweb_server_is_predicted_and_its_results_stored_there(
         found = server.series(study(4))
         assert {kind: len(names) for kind, names in found.items()} == {"DX": 1, "CR": 1, "CT": 1, "SR": 2, "OT": 2}
     assert "1 other series left out: CT" in caplog.text
+    # The files are those of the archive, byte for byte, in the transfer syntax in which they were stored.
+    archive = WebArchive.of(given.removeprefix("input="))
+    assert archive is not None
+    (tmp_path / "fetched").mkdir()
+    names = archive.fetch(tmp_path / "fetched")
+    fetched = {(tmp_path / "fetched" / name).read_bytes() for name in names}
+    assert fetched == {server.file(name) for kind in ("DX", "CR") for name in found[kind]}
     stored = {dcmread(io.BytesIO(server.file(name))).SOPInstanceUID for name in found["SR"]}
     assert stored == {dcmread(tmp_path / name).SOPInstanceUID for name in table["sr"]}
