@@ -121,6 +121,7 @@ class Items(BaseModel):
     total: int = Field(description="images in the folder")
     done: int = Field(description="of them predicted or refused")
     items: list[Item]
+    reader: str | None = Field(description="the user who is logged in, whose verdicts these are; null without users")
 
 
 class Verdict(BaseModel):

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from covidnet.serving.web import schema
 from covidnet.serving.web.limits import WebLimits
+from covidnet.serving.web.lock import TOKEN_USER
 from covidnet.serving.web.rate import client_of
 from covidnet.serving.web.recorder import Recorder
 from covidnet.serving.web.upload import Memory, read_upload
@@ -50,11 +51,12 @@ def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, recorder: 
         request: Request, since: int = Query(0, description="only items with a larger number"), reader: str = ""
     ) -> Response:
         """The images of the folder with their predictions, and one reader's verdicts."""
+        user = _user(request)
         with _readable():
-            found = worklist.items(since, reader)
+            found = worklist.items(since, user or reader)
         if found["items"]:
             recorder.note(request, "list", images=len(found["items"]))
-        return JSONResponse(found)
+        return JSONResponse({**found, "reader": user})
 
     @app.get("/v1/worklist/{number}", response_model=schema.Answer, responses=schema.ERRORS)
     async def item(number: int, request: Request) -> Response:
@@ -62,9 +64,10 @@ def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, recorder: 
         with _readable():
             data = await asyncio.to_thread(worklist.content, number)
         handler: RequestHandler = request.app.state.handler
+        client = client_of(request.client.host if request.client else "")
 
         def work() -> Awaitable[dict[str, Any]]:
-            return handler.answer(data, explains, asyncio.Event().wait, "worklist page")
+            return handler.answer(data, explains, asyncio.Event().wait, client)
 
         return JSONResponse(await recorder.answer(work, data, request))
 
@@ -79,9 +82,10 @@ def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, recorder: 
             first = error.errors(include_url=False, include_input=False)[0]
             cause = f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}"
             raise WebError(400, "wrong_verdict", cause, "see /openapi.json") from None
-        with _readable():
-            await asyncio.to_thread(worklist.decide, **given.model_dump())
+        said = given.model_dump() | {"reader": _user(request) or given.reader}
         recorder.note(request, "verdict", sha256=given.sha256, verdict=given.verdict)
+        with _readable():
+            await asyncio.to_thread(worklist.decide, **said)
         return Response(status_code=204)
 
     @app.get("/v1/verdicts")
@@ -98,6 +102,12 @@ def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, recorder: 
         with _readable():
             found: dict[str, Any] = worklist.agreement()
         return JSONResponse(found)
+
+
+def _user(request: Request) -> str | None:
+    """The name that a user logged in with, who can then read under no other name."""
+    user = request.scope.get("user")
+    return None if user in (None, TOKEN_USER) else str(user)
 
 
 @contextmanager

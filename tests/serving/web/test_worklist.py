@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError
+from covidnet.serving.audit_log import AuditLog
 from covidnet.serving.web import worklist as module
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.server import create_app
@@ -177,7 +178,7 @@ def test_a_verdict_on_an_upload_is_kept_without_the_image(tmp_path: Path) -> Non
         assert ask.post("/v1/verdicts", json=post).status_code == 204
         (row,) = csv.DictReader(io.StringIO(ask.get("/v1/verdicts").text))
         assert (row["name"], row["prediction"], row["label"]) == ("one.png", answer["prediction"], "")
-        assert ask.get("/v1/worklist").json() == {"total": 0, "done": 0, "items": []}
+        assert ask.get("/v1/worklist").json() == {"total": 0, "done": 0, "items": [], "reader": None}
     assert found.file.stat().st_size < 60_000
 
 
@@ -238,3 +239,32 @@ def test_without_a_worklist_there_is_no_such_page(tmp_path: Path) -> None:
         assert ask.get("/worklist").status_code == 200
         assert {"/v1/worklist", "/v1/verdicts", "/v1/agreement"} <= set(ask.get("/openapi.json").json()["paths"])
         assert json.loads(ask.get("/v1/agreement").text)["verdicts"] == 0
+
+
+def test_a_user_reads_under_the_own_name_and_the_audit_log_has_it(tmp_path: Path, images: Path) -> None:
+    class AsAda:
+        """The guard after the login of a user."""
+
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.app({**scope, "user": "ada"}, receive, send)
+
+    log = AuditLog(tmp_path / "audit.jsonl")
+    guard: Any = create_app(
+        FakeModel(), FakePredictor(), FakeDecoders(), WebLimits(), worklist=made(tmp_path, images), audit_log=log
+    )
+    guard._app.add_middleware(AsAda)
+    with TestClient(guard, raise_server_exceptions=False) as ask:
+        item = listed(ask, 4)["a.png"]
+        assert ask.get(f"/v1/worklist/{item['number']}").status_code == 200
+        assert ask.post("/v1/verdicts", json=said(item, "Normal", reader="Somebody Else")).status_code == 204
+        answer = ask.get("/v1/worklist?reader=Somebody").json()
+        assert answer["reader"] == "ada"
+        assert {one["name"]: one["verdict"] for one in answer["items"]}["a.png"] == "Normal"
+        (row,) = csv.DictReader(io.StringIO(ask.get("/v1/verdicts").text))
+        assert row["reader"] == "ada"
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    noted = [(line["event"], line["user"], line["sha256"]) for line in lines if line["event"] in ("image", "verdict")]
+    assert noted == [("image", "ada", item["sha256"]), ("verdict", "ada", item["sha256"])]

@@ -29,6 +29,7 @@ async function fetchItems() {
   const answer = await ask(`v1/worklist?since=${since}&reader=${encodeURIComponent(reader())}`);
   if (!answer.ok) throw new Error((await answer.json()).error.cause);
   const found = await answer.json();
+  if (found.reader) Object.assign(at("reader"), { value: found.reader, disabled: true });
   for (const item of found.items) {
     since = Math.max(since, item.number);
     // An image that changed on disk comes again, under a new number.
