@@ -509,6 +509,9 @@ def _windowed(values: np.ndarray, centre: float, width: float, function: str) ->
     return np.round(np.clip(share, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
+_LIBRARIES = ("highdicom", "pydicom", "pylibjpeg", "openjpeg", "libjpeg")
+
+
 class _Quiet:
     """Suppress warnings and log records of pydicom and its decoders, which also concern files that are read correctly.
 
@@ -521,7 +524,7 @@ class _Quiet:
         self._lock = threading.Lock()
         self._inside = 0
         self._context: warnings.catch_warnings[Any] | None = None
-        self._loggers = [logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg")]
+        self._loggers = [logging.getLogger(name) for name in _LIBRARIES]
         self._passed_on: list[bool] = []
         self._nowhere = logging.NullHandler()
 
@@ -548,7 +551,7 @@ class _Quiet:
 
 
 QUIET = _Quiet()
-"""Silences pydicom and its decoders inside a ``with`` block."""
+"""Silences pydicom and what is made for it inside a ``with`` block."""
 
 
 def is_dicom(head: bytes, path: str | Path) -> bool:

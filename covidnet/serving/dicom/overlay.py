@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LONGEST = 1024
 """Longer side of the image in pixels at most; the original is in the archive."""
 
+OPACITY = 0.6
+"""Where influence is greatest; elsewhere in proportion to it. The image is visible everywhere."""
+
 _WIDTH = 512
 _TEXT, _LINE, _MARGIN = 16, 21, 8
 
@@ -44,12 +47,12 @@ def overlay(
     size = max(1, round(width * scale)), max(1, round(height * scale))
     grey = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
     laid = np.clip(np.nan_to_num(fit.back(np.asarray(heat, np.float32), grey.shape)), 0, 1)[..., None]
-    # Opacity equals influence: without influence the image is visible unchanged.
     colours = HEAT_COLOURS[np.rint(laid[..., 0] * 255).astype(np.uint8)]
-    mixed = np.rint(grey[..., None] * (1 - laid) + colours * laid).astype(np.uint8)
+    opacity = OPACITY * laid
+    mixed = np.rint(grey[..., None] * (1 - opacity) + colours * opacity).astype(np.uint8)
     across = max(_WIDTH, mixed.shape[1])
     font = ImageFont.load_default(_TEXT)
-    letters = int((across - 2 * _MARGIN) / (_TEXT * 0.55))
+    letters = int((across - 2 * _MARGIN) / (_TEXT * 0.5))
     text = [part for line in (NOTICE, *lines) for part in textwrap.wrap(line, letters)]
     head = 2 * _MARGIN + _LINE * len(text)
     sheet = Image.new("RGB", (across, head + mixed.shape[0]))

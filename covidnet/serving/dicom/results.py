@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from covidnet import __version__
 from covidnet.base.errors import SettingError
 from covidnet.base.provenance import file_sha256
+from covidnet.data.reading.dicom import QUIET
 from covidnet.data.reading.dicom_source import source_dataset
 from covidnet.data.reading.images import READING
 from covidnet.serving.facts import NOTICE
@@ -113,7 +114,9 @@ class DicomResults:
             Exception: whatever highdicom raises on a header that it does not take.
         """
         header = source_dataset(dict(source))
-        return [self._report(header, source, image, answer), self._capture(header, source, image, answer)]
+        # highdicom logs what it copies, and by which rules it guesses.
+        with QUIET:
+            return [self._report(header, source, image, answer), self._capture(header, source, image, answer)]
 
     @property
     def _model(self) -> str:

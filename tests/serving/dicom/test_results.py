@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from covidnet.data.reading.images import Radiograph, decode_radiograph
 from covidnet.gate.flags import Flag
 from covidnet.serving.answers import ImageAnswer, Predictor
 from covidnet.serving.checkpoint_path import find_models
+from covidnet.serving.dicom.overlay import OPACITY
 from covidnet.serving.dicom.results import DicomResults, encoded
 from covidnet.serving.open_model import open_model
+from covidnet.serving.web.pictures import HEAT_COLOURS
 from tests.refusals import refused
 from tests.serving.dicom.studies import digest, faults, file_of, radiograph, study
 
@@ -105,18 +108,26 @@ def test_the_capture_shows_the_image_its_map_and_the_notice(maker: DicomResults)
     below = [picture[-down:] for picture in pictures]
     assert pictures[0].shape[1] == across
     assert pictures[0].shape[0] > down
-    # Without influence the image is unchanged, thus grey; with full influence it is covered.
+    # Without influence the image is unchanged, thus grey; with full influence it shines through.
     assert np.ptp(below[0].astype(int), axis=2).max() == 0
     rows, columns = np.mgrid[2 : height - 2 : 4, 2 : width - 2 : 4]
     shown = below[0][((rows + 0.5) * scale).astype(int), ((columns + 0.5) * scale).astype(int), 0]
     assert np.abs(shown.astype(int) - image.pixels[rows, columns]).max() <= 12
-    assert below[1].reshape(-1, 3).std(axis=0).max() == 0
+    np.testing.assert_allclose(below[1], (1 - OPACITY) * below[0] + OPACITY * HEAT_COLOURS[255], atol=0.51)
     # The first line is yellow, and nothing else of the heading is.
     head = pictures[0][:-down]
     yellow = (head[..., 0] > 200) & (head[..., 1] > 200) & (head[..., 2] < 60)
     rows = np.flatnonzero(yellow.any(axis=1))
     assert yellow.sum() > 100
     assert 0 < rows[0] < rows[-1] < 32
+
+
+def test_the_libraries_log_nothing_about_the_patient(maker: DicomResults, caplog: pytest.LogCaptureFixture) -> None:
+    answer = answered(maker, radiograph(1))
+    with caplog.at_level(logging.DEBUG):
+        for result in maker.make(*answer):
+            encoded(result)
+    assert caplog.text == ""
 
 
 def test_the_same_image_and_model_give_the_same_results_and_others_give_others(maker: DicomResults) -> None:
