@@ -182,8 +182,12 @@ class Resumption:
     @property
     def point(self) -> Path | None:
         """The state to resume from; None for a new start."""
-        file = self.folder / _POINT
-        return file if self.wanted and file.is_file() else None
+        return self.place if self.wanted and self.place.is_file() else None
+
+    @property
+    def place(self) -> Path:
+        """The file of the resume point."""
+        return self.folder / _POINT
 
     def check_settings(self) -> None:
         """Refuse to resume with changed settings.
@@ -236,7 +240,7 @@ class Resumption:
 
     def end(self) -> None:
         """Delete the resume point of the finished run."""
-        (self.folder / _POINT).unlink(missing_ok=True)
+        self.place.unlink(missing_ok=True)
 
     def _refuse(self, differ: Sequence[str]) -> None:
         if differ:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from covidnet.fold.folder import RunFolder
 from covidnet.fold.resume import Resumption, Terminated, termination
 from covidnet.fold.setup import FoldSetup
 from covidnet.fold.starting_weights import settle_weights, tell_weights
-from covidnet.fold.together import recorded_fit
+from covidnet.fold.together import CALLBACKS, recorded_fit
 from covidnet.launch.known_settings import check_arguments
 from covidnet.learning.checkpoints import AtomicCheckpointIO
 from covidnet.learning.module import ClassificationModule
@@ -79,6 +79,7 @@ class FoldRun:
         self.seconds: dict[str, float] = {}
         self.loggers: list[Logger] = []
         self.callbacks: list[pl.Callback] = []
+        self.checkpoints = AtomicCheckpointIO()
 
     def run(self) -> float | None:
         """Run all steps, or the remaining ones of a resumed run.
@@ -115,7 +116,10 @@ class FoldRun:
         failed, patience = True, None
         try:
             with termination():
-                score = self._run()
+                try:
+                    score = self._run()
+                finally:
+                    self.checkpoints.flush()
             failed = False
         except Terminated:
             log.error("stopped by SIGTERM; python -m covidnet.train resume='%s' resumes it", self.folder)
@@ -163,24 +167,26 @@ class FoldRun:
         with _threads(1 if from_store else torch.get_num_threads()):
             # Epochs of a fully trained network take minutes, so that each checkpoint is written at once.
             frozen = module.classifier.backbone.state_dict().values() if module.classifier.frozen else ()
-            checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0, constant=frozen)
+            self.checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0, constant=frozen)
             if from_store and self.resumption.point is None:
                 module.recorded = recorded_fit(self.folder, module)
-            trainer = self._trainer(checkpoints, seed, one_step=module.recorded is not None)
-            with self._timed("fit"):
-                self._fit(trainer, module, datamodule, checkpoints)
+            trainer = self._trainer(seed, one_step=module.recorded is not None)
+            with self._timed("fit"), self._light(module, trainer) if from_store else nullcontext():
+                self._fit(trainer, module, datamodule)
             earlier = dict(module.recorded.seconds) if module.recorded else {}
             for name, seconds in earlier.items():
                 self.seconds[name] += seconds
             module.recorded = None
-            self._check_frozen(module, before)
+            if not from_store:
+                self._check_frozen(module, before)
             if trainer.world_size > 1:
                 if not self._is_last_process(trainer):
                     return None
                 trainer = self._alone(trainer)
             if self.search:
-                self.resumption.end()
                 _, score = self._chosen(trainer, module)
+                self._write_checkpoints()
+                self.resumption.end()
                 log.info("trial: %s %s", s["monitor"], score)
                 return score
             unseen = self._enter(prepared)
@@ -194,6 +200,7 @@ class FoldRun:
         with self._timed("serving"):
             temperature = self._make_ready(prepared, datamodule, module, predictions, checkpoint, maps)
         self.seconds["total"] = time.perf_counter() - start + sum(earlier.values())
+        self._write_checkpoints()
         metrics = files.metrics(self.seconds, datamodule.counts, temperature)
         files.write(metrics, {"before_fit": before, "after_fit": after}, network, unseen)
         log_fold(self.loggers, metrics, predictions, panels, checkpoint, trainer.global_step)
@@ -203,13 +210,26 @@ class FoldRun:
             raise DataError(f"strict=true: {files.refused_count} files were refused; see {self.folder / 'refused.csv'}")
         return score
 
-    def _fit(
-        self,
-        trainer: pl.Trainer,
-        module: ClassificationModule,
-        datamodule: FoldDataModule,
-        checkpoints: AtomicCheckpointIO,
-    ) -> None:
+    def _write_checkpoints(self) -> None:
+        """Write the checkpoints that still wait, but no resume point: the run is about to end."""
+        self.checkpoints.discard(self.resumption.place)
+        self.checkpoints.flush()
+
+    @contextmanager
+    def _light(self, module: ClassificationModule, trainer: pl.Trainer) -> Iterator[None]:
+        """Train the head alone, without its frozen backbone, where no callback of the user's could miss it."""
+        known = all(callback["_target_"] in CALLBACKS for callback in self.settings["callbacks"].values() if callback)
+        if not known or self.resumption.point is not None or trainer.world_size > 1:
+            yield
+            return
+        with module.classifier.head_alone() as state:
+            self.checkpoints.added = {f"classifier.{name}": value for name, value in state.items()}
+            try:
+                yield
+            finally:
+                self.checkpoints.added = {}
+
+    def _fit(self, trainer: pl.Trainer, module: ClassificationModule, datamodule: FoldDataModule) -> None:
         point = self.resumption.point
         if point is not None:
             datamodule.epoch, _ = ResumePoint.read(point)
@@ -224,8 +244,6 @@ class FoldRun:
                 raise
             # Lightning exits silently on Ctrl-C.
             raise KeyboardInterrupt from None
-        finally:
-            checkpoints.flush()
 
     def _watch_training(self) -> None:
         """Monitor the training loss where there is no validation part."""
@@ -255,7 +273,7 @@ class FoldRun:
             return False
         return True
 
-    def _trainer(self, checkpoints: AtomicCheckpointIO, seed: int, *, one_step: bool = False) -> pl.Trainer:
+    def _trainer(self, seed: int, *, one_step: bool = False) -> pl.Trainer:
         s = self.settings
         # First, so that every other callback finds the epoch's random state.
         callbacks: list[pl.Callback] = [ResumePoint(self.folder / "checkpoints", seed)]
@@ -275,7 +293,7 @@ class FoldRun:
             {**s["trainer"], **own},
             callbacks=callbacks,
             logger=self.loggers or False,
-            plugins=[checkpoints],
+            plugins=[self.checkpoints],
             limit_val_batches=0 if s["split"]["validation"] == "none" else s["trainer"].get("limit_val_batches"),
             default_root_dir=self.folder,
             enable_model_summary=False,
@@ -330,8 +348,12 @@ class FoldRun:
         score = trainer.callback_metrics.get(self.settings["monitor"])
         best = trainer.checkpoint_callback
         # fast_dev_run writes no checkpoint.
-        if isinstance(best, ModelCheckpoint) and best.best_model_path:
-            module = ClassificationModule.from_checkpoint(best.best_model_path)
+        if isinstance(best, ModelCheckpoint) and (path := best.best_model_path):
+            # It has not been written yet if training the head took less than half a minute.
+            if (waiting := self.checkpoints.waiting(path)) is not None:
+                module.take_head(waiting["state_dict"], path)
+            else:
+                module = ClassificationModule.from_checkpoint(path)
             score = best.best_model_score
         return module, None if score is None else float(score)
 
@@ -373,7 +395,9 @@ class FoldRun:
                 "seed": s["seed"],
             }
             record = serving_record(fold=s["fold"], temperature=temperature, gate=gate, training=training, maps=maps)
-            add_record(checkpoint, record)
+            waiting = self.checkpoints.waiting(checkpoint)
+            add_record(checkpoint, record, None if waiting is None else (waiting, module))
+            self.checkpoints.discard(checkpoint)
         split = {"inner": "val", "test": "test"}.get(self.settings["split"]["validation"])
         return None if temperature is None else {"value": temperature, "n": images, "split": split}
 

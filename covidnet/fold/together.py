@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 RECORDED: dict[Path, RecordedFit] = {}
 """What was trained together in this process, by run folder."""
 
-_CALLBACKS = {
+CALLBACKS = {
     "covidnet.callbacks.class_metrics.ClassMetrics", "covidnet.callbacks.prediction_writer.PredictionWriter",
     "covidnet.callbacks.gradcam_panels.GradCamPanels", "pytorch_lightning.callbacks.ModelCheckpoint",
     "pytorch_lightning.callbacks.EarlyStopping", "pytorch_lightning.callbacks.LearningRateMonitor",
@@ -78,7 +78,7 @@ def why_alone(settings: Mapping[str, Any]) -> str | None:
         or int(trainer.get("max_epochs") or -1) < 1,
         f"monitor={settings['monitor']}": settings["monitor"] not in _MONITORS,
         "split.validation=none": settings["split"]["validation"] == "none",
-        "its callbacks": any(callback["_target_"] not in _CALLBACKS for callback in callbacks)
+        "its callbacks": any(callback["_target_"] not in CALLBACKS for callback in callbacks)
         or len(stopping) != 1
         or bool(set(stopping[0]) - _EARLY_STOPPING)
         or stopping[0]["monitor"] != settings["monitor"],

@@ -55,6 +55,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self, seconds: float = 0.0, constant: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.seconds = seconds
+        self.added: dict[str, Tensor] = {}
+        """Tensors that never change and precede those of every state dict: a backbone that `head_alone` left out."""
         # Keep references, so that no other tensor can get the same memory address.
         self._constant = {tensor.data_ptr(): tensor for tensor in constant if tensor.numel()}
         self._waiting: dict[str, dict[str, Any]] = {}
@@ -69,6 +71,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         copied = tree_map_only(Tensor, self._copied, checkpoint)
         if "callbacks" in copied:
             copied["callbacks"] = _rebased(copied["callbacks"], str(Path(path).parent), _HERE)
+        if self.added:
+            copied["state_dict"] = {**self.added, **copied["state_dict"]}
         # SIGTERM between the two lines would lose an older checkpoint, but not the resume point that needs it.
         with _sigterm_deferred():
             # The newest comes last.
@@ -84,6 +88,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             write_checkpoint(self._waiting[path], Path(path))
             del self._waiting[path]
         self._written = time.monotonic()
+
+    def waiting(self, path: str | Path) -> dict[str, Any] | None:
+        """The checkpoint that is to be written to `path`; None if none is waiting."""
+        return self._waiting.get(str(path))
+
+    def discard(self, path: str | Path) -> None:
+        """Do not write the checkpoint that is waiting for `path`, if there is one."""
+        self._waiting.pop(str(path), None)
 
     def _copied(self, tensor: Tensor) -> Tensor:
         # Training continues to change the original.
@@ -101,7 +113,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint, written or pending."""
-        self._waiting.pop(str(path), None)
+        self.discard(path)
         super().remove_checkpoint(path)
 
 
@@ -201,9 +213,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     expected = serving.get("sha256") if isinstance(serving, Mapping) else None
     if expected is not None and expected != content_sha256(checkpoint):
         raise DamagedCheckpointError(f"{path}: damaged (it does not match its hash); copy it again, or train again")
-    for name, tensor in checkpoint["state_dict"].items():
+    check_finite(checkpoint["state_dict"], path)
+    return dict(checkpoint)
+
+
+def check_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that are not finite.
+
+    Args:
+        state: a state dict.
+        path: the checkpoint that it is from.
+
+    Raises:
+        DamagedCheckpointError: naming the weight.
+    """
+    for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise DamagedCheckpointError(
                 f"{path}: {name} is not finite; copy it again, or, if its training diverged, lower optim.lr"
             )
-    return dict(checkpoint)

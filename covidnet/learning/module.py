@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from covidnet.base.classes import ClassList
 from covidnet.base.errors import SettingError, WeightsError
-from covidnet.learning.checkpoints import DamagedCheckpointError, read_checkpoint
+from covidnet.learning.checkpoints import DamagedCheckpointError, check_finite, read_checkpoint
 from covidnet.learning.losses import deviation_loss
 from covidnet.learning.monitor import direction
 from covidnet.models.backbones import check_side
@@ -162,6 +162,22 @@ class ClassificationModule(pl.LightningModule):
                 f"{path}: not a covidnet checkpoint ({cause[:160]}); give the best.ckpt or last.ckpt of a run folder"
             ) from None
         return module.eval()
+
+    def take_head(self, state: Mapping[str, Tensor], path: str | Path) -> None:
+        """Take the head of a checkpoint of the run that this module was trained in, whose backbone is frozen.
+
+        Args:
+            state: the checkpoint's state dict.
+            path: its file, for the error.
+
+        Raises:
+            DamagedCheckpointError: a weight is not finite.
+        """
+        first = "classifier.head."
+        head = {name: value for name, value in state.items() if name.startswith(first)}
+        check_finite(head, path)
+        self.classifier.head.load_state_dict({name.removeprefix(first): value for name, value in head.items()})
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, classes)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +62,31 @@ class Classifier(nn.Module):
     def train(self, mode: bool = True) -> Classifier:
         """Set train or eval mode; a frozen backbone stays in eval mode and gets no gradients."""
         super().train(mode)
-        if self.frozen:
+        if self.frozen and "backbone" in self._modules:
             self.backbone.eval()
             self.backbone.requires_grad_(False)
         return self
+
+    @contextmanager
+    def head_alone(self) -> Iterator[dict[str, Tensor]]:
+        """Leave the frozen backbone out of the module tree, so of ``parameters``, ``state_dict`` and ``train``.
+
+        An epoch of a linear head takes less time than visiting the hundreds of modules of a backbone. `features` works
+        as always.
+
+        Returns:
+            The backbone's part of the state dict.
+        """
+        modules = dict(self._modules)
+        state = {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
+        self.__dict__["backbone"] = self._modules.pop("backbone")
+        try:
+            yield state
+        finally:
+            del self.__dict__["backbone"]
+            # In their order, which is that of the state dict.
+            self._modules.clear()
+            self._modules.update(modules)
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to feature vectors (N, D).

@@ -47,8 +47,12 @@ def serving_record(
     }
 
 
-def add_record(checkpoint: Path, record: Mapping[str, Any]) -> None:
-    """Put a record into an existing checkpoint; weights and settings stay unchanged.
+def add_record(
+    checkpoint: Path,
+    record: Mapping[str, Any],
+    held: tuple[dict[str, Any], ClassificationModule] | None = None,
+) -> None:
+    """Put a record into a checkpoint; weights and settings stay unchanged.
 
     ``example``, the output for `covidnet.serving.model.example_square`, and ``sha256``, the hash of the content, are
     added to it.
@@ -56,13 +60,16 @@ def add_record(checkpoint: Path, record: Mapping[str, Any]) -> None:
     Args:
         checkpoint: the file.
         record: see `serving_record`.
+        held: content and module of a checkpoint that has not been written yet; None reads the file.
 
     Raises:
         WeightsError: the checkpoint is damaged or not from covidnet.
         WriteError: the disk is full; the checkpoint is unchanged.
     """
-    content = read_checkpoint(checkpoint)
-    module = ClassificationModule.from_checkpoint(checkpoint)
+    if held is None:
+        content, module = read_checkpoint(checkpoint), ClassificationModule.from_checkpoint(checkpoint)
+    else:
+        content, module = dict(held[0]), held[1].eval()
     module.serving = {name: value for name, value in record.items() if name not in ("example", "sha256")}
     model = TorchModel([module], checkpoint)
     answer = model.outputs(example_square(model.facts.image_size)).members[0, 0]
