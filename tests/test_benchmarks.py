@@ -32,7 +32,7 @@ TINY = {
     "reading": ["--images", "2", "--sides", "96", "--rounds", "1"],
     "scaling": ["--images", "200", "--phantoms", "2"],
     "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256"],
-    "sweep": ["fold=0,1", *QUICK],
+    "sweep": ["fold=0,1", "seed=0,1", *QUICK],
 }
 """The arguments of each script."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassF1Score, MulticlassRecall, MulticlassSpecificity
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall, multiclass_specificity
 
 from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.learning.module import STAGES_OF_TEST
@@ -76,6 +77,28 @@ class ClassMetrics(pl.Callback):
         for name, values in self._collection(stage).compute().items():
             for label, value in zip(self.classes, values, strict=True):
                 pl_module.log(f"{stage}/{label}/{name}", value)
+
+
+def class_metrics(logits: Tensor, labels: Tensor, classes: ClassList, stage: str = "val") -> dict[str, float]:
+    """What `ClassMetrics` logs of a split that is there as a whole.
+
+    Args:
+        logits: (N, classes).
+        labels: (N).
+        classes: in the order of the logits.
+        stage: the split.
+    """
+    per_class: dict[str, Any] = {"num_classes": len(classes), "average": None, "validate_args": False}
+    found = {
+        "sensitivity": multiclass_recall(logits, labels, **per_class),
+        "specificity": multiclass_specificity(logits, labels, **per_class),
+        "f1": multiclass_f1_score(logits, labels, **per_class),
+    }
+    return {
+        f"{stage}/{label}/{name}": value
+        for name, values in found.items()
+        for label, value in zip(classes, values.tolist(), strict=True)
+    }
 
 
 def _metrics(classes: ClassList) -> nn.ModuleDict:

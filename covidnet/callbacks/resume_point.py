@@ -69,6 +69,9 @@ class ResumePoint(pl.Callback):
         """Seed the epoch and save the state at its start."""
         state = np.random.SeedSequence([self.seed, trainer.current_epoch]).generate_state(1)
         pl.seed_everything(int(state[0]), workers=True, verbose=False)
+        if getattr(pl_module, "recorded", None) is not None:
+            # Taking what was trained with other heads takes no time: a run that is stopped meanwhile starts over.
+            return
         self._saving = True
         try:
             trainer.save_checkpoint(self.path, weights_only=False)

@@ -23,7 +23,7 @@ from covidnet.base.errors import StoreError
 from covidnet.base.progress import available_cores, progress_bar, rate
 from covidnet.data.loading.augment import ORIGINAL, Augmentation
 from covidnet.data.loading.datamodule import FoldDataModule
-from covidnet.data.loading.dataset import ImageDataset
+from covidnet.data.loading.dataset import FeatureMatrix, FeatureRows, ImageDataset
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import READING
 from covidnet.feature_store.store import FeatureStore, feature_key
@@ -86,7 +86,8 @@ def fold_features(
     batch_size: int = 16,
     progress: bool = True,
     trainer: Mapping[str, Any] | None = None,
-) -> dict[str, Tensor]:
+    matrix: FeatureMatrix | None = None,
+) -> dict[str, FeatureRows]:
     """The features of every row of a fold; missing ones are computed and added to the store.
 
     Args:
@@ -96,10 +97,10 @@ def fold_features(
         batch_size: images per backbone pass; 8 to 16 is best on a CPU.
         progress: whether a progress bar is drawn.
         trainer: accelerator, devices, num_nodes and strategy of the pass; other trainer settings are ignored.
+        matrix: what other folds have read from this store, to which this one adds; None for a fold alone.
 
     Returns:
-        A float32 tensor (n, D) for each part of the fold that is read, with one row per row of
-        ``datamodule.rows[part]``.
+        float32 (n, D) for each part of the fold that is read, with one row per row of ``datamodule.rows[part]``.
 
     Raises:
         ImageRefusedError: an image cannot be read.
@@ -109,13 +110,15 @@ def fold_features(
     inputs = datamodule.distinct_inputs
     operators = datamodule.images(inputs).operators
     keys = input_keys(inputs, operators)
-    vectors, found = store.read(keys)
+    shared, matrix = matrix is not None, matrix or FeatureMatrix(store.dim)
+    lacking = matrix.lacking(keys)
+    vectors, found = store.read(lacking)
     if not found.all():
         fill_store(inputs, datamodule.images, engine, store, batch_size=batch_size, progress=progress, trainer=trainer)
-        vectors, _ = store.read(keys)
-    place = {key: n for n, key in enumerate(keys)}
+        vectors, _ = store.read(lacking)
+    matrix.add(lacking, vectors, room=len(store) if shared else 0)
     return {
-        part: torch.from_numpy(vectors[[place[key] for key in input_keys(rows, operators)]])
+        part: matrix.rows(input_keys(rows, operators))
         for part, rows in datamodule.rows.items()
         if part in datamodule.read_parts
     }

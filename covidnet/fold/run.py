@@ -137,7 +137,7 @@ class FoldRun:
         pl.seed_everything(seed, workers=True, verbose=False)
         # The network needs no data: missing weights are reported before any image is read or generated.
         module = setup.module()
-        before, network = module.classifier.backbone_hash(), module.classifier.description()
+        before, network = setup.backbone_hash(module), module.classifier.description()
         explain = s["explain"]
         if any(explain[name] for name in ("per_class", "errors", "localisation_images", "sanity_images")):
             check_method(module.classifier, explain["method"])
@@ -174,6 +174,7 @@ class FoldRun:
             with self._timed("fit"), self._light(module, trainer) if from_store else nullcontext():
                 self._fit(trainer, module, datamodule)
             earlier = dict(module.recorded.seconds) if module.recorded else {}
+            trainer.limit_val_batches = self._val_batches()
             for name, seconds in earlier.items():
                 self.seconds[name] += seconds
             module.recorded = None
@@ -288,18 +289,26 @@ class FoldRun:
             callbacks.append(_ProgressBar(refresh_rate=10, leave=False))
         if (point := self.resumption.point) is not None:
             restore_curves(ResumePoint.read(point)[1], self.loggers)
-        own = {"limit_train_batches": 1, "log_every_n_steps": 1} if one_step else {}
+        own: dict[str, Any] = {"limit_train_batches": 1, "log_every_n_steps": 1} if one_step else {}
         trainer: pl.Trainer = hydra.utils.instantiate(
             {**s["trainer"], **own},
             callbacks=callbacks,
             logger=self.loggers or False,
             plugins=[self.checkpoints],
-            limit_val_batches=0 if s["split"]["validation"] == "none" else s["trainer"].get("limit_val_batches"),
+            # A recorded epoch has been validated already.
+            limit_val_batches=0 if one_step else self._val_batches(),
             default_root_dir=self.folder,
             enable_model_summary=False,
             enable_progress_bar=self.progress,
         )
         return trainer
+
+    def _val_batches(self) -> int | float:
+        return (
+            0
+            if self.settings["split"]["validation"] == "none"
+            else self.settings["trainer"].get("limit_val_batches") or 1.0
+        )
 
     @staticmethod
     def _is_last_process(trainer: pl.Trainer) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import hydra
 import numpy as np
@@ -24,7 +26,7 @@ from covidnet.data.collection.manifest import CHECKED, check_files
 from covidnet.data.collection.prepared import PreparedDataset, find_source, prepare_dataset
 from covidnet.data.loading.augment import FixedCopies, augmentation_of
 from covidnet.data.loading.datamodule import FoldDataModule
-from covidnet.data.loading.dataset import ImageDataset
+from covidnet.data.loading.dataset import FeatureMatrix, ImageDataset
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.feature_store.engines import best_engine, check_engine, engine_of
 from covidnet.feature_store.extract import description_of, fold_features, store_description
@@ -36,12 +38,42 @@ from covidnet.gate import fixed_rules
 from covidnet.launch.schema import check_values
 from covidnet.learning.losses import balanced_weights
 from covidnet.learning.module import ClassificationModule
+from covidnet.models.backbones import build_backbone
 from covidnet.models.networks import network
 
 log = logging.getLogger(__name__)
 
+_Made = TypeVar("_Made")
+
 # Of the group model: where name and weights come from.
 _NOT_OF_THE_NETWORK = ("backbone", "download", "weights_from")
+
+
+_SHARED: dict[str, Any] | None = None
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Make what runs in this process have in common once: data set, its check, backbone, store and features."""
+    global _SHARED
+    if _SHARED is not None:
+        yield
+        return
+    _SHARED = {}
+    try:
+        yield
+    finally:
+        _SHARED = None
+
+
+def _once(kind: str, settings: object, make: Callable[[], _Made]) -> _Made:
+    """What `make` gives, once for equal settings while things are `shared`."""
+    if _SHARED is None:
+        return make()
+    key = json.dumps([kind, settings], sort_keys=True, default=str)
+    if key not in _SHARED:
+        _SHARED[key] = make()
+    return cast("_Made", _SHARED[key])
 
 
 class FoldSetup:
@@ -100,8 +132,18 @@ class FoldSetup:
 
     def prepared(self) -> PreparedDataset:
         """Manifest and split; their notes are logged."""
+        prepared = _once("data", self._of_data(), self._prepared)
+        for note in prepared.notes:
+            log.info("%s", note)
+        return prepared
+
+    def _of_data(self) -> list[object]:
         s = self.settings
-        prepared = prepare_dataset(
+        return [str(self.cache), s["data"], s["split"], s["strict"], s.get("reading"), s.get("verify")]
+
+    def _prepared(self) -> PreparedDataset:
+        s = self.settings
+        return prepare_dataset(
             s["data"],
             s["split"],
             cache_dir=self.cache,
@@ -110,23 +152,24 @@ class FoldSetup:
             limits=s.get("reading"),
             progress=self.progress,
         )
-        for note in prepared.notes:
-            log.info("%s", note)
-        return prepared
 
     def changed_images(self, prepared: PreparedDataset) -> list[ImageRefusedError]:
         """Images in a fold that changed since prepare; each is named in the log.
 
         Files that have not changed since the last run are not read again, unless ``verify=true``.
         """
-        images = prepared.rows()
-        changed = check_files(
-            images[images["fold"] >= 0],
-            prepared.root,
-            record=prepared.folder.parent / CHECKED,
-            verify=bool(self.settings.get("verify")),
-            progress=self.progress,
-        )
+
+        def check() -> list[ImageRefusedError]:
+            images = prepared.rows()
+            return check_files(
+                images[images["fold"] >= 0],
+                prepared.root,
+                record=prepared.folder.parent / CHECKED,
+                verify=bool(self.settings.get("verify")),
+                progress=self.progress,
+            )
+
+        changed = _once("changed", self._of_data(), check)
         for error in changed:
             log.warning("refused: %s", error)
         return changed
@@ -147,8 +190,22 @@ class FoldSetup:
         loss = self._loss(torch.ones(len(self.classes)))
         model = {name: value for name, value in s["model"].items() if name not in _NOT_OF_THE_NETWORK}
         classes = self.classes
+        drawn: list[Any] = [model.get(name) for name in ("name", "weights", "weights_seed")]
+        backbone = (
+            _once("backbone", drawn, lambda: build_backbone(*drawn))
+            if _SHARED is not None and model["freeze"]
+            else None
+        )
         return ClassificationModule(
-            model, optim, preprocessing, s["monitor"], loss, self._optimizer(), classes.names, classes.positive
+            model,
+            optim,
+            preprocessing,
+            s["monitor"],
+            loss,
+            self._optimizer(),
+            classes.names,
+            classes.positive,
+            backbone,
         )
 
     def weigh(self, module: ClassificationModule, datamodule: FoldDataModule) -> None:
@@ -261,6 +318,7 @@ class FoldSetup:
             batch_size=self.settings["features"]["batch_size"],
             progress=self.progress,
             trainer=self.settings["trainer"],
+            matrix=None if _SHARED is None else _once("features", store.folder, lambda: FeatureMatrix(store.dim)),
         )
         datamodule.use_features(features)
         return None
@@ -307,7 +365,7 @@ class FoldSetup:
             found = decide("this run")
         else:
             name = classifier.backbone.name
-            network = f"{name}, {size} pixels, weights {classifier.backbone_hash()[:12]}"
+            network = f"{name}, {size} pixels, weights {self.backbone_hash(module)[:12]}"
             found = engine_of_sweep(sweep, network, decide, name=self.settings["model"]["name"], resumed=resumed)
         features.update(found)
         log.info("features: engine %s (%s)", features["engine"], features["engine_from"])
@@ -320,8 +378,18 @@ class FoldSetup:
     def _store(self, module: ClassificationModule, engine: str) -> FeatureStore:
         classifier, spec = module.classifier, module.classifier.spec
         normalise = Normalise(tuple(spec.mean), tuple(spec.std))
-        description = description_of(self.fit, normalise, classifier.backbone.name, classifier.backbone_hash(), engine)
-        return FeatureStore(self.cache / "features", description, classifier.backbone.features_dim)
+        weights = self.backbone_hash(module)
+        description = description_of(self.fit, normalise, classifier.backbone.name, weights, engine)
+        root, dim = self.cache / "features", classifier.backbone.features_dim
+        return _once("store", [root, description], lambda: FeatureStore(root, description, dim))
+
+    def backbone_hash(self, module: ClassificationModule) -> str:
+        """The hash of the backbone before any training; one that is frozen and shared is hashed once."""
+        classifier = module.classifier
+        if not classifier.frozen:
+            return classifier.backbone_hash()
+        # The shared backbone lives as long as this entry, so that no other one gets its id.
+        return _once("hash", id(classifier.backbone), lambda: (classifier.backbone_hash(), classifier.backbone))[0]
 
     def map_store(self, module: ClassificationModule, images: ImageDataset) -> Callable[[str | None], MapStore] | None:
         """A function that gives the store of feature maps of a re-initialised stage, or of the trained network (None).
@@ -332,7 +400,7 @@ class FoldSetup:
         if self.settings["features"]["mode"] == "off" or not module.classifier.frozen:
             return None
         backbone, root = module.classifier.backbone, self.cache / "features"
-        description = store_description(images, backbone.name, module.classifier.backbone_hash())
+        description = store_description(images, backbone.name, self.backbone_hash(module))
         shape = map_shape(backbone.eval(), self.settings["data"]["image_size"])
 
         def store(stage: str | None) -> MapStore:

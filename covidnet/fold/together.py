@@ -13,7 +13,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset
 
 from covidnet.base.quiet import quieten
-from covidnet.data.loading.dataset import FeatureDataset, whole_batch
+from covidnet.callbacks.class_metrics import class_metrics
+from covidnet.data.loading.dataset import FeatureDataset, FeatureMatrix, FeatureRows, whole_batch
 from covidnet.data.loading.sampler import EpochShuffle
 from covidnet.fold.resume import Resumption
-from covidnet.fold.setup import FoldSetup
+from covidnet.fold.setup import FoldSetup, shared
 from covidnet.fold.starting_weights import settle_weights
 from covidnet.learning.module import ClassificationModule, RecordedEpoch, RecordedFit
 from covidnet.learning.monitor import direction
@@ -49,6 +51,9 @@ _TRAINER = {
     "gradient_clip_val", "fast_dev_run",
 }  # fmt: skip
 _MONITORS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
+
+# One step of these for many heads is that of each: they treat every number by itself.
+_ELEMENTWISE: set[type[torch.optim.Optimizer]] = {torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD}
 
 # Rounding differs between one matrix product and many, so a run may need some epochs more than were foreseen.
 _MARGIN = 2
@@ -98,9 +103,9 @@ class _Member:
     max_epochs: int
     patience: int
     monitor: str
+    logs_classes: bool
     key: tuple[Any, ...]
     fit: RecordedFit
-    sums: list[Tensor] = field(default_factory=list)
     best: float = math.nan
     waited: int = 0
 
@@ -115,32 +120,41 @@ class _Member:
         assert isinstance(head, LinearHead)
         return head
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        self.order.set_epoch(epoch)
-        indices, train = list(self.order), self.parts["train"]
-        for start in range(0, len(indices), self.batch_size):
-            batch = train.__getitems__(indices[start : start + self.batch_size])
-            yield batch["features"], batch["label"]
+    @property
+    def matrix(self) -> FeatureMatrix:
+        features = self.parts["train"].features
+        assert isinstance(features, FeatureRows)
+        return features.matrix
 
-    def end_epoch(self) -> bool:
-        """Record the epoch, step the schedule; return whether another one may be needed."""
-        loss, right, images = torch.stack(self.sums).sum(0)
-        self.fit.epochs.append(
-            RecordedEpoch(
-                {name: value.clone() for name, value in self.head.state_dict().items()},
-                copy.deepcopy(self.optimizer.state_dict()),
-                torch.stack([loss, right, images]),
-            )
-        )
-        self.sums.clear()
-        values = {"train/loss": loss / images, "train/accuracy": right / images}
+    def rows(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Rows of the matrix and labels of the training inputs, in the order of an epoch."""
+        self.order.set_epoch(epoch)
+        train = self.parts["train"]
+        assert isinstance(train.features, FeatureRows)
+        order = torch.tensor(list(self.order)) % len(train)
+        return train.features.rows[order], train.labels[order]
+
+    def end_epoch(self, sums: Tensor) -> bool:
+        """Record the epoch, step the schedule; return whether another one may be needed.
+
+        Args:
+            sums: of the training images: loss, right predictions, number.
+        """
+        loss, right, images = sums
         head, val = self.head.eval(), self.parts["val"]
+        state = {name: value.clone() for name, value in head.state_dict().items()}
+        optimizer = copy.deepcopy(self.optimizer.state_dict())
         with torch.no_grad():
-            logits = head(val.features)
-            values["val/loss"] = cross_entropy(logits, val.labels)
-            values["val/accuracy"] = (logits.argmax(1) == val.labels).float().mean()
+            logits = head(val.features[:])
+            validation = {
+                "val/loss": float(cross_entropy(logits, val.labels)),
+                "val/accuracy": float((logits.argmax(1) == val.labels).float().mean()),
+            }
         head.train()
-        value = values[self.monitor]
+        value = {"train/loss": loss / images, "train/accuracy": right / images, **validation}[self.monitor]
+        if self.logs_classes:
+            validation |= class_metrics(logits, val.labels, self.module.classes)
+        self.fit.epochs.append(RecordedEpoch(state, optimizer, sums, validation))
         self.scheduler.step(value)
         number = float(value)
         if not math.isfinite(number):
@@ -154,30 +168,32 @@ class _Member:
 
 
 class _Steps(IterableDataset[list[tuple[list[int], Tensor, Tensor]]]):
-    """The steps of an epoch: for batches of one size, the members, features (G, N, D) and labels (G, N)."""
+    """The steps of an epoch: for batches of one size, the members, rows of the matrix (G, N) and labels (G, N)."""
 
     def __init__(self, heads: _Heads) -> None:
         self.heads = heads
 
     def __iter__(self) -> Iterator[list[tuple[list[int], Tensor, Tensor]]]:
-        loaders = {n: self.heads.members[n].batches(self.heads.epoch) for n in self.heads.active}
-        while loaders:
-            sized = defaultdict(list)
-            for n, loader in list(loaders.items()):
-                batch = next(loader, None)
-                if batch is None:
-                    del loaders[n]
-                else:
-                    sized[len(batch[1])].append((n, *batch))
-            if sized:
-                yield [
-                    (
-                        [n for n, _, _ in found],
-                        torch.stack([f for _, f, _ in found]),
-                        torch.stack([y for *_, y in found]),
-                    )
-                    for found in sized.values()
-                ]
+        of_size = defaultdict(list)
+        for n in self.heads.active:
+            of_size[self.heads.members[n].batch_size].append(n)
+        groups = []
+        for size, numbers in of_size.items():
+            found = [self.heads.members[n].rows(self.heads.epoch) for n in numbers]
+            rows, labels = (pad_sequence(list(part), batch_first=True) for part in zip(*found, strict=True))
+            groups.append((size, torch.tensor(numbers), torch.tensor([len(y) for _, y in found]), rows, labels))
+        for step in range(max(math.ceil(int(lengths.max()) / size) for size, _, lengths, *_ in groups)):
+            batches = []
+            for size, which, lengths, rows, labels in groups:
+                start = step * size
+                left = (lengths - start).clamp(0, size)
+                # The last batches of an epoch have other sizes.
+                for images in left.unique().tolist():
+                    if images:
+                        part = (left == images).nonzero()[:, 0]
+                        end = start + images
+                        batches.append((which[part].tolist(), rows[part, start:end], labels[part, start:end]))
+            yield batches
 
 
 class _Heads(pl.LightningModule):
@@ -190,55 +206,96 @@ class _Heads(pl.LightningModule):
         self.heads = nn.ModuleList(member.head for member in members)
         self.active = list(range(len(members)))
         self.epoch = 0
+        self.sums = torch.zeros(len(members), 3)
+        self.linear = [member.head.linear for member in members]
+        self.moving = [parameter for member in members for parameter in member.head.parameters()]
+        self.norms = [member.head.norm for member in members if member.head.norm is not None]
+        if self.norms:
+            # The statistics of all heads are one tensor, of which each head has its part.
+            names = ("running_mean", "running_var", "num_batches_tracked")
+            self.statistics = [torch.stack([getattr(norm, name) for norm in self.norms]) for name in names]
+            for n, norm in enumerate(self.norms):
+                for name, whole in zip(names, self.statistics, strict=True):
+                    setattr(norm, name, whole[n])
+        losses = [member.module.loss for member in members]
+        plain = all(type(loss) is nn.CrossEntropyLoss and _plain(loss) for loss in losses)
+        smoothing = {loss.label_smoothing for loss in losses if isinstance(loss, nn.CrossEntropyLoss)}
+        self.smoothing = smoothing.pop() if plain and len(smoothing) == 1 else None
+        self.joint: torch.optim.Optimizer | None = None
+        if len(kinds := {type(member.optimizer) for member in members}) == 1 and kinds <= _ELEMENTWISE:
+            # A step of each head's own optimizer costs as much as one of all of them.
+            first = members[0].module
+            self.joint = first.optimizer(self.moving, lr=first.optim["lr"], weight_decay=first.optim["weight_decay"])
 
     def logits(self, which: Sequence[int], features: Tensor) -> Tensor:
-        """Features (G, N, D) to logits (G, N, C) of G heads in training."""
-        heads = [self.members[n].head for n in which]
-        norms = [head.norm for head in heads if head.norm is not None]
-        groups, images, dim = features.shape
-        if norms:
+        """Features (N, G, D) to logits (G, C, N) of G heads in training."""
+        heads = [self.linear[n] for n in which]
+        images, groups, dim = features.shape
+        if self.norms:
             # All heads as one batch norm over G x D features.
-            flat = features.transpose(0, 1).reshape(images, groups * dim)
-            means, variances = [
-                torch.cat([getattr(n, name) for n in norms]) for name in ("running_mean", "running_var")
-            ]
-            several = images > 1
-            flat = batch_norm(
-                flat, means, variances, training=several, momentum=norms[0].momentum or 0.0, eps=norms[0].eps
-            )
-            features = flat.reshape(images, groups, dim).transpose(0, 1)
+            whole = len(which) == len(self.members)
+            means, variances = (part if whole else part[which] for part in self.statistics[:2])
+            several, norm = images > 1, self.norms[0]
+            features = batch_norm(
+                features.view(images, -1), means.view(-1), variances.view(-1),
+                training=several, momentum=norm.momentum or 0.0, eps=norm.eps,
+            ).view(images, groups, dim)  # fmt: skip
             if several:
-                for norm, mean, variance in zip(norms, means.chunk(groups), variances.chunk(groups), strict=True):
-                    norm.running_mean.copy_(mean)  # type: ignore[union-attr]  # it tracks them
-                    norm.running_var.copy_(variance)  # type: ignore[union-attr]
-                    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        weights = torch.stack([head.linear.weight for head in heads])
-        biases = torch.stack([head.linear.bias for head in heads])
-        return torch.baddbmm(biases.unsqueeze(1), features, weights.transpose(1, 2))
+                self.statistics[2][which] += 1
+                if not whole:
+                    self.statistics[0][which], self.statistics[1][which] = means, variances
+        weights, biases = torch.stack([head.weight for head in heads]), torch.stack([head.bias for head in heads])
+        # The gradient of the weights is then a product of few rows, not of few columns: a third of the time.
+        return torch.baddbmm(biases.unsqueeze(2), weights, features.permute(1, 2, 0))
 
     def training_step(self, batch: list[tuple[list[int], Tensor, Tensor]], batch_idx: int) -> None:
         """A step of every head that has a batch left in this epoch."""
-        for which, features, labels in batch:
-            members = [self.members[n] for n in which]
-            logits = self.logits(which, features)
-            losses = [
-                cross_entropy(z, y) if member.module.loss is None else member.module.loss(z, y)
-                for member, z, y in zip(members, logits, labels, strict=True)
-            ]
-            for member in members:
-                member.optimizer.zero_grad()
+        matrix = self.members[0].matrix
+        for parameter in self.moving:
+            parameter.grad = None
+        for which, rows, labels in batch:
+            logits = self.logits(which, matrix.vectors[rows.t().contiguous()])
+            images = labels.shape[1]
+            if self.smoothing is not None:
+                losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing).mean(1)
+            else:
+                losses = torch.stack([self._loss(n, z.t(), y) for n, z, y in zip(which, logits, labels, strict=True)])
             # The heads share nothing, so that the gradient of the sum is that of each: one that is NaN stays alone.
-            self.manual_backward(torch.stack(losses).sum())
+            self.manual_backward(losses.sum())
             with torch.no_grad():
-                right = (logits.argmax(2) == labels).sum(1)
-            for n, member in enumerate(members):
-                member.optimizer.step()
-                images = labels.shape[1]
-                member.sums.append(torch.stack([losses[n].detach() * images, right[n], right.new_tensor(images)]))
+                right = (logits.argmax(1) == labels).sum(1)
+                self.sums[which] += torch.stack([losses * images, right, torch.full_like(right, images)], 1)
+        if self.joint is not None:
+            self.joint.step()
+        else:
+            for which, *_ in batch:
+                for n in which:
+                    self.members[n].optimizer.step()
+
+    def _loss(self, number: int, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = self.members[number].module.loss
+        found: Tensor = cross_entropy(logits, labels) if loss is None else loss(logits, labels)
+        return found
+
+    def on_train_epoch_start(self) -> None:
+        """Group the heads whose optimizers have the same settings: one step does them at once."""
+        self.sums.zero_()
+        if self.joint is None:
+            return
+        groups: dict[str, dict[str, Any]] = {}
+        for n in self.active:
+            (group,) = self.members[n].optimizer.param_groups
+            settings = {name: value for name, value in group.items() if name != "params"}
+            groups.setdefault(repr(settings), {**settings, "params": []})["params"] += group["params"]
+        self.joint.param_groups = list(groups.values())
 
     def on_train_epoch_end(self) -> None:
         """Record every head; those whose early stopping has come are left out from now on."""
-        self.active = [n for n in self.active if self.members[n].end_epoch()]
+        if self.joint is not None:
+            for n in self.active:
+                own = self.members[n].optimizer
+                own.state.update((p, self.joint.state[p]) for p in own.param_groups[0]["params"])
+        self.active = [n for n in self.active if self.members[n].end_epoch(self.sums[n].clone())]
         self.epoch += 1
         if not self.active:
             self.trainer.should_stop = True
@@ -248,8 +305,12 @@ class _Heads(pl.LightningModule):
         return DataLoader(_Steps(self), batch_size=None, collate_fn=whole_batch)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """An optimizer for each head; `training_step` calls them."""
+        """An optimizer for each head; `training_step` calls them, or one for all."""
         return [member.optimizer for member in self.members]
+
+
+def _plain(loss: nn.CrossEntropyLoss) -> bool:
+    return loss.weight is None and loss.reduction == "mean" and loss.ignore_index < 0
 
 
 def train_together(jobs: Sequence[tuple[dict[str, Any], Path]], sweep: Path) -> int:
@@ -268,6 +329,11 @@ def train_together(jobs: Sequence[tuple[dict[str, Any], Path]], sweep: Path) -> 
     if len(chosen) < 2:
         return 0
     quieten()
+    with shared():
+        return _train(chosen, sweep)
+
+
+def _train(chosen: Sequence[tuple[dict[str, Any], Path]], sweep: Path) -> int:
     groups: dict[tuple[Any, ...], list[_Member]] = defaultdict(list)
     for settings, folder in chosen:
         try:
@@ -305,8 +371,6 @@ def _member(settings: dict[str, Any], folder: Path, sweep: Path) -> _Member | No
     setup.weigh(module, datamodule)
     setup.take_features(datamodule, module)
     store = setup.store(module).folder
-    # Only the head trains, and a backbone for each would fill the memory.
-    module.classifier.backbone = nn.Identity()  # type: ignore[assignment]
     parts = {
         part: FeatureDataset(datamodule.features[part], datamodule.rows[part], setup.classes)
         for part in ("train", "val")
@@ -323,6 +387,7 @@ def _member(settings: dict[str, Any], folder: Path, sweep: Path) -> _Member | No
         max_epochs=int(settings["trainer"]["max_epochs"]),
         patience=int(stopping.get("patience", 3)),
         monitor=settings["monitor"],
+        logs_classes=any(c and c["_target_"].endswith("ClassMetrics") for c in settings["callbacks"].values()),
         key=(str(store), head.linear.weight.shape, head.norm is None, settings["trainer"].get("deterministic")),
         fit=RecordedFit(first, steps, seconds={"features": time.perf_counter() - start}),
     )

@@ -19,7 +19,7 @@ from covidnet.base.errors import SettingError, WeightsError
 from covidnet.learning.checkpoints import DamagedCheckpointError, check_finite, read_checkpoint
 from covidnet.learning.losses import deviation_loss
 from covidnet.learning.monitor import direction
-from covidnet.models.backbones import check_side
+from covidnet.models.backbones import Backbone, check_side
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead
 from covidnet.models.libraries import LIBRARIES
@@ -43,11 +43,13 @@ class RecordedEpoch:
         head: its state after the epoch.
         optimizer: the optimizer's state, before the plateau schedule's step.
         sums: of the training images: loss, right predictions, number.
+        validation: what is logged of the validation images, such as ``val/loss``.
     """
 
     head: dict[str, Tensor]
     optimizer: dict[str, Any]
     sums: Tensor
+    validation: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class ClassificationModule(pl.LightningModule):
             A checkpoint stores neither: prediction needs no loss, and nothing that a file names is called.
         classes: their names, in the order of the logits; COVID-19, Normal, Pneumonia if None.
         positive: the class that an `AnomalyHead` treats as the anomaly; the first if None.
+        backbone: of that name and weights, built already; frozen ones can be shared.
 
     Raises:
         SettingError: a setting of `model` or `optim` is not allowed, or the network does not accept this image size.
@@ -101,6 +104,7 @@ class ClassificationModule(pl.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         classes: Sequence[str] | None = None,
         positive: str | None = None,
+        backbone: Backbone | None = None,
     ) -> None:
         super().__init__()
         # Loading anything but plain values from a checkpoint would need to run code.
@@ -108,14 +112,14 @@ class ClassificationModule(pl.LightningModule):
         optim = {**OPTIM, **_plain(optim or {})}
         preprocessing = {**PREPROCESSING, **_plain(preprocessing or {})}
         check_optim(optim)
-        self.save_hyperparameters(ignore=["loss", "optimizer", "classes", "positive"])
+        self.save_hyperparameters(ignore=["loss", "optimizer", "classes", "positive", "backbone"])
         self.classes = ClassList.of({"classes": classes, "positive": positive})
         # A checkpoint of the default classes has no names, as those of older versions.
         self.hparams.update(self.classes.record())
         # A checkpoint does not need the weights file, whose path is private: keep only its name.
         if "weights" in model:
             self.hparams["model"] = {**model, "weights": PurePath(str(model["weights"])).name}
-        self.classifier: Classifier = build_classifier(**{**model, "classes": len(self.classes)})
+        self.classifier: Classifier = build_classifier(**{**model, "classes": len(self.classes)}, backbone=backbone)
         check_side(self.classifier.backbone, preprocessing.get("image_size"), model["name"])
         self.optim = optim
         self.anomaly_weight = float(model.get("anomaly_weight", 1.0))
@@ -237,10 +241,15 @@ class ClassificationModule(pl.LightningModule):
             loop._batches_that_stepped = steps - 1
 
     def on_train_epoch_end(self) -> None:
-        """Log ``train/loss`` and ``train/accuracy``."""
+        """Log ``train/loss`` and ``train/accuracy``; of a recorded epoch, also what validation gave."""
+        if self.recorded is not None:
+            validation, loop = self.recorded.epochs[self.current_epoch].validation, self.trainer.fit_loop.epoch_loop
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**validation, "epoch": self.current_epoch}, loop._batches_that_stepped - 1)
+            self.log_dict({name: validation[name] for name in ("val/loss", "val/accuracy")}, logger=False)
+            if self.current_epoch + 1 >= len(self.recorded.epochs):
+                self.trainer.should_stop = True
         self._log("train")
-        if self.recorded is not None and self.current_epoch + 1 >= len(self.recorded.epochs):
-            self.trainer.should_stop = True
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/loss`` and ``val/accuracy``."""

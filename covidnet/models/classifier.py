@@ -122,6 +122,7 @@ def build_classifier(
     samples: int = 50,
     anomaly_weight: float = 1.0,
     head: str | None = None,
+    backbone: Backbone | None = None,
 ) -> Classifier:
     """Build a classifier on the CPU, in train mode.
 
@@ -135,6 +136,7 @@ def build_classifier(
         standardise: whether features are standardised before the linear layer, see `LinearHead`.
         samples: draws of a `MonteCarloHead`; other heads ignore it.
         head: the name of a head, see `covidnet.models.registry.register_head`; the model's own if None.
+        backbone: of that name and weights, built already.
         anomaly_weight: of an `AnomalyHead`'s loss. Only training uses it; it is accepted because it is a model setting.
 
     Returns:
@@ -146,7 +148,8 @@ def build_classifier(
     """
     if not isinstance(anomaly_weight, int | float) or not anomaly_weight >= 0.0:
         raise SettingError("model.anomaly_weight", anomaly_weight, "a number of at least 0")
-    backbone = build_backbone(name, weights, weights_seed)
+    if backbone is None:
+        backbone = build_backbone(name, weights, weights_seed)
     own = network(name).imagenet is None and not backbone.name.startswith(LIBRARIES)
     if freeze and own and weights == "random":
         raise SettingError("model.freeze", freeze, "false", f"{name} is trained from scratch")

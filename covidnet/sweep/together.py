@@ -24,14 +24,17 @@ class TogetherLauncher(BasicLauncher):
         """Train what can train together, then run the jobs one after the other."""
         setup_globals()
         jobs = [job for n, words in enumerate(job_overrides) if (job := self._job(words, initial_job_idx + n))]
-        if len(jobs) > 1:
-            from covidnet.fold.together import train_together
+        if len(jobs) < 2:
+            return super().launch(job_overrides, initial_job_idx)
+        from covidnet.fold.setup import shared
+        from covidnet.fold.together import train_together
 
-            assert self.config is not None
+        assert self.config is not None
+        with shared():
             count = train_together(jobs, Path(str(self.config.hydra.sweep.dir)).absolute())
             if count:
                 sys.stderr.write(f"{count} heads trained together (hydra/launcher=basic trains them one by one)\n")
-        return super().launch(job_overrides, initial_job_idx)
+            return super().launch(job_overrides, initial_job_idx)
 
     def _job(self, overrides: Sequence[str], number: int) -> tuple[dict[str, Any], Path] | None:
         """The settings of a job and its run folder; None where its own run will say what is wrong with them."""

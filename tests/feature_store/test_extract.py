@@ -92,7 +92,8 @@ def store_at(root: Path, dim: int = DIM) -> FeatureStore:
 
 
 def features(fold: FoldDataModule, backbone: nn.Module, store: FeatureStore, **settings: Any) -> dict[str, Tensor]:
-    return fold_features(fold, lambda: backbone, store, **{"progress": False, "trainer": CPU, **settings})
+    found = fold_features(fold, lambda: backbone, store, **{"progress": False, "trainer": CPU, **settings})
+    return {part: rows[:] for part, rows in found.items()}
 
 
 def expected(root: Path, row: pd.Series) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from covidnet.base.errors import CovidnetError
-from covidnet.fold import together
+from covidnet.fold import setup, together
 from covidnet.fold.run import FoldRun
 from covidnet.fold.together import train_together, why_alone
 from covidnet.launch.command import compose
@@ -84,10 +85,13 @@ def test_heads_together_are_those_of_runs_alone_and_one_that_diverges_is_the_onl
     assert not together.RECORDED
 
 
-def test_a_run_that_is_stopped_resumes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_run_that_is_stopped_resumes(alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = {n: (f"fold={n}", "callbacks.early_stopping.patience=9") for n in (0, 3)}
     jobs = [(settings(*words[n]), tmp_path / f"fold={n}") for n in words]
     assert train_together(jobs, tmp_path) == 2
+    if alone:
+        together.RECORDED.clear()
     end = ClassificationModule.on_train_epoch_end
 
     def stop(self: ClassificationModule) -> None:
@@ -101,10 +105,35 @@ def test_a_run_that_is_stopped_resumes_alone(tmp_path: Path, monkeypatch: pytest
             run(tmp_path / "fold=0", *words[0])
     together.RECORDED.clear()
     folder = tmp_path / "fold=0"
-    # The resumed run is left out of another training together.
     resumed = (*words[0], f"resume='{folder}'")
-    assert train_together([(settings(*resumed), folder), jobs[1]], tmp_path) == 0
+    # A run with a resume point goes on from it; one that was taking what had been trained starts over.
+    assert (folder / "checkpoints/resume.ckpt").is_file() == alone
+    assert train_together([(settings(*resumed), folder), jobs[1]], tmp_path) == (0 if alone else 2)
     same(run(folder, *resumed), run(tmp_path / "alone", *words[0]))
+
+
+def test_what_jobs_have_in_common_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, int] = defaultdict(int)
+
+    def counted(name: str) -> None:
+        make = getattr(setup, name)
+
+        def count(*arguments: Any, **more: Any) -> Any:
+            made[name] += 1
+            return make(*arguments, **more)
+
+        monkeypatch.setattr(setup, name, count)
+
+    for name in ("prepare_dataset", "check_files", "build_backbone", "FeatureMatrix"):
+        counted(name)
+    with setup.shared():
+        jobs = [(settings(f"fold={n}"), tmp_path / f"fold={n}") for n in (0, 3)]
+        assert train_together(jobs, tmp_path) == 2
+        for n in (0, 3):
+            run(tmp_path / f"fold={n}", f"fold={n}")
+        # Another split is other data, on the same backbone and in the same matrix.
+        run(tmp_path / "other", "fold=0", "split.seed=1")
+    assert made == {"prepare_dataset": 2, "check_files": 2, "build_backbone": 1, "FeatureMatrix": 1}
 
 
 def test_a_loss_that_raises_leaves_every_run_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

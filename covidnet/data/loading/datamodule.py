@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from covidnet.base.errors import SettingError
 from covidnet.base.progress import available_cores
 from covidnet.data.folds.splits import Copies, Group, Validation, fold_roles
 from covidnet.data.loading.augment import ORIGINAL, Augmentation, FixedCopies, Operators
-from covidnet.data.loading.dataset import FeatureDataset, ImageDataset, whole_batch
+from covidnet.data.loading.dataset import FeatureDataset, FeatureRows, ImageDataset, whole_batch
 from covidnet.data.loading.sampler import EpochShuffle
 from covidnet.data.loading.transforms import Normalise, SquareFit
 
@@ -85,7 +86,7 @@ class FoldDataModule(pl.LightningDataModule):
         self.reading = reading or {}
         self.locked = locked
         self.classes = classes
-        self.features: dict[str, torch.Tensor] = {}
+        self.features: dict[str, torch.Tensor | FeatureRows] = {}
         # The epoch that the training loader starts with: workers request images before Lightning sets it.
         self.epoch = 0
         roles = fold_roles(
@@ -135,13 +136,13 @@ class FoldDataModule(pl.LightningDataModule):
         """Exclude some images, such as those that changed since prepare."""
         self.rows = {p: t[~t["image_id"].isin(image_ids)].reset_index(drop=True) for p, t in self.rows.items()}
 
-    def use_features(self, features: dict[str, torch.Tensor]) -> None:
+    def use_features(self, features: Mapping[str, torch.Tensor | FeatureRows]) -> None:
         """Serve features instead of images.
 
         Args:
-            features: a tensor (n, D) for each part, with one row per row of ``self.rows[part]``.
+            features: (n, D) for each part, with one row per row of ``self.rows[part]``.
         """
-        self.features = features
+        self.features = dict(features)
 
     def images(self, rows: pd.DataFrame, *, online: bool = False, memory: int = 0) -> ImageDataset:
         """A dataset of some rows, read from files; `memory` as in `ImageDataset`."""

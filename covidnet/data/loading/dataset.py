@@ -115,6 +115,65 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return self._last[1]
 
 
+class FeatureMatrix:
+    """Features by key, each once, for all parts of all folds that use them.
+
+    Args:
+        dim: D, the length of a vector.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.vectors = torch.zeros(0, dim)
+        self._rows: dict[bytes, int] = {}
+
+    def lacking(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Those of some keys that have no vector yet, each once."""
+        return [key for key in dict.fromkeys(keys) if key not in self._rows]
+
+    def add(self, keys: Sequence[bytes], vectors: npt.NDArray[np.float32], room: int = 0) -> None:
+        """Add the vectors (n, D) of n keys that have none.
+
+        Args:
+            keys: n keys.
+            vectors: (n, D).
+            room: how many vectors there will be in the end, if known: so many need no second copy.
+        """
+        before, after = len(self._rows), len(self._rows) + len(keys)
+        if after > len(self.vectors):
+            if not before and room <= after:
+                self.vectors = torch.from_numpy(vectors)
+            else:
+                # The system gives memory only to what is written.
+                larger = torch.from_numpy(np.empty((max(after, room), self.vectors.shape[1]), np.float32))
+                larger[:before] = self.vectors[:before]
+                self.vectors = larger
+        self.vectors[before:after] = torch.from_numpy(vectors)
+        self._rows.update((key, before + n) for n, key in enumerate(keys))
+
+    def rows(self, keys: Iterable[bytes]) -> FeatureRows:
+        """The features of some keys in their order, not copied."""
+        return FeatureRows(self, torch.tensor([self._rows[key] for key in keys], dtype=torch.int64))
+
+
+class FeatureRows:
+    """Features (n, D) that are rows of a shared matrix; indexing copies.
+
+    Args:
+        matrix: has them.
+        rows: (n) int64, which of its rows.
+    """
+
+    def __init__(self, matrix: FeatureMatrix, rows: torch.Tensor) -> None:
+        self.matrix = matrix
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: Any) -> torch.Tensor:
+        return self.matrix.vectors[self.rows[chosen]]
+
+
 class FeatureDataset(Dataset[dict[str, Any]]):
     """Features of images, kept in memory; a whole batch is one indexing operation.
 
@@ -126,7 +185,9 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         classes: of the labels, in the order of the logits.
     """
 
-    def __init__(self, features: torch.Tensor, rows: pd.DataFrame, classes: ClassList = DEFAULT_CLASSES) -> None:
+    def __init__(
+        self, features: torch.Tensor | FeatureRows, rows: pd.DataFrame, classes: ClassList = DEFAULT_CLASSES
+    ) -> None:
         self.features = features
         self.labels = torch.tensor(_numbers(rows["label"], classes), dtype=torch.int64)
         self.image_ids = np.array(rows["image_id"], dtype=object)

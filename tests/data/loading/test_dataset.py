@@ -16,7 +16,7 @@ from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import ImageRefusedError
 from covidnet.data.loading import dataset
 from covidnet.data.loading.augment import ORIGINAL, Operators
-from covidnet.data.loading.dataset import FeatureDataset, ImageDataset, whole_batch
+from covidnet.data.loading.dataset import FeatureDataset, FeatureMatrix, ImageDataset, whole_batch
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
 
@@ -206,6 +206,24 @@ def test_batches_of_features_equal_plain_indexing(rows: pd.DataFrame) -> None:
         seen += index
     assert sorted(seen) == list(range(30))
     assert seen != sorted(seen)
+
+
+def test_folds_share_one_matrix_of_features_that_may_grow(rows: pd.DataFrame) -> None:
+    matrix, vectors = FeatureMatrix(2), np.arange(12.0, dtype=np.float32).reshape(6, 2)
+    keys = [bytes([n]) for n in range(6)]
+    assert matrix.lacking([*keys[:2], *keys[:2]]) == keys[:2]
+    matrix.add(keys[:4], vectors[:4], room=5)
+    first, place = matrix.rows([keys[3], keys[0], keys[3]]), matrix.vectors.data_ptr()
+    matrix.add(matrix.lacking(keys[:5]), vectors[4:5])
+    assert matrix.vectors.data_ptr() == place
+    matrix.add(matrix.lacking(keys), vectors[5:])
+    assert matrix.lacking(keys) == []
+    assert torch.equal(matrix.rows(keys)[:], torch.from_numpy(vectors))
+    # Rows that were handed out before follow the matrix.
+    assert first.matrix is matrix
+    assert first[:].tolist() == [[6.0, 7.0], [0.0, 1.0], [6.0, 7.0]]
+    assert first[torch.tensor([1])].tolist() == [[0.0, 1.0]]
+    assert len(first) == 3
 
 
 def test_a_single_feature_item_is_a_batch_of_one(rows: pd.DataFrame) -> None:
