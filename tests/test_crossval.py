@@ -370,6 +370,10 @@ def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid
         assert row["mean"] == pytest.approx(np.mean(values))
         assert row["sd"] == pytest.approx(np.std(values, ddof=1) if len(values) > 1 else np.nan, nan_ok=True)
     assert "model=a & accuracy &" in (grid / "report/grid.tex").read_text()
+    assert set(pd.read_csv(grid / "report/repeats.csv")["method"]) == {"model=a"}
+    for seed in (0, 1):
+        notes = json.loads((grid / f"report/model=a,seed={seed}/summary.json").read_text())["notes"]
+        assert notes[-1].startswith("This is one of ")
     # Its command writes it again, in its place.
     written = {name: (grid / f"report/model=a,seed=1/{name}").read_bytes() for name in ("report.md", "summary.json")}
     (said,) = [line for line in written["report.md"].decode().splitlines() if "covidnet.crossval sweep_dir" in line]

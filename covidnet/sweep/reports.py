@@ -69,6 +69,7 @@ def report_sweeps(
         raise SettingError("unseen", unseen, "open or null")
     from rich.console import Console
 
+    from covidnet.report.sweep.repeats import repeats_note
     from covidnet.report.terminal import BRACKETS, metrics_table
     from covidnet.report.words import count
     from covidnet.report.write import write_report
@@ -103,6 +104,10 @@ def report_sweeps(
     summaries = [replace(one, paper=paper, arguments={**one.arguments, "paper": paper}) for one in summaries]
     if audit is not None:
         summaries[0] = replace(summaries[0], audit=audit(sweeps[0]))
+    if len(summaries) == 1:
+        whole = folders[0].expanduser()
+        note = repeats_note(chosen_group(whole, only[0] if only else "") or "", groups_of(whole))
+        summaries = [replace(summaries[0], notes=[*summaries[0].notes, *([note] if note else [])])]
     comparisons = _comparisons(sweeps)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -127,7 +132,9 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
     from rich.console import Console
 
     from covidnet.base.atomic import make_folder, write_text
+    from covidnet.report.rendering.html import page_of
     from covidnet.report.sweep.grid import grid_latex, grid_table
+    from covidnet.report.sweep.repeats import repeats_document, repeats_table
     from covidnet.report.words import count
     from covidnet.sweep.folder import Sweep, read_sweep
 
@@ -153,12 +160,23 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
     make_folder(target)
     write_text(target / "grid.csv", table.to_csv(index=False, lineterminator="\n"))
     write_text(target / "grid.tex", grid_latex(table))
+    repeats = repeats_document(summaries)
+    if repeats is not None:
+        spreads = repeats_table(summaries)
+        write_text(target / "repeats.csv", spreads.to_csv(index=False, lineterminator="\n"))
+        write_text(target / "repeats.html", page_of(repeats))
     console = Console(soft_wrap=True, highlight=False)
     for row in table[table["metric"] == "accuracy"].to_dict("records"):
         sd = "" if row["n"] < 2 else f", sd {100 * row['sd']:.1f} points"
-        mean = f"{100 * row['mean']:.1f}% (mean of {count(row['n'], 'seed')}{sd})"
+        mean = f"{100 * row['mean']:.1f}% (mean of {count(row['n'], 'repeat')}{sd})"
         console.print(f"{row['method']}: accuracy {mean}", markup=False, emoji=False)
     console.print(f"Methods and seeds: {target / 'grid.csv'} and grid.tex", markup=False, emoji=False)
+    if repeats is not None:
+        for row in spreads[spreads["metric"] == "accuracy"].to_dict("records"):
+            parts = [f"{part} {100 * row[f'sd_{part}']:.2f}" for part in ("split", "seed", "images")]
+            known = ", ".join(part for part in parts if not part.endswith("nan"))
+            console.print(f"{row['method']}: standard deviation in points: {known}", markup=False, emoji=False)
+        console.print(f"Repeats: {target / 'repeats.html'}; report the mean, not the best of them", markup=False)
     return list(summaries.values())
 
 

@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 
 def grid_table(summaries: Mapping[str, SweepSummary]) -> pd.DataFrame:
-    """Metrics of the pooled test folds by method, with a column per seed.
+    """Metrics of the pooled test folds by method, with a column per repeat.
 
     Args:
         summaries: by group of runs, named after the run folders, such as ``model=cnn,seed=1``.
 
     Returns:
         Columns ``method``, ``metric``, ``folds`` (the smallest number of a seed), ``seed=0`` and so on (fractions of 1,
-        NaN if missing), ``mean``, ``sd`` (over seeds, n - 1; NaN for one seed) and ``n`` (seeds).
+        NaN if missing), ``mean``, ``sd`` (over seeds and splits, n - 1; NaN for one) and ``n`` (repeats).
     """
     import pandas as pd
 
     methods: dict[str, dict[str, SweepSummary]] = {}
     for group, summary in summaries.items():
         parts = group.split(",")
-        method = ",".join(part for part in parts if not part.startswith("seed=")) or "all runs"
-        seed = next((part for part in parts if part.startswith("seed=")), "seed")
+        of_repeat = ("seed=", "split.seed=")
+        method = ",".join(part for part in parts if not part.startswith(of_repeat)) or "all runs"
+        seed = ",".join(part for part in parts if part.startswith(of_repeat)) or "seed"
         methods.setdefault(method, {})[seed] = summary
     seeds = sorted({seed for of_method in methods.values() for seed in of_method}, key=lambda seed: (len(seed), seed))
     rows: list[dict[str, Any]] = []
@@ -39,9 +40,10 @@ def grid_table(summaries: Mapping[str, SweepSummary]) -> pd.DataFrame:
         folds = min(len(summary.folds) for summary in of_method.values())
         main = next(iter(of_method.values())).classes.positive
         numbers = {
-            seed: _metrics(of_method[seed].pooled if seed in of_method else empty(SplitScores), main) for seed in seeds
+            seed: headline_metrics(of_method[seed].pooled if seed in of_method else empty(SplitScores), main)
+            for seed in seeds
         }
-        for metric in _metrics(empty(SplitScores), main):
+        for metric in headline_metrics(empty(SplitScores), main):
             values = {seed: numbers[seed][metric].value for seed in seeds}
             known = [float(value) for value in values.values() if value is not None]
             rows.append(
@@ -58,7 +60,13 @@ def grid_table(summaries: Mapping[str, SweepSummary]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _metrics(scores: SplitScores, main: str) -> dict[str, Estimate]:
+def headline_metrics(scores: SplitScores, main: str) -> dict[str, Estimate]:
+    """The metrics of the tables of methods and of repeats.
+
+    Args:
+        scores: of the pooled test folds.
+        main: the positive class.
+    """
     of_main = scores.classes[main]
     return {
         "accuracy": scores.accuracy,
