@@ -146,7 +146,7 @@ def repeats_document(summaries: Mapping[str, SweepSummary]) -> Document | None:
         values = {split: [float(e.value) for e in of if e.value is not None] for split, of in accuracy.items()}
         repeats_axes(values, found, figure.add_subplot(), "Accuracy, pooled test folds")
         notes = [
-            "Seed: what initialises the head and orders the images, within a split. Split: the folds, "
+            "Seed: what initialises the head and orders the images, within a split. Split: the draw of the folds, "
             "without the part that seeds explain; with one seed in each split it includes the seed.",
             "Images: the draw of patients, from the width of the 95% intervals. All repeats share it, and more repeats "
             "do not lower it.",
