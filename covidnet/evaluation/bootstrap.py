@@ -15,6 +15,9 @@ from covidnet.base.errors import SettingError
 # The least fraction of resamples in which the statistic must be defined for an interval.
 _MIN_DEFINED = 0.9
 
+# Draws in memory at once.
+_BLOCK = 2**21
+
 
 def cluster_codes(table: pd.DataFrame) -> npt.NDArray[np.intp]:
     """The patient of each row as an integer; an image without a patient_id counts as its own patient.
@@ -66,6 +69,48 @@ def cluster_weights(codes: npt.NDArray[np.intp], resamples: int = RESAMPLES, see
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(patients, np.full(patients, 1.0 / patients), size=resamples)
     return drawn[:, codes].astype(np.int32)
+
+
+def resampled_sums(
+    codes: npt.NDArray[np.intp], values: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """Sums over the rows of each bootstrap resample of whole patients: those of `cluster_weights`, in little memory.
+
+    Values are summed by patient first, and resamples are drawn in blocks, so that the memory depends on neither rows
+    times resamples nor patients times resamples.
+
+    Args:
+        codes: (n,) the patient of each row, 0..patients-1.
+        values: (n, k).
+        resamples: B, at least 1.
+        seed: of the random draws; the same draws as in `cluster_weights`.
+
+    Returns:
+        (B, k).
+
+    Raises:
+        SettingError: resamples is below 1.
+
+    Example:
+        >>> codes, values = np.array([0, 0, 1]), np.array([[1.0], [2.0], [4.0]])
+        >>> np.allclose(resampled_sums(codes, values, 50), cluster_weights(codes, 50) @ values)
+        True
+    """
+    if resamples < 1:
+        raise SettingError("resamples", resamples, "an integer of at least 1")
+    rows = np.asarray(values, np.float64)
+    patients = int(codes.max()) + 1 if len(codes) else 0
+    found = np.zeros((resamples, rows.shape[1]))
+    if patients == 0:
+        return found
+    sums = np.zeros((patients, rows.shape[1]))
+    np.add.at(sums, codes, rows)
+    rng, shares = np.random.default_rng(seed), np.full(patients, 1.0 / patients)
+    block = max(1, _BLOCK // patients)
+    for start in range(0, resamples, block):
+        part = found[start : start + block]
+        part[:] = rng.multinomial(patients, shares, size=len(part)) @ sums
+    return found
 
 
 def percentile_interval(values: npt.ArrayLike, units: int, confidence: float = 0.95) -> tuple[float, float] | None:

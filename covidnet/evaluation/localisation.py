@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.base.errors import DataError
-from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, percentile_interval, resampled_sums
 from covidnet.evaluation.results import Interval, Measured
 
 MEASURES: tuple[str, ...] = ("touch", "pointing", "iou", "lesion_share", "lung_share")
@@ -358,23 +358,20 @@ def _region_verdict(measures: Sequence[str], poor: Mapping[str, list[str]], n: i
 
 
 class _Bootstrap:
-    """Means over images with patient-level intervals; columns with the same images share their resamples."""
+    """Means over images with patient-level intervals; columns with the same images have the same resamples."""
 
     def __init__(self, images: pd.DataFrame, resamples: int, seed: int) -> None:
         self.images, self.resamples, self.seed = images, resamples, seed
-        self.resampled: dict[bytes, tuple[npt.NDArray[np.int32], int]] = {}
 
     def __call__(self, values: npt.NDArray[np.float64]) -> MapEstimate:
         present = np.isfinite(values)
         n = int(present.sum())
         if not n:
             return MapEstimate(None, None, 0, "bootstrap")
-        key = present.tobytes()
-        if key not in self.resampled:
-            codes = cluster_codes(self.images[present])
-            self.resampled[key] = cluster_weights(codes, self.resamples, self.seed), len(np.unique(codes))
-        weights, units = self.resampled[key]
-        ends = percentile_interval(weights @ values[present] / weights.sum(axis=1), units)
+        codes = cluster_codes(self.images[present])
+        both = np.column_stack([values[present], np.ones(n)])
+        sums, counts = resampled_sums(codes, both, self.resamples, self.seed).T
+        ends = percentile_interval(sums / counts, len(np.unique(codes)))
         return MapEstimate(float(values[present].mean()), ends, n, "bootstrap")
 
     def patients(self, values: npt.NDArray[np.float64]) -> int:

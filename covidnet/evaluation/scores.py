@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from covidnet.base.classes import DEFAULT_CLASSES, ClassList
-from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval, resampled_sums
 from covidnet.evaluation.calibration import brier_score, expected_calibration_error
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.metrics import ClassMetrics, SplitMetrics, class_metrics, class_rates, confusion, cross_entropy
@@ -138,7 +138,7 @@ def scored(
     truth, predicted = list(table["label"]), list(table["prediction"])
     counts = confusion(truth, predicted, classes)
     points = point_scores(table, classes)
-    resampled = _resampled_rates(table, cluster_weights(codes, resamples, seed), classes)
+    resampled = _resampled_rates(table, codes, resamples, seed, classes)
     n = int(counts.sum())
     correct = (table["label"] == table["prediction"]).to_numpy(bool)
     accuracy = _estimate(points.accuracy, proportion_interval(correct, codes), "wilson")
@@ -236,15 +236,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _resampled_rates(
-    table: pd.DataFrame, weights: npt.NDArray[np.int32], classes: ClassList
+    table: pd.DataFrame, codes: npt.NDArray[np.intp], resamples: int, seed: int, classes: ClassList
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The metrics of each class in every resample, (B, classes); NaN where undefined."""
     truth = np.array([classes.index(label) for label in table["label"]], dtype=np.intp)
     predicted = np.array([classes.index(label) for label in table["prediction"]], dtype=np.intp)
-    cells = np.zeros((len(table), len(classes) ** 2), dtype=np.float32)
+    cells = np.zeros((len(table), len(classes) ** 2))
     cells[np.arange(len(table)), truth * len(classes) + predicted] = 1.0
-    # Integers below 2**24 are exact in float32.
-    counts = (weights.astype(np.float32) @ cells).astype(np.float64).reshape(-1, len(classes), len(classes))
+    counts = resampled_sums(codes, cells, resamples, seed).reshape(-1, len(classes), len(classes))
     tp = np.einsum("bii->bi", counts)
     fn, fp = counts.sum(2) - tp, counts.sum(1) - tp
     tn = counts.sum((1, 2))[:, None] - tp - fn - fp

@@ -10,7 +10,7 @@ import pandas as pd
 
 from covidnet.base.classes import ClassList
 from covidnet.data.folds.splits import UNSEEN_FOLD
-from covidnet.evaluation.bootstrap import cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import cluster_codes, percentile_interval, resampled_sums
 from covidnet.evaluation.calibration import calibration, image_brier
 from covidnet.evaluation.metrics import image_losses
 from covidnet.evaluation.predictions import predictions_table
@@ -26,7 +26,7 @@ from covidnet.report.summary import (
 from covidnet.sweep.folder import Run
 
 # Counts of each row in each resample, and the number of patients.
-Resampled = tuple[npt.NDArray[np.int32], int]
+Draws = tuple[npt.NDArray[np.intp], int, int]
 
 Images = npt.NDArray[np.float64]
 
@@ -104,8 +104,8 @@ def sweep_calibration(
     before = {"pooled": pooled}
     if unseen is not None:
         before["ensemble_unseen"] = averaged(unseen, classes)
-    weights = {key: _resampled(table, resamples, seed) for key, table in before.items()}
-    scores = {key: _scored(table, weights[key], classes) for key, table in before.items()}
+    draws = {key: _draws(table, resamples, seed) for key, table in before.items()}
+    scores = {key: _scored(table, draws[key], classes) for key, table in before.items()}
     scaled_scores: dict[str, ScoredCalibration] = {}
     change = changed = None
     values = [t.value for t in temperatures if t.value is not None]
@@ -124,9 +124,9 @@ def sweep_calibration(
                     != before["ensemble_unseen"]["prediction"].to_numpy()
                 ).sum()
             )
-        scaled_scores = {key: _scored(table, weights[key], classes) for key, table in after.items()}
+        scaled_scores = {key: _scored(table, draws[key], classes) for key, table in after.items()}
         change = {
-            key: _change((before[key], scores[key].ece), (after[key], scaled_scores[key].ece), weights[key], classes)
+            key: _change((before[key], scores[key].ece), (after[key], scaled_scores[key].ece), draws[key], classes)
             for key in before
         }
     return SweepCalibration(
@@ -150,26 +150,25 @@ def _image_scores(table: pd.DataFrame, classes: ClassList) -> dict[str, Images]:
     return {"brier": image_brier(table, classes), "loss": losses}
 
 
-def _resampled(table: pd.DataFrame, resamples: int, seed: int) -> Resampled:
-    codes = cluster_codes(table)
-    return cluster_weights(codes, resamples, seed), len(np.unique(codes))
+def _draws(table: pd.DataFrame, resamples: int, seed: int) -> Draws:
+    return cluster_codes(table), resamples, seed
 
 
-def _scored(table: pd.DataFrame, weights: Resampled, classes: ClassList) -> ScoredCalibration:
+def _scored(table: pd.DataFrame, draws: Draws, classes: ClassList) -> ScoredCalibration:
     images = _image_scores(table, classes)
     n = len(table)
     return ScoredCalibration(
         **vars(calibration(table, classes=classes)),
         loss=float(images["loss"].mean()) if n else None,
         accuracy=float((table["label"] == table["prediction"]).mean()) if n else None,
-        ci=ScoreIntervals(**{name: _interval(values, weights) for name, values in images.items()}),
+        ci=ScoreIntervals(**{name: _interval(values, draws) for name, values in images.items()}),
     )
 
 
 def _change(
     before: tuple[pd.DataFrame, float | None],
     after: tuple[pd.DataFrame, float | None],
-    weights: Resampled,
+    draws: Draws,
     classes: ClassList,
 ) -> CalibrationChange:
     """After minus before, of tables and their ECE; paired by image."""
@@ -178,13 +177,14 @@ def _change(
     changes = {}
     for name in old:
         images = new[name] - old[name]
-        changes[name] = Measured(float(images.mean()) if len(images) else None, _interval(images, weights))
+        changes[name] = Measured(float(images.mean()) if len(images) else None, _interval(images, draws))
     return CalibrationChange(ece=None if old_ece is None or new_ece is None else new_ece - old_ece, **changes)
 
 
-def _interval(images: Images, weights: Resampled) -> Interval | None:
+def _interval(images: Images, draws: Draws) -> Interval | None:
     """The percentile interval of a mean over images."""
     if not len(images):
         return None
-    counts, patients = weights
-    return percentile_interval(counts @ images / counts.sum(axis=1), patients)
+    codes, resamples, seed = draws
+    sums, counts = resampled_sums(codes, np.column_stack([images, np.ones(len(images))]), resamples, seed).T
+    return percentile_interval(sums / counts, len(np.unique(codes)))

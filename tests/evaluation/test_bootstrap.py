@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from covidnet.base.errors import SettingError
-from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval
+from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes, cluster_weights, percentile_interval, resampled_sums
 from covidnet.launch.command import config_dir
 from tests.evaluation.tables import random_table
 
@@ -29,6 +30,28 @@ def test_whole_patients_are_resampled() -> None:
     assert (weights[:, [0, 2, 3]].sum(1) == 3).all()
     assert np.array_equal(weights, cluster_weights(codes, 300, seed=1))
     assert not np.array_equal(weights, cluster_weights(codes, 300, seed=2))
+
+
+@pytest.mark.parametrize("block", [1, 7, 2**21])
+def test_sums_are_those_of_the_weights_whatever_the_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covidnet.evaluation.bootstrap._BLOCK", block)
+    table = random_table(60, 3, per_patient=3)
+    codes, values = cluster_codes(table), np.random.default_rng(0).normal(size=(len(table), 4))
+    assert resampled_sums(codes, values, 50, seed=3) == pytest.approx(cluster_weights(codes, 50, seed=3) @ values)
+    assert resampled_sums(codes[:0], values[:0], 5).tolist() == [[0.0] * 4] * 5
+    with pytest.raises(SettingError, match="resamples=0"):
+        resampled_sums(codes, values, 0)
+
+
+def test_the_memory_of_sums_does_not_grow_with_the_resamples() -> None:
+    codes, values = np.arange(20_000) // 2, np.ones((20_000, 3))
+    peaks = []
+    for resamples in (250, 1000):
+        tracemalloc.start()
+        resampled_sums(codes, values, resamples)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] < 60e6
 
 
 def test_its_spread_equals_the_cluster_robust_standard_error() -> None:
