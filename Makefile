@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 FOLD ?= 3
 ARGS ?=
+MODEL ?=
 # Installed anew when the dependencies or the place of the checkout change.
 STAMP := $(VENV)/.covidnet-$(shell (pwd; cat pyproject.toml) | cksum | cut -d' ' -f1)
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help install demo fold sweep test test-all lint check format docs clean
+.PHONY: help install demo fold sweep test test-all lint check format docs bundle clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -50,6 +51,9 @@ docs: $(STAMP)  ## the documentation as a site in site/; fails on a broken link 
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@$(BIN)/python -m pytest -q tests/test_docs.py tests/test_readme.py -k 'not site'
 	@echo "open site/index.html"
+
+bundle: $(STAMP)  ## an archive that installs covidnet and a model without a network: make bundle MODEL=model.onnx
+	@$(BIN)/python deploy/bundle.py $(MODEL) $(ARGS)
 
 clean:  ## remove what runs and builds leave behind, and .venv
 	rm -rf .venv outputs multirun site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
