@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from covidnet.base.errors import CovidnetError, SettingError
+from covidnet.serving.dicom.results import KINDS
 
 NAME = "outbox.sqlite"
 """The file in the folder of the setting ``outbox``."""
@@ -36,13 +37,13 @@ class Waiting(NamedTuple):
     Args:
         key: of the results.
         image: the SOP instance UID of the image.
-        files: the results, as DICOM files.
+        files: the results that are left to be sent, as DICOM files by their kind.
         tries: how often sending them failed.
     """
 
     key: str
     image: str
-    files: list[bytes]
+    files: dict[str, bytes]
     tries: int
 
 
@@ -135,16 +136,21 @@ class Outbox:
                 "ORDER BY due, made LIMIT 1",
                 (time.time(),),
             ).fetchone()
-        return None if row is None else Waiting(row[0], row[1], [row[2], row[3]], row[4])
+        if row is None:
+            return None
+        left = {kind: data for kind, data in zip(KINDS, row[2:4], strict=True) if data is not None}
+        return Waiting(row[0], row[1], left, row[4])
 
-    def sent(self, key: str) -> None:
-        """Erase results that the peer has; their key stays.
+    def sent(self, key: str, kind: str) -> None:
+        """Erase a result that the peer has; the key of an image's results stays.
 
         Args:
             key: of the results.
+            kind: of `KINDS`.
         """
         with self._used() as base:
-            base.execute("UPDATE results SET sr = NULL, sc = NULL, sent = ? WHERE key = ?", (time.time(), key))
+            base.execute(f"UPDATE results SET {KINDS[KINDS.index(kind)]} = NULL WHERE key = ?", (key,))
+            base.execute("UPDATE results SET sent = ? WHERE key = ? AND sr IS NULL AND sc IS NULL", (time.time(), key))
 
     def postpone(self, key: str, seconds: float) -> None:
         """Try to send results again after a time.

@@ -164,10 +164,10 @@ class Sender:
         return entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.title)
 
     def _send(self, association: Association, item: Waiting) -> None:
-        """Send one image's results; they stay in the outbox unless the peer confirms both."""
+        """Send one image's results; each stays in the outbox until the peer confirms it."""
         from pydicom import dcmread
 
-        for data in item.files:
+        for kind, data in item.files.items():
             result = dcmread(io.BytesIO(data))
             code = None
             try:
@@ -184,5 +184,5 @@ class Sender:
                     line = "results of image %s not sent: peer=%s %s; they are sent again later"
                     _LOG.warning(line, shown(item.image), self._peer, why)
                 return
-        self._outbox.sent(item.key)
+            self._outbox.sent(item.key, kind)
         _LOG.info("results of image %s sent to peer=%s", shown(item.image), self._peer)

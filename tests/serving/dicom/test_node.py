@@ -283,7 +283,7 @@ def test_results_wait_for_a_peer_that_is_down_also_over_a_restart(
 def test_results_that_the_peer_does_not_take_are_sent_again_and_stop_no_others(
     decoders: Decoders, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with archive(0xA700, 0xA700) as peer, running(decoders, tmp_path, peer) as node:
+    with archive(0, 0xA700, 0xA700) as peer, running(decoders, tmp_path, peer) as node:
         assert sent(node.port, radiograph(1), radiograph(2)) == [(0, ""), (0, "")]
         assert until(lambda: waiting(node) == 0)
         assert len(peer.kinds()) == 4

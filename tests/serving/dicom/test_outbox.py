@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from covidnet.serving.dicom.outbox import Outbox, OutboxError
+from covidnet.serving.dicom.results import KINDS
 from tests.refusals import refused
 
 
@@ -18,7 +19,8 @@ def _killed(folder: Path) -> None:
     outbox = Outbox(folder)
     outbox.add("a", "1.2.3", [b"report a", b"capture a"])
     outbox.add("b", "1.2.4", [b"report b", b"capture b"])
-    outbox.sent("a")
+    for kind in KINDS:
+        outbox.sent("a", kind)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -31,13 +33,16 @@ def test_what_waits_survives_a_kill_and_what_was_sent_stays_sent(tmp_path: Path)
         assert outbox.waiting() == 1
         waiting = outbox.due()
         assert waiting is not None
-        assert waiting == ("b", "1.2.4", [b"report b", b"capture b"], 0)
+        assert waiting == ("b", "1.2.4", {"sr": b"report b", "sc": b"capture b"}, 0)
         assert outbox.known("a")
         assert outbox.known("b")
         assert not outbox.known("c")
         assert not outbox.add("a", "1.2.3", [b"", b""])
-        outbox.sent("b")
+        outbox.sent("b", "sr")
+        assert outbox.due() == ("b", "1.2.4", {"sc": b"capture b"}, 0)
+        outbox.sent("b", "sc")
         assert outbox.due() is None
+        assert outbox.waiting() == 0
 
 
 def test_what_was_sent_is_erased_from_the_disk_and_the_file_shrinks(tmp_path: Path) -> None:
@@ -45,7 +50,7 @@ def test_what_was_sent_is_erased_from_the_disk_and_the_file_shrinks(tmp_path: Pa
     with Outbox(tmp_path) as outbox:
         outbox.add("a", "1.2.3", [secret, b"capture"])
         assert outbox.file.stat().st_size > len(secret)
-        outbox.sent("a")
+        outbox.sent("a", "sr")
         assert outbox.file.stat().st_size < 2**16
         assert all(b"Doe^Jane" not in file.read_bytes() for file in tmp_path.iterdir())
 
@@ -65,7 +70,8 @@ def test_results_that_failed_wait_while_others_are_sent(tmp_path: Path) -> None:
         assert first is not None
         assert first.key == "b"
         outbox.postpone("a", -1)
-        outbox.sent("b")
+        for kind in KINDS:
+            outbox.sent("b", kind)
         again = outbox.due()
         assert again is not None
         assert (again.key, again.tries) == ("a", 2)
