@@ -89,9 +89,9 @@ def deidentify(settings: dict[str, Any]) -> None:
         settings["data"], out, key, ClassList.declared(settings["data"]),
         limits=settings["reading"], progress=settings["progress"],
     )  # fmt: skip
-    marked = (
-        f"{counted(made.marked, 'image')} with marks like text or declared so: look at them before you share the copy"
-    )
+    marked = f"{counted(made.marked, 'image')} may show text; look at them before you share the copy"
+    if not made.marked:
+        marked = "no marks like text were found; faint or handwritten text can be missed"
     print_lines(
         [
             f"copy:     {out} ({counted(made.images, 'image')} of {counted(made.patients, 'patient')})",

@@ -24,7 +24,7 @@ from covidnet.data.reading.dicom import QUIET, patient_of
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
-# Of the image: nothing here is in the table of the profile, besides the device's model, which option E.3.9 keeps.
+# Of the image: nothing here is in table E.1-1 of the profile, which lists what must be removed or replaced.
 KEPT = frozenset({
     "SOPClassUID", "ImageType", "Modality", "ConversionType", "PresentationIntentType", "Manufacturer",
     "ManufacturerModelName", "BodyPartExamined", "ViewPosition", "PatientOrientation", "Laterality", "ImageLaterality",
@@ -55,7 +55,6 @@ _SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence")
 _EMPTIED = ("AccessionNumber", "PatientBirthDate", "PatientSex", "ReferringPhysicianName", "StudyID")
 _METHODS = (
     ("113100", "Basic Application Confidentiality Profile"),
-    ("113109", "Retain Device Identity Option"),
     ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
 )
 _TEXTS = frozenset({"CS", "LO", "SH"})
