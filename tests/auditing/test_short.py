@@ -93,7 +93,7 @@ def test_faults_in_the_files_of_a_sweep_are_in_its_report(split: pd.DataFrame, t
     text = (folder / "report/report.md").read_text()
     assert "## What could be wrong" in text
     for one in summary.audit.findings:
-        assert one.what in text
+        assert f"{one.what.removesuffix('.')}: " in text
 
 
 def test_a_check_that_fails_does_not_take_the_report_away(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,11 @@ def test_help_names_the_settings_and_imports_nothing_heavy(tmp_path: Path, name:
     done = command("covidnet." + name, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"python -m covidnet.{name}" in done.stdout
-    assert "images_per_class: 572" in done.stdout
+    assert re.search(r"^  images_per_class: 572 +# Phantoms of each class$", done.stdout, re.M)
+    assert re.search(r"^  copies: near +# .*\(near, bytes, off\)$", done.stdout, re.M)
+    assert "cache_dir: ${oc.env:COVIDNET_CACHE," in done.stdout
+    assert "data: folder, kaggle, phantom" in done.stdout
+    assert ("model: anomaly_resnet, " in done.stdout) is (name == "train")  # prepare has no such group
     code = (
         f"import sys; sys.argv = ['x', '--help']; import runpy\n"
         f"try: runpy.run_module('covidnet.{name}', run_name='__main__')\n"
