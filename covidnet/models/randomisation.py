@@ -115,8 +115,10 @@ def _groups(features: nn.Module) -> dict[str, list[str]]:
 
 def _children(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     children = list(module.named_children())
+    # A network of torchvision is a graph that may end in layers without tensors, which are no stage.
+    counted = [child for _, child in children if not isinstance(module, GraphModule) or _tensors(child)]
     for name, child in children:
-        alone = len(children) == 1 and any(True for _ in child.children())
+        alone = counted == [child] and any(True for _ in child.children())
         if alone or isinstance(child, nn.ModuleList | GraphModule):
             yield from _children(child, f"{prefix}{name}.")
         else:

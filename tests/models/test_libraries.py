@@ -70,6 +70,16 @@ def test_features_are_those_of_torchvision(name: str, tmp_path: Path) -> None:
     assert [backbone.spec.size] == published.crop_size
 
 
+def test_grad_cam_of_a_network_that_averages_its_maps_is_their_class_activation_map() -> None:
+    """Also where a ReLU stands between the last convolution and the mean, as in SqueezeNet."""
+    classifier = build_classifier("torchvision/squeezenet1_1").eval()
+    assert classifier.backbone.averages
+    images = noise(classifier.backbone)[:, :, :96, :96]
+    gradcam, cam = (saliency(classifier, images, [0, 1], method) for method in ("gradcam", "cam"))
+    assert gradcam.std() > 0.05
+    np.testing.assert_allclose(gradcam, cam, atol=1e-4)
+
+
 def test_a_transformer_of_torchvision_is_divided_at_its_tokens() -> None:
     features = library_network("torchvision/vit_b_16").features()
     assert not features.spatial
