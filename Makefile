@@ -34,10 +34,10 @@ sweep: $(STAMP)  ## the ten folds of the small study and their report: make swee
 	@$(BIN)/python -m covidnet.train -m 'fold=range(0,10)' experiment=demo $(ARGS)
 
 test: $(STAMP)  ## what a change usually breaks, in minutes, offline: the tests that are not marked slow
-	@$(BIN)/python -m pytest -q -n 2 --dist loadscope -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow' $(ARGS)
 
 test-all: $(STAMP)  ## all tests, with those marked slow
-	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

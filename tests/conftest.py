@@ -105,8 +105,11 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         thread.join()
 
 
-# Small images and few of them: a whole run in seconds. DenseNet needs at least 32 pixels.
+# Small images and few of them, and a small network that is frozen as the default one is: a run in a second, an export
+# in two. The default network is tested in test_models.py, tests/models/, and by the tests that are marked slow.
 QUICK = (
+    "model=torchvision",
+    "model.backbone=squeezenet1_1",
     "data.images_per_class=33",
     "data.image_size=64",
     "data.phantom_size=96",
@@ -122,10 +125,14 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="session")
-def quick() -> tuple[str, ...]:
-    """Settings of a run that takes seconds, for a command line."""
-    return QUICK
+# The defaults that are of no use to another option of their group, such as explain=off.
+_OWN = {"model": ("model",), "explain": ("explain.",), "data": ("data.images_per_class", "data.phantom_size")}
+
+
+def quickly(*overrides: str, defaults: Sequence[str] = QUICK) -> list[str]:
+    """A command line of `defaults` and `overrides`, without the defaults of options that are overridden."""
+    gone = tuple(own for word in overrides if word != "data=phantom" for own in _OWN.get(word.partition("=")[0], ()))
+    return [*(word for word in defaults if not word.startswith(gone)), *overrides]
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +145,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         from covidnet.fold.run import FoldRun
         from covidnet.launch.command import compose
 
-        cfg = compose([*defaults, *overrides])
+        cfg = compose(quickly(*overrides, defaults=defaults))
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
         folder = tmp_path_factory.mktemp("run")
         FoldRun(settings, folder).run()

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from tests.commands import command
-from tests.conftest import QUICK
+from tests.conftest import QUICK, quickly
 from tests.serving.web.commands import command as serving
 
 MARK = "/covidnet-command/"
@@ -42,10 +42,10 @@ def chain(home: Path, until: Path) -> None:
     data = [word for word in QUICK if word.startswith(("data.", "progress="))]
     run("prepare", *data)
     run("features", *data, "features.engine=onnx")
-    run("train", *QUICK, "features.engine=onnx", "logger=many", "hydra.run.dir='sweep/fold=0'")
+    run("train", *quickly("features.engine=onnx", "logger=many"), "hydra.run.dir='sweep/fold=0'")
     run("crossval", "sweep_dir=sweep", "resamples=100")
     # Trained on images, and exported in a moment.
-    run("train", *QUICK, "model=resnet8", "trainer.max_epochs=1", "explain=off", "hydra.run.dir=small")
+    run("train", *quickly("model=resnet8", "trainer.max_epochs=1", "explain=off"), "hydra.run.dir=small")
     images = next(home.glob("cache/**/*.png")).parent
     run("export", "checkpoint=small", f"check={images}", "out=model.onnx")
     run("predict", "checkpoint=sweep/fold=0", f"input={images}/*-3.png", "out=torch", "gate=warn", "panels=true")

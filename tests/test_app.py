@@ -27,13 +27,14 @@ from covidnet.base.errors import CovidnetError, SettingError, WeightsError
 from covidnet.launch.command import compose
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.request_handler import READERS
+from tests.commands import command as run_command
 from tests.serving.web.commands import children_of, command
 from tests.serving.web.servers import fetched, image_png
 
 
 @pytest.fixture(scope="module")
 def run(trained: Callable[..., Path]) -> Path:
-    return trained("fold=3", "explain=off", "trainer.max_epochs=1")
+    return trained("fold=0", "explain=off", "trainer.max_epochs=2")
 
 
 @pytest.fixture
@@ -48,52 +49,22 @@ def serve(*settings: str) -> None:
     main(compose(settings, "app"))
 
 
-def shell(*settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "covidnet.app", *settings], capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def test_help_comes_in_a_moment_and_shows_the_settings() -> None:
-    start = time.perf_counter()
-    done = shell("--help")
-    # 2 s on a quiet machine.
-    assert time.perf_counter() - start < 10
-    assert done.returncode == 0
-    assert "curl --data-binary" in done.stdout
-    assert "Research use only; not a medical device." in done.stdout
-    own = (
-        "checkpoint",
-        "host: 127.0.0.1",
-        "port: 8000",
-        "hosts",
-        "users",
-        "token",
-        "certificate",
-        "key",
-        "proxies",
-        "reading",
-    )
-    for name in (*own, *WebLimits.__dataclass_fields__):
-        assert f"\n{name}" in done.stdout
-
-
 def test_defaults_are_those_of_the_limits() -> None:
     cfg = compose((), "app")
     assert WebLimits(**{name: cfg[name] for name in WebLimits.__dataclass_fields__}) == WebLimits()
 
 
 @pytest.mark.parametrize("given", [(), ("checkpoint=",), ("checkpoint=null",)])
-def test_without_a_checkpoint_one_line_says_how_to_get_one(given: tuple[str, ...]) -> None:
-    done = shell(*given)
+def test_without_a_checkpoint_one_line_says_how_to_get_one(given: tuple[str, ...], tmp_path: Path) -> None:
+    done = run_command("covidnet.app", *given, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "make demo" in done.stderr
     assert "checkpoint=" in done.stderr
 
 
-def test_what_is_no_checkpoint_is_refused_in_one_line(checkpoint: Path) -> None:
-    done = shell(f"checkpoint={checkpoint}", "port=0")
+def test_what_is_no_checkpoint_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    done = run_command("covidnet.app", f"checkpoint={checkpoint}", "port=0", cwd=tmp_path)
     assert done.returncode == 1
     assert "not a covidnet checkpoint" in done.stderr
     assert "Traceback" not in done.stderr

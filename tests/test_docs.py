@@ -29,7 +29,7 @@ from covidnet.launch.known_settings import KnownSettings
 from covidnet.launch.schema import SCHEMA
 from covidnet.learning.module import ClassificationModule
 from tests.commands import command
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, quickly
 from tests.refusals import refused
 
 PAGES = sorted(
@@ -98,7 +98,7 @@ def test_a_wrong_setting_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page_on_ones_own_code_trains_and_prediction_never_imports_it(
-    tmp_path: Path, quick: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = PROJECT / "docs/your-code.md"
     code = next(code for kind, code in FENCE.findall(page.read_text()) if kind == "python")
@@ -106,7 +106,7 @@ def test_the_page_on_ones_own_code_trains_and_prediction_never_imports_it(
     monkeypatch.syspath_prepend(tmp_path)
     words = next(words for _, words, block in commands(page) if block)
     given: Any = OmegaConf.to_container(
-        compose([*quick, *words, "loss=weighted", "optim=sgd", "explain=off"]), resolve=True
+        compose(quickly(*words, "loss=weighted", "optim=sgd", "explain=off")), resolve=True
     )
     (tmp_path / "run").mkdir()
     with refused("loss._target_", "my_parts.CostLoss", remedy="trust=[my_parts]"):
@@ -185,14 +185,13 @@ def test_files_are_described_as_a_run_writes_them(run_folder: Path) -> None:
     assert keys(example) >= keys(real) - {f"seconds.{name}" for name in real["seconds"]}
 
 
-def test_the_page_on_ones_own_network_trains_and_only_an_explicit_import_opens_it(
-    tmp_path: Path, quick: tuple[str, ...]
-) -> None:
+@pytest.mark.slow
+def test_the_page_on_ones_own_network_trains_and_only_an_explicit_import_opens_it(tmp_path: Path) -> None:
     page = PROJECT / "docs/your-code.md"
     _, code = (code for kind, code in FENCE.findall(page.read_text()) if kind == "python")
     (tmp_path / "my_models.py").write_text(f"print('imported')\n{code}")
     words = next(words for _, words, _ in commands(page) if "model=custom" in words)
-    done = command("covidnet.train", *quick, *words, "hydra.run.dir=run", cwd=tmp_path)
+    done = command("covidnet.train", *quickly(*words), "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     config = (tmp_path / "run/config.yaml").read_text()
     assert "imports: []" in config

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,6 @@ from covidnet.export import main as export
 from covidnet.launch.command import compose
 from covidnet.serving.open_model import open_model
 from tests.commands import command
-from tests.conftest import PROJECT
 
 FOLDERS = {"COVID-19": "covid", "Normal": "normal", "Pneumonia": "pneumonia"}
 PHANTOMS = ("data.images_per_class=33", "data.phantom_size=96")
@@ -113,8 +109,7 @@ def test_a_training_image_in_the_set_is_found_named_and_not_in_the_headline(done
 
 def test_strict_refuses_before_anything_is_predicted(sweep: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError,
-        match=r"strict=true: 1 of 30 images in the data set are training images of this model; remove .*, or leave ",
+        DataError, match=r"strict=true: 1 of 30 images in the data set are training images of this model; remove"
     ):
         evaluate(sweep, tmp_path / "out", *folder(images), "strict=true")
     assert (tmp_path / "out/overlap.csv").exists()
@@ -162,6 +157,7 @@ def test_of_a_model_from_before_it_is_said_that_its_images_are_not_known(
         evaluate(old, tmp_path / "out2", *folder(images), "strict=true")
 
 
+@pytest.mark.slow
 def test_other_phantoms_are_not_taken_for_the_training_images(sweep: Path, tmp_path: Path) -> None:
     summary = evaluate(sweep, tmp_path, "data=phantom", *PHANTOMS, "data.seed=5", "gate=off")
     assert summary["overlap"]["seen"] == 0
@@ -232,6 +228,7 @@ def test_the_studys_own_numbers_stand_beside(done: tuple[Path, dict[str, Any]]) 
     assert "Comparison with the study's own numbers" in (out / "report.html").read_text().replace("&#39;", "'")
 
 
+@pytest.mark.slow
 def test_an_exported_model_gives_the_same_numbers(
     sweep: Path, images: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -280,6 +277,7 @@ def test_a_set_of_which_nothing_can_be_predicted_says_why(sweep: Path, tmp_path:
     assert len(pd.read_csv(tmp_path / "out/refused.csv")) == 2
 
 
+@pytest.mark.slow
 def test_images_that_the_gate_would_refuse_count_all_the_same_and_are_told_of(
     sweep: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -296,6 +294,7 @@ def test_images_that_the_gate_would_refuse_count_all_the_same_and_are_told_of(
     assert f"of the {n} others the prediction is correct for {right} of {n} ({right / n:.1%})" in told
 
 
+@pytest.mark.slow
 def test_one_image_in_two_classes_is_named(sweep: Path, images: Path, tmp_path: Path) -> None:
     here = tmp_path / "images"
     shutil.copytree(images, here)
@@ -380,16 +379,8 @@ def test_the_command_runs_and_prints_what_it_found(sweep: Path, images: Path, tm
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("1 of 30 images is a training image of this model") for line in lines)
-    assert "External images, densenet121, fold 0" in done.stdout
+    assert "External images, torchvision/squeezenet1_1, fold 0" in done.stdout
     assert "With the 1 training image: accuracy" in done.stdout
     assert "not a medical device" in lines[-1]
     assert (tmp_path / "a (1)/report.html").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a (1)"]
-
-
-def test_help_comes_in_a_moment() -> None:
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "covidnet.evaluate", "--help"], capture_output=True, text=True,
-                          cwd=PROJECT, check=True)  # fmt: skip
-    assert "checkpoint=RUN|SWEEP" in done.stdout
-    assert time.perf_counter() - start < 10  # 2 seconds on an idle machine

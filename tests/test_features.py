@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import command
+from tests.conftest import QUICK
 
 pytestmark = pytest.mark.slow
 
@@ -19,14 +21,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-def features(home: Path, quick: tuple[str, ...], *words: str) -> subprocess.CompletedProcess[str]:
-    return command("covidnet.features", *quick, f"cache_dir={home}", *words, cwd=home, timeout=300)
+def features(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    # The table of --stats is as wide as the terminal.
+    wide = {**os.environ, "COLUMNS": "160"}
+    return command("covidnet.features", *QUICK, f"cache_dir={home}", *words, cwd=home, env=wide)
 
 
 def test_filling_ahead_leaves_no_work_for_any_fold(
-    home: Path, quick: tuple[str, ...], train: Callable[..., Path], caplog: pytest.LogCaptureFixture
+    home: Path, train: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = features(home, quick)
+    done = features(home)
     assert done.returncode == 0, done.stderr
     assert "distinct inputs for the" in done.stdout
     for fold in (0, 9):
@@ -34,41 +38,41 @@ def test_filling_ahead_leaves_no_work_for_any_fold(
             folder = train(f"fold={fold}", f"cache_dir={home}", "trainer.max_epochs=1", "explain=off")
         assert json.loads((folder / "metrics.json").read_text())["fold"] == fold
     assert "to compute" not in caplog.text
-    again = features(home, quick)
+    again = features(home)
     assert "0 were computed now" in again.stdout
 
 
-def test_stats_and_verify_tell_what_is_there(home: Path, quick: tuple[str, ...]) -> None:
+def test_stats_and_verify_tell_what_is_there(home: Path) -> None:
     if not (home / "features").is_dir():
-        features(home, quick)
-    told = features(home, quick, "--stats")
+        features(home)
+    told = features(home, "--stats")
     assert told.returncode == 0, told.stderr
-    assert "densenet121" in told.stdout
+    assert "torchvision/squeezenet1_1" in told.stdout
     assert "unchecked" in told.stdout
-    assert features(home, quick, "--verify").returncode == 0
+    assert features(home, "--verify").returncode == 0
     segment = sorted(home.glob("features/*/*.safetensors"))[0]
     whole = segment.read_bytes()
     segment.write_bytes(whole[:-100])
-    damaged = features(home, quick, "--verify")
+    damaged = features(home, "--verify")
     assert damaged.returncode != 0
     assert damaged.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "damaged" in damaged.stderr
-    pruned = features(home, quick, "--prune")
+    pruned = features(home, "--prune")
     assert f"removed {segment}" in pruned.stdout
-    assert features(home, quick, "--verify").returncode == 0
+    assert features(home, "--verify").returncode == 0
 
 
-def test_what_has_no_features_is_refused_in_one_line(home: Path, quick: tuple[str, ...]) -> None:
-    done = features(home, quick, "augment=online")
+def test_what_has_no_features_is_refused_in_one_line(home: Path) -> None:
+    done = features(home, "augment=online")
     assert done.returncode != 0
     assert "augment=online" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_two_processes_of_one_job_share_the_pass(tmp_path: Path, quick: tuple[str, ...]) -> None:
+def test_two_processes_of_one_job_share_the_pass(tmp_path: Path) -> None:
     from covidnet.feature_store.maintenance import summaries
 
-    done = features(tmp_path, quick, "trainer.devices=2")
+    done = features(tmp_path, "trainer.devices=2")
     assert done.returncode == 0, done.stderr
     (store,) = summaries(tmp_path / "features", verify=True)
     assert store.segments == 2

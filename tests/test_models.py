@@ -95,14 +95,17 @@ def test_models_on_one_frozen_network_share_its_features(train: Callable[..., Pa
 
 
 # Maps that are normalised after their mean, so that the file cannot draw them; and tokens.
-@pytest.mark.parametrize(("name", "method"), [("test_convnext", "gradcam"), ("test_vit", "gradient")])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("test_convnext", "gradcam"), pytest.param("test_vit", "gradient", marks=pytest.mark.slow)],
+)
 def test_a_network_of_a_library_trains_from_the_feature_store_and_is_exported(
     name: str, method: str, train: Callable[..., Path]
 ) -> None:
     pytest.importorskip("onnxruntime")
     words = ["fold=3", "trainer.max_epochs=1", "augment=none", "features.engine=onnx", "explain.localisation_images=0"]
     words += ["model=timm", f"model.backbone={name}", f"explain.method={method}", "explain.sanity_images=2"]
-    folder = train(*PLAIN, *words, defaults=())
+    folder = train(*words, defaults=PLAIN)
     config = read_yaml(folder / "config.yaml")
     assert (config["data"]["image_size"], config["model"]["name"]) == (160, f"timm/{name}")
     assert list((folder / "panels").glob("*.png"))

@@ -22,7 +22,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
-from tests.conftest import PROJECT, QUICK
+from tests.conftest import PROJECT, quickly
 from tests.sweeps import write_sweep
 
 pytestmark = pytest.mark.slow
@@ -114,8 +114,7 @@ def execute(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Execute:
 @pytest.fixture(scope="module")
 def overrides(images: Path) -> list[str]:
     # The notebooks explain by themselves what a run would.
-    quick = [setting for setting in QUICK if not setting.startswith("explain.")]
-    return [*quick, "explain=off", f"cache_dir={images}"]
+    return quickly("model=densenet121", "explain=off", f"cache_dir={images}")
 
 
 @pytest.fixture(scope="module")

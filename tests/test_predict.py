@@ -503,6 +503,7 @@ def test_a_command_stopped_before_its_first_row_leaves_nothing(
     assert not contents(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_any_name_of_a_file_is_resumed_and_a_picture_that_was_not_drawn_is_still_counted(
     sweep: Path, odd_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,6 +576,7 @@ def without_torch(command: str, *words: str) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, "-c", code, *words], cwd=PROJECT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_without_pytorch_an_exported_model_predicts_and_draws(exported: Path, images: Path, tmp_path: Path) -> None:
     given = (f"checkpoint={exported}", f"input={images}", f"out={tmp_path / 'out'}", "engine=onnx", "panels=true")
     done = without_torch("predict", *given)

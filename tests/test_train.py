@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,9 @@ from covidnet.learning.module import ClassificationModule
 from covidnet.sweep.folder import read_sweep
 from covidnet.sweep.summary import training_curve
 from tests.commands import command
+from tests.conftest import quickly
 
 Train = Callable[..., Path]
-Quick = tuple[str, ...]
 # What needs neither heat maps nor much training.
 ONCE = ("trainer.max_epochs=1", "explain=off")
 
@@ -265,7 +264,7 @@ def test_validation_on_the_test_fold_is_said_to_be_optimistic(train: Train, caps
 
 @pytest.mark.slow
 def test_a_image_that_changed_since_prepare_is_refused_and_the_run_goes_on(
-    train: Train, quick: Quick, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
 
@@ -275,27 +274,23 @@ def test_a_image_that_changed_since_prepare_is_refused_and_the_run_goes_on(
     root = tmp_path / "images"
     write_phantoms(root, images_per_class=22, size=96)
     arguments = ("data=folder", f"data.root={root}", "data.image_size=32", *ONCE, "fold=2")
-    shorter = [o for o in quick if not o.startswith(("data.images_per_class", "data.phantom_size"))]
-    first = train(*shorter, *arguments, defaults=())
+    first = train(*arguments)
     victim = predictions(first).query("split == 'test'")["path"].iloc[0]
     other = predictions(first).query("split == 'unseen'")["path"].iloc[0]
     shutil.copy(root / other, root / victim)
-    second = train(*shorter, *arguments, defaults=())
+    second = train(*arguments)
     assert victim in caplog.text
     assert victim not in set(predictions(second)["path"])
     assert len(predictions(second)) == len(predictions(first)) - 1
     assert metrics(second)["data"]["refused"] == 1
     assert victim in (second / "refused.csv").read_text()
     with pytest.raises(DataError, match="strict=true"):
-        train(*shorter, *arguments, "strict=true", defaults=())
+        train(*arguments, "strict=true")
 
 
-def test_the_command_ends_with_the_table_and_the_folder(tmp_path: Path, quick: Quick) -> None:
+def test_the_command_ends_with_the_table_and_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "my run"
-    done = subprocess.run(
-        [sys.executable, "-m", "covidnet.train", "fold=3", *quick, *ONCE, f"hydra.run.dir='{folder}'"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    done = command("covidnet.train", *quickly("fold=3", *ONCE), f"hydra.run.dir='{folder}'", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Sensitivity" in done.stdout
     assert "synthetic" in done.stdout
@@ -305,21 +300,19 @@ def test_the_command_ends_with_the_table_and_the_folder(tmp_path: Path, quick: Q
 
 
 @pytest.mark.slow
-def test_fast_dev_run_works_through_the_command(tmp_path: Path, quick: Quick) -> None:
+def test_fast_dev_run_works_through_the_command(tmp_path: Path) -> None:
     done = command(
-        "covidnet.train", "fold=0", *quick, "explain=off", "trainer.fast_dev_run=true", cwd=tmp_path, timeout=600
+        "covidnet.train", *quickly("fold=0", "explain=off", "trainer.fast_dev_run=true"), cwd=tmp_path, timeout=600
     )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Path, quick: Quick) -> None:
+def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Path) -> None:
     done = command(
         "covidnet.train",
         "-m",
-        "fold=11,4",
-        *quick,
-        *ONCE,
+        *quickly("fold=11,4", *ONCE),
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
         cwd=tmp_path,
         timeout=600,
@@ -337,17 +330,11 @@ def test_a_sweep_names_the_fold_that_failed_and_finishes_the_others(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_report(
-    tmp_path: Path, quick: Quick
-) -> None:
+def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_report(tmp_path: Path) -> None:
     done = command(
         "covidnet.train",
         "-m",
-        "fold=0,1",
-        "augment=none,fixed",
-        *quick,
-        "trainer.max_epochs=1",
-        "explain=off",
+        *quickly("fold=0,1", "augment=none,fixed", *ONCE),
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
         cwd=tmp_path,
         timeout=600,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from tests.conftest import PROJECT, quickly
 
-PROJECT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 # The configuration and the templates of reports are no Python files, and are there all the same.
 SHIPPED = """
@@ -24,7 +24,7 @@ print(report_html(from_json(SweepSummary, {})).splitlines()[0])
 """
 
 
-def test_the_wheel_runs_from_an_empty_directory(tmp_path: Path, quick: tuple[str, ...]) -> None:
+def test_the_wheel_runs_from_an_empty_directory(tmp_path: Path) -> None:
     wheels, site, empty = tmp_path / "wheels", tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -40,7 +40,7 @@ def test_the_wheel_runs_from_an_empty_directory(tmp_path: Path, quick: tuple[str
     )  # fmt: skip
     assert where.stdout.split("\n")[:2] == [str(site / "covidnet/conf"), "<!DOCTYPE html>"]
     done = subprocess.run(
-        [sys.executable, "-m", "covidnet.train", "fold=0", "trainer.fast_dev_run=true", *quick],
+        [sys.executable, "-m", "covidnet.train", *quickly("fold=0", "trainer.fast_dev_run=true")],
         cwd=empty, env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -32,6 +32,8 @@ from tests.sweeps import write_sweep
 pytestmark = pytest.mark.filterwarnings("ignore:(gradcam|cam|gradient|eigencam)")
 
 Train = Callable[..., Path]
+# The layer that the cascade re-initialises last.
+FIRST = "body.features.0"
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +55,13 @@ def test_a_run_of_phantoms_keeps_tables_and_what_they_come_to(run: Path) -> None
     # Normal images have no lesion; two of three classes have.
     assert content.localisation.n == 4
     assert sanity["image_id"].nunique() == 3
-    assert list(dict.fromkeys(sanity["stage"]))[:2] == ["head", "denseblock4"]
-    assert content.sanity.stages[-1].stage == "conv0"
+    assert list(dict.fromkeys(sanity["stage"]))[:2] == ["head", "body.features.12"]
+    assert content.sanity.stages[-1].stage == FIRST
     # The whole network is drawn three times, the stages before it once.
     rows = sanity.groupby("stage", sort=False)["image_id"].count()
-    assert rows["conv0"] == 9
-    assert set(rows.drop("conv0")) == {3}
-    assert sanity.query("stage == 'conv0'").groupby("image_id")["rank"].nunique(dropna=False).max() == 3
+    assert rows[FIRST] == 9
+    assert set(rows.drop(FIRST)) == {3}
+    assert sanity[sanity["stage"] == FIRST].groupby("image_id")["rank"].nunique(dropna=False).max() == 3
 
 
 def test_the_maps_that_are_scored_are_those_of_the_checkpoint_on_the_images_as_they_lie_on_disk(run: Path) -> None:
@@ -215,10 +217,10 @@ def test_draws_of_the_whole_network_are_kept_apart_and_the_first_where_it_always
     one, three = explained.sanity(3, 1), explained.sanity(3, 3)
     assert one is not None
     assert three is not None
-    assert asked[-3:] == ["conv0", "conv0 draw 1", "conv0 draw 2"]
+    assert asked[-3:] == [FIRST, f"{FIRST} draw 1", f"{FIRST} draw 2"]
     assert len(three) - len(one) == 6
-    first = three.query("stage == 'conv0'")[:3]
-    np.testing.assert_allclose(first[["ssim", "rank"]], one.query("stage == 'conv0'")[["ssim", "rank"]])
+    first = three[three["stage"] == FIRST][:3]
+    np.testing.assert_allclose(first[["ssim", "rank"]], one.loc[one["stage"] == FIRST, ["ssim", "rank"]])
 
 
 def test_masks_of_another_size_cost_their_images_not_the_run(

@@ -24,6 +24,7 @@ from covidnet.launch.command import compose
 from covidnet.launch.comparable import compared
 from covidnet.learning.losses import FocalLoss
 from covidnet.learning.module import ClassificationModule
+from tests.conftest import quickly
 from tests.refusals import refused
 
 OWN = """
@@ -131,7 +132,7 @@ def test_configurations_from_before_the_settings_existed_compare_as_equal() -> N
 
 
 def test_a_run_on_every_image_weighs_classes_and_says_that_its_folds_are_not_balanced(
-    tmp_path: Path, quick: tuple[str, ...], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
     for label, count in (("COVID", 22), ("Normal", 44), ("Pneumonia", 66)):
@@ -139,8 +140,7 @@ def test_a_run_on_every_image_weighs_classes_and_says_that_its_folds_are_not_bal
         for n in range(count):
             Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(tmp_path / f"d/{label}/{n}.png")
     words = ["data=folder", f"data.root={tmp_path / 'd'}", "split.balance=false", "loss=weighted", "augment=none"]
-    given = [word for word in quick if not word.startswith(("data.images_per_class", "data.phantom", "explain"))]
-    run: Any = OmegaConf.to_container(compose([*given, *words, "explain=off", "logger=none"]), resolve=True)
+    run: Any = OmegaConf.to_container(compose(quickly(*words, "explain=off", "logger=none")), resolve=True)
     (tmp_path / "run").mkdir()
     caplog.set_level("INFO")
     FoldRun(run, tmp_path / "run").run()

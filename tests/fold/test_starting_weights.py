@@ -220,7 +220,10 @@ def test_a_run_says_everywhere_that_auto_found_no_weights(
     from covidnet.sweep.summary import summarise
 
     with caplog.at_level(logging.INFO):
-        folder = train("fold=0", "data.image_size=32", "augment=none", "trainer.max_epochs=1", "explain=off")
+        folder = train(
+            "model=densenet121", "data.images_per_class=11", "data.image_size=32", "augment=none",
+            "trainer.max_epochs=1", "explain=off",
+        )  # fmt: skip
     why = "auto, decided for this run: densenet121-a639ec97.pth is not on this machine and COVIDNET_OFFLINE=1"
     assert f"densenet121 starts from random weights: {why}" in caplog.text
     said = "model.weights=auto had no published weights to start from, and took random ones."

@@ -63,6 +63,18 @@ def test_models_with_different_backbones_are_exported_together(
     np.testing.assert_allclose(heats[1], heats[0], atol=2e-3)
 
 
+@pytest.mark.slow
+def test_the_default_network_is_exported(train: Callable[..., Path], squares: np.ndarray, tmp_path: Path) -> None:
+    model = open_model(train("model=densenet121", "explain=off", "trainer.max_epochs=1"))
+    (tmp_path / "model.onnx").write_bytes(exported(model))
+    found = open_model(tmp_path / "model.onnx")
+    np.testing.assert_allclose(found.outputs(squares).members, model.outputs(squares).members, atol=1e-4)
+    target = [n % 3 for n in range(len(squares))]
+    heats = [one.heat(squares, one.outputs(squares, maps=True), target) for one in (model, found)]
+    np.testing.assert_allclose(heats[1], heats[0], atol=2e-3)
+    assert heats[0].std() > 0.05
+
+
 @pytest.mark.parametrize("kind", ["monte_carlo", "anomaly"])
 def test_other_heads_are_exported_too(kind: str, small: Path, squares: np.ndarray, tmp_path: Path) -> None:
     module = ClassificationModule.from_checkpoint(small / "checkpoints/best.ckpt")

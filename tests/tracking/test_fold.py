@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
+from tests.conftest import quickly
 from tests.tracking.fakes import RunFile, run_files
 
 CONTRACT = {
@@ -27,7 +28,7 @@ CONTRACT = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, quick: tuple[str, ...]) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The run folder."""
     from omegaconf import OmegaConf
 
@@ -43,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, quick: tuple[str, ...]) -> 
         for name in ("DATA", "CACHE", "CONFIG"):
             patch.setenv(f"WANDB_{name}_DIR", str(home))
         patch.setenv("NETRC", str(home / "netrc"))
-        cfg = compose([*quick, "fold=3", "logger=many", "logger.wandb.artifact=true", "logger.wandb.tags=[pilot]"])
+        cfg = compose(quickly("fold=3", "logger=many", "logger.wandb.artifact=true", "logger.wandb.tags=[pilot]"))
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
         FoldRun(settings, folder).run()
         yield folder
@@ -91,7 +92,7 @@ def test_panels_matrices_predictions_and_checkpoint_are_there(run: RunFile, fold
 
 def test_it_is_found_by_group_name_and_tags(run: RunFile, folder: Path) -> None:
     assert (run.run.run_group, run.run.display_name) == (folder.parent.name, "fold=3")
-    assert list(run.run.tags) == ["pilot", "phantom", "densenet121"]
+    assert list(run.run.tags) == ["pilot", "phantom", "torchvision/squeezenet1_1"]
     assert run.config["optim"]["lr"] > 0
 
 
@@ -109,9 +110,7 @@ def test_what_is_computed_does_not_depend_on_who_watches(folder: Path, train: Ca
     pd.testing.assert_frame_equal(pd.read_csv(alone / "predictions.csv"), pd.read_csv(folder / "predictions.csv"))
 
 
-def test_a_run_that_fails_is_marked_as_failed(
-    tmp_path: Path, quick: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_fails_is_marked_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from omegaconf import OmegaConf
 
     from covidnet.fold.run import FoldRun
@@ -121,7 +120,7 @@ def test_a_run_that_fails_is_marked_as_failed(
         raise RuntimeError("no test today")
 
     monkeypatch.setattr(FoldRun, "_test", fail)
-    settings: Any = OmegaConf.to_container(compose([*quick, "fold=3", "logger=wandb"]), resolve=True)
+    settings: Any = OmegaConf.to_container(compose(quickly("fold=3", "logger=wandb")), resolve=True)
     with pytest.raises(RuntimeError, match="no test today"):
         FoldRun(settings, tmp_path / "fold=3").run()
     assert run_files(tmp_path / "fold=3")[0].exit_code == 1

@@ -19,7 +19,7 @@ from covidnet.data.collection.prepared import PreparedDataset, prepare_dataset
 from covidnet.feature_store.store import FeatureStore
 from covidnet.fold.run import FoldRun
 from covidnet.launch.command import compose
-from tests.conftest import QUICK
+from tests.conftest import quickly
 
 OTHER = 65534
 
@@ -63,8 +63,7 @@ def as_other(call: Callable[[], object]) -> str:
 
 
 def settings_of(cache: Path, *overrides: str) -> dict[str, Any]:
-    quick = [word for word in QUICK if not word.startswith("explain.")]
-    cfg = compose([*quick, "explain=off", "trainer.max_epochs=1", f"cache_dir='{cache}'", *overrides])
+    cfg = compose(quickly("explain=off", "trainer.max_epochs=1", f"cache_dir='{cache}'", *overrides))
     found: Any = OmegaConf.to_container(cfg, resolve=True)
     return found
 

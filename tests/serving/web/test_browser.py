@@ -44,7 +44,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    run = trained("fold=3", "explain=off", "trainer.max_epochs=1")
+    run = trained("fold=0", "explain=off", "trainer.max_epochs=2")
     with command(run, "gate=warn", cwd=tmp_path_factory.mktemp("cwd")) as found:
         yield found
 
