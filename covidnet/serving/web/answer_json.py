@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def answer_json(
     answer: ImageAnswer, facts: ImageFacts, preview: npt.NDArray[np.uint8], fit: SquareFit, model: ModelFacts
 ) -> dict[str, Any]:
-    """The whole response for an image, except the seconds it took.
+    """The whole response for an image, except the seconds it took and the file's SHA-256.
 
     Args:
         answer: the model's answer.
