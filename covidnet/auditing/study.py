@@ -20,7 +20,6 @@ from covidnet.data.recognition.overlap import ImageSet, find_copies
 from covidnet.evaluation.bootstrap import RESAMPLES, cluster_codes
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.results import Interval
-from covidnet.feature_store.store import FeatureStore, feature_key
 from covidnet.sweep.folder import Sweep, read_sweep
 
 # Pixels of a thumbnail that become one.
@@ -129,6 +128,9 @@ class Study:
         Raises:
             NotPossibleError: the images cannot be read.
         """
+        # `crossval` has checks that need no features, and runs where nothing of PyTorch is installed.
+        from covidnet.feature_store.store import FeatureStore, feature_key
+
         keys = [feature_key(sha256) for sha256 in self.images["sha256"]]
         try:
             weights = self.sweep.runs[0].environment.get("weights_sha256")
