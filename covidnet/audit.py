@@ -39,8 +39,7 @@ def main(cfg: DictConfig) -> None:
     settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     out = Path(str(settings["out"])).expanduser()
     from covidnet.auditing.checks import audited
-    from covidnet.auditing.document import FILES, number_text, verdict, write_audit
-    from covidnet.auditing.finding import LEVELS
+    from covidnet.auditing.document import FILES, finding_text, verdict, write_audit
     from covidnet.data.collection.inputs import check_earlier, check_outside
 
     check_earlier(out, FILES, overwrite=cfg.overwrite)
@@ -50,7 +49,7 @@ def main(cfg: DictConfig) -> None:
     audit = audited(study)
     write_audit(audit, out)
     lines = [f"not possible: {name}: {why}" for name, why in audit.not_possible.items()]
-    lines += [f"{LEVELS[one.level]}: {one.what} {number_text(one)}" for one in reversed(audit.findings)]
+    lines += [finding_text(one) for one in reversed(audit.findings)]
     print_lines([*lines, verdict(audit), f"Audit: {out / FILES[0]}"])
     if audit.serious and cfg.strict:
         text = f"strict=true: {counted(len(audit.serious), 'finding')} above \u201cfor your information\u201d"

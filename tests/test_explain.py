@@ -215,7 +215,7 @@ def test_maps_without_evidence_are_told_in_one_line_with_their_paths(
     explain(f"checkpoint={run}", f"input={images}", f"out={tmp_path}")
     (line,) = [record.getMessage() for record in caplog.records if "constant" in record.getMessage()]
     assert line.startswith(
-        "gradcam maps: 10 of 10 maps are constant, no place stands out: sub0/image 0.bmp, sub0/image 0.png"
+        "gradcam maps: 10 of 10 maps are constant (no place stands out): sub0/image 0.bmp, sub0/image 0.png"
     )
     assert line.endswith(", ...")
     assert "counts as a miss" in " ".join(capsys.readouterr().out.split())

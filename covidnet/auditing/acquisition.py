@@ -171,7 +171,7 @@ def _associated(rows: pd.DataFrame, meaning: str) -> list[Finding]:
     level: Level = "blocks" if first["cramers_v"] >= _STRONG else "weakens"
     level = level if meaning == _MEANING else "information"
     interval = None if np.isnan(first["low"]) else (float(first["low"]), float(first["high"]))
-    what = f"The class is associated with {named}: Cram\u00e9r's V, 0 to 1, of which the largest is given."
+    what = f"The class is associated with {named}; largest Cram\u00e9r's V (0 to 1)."
     return [Finding(NAME, level, what, float(first["cramers_v"]), interval, (), meaning, _REMEDY, "")]
 
 
@@ -228,8 +228,8 @@ def _forest(
     level = graded(value, interval, chance, model)
     if level is None:
         return [], note
-    what = f"Metadata alone predict the class: balanced accuracy, where guessing has {chance:.1%}"
-    what += f" and the model {model:.1%}." if model is not None else "."
+    others = f"guessing: {chance:.1%}" + (f"; the model: {model:.1%}" if model is not None else "")
+    what = f"Metadata alone predict the class with this balanced accuracy ({others})."
     return [Finding(NAME, level, what, value, interval, (), _MEANING, _REMEDY)], note
 
 

@@ -52,7 +52,9 @@ def clinical(study: Study) -> Answer:
     columns = ["class", "prevalence", "ppv", "ppv_low", "ppv_high", "npv", "npv_low", "npv_high"]
     values = pd.DataFrame(rows, columns=columns)
     rarest = values.sort_values("prevalence").iloc[0]
-    what = f"Of images called {name}, this share is {name} where {rarest['prevalence']:.2g} of the images are (PPV)."
+    what = (
+        f"Of images called {name}, the share that is (PPV), where {100 * rarest['prevalence']:.2g}% of all images are."
+    )
     meaning = (
         f"Here {float(positive.mean()):.0%} of the images are {name}; where it is rarer, more of the calls are wrong."
     )
@@ -179,8 +181,8 @@ def _operating_point(study: Study, runs: list[Run], name: str, column: str) -> t
     short = interval is not None and interval[1] < study.sensitivity - _SHORTFALL
     level: Level = "weakens" if short else "information"
     what = (
-        f"Sensitivity for {name} on test images at thresholds chosen for {study.sensitivity:.0%} on validation images; "
-        f"the specificity is then {specificity:.1%}."
+        f"Sensitivity for {name} on test images, beside a specificity of {specificity:.1%}, at thresholds chosen for "
+        f"{study.sensitivity:.0%} on validation images."
     )
     meaning = (
         "The threshold does not keep its sensitivity on new images." if short else "The threshold holds on new images."

@@ -35,6 +35,7 @@ from covidnet.report.rendering.html import json_text, page_of
 from covidnet.report.rendering.markdown import markdown_of
 from covidnet.report.rendering.pictures import remove_old_pictures, write_pictures
 from covidnet.report.sweep.audit import number_text as text_of
+from covidnet.report.sweep.audit import with_number
 from covidnet.report.sweep.content import numbered
 from covidnet.report.values import Value
 from covidnet.report.words import probability
@@ -119,12 +120,21 @@ def number_text(finding: Finding) -> str:
     return text_of(finding.number, finding.interval, finding.unit)
 
 
+def finding_text(finding: Finding) -> str:
+    """A finding in one line: its level, what was found, and the number.
+
+    Args:
+        finding: of a check.
+    """
+    return f"{LEVELS[finding.level].capitalize()}: {with_number(finding.what, number_text(finding))}"
+
+
 def _ran(audit: Audit, name: str) -> bool:
     return name in audit.answers or name in audit.not_possible
 
 
 def _notice(audit: Audit) -> Notice:
-    items = [f"{LEVELS[one.level].capitalize()}: {one.what} {number_text(one)}" for one in audit.serious]
+    items = [finding_text(one) for one in audit.serious]
     return Notice(
         "What could be wrong", items or ["Nothing above the level \u201cfor your information\u201d."], not items
     )

@@ -103,7 +103,6 @@ def age_in_years(cell: object) -> float:
 
 def _unknown(study: Study, unknown: np.ndarray) -> Finding:
     known = study.images.loc[~unknown, "patient_id"].value_counts()
-    number, interval = study.share(unknown)
     level: Level = "weakens" if unknown.mean() > _FEW_UNKNOWN else "information"
     meaning = (
         "Each counts as a patient of its own: if some are of one patient, folds can leak and intervals are too narrow"
@@ -115,7 +114,7 @@ def _unknown(study: Study, unknown: np.ndarray) -> Finding:
         )
     what = f"The patient of {int(unknown.sum()):,} of {len(unknown):,} images is unknown."
     remedy = "Give patient ids in the table of the images (column patient_id)."
-    return Finding(NAME, level, what, number, interval, (), f"{meaning}.", remedy)
+    return Finding(NAME, level, what, float(unknown.mean()), None, (), f"{meaning}.", remedy)
 
 
 def _both(values: pd.Series, pairs: pd.DataFrame) -> list[tuple[object, object]]:

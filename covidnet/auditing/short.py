@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from covidnet.auditing.checks import CHECKS, Audit, audited
-from covidnet.auditing.document import number_text
+from covidnet.auditing.document import finding_text
 from covidnet.auditing.finding import LEVELS
 from covidnet.auditing.study import Study
 from covidnet.base.names import counted
@@ -50,7 +50,7 @@ def short_audit(prepared: PreparedDataset, data: Mapping[str, Any]) -> list[str]
     """
     study = _study(prepared, data)
     audit = audited(study, [check for check in CHECKS if check.name in SHORT])
-    lines = [f"{LEVELS[one.level]}: {one.what} {number_text(one)}" for one in audit.serious]
+    lines = [finding_text(one) for one in audit.serious]
     lines += [f"not checked: {name}: {why}" for name, why in audit.not_possible.items()]
     found = counted(len(audit.serious), "finding") if audit.serious else "nothing that blocks or weakens a claim"
     return [*lines, f"{counted(len(audit.answers), 'check')} of the data set alone: {found}"]

@@ -78,13 +78,13 @@ def shortcuts(study: Study) -> Answer:
         if name.endswith(" corner"):
             marked.append(f"the {name} marks {best}")
             continue
-        what = f"{what_of[name]} the class: balanced accuracy, where guessing has {chance:.1%}"
-        what += f", {kept:.0%} of the model's skill" if np.isfinite(kept) else ""
+        what = f"{what_of[name]} the class with this balanced accuracy (guessing: {chance:.1%}"
+        what += f"; {kept:.0%} of the model's skill" if np.isfinite(kept) else ""
         shown = study.paths(rows[np.flatnonzero((labels == best) & (told == labels))][:12])
         found[name] = (level, what, value, interval, shown)
     for name, (level, what, value, interval, shown) in found.items():
         located = f"; {', '.join(marked)}" if name == "corners" and marked else ""
-        findings.append(Finding(NAME, level, f"{what}{located}.", value, interval, shown, _MEANING, _REMEDY))
+        findings.append(Finding(NAME, level, f"{what}{located}).", value, interval, shown, _MEANING, _REMEDY))
     names = ["part", "balanced_accuracy", "low", "high", "share_of_skill", "best_class", "gain"]
     notes = [
         f"Logistic regressions on thumbnails of {SIDE} pixels: corners of {_CORNER} pixels, a border of {_BORDER}; "

@@ -140,7 +140,7 @@ def _reported(study: Study, part: str) -> tuple[list[Finding], tuple[object, ...
     row = _row(part, codes, value, null, p)
     if p <= _CHANCE:
         return [], row
-    what = f"The accuracy on the {part} is no better than with labels exchanged between patients: {_against(null, p)}."
+    what = f"The accuracy on the {part} is no better than with labels exchanged between patients ({_against(null, p)})."
     meaning = "The models have learned nothing of these labels that holds for other patients."
     level: Level = "blocks" if part == _TEST else "weakens"
     return [Finding(NAME, level, what, value, proportion_interval(right, codes), (), meaning, _REMEDY)], row
@@ -171,7 +171,7 @@ def _pipeline(study: Study, proven: bool) -> tuple[list[Finding], tuple[object, 
     )
     units = np.unique(patients, return_inverse=True)[1]
     _, interval = balanced_accuracy(hits[:, 0], names[labels], units, study.resamples, study.seed)
-    finding = Finding(NAME, level, f"{what}: {_against(null, p)}.", value, interval, (), meaning, _REMEDY)
+    finding = Finding(NAME, level, f"{what} ({_against(null, p)}).", value, interval, (), meaning, _REMEDY)
     return [finding], row
 
 

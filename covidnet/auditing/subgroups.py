@@ -71,8 +71,8 @@ def subgroups(study: Study) -> Answer:
             part = next(part for name, value, part in groups if (name, value) == (row["column"], row["value"]))
             wrong = tuple(table["path"][part & ~right])
             what = (
-                f"Accuracy where {row['column']} is {row['value']} ({row['images']:,} images); its classes let expect "
-                f"{row['expected']:.1%}; p = {row['p']:.2g} among {counted(len(groups), 'group')} tried."
+                f"Accuracy where {row['column']} is {row['value']} ({row['images']:,} images; expected from its "
+                f"classes: {row['expected']:.1%}; p = {row['p']:.2g} among {counted(len(groups), 'group')} tried)."
             )
             meaning = "One number for all hides a group that the model serves worse."
             remedy = "Report the groups beside the whole; look at the images that it gets wrong, and add such images."

@@ -256,7 +256,7 @@ class EmptyMaps:
         for broken, names in self._empty.items():
             if names:
                 images = list(dict.fromkeys(names))
-                what = "had NaN and were set to 0" if broken else "are constant, no place stands out"
+                what = "had NaN and were set to 0" if broken else "are constant (no place stands out)"
                 listed = ", ".join(images[:3]) + (", ..." if len(images) > 3 else "")
                 log.warning("%s: %d of %d maps %s: %s", self.part, len(names), self._maps, what, listed)
         return sum(len(names) for names in self._empty.values()), self._maps

@@ -116,7 +116,7 @@ class ImageMaps:
         if self._empty:
             listed_first = ", ".join(self._empty[:3]) + (", ..." if len(self._empty) > 3 else "")
             log.warning(
-                "%s maps: %d of %d maps are constant, no place stands out: %s",
+                "%s maps: %d of %d maps are constant (no place stands out): %s",
                 self.method, len(self._empty), len(rows), listed_first,
             )  # fmt: skip
         # Remove an earlier call's table, which would not match the new pictures.

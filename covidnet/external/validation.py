@@ -215,7 +215,8 @@ class ExternalValidation:
         if self._seen:
             raise DataError(
                 f"strict=true: {len(self._seen)} of {count(len(self.images.images), 'image')} in the data set are "
-                f"training images of this model; remove those listed in {self.out / 'overlap.csv'}"
+                f"training images of this model; remove those listed in {self.out / 'overlap.csv'}, or leave out "
+                "strict=true: the headline excludes them"
             )
         if self.known.problem:
             raise DataError(f"strict=true: {self.known.problem[:1].lower()}{self.known.problem[1:]}")

@@ -31,7 +31,7 @@ from covidnet.launch.launchers import (
     swept,
 )
 from covidnet.launch.own_modules import import_own
-from covidnet.launch.schema import check_values
+from covidnet.launch.schema import SCHEMA, check_values
 from covidnet.learning.monitor import search_direction
 
 log = logging.getLogger(__name__)
@@ -70,12 +70,53 @@ def config_dir() -> Path:
 
 
 def register_resolvers() -> None:
-    """Register ``${token:}`` and ``${search:}``.
+    """Register ``${token:}``, ``${search:}``, ``${settings:}`` and ``${groups:}``.
 
-    The first is six hexadecimal digits, constant within a configuration; the second is Optuna's direction.
+    The first is six hexadecimal digits, constant within a configuration; the second is Optuna's direction; the others
+    are the settings and their groups as ``--help`` lists them.
     """
+    OmegaConf.register_new_resolver("settings", settings_listed, replace=True)
+    OmegaConf.register_new_resolver("groups", groups_listed, replace=True)
     OmegaConf.register_new_resolver("token", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("search", search_direction, replace=True)
+
+
+def settings_listed(*, _root_: DictConfig) -> str:
+    """The settings of a command with their values and, beside each, its meaning.
+
+    Args:
+        _root_: the configuration, with Hydra's own node.
+
+    Returns:
+        Text for Hydra's help template, in which ``$`` is doubled.
+    """
+    schema = SCHEMA.get(str(_root_.hydra.job.config_name), {})
+    values = OmegaConf.to_container(_root_)
+    own = {name: value for name, value in cast("dict[str, Any]", values).items() if name != "hydra"}
+    lines: list[str] = []
+    path: list[str] = []
+    for line in OmegaConf.to_yaml(OmegaConf.create(own)).splitlines():
+        text = line.lstrip(" ")
+        key, colon, _ = text.partition(":")
+        if not text.startswith("- ") and colon:
+            path = [*path[: (len(line) - len(text)) // 2], key]
+            if setting := schema.get(".".join(path)):
+                choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
+                line = f"{line:<38}  # {setting.meaning.removesuffix('.')}{choices}"
+        lines.append(line)
+    return "\n".join(lines).replace("$", "$$")
+
+
+def groups_listed(*, _root_: DictConfig) -> str:
+    """The groups that a command takes, each with its options.
+
+    Args:
+        _root_: the configuration, with Hydra's own node.
+    """
+    names = sorted(name for name in _root_.hydra.runtime.choices if not name.startswith("hydra/"))
+    return "\n".join(
+        f"{name}: {', '.join(sorted(file.stem for file in (config_dir() / name).glob('*.yaml')))}" for name in names
+    )
 
 
 # On import too: jobs of a sweep in other processes import this module without calling `launch`.

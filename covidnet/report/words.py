@@ -50,6 +50,23 @@ MEASURES = {
 """Display names of the localisation measures, in display order."""
 
 
+def patients_words(patients: int | None, known: int | None, unknown: int | None) -> str:
+    """How many patients some images are of, each image of an unknown patient having been counted as one.
+
+    Args:
+        patients: so counted.
+        known: known patients of the data set.
+        unknown: its images without a patient.
+
+    Example:
+        >>> patients_words(90, 110, 0), patients_words(90, 12, 80), patients_words(90, 0, 110)
+        ('90 patients', 'at most 90 patients', 'unknown patients')
+    """
+    if unknown and not known:
+        return "unknown patients"
+    return f"{'at most ' if unknown else ''}{count(patients, 'patient')}"
+
+
 def estimate_text(estimate: Measured | float | None) -> str:
     """A rate with its interval: 94.6% [93.4, 95.6].
 

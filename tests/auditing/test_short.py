@@ -50,7 +50,7 @@ def test_planted_faults_are_a_line_each(
     *lines, last = short_audit(prepared, data)
     assert last == f"4 checks of the data set alone: {len(lines)} findings"
     texts = [line.partition(": ")[2] for line in lines]
-    assert {line.partition(": ")[0] for line in lines} == {"blocks a claim", "weakens a claim"}
+    assert {line.partition(": ")[0] for line in lines} == {"Blocks a claim", "Weakens a claim"}
     assert sum("differ only in case" in text for text in texts) == 1
     assert sum("Source and class cannot be separated" in text for text in texts) == 1
     # With copies=bytes a mirrored image is not searched for.
@@ -93,7 +93,7 @@ def test_faults_in_the_files_of_a_sweep_are_in_its_report(split: pd.DataFrame, t
     text = (folder / "report/report.md").read_text()
     assert "## What could be wrong" in text
     for one in summary.audit.findings:
-        assert one.what in text
+        assert f"{one.what.removesuffix('.')}: " in text
 
 
 def test_a_check_that_fails_does_not_take_the_report_away(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

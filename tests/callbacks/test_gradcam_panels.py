@@ -334,7 +334,7 @@ def test_a_constant_map_is_marked_and_told_in_one_line(
         for heat, text in zip(figure["maps"], figure["titles"], strict=True):
             assert text.endswith("\nno place stands out") is not bool(heat.any())
     (line,) = [record.getMessage() for record in caplog.records if "constant" in record.getMessage()]
-    assert line.startswith(f"panels: {len(flat)} of 18 maps are constant, no place stands out: ")
+    assert line.startswith(f"panels: {len(flat)} of 18 maps are constant (no place stands out): ")
     assert line.endswith(f"{flat[0]}, {flat[1]}, {flat[2]}, ...")
 
 

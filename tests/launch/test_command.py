@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,6 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 HELP = {
-    "train": ["images_per_class: 572"],
-    "prepare": ["images_per_class: 572"],
     "crossval": ["sweep_dir"],
     "evaluate": ["checkpoint=RUN|SWEEP"],
     "explain": ["relative to the input folder", "without lesion/", "all-black mask", "of the class drawn"],
@@ -102,6 +101,12 @@ def test_help_names_the_settings_and_imports_nothing_heavy(tmp_path: Path, name:
     said = " " + " ".join(done.stdout.split())
     for words in (f"python -m covidnet.{name}", *HELP.get(name, ())):
         assert words in said
+    if name in ("train", "prepare"):
+        assert re.search(r"^  images_per_class: 572 +# Phantoms of each class$", done.stdout, re.M)
+        assert re.search(r"^  copies: near +# .*\(near, bytes, off\)$", done.stdout, re.M)
+        assert "cache_dir: ${oc.env:COVIDNET_CACHE," in done.stdout
+        assert "data: folder, kaggle, phantom" in done.stdout
+        assert ("model: anomaly_resnet, " in done.stdout) is (name == "train")  # prepare has no such group
 
 
 def test_two_runs_of_one_second_have_folders_of_their_own() -> None:

@@ -565,14 +565,16 @@ def _notes(
         unseen = images["label"][images["fold"] == UNSEEN_FOLD]
         counts = ", ".join(f"{label} {int((unseen == label).sum())}" for label in classes)
         notes.append(f"The unseen fold is the {counted(len(unseen), 'published test image')} ({counts}).")
-    for label in classes:
-        out = images[~used & (images["label"] == label)]
-        if len(out):
-            trimmed = int(out["reason"].str.startswith("trimmed: ").sum())
-            notes.append(
-                f"{label}: {len(out)} of {counted(total[label], 'image')} left out"
-                + (f", {trimmed} of them to trim groups that do not fit whole." if trimmed else ".")
-            )
+    if not used.all():
+        out = images["label"][~used].value_counts()
+        of_each = ", ".join(f"{label} {out[label]} of {total[label]}" for label in classes if label in out)
+        trimmed = int(images["reason"][~used].str.startswith("trimmed: ").sum())
+        notes.append(
+            f"{counted(int((~used).sum()), 'image')} left out ({of_each})"
+            + (f", {trimmed} of them to trim groups that do not fit whole" if trimmed else "")
+            + ("" if per_fold is None else "; all folds are equally large, split.balance=false uses more")
+            + "; reasons: left_out.csv."
+        )
     drawable = images["label"][(images["fold"] != UNSEEN_FOLD) | (bins == N_FOLDS)].value_counts()
     smallest = min(classes, key=lambda label: drawable[label])
     if per_fold is not None and per_fold < drawable[smallest] // bins:

@@ -44,7 +44,9 @@ def numbers(summary: SweepSummary) -> Table:
 
     rows = [
         row("Images", lambda scores: Value(scores.n)),
-        row("Patients", lambda scores: Value(scores.patients)),
+        row(
+            "Patients, at most" if summary.data.unknown_patients else "Patients", lambda scores: Value(scores.patients)
+        ),
         row("Accuracy", lambda scores: rate(scores.accuracy)),
     ]
     for name in summary.classes.reported:

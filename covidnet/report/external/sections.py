@@ -18,7 +18,7 @@ from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Fig
 from covidnet.report.summary import ALL
 from covidnet.report.sweep.results import METRICS, confusion_table, confusion_words, curve_blocks
 from covidnet.report.values import Value, area, rate
-from covidnet.report.words import class_words, count, estimate_of, mean_words, versus
+from covidnet.report.words import class_words, count, estimate_of, mean_words, patients_words, versus
 
 
 def abstract(summary: ExternalSummary) -> Paragraph:
@@ -39,9 +39,10 @@ def abstract(summary: ExternalSummary) -> Paragraph:
         text += f"The headline excludes {count(seen, 'image')} used for training or validation of the model. "
     n, support = scores.n, of_main.support
     others = None if n is None or support is None else n - support
+    patients = patients_words(scores.patients, summary.data.patients, summary.data.unknown_patients)
     text += (
-        f"The prediction is correct for {estimate_of(scores.accuracy, n)}, from "
-        f"{count(scores.patients, 'patient')} (in brackets, here and below: 95% intervals). "
+        f"The prediction is correct for {estimate_of(scores.accuracy, n)}, from {patients} "
+        "(in brackets, here and below: 95% intervals). "
         f"{class_words(main, of_main, others)}."
     )
     if (unseen := summary.study.get("unseen")) is not None:
@@ -170,7 +171,8 @@ def results(summary: ExternalSummary) -> Section:
     """
     scores = summary.external
     classes, about = summary.classes, versus(summary.classes)
-    blocks: list[Block] = [_scores(scores, summary.sizes, about, classes)]
+    unknown = bool(summary.data.unknown_patients)
+    blocks: list[Block] = [_scores(scores, summary.sizes, about, classes, unknown)]
     if summary.external_all is not None:
         blocks.append(
             _scores(
@@ -179,6 +181,7 @@ def results(summary: ExternalSummary) -> Section:
                 "The same including the training images, for comparison only: the model was fitted to some of these "
                 f"images. {about}",
                 classes,
+                unknown,
             )
         )
     if scores.n:
@@ -332,7 +335,9 @@ def _search(found: Overlap) -> str:
     return what + result
 
 
-def _scores(scores: SplitScores, sizes: Mapping[str, ClassSize], caption: str, classes: ClassList) -> Table:
+def _scores(
+    scores: SplitScores, sizes: Mapping[str, ClassSize], caption: str, classes: ClassList, unknown: bool
+) -> Table:
     shown, means = classes.reported, [] if classes.binary else [ALL]
     columns = [Column(""), *(Column(name) for name in (*shown, *means))]
     numbers = [scores.classes[name] for name in shown]
@@ -346,7 +351,7 @@ def _scores(scores: SplitScores, sizes: Mapping[str, ClassSize], caption: str, c
     counts = [*(counted if means else []), (scores.n, scores.patients)]
     rows.append(["Images", *(Value(images) for images, _ in counts)])
     if sizes:
-        rows.append(["Patients", *(Value(patients) for _, patients in counts)])
+        rows.append(["Patients, at most" if unknown else "Patients", *(Value(patients) for _, patients in counts)])
     every = f"{mean_words(classes)}." if means else ""
     return Table(f"{caption}. Percent, AUC as a fraction; 95% intervals in brackets.{every}", columns, rows)
 

@@ -66,7 +66,11 @@ def escaped(text: object) -> str:
     }
     inside = {at for start, found in kept.items() for at in range(start, found.end())}
     line = "".join("\\" + c if c in "[]" and at not in inside else c for at, c in enumerate(line))
-    return "\\" + line if _START.match(line) and not line[0].isdigit() else re.sub(r"^(\d+)([.)])", r"\1\\\2", line)
+    return (
+        "\\" + line
+        if _START.match(line) and not line[0].isdigit()
+        else re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)
+    )
 
 
 def _block(block: Block) -> str:

@@ -35,9 +35,22 @@ def finding_line(finding: AuditFinding) -> str:
     Args:
         finding: of a summary.
     """
-    return (
-        f"{LEVELS[finding.level].capitalize()}: {finding.what} {number_text(finding.number, finding.ci, finding.unit)}"
-    )
+    number = number_text(finding.number, finding.ci, finding.unit)
+    return f"{LEVELS[finding.level].capitalize()}: {with_number(finding.what, number)}"
+
+
+def with_number(what: str, number: str) -> str:
+    """What was found, followed by the number behind it.
+
+    Args:
+        what: one sentence.
+        number: as text.
+
+    Example:
+        >>> with_number("3 of 60 labels are contradicted.", "5.0% [1.7, 13.7]")
+        '3 of 60 labels are contradicted: 5.0% [1.7, 13.7]'
+    """
+    return f"{what.removesuffix('.')}: {number}"
 
 
 def audit_lines(summary: SweepSummary, *levels: Level) -> list[str]:

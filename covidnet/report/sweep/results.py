@@ -26,6 +26,7 @@ from covidnet.report.words import (
     is_locked,
     mean_words,
     model_name,
+    patients_words,
     points,
     versus,
 )
@@ -73,7 +74,8 @@ def abstract(summary: SweepSummary) -> Paragraph:
         published = f" (paper: {rates})"
     n, support = pooled.n, of_main.support
     others = None if n is None or support is None else n - support
-    patients = "" if pooled.patients is None else f", on images of {count(pooled.patients, 'patient')},"
+    whose = patients_words(pooled.patients, summary.data.patients, summary.data.unknown_patients)
+    patients = "" if pooled.patients is None else f", on images of {whose},"
     text = (
         f"{network} was trained and tested in {scheme} on {data}. Each image of the test folds was predicted "
         f"once, {predicted_by}; {estimate_of(pooled.accuracy, n, 'prediction')}"

@@ -390,6 +390,15 @@ def test_the_papers_counts_give_folds_of_52_from_whole_groups() -> None:
 def test_thirty_three_images_a_class_make_folds_of_three() -> None:
     split = balanced_folds(images_of([p for c in range(3) for p in one_class([1] * 33, c)]))
     assert (split.per_fold, len(split.left_out)) == (3, 0)
+    assert not any("left out" in note for note in split.notes)
+
+
+def test_one_line_counts_the_images_left_out_and_says_why() -> None:
+    split = balanced_folds(images_of([p for c, n in enumerate((33, 34, 40)) for p in one_class([1] * n, c)]))
+    assert split.notes[1] == (
+        "8 images left out (Normal 1 of 34, Pneumonia 7 of 40); all folds are equally large, split.balance=false uses "
+        "more; reasons: left_out.csv."
+    )
 
 
 def test_a_patient_with_half_of_a_class_lowers_the_folds_to_what_the_others_can_fill() -> None:

@@ -104,6 +104,8 @@ def test_the_page_is_well_formed_and_has_all_sections(summary: dict[str, Any], t
     assert json.loads((tmp_path / "summary.json").read_text())["name"] == "hospital B"
     text = text_of(tmp_path)
     assert "COVID-19 has 4 images of 4 patients: too few for an interval" in text
+    assert f"images, from at most {summary['external']['patients']} patients (in brackets" in text
+    assert "Patients, at most" in text
     assert "Research use only; not a medical device." in text
     assert "python -m covidnet.evaluate 'checkpoint=my runs/fold=3' data=folder data.root=/data/b" in text.replace(
         "&#x27;", "'"

@@ -51,6 +51,10 @@ def test_an_escaped_text_is_shown_as_it_is(text: str) -> None:
     assert shown == text
 
 
+def test_a_number_keeps_its_point() -> None:
+    assert (escaped("0.001"), escaped("1. x"), escaped("1.")) == ("0.001", "1\\. x", "1\\.")
+
+
 def test_every_section_is_there_and_tables_are_whole(summary: Summary, other: Summary, comparison: Summary) -> None:
     text = report_markdown(summary, [comparison], [other])
     headings = [line for line in text.splitlines() if line.startswith("## ")]

@@ -16,7 +16,7 @@ Summary = dict[str, Any]
 
 section, document, card, warnings = map(of_content, (what_could_be_wrong, report_document, model_card, warnings_of))
 
-BLOCKS, WEAKENS = "Blocks a claim: Images leak. 5.0% [2.0, 9.0]", "Weakens a claim: A group is worse. 3.00 images"
+BLOCKS, WEAKENS = "Blocks a claim: Images leak: 5.0% [2.0, 9.0]", "Weakens a claim: A group is worse: 3.00 images"
 
 
 def found(level: str, what: str, number: float, ci: list[float] | None, unit: str) -> dict[str, Any]:
@@ -49,9 +49,9 @@ def test_findings_are_in_the_report_above_the_numbers_and_in_the_card(summary: S
     # What blocks a claim is above all numbers, and once in the card.
     assert BLOCKS in warnings(one)
     assert WEAKENS not in warnings(one)
-    assert markdown_of(document(one)).count("Images leak.") == 2
+    assert markdown_of(document(one)).count("Images leak: ") == 2
     written = card(one)
-    assert written.count("Images leak.") == written.count("A group is worse.") == 1
+    assert written.count("Images leak: ") == written.count("A group is worse: ") == 1
 
 
 def test_a_clean_sweep_and_one_that_nobody_looked_at_are_told_apart(summary: Summary) -> None:

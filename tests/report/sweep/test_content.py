@@ -65,6 +65,18 @@ def test_the_abstract_quotes_the_honest_numbers(summary: Summary) -> None:
     assert isinstance(first.blocks[1], Notice)
 
 
+@pytest.mark.parametrize(
+    ("known", "unknown", "words"),
+    [(1600, 0, "{:,} patients"), (1600, 31, "at most {:,} patients"), (0, 31, "unknown patients")],
+)
+def test_images_of_unknown_patients_are_not_counted_as_patients(
+    summary: Summary, known: int, unknown: int, words: str
+) -> None:
+    summary["data"] |= {"patients": known, "unknown_patients": unknown}
+    text = _words(report_document(summary).sections[0])
+    assert f", on images of {words.format(summary['pooled']['patients'])}, are correct" in text
+
+
 def test_the_paper_s_choice_is_a_selection_score_in_the_abstract_too(summary: Summary) -> None:
     summary["selection"]["rule"] = "paper"
     summary["selection"]["fold"] = summary["selection"]["paper_fold"]
