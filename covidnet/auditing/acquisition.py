@@ -45,7 +45,7 @@ def acquisition(study: Study) -> Answer:
     the disease, so that they are for information only and not among the columns of the forest.
 
     Raises:
-        NotPossibleError: the images cannot be read, or are of one class.
+        NotPossibleError: the images cannot be read, are of one class, or nothing is known of them.
     """
     images = study.images
     labels = images["label"].to_numpy(str)
@@ -53,6 +53,8 @@ def acquisition(study: Study) -> Answer:
     if len(classes) < 2:
         raise NotPossibleError("all images are of one class")
     facts = facts_of(study)
+    if facts.isna().to_numpy().all():
+        raise NotPossibleError("sizes, views and sources of the images are not in these files")
     constant = [str(name) for name in facts if len(facts[name].value_counts(dropna=False)) < 2]
     facts = facts.drop(columns=constant)
     findings = _separation(study, labels)

@@ -19,7 +19,7 @@ from covidnet.base.errors import CovidnetError
 from covidnet.base.names import counted
 from covidnet.report.card import lines
 from covidnet.report.summary import SweepSummary
-from covidnet.report.words import estimate_text
+from covidnet.report.words import estimate_text, patients_words
 from covidnet.sweep.summary import summarise
 
 NAME = "reporting"
@@ -62,10 +62,7 @@ def reporting(study: Study) -> Answer:
         still_open, number = still_open + left, number + len(table)
         notes.append(f"{name}: {filled} of {len(table)} items filled in, {part} in part, {left} open for the authors.")
     notes.append("Items are paraphrased. Complete the official forms for a submission; for PROBAST+AI judge each item.")
-    what = (
-        f"Share of the {number} items that only the authors can answer: {counted(still_open, 'item is', 'items are')}"
-    )
-    what += " open."
+    what = f"{still_open:,} of the {number:,} items can be answered by the authors alone."
     meaning = "The tables say what the files say; they judge nothing."
     remedy = f"Complete {', '.join(f'{file}.csv' for file in tables)}, and add the pages of the manuscript."
     finding = Finding(NAME, "information", what, still_open / number, None, (), meaning, remedy)
@@ -109,6 +106,7 @@ def _of_images(study: Study) -> dict[str, str | None]:
         "patient": int(images["patient_id"].isna().sum()), "view": int(images["view"].isna().sum()),
         "source": int(images["source"].isna().sum()),
     }  # fmt: skip
+    patients = patients_words(len(set(study.patients.tolist())), images["patient_id"].nunique(), unknown["patient"])
     people = {"sex": study.column(*SEXES), "age": study.column(*AGES)}
     unknown |= {name: int(column.isna().sum()) for name, column in people.items() if column is not None}
     device = study.column(*DEVICES)
@@ -117,7 +115,7 @@ def _of_images(study: Study) -> dict[str, str | None]:
         "sources": f"Data set {study.table.name}; sources: {_counts(images['source'].value_counts()) or 'unknown'}",
         "eligibility": f"{counted(len(images), 'image')} used, {counted(len(study.table.refused), 'file')} refused, "
         "each with its cause",
-        "flow": f"{counted(len(images), 'image')} of {counted(len(set(study.patients.tolist())), 'patient')}: "
+        "flow": f"{counted(len(images), 'image')} of {patients}: "
         f"{_counts(classes)}; {counted(len(study.table.refused), 'file')} refused",
         "missing": "Images of unknown "
         + ", ".join(f"{name}: {number:,}" for name, number in unknown.items())
@@ -156,7 +154,8 @@ def _of_sweep(study: Study) -> dict[str, str | None]:
     copies = augment.get("target_per_class")
     temperature = [run.metrics.get("temperature") for run in study.sweep.runs]
     frozen = summary.model.get("freeze")
-    test = f"{counted(int(pooled.n or 0), 'test image')} of {counted(int(pooled.patients or 0), 'patient')}"
+    patients = patients_words(pooled.patients or 0, summary.data.patients, summary.data.unknown_patients)
+    test = f"{counted(int(pooled.n or 0), 'test image')} of {patients}"
     sources = _said(images, "Name", "Synthetic", "Sources")
     broken, checked = _broken(study), dict(lines.gate(summary)) if summary.card.gate else {}
     prepared = _said(network, "Input", "Preprocessing", "Features standardised before the linear layer")

@@ -87,6 +87,12 @@ def test_images_alone_and_nothing_at_all(clean: Study) -> None:
     alone = known_facts(replace(clean, sweep_dir=None))
     assert {"sources", "flow", "demographics"} <= set(alone)
     assert not {"fairness", "internal", "model"} & set(alone)
+    assert re.match(r"99 images of \d+ patients: ", alone["flow"])
+    assert clean.table is not None
+    table = replace(clean.table, images=clean.table.images.assign(patient_id=np.nan))
+    assert known_facts(replace(clean, sweep_dir=None, table=table))["flow"].startswith(
+        "99 images of unknown patients: "
+    )
     with pytest.raises(NotPossibleError, match="the images cannot be read: gone; there is no sweep"):
         reporting(Study(None, why_no_images="gone"))
 

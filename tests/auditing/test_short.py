@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -72,6 +74,16 @@ def test_the_files_of_a_clean_sweep_give_no_finding(sweep: Path) -> None:
     assert audit.findings == []
     assert not set(audit.ran) & set(audit.not_possible)
     assert {"Leaks of the split", "Patient identity", "Source and acquisition", "Labels", "Stability"} <= set(audit.ran)
+
+
+def test_acquisition_is_not_checked_where_the_files_do_not_have_it(sweep: Path) -> None:
+    read = read_sweep(sweep)
+    first = read.runs[0]
+    assert first.split is not None
+    blank = replace(first, split=first.split.assign(view=np.nan, source=np.nan))
+    audit = audited_sweep(replace(read, runs=[blank, *read.runs[1:]]))
+    assert "Source and acquisition" not in audit.ran
+    assert audit.not_possible["Source and acquisition"].startswith("sizes, views and sources of the images are not")
 
 
 def test_faults_in_the_files_of_a_sweep_are_in_its_report(split: pd.DataFrame, tmp_path: Path) -> None:
