@@ -79,7 +79,7 @@ class Share:
 
 
 async def read_upload(
-    stream: AsyncIterator[bytes], headers: Mapping[str, str], limits: WebLimits, share: Share
+    stream: AsyncIterator[bytes], headers: Mapping[str, str], limits: WebLimits, share: Share, empty: bool = False
 ) -> bytes:
     """Read the one file of a request, rejecting it as soon as it is too large.
 
@@ -88,9 +88,10 @@ async def read_upload(
         headers: of the request, names in lower case.
         limits: of the server.
         share: the upload's share of the memory.
+        empty: whether the body may be empty.
 
     Returns:
-        The file's bytes, at least one. Its name is not kept.
+        The file's bytes. Its name is not kept.
 
     Raises:
         WebError: the upload is empty, too large, too slow or malformed.
@@ -130,7 +131,7 @@ async def read_upload(
     data = b"".join(parts)
     if len(data) > limits.max_bytes:
         raise _too_large(limits)
-    if not data:
+    if not data and not empty:
         raise WebError(400, "empty", "no file, or an empty one (0 bytes)", _HOW)
     return data
 

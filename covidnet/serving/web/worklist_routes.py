@@ -75,7 +75,7 @@ def add_worklist(app: FastAPI, worklist: Worklist, limits: WebLimits, recorder: 
     async def verdict(request: Request) -> Response:
         """Save a reader's verdict on an image that was predicted."""
         with memory.share(client_of(request.client.host if request.client else "")) as share:
-            body = await read_upload(request.stream(), request.headers, limits, share)
+            body = await read_upload(request.stream(), request.headers, limits, share, empty=True)
         try:
             given = schema.Verdict.model_validate_json(body)
         except ValidationError as error:

@@ -164,7 +164,9 @@ def test_a_verdict_that_cannot_be_kept_is_refused(
         answer = ask.post("/v1/verdicts", json=said(listed(ask, 4)["a.png"], "Normal") | change)
         assert answer.json()["error"]["cause"] == cause
         assert answer.status_code in (400, 404, 413)
-        assert ask.post("/v1/verdicts", content=b"{").status_code == 400
+        for body in (b"{", b""):
+            answer = ask.post("/v1/verdicts", content=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wrong_verdict")
         assert len(ask.get("/v1/verdicts").text.splitlines()) == 1
 
 
