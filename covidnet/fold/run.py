@@ -33,18 +33,20 @@ from covidnet.data.collection.annotations import Annotations
 from covidnet.data.collection.prepared import PreparedDataset
 from covidnet.data.folds.unseen_ledger import UnseenLedger
 from covidnet.data.loading.datamodule import FoldDataModule
+from covidnet.data.loading.dataset import FeatureDataset
 from covidnet.data.recognition.training_images import write_training_images
 from covidnet.evaluation.explanations import FOLDER, RunExplanations, map_notes, verdicts, write_explanations
 from covidnet.explaining.fold_maps import Explanations
 from covidnet.fold.fitting import gate_of, temperature_of
 from covidnet.fold.folder import RunFolder
+from covidnet.fold.full_batch import TOLERANCE, full_batch_fit, largest_gradient
 from covidnet.fold.resume import Resumption, Terminated, termination
 from covidnet.fold.setup import FoldSetup
 from covidnet.fold.starting_weights import settle_weights, tell_weights
 from covidnet.fold.together import CALLBACKS, recorded_fit
 from covidnet.launch.known_settings import check_arguments
 from covidnet.learning.checkpoints import AtomicCheckpointIO
-from covidnet.learning.module import ClassificationModule
+from covidnet.learning.module import ClassificationModule, RecordedFit
 from covidnet.learning.monitor import direction
 from covidnet.models.saliency import check_method
 from covidnet.report.words import EXPLAINERS
@@ -80,6 +82,7 @@ class FoldRun:
         self.loggers: list[Logger] = []
         self.callbacks: list[pl.Callback] = []
         self.checkpoints = AtomicCheckpointIO()
+        self.chosen_epoch = -1
 
     def run(self) -> float | None:
         """Run all steps, or the remaining ones of a resumed run.
@@ -170,6 +173,8 @@ class FoldRun:
             self.checkpoints = AtomicCheckpointIO(seconds=30.0 if from_store else 0.0, constant=frozen)
             if from_store and self.resumption.point is None:
                 module.recorded = recorded_fit(self.folder, module)
+                if s["optim"].get("solver"):
+                    module.recorded = self._full_batch(module, datamodule)
             trainer = self._trainer(seed, one_step=module.recorded is not None)
             with self._timed("fit"), self._light(module, trainer) if from_store else nullcontext():
                 self._fit(trainer, module, datamodule)
@@ -203,6 +208,8 @@ class FoldRun:
         self.seconds["total"] = time.perf_counter() - start + sum(earlier.values())
         self._write_checkpoints()
         metrics = files.metrics(self.seconds, datamodule.counts, temperature)
+        if from_store:
+            metrics["convergence"] = self._convergence(module, datamodule)
         files.write(metrics, {"before_fit": before, "after_fit": after}, network, unseen)
         log_fold(self.loggers, metrics, predictions, panels, checkpoint, trainer.global_step)
         self.resumption.end()
@@ -210,6 +217,28 @@ class FoldRun:
         if files.refused_count and s["strict"]:
             raise DataError(f"strict=true: {files.refused_count} files were refused; see {self.folder / 'refused.csv'}")
         return score
+
+    def _part(self, datamodule: FoldDataModule, part: str) -> FeatureDataset:
+        return FeatureDataset(datamodule.features[part], datamodule.rows[part], self.setup.classes)
+
+    def _full_batch(self, module: ClassificationModule, datamodule: FoldDataModule) -> RecordedFit:
+        if self.setup.why_no_features(module) or not len(datamodule.rows["val"]):
+            raise SettingError("optim.solver", "lbfgs", "null here", "it needs stored features and validation images")
+        train, val = (self._part(datamodule, part) for part in ("train", "val"))
+        return full_batch_fit(module, train, val, self.settings["optim"]["l2"])
+
+    def _convergence(self, module: ClassificationModule, datamodule: FoldDataModule) -> dict[str, Any] | None:
+        """The gradient of the chosen head; None for a head that is not linear."""
+        optim, l2 = self.settings["optim"], 0.0
+        if optim.get("solver"):
+            l2 = float(sorted(optim["l2"], reverse=True)[self.chosen_epoch])
+        gradient = largest_gradient(module, self._part(datamodule, "train"), l2)
+        if gradient is None:
+            return None
+        return {
+            "gradient": gradient, "tolerance": TOLERANCE, "converged": gradient <= TOLERANCE,
+            "l2": l2 if optim.get("solver") else None,
+        }  # fmt: skip
 
     def _write_checkpoints(self) -> None:
         """Write the checkpoints that still wait, but no resume point: the run is about to end."""
@@ -361,6 +390,7 @@ class FoldRun:
             # It has not been written yet if training the head took less than half a minute.
             if (waiting := self.checkpoints.waiting(path)) is not None:
                 module.take_head(waiting["state_dict"], path)
+                self.chosen_epoch = int(waiting["epoch"])
             else:
                 module = ClassificationModule.from_checkpoint(path)
             score = best.best_model_score

@@ -102,8 +102,29 @@ class FoldSetup:
             self.copies = FixedCopies(augment["target_per_class"], augment["reference_per_class"], self.augmentation)
         self.online = augment["mode"] == "online" or (custom and self.copies is None)
         check_engine(settings["features"]["engine"])
+        self._check_solver()
         if settings["selection"] == "paper" and self.locked:
             raise SettingError("selection", "paper", "inner with unseen=locked", "paper chooses by the unseen fold")
+
+    def _check_solver(self) -> None:
+        solver, s = self.settings["optim"].get("solver"), self.settings
+        if solver is None:
+            return
+        l2 = s["optim"].get("l2")
+        if not (isinstance(l2, list) and l2 and all(type(one) in (int, float) and 0 <= one < np.inf for one in l2)):
+            raise SettingError("optim.l2", l2, "a list of numbers of at least 0, such as [1, 0.1, 0.01]")
+        reasons = {
+            "it needs the stored features of a frozen backbone": not s["model"]["freeze"]
+            or s["features"]["mode"] == "off"
+            or self.online
+            or bool(s["trainer"].get("fast_dev_run")),
+            "validation images choose its penalty": s["split"]["validation"] == "none",
+            f"trainer.max_epochs has to be at least {len(l2)}, an epoch for each penalty": not (
+                s["trainer"]["max_epochs"] in (-1, None) or s["trainer"]["max_epochs"] >= len(l2)
+            ),
+        }
+        if reason := next((reason for reason, holds in reasons.items() if holds), None):
+            raise SettingError("optim.solver", solver, "null here", f"{reason}; optim=adam has no such need")
 
     @cached_property
     def classes(self) -> ClassList:
@@ -250,6 +271,9 @@ class FoldSetup:
 
     def _optimizer(self) -> Callable[..., torch.optim.Optimizer]:
         settings, name = self._checked("optim"), "optim.optimizer._target_"
+        if settings.get("solver"):
+            # It never steps: Lightning needs one.
+            return torch.optim.SGD
         make = hydra.utils.instantiate(settings["optimizer"], _partial_=True)
         try:
             optimizer = make([nn.Parameter(torch.zeros(1))], lr=settings["lr"], weight_decay=settings["weight_decay"])

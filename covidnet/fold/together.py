@@ -25,9 +25,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset
 
 from covidnet.base.quiet import quieten
-from covidnet.callbacks.class_metrics import class_metrics
 from covidnet.data.loading.dataset import FeatureDataset, FeatureMatrix, FeatureRows, whole_batch
 from covidnet.data.loading.sampler import EpochShuffle
+from covidnet.fold.full_batch import validation_of
 from covidnet.fold.resume import Resumption
 from covidnet.fold.setup import FoldSetup, shared
 from covidnet.fold.starting_weights import settle_weights
@@ -73,6 +73,7 @@ def why_alone(settings: Mapping[str, Any]) -> str | None:
     reasons = {
         "model.freeze=false": not model["freeze"],
         "imports": bool(settings.get("imports")),
+        "optim.solver=lbfgs": bool(settings["optim"].get("solver")),
         "features=off": settings["features"]["mode"] == "off",
         f"augment={settings['augment']['mode']}": settings["augment"]["mode"] in ("online", "custom"),
         "model.dropout is not 0": bool(model.get("dropout")),
@@ -144,16 +145,9 @@ class _Member:
         head, val = self.head.eval(), self.parts["val"]
         state = {name: value.clone() for name, value in head.state_dict().items()}
         optimizer = copy.deepcopy(self.optimizer.state_dict())
-        with torch.no_grad():
-            logits = head(val.features[:])
-            validation = {
-                "val/loss": float(cross_entropy(logits, val.labels)),
-                "val/accuracy": float((logits.argmax(1) == val.labels).float().mean()),
-            }
+        validation = validation_of(self.module, val, classes=self.logs_classes)
         head.train()
         value = {"train/loss": loss / images, "train/accuracy": right / images, **validation}[self.monitor]
-        if self.logs_classes:
-            validation |= class_metrics(logits, val.labels, self.module.classes)
         self.fit.epochs.append(RecordedEpoch(state, optimizer, sums, validation))
         self.scheduler.step(value)
         number = float(value)

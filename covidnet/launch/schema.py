@@ -203,6 +203,8 @@ _TRAIN = {
     "features.batch_size": _count("Images in a pass of the backbone.", 1),
     "features.engine": _one_of("What runs the backbone for the store.", "auto", "torch", "onnx"),
     "features.engine_from": _text("How features.engine=auto was decided; runs record it.", extra=_NULL),
+    "optim.solver": _one_of("Trains a linear head on all images at once; null: in steps.", "lbfgs", extra=_NULL),
+    "optim.l2": _list("Penalties of the squared weights, among which validation chooses."),
     "optim.lr": _number("Learning rate."),
     "optim.weight_decay": _number("Weight decay."),
     "optim.plateau_factor": _number("What a plateau multiplies the learning rate by.", most=1, inside=True),

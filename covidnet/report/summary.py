@@ -402,6 +402,9 @@ class TrainingCurve:
         fold: its test fold.
         best: the epoch whose weights were kept; None if unknown.
         stopped: the epoch at which training stopped; recorded by older versions only.
+        gradient: the largest entry of the kept head's gradient over all training images; None if unknown.
+        converged: whether that is small enough; None if unknown.
+        l2: the penalty that validation chose, with ``optim=lbfgs``, whose epochs are penalties; None otherwise.
     """
 
     fold: int | None
@@ -410,6 +413,14 @@ class TrainingCurve:
     val_loss: list[float | None]
     best: int | None
     stopped: int | None = field(default=None, metadata=_OMIT_NONE)
+    gradient: float | None = field(default=None, metadata=_OMIT_NONE)
+    converged: bool | None = field(default=None, metadata=_OMIT_NONE)
+    l2: float | None = field(default=None, metadata=_OMIT_NONE)
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether the last epoch was the best, so that more could have been better."""
+        return len(self.epoch) > 1 and self.best == self.epoch[-1]
 
     def of(self, loss: Loss) -> list[float | None]:
         """The values of one loss."""

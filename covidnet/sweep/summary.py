@@ -427,6 +427,7 @@ def training_curve(run: Run) -> TrainingCurve | None:
         train_loss=[_finite(losses["train_loss"][epoch]) for epoch in epochs],
         val_loss=val,
         best=_best_epoch(table, monitor),
+        **{name: value for name, value in (run.metrics.get("convergence") or {}).items() if name != "tolerance"},
     )
 
 

@@ -23,7 +23,7 @@ from covidnet.report.rendering.document import (
     Table,
     without_paper,
 )
-from covidnet.report.summary import SweepSummary
+from covidnet.report.summary import SweepSummary, TrainingCurve
 from covidnet.report.terminal import UNDEFINED
 from covidnet.report.values import Value
 from covidnet.report.words import beside_paper, count
@@ -55,7 +55,43 @@ def training(summary: SweepSummary) -> Section | None:
     )
     last = max((epoch for curve in curves for epoch in curve.epoch), default=0)
     alt = f"Training and validation loss of {count(len(curves), 'model')} over {count(last + 1, 'epoch')}."
-    return Section("Training", "training", [Figure(caption, alt, drawing)])
+    return Section("Training", "training", [Figure(caption, alt, drawing), *_convergence(curves)])
+
+
+def _convergence(curves: Sequence[TrainingCurve]) -> list[Block]:
+    """Whether the head of each fold converged, as far as that is known."""
+    known = [curve for curve in curves if curve.gradient is not None]
+    if not known:
+        return []
+    names = ["Fold", "Epochs", "Kept epoch", "Largest gradient entry", "Converged"]
+    rows: list[list[Cell]] = [
+        [
+            f"{curve.fold}", f"{len(curve.epoch)}", "" if curve.best is None else f"{curve.best}",
+            f"{curve.gradient:.1e}", "yes" if curve.converged else "no",
+        ]
+        for curve in known
+    ]  # fmt: skip
+    notes = ["Epochs are counted from 0. The gradient is that of the mean training loss over all training images."]
+    if any(curve.l2 is not None for curve in known):
+        notes[0] += (
+            " With optim=lbfgs an epoch is a penalty, from strong to weak, and its gradient includes the penalty."
+        )
+    if falling := sum(curve.still_falling for curve in known):
+        remedy = (
+            "a weaker penalty (optim.l2) might be better"
+            if all(curve.l2 is not None for curve in known)
+            else "more epochs (trainer.max_epochs) or optim=lbfgs might be better"
+        )
+        notes.append(
+            f"The last epoch was the best in {falling} of {count(len(known), 'model')}, where training may have ended "
+            f"too early: {remedy}."
+        )
+    if apart := sum(not curve.converged for curve in known):
+        notes.append(
+            f"{apart} of {count(len(known), 'head')} did not converge: early stopping or the last epoch ended the "
+            "training, so that the results also depend on its length. optim=lbfgs trains until convergence."
+        )
+    return [Table("Convergence of the heads.", [Column(name) for name in names], rows, notes=notes)]
 
 
 def data(summary: SweepSummary) -> Section:
