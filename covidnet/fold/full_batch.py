@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -58,14 +59,15 @@ def full_batch_fit(
     with torch.no_grad():
         seen = head.standardised(features)
     optimizer = module.configure_optimizers()["optimizer"].state_dict()
+    exact = copy.deepcopy(module.loss).double() if module.loss is not None else None
     found = np.zeros(head.linear.weight.numel() + head.linear.bias.numel())
     for l2 in sorted(penalties, reverse=True):
         found = minimize(
-            _objective, found, (seen, train.labels, module.loss, head.linear, float(l2)), method="L-BFGS-B", jac=True,
+            _objective, found, (seen, train.labels, exact, head.linear, float(l2)), method="L-BFGS-B", jac=True,
             # A relative change says nothing about the gradient.
-            options={"gtol": TOLERANCE / 2, "ftol": 0.0, "maxiter": _STEPS, "maxfun": 2 * _STEPS},
+            options={"gtol": TOLERANCE / 2, "ftol": 0.0, "maxiter": _STEPS, "maxfun": 2 * _STEPS, "maxcor": 60},
         ).x  # fmt: skip
-        _objective(found, seen, train.labels, module.loss, head.linear, float(l2))
+        _objective(found, seen, train.labels, exact, head.linear, float(l2))
         with torch.no_grad():
             logits = head.linear(seen)
             loss, right = _loss(module.loss, logits, train.labels), (logits.argmax(1) == train.labels).sum()
@@ -111,7 +113,8 @@ def largest_gradient(module: ClassificationModule, train: FeatureDataset, l2: fl
     with torch.no_grad():
         seen = head.eval().standardised(train.features[:])
     parameters = np.concatenate([p.detach().double().numpy().ravel() for p in (head.linear.weight, head.linear.bias)])
-    return float(np.abs(_objective(parameters, seen, train.labels, module.loss, head.linear, l2)[1]).max())
+    exact = copy.deepcopy(module.loss).double() if module.loss is not None else None
+    return float(np.abs(_objective(parameters, seen, train.labels, exact, head.linear, l2)[1]).max())
 
 
 def _loss(loss: nn.Module | None, logits: Tensor, labels: Tensor) -> Tensor:
@@ -127,11 +130,12 @@ def _objective(
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(parameters[:size]).view_as(linear.weight))
         linear.bias.copy_(torch.from_numpy(parameters[size:]))
-        logits = linear(seen)
+        # The line search compares losses that differ in the eighth digit.
+        logits = linear(seen).double()
     logits.requires_grad_()
     with torch.enable_grad():
         value = _loss(loss, logits, labels)
     (by_logits,) = torch.autograd.grad(value, logits)
     weights = parameters[:size]
-    gradient = [(by_logits.t() @ seen).double().numpy().ravel() + l2 * weights, by_logits.sum(0).double().numpy()]
+    gradient = [(by_logits.float().t() @ seen).double().numpy().ravel() + l2 * weights, by_logits.sum(0).numpy()]
     return float(value.detach()) + 0.5 * l2 * float(weights @ weights), np.concatenate(gradient)
