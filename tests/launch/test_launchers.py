@@ -28,7 +28,7 @@ from covidnet.data.reading.images import read_image
 from covidnet.launch.command import compose, config_dir
 from covidnet.launch.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept
 from covidnet.learning.module import ClassificationModule
-from tests.commands import command
+from tests.commands import begun, command
 from tests.slurm.cluster import cluster, missing
 
 # A run in a moment, were it not for the seconds that the imports take.
@@ -41,7 +41,7 @@ SLURM = (
     "hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=10",
 )  # fmt: skip
 
-# Processes that start at the same moment; ten take a minute on two cores, most of it for their imports.
+# Processes that start at the same moment.
 AT_ONCE = 4
 
 
@@ -341,19 +341,22 @@ def test_a_graphics_card_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 def test_jobs_started_at_once_share_one_split_and_one_store(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     settings = (
-        "data.images_per_class=11", "data.image_size=32", "data.phantom_size=96", "trainer.max_epochs=1",
-        "trainer.accelerator=cpu", "explain=off", "progress=false",
+        "data.images_per_class=11", "data.image_size=64", "data.phantom_size=96", "trainer.max_epochs=1",
+        "trainer.accelerator=cpu", "explain=off", "progress=false", "model=torchvision",
+        "model.backbone=squeezenet1_1", "features.engine=torch",
     )  # fmt: skip
     env = {**os.environ, "COVIDNET_CACHE": str(cache)}
     jobs = [
-        subprocess.Popen(
-            [sys.executable, "-m", "covidnet.train", f"fold={fold}", *settings, f"hydra.run.dir='fold={fold}'"],
-            cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        begun(
+            "covidnet.train", f"fold={fold}", *settings, f"hydra.run.dir='fold={fold}'",
+            cwd=tmp_path, env=env, said=[tmp_path / f"{fold}.out", tmp_path / f"{fold}.err"],
         )
         for fold in range(AT_ONCE)
     ]  # fmt: skip
-    errors = [job.communicate(timeout=300)[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [0] * AT_ONCE, errors
+    for job in jobs:
+        job.join(300)
+    errors = [(tmp_path / f"{fold}.err").read_text() for fold in range(AT_ONCE)]
+    assert [job.exitcode for job in jobs] == [0] * AT_ONCE, errors
     splits = {hashlib.sha256((tmp_path / f"fold={fold}/split.csv").read_bytes()).hexdigest() for fold in range(AT_ONCE)}
     assert len(splits) == 1
     # One draw of the phantoms, one manifest, one split, one store.
@@ -366,12 +369,13 @@ def test_jobs_started_at_once_share_one_split_and_one_store(tmp_path: Path) -> N
     # Who came later found the work of who came before.
     computed = [line for error in errors for line in error.splitlines() if "distinct inputs to compute" in line]
     assert sum(int(line.split()[1]) for line in computed) == len(keys)
-    verified = command("covidnet.features", "--verify", *settings[:3], cwd=tmp_path, env=env)
+    verified = command("covidnet.features", "--verify", *settings, cwd=tmp_path, env=env)
     assert verified.returncode == 0, verified.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["cnn", "densenet121"])
+# One that is trained whole, and one that is frozen, on kept features.
+@pytest.mark.parametrize("model", ["cnn", "efficientnet_lite0"])
 def test_two_processes_train_one_run_and_every_image_counts_once(tmp_path: Path, model: str) -> None:
     done = train(
         tmp_path, "fold=0", *TINY, f"model={model}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
