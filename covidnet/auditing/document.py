@@ -15,10 +15,12 @@ import pandas as pd
 from covidnet import __version__
 from covidnet.auditing.checks import CHECKS, Audit
 from covidnet.auditing.finding import LEVELS, Finding
-from covidnet.auditing.study import Study
+from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.base.atomic import make_folder, write_text
 from covidnet.base.caveats import Caveat
 from covidnet.base.names import counted, inert
+from covidnet.evaluation.bootstrap import cluster_codes
+from covidnet.evaluation.intervals import proportion_interval
 from covidnet.report.rendering.document import (
     Block,
     Bullets,
@@ -56,7 +58,8 @@ def audit_document(audit: Audit) -> Document:
         audit: the answers of the checks.
     """
     study = audit.study
-    sections = [Section("", "abstract", [Paragraph(verdict(audit)), _notice(audit), _overview(audit)])]
+    claim = [Paragraph(text) for text in [_claim(study)] if text]
+    sections = [Section("", "abstract", [Paragraph(verdict(audit)), *claim, _notice(audit), _overview(audit)])]
     sections += [
         _section(audit, check.name, check.title, check.question) for check in CHECKS if _ran(audit, check.name)
     ]
@@ -107,8 +110,30 @@ def verdict(audit: Audit) -> str:
         text = f"State the following with any claim: {weakened} it"
     else:
         text = "Nothing was found that blocks or weakens a claim"
-    rest = "; what the others would have found is unknown" if audit.not_possible else ""
+    titles = [check.title for check in CHECKS if check.name in audit.not_possible]
+    rest = f"; what the rest ({', '.join(titles)}) would have found is unknown" if titles else ""
     return f"{text}. {ran}{rest}."
+
+
+def _claim(study: Study) -> str | None:
+    """The accuracy of the sweep, which is what the findings bear on; None without a sweep, or if it repeats folds."""
+    try:
+        runs = study.sweep.runs
+    except NotPossibleError:
+        return None
+    rows = pd.concat([run.rows("test") for run in runs], ignore_index=True)
+    if rows["image_id"].duplicated().any() or rows.empty:
+        return None
+    codes = cluster_codes(rows)
+    right = (rows["label"] == rows["prediction"]).to_numpy(bool)
+    number = text_of(float(right.mean()), proportion_interval(right, codes), "%")
+    images = f"{counted(len(rows), 'test image')} of {counted(len(np.unique(codes)), 'patient')}"
+    left = (
+        ""
+        if study.table is None
+        else f", {len(study.images) - len(rows):,} of the data set's images are not among them"
+    )
+    return f"The claim: an accuracy of {number} on {images}{left}. What follows says what it is worth."
 
 
 def number_text(finding: Finding) -> str:
@@ -144,14 +169,14 @@ def _overview(audit: Audit) -> Table:
     rows: list[list[Cell]] = []
     for check in CHECKS:
         if check.name in audit.not_possible:
-            rows.append([check.title, f"not possible: {audit.not_possible[check.name]}", "", ""])
+            rows.append([check.title, "not possible", audit.not_possible[check.name], ""])
         elif check.name in audit.answers:
             found = [one for one in audit.findings if one.check == check.name]
-            rows += [[check.title, LEVELS[one.level], number_text(one), str(len(one.images) or "")] for one in found]
+            rows += [[check.title, LEVELS[one.level], one.what, number_text(one)] for one in found]
             partly = any(note.startswith("Not possible") for note in audit.answers[check.name].notes)
             nothing = "nothing found; in part not possible" if partly else "nothing found"
             rows += [] if found else [[check.title, nothing, "", ""]]
-    columns = [Column("Check"), Column("Result"), Column("Number behind it"), Column("Images")]
+    columns = [Column("Check"), Column("Level"), Column("Found"), Column("Number behind it")]
     return Table("The checks and what they found; in brackets 95% intervals, the patient as the unit.", columns, rows)
 
 

@@ -55,6 +55,7 @@ def test_the_files_say_the_same(folder: Path, clean: Study) -> None:
         assert f"## {check.title}" in text
     assert record["verdict"] in page
     assert "| Leaks of the split | nothing found |" in text
+    assert "The claim: an accuracy of " in text
     assert "| Source and acquisition | nothing found; in part not possible |" in text  # no column device
     for name, answer in audited(clean).answers.items():
         for table, rows in answer.tables.items():
@@ -92,7 +93,7 @@ def test_a_check_that_cannot_run_says_why_and_the_others_run(sweep: Path, tmp_pa
     write_audit(audit, tmp_path)
     text = (tmp_path / "audit.md").read_text()
     assert "Not possible: the images cannot be read: data.root=gone: no such folder." in text
-    assert "what the others would have found is unknown" in text
+    assert "would have found is unknown" in text
 
 
 def run(cwd: Path, cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
