@@ -31,12 +31,20 @@ SMALL = (
     "data.images_per_class=33", "data.phantom_size=96", "data.image_size=32", "trainer.accelerator=cpu", "explain=off",
     "progress=false", "fold=3",
 )  # fmt: skip
+# A head on kept features.
+FROZEN = ("model=torchvision", "model.backbone=squeezenet1_1", "data.image_size=64", "features.engine=torch")
 # Trained whole, with a plateau in almost every epoch, so that optimiser and schedule have much to forget.
 WHOLE = (*SMALL, "model=cnn", "trainer.max_epochs=6", "optim.plateau_patience=0", "optim.lr=0.01")
 KINDS = {
     "whole": WHOLE,
     "online": (*WHOLE, "augment=online", "model.dropout=0.5", "data.batch_size=16", "data.num_workers=1"),
-    "head": (*SMALL, "trainer.max_epochs=40", "callbacks.early_stopping.patience=40", "model.dropout=0.5"),
+    "head": (
+        *SMALL,
+        *FROZEN,
+        "trainer.max_epochs=40",
+        "callbacks.early_stopping.patience=40",
+        "model.dropout=0.5",
+    ),
 }
 
 
@@ -135,12 +143,12 @@ def test_runs_killed_at_random_moments_and_resumed_are_bit_equal(
 def test_sigterm_leaves_a_checkpoint_also_where_none_was_due(tmp_path: Path, start: Callable[..., Any]) -> None:
     """A head's checkpoints wait in memory for half a minute; this one is stopped after seconds."""
     folder = tmp_path / "run"
-    process = start(folder, (*SMALL, "trainer.max_epochs=100000", "callbacks.early_stopping.patience=100000"))
-    log = folder / "curves"
-    waited = time.monotonic() + 60
-    while not log.exists() and time.monotonic() < waited:
+    process = start(folder, (*SMALL, *FROZEN, "trainer.max_epochs=100000", "callbacks.early_stopping.patience=100000"))
+    # Written at the start of each epoch, with the rows of those before.
+    log = folder / "curves/metrics.csv"
+    waited = time.monotonic() + 120
+    while (not log.exists() or log.read_text().count("\n") < 10) and time.monotonic() < waited:
         time.sleep(0.05)
-    time.sleep(1.0)
     os.kill(process.pid, signal.SIGTERM)
     process.join(30)
     assert process.exitcode == 128 + signal.SIGTERM
