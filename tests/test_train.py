@@ -358,10 +358,7 @@ def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_
 @pytest.mark.parametrize("layout", ["folder", "kaggle"])
 def test_real_radiographs_train_in_both_layouts(train: Train, kit: Path, layout: str) -> None:
     root = kit if layout == "folder" else kit / "Data"
-    folder = train(
-        f"data={layout}", f"data.root={root}", "data.image_size=32", "trainer.max_epochs=1", "trainer.accelerator=cpu",
-        "augment=none", "explain=off", "progress=false", "fold=3", defaults=(),
-    )  # fmt: skip
+    folder = train(f"data={layout}", f"data.root={root}", "augment=none", "fold=3", *ONCE)
     split = pd.read_csv(folder / "split.csv").query("fold >= 0")
     assert (split.groupby(["fold", "label"]).size() == 11).all()
     assert "L" not in set(split["view"])
@@ -380,7 +377,7 @@ def test_store_and_image_path_agree_on_real_radiographs(train: Train, kit: Path,
             (tmp_path / "images" / str(label) / f"{n}.jpg").write_bytes((kit / name).read_bytes())
     arguments = (
         "data=folder", f"data.root={tmp_path / 'images'}", "data.image_size=64", "data.num_workers=0", "fold=5",
-        "trainer.max_epochs=2", "trainer.accelerator=cpu", "explain=off", "progress=false",
+        "trainer.max_epochs=1", "trainer.accelerator=cpu", "explain=off", "progress=false",
     )  # fmt: skip
     kept, plain = (predictions(train(*arguments, f"features={way}", defaults=())) for way in ("auto", "off"))
     columns = ["p_covid19", "p_normal", "p_pneumonia"]
