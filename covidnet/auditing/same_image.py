@@ -77,8 +77,8 @@ def same_image(study: Study) -> Answer:
     missing = len(images) - len(study.data.thumbnails.image_id)
     notes = [
         f"{counted(len(images) - missing, 'image')} compared: the same file, and images saved again, resized, "
-        "brightened, mirrored, inverted, turned by 90, 180 or 270 degrees, or cropped by up to a fifth of a side. "
-        "Images turned by a few degrees and images with an added border are not found."
+        "brightened, mirrored, inverted, turned by 90, 180 or 270 degrees, tilted by up to 10 degrees, given a "
+        "border of one grey, or cropped by up to a fifth of a side."
     ]
     if missing:
         notes.append(f"Not possible: comparing {counted(missing, 'image')} that changed since they were read.")

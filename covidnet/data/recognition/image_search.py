@@ -13,9 +13,10 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from covidnet.base.progress import available_cores
-from covidnet.data.reading.thumbnails import Pixels
+from covidnet.data.reading.thumbnails import SIDE, Pixels
 from covidnet.data.recognition.alignment import COARSE, FINE, MIDDLE, WHOLE, coarse_windows, refine, windows
 from covidnet.data.recognition.landmarks import Ints, LandmarkIndex
+from covidnet.data.recognition.tilt import ANGLES, ROUGH, centres, similarity, straightened
 
 NEAR_DUPLICATE = "near-duplicate"
 
@@ -30,6 +31,12 @@ _LIKELY = 24
 # A rotated image is matched as a whole, so it shares most of its landmarks.
 _LIKELY_TURNED, _SHARED_TURNED = 3, 8
 
+# Candidates per image that may be tilted: those that share most landmarks.
+_TILTED, _SHARED_TILTED = 6, 4
+
+# A smaller angle is no tilt, in degrees.
+_STRAIGHT = 1.0
+
 # A pair whose best window is this far below the limit at the coarse level does not reach the limit.
 _ROUGH = 0.17
 
@@ -42,10 +49,14 @@ _IMAGES, _OTHERS, _PAIRS = 512, 64, 128
 
 @dataclass(frozen=True)
 class Guise:
-    """How an image was transformed before it was cropped: mirrored first, then turned."""
+    """How an image was transformed before it was cropped: mirrored first, then turned or tilted."""
 
     mirrored: bool = False
     turns: int = 0
+    tilted: bool = False
+
+
+_WHOLE_WINDOW = np.array([0.0, SIDE, 0.0, SIDE])
 
 
 UPRIGHT = (0,)
@@ -61,6 +72,7 @@ def search(
     turns: tuple[int, ...],
     limit: float,
     *,
+    tilted: float | None = None,
     kin: tuple[Ints, Ints] | None = None,
     tick: Callable[[int], None] = lambda count: None,
 ) -> pd.DataFrame:
@@ -72,6 +84,7 @@ def search(
         index: of the others.
         turns: the turns to try: `UPRIGHT` or `TURNED`.
         limit: the lowest similarity of a match.
+        tilted: that of an image turned by up to 10 degrees; None leaves these out.
         kin: (N,) and (M,) the groups of images and others; those of one group are not compared.
         tick: called with the number of images just searched.
     """
@@ -82,6 +95,8 @@ def search(
             upright = np.ascontiguousarray(np.rot90(images, -turn, axes=(1, 2)))
             pairs = _likely(upright, index, turn, kin, pool, tick)
             tables.append(_compared(upright, others, pairs, limit, pool))
+            if tilted is not None and not turn:
+                tables.append(_tilted(upright, others, pairs.without(tables[-1]), tilted, pool))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -97,12 +112,24 @@ def table_of(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs to compare: indices of image and other, whether the image is mirrored, and its turns by 90 degrees."""
+    """Pairs to compare, by image and the likeliest first.
+
+    Indices of image and other, whether the image is mirrored, shared landmarks, and the image's turns by 90 degrees.
+    """
 
     image: Ints
     other: Ints
     mirrored: npt.NDArray[np.bool_]
+    votes: Ints
     turns: int
+
+    def without(self, found: pd.DataFrame) -> _Pairs:
+        """The pairs that may be tilted, without those that were found as they are."""
+        rank = np.arange(len(self.image)) - np.searchsorted(self.image, self.image)
+        known = set(zip(found["image"], found["other"], strict=True))
+        new = [pair not in known for pair in zip(self.image.tolist(), self.other.tolist(), strict=True)]
+        left = (rank < _TILTED) & (self.votes >= _SHARED_TILTED) & np.array(new, bool)
+        return _Pairs(self.image[left], self.other[left], self.mirrored[left], self.votes[left], self.turns)
 
 
 def _likely(
@@ -126,7 +153,7 @@ def _likely(
         tick(min(_IMAGES, len(upright) - start))
     image, other, mirrored, votes = np.concatenate(found, axis=1)
     sure = votes >= (_SHARED_TURNED if turns else 1)
-    return _Pairs(image[sure], other[sure], mirrored[sure] == 1, turns)
+    return _Pairs(image[sure], other[sure], mirrored[sure] == 1, votes[sure], turns)
 
 
 def _compared(upright: Pixels, others: Pixels, pairs: _Pairs, limit: float, pool: ThreadPoolExecutor) -> pd.DataFrame:
@@ -158,6 +185,38 @@ def _compared(upright: Pixels, others: Pixels, pairs: _Pairs, limit: float, pool
             kind = _kind(guise, bool(inverted[start + n]), window[n])
             rows.append((image[start + n], other[start + n], kind, min(float(score[n]), 1.0)))
     return table_of(rows)
+
+
+def _tilted(upright: Pixels, others: Pixels, pairs: _Pairs, limit: float, pool: ThreadPoolExecutor) -> pd.DataFrame:
+    """The pairs of which one is the other turned by a few degrees."""
+    starts = range(0, len(others), _IMAGES)
+    squares = [np.zeros((0, COARSE.side**2), np.float32)]
+    squares += pool.map(lambda start: centres(others[start : start + _IMAGES]), starts)
+    middle = np.concatenate(squares)
+
+    def look(start: int) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = []
+        some = slice(*np.searchsorted(pairs.image, [start, start + _OTHERS]))
+        for n in range(2):
+            here = np.flatnonzero(pairs.mirrored[some] == n) + some.start
+            wanted, place = np.unique(pairs.image[here], return_inverse=True)
+            if not len(wanted):
+                continue
+            shown = np.ascontiguousarray(upright[wanted][:, :, :: 1 - 2 * n])
+            products = np.einsum("pad,pd->pa", straightened(shown)[place], middle[pairs.other[here]])
+            best = np.abs(products).argmax(1)
+            rough = products[np.arange(len(best)), best]
+            for at in np.flatnonzero(np.abs(rough) >= ROUGH):
+                inverted = bool(rough[at] < 0)
+                image = 255 - shown[place[at]] if inverted else shown[place[at]]
+                score, angle = similarity(image, others[pairs.other[here[at]]], ANGLES[best[at]])
+                if score >= limit:
+                    guise = Guise(bool(n), 0, abs(angle) >= _STRAIGHT)
+                    kind = _kind(guise, inverted, _WHOLE_WINDOW)
+                    rows.append((pairs.image[here[at]], pairs.other[here[at]], kind, min(score, 1.0)))
+        return rows
+
+    return table_of([row for rows in pool.map(look, range(0, len(upright), _OTHERS)) for row in rows])
 
 
 def _coarse(
@@ -193,6 +252,7 @@ def _coarse(
 def _kind(guise: Guise, inverted: bool, window: npt.NDArray[np.float64]) -> str:
     """How an image was transformed, in words."""
     words = [f"rotated by {90 * guise.turns} degrees"] if guise.turns else []
+    words += ["tilted"] if guise.tilted else []
     words += ["mirrored"] if guise.mirrored else []
     words += ["inverted"] if inverted else []
     words += ["cropped"] if min(window[1], window[3]) < WHOLE else []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -12,8 +14,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from covidnet.base.progress import progress_bar
-from covidnet.data.reading.thumbnails import Pixels
-from covidnet.data.recognition.image_search import CANDIDATES, COLUMNS, TURNED, UPRIGHT, search, table_of
+from covidnet.data.reading.thumbnails import SIDE, Pixels
+from covidnet.data.recognition import tilt
+from covidnet.data.recognition.image_search import (
+    CANDIDATES,
+    COLUMNS,
+    NEAR_DUPLICATE,
+    TURNED,
+    UPRIGHT,
+    search,
+    table_of,
+)
 from covidnet.data.recognition.landmarks import Ints, LandmarkIndex
 
 SIMILARITY = 0.72
@@ -32,7 +43,7 @@ SAME_FILE = "same file"
 COPY_COLUMNS = ("path", "label", "other_path", "other_label", "kind", "similarity")
 """Columns of copies.csv."""
 
-METHOD = 3
+METHOD = 4
 """Increased whenever `find_copies` finds different pairs, so that cached results are not reused."""
 
 # Images sampled to measure how similar the images of one set are.
@@ -40,6 +51,9 @@ _SAMPLE = 200
 
 # If more images than this share have copies, these raise the limit, which is then measured again without them.
 _MANY = 0.25
+
+# A frame: lines at an edge whose grey levels differ by no more than this, and at most so many of the 64.
+_FLAT, _WIDEST = 6, 20
 
 
 @dataclass(frozen=True)
@@ -63,12 +77,15 @@ def find_overlap(images: ImageSet, others: ImageSet, *, progress: bool = True) -
 
     An image is found if the file is identical, or if the image was saved again, resized, or changed in brightness,
     contrast or gamma; mirrored, inverted or both; cropped by up to a fifth of each side, anywhere, or the other way
-    round; any of these together; or turned by 90, 180 or 270 degrees without cropping. Two images of one patient taken
+    round; any of these together; turned by 90, 180 or 270 degrees without cropping; tilted by up to 10 degrees; or
+    given a border of one grey, or rid of it. Two images of one patient taken
     shortly after each other may match too.
 
     Local mean and contrast are removed from each thumbnail. An index finds the 24 most likely matches by shared
     landmarks (`LandmarkIndex`). All their windows are compared at 16 x 16 pixels, and the best six are aligned by least
-    squares. A match needs a correlation at 64 x 64 pixels of at least `likeness_limit` of the others.
+    squares. A match needs a correlation at 64 x 64 pixels of at least `likeness_limit` of the others. The six likeliest
+    are also compared turned by up to 10 degrees (`covidnet.data.recognition.tilt`), and images with a border of one
+    grey are searched for again without it.
 
     Args:
         images: the images to find.
@@ -186,7 +203,9 @@ def _between(images: ImageSet, others: ImageSet, progress: bool) -> Iterator[pd.
 
         index = LandmarkIndex(others.pixels)
         limit = _limit(others.pixels, index)
-        yield search(images.pixels, others.pixels, index, UPRIGHT + TURNED, limit, tick=tick)
+        tilted = max(limit, tilt.SIMILARITY)
+        yield search(images.pixels, others.pixels, index, UPRIGHT + TURNED, limit, tilted=tilted, tick=tick)
+        yield _unframed(images.pixels, others.pixels, limit)
         table = search(others.pixels, images.pixels, LandmarkIndex(images.pixels), UPRIGHT, limit, tick=tick)
         # If both show the whole image, the first search already found the pair.
         table = table[table["kind"].str.contains("cropped")].rename(columns={"image": "other", "other": "image"})
@@ -207,9 +226,14 @@ def _within(images: ImageSet, progress: bool) -> Iterator[pd.DataFrame]:
         index = LandmarkIndex(pixels)
         group, limit, queries = np.arange(count), _limit(pixels, index), np.arange(count)
         while len(queries):
-            kin = group[queries], group
-            table = search(pixels[queries], pixels, index, UPRIGHT + TURNED, limit, kin=kin, tick=tick)
+            options: dict[str, Any] = {"tilted": max(limit, tilt.SIMILARITY), "kin": (group[queries], group)}
+            table = search(pixels[queries], pixels, index, UPRIGHT + TURNED, limit, tick=tick, **options)
             table["image"] = queries[table["image"]]
+            if len(queries) == count:
+                known = {frozenset(pair) for pair in table[["image", "other"]].to_numpy().tolist()}
+                more = _unframed(pixels, pixels, limit, group)
+                new = [frozenset(pair) not in known for pair in more[["image", "other"]].to_numpy().tolist()]
+                table = pd.concat([table, more[np.array(new, bool)]], ignore_index=True)
             yield table
             joined = _joined(group, table)
             sizes = np.bincount(joined)[joined]
@@ -220,6 +244,62 @@ def _within(images: ImageSet, progress: bool) -> Iterator[pd.DataFrame]:
             hidden = (sizes > CANDIDATES) & np.isin(joined, joined[table["image"]])
             queries = np.flatnonzero(hidden | (lower < limit))
             group, limit = joined, lower
+
+
+def _unframed(images: Pixels, others: Pixels, limit: float, group: Ints | None = None) -> pd.DataFrame:
+    """The matches of images of which one has a frame, without it; `group` is that of images in one set."""
+    here, framed = trimmed(images)
+    there, others_framed = (here, framed) if group is not None else trimmed(others)
+    found = [table_of([])]
+    if framed.any() or others_framed.any():
+        index = LandmarkIndex(there)
+        # Within one set a pair has a framed image in it, which looks for the other.
+        chosen = np.flatnonzero(framed) if group is not None else np.arange(len(here))
+        kin = None if group is None else (group[chosen], group)
+        table = search(here[chosen], there, index, UPRIGHT, limit, kin=kin)
+        table["image"] = chosen[table["image"]]
+        found.append(table[framed[table["image"]] | others_framed[table["other"]]])
+    table = pd.concat(found, ignore_index=True)
+    # A line at the edge of a frame is lost with it, which is not worth the word cropped.
+    words = table["kind"].str.split(", | and ", regex=True)
+    kinds = [" and ".join(["bordered", *(w for w in one if w not in (NEAR_DUPLICATE, "cropped"))]) for one in words]
+    return table.assign(kind=np.array(kinds, object))
+
+
+def trimmed(pixels: Pixels) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+    """Thumbnails without a frame of one grey, as a border has that was added to an image.
+
+    Args:
+        pixels: (N, 64, 64).
+
+    Returns:
+        (N, 64, 64), what is inside of the frame at full size; and (N,) whether an image has one.
+
+    Example:
+        >>> image = np.arange(4096).reshape(64, 64) % 251
+        >>> image[:, :8] = 0
+        >>> trimmed(image[None].astype(np.uint8))[1].tolist()
+        [True]
+    """
+    found, framed = pixels.copy(), np.zeros(len(pixels), bool)
+    for n, image in enumerate(pixels):
+        (top, bottom), (left, right) = (_frame(lines) for lines in (image, image.T))
+        inner = image[top : SIDE - bottom, left : SIDE - right]
+        if inner.shape != image.shape:
+            found[n] = cv2.resize(inner, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+            framed[n] = True
+    return found, framed
+
+
+def _frame(lines: Pixels) -> tuple[int, int]:
+    """How many lines at the start and the end are a frame, with the line that is partly one."""
+    flat, grey = np.ptp(lines.astype(np.intp), axis=1) <= _FLAT, lines.mean(1)
+    ends = []
+    for order in (slice(None), slice(None, None, -1)):
+        inside = ~(flat[order] & (np.abs(grey[order] - grey[order][0]) <= _FLAT))
+        count = int(inside.argmax()) if inside.any() else SIDE
+        ends.append(count + 1 if 0 < count <= _WIDEST else 0)
+    return ends[0], ends[1]
 
 
 def _joined(group: Ints, pairs: pd.DataFrame) -> Ints:

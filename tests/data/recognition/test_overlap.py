@@ -63,6 +63,20 @@ def changed(image: np.ndarray) -> np.ndarray:
     return np.clip(255.0 * (image / 255.0) ** 1.3 * 0.8 + 15, 0, 255).astype(np.uint8)
 
 
+def tilted(degrees: float) -> Step:
+    def turn(image: np.ndarray) -> np.ndarray:
+        height, width = image.shape
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
+        return cv2.warpAffine(image, matrix, (width, height))
+
+    return turn
+
+
+def bordered(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape
+    return cv2.copyMakeBorder(image, height // 8, height // 8, width // 6, width // 6, cv2.BORDER_CONSTANT, value=0)
+
+
 KINDS: dict[str, tuple[Step, ...]] = {
     "near-duplicate": (saved, halved, changed),
     "mirrored": (mirrored,),
@@ -73,6 +87,10 @@ KINDS: dict[str, tuple[Step, ...]] = {
     "inverted and cropped": (cropped(0.1, 0.1, 0.05, 0.1), inverted, changed),
     "mirrored, inverted and cropped": (mirrored, inverted, cropped(0.0, 0.2, 0.1, 0.1), saved),
     "rotated by 90 degrees": (np.rot90,),
+    "tilted": (tilted(7), saved),
+    "tilted and mirrored": (mirrored, tilted(-5), changed),
+    "bordered": (bordered, saved),
+    "bordered and mirrored": (mirrored, bordered),
     "rotated by 180 degrees": (np.rot90, np.rot90),
     "rotated by 270 degrees and mirrored": (mirrored, np.rot90, np.rot90, np.rot90),
 }
@@ -164,6 +182,13 @@ def test_copies_within_a_set_are_pairs_and_no_image_is_its_own_copy(images: list
     found = find_copies(ImageSet(hashes, pixels), progress=False)
     assert found[["image", "other"]].to_numpy().tolist() == [[2, 12], [3, 20], [8, 21]]
     assert found["kind"].tolist() == ["same file", "mirrored", "cropped"]
+
+
+def test_tilted_and_bordered_copies_within_a_set_are_pairs(images: list[np.ndarray]) -> None:
+    copies = [small([images[3]], tilted(-8)), small([images[5]], bordered), small([images[7]], tilted(4), inverted)]
+    found = find_copies(imageset(np.concatenate([small(images[:20]), *copies]), "a"), progress=False)
+    assert found[["image", "other"]].to_numpy().tolist() == [[3, 20], [5, 21], [7, 22]]
+    assert found["kind"].tolist() == ["tilted", "bordered", "tilted and inverted"]
 
 
 def test_a_image_that_is_its_own_mirror_image_is_no_copy() -> None:
