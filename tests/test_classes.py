@@ -176,6 +176,7 @@ def test_five_classes_are_taken_from_the_folders(tmp_path: Path) -> None:
     assert list(OmegaConf.create(kept).data.classes) == list(names)
 
 
+@pytest.mark.slow
 def test_the_positive_class_that_was_found_is_kept_by_the_run_and_its_report(tmp_path: Path) -> None:
     root = drawn(tmp_path / "images", {"Nodule": 11, "No finding": 11})
     others = drawn(tmp_path / "others", {"Nodule": 2, "No finding": 2}, 500)

@@ -53,6 +53,7 @@ def test_nothing_that_leaves_the_machine_names_a_folder_of_it(
         assert [folder for folder in folders if f"{folder}/".encode() in content] == [], file
 
 
+@pytest.mark.slow
 def test_it_is_checked_on_images_that_are_given(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 90), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")

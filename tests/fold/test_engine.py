@@ -100,6 +100,7 @@ def test_a_resumed_sweep_of_an_earlier_version_keeps_its_engine(tmp_path: Path) 
     assert ask("resnet8", False) == ask("cnn", True) == "onnx"
 
 
+@pytest.mark.slow
 def test_a_run_records_its_engine_and_is_resumed_with_it(
     train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
