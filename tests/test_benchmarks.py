@@ -25,6 +25,7 @@ QUICK = ["data.images_per_class=11", "data.image_size=32", "data.phantom_size=96
 TINY = {
     "audit": ["--clean", "1", "--planted", "1", "--per-class", "22", "--faults", "1"],
     "coverage": ["--studies", "2", "--patients", "4", "--images", "1"],
+    "dicom": ["checkpoint={run}", "--images", "2", "--side", "256"],
     "explain": ["--rounds", "1", "--side", "64"],
     "features": ["--images", "33", "--rounds", "1", "--side", "32", "--products", "1", "--head", "32", "--fills", "8"],
     "fold": QUICK,
@@ -37,7 +38,7 @@ TINY = {
 }
 """The arguments of each script."""
 
-SLOW = {"audit", "explain", "features", "fold", "gate", "serving", "sweep"}
+SLOW = {"audit", "dicom", "explain", "features", "fold", "gate", "serving", "sweep"}
 """They start commands, or use a whole network many times."""
 
 

@@ -45,7 +45,8 @@ def test_a_patient_spelled_in_two_ways_is_found(clean: Study) -> None:
     patient = clean.images["patient_id"].copy()
     patient.iloc[row] = several.upper().replace("-", " ")
     study = altered(clean, patient_id=patient)
-    (found,) = identity(study).findings
+    # Images of one phantom patient resemble copies, so that both spellings may also be found as ids of copies.
+    (found,) = [one for one in identity(study).findings if "differ only" in one.what]
     assert found.level == "weakens"  # in one fold
     assert found.what.startswith("2 patient ids differ only in case, spaces, zeros or punctuation, such as ")
     hits = np.isin(study.images["path"], found.images)
@@ -58,7 +59,8 @@ def test_spellings_in_two_folds_block_a_claim(clean: Study) -> None:
     a, b = (int(np.flatnonzero(clean.folds == fold)[0]) for fold in (1, 2))
     patient = clean.images["patient_id"].copy()
     patient.iloc[[a, b]] = ["P01", "P-1"]
-    (found,) = identity(altered(clean, patient_id=patient)).findings
+    found = identity(altered(clean, patient_id=patient)).findings[0]
+    assert "differ only" in found.what
     assert found.level == "blocks"
     assert set(found.images) == set(clean.images["path"].iloc[[a, b]])
 
