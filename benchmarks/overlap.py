@@ -68,6 +68,24 @@ def cropped(share: float) -> Callable[[Radiograph], Radiograph]:
     return crop
 
 
+def tilted(degrees: float) -> Callable[[Radiograph], Radiograph]:
+    """Turned by so many degrees to either side, with black corners."""
+
+    def turn(image: Radiograph) -> Radiograph:
+        height, width = image.shape
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees * rng.choice([-1, 1]), 1.0)
+        return cv2.warpAffine(image, matrix, (width, height))
+
+    return turn
+
+
+def bordered(image: Radiograph) -> Radiograph:
+    """A black border of 5 to 15% of the height and of the width on each side."""
+    height, width = image.shape
+    down, across = round(height * rng.uniform(0.05, 0.15)), round(width * rng.uniform(0.05, 0.15))
+    return cv2.copyMakeBorder(image, down, down, across, across, cv2.BORDER_CONSTANT, value=0)
+
+
 PLANTED: dict[str, tuple[Callable[[Radiograph], Radiograph], ...]] = {
     "JPEG q50": (saved,),
     "half the size": (halved,),
@@ -84,6 +102,9 @@ PLANTED: dict[str, tuple[Callable[[Radiograph], Radiograph], ...]] = {
     "mirrored, inverted, cropped 20%": (mirrored, inverted, cropped(0.20)),
     "brightness, cropped 20%, q50": (changed, cropped(0.20), saved),
     "all of it, half, cropped 15%": (halved, mirrored, inverted, changed, cropped(0.15), saved),
+    "tilted by 3 degrees": (tilted(3),),
+    "tilted by 10 degrees, q50": (tilted(10), saved),
+    "bordered, q50": (bordered, saved),
     "turned by 90 degrees": (lambda image: np.ascontiguousarray(np.rot90(image)),),
 }
 
