@@ -294,11 +294,13 @@ def main() -> None:
     parser.add_argument("--planted", type=int, default=5, help="sets with each fault")
     parser.add_argument("--per-class", type=int, default=33, help="phantoms of each class")
     parser.add_argument("--faults", type=int, default=len(FAULTS), help="only the first so many faults")
+    parser.add_argument("--real", type=int, default=3, help="sets of real images with each fault")
     parser.add_argument("--images", type=Path, help="a folder of real images with a metadata.csv")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         _false_alarms(Path(folder), given.clean, given.per_class)
-        _power(Path(folder), given.planted, given.per_class, FAULTS[: given.faults], given.images)
+        sets = {"phantoms": given.planted, "real images": given.real if given.images else 0}
+        _power(Path(folder), sets, given.per_class, FAULTS[: given.faults], given.images)
 
 
 def _false_alarms(folder: Path, sets: int, per_class: int) -> None:
@@ -322,26 +324,24 @@ def _false_alarms(folder: Path, sets: int, per_class: int) -> None:
             print(f"{check.name}: {_share(found[check.name], ran[check.name])} of the sets that it could look at")
 
 
-def _power(folder: Path, sets: int, per_class: int, faults: tuple[Fault, ...], real: Path | None) -> None:
+def _power(folder: Path, sets: dict[str, int], per_class: int, faults: tuple[Fault, ...], real: Path | None) -> None:
     checks = {check.name: check for check in CHECKS}
-    for kind in ("phantoms", *(["real images"] if real else [])):
+    for kind, number in sets.items():
+        if not number:
+            continue
         print(f"\nplanted in {kind}")
-        for fault in faults:
-            if kind == "real images" and not fault.of_images:
-                continue
+        for fault in faults if kind == "phantoms" else [fault for fault in faults if fault.of_images]:
             hits = 0
-            for seed in range(sets):
+            for seed in range(number):
+                place = folder / "case"
                 case = (
-                    _clean(folder / "case", per_class, 1000 + seed)
-                    if kind == "phantoms"
-                    else _real(folder / "case", real, seed)
+                    _real(place, real, seed) if kind != "phantoms" and real else _clean(place, per_class, 1000 + seed)
                 )
                 fault.plant(case)
-                study = _study(case, folder)
-                audit = audited(study, [checks[fault.check]])
+                audit = audited(_study(case, folder), [checks[fault.check]])
                 hits += any(one.level in fault.level for one in audit.findings)
-                shutil.rmtree(folder / "case")
-            print(f"{fault.name} ({fault.check}): {_share(hits, sets)}", flush=True)
+                shutil.rmtree(place)
+            print(f"{fault.name} ({fault.check}): {_share(hits, number)}", flush=True)
 
 
 def _share(hits: int, of: int) -> str:
