@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from PIL import Image
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
+from covidnet.auditing.closed_form import cross_validated, ridge_classes
 from covidnet.auditing.finding import Answer, Finding, Level
 from covidnet.auditing.identity import age_in_years
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.base.names import counted
+from covidnet.data.reading.images import open_image
 from covidnet.data.reading.thumbnails import SIDE
-from covidnet.evaluation.bootstrap import percentile_interval
+from covidnet.evaluation.bootstrap import percentile_interval, resampled_sums
 from covidnet.evaluation.comparison import holm
 from covidnet.evaluation.intervals import proportion_interval
 from covidnet.evaluation.results import Interval
@@ -30,6 +36,10 @@ _PIXELS = ("bytes per pixel", "mean grey", "contrast")
 _WEAK, _STRONG, _GAIN = 0.3, 0.9, 0.15
 _FOREST, _FOLDS, _LARGE = 100, 5, 20_000
 _RARE = 5
+# The mean of the table of quality 50.
+_MEAN_OF_50 = 57.625
+# Images of a class in a source, and the loss in balanced accuracy, from which leaving the source out says something.
+_IN_SOURCE, _LOSS = 10, 0.1
 
 _MEANING = "A network can score well by recognising where and how an image was made, without looking at the lung."
 _REMEDY = (
@@ -79,6 +89,13 @@ def acquisition(study: Study) -> Answer:
         notes.append(note)
     except NotPossibleError as error:
         notes.append(f"Not possible: predicting the class from all columns together; {error}.")
+    tables = {"acquisition": table}
+    try:
+        found, tables["leave_one_source_out"], note = _left_out(study)
+        findings += found
+        notes.append(note)
+    except NotPossibleError as error:
+        notes.append(f"Not possible: leaving one source out; {error}.")
     if constant:
         notes.append(f"The same for all images, or unknown: {', '.join(constant)}.")
     absent = [
@@ -86,7 +103,7 @@ def acquisition(study: Study) -> Answer:
     ]
     if absent:
         notes.append(f"Not possible: {', '.join(absent)}; the table of the images has no such column.")
-    return Answer(findings, {"acquisition": table}, notes)
+    return Answer(findings, tables, notes)
 
 
 def facts_of(study: Study) -> pd.DataFrame:
@@ -108,12 +125,37 @@ def facts_of(study: Study) -> pd.DataFrame:
     facts["bit depth and colour"] = images["mode"]
     width, height = images["width"].astype(float), images["height"].astype(float)
     facts |= {"width": width, "height": height, "aspect ratio": width / height}
+    facts["JPEG quality"] = pd.Series([jpeg_quality(study.data.root / path) for path in images["path"]], images.index)
     facts["bytes per pixel"] = images["bytes"].astype(float) / (width * height)
     small = study.data.thumbnails
     grey = small.pixels.reshape(len(small.pixels), SIDE * SIDE)
     for name, values in (("mean grey", grey.mean(1)), ("contrast", grey.std(1))):
         facts[name] = images["image_id"].map(dict(zip(small.image_id, values.tolist(), strict=True)))
     return pd.DataFrame(facts)
+
+
+def jpeg_quality(file: Path) -> float:
+    """The quality that a JPEG was saved with, from its first quantisation table; its pixels are not decoded.
+
+    Args:
+        file: any file.
+
+    Returns:
+        1..100 on the scale of libjpeg; NaN for what is no JPEG or cannot be opened.
+
+    Source: section K.1 of ITU-T T.81 has the table for 50, and libjpeg's jpeg_quality_scaling the scale.
+    """
+    try:
+        with open_image(file, math.inf) as stream:
+            if stream.read(2) != b"\xff\xd8":
+                return math.nan
+            stream.seek(0)
+            with Image.open(stream, formats=["JPEG"]) as image:
+                tables = getattr(image, "quantization", {})
+    except (OSError, ValueError, SyntaxError):
+        return math.nan
+    scale = 100 * float(np.mean(tables[min(tables)])) / _MEAN_OF_50 if tables else math.nan
+    return float(np.clip(np.rint((200 - scale) / 2 if scale <= 100 else 5000 / scale), 1, 100)) if tables else scale
 
 
 def cramers_v(counts: npt.ArrayLike, times: int = 1) -> npt.NDArray[np.float64]:
@@ -235,6 +277,48 @@ def _forest(
     return [Finding(NAME, level, what, value, interval, (), _MEANING, _REMEDY)], note
 
 
+def _left_out(study: Study) -> tuple[list[Finding], pd.DataFrame, str]:
+    """Ridge regression on each source, fitted to all patients but the tested ones, and to other sources alone."""
+    inputs = study.inputs
+    labels = study.images["label"].to_numpy(str)[inputs.rows]
+    given = study.images["source"].to_numpy(object)[inputs.rows]
+    known, source = pd.notna(given), given.astype(str)
+    patients = study.patients[inputs.rows]
+    names, codes = np.unique(labels, return_inverse=True)
+    counts = pd.crosstab(source[known], labels[known])
+    elsewhere = (counts.sum() - counts) >= _IN_SOURCE
+    # A source says something if it has two classes, and if other sources have all of its classes.
+    two = (counts >= _IN_SOURCE).sum(axis=1) >= 2
+    held = [str(name) for name in counts.index[two & (elsewhere | (counts == 0)).all(axis=1)]]
+    if not held:
+        cause = f"no source has {_IN_SOURCE} images of each of two classes, and its classes in other sources too"
+        raise NotPossibleError(f"{cause}: source and class hardly overlap")
+    inside = cross_validated(inputs.features, codes[:, None], patients, len(names), study.seed)[:, 0] == codes
+    outside = np.zeros(len(codes), bool)
+    rows = []
+    with threadpool_limits(1, "blas"):
+        for name in held:
+            mine = known & (source == name)
+            fit = known & ~mine & ~np.isin(patients, patients[mine])
+            told = ridge_classes(inputs.features[fit], codes[fit, None], inputs.features[mine], len(names))[:, 0]
+            outside[mine] = told == codes[mine]
+            rows.append((name, int(mine.sum()), inside[mine].mean(), outside[mine].mean()))
+    table = pd.DataFrame(rows, columns=["source", "images", "accuracy_with_it", "accuracy_without_it"])
+    tested = known & np.isin(source, held)
+    loss = inside[tested].astype(float) - outside[tested]
+    value, interval = _mean_of_classes(loss, labels[tested], patients[tested], study.resamples, study.seed)
+    ends = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    note = f"Leaving one source out (ridge regression on {inputs.name}; {counted(len(held), 'source')}): without a "
+    note += f"source's images the balanced accuracy on it falls by {100 * value:.1f} points{ends}."
+    if interval is None or interval[0] <= 0 or value < _LOSS:
+        return [], table, note
+    what = "Ridge regression is worse on a source that it was not fitted to: loss of balanced accuracy."
+    worst = table["source"].iloc[int((table["accuracy_with_it"] - table["accuracy_without_it"]).argmax())]
+    meaning = f"Numbers from these data do not hold for other hospitals; the loss is largest for {worst}."
+    ends_of = 100 * interval[0], 100 * interval[1]
+    return [Finding(NAME, "weakens", what, 100 * value, ends_of, (), meaning, _REMEDY, "points")], table, note
+
+
 def graded(value: float, interval: Interval, chance: float, model: float | None) -> Level | None:
     """What it means that the class is predicted from something that is not the lung.
 
@@ -296,23 +380,29 @@ def balanced_accuracy(
         resamples: B.
         seed: of the bootstrap.
     """
-    of, at = np.unique(labels, return_inverse=True)
-    units = int(patients.max()) + 1
-    right, whole = (np.zeros((units, len(of))) for _ in range(2))
-    np.add.at(right, (patients, at), hits)
-    np.add.at(whole, (patients, at), 1)
-    rng, values = np.random.default_rng(seed), []
-    for start in range(0, resamples, 50):
-        drawn = rng.multinomial(units, np.full(units, 1 / units), min(50, resamples - start))
-        with np.errstate(invalid="ignore"):
-            values.append(((drawn @ right) / (drawn @ whole)).mean(1))
-    interval = percentile_interval(np.concatenate(values), units)
+    value, interval = _mean_of_classes(hits, labels, patients, resamples, seed)
     if interval is None:
         # As where every prediction is right: the mean of the classes' intervals is no narrower.
-        ends = [proportion_interval(hits[labels == one], patients[labels == one]) for one in of]
+        ends = [proportion_interval(hits[labels == one], patients[labels == one]) for one in np.unique(labels)]
         low, high = np.mean([one for one in ends if one is not None], axis=0)
         interval = float(low), float(high)
-    return float((right.sum(0) / whole.sum(0)).mean()), interval
+    return value, interval
+
+
+def _mean_of_classes(
+    values: npt.NDArray[Any], labels: npt.NDArray[np.str_], patients: npt.NDArray[np.intp], resamples: int, seed: int
+) -> tuple[float, Interval | None]:
+    """The mean over classes of the mean value, with the percentiles of a bootstrap over patients."""
+    at = np.unique(labels, return_inverse=True)[1]
+    of = np.unique(patients, return_inverse=True)[1]
+    units, classes = int(of.max()) + 1, int(at.max()) + 1
+    both = np.zeros((len(at), 2 * classes))
+    both[np.arange(len(at)), at], both[np.arange(len(at)), classes + at] = values, 1.0
+    total = both.sum(0)
+    drawn = resampled_sums(of, both, resamples, seed)
+    with np.errstate(invalid="ignore"):
+        means = (drawn[:, :classes] / drawn[:, classes:]).mean(1)
+    return float((total[:classes] / total[classes:]).mean()), percentile_interval(means, units)
 
 
 def model_accuracy(study: Study) -> float | None:

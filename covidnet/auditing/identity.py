@@ -15,6 +15,7 @@ from covidnet.auditing.finding import Answer, Finding, Level
 from covidnet.auditing.study import Study
 from covidnet.base.names import counted
 from covidnet.data.collection.sources import patient_from_name
+from covidnet.data.reading.decoders import shared_decoders
 
 NAME = "identity"
 
@@ -50,6 +51,12 @@ def identity(study: Study) -> Answer:
     pairs = pairs[np.array(apart, bool)]
     same = [list(pair) for pair in pairs[["image", "other"]].to_numpy(np.intp)]
     findings.append(_several_ids(study, same, "are given to copies of one image", "copy"))
+    header = _header_ids(study)
+    if header.notna().any():
+        own = _groups(header.where(header.notna(), None).tolist(), ids)
+        findings.append(_several_ids(study, own, "are given to files with one PatientID in their headers", "header"))
+        several = "files with several PatientIDs in their headers"
+        findings.append(_several_patients(study, header, lambda values: len(set(values)) > 1, several, "header"))
     sex, age = study.column("sex", "gender", "patientsex"), study.column("age", "patientage")
     if sex is None:
         notes.append("Not possible: two sexes of one patient; the table has no column sex.")
@@ -72,6 +79,20 @@ def identity(study: Study) -> Answer:
     table = pd.DataFrame(rows, columns=["finding", "what", "path"])
     table["patient_id"] = table["path"].map(dict(zip(images["path"], ids, strict=True)))
     return Answer(found, {"identity": table} if len(table) else {}, notes)
+
+
+def _header_ids(study: Study) -> pd.Series:
+    """The PatientID in the header of each DICOM file; NaN where there is none."""
+    images = study.images
+    dicom = images["mode"].astype(str).str.startswith("MONOCHROME").to_numpy(bool)
+    if not dicom.any():
+        return pd.Series(np.nan, images.index, dtype=object)
+    decoders = shared_decoders()
+    found = [
+        (decoders.identifiers(study.data.root / path)[0] or np.nan) if read else np.nan
+        for path, read in zip(images["path"], dicom, strict=True)
+    ]
+    return pd.Series(found, images.index, dtype=object)
 
 
 def id_key(patient: str) -> tuple[str | int, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats.contingency import association
 
-from covidnet.auditing.acquisition import acquisition, balanced_accuracy, cramers_v
-from covidnet.auditing.study import NotPossibleError, Study
+from covidnet.auditing.acquisition import acquisition, balanced_accuracy, cramers_v, jpeg_quality
+from covidnet.auditing.study import Inputs, NotPossibleError, Study
 from tests.auditing.conftest import altered
 
 
@@ -75,3 +78,45 @@ def test_missing_columns_and_few_patients_are_said(clean: Study) -> None:
     assert "Not possible: sex, age, device; the table of the images has no such column." in notes
     with pytest.raises(NotPossibleError, match="all images are of one class"):
         acquisition(altered(clean, label="Normal"))
+
+
+@pytest.mark.parametrize("quality", [20, 50, 75, 95])
+def test_the_quality_of_a_jpeg_is_the_one_it_was_saved_with(quality: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.jpg", quality=quality)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert jpeg_quality(tmp_path / "a.jpg") == pytest.approx(quality, abs=1)
+    assert np.isnan(jpeg_quality(tmp_path / "a.png"))
+    assert np.isnan(jpeg_quality(tmp_path / "absent.jpg"))
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:30])
+    assert np.isnan(jpeg_quality(tmp_path / "cut.jpg"))
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_source_on_which_nothing_holds_is_found_by_leaving_it_out(clean: Study, flips: bool) -> None:
+    rng = np.random.default_rng(0)
+    there = (rng.permutation(clean.patients.max() + 1) % 2)[clean.patients].astype(bool)
+    study = altered(clean, source=np.where(there, "there", "here"))
+    codes = np.unique(study.images["label"].to_numpy(str), return_inverse=True)[1]
+    signal = np.eye(3)[codes] * 6
+    if flips:
+        # In each source other features show the class.
+        signal = np.concatenate([signal * there[:, None], signal * ~there[:, None]], axis=1)
+    values = (signal + rng.normal(size=signal.shape)).astype(np.float32)
+    vars(study)["inputs"] = Inputs(values, np.arange(len(codes)), "made-up features", True)
+    answer = acquisition(study)
+    losses = [one for one in answer.findings if one.what.startswith("Ridge regression is worse on a source")]
+    table = answer.tables["leave_one_source_out"].set_index("source")
+    assert set(table.index) == {"here", "there"}
+    assert any(note.startswith("Leaving one source out") for note in answer.notes)
+    assert len(losses) == flips
+    if flips:
+        assert losses[0].level == "weakens"
+        assert losses[0].unit == "points"
+        assert losses[0].interval[0] < losses[0].number < losses[0].interval[1]
+        assert (table["accuracy_with_it"] > table["accuracy_without_it"] + 0.3).all()
+
+
+def test_one_source_cannot_be_left_out(clean: Study) -> None:
+    (note,) = [note for note in acquisition(clean).notes if "leaving one source out" in note]
+    assert note.startswith("Not possible: leaving one source out; no source has 10 images of each of two classes")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from covidnet.auditing.identity import age_in_years, id_key, identity
 from covidnet.auditing.study import Study
+from covidnet.data.phantoms.phantom import draw_image
 from covidnet.evaluation.intervals import proportion_interval
 from tests.auditing.conftest import altered
+from tests.data.reading.test_dicom import image as dicom_image
+from tests.data.reading.test_dicom import written
 
 
 def test_clean_phantoms_have_nothing_to_find(clean: Study) -> None:
@@ -119,3 +125,23 @@ def test_unknown_patients_are_counted_with_what_they_do_to_intervals(clean: Stud
 def test_ages() -> None:
     assert [age_in_years(cell) for cell in ("63", "063Y", "006M", "014D")] == pytest.approx([63, 63, 0.5, 14 / 365.25])
     assert np.isnan([age_in_years(cell) for cell in ("", "unknown", float("nan"), "1e3")]).all()
+
+
+def test_headers_that_contradict_the_table_are_found(tmp_path: Path, study_of: Callable[..., Study]) -> None:
+    rows = []
+    for n in range(8):
+        name = f"{('COVID-19', 'Normal')[n % 2]}/{n}.dcm"
+        place = tmp_path / "images" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # Files 0 and 1 are of one patient, 2 and 3 of two; in the table it is the other way round.
+        header = {0: "H1", 1: "H1", 2: "H2", 3: "H3"}.get(n, f"X{n}")
+        pixels = np.round(draw_image("Normal", 100 + n, 0, size=96).image / 255 * 4095).astype(np.uint16)
+        place.write_bytes(written(dicom_image(pixels, 12, PatientID=header, SOPInstanceUID=f"1.2.{n + 1}")))
+        rows.append((name, {0: "a", 1: "b", 2: "c", 3: "c"}.get(n, f"p{n}")))
+    pd.DataFrame(rows, columns=["filename", "patient_id"]).to_csv(tmp_path / "images/metadata.csv", index=False)
+    found = {one.what.partition(", such as")[0]: one for one in identity(study_of(tmp_path / "images")).findings}
+    one = found["2 patient ids are given to files with one PatientID in their headers"]
+    assert set(one.images) == {"COVID-19/0.dcm", "Normal/1.dcm"}
+    two = found["1 patient id has files with several PatientIDs in their headers"]
+    assert set(two.images) == {"COVID-19/2.dcm", "Normal/3.dcm"}
+    assert {one.level, two.level} == {"weakens"}
