@@ -279,6 +279,8 @@ def _forest(
 
 def _left_out(study: Study) -> tuple[list[Finding], pd.DataFrame, str]:
     """Ridge regression on each source, fitted to all patients but the tested ones, and to other sources alone."""
+    if not study.data.thumbnails.image_id:
+        raise NotPossibleError("the images are not in these files")
     inputs = study.inputs
     labels = study.images["label"].to_numpy(str)[inputs.rows]
     given = study.images["source"].to_numpy(object)[inputs.rows]
