@@ -397,14 +397,37 @@ def _mean_of_classes(
     """The mean over classes of the mean value, with the percentiles of a bootstrap over patients."""
     at = np.unique(labels, return_inverse=True)[1]
     of = np.unique(patients, return_inverse=True)[1]
-    units, classes = int(of.max()) + 1, int(at.max()) + 1
-    both = np.zeros((len(at), 2 * classes))
-    both[np.arange(len(at)), at], both[np.arange(len(at)), classes + at] = values, 1.0
+    means, drawn = class_means(np.asarray(values, np.float64)[:, None], at, of, resamples, seed)
+    return float(means[0]), percentile_interval(drawn[:, 0], int(of.max()) + 1)
+
+
+def class_means(
+    values: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.intp],
+    patients: npt.NDArray[np.intp],
+    resamples: int,
+    seed: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The mean over classes of the columns' means, and the same in resamples of the patients.
+
+    Args:
+        values: (n, k).
+        labels: (n,) 0..classes-1.
+        patients: (n,) 0..patients-1.
+        resamples: B.
+        seed: of the bootstrap.
+
+    Returns:
+        (k,) and (B, k); NaN where a resample lacks a class.
+    """
+    n, k = values.shape
+    classes = int(labels.max()) + 1
+    both = np.zeros((n, classes, k + 1))
+    both[np.arange(n), labels] = np.column_stack([values, np.ones(n)])
+    drawn = resampled_sums(patients, both.reshape(n, -1), resamples, seed).reshape(resamples, classes, k + 1)
     total = both.sum(0)
-    drawn = resampled_sums(of, both, resamples, seed)
     with np.errstate(invalid="ignore"):
-        means = (drawn[:, :classes] / drawn[:, classes:]).mean(1)
-    return float((total[:classes] / total[classes:]).mean()), percentile_interval(means, units)
+        return (total[:, :k] / total[:, k:]).mean(0), (drawn[..., :k] / drawn[..., k:]).mean(1)
 
 
 def model_accuracy(study: Study) -> float | None:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from covidnet.auditing.closed_form import FOLDS, Codes, patient_folds, ridge_classes
+from covidnet.auditing.acquisition import class_means
+from covidnet.auditing.closed_form import FOLDS, patient_folds, ridge_classes
 from covidnet.auditing.finding import Answer, Finding
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.base.errors import CovidnetError
@@ -254,7 +255,7 @@ def _learning_curve(study: Study) -> Looked:
                 sizes[:, at] += np.array([number, len(rows)]) / draws / FOLDS
             hits[test, at] = right / draws
     kept = np.isfinite(hits).all(0)
-    values, drawn = _by_class(hits[:, kept], labels, patients, study.resamples, study.seed)
+    values, drawn = class_means(hits[:, kept], labels, patients, study.resamples, study.seed)
     units_all = int(patients.max()) + 1
     rows_of = []
     for at, share in enumerate(np.array(SHARES)[kept]):
@@ -281,19 +282,3 @@ def _learning_curve(study: Study) -> Looked:
     little = np.isfinite(drawn).all() and (interval[1] if interval else gain) < _GAIN
     so = "more images of the same kind would help little" if little else "whether more would help cannot be told"
     return [], {"learning_curve": table}, [f"{basis}: {so}."]
-
-
-def _by_class(
-    hits: npt.NDArray[np.float64], labels: Codes, patients: Codes, resamples: int, seed: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The mean over classes of the columns' means, (k,), and the same in resamples of the patients, (resamples, k)."""
-    units, classes = int(patients.max()) + 1, int(labels.max()) + 1
-    right, whole = np.zeros((units, classes, hits.shape[1])), np.zeros((units, classes, 1))
-    np.add.at(right, (patients, labels), hits)
-    np.add.at(whole, (patients, labels), 1)
-    rng, drawn = np.random.default_rng(seed), []
-    for start in range(0, resamples, 50):
-        times = rng.multinomial(units, np.full(units, 1 / units), min(50, resamples - start))
-        with np.errstate(invalid="ignore"):
-            drawn.append((np.tensordot(times, right, 1) / np.tensordot(times, whole, 1)).mean(1))
-    return (right.sum(0) / whole.sum(0)).mean(0), np.concatenate(drawn)

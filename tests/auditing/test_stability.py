@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidnet.auditing.acquisition import balanced_accuracy
-from covidnet.auditing.stability import _by_class, stability, still_falling
+from covidnet.auditing.acquisition import balanced_accuracy, class_means
+from covidnet.auditing.stability import stability, still_falling
 from covidnet.auditing.study import NotPossibleError, Study
 from covidnet.evaluation.bootstrap import percentile_interval
 from tests.auditing.conftest import altered, stored
@@ -137,7 +137,7 @@ def test_the_interval_is_that_of_the_balanced_accuracy() -> None:
     rng = np.random.default_rng(0)
     patients, labels = np.repeat(np.arange(40), 2), rng.integers(0, 3, 80)
     hits = rng.random(80) < 0.7
-    values, drawn = _by_class(hits[:, None].astype(float), labels, patients, 300, 5)
+    values, drawn = class_means(hits[:, None].astype(float), labels, patients, 300, 5)
     value, interval = balanced_accuracy(hits, labels.astype(str), patients, 300, 5)
     assert values[0] == pytest.approx(value)
     assert percentile_interval(drawn[:, 0], 40) == pytest.approx(interval)
