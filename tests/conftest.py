@@ -55,12 +55,37 @@ def own_logging() -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     yield
-    root.setLevel(level)
-    logging.disable(logging.NOTSET)
+    # To set a level, even the same, empties the caches of all loggers, of which there are hundreds.
+    if root.level != level:
+        root.setLevel(level)
+    if root.manager.disable:
+        logging.disable(logging.NOTSET)
     for name in [name for name in root.manager.loggerDict if name.partition(".")[0] == "covidnet"]:
         logger = logging.getLogger(name)
         logger.disabled, logger.propagate = False, True
-        logger.setLevel(logging.NOTSET)
+        if logger.level:
+            logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def copies_once() -> Iterator[None]:
+    """Copies among the same images are looked for once: it takes a second, and many tests only need the answer."""
+    import covidnet.auditing.study
+    import covidnet.data.collection.prepared
+    from covidnet.data.recognition.overlap import ImageSet, find_copies
+
+    known: dict[tuple[bytes, bytes], Any] = {}
+
+    def found(images: ImageSet, **more: Any) -> Any:
+        key = (images.sha256.tobytes(), images.pixels.tobytes())
+        if key not in known:
+            known[key] = find_copies(images, **more)
+        return known[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (covidnet.auditing.study, covidnet.data.collection.prepared):
+            patch.setattr(module, "find_copies", found)
+        yield
 
 
 @pytest.fixture(scope="session")

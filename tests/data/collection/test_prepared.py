@@ -23,6 +23,8 @@ from covidnet.data.collection.prepared import SPLIT_COLUMNS, PreparedDataset, fi
 from covidnet.data.folds.splits import GROUPS
 from tests.refusals import refused
 
+pytestmark = pytest.mark.usefixtures("copies_once")
+
 FOLDERS = {"COVID-19": "COVID19", "Normal": "NORMAL", "Pneumonia": "PNEUMONIA"}
 SPLIT = {"group": "patient+copies", "seed": 0, "copies": "near"}
 
@@ -641,7 +643,7 @@ def test_a_class_that_is_left_out_is_counted_and_has_a_manifest_of_its_own(tmp_p
 
 
 def test_phantoms_are_drawn_once_and_fill_eleven_folds(tmp_path: Path) -> None:
-    prepared = prepare(phantoms(images_per_class=33), tmp_path)
+    prepared = prepare(phantoms(images_per_class=22), tmp_path)
     assert prepared.synthetic
     assert prepared.split["patient_id"].notna().all()
     used = prepared.split[prepared.split["fold"] >= 0]
@@ -652,7 +654,7 @@ def test_phantoms_are_drawn_once_and_fill_eleven_folds(tmp_path: Path) -> None:
     before = fingerprint(prepared.root)
     leftover = prepared.root.with_name(f".{prepared.root.name}.0123.partial")
     (leftover / "Normal").mkdir(parents=True)  # as a process that was killed while drawing leaves it
-    assert prepare(phantoms(images_per_class=33), tmp_path).split_sha256 == prepared.split_sha256
+    assert prepare(phantoms(images_per_class=22), tmp_path).split_sha256 == prepared.split_sha256
     assert fingerprint(prepared.root) == before
     assert not leftover.exists()
 

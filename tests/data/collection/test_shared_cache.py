@@ -63,7 +63,7 @@ def as_other(call: Callable[[], object]) -> str:
 
 
 def settings_of(cache: Path, *overrides: str) -> dict[str, Any]:
-    cfg = compose(quickly("explain=off", "trainer.max_epochs=1", f"cache_dir='{cache}'", *overrides))
+    cfg = compose(quickly("explain=off", "trainer.max_epochs=1", "data.images_per_class=11", f"cache_dir='{cache}'", *overrides))
     found: Any = OmegaConf.to_container(cfg, resolve=True)
     return found
 
@@ -73,6 +73,7 @@ def prepared(settings: dict[str, Any]) -> PreparedDataset:
     return prepare_dataset(settings["data"], settings["split"], cache_dir=cache, progress=False)
 
 
+@pytest.mark.slow
 def test_a_complete_cache_of_another_user_trains_a_run(shared: Path) -> None:
     settings = settings_of(shared / "cache")
     (shared / "first").mkdir()
@@ -93,7 +94,7 @@ def test_a_complete_cache_of_another_user_trains_a_run(shared: Path) -> None:
 
 def test_what_a_cache_of_another_user_lacks_is_one_line(shared: Path) -> None:
     prepared(settings_of(shared / "cache"))
-    for lacking in ("split.seed=1", "data.min_side=65", "data.images_per_class=34"):
+    for lacking in ("split.seed=1", "data.min_side=65", "data.images_per_class=12"):
         settings = settings_of(shared / "cache", lacking)
         told = as_other(lambda settings=settings: prepared(settings))
         assert told.startswith(f"PermissionError: [Errno 13] Permission denied: '{shared}/cache/")

@@ -49,7 +49,7 @@ def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
     root = tmp_path_factory.mktemp("phantoms") / "plain"
-    return root, write_phantoms(root, images_per_class=34, size=64, workers=1)
+    return root, write_phantoms(root, images_per_class=12, size=64, workers=1)
 
 
 def test_same_arguments_give_the_same_image_whatever_was_drawn_before() -> None:
@@ -189,7 +189,7 @@ def test_unknown_label_and_empty_set_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("faults", [(), *[(fault,) for fault in FAULTS], FAULTS])
 def test_every_class_has_exactly_the_number_asked_for(faults: tuple[str, ...], tmp_path: Path) -> None:
-    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, faults=faults)
+    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, faults=faults, workers=1)
     assert Counter(table["label"]) == dict.fromkeys(CLASSES, 11)
     assert table["filename"].is_unique
     assert set(image_digests(tmp_path / "set")) == set(table["filename"])
@@ -239,7 +239,7 @@ def test_patients_have_one_class_up_to_four_images_and_numbers_that_tell_nothing
 
 def test_processes_write_the_same_bytes_as_one(plain: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
     root, table = plain
-    other = write_phantoms(tmp_path / "set", images_per_class=34, size=64, workers=2)
+    other = write_phantoms(tmp_path / "set", images_per_class=12, size=64, workers=2)
     pd.testing.assert_frame_equal(table, other)
     assert digests(root) == digests(tmp_path / "set")
 
@@ -314,7 +314,7 @@ def test_progress_is_silent_without_a_terminal(tmp_path: Path, capfd: pytest.Cap
 
 
 def test_copies_fault_puts_the_same_bytes_into_two_classes(tmp_path: Path) -> None:
-    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, faults=["copies"])
+    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, workers=1, faults=["copies"])
     label = table.set_index("filename")["label"]
     groups: dict[str, list[str]] = {}
     for name, digest in image_digests(tmp_path / "set").items():
@@ -326,7 +326,7 @@ def test_copies_fault_puts_the_same_bytes_into_two_classes(tmp_path: Path) -> No
 
 
 def test_shared_patient_fault_puts_a_patient_into_two_classes(tmp_path: Path) -> None:
-    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, faults=["shared_patient"])
+    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, workers=1, faults=["shared_patient"])
     classes = table.groupby("patient_id")["label"].nunique()
     shared = classes[classes > 1].index
     assert len(shared) == 1

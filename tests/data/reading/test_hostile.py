@@ -141,6 +141,7 @@ def decoders() -> Iterator[Decoders]:
         yield pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.maker)
 def test_hostile_files_are_refused_or_read_by_the_decoders(
     case: Case, files: dict[str, Path], decoders: Decoders
