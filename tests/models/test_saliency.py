@@ -8,12 +8,14 @@ import gc
 import warnings
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import DenseNet
 
 from covidnet.base.errors import SettingError
 from covidnet.models.backbones import Backbone
@@ -24,6 +26,7 @@ from covidnet.models.saliency import METHODS, MapWarning, saliency
 from tests.refusals import refused
 
 SIDE = 96  # maps of 3 x 3
+DEPTH = 64
 EVERY = pytest.mark.parametrize("method", METHODS)
 # One for each way through the code: with gradients of the maps, without, and with those of the image.
 WAYS = pytest.mark.parametrize("method", ["gradcam", "eigencam", "gradient"])
@@ -38,10 +41,19 @@ def images() -> Tensor:
 def classifier(images: Tensor) -> Classifier:
     """A network whose logits are near zero, so that every map has places for and against each class."""
     torch.manual_seed(0)
-    made = build_classifier().eval()
+    return undecided(network().eval(), images)
+
+
+def network(frozen: bool = True, dropout: float = 0.0) -> Classifier:
+    """The default network with two layers a block, which is a tenth of the work."""
+    backbone = Backbone(DenseNet(16, (2, 2, 2, 2), 32).features, DEPTH, IMAGENET_SPEC, "random", "small")
+    return Classifier(backbone, LinearHead(DEPTH, 3, dropout=dropout), frozen=frozen)
+
+
+def undecided(made: Classifier, images: Tensor) -> Classifier:
     mean = made.features(images).mean(0)
     with torch.no_grad():
-        weight = torch.randn(3, 1024)
+        weight = torch.randn(3, len(mean))
         made.head.linear.weight.copy_(weight - torch.outer(weight @ mean, mean) / (mean @ mean))
     return made
 
@@ -100,7 +112,12 @@ def hooks(classifier: Classifier) -> int:
     return sum(len(getattr(module, name)) for module in classifier.modules() for name in names)
 
 
-def test_gradcam_equals_the_class_activation_map_of_a_linear_head(classifier: Classifier, images: Tensor) -> None:
+@pytest.mark.parametrize("make", [build_classifier, network], ids=["densenet121", "small"])
+def test_gradcam_equals_the_class_activation_map_of_a_linear_head(
+    make: Callable[[], Classifier], images: Tensor
+) -> None:
+    torch.manual_seed(0)
+    classifier = undecided(make().eval(), images)
     target = [2, 0, 1]
     with torch.no_grad():
         maps = functional.relu(classifier.backbone.features(images))
@@ -157,14 +174,14 @@ def test_gradcam_and_cam_are_the_same_for_a_linear_head(
     generator = torch.Generator().manual_seed(5)
     maps = pooled_maps(classifier, images)
     mean = maps.mean((0, 2, 3))
-    head = kind(1024, standardise=standardise).eval()
+    head = kind(DEPTH, standardise=standardise).eval()
     # The fixture's weights, as they are once the head has divided: no map is all zero.
     weight = classifier.head.linear.weight.detach()
     with torch.no_grad():
         head.linear.weight.copy_(weight)
         if head.norm is not None:
-            head.norm.running_mean.copy_(mean * (1 + 0.1 * torch.randn(1024, generator=generator)))
-            head.norm.running_var.copy_(10 ** (torch.rand(1024, generator=generator) * 4 - 4))
+            head.norm.running_mean.copy_(mean * (1 + 0.1 * torch.randn(DEPTH, generator=generator)))
+            head.norm.running_var.copy_(10 ** (torch.rand(DEPTH, generator=generator) * 4 - 4))
             head.linear.weight.mul_((head.norm.running_var + head.norm.eps).sqrt())
     other = Classifier(classifier.backbone, head).eval()
     target = [0, 1, 2]
@@ -186,7 +203,7 @@ def test_cam_takes_a_bare_linear_layer(classifier: Classifier, images: Tensor) -
 
 
 @pytest.mark.parametrize(
-    "head", [MonteCarloHead(1024, dropout=0.5), nn.Sequential(nn.Linear(1024, 3), nn.Tanh())], ids=["draws", "tanh"]
+    "head", [MonteCarloHead(DEPTH, dropout=0.5), nn.Sequential(nn.Linear(DEPTH, 3), nn.Tanh())], ids=["draws", "tanh"]
 )
 def test_cam_of_a_head_that_is_not_linear_is_refused(head: nn.Module, classifier: Classifier, images: Tensor) -> None:
     # Drawn here: a head of chance may find no evidence in the image, and its map is then empty.
@@ -319,7 +336,7 @@ def test_known_maps_give_the_same_and_save_the_backbone(
 
 def test_maps_of_other_images_are_refused(classifier: Classifier, images: Tensor) -> None:
     with pytest.raises(SettingError, match="maps="):
-        saliency(classifier, images, maps=torch.zeros(2, 1024, 3, 3))
+        saliency(classifier, images, maps=torch.zeros(2, DEPTH, 3, 3))
 
 
 def test_an_unknown_method_is_refused(classifier: Classifier, images: Tensor) -> None:
@@ -355,7 +372,7 @@ def test_it_works_where_gradients_are_off(method: str, mode: type, classifier: C
 @WAYS
 def test_it_works_on_a_network_made_in_inference_mode(method: str, images: Tensor) -> None:
     with torch.inference_mode():
-        made = build_classifier().eval()
+        made = network().eval()
         assert next(made.parameters()).is_inference()
         assert saliency(made, images, method=method).max() > 0.99
 
@@ -372,7 +389,7 @@ def test_it_works_in_reduced_precision(method: str, classifier: Classifier, imag
 @WAYS
 @pytest.mark.parametrize("freeze", [True, False])
 def test_it_leaves_the_classifier_as_it_was(method: str, freeze: bool, images: Tensor) -> None:
-    classifier = build_classifier(freeze=freeze, dropout=0.5).train()
+    classifier = network(freeze, dropout=0.5).train()
     trained = [value for value in classifier.parameters() if value.requires_grad]
     for value in trained:
         value.grad = torch.full_like(value, 7.0)
@@ -393,7 +410,7 @@ def test_it_leaves_the_classifier_as_it_was(method: str, freeze: bool, images: T
 
 @WAYS
 def test_it_keeps_no_hold_of_the_classifier(method: str, images: Tensor) -> None:
-    classifier = build_classifier()
+    classifier = network()
     saliency(classifier, images[:1], method=method)
     seen = weakref.ref(classifier)
     del classifier
