@@ -24,6 +24,17 @@ from tests.sweeps import write_sweep
 DATA = {"name": "folder", "view": None, "max_megapixels": 64, "min_side": 64}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def copies(copies_once: None) -> None:
+    """Most faults leave the images as they are."""
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forest on the metadata is tested in test_acquisition.py."""
+    monkeypatch.setattr("covidnet.auditing.acquisition._FOREST", 25)
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clean phantoms, 33 of each class, with sexes and ages that say nothing of the class."""
@@ -77,6 +88,8 @@ def altered(study: Study, columns: pd.DataFrame | None = None, **cells: Any) -> 
         study, table=replace(study.table, images=images), columns=study.columns if columns is None else columns
     )
     vars(found)["copies"] = study.copies
+    if "sweep" in vars(study):
+        vars(found)["sweep"] = study.sweep
     return found
 
 

@@ -14,6 +14,11 @@ from covidnet.auditing.study import Inputs, NotPossibleError, Study
 from tests.auditing.conftest import altered
 
 
+@pytest.fixture(autouse=True)
+def few_trees() -> None:
+    """The forest as it is."""
+
+
 def test_v_is_scipys_without_the_bias() -> None:
     rng = np.random.default_rng(0)
     tables = rng.integers(1, 40, (20, 3, 4))

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from covidnet.auditing.checks import CHECKS, audited
+from covidnet.auditing.checks import CHECKS, Audit, audited
 from covidnet.auditing.document import audit_document, write_audit
 from covidnet.auditing.finding import LEVELS, Answer, Check, Finding
 from covidnet.auditing.study import Study
@@ -22,14 +22,18 @@ from tests.commands import command
 
 
 @pytest.fixture(scope="module")
-def folder(clean: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def audit(clean: Study) -> Audit:
+    return audited(clean)
+
+
+@pytest.fixture(scope="module")
+def folder(audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("audit")
-    write_audit(audited(clean), out)
+    write_audit(audit, out)
     return out
 
 
-def test_clean_phantoms_and_a_clean_sweep_have_nothing_above_information(clean: Study) -> None:
-    audit = audited(clean)
+def test_clean_phantoms_and_a_clean_sweep_have_nothing_above_information(audit: Audit) -> None:
     assert audit.not_possible == {"published_tables": "no published table; give audit.published=FILE"}
     assert [one.what for one in audit.serious] == []
     assert list(audit.answers) == [check.name for check in CHECKS if check.name != "published_tables"]
@@ -44,7 +48,7 @@ def test_a_set_without_any_copy_is_audited(clean: Study) -> None:
     assert not audit.answers["same_image"].findings
 
 
-def test_the_files_say_the_same(folder: Path, clean: Study) -> None:
+def test_the_files_say_the_same(folder: Path, audit: Audit) -> None:
     record = json.loads((folder / "audit.json").read_text())
     assert record["verdict"].startswith("Nothing was found that blocks or weakens a claim. ")
     assert record["data"]["images"] == 99
@@ -58,7 +62,7 @@ def test_the_files_say_the_same(folder: Path, clean: Study) -> None:
     assert "| Leaks of the split | nothing found |" in text
     assert "The claim: an accuracy of " in text
     assert "| Source and acquisition | nothing found; in part not possible |" in text  # no column device
-    for name, answer in audited(clean).answers.items():
+    for name, answer in audit.answers.items():
         for table, rows in answer.tables.items():
             assert len(pd.read_csv(folder / f"{table}.csv")) == len(rows), name
 

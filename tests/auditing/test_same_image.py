@@ -51,7 +51,7 @@ def test_a_changed_copy_under_another_patient_in_another_class_is_found(changed:
 
 def test_a_copy_in_two_published_parts_is_found(phantoms: Path, tmp_path: Path, study_of: StudyOf) -> None:
     root = tmp_path / "set"
-    for n, file in enumerate(sorted(phantoms.glob("*/*.png"))):
+    for n, file in enumerate(sorted(phantoms.glob("*/*.png"))[::3]):
         place = root / ("test" if n % 5 == 0 else "train") / file.parent.name
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)
