@@ -545,6 +545,40 @@ def _too_large(images: pd.DataFrame, per_fold: int, group: Group) -> list[str]:
     return found
 
 
+def _copies_note(images: pd.DataFrame, patients: pd.Series, copies: Copies) -> list[str]:
+    """Counts copies once each, those that contradict labels or patients first."""
+    identical = groups_of(images, "image", "bytes")
+    content = groups_of(images, "image", copies) if copies == "near" else identical
+    facts = pd.DataFrame({"label": images["label"], "patient": patients}).groupby(content)
+    extra = facts.size() - 1
+    kinds = pd.DataFrame(
+        {
+            "class": facts["label"].nunique() > 1,
+            "patient": facts["patient"].nunique() > 1,
+            "unknown": facts["patient"].count() <= extra,
+            "within": True,
+        }
+    )
+    count = extra.groupby(kinds.idxmax(axis=1)).sum().reindex(kinds.columns, fill_value=0)
+    if not count.sum():
+        return []
+    parts = [
+        f"{count['class']} across classes (a label is wrong)" if count["class"] else "",
+        f"{count['patient']} across patients" if count["patient"] else "",
+        "" if count["class"] or count["patient"] else "none across patients or classes",
+        f"{count['unknown']} of unknown patients" if count["unknown"] else "",
+        f"{count['within']} within one patient" if count["within"] else "",
+    ]
+    same = len(images) - identical.nunique()
+    together = "split.copies=off allows them in different folds" if copies == "off" else "copies share a fold"
+    return [
+        f"Copies of another image: {', '.join(filter(None, parts))}"
+        + (f"; {same} byte-identical" if same else "")
+        + f"; {together}"
+        + ("; pairs: copies.csv." if copies == "near" else ".")
+    ]
+
+
 def _notes(
     images: pd.DataFrame, per_fold: int | None, group: Group, seed: int, copies: Copies, bins: int, classes: ClassList
 ) -> list[str]:
@@ -588,26 +622,7 @@ def _notes(
         notes.append(
             f"Unknown patient: {int((~known).sum())} of {counted(len(images), 'image')}; each counts as one patient."
         )
-    same_bytes = groups_of(images, "image", "bytes")
-    identical = len(images) - same_bytes.nunique()
-    if identical:
-        together = "split.copies=off allows them in different folds" if copies == "off" else "copies share a fold"
-        notes.append(
-            f"{counted(identical, 'image is a byte-identical copy', 'images are byte-identical copies')} of another; "
-            f"{together}."
-        )
-    content = groups_of(images, "image", copies) if copies == "near" else same_bytes
-    near = same_bytes.nunique() - content.nunique()
-    if near:
-        notes.append(
-            f"{counted(near, 'image is a near copy', 'images are near copies')} of another (copies.csv); copies share "
-            "a fold."
-        )
-    torn = len(_in_several(images["label"], content))
-    if torn:
-        notes.append(
-            f"{counted(torn, 'image is', 'images are')} filed under more than one class; one of the labels is wrong."
-        )
+    notes += _copies_note(images, patients, copies)
     spread = len(_in_several(images["fold"][used & known], patients[used & known]))
     if spread:
         notes.append(

@@ -397,7 +397,7 @@ def test_near_copies_share_a_fold_and_are_named(
     words = "one image in two classes (mirrored): "
     assert [words in note for note in prepared.notes].count(True) == 1
     assert words in caplog.text
-    assert "3 images are near copies of another (" in " ".join(prepared.notes)
+    assert " across patients; copies share a fold; pairs: copies.csv." in " ".join(prepared.notes)
     with pytest.raises(DataError, match=r"one image in two classes \(mirrored\): .*; remove all but the right one"):
         prepare(settings(copied), tmp_path, split={**SPLIT, "group": group}, strict=True)
 
@@ -439,7 +439,7 @@ def test_pairs_that_were_cut_off_are_looked_for_again(copied: Path, tmp_path: Pa
     kept.write_text(whole.splitlines(keepends=True)[0])
     prepared = prepare(settings(copied), tmp_path, split={**SPLIT, "seed": 1})
     assert kept.read_text() == whole
-    assert "3 images are near copies of another (" in " ".join(prepared.notes)
+    assert " across patients; copies share a fold; pairs: copies.csv." in " ".join(prepared.notes)
 
 
 @pytest.mark.parametrize("name", ["split.json", "copies.csv"])

@@ -324,7 +324,8 @@ def test_near_copies_share_a_fold_and_a_side_of_inner_validation(group: Group, t
     assert used.groupby("copy_of")["fold"].nunique().max() == 1
     role = fold_roles(table, fold=3, group=group).loc[used.index].idxmax(axis=1)
     assert role.groupby(used["copy_of"]).nunique().max() == 1
-    assert "30 images are near copies of another (" in " ".join(split.notes)
+    note = "Copies of another image: 30 across classes (a label is wrong); copies share a fold; pairs: copies.csv."
+    assert note in split.notes
 
 
 def test_copies_that_chain_into_a_group_larger_than_a_fold_are_named() -> None:
@@ -515,10 +516,24 @@ def test_notes_count_unknown_patients_copies_and_images_in_two_classes() -> None
         (None, label, 100 * c + i) for c, label in enumerate(CLASSES) for i in range(22)
     ]
     split = balanced_folds(manifest_of([*images, ("P", "Normal", 0), ("P", "Pneumonia", 205)]))
-    text = " ".join(split.notes)
-    assert "Unknown patient: 66 of 68 images" in text
-    assert "2 images are byte-identical copies" in text
-    assert "1 image is filed under more than one class" in text
+    assert "Unknown patient: 66 of 68 images" in " ".join(split.notes)
+    assert (
+        "Copies of another image: 1 across classes (a label is wrong), 1 of unknown patients; 2 byte-identical; "
+        "copies share a fold; pairs: copies.csv."
+    ) in split.notes
+
+
+def test_copies_of_one_patient_are_counted_after_those_that_contradict_something() -> None:
+    images = manifest_of(
+        [("P" if i < 4 else f"P{c}-{i}", label, 100 * c + i) for c, label in enumerate(CLASSES) for i in range(22)]
+    )
+    within = near(images, [0, 1, 2])
+    note = "Copies of another image: none across patients or classes, 2 within one patient; copies share a fold; pairs: "
+    assert sum(line.startswith(note) for line in balanced_folds(within).notes) == 1
+    across = near(images, [0, 1, 2], [5, 6], [7, 30])
+    note = "Copies of another image: 1 across classes (a label is wrong), 1 across patients, 2 within one patient; "
+    assert sum(line.startswith(note) for line in balanced_folds(across).notes) == 1
+    assert not any("Copies" in line for line in balanced_folds(images).notes)
 
 
 def test_grouping_by_image_says_how_many_patients_it_spreads() -> None:
