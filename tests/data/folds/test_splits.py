@@ -528,7 +528,9 @@ def test_copies_of_one_patient_are_counted_after_those_that_contradict_something
         [("P" if i < 4 else f"P{c}-{i}", label, 100 * c + i) for c, label in enumerate(CLASSES) for i in range(22)]
     )
     within = near(images, [0, 1, 2])
-    note = "Copies of another image: none across patients or classes, 2 within one patient; copies share a fold; pairs: "
+    note = (
+        "Copies of another image: none across patients or classes, 2 within one patient; copies share a fold; pairs: "
+    )
     assert sum(line.startswith(note) for line in balanced_folds(within).notes) == 1
     across = near(images, [0, 1, 2], [5, 6], [7, 30])
     note = "Copies of another image: 1 across classes (a label is wrong), 1 across patients, 2 within one patient; "
