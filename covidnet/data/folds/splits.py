@@ -553,8 +553,8 @@ def _copies_note(images: pd.DataFrame, patients: pd.Series, copies: Copies) -> l
     extra = facts.size() - 1
     kinds = pd.DataFrame(
         {
-            "class": facts["label"].nunique() > 1,
-            "patient": facts["patient"].nunique() > 1,
+            "class": facts["label"].nunique().gt(1),
+            "patient": facts["patient"].nunique().gt(1),
             "unknown": facts["patient"].count() <= extra,
             "within": True,
         }
