@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import logging
 import os
@@ -20,6 +21,8 @@ os.environ["WANDB_MODE"] = "offline"
 # No test waits for a server, and none depends on what the user's caches hold.
 os.environ["COVIDNET_OFFLINE"] = "1"
 os.environ["TORCH_HOME"] = os.environ["HF_HUB_CACHE"] = "/nonexistent/covidnet-tests"
+# As `covidnet.launch.command.launch` does it.
+gc.set_threshold(50_000, 20, 100)
 # Libraries would take all cores for tiny work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from covidnet.base.errors import DataError
 from covidnet.data.reading.images import Radiograph
@@ -76,7 +77,9 @@ class InputGate:
             _check(*held_out, "held-out images")
         if len(thumbnails) < LEAST_IMAGES:
             return cls()
-        return cls(Learned.fit(thumbnails, features, held_out, aspects, seed))
+        # The matrices are so small that threads wait for each other: on a busy machine two take ten times as long.
+        with threadpool_limits(1, "blas"):
+            return cls(Learned.fit(thumbnails, features, held_out, aspects, seed))
 
     def look(self, image: Radiograph) -> list[Flag]:
         """The faults of an image, before it goes through the network.

@@ -9,9 +9,9 @@ import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-import albumentations
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import pandas as pd
 
 from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import SettingError
+
+if TYPE_CHECKING:
+    import albumentations
 
 ORIGINAL = ""
 """The operator of an unaugmented image."""
@@ -55,6 +58,8 @@ class Operators:
 
     def affine(self, operator: str) -> albumentations.Affine:
         """The albumentations transform behind an operator's name."""
+        import albumentations  # not at the top: a fold whose features are stored does not need it
+
         settings: dict[str, dict[str, Any]] = {
             "rotate+": {"rotate": (self.rotation, self.rotation)},
             "rotate-": {"rotate": (-self.rotation, -self.rotation)},
@@ -78,6 +83,8 @@ class Operators:
 
     @functools.cached_property
     def _affine(self) -> albumentations.Compose:
+        import albumentations
+
         random = albumentations.Affine(
             rotate=(-self.rotation, self.rotation),
             scale=(min(1.0, self.zoom), max(1.0, self.zoom)),
@@ -94,7 +101,7 @@ class Operators:
 
     def describe(self) -> dict[str, object]:
         """Name, parameters and library version, for the feature store's key."""
-        return {"name": "Operators", **asdict(self), "albumentations": albumentations.__version__}
+        return {"name": "Operators", **asdict(self), "albumentations": version("albumentations")}
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,7 @@ class Pipeline:
 
     @functools.cached_property
     def _compose(self) -> albumentations.Compose:
+        import albumentations
         import hydra
 
         return albumentations.Compose([hydra.utils.instantiate(t, _convert_="all") for t in self.transforms])
@@ -160,7 +168,7 @@ class Pipeline:
 
     def describe(self) -> dict[str, object]:
         """Transforms and library version, for the feature store's key."""
-        return {"name": "Pipeline", "transforms": self.transforms, "albumentations": albumentations.__version__}
+        return {"name": "Pipeline", "transforms": self.transforms, "albumentations": version("albumentations")}
 
 
 Augmentation = Operators | Pipeline
