@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import itertools
@@ -41,6 +42,9 @@ log = logging.getLogger(__name__)
 _MISCONFIGURED = "MisconfigurationException"
 
 Task = Callable[[DictConfig], Any]
+
+# Our configuration files, by source, path and time of the last change.
+_read: dict[tuple[str, str, int], ConfigResult] = {}
 
 # Errors of jobs that the terminal has shown.
 _shown: set[str] = set()
@@ -141,7 +145,13 @@ class FileConfigSource(file_config_source.FileConfigSource):
             found = super().load_config(config_path)
             found.config = OmegaConf.create(current(OmegaConf.to_container(found.config)))
             return found
-        return super().load_config(config_path)
+        if not file.is_file():
+            return super().load_config(config_path)
+        # Hydra reads each of our files several times in a command, and takes the defaults list out of what it gets.
+        key = (self.provider, str(file), file.stat().st_mtime_ns)
+        if key not in _read:
+            _read[key] = super().load_config(config_path)
+        return copy.deepcopy(_read[key])
 
 
 def _prepare_hydra() -> None:

@@ -75,7 +75,12 @@ def test_copies_in_two_folds_block_a_claim(study_of: StudyOf, changed: Path, swe
     old = split.loc[split["path"] == b, "image_id"].item()
     for file in folder.glob("*/*.csv"):
         file.write_text(file.read_text().replace(old, ids[b]))
-    found = same_image(study_of(changed, sweep_dir=folder)).findings[0]
+    study = study_of(changed, sweep_dir=folder)
+    # What the search finds is tested above.
+    row = {path: n for n, path in enumerate(study.images["path"])}
+    pair = {"image": [row[a]], "other": [row[b]], "kind": ["mirrored"], "similarity": [0.99]}
+    vars(study)["copies"] = pd.DataFrame(pair)
+    found = same_image(study).findings[0]
     assert found.level == "blocks"
     assert set(found.images) == {a, b}
 

@@ -144,10 +144,9 @@ def test_commands_run_nothing_that_a_folder_names(tmp_path: Path) -> None:
     """Through Hydra itself, with a logging handler that would make a file, and a callback that would read a pickle."""
     handler = {"()": "pathlib.Path.touch", "self": str(tmp_path / "ran")}
     folder = run_folder(tmp_path / "run", hydra={"job_logging": {"version": 1, "handlers": {"x": handler}}})
-    for name in ("covidnet.train", "covidnet.predict"):
+    for name in ("covidnet.predict", "covidnet.train"):
         done = command(name, "--config-dir", str(folder), "--config-name", "config", cwd=tmp_path)
         assert done.returncode != 0
-    done = command("covidnet.train", "--config-dir", str(folder), "--config-name", "config", cwd=tmp_path)
     assert "sets hydra" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     folder = run_folder(tmp_path / "other", callbacks={"evil": EVIL})

@@ -152,7 +152,7 @@ def test_the_draw_depends_on_the_seed_alone(
 ) -> None:
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         np.random.seed(len(drawn))  # noqa: NPY002 - the global state must be of no account
-        draw(module, images, tmp_path / folder, 3, seed)
+        draw(module, images, tmp_path / folder, 2, seed)
     chosen = [names(images, figure) for figure in drawn]
     assert chosen[:3] == chosen[3:6]
     assert chosen[:3] != chosen[6:]

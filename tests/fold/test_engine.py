@@ -69,6 +69,7 @@ def test_engines_that_disagree_leave_no_store_behind(tmp_path: Path, monkeypatch
     assert not list((tmp_path / "features").iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_decides_once_and_its_jobs_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = tmp_path / "sweep"
     first = settled(tmp_path, sweep=sweep)

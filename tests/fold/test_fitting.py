@@ -68,6 +68,7 @@ def test_few_images_make_no_gate(caplog: pytest.LogCaptureFixture) -> None:
     assert "too few to learn from" in caplog.text
 
 
+@pytest.mark.slow
 def test_kept_features_and_computed_ones_make_the_same_gate(train: Callable[..., Path]) -> None:
     settings = ("fold=0", "explain=off", "trainer.max_epochs=2")
     kept, computed = (

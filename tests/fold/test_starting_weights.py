@@ -212,6 +212,7 @@ def test_the_models_of_all_jobs_are_known_before_the_first() -> None:
     assert names("model=nothing,cnn") == ["cnn"]
 
 
+@pytest.mark.slow
 def test_a_run_says_everywhere_that_auto_found_no_weights(
     train: Callable[..., Path], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

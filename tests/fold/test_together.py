@@ -85,6 +85,7 @@ def test_heads_together_are_those_of_runs_alone_and_one_that_diverges_is_the_onl
     assert not together.RECORDED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_run_that_is_stopped_resumes(alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = {n: (f"fold={n}", "callbacks.early_stopping.patience=9") for n in (0, 3)}

@@ -264,7 +264,7 @@ def test_a_module_comes_back_from_its_checkpoint_alone(checkpoint: Path) -> None
         torch.testing.assert_close(again(images), first(images), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_weights_file_of_a_checkpoint_may_be_gone(tmp_path: Path, channels: int) -> None:
     state = module_of(weights_seed=7).classifier.backbone.state_dict()
     if channels == 1:

@@ -80,6 +80,7 @@ def test_grad_cam_of_a_network_that_averages_its_maps_is_their_class_activation_
     np.testing.assert_allclose(gradcam, cam, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_transformer_of_torchvision_is_divided_at_its_tokens() -> None:
     features = library_network("torchvision/vit_b_16").features()
     assert not features.spatial

@@ -82,7 +82,8 @@ def test_the_cascade_changes_exactly_the_stages_down_to_the_chosen_one(network: 
     name, classifier = network
     before = tensors(classifier)
     known = STAGES[name]
-    for at, stage in enumerate(known):
+    for at in sorted({0, 1, len(known) // 2, len(known) - 1}):
+        stage = known[at]
         after = tensors(randomised(classifier, stage))
         assert after.keys() == before.keys()
         same = {key for key in before if torch.equal(before[key], after[key])}

@@ -204,6 +204,7 @@ def test_several_files_without_memory_that_processes_share(folder: list[Path], m
         assert np.array_equal(pool.read(folder[0]).pixels, RAMP)
 
 
+@pytest.mark.slow
 def test_of_several_files_only_the_one_that_takes_too_long_is_refused(folder: list[Path]) -> None:
     slow = folder[0].with_name("slow.jpg")
     slow.write_bytes(hostile.jpeg_scans(100, 6_000))
