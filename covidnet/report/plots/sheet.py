@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,9 @@ from covidnet.base.errors import DataError
 from covidnet.base.names import shown
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.image import FigureImage
 
 Mask = npt.NDArray[np.bool_]
 
@@ -46,9 +47,13 @@ _BAR_WIDTH, _BAR_HEIGHT, _BAR_SPACE = 2.4, 0.12, 0.5
 # With a note on outlines next to it, the bar of a narrow sheet is only as wide as its labels.
 _BAR_SHORT, _BAR_GAP = 2.1, 0.15
 # In points. A dark rim makes the line visible on bright lungs and on yellow.
-_LINE, _RIM = 0.8, 1.8
-# Images compress little: the strongest compression takes three times as long for a few per cent.
-_COMPRESSION = {"compress_level": 3}
+_LINE, _RIM = 1.0, 1.8
+# In pixels of the sheet: how far an outline reaches beyond its picture. Outlines are drawn so many times finer.
+_OUTSIDE, _FINE = 2, 4
+# An image enlarged at least so much is shown as squares, otherwise smoothly.
+_SQUARES = 3
+# Images compress little: stronger compression takes up to four times as long for a tenth of the size.
+_COMPRESSION = 2
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
@@ -128,8 +133,8 @@ def image_panels(
         raise DataError(f"cell={cell}: must be above 0")
     for at, (image, heat) in enumerate(zip(images, maps, strict=True)):
         _check(image, heat, f"image {at + 1} ({titles[at]})")
-    borders = [
-        _border(mask, image, f"image {at + 1} ({titles[at]})")
+    masks = [
+        _outlined(mask, image, f"image {at + 1} ({titles[at]})")
         for at, (image, mask) in enumerate(zip(images, outlines or [None] * len(images), strict=True))
     ]
 
@@ -145,20 +150,17 @@ def image_panels(
     # At least as wide as an image next to its map: the colour bar and its labels need that room.
     width = 2 * _MARGIN + max(columns * pair + (columns - 1) * _BETWEEN, 2 * _CELL + _GAP)
     figure = Figure(figsize=(width, width), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
 
-    texts = [_wrapped(title, pair, _TITLE_POINTS, canvas, _TITLE_LINES) for title in titles]
+    texts = [_wrapped(title, pair, _TITLE_POINTS, _TITLE_LINES) for title in titles]
     title_heights = [
         max(len(lines) for lines in texts[row * columns : (row + 1) * columns]) * _line_height(_TITLE_POINTS)
         for row in range(rows)
     ]
-    foot = _wrapped(caption, width - 2 * _MARGIN, _CAPTION_POINTS, canvas)
+    foot = _wrapped(caption, width - 2 * _MARGIN, _CAPTION_POINTS)
     foot_height = len(foot) * _line_height(_CAPTION_POINTS)
     height = 2 * _MARGIN + sum(title_heights) + sum(talls) + rows * 0.12 + _BAR_SPACE + foot_height
     figure.set_size_inches(width, height)
-
-    def place(left: float, top: float, wide: float, high: float) -> tuple[float, float, float, float]:
-        return left / width, 1.0 - (top + high) / height, wide / width, high / height
 
     top = _MARGIN
     for row in range(rows):
@@ -175,29 +177,24 @@ def image_panels(
                 parse_math=False,  # a file name may hold two dollar signs
             )
             right, down = (0.0, highs[row] + _GAP) if stacked else (cell + _GAP, 0.0)
-            for layer, x, y in (
-                (images[at], left, top),
-                (overlay(images[at], maps[at]), left + right, top + down),
-            ):
-                axes = figure.add_axes(place(x, y, cell, highs[row]))
-                axes.imshow(layer, cmap="gray", vmin=0, vmax=255, origin="upper", aspect="equal")
-                axes.set_axis_off()
-                _draw_border(axes, borders[at])
+            blended = overlay(images[at], maps[at])
+            for layer, x, y in ((images[at], left, top), (blended, left + right, top + down)):
+                _draw_picture(figure, layer, (x, y, cell, highs[row]), masks[at])
         top += talls[row] + 0.12
 
     bar_width = min(_BAR_WIDTH, width - 2 * _MARGIN)
-    if any(border is not None for border in borders):
+    if any(mask is not None for mask in masks):
         bar_width = bar_width if columns > 1 else _BAR_SHORT
         left = _MARGIN + bar_width + _BAR_GAP
         figure.text(
             left / width,
             1.0 - top / height,
-            "\n".join(_wrapped(OUTLINED, width - _MARGIN - left, _TITLE_POINTS, canvas)),
+            "\n".join(_wrapped(OUTLINED, width - _MARGIN - left, _TITLE_POINTS)),
             fontsize=_TITLE_POINTS,
             linespacing=1.2,
             va="top",
         )
-    _draw_bar(figure, place(_MARGIN, top, bar_width, _BAR_HEIGHT))
+    _draw_bar(figure, _MARGIN, top, bar_width)
     figure.text(
         _MARGIN / width,
         (_MARGIN + foot_height) / height,
@@ -247,9 +244,14 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     Raises:
         WriteError: the file cannot be written; an existing file stays as it was.
     """
+    from PIL import Image
+
+    canvas = cast("FigureCanvasAgg", figure.canvas)
+    canvas.draw()
     buffer = BytesIO()
-    # Without the Software entry the bytes do not depend on matplotlib's version string.
-    figure.savefig(buffer, format="png", dpi=figure.dpi, metadata={"Software": None}, pil_kwargs=_COMPRESSION)
+    # Nothing of a sheet is transparent, and a fourth channel would take a quarter of the time to compress.
+    pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    Image.fromarray(pixels).save(buffer, "png", dpi=(figure.dpi, figure.dpi), compress_level=_COMPRESSION)
     write_bytes(path, buffer.getvalue())
 
 
@@ -263,64 +265,118 @@ def _check(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating], name: s
         raise DataError(f"{name}: the heat map has values outside 0..1 or NaN; scale it to 0..1")
 
 
-def _border(mask: Mask | None, image: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.float64] | None:
-    """The edges between pixels inside and outside a mask, (N, 2 ends, x and y), in pixels of the image."""
+def _outlined(mask: Mask | None, image: npt.NDArray[np.uint8], name: str) -> Mask | None:
+    """The mask if it has a border to draw."""
     if mask is None:
         return None
     if mask.dtype != np.bool_ or mask.shape != image.shape:
         raise DataError(
             f"{name}: outline {mask.dtype} of shape {mask.shape} for {image.shape}; give bool of the image's shape"
         )
-    whole = np.pad(mask, 1)
-    # Pixel i spans i - 0.5 to i + 0.5; the padding shifts indices by 1.
-    rows, columns = np.nonzero(whole[1:] != whole[:-1])
-    level = [np.stack([columns - 1.5 + end, rows - 0.5], axis=1) for end in (0, 1)]
-    rows, columns = np.nonzero(whole[:, 1:] != whole[:, :-1])
-    upright = [np.stack([columns - 0.5, rows - 1.5 + end], axis=1) for end in (0, 1)]
-    edges = np.concatenate([np.stack(level, axis=1), np.stack(upright, axis=1)])
-    return edges if len(edges) else None
+    return mask if mask.any() else None
 
 
-def _draw_border(axes: Axes, border: npt.NDArray[np.float64] | None) -> None:
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path as Line
+def _draw_picture(
+    figure: Figure, layer: npt.NDArray[np.uint8], cell: tuple[float, float, float, float], mask: Mask | None
+) -> None:
+    """Draw an image in its cell (left, top, width, height in inches), and the border of its mask."""
+    import cv2
 
-    if border is None:
-        return
-    # One path for all edges: a line each would take longer than the rest of the sheet.
-    line = Line(border.reshape(-1, 2), np.tile([Line.MOVETO, Line.LINETO], len(border)))
-    for width, colour in ((_RIM, "black"), (_LINE, "white")):
-        # Not clipped: at the image's edge the line would lose half of its width.
-        style = {"linewidth": width, "edgecolor": colour, "capstyle": "projecting", "clip_on": False}
-        axes.add_artist(PathPatch(line, facecolor="none", **style))
+    # As arrays of pixels: an Axes for each picture would take longer than the rest of the sheet.
+    left, top, wide, high = (round(inches * DPI) for inches in cell)
+    rows, columns = layer.shape[:2]
+    scale = min(wide / columns, high / rows)
+    size = max(1, round(columns * scale)), max(1, round(rows * scale))
+    left, top = left + (wide - size[0]) // 2, top + (high - size[1]) // 2
+    # Where a pixel of the image covers several of the sheet it is seen as a square.
+    enlarged = cv2.INTER_NEAREST_EXACT if scale >= _SQUARES else cv2.INTER_LINEAR
+    pixels = np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_AREA if scale < 1 else enlarged), np.uint8)
+    _paste(figure, pixels if pixels.ndim == 3 else np.dstack([pixels] * 3), left, top, "picture")
+    if mask is not None:
+        _paste(figure, _line(mask, size), left - _OUTSIDE, top - _OUTSIDE, "outline")
 
 
-def _draw_bar(figure: Figure, place: tuple[float, float, float, float]) -> None:
-    axes = figure.add_axes(place, label="colour bar")
+def _paste(figure: Figure, pixels: npt.NDArray[np.uint8], left: int, top: int, label: str) -> None:
+    """Put RGB or RGBA pixels on a sheet, one on one."""
+    drawn = _pasted()(figure, offsetx=left, offsety=int(figure.bbox.height) - top - len(pixels), origin="upper")
+    drawn.set_data(pixels if pixels.shape[2] == 4 else np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]))
+    drawn.set_label(label)
+    figure.images.append(drawn)
+
+
+@cache
+def _pasted() -> type[FigureImage]:
+    # Made here, because matplotlib is loaded only to draw.
+    from matplotlib.backend_bases import RendererBase
+    from matplotlib.image import FigureImage
+
+    class Pasted(FigureImage):
+        def draw(self, renderer: RendererBase) -> None:
+            # The library would resample the pixels to their own size, in several times the time.
+            renderer.draw_image(renderer.new_gc(), self.ox, self.oy, np.asarray(self.get_array())[::-1])
+
+    return Pasted
+
+
+def _line(mask: Mask, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """A mask's border as RGBA: a white line within a black rim, `_OUTSIDE` pixels wider than its picture on each side.
+
+    Args:
+        mask: (H, W).
+        size: width and height of the picture.
+    """
+    import cv2
+
+    # Drawn finer than the sheet and averaged, which smooths its edges.
+    fine = np.asarray(
+        cv2.resize(mask.astype(np.uint8), (size[0] * _FINE, size[1] * _FINE), interpolation=cv2.INTER_NEAREST_EXACT)
+    )
+    fine = np.pad(fine, _OUTSIDE * _FINE)
+    whole = size[0] + 2 * _OUTSIDE, size[1] + 2 * _OUTSIDE
+    covered = []
+    for points in (_RIM, _LINE):
+        # Everything within half a width of the border is in the dilated mask, but not in the eroded one.
+        reach = round(points / 2 / 72 * DPI * _FINE)
+        square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+        band = cv2.morphologyEx(fine, cv2.MORPH_GRADIENT, square)
+        covered.append(np.asarray(cv2.resize(band * np.uint8(255), whole, interpolation=cv2.INTER_AREA), np.float64))
+    rim, line = covered
+    grey = np.rint(255.0 * line / np.where(rim > 0, rim, 1.0))
+    return np.dstack([grey, grey, grey, rim]).astype(np.uint8)
+
+
+def _draw_bar(figure: Figure, left: float, top: float, wide: float) -> None:
+    """Draw the colour bar, its places in inches, and its labels."""
     # As overlaid on middle grey.
-    bar = overlay(np.full((1, 256), 110, np.uint8), np.linspace(0.0, 1.0, 256)[None, :])
-    axes.imshow(bar, aspect="auto", extent=(0.0, 1.0, 0.0, 1.0))
-    axes.set_yticks([])
-    axes.set_xticks([0.0, 1.0], ["least influence", "most influence"], fontsize=_TITLE_POINTS)
-    axes.tick_params(length=0, pad=3)
-    least, most = axes.get_xticklabels()
-    least.set_horizontalalignment("left")
-    most.set_horizontalalignment("right")
+    columns, rows = round(wide * DPI), round(_BAR_HEIGHT * DPI)
+    influence = np.tile(np.linspace(0.0, 1.0, columns), (rows, 1))
+    bar = overlay(np.full(influence.shape, 110, np.uint8), influence)
+    bar[[0, -1]] = bar[:, [0, -1]] = 0
+    _paste(figure, bar, round(left * DPI), round(top * DPI), "colour bar")
+    width, height = figure.get_size_inches()
+    for x, side, text in ((left, "left", "least influence"), (left + wide, "right", "most influence")):
+        below = 1.0 - (top + _BAR_HEIGHT + 3.0 / 72.0) / height
+        figure.text(x / width, below, text, fontsize=_TITLE_POINTS, ha=side, va="top")
 
 
 def _line_height(points: float) -> float:
     return points * 1.4 / 72.0
 
 
-def _wrapped(text: str, inches: float, points: float, canvas: FigureCanvasAgg, most: int | None = None) -> list[str]:
-    """Wrap each line of a text into at most `most` lines, measured in the font that draws them."""
+@lru_cache(maxsize=1024)
+def _width(line: str, points: float) -> float:
+    """The width of a line in pixels, in the font that draws it. The sheets of a sweep repeat each other's words."""
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
-    renderer = canvas.get_renderer()
-    font = FontProperties(size=points)
+    return float(RendererAgg(1, 1, DPI).get_text_width_height_descent(line, FontProperties(size=points), False)[0])
+
+
+def _wrapped(text: str, inches: float, points: float, most: int | None = None) -> list[str]:
+    """Wrap each line of a text into at most `most` lines, measured in the font that draws them."""
 
     def fits(line: str) -> bool:
-        return renderer.get_text_width_height_descent(line, font, ismath=False)[0] <= inches * DPI
+        return _width(line, points) <= inches * DPI
 
     wrapped: list[str] = []
     # Control characters in a name are made visible, because no font can draw them.
