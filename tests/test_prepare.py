@@ -67,7 +67,7 @@ def test_bad_files_are_named_and_the_rest_is_prepared(folder: Path, tmp_path: Pa
     manifest, split = pd.read_csv(told(done.stdout, "manifest")), pd.read_csv(told(done.stdout, "split"))
     assert len(manifest) == len(split) == 66
     # The name of a phantom tells no patient.
-    assert "Weakens a claim: The patient of 66 of 66 images is unknown: 100%\n" in done.stdout
+    assert "Weakens a claim: The patient is unknown for 66 of 66 images: 100%\n" in done.stdout
     assert done.stdout.splitlines()[-1] == f"all checks: covidnet audit data=folder data.root={folder}"
     assert not list(tmp_path.iterdir()), "prepare leaves nothing where it was started"
 

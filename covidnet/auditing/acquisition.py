@@ -215,7 +215,7 @@ def _associated(rows: pd.DataFrame, meaning: str) -> list[Finding]:
     level: Level = "blocks" if first["cramers_v"] >= _STRONG else "weakens"
     level = level if meaning == _MEANING else "information"
     interval = None if np.isnan(first["low"]) else (float(first["low"]), float(first["high"]))
-    what = f"The class is associated with {named}; largest Cram\u00e9r's V (0 to 1)."
+    what = f"The class is associated with {named}; Cram\u00e9r's V (0: not at all, 1: fully) of {first['column']}."
     return [Finding(NAME, level, what, float(first["cramers_v"]), interval, (), meaning, _REMEDY, "")]
 
 
@@ -273,7 +273,7 @@ def _forest(
     if level is None:
         return [], note
     others = f"guessing: {chance:.1%}" + (f"; the model: {model:.1%}" if model is not None else "")
-    what = f"Metadata alone predict the class with this balanced accuracy ({others})."
+    what = f"Metadata alone predict the class; balanced accuracy ({others})."
     return [Finding(NAME, level, what, value, interval, (), _MEANING, _REMEDY)], note
 
 
@@ -314,7 +314,7 @@ def _left_out(study: Study) -> tuple[list[Finding], pd.DataFrame, str]:
     note += f"source's images the balanced accuracy on it falls by {100 * value:.1f} points{ends}."
     if interval is None or interval[0] <= 0 or value < _LOSS:
         return [], table, note
-    what = "Ridge regression is worse on a source that it was not fitted to: loss of balanced accuracy."
+    what = "Ridge regression is worse on a source that it was not fitted to; loss of balanced accuracy."
     worst = table["source"].iloc[int((table["accuracy_with_it"] - table["accuracy_without_it"]).argmax())]
     meaning = f"Numbers from these data do not hold for other hospitals; the loss is largest for {worst}."
     ends_of = 100 * interval[0], 100 * interval[1]

@@ -52,9 +52,7 @@ def clinical(study: Study) -> Answer:
     columns = ["class", "prevalence", "ppv", "ppv_low", "ppv_high", "npv", "npv_low", "npv_high"]
     values = pd.DataFrame(rows, columns=columns)
     rarest = values.sort_values("prevalence").iloc[0]
-    what = (
-        f"Of images called {name}, the share that is (PPV), where {100 * rarest['prevalence']:.2g}% of all images are."
-    )
+    what = f"Share of the images called {name} that are {name} (PPV), at {100 * rarest['prevalence']:.2g}% prevalence."
     meaning = (
         f"Here {float(positive.mean()):.0%} of the images are {name}; where it is rarer, more of the calls are wrong."
     )

@@ -40,7 +40,7 @@ from covidnet.report.sweep.audit import number_text as text_of
 from covidnet.report.sweep.audit import with_number
 from covidnet.report.sweep.content import numbered
 from covidnet.report.values import Value
-from covidnet.report.words import probability
+from covidnet.report.words import patients_words, probability
 
 FILES = ("audit.html", "audit.md", "audit.json")
 """What an audit always writes; each table is a CSV file beside them."""
@@ -49,6 +49,35 @@ FILES = ("audit.html", "audit.md", "audit.json")
 _ROWS, _THUMBNAILS, _PER_LINE = 12, 12, 6
 
 _SIDE, _GAP = 128, 6
+
+CAPTIONS = {
+    "leaks": "Broken rules of the folds",
+    "identity": "Ids and files of the findings",
+    "same_image": "Pairs of copies; similarity 1 is the same picture",
+    "acquisition": "Association of each property with the class: Cramér's V (0: none, 1: full) with its 95% interval; "
+    "p holm is the p value corrected for the number of properties",
+    "leave_one_source_out": "Accuracy on each source of a regression that saw it and of one that did not",
+    "shortcuts": "How well each part of the images alone predicts the class. Share of skill: its gain over guessing as "
+    "a share of the model's. Gain: sensitivity plus specificity of the best class, less 1",
+    "contradictory_labels": "Copies of one image in two classes",
+    "label_errors": "Labels that the models contradict, with the models' probability (p) of each class",
+    "shuffled_labels": "Accuracy with the true labels, and with labels exchanged between patients",
+    "subgroups": "Accuracy of each group, beside what its classes let expect; z below 0 is worse than expected",
+    "convergence": "Epochs of each model, counted from 0; the lowest validation loss, and its relative fall in "
+    "the last quarter of the epochs",
+    "seeds": "Accuracy of each seed and split on the test folds, and of the ensemble on the unseen fold",
+    "learning_curve": "Balanced accuracy of a ridge regression that is fitted to a share of the patients",
+    "method_ranks": "Ranks of the methods over the seeds; 1 is best",
+    "prediction_sets": "Coverage: share of the images whose set holds the true class; single and empty: shares of sets "
+    "with one class and with none",
+    "abstention": "Accuracy if only the most confident predictions are given",
+    "predictive_values": "Predictive values if this share of all images (prevalence) is of the class",
+    "net_benefit": "Net benefit per image of acting on the model, on every image and on none, by the probability from "
+    "which one acts (threshold)",
+    "operating_points": "Thresholds chosen on validation images, and what they give on test images",
+    "published_tables": "Printed rates, and the nearest ones that a confusion matrix can give",
+}
+"""What each table on the page shows."""
 
 
 def audit_document(audit: Audit) -> Document:
@@ -127,12 +156,11 @@ def _claim(study: Study) -> str | None:
     codes = cluster_codes(rows)
     right = (rows["label"] == rows["prediction"]).to_numpy(bool)
     number = text_of(float(right.mean()), proportion_interval(right, codes), "%")
-    images = f"{counted(len(rows), 'test image')} of {counted(len(np.unique(codes)), 'patient')}"
-    left = (
-        ""
-        if study.table is None
-        else f", {len(study.images) - len(rows):,} of the data set's images are not among them"
-    )
+    patients = rows["patient_id"]
+    of = patients_words(len(np.unique(codes)), patients.nunique(), int(patients.isna().sum()))
+    images = f"{counted(len(rows), 'test image')} of {of}"
+    other = 0 if study.table is None else len(study.images) - len(rows)
+    left = f" (the other {counted(other, 'image')} of the data set: unseen fold, or left out)" if other > 0 else ""
     return f"The claim: an accuracy of {number} on {images}{left}. What follows says what it is worth."
 
 
@@ -176,7 +204,7 @@ def _overview(audit: Audit) -> Table:
             partly = any(note.startswith("Not possible") for note in audit.answers[check.name].notes)
             nothing = "nothing found; in part not possible" if partly else "nothing found"
             rows += [] if found else [[check.title, nothing, "", ""]]
-    columns = [Column("Check"), Column("Level"), Column("Found"), Column("Number behind it")]
+    columns = [Column("Check"), Column("Level"), Column("Found"), Column("Number")]
     return Table("The checks and what they found; in brackets 95% intervals, the patient as the unit.", columns, rows)
 
 
@@ -188,14 +216,12 @@ def _section(audit: Audit, name: str, title: str, question: str) -> Section:
     if not answer.findings:
         blocks.append(Paragraph("Nothing found."))
     for at, finding in enumerate(answer.findings):
-        items = [f"Number: {number_text(finding)}", finding.meaning, finding.remedy]
-        title_of = f"{LEVELS[finding.level].capitalize()}: {finding.what}"
-        blocks.append(Notice(title_of, items, finding.level == "information"))
+        blocks.append(Notice(finding_text(finding), [finding.meaning, finding.remedy], finding.level == "information"))
         if picture := _picture(audit.study, finding, f"{name}-{at}"):
             blocks.append(picture)
     if answer.notes:
         blocks.append(Bullets(answer.notes))
-    blocks += [_table(file, table, len(table) if answer.whole else _ROWS) for file, table in answer.tables.items()]
+    blocks += [_table(file, table) for file, table in answer.tables.items() if answer.on_page]
     return Section(title, name, blocks)
 
 
@@ -209,8 +235,8 @@ def _picture(study: Study, finding: Finding, name: str) -> Picture | None:
     if not shown:
         return None
     pixels = [study.table.thumbnails.pixels[small[place[path]]] for path in shown]
-    more = f"; the first {len(shown)} of {len(finding.images):,}" if len(finding.images) > len(shown) else ""
-    caption = f"Thumbnails of images concerned, row by row{more}: {', '.join(shown)}."
+    which = f"The first {len(shown)} of {len(finding.images):,}" if len(finding.images) > len(shown) else "The"
+    caption = f"{which} images concerned, row by row; their paths, in this order: audit.json."
     return Picture(caption, f"Thumbnails: {finding.what}", f"{name}.png", data=sheet(pixels))
 
 
@@ -229,14 +255,17 @@ def sheet(pixels: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     return bytes(cv2.imencode(".png", page)[1].tobytes())
 
 
-def _table(name: str, table: pd.DataFrame, most: int) -> Table:
+def _table(name: str, table: pd.DataFrame) -> Table:
+    total = len(table)
+    empty = table.isna().all() | (table == "").all()
+    table = table.loc[:, ~empty].head(_ROWS)
     tests = [column in ("p", "p_holm") for column in table]
     rows = [
         [probability(value) if test else _cell(value) for value, test in zip(row, tests, strict=True)]
-        for row in table.head(most).astype(object).to_numpy().tolist()
+        for row in table.astype(object).to_numpy().tolist()
     ]
-    more = f"; the first {most} of {len(table):,} rows" if len(table) > most else ""
-    return Table(f"{name}.csv{more}.", [Column(str(column).replace("_", " ")) for column in table], rows)
+    file = f"{name}.csv" if total == len(table) else f"the first {_ROWS} of {total:,} rows of {name}.csv"
+    return Table(f"{CAPTIONS[name]} ({file}).", [Column(str(column).replace("_", " ")) for column in table], rows)
 
 
 def _cell(value: object) -> Cell:

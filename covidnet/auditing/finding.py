@@ -47,13 +47,13 @@ class Answer:
         findings: none if it found nothing.
         tables: the tables behind them, by the name of their CSV file.
         notes: what was looked at, and what could not be.
-        whole: whether the page shows its tables with all rows.
+        on_page: whether the page shows the first rows of its tables; if not, it names their files.
     """
 
     findings: Sequence[Finding] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    whole: bool = False
+    on_page: bool = True
 
 
 @dataclass(frozen=True)

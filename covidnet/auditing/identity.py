@@ -133,7 +133,7 @@ def _unknown(study: Study, unknown: np.ndarray) -> Finding:
             f". The known patients have {size:.1f} images each (weighted by images): if the others are like them, "
             f"intervals can be too narrow by a factor of up to {np.sqrt(size):.1f}"
         )
-    what = f"The patient of {int(unknown.sum()):,} of {len(unknown):,} images is unknown."
+    what = f"The patient is unknown for {int(unknown.sum()):,} of {len(unknown):,} images."
     remedy = "Give patient ids in the table of the images (column patient_id)."
     return Finding(NAME, level, what, float(unknown.mean()), None, (), f"{meaning}.", remedy)
 

@@ -61,12 +61,13 @@ def reporting(study: Study) -> Answer:
         filled, part, left = (int(counts.get(word, 0)) for word in ANSWERS.values())
         still_open, number = still_open + left, number + len(table)
         notes.append(f"{name}: {filled} of {len(table)} items filled in, {part} in part, {left} open for the authors.")
+    notes.append(f"Each item with what the files say: {', '.join(f'{file}.csv' for file in tables)}.")
     notes.append("Items are paraphrased. Complete the official forms for a submission; for PROBAST+AI judge each item.")
-    what = f"{still_open:,} of the {number:,} items can be answered by the authors alone."
-    meaning = "The tables say what the files say; they judge nothing."
-    remedy = f"Complete {', '.join(f'{file}.csv' for file in tables)}, and add the pages of the manuscript."
+    what = f"Only the authors can answer {still_open:,} of the {number:,} items."
+    meaning = "For each item, the tables have what the files of the study say. They judge nothing."
+    remedy = "Complete the tables, and add the pages of the manuscript."
     finding = Finding(NAME, "information", what, still_open / number, None, (), meaning, remedy)
-    return Answer([finding], tables, notes, whole=True)
+    return Answer([finding], tables, notes, on_page=False)
 
 
 @cache

@@ -54,7 +54,7 @@ def same_image(study: Study) -> Answer:
     ]  # fmt: skip
     rest = ~(across_folds | across_parts | across_patients)
     kinds.append((
-        "information", rest, "of one patient or of unknown patients, in one part",
+        "information", rest, "within one patient, or of unknown patients",
         "Copies are not new evidence. covidnet prepare keeps them in one fold (split.group=patient+copies). "
         "Two exposures of one patient taken shortly after each other can look the same and are listed too.",
         "Delete all but one of each.",

@@ -78,7 +78,7 @@ def shortcuts(study: Study) -> Answer:
         if name.endswith(" corner"):
             marked.append(f"the {name} marks {best}")
             continue
-        what = f"{what_of[name]} the class with this balanced accuracy (guessing: {chance:.1%}"
+        what = f"{what_of[name]} the class; balanced accuracy (guessing: {chance:.1%}"
         what += f"; {kept:.0%} of the model's gain over guessing" if np.isfinite(kept) else ""
         shown = study.paths(rows[np.flatnonzero((labels == best) & (told == labels))][:12])
         found[name] = (level, what, value, interval, shown)

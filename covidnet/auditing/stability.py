@@ -74,7 +74,7 @@ def _training(study: Study) -> Looked:
         if not np.isfinite(loss).any():
             continue
         best, fall = still_falling(loss)
-        rows.append((run.fold, len(loss), curve.epoch[best] + 1, loss[best], fall, best == len(loss) - 1))
+        rows.append((run.fold, len(loss), curve.epoch[best], loss[best], fall, best == len(loss) - 1))
     if not rows:
         raise NotPossibleError("no run logged a validation loss (curves/metrics.csv)")
     names = ["fold", "epochs", "best_epoch", "best_loss", "fall_in_last_quarter", "best_is_last"]
@@ -88,7 +88,7 @@ def _training(study: Study) -> Looked:
     )
     if cut.mean() <= 0.5:
         return [], {"convergence": shown}, [note]
-    what = "Training was cut off: share of the models whose validation loss was still falling at the last epoch."
+    what = "Training was cut off; share of the models whose validation loss was still falling at the last epoch."
     meaning = "More epochs give other numbers, and methods that learn at other speeds cannot be compared."
     remedy = "Raise trainer.max_epochs until early stopping ends the training."
     finding = Finding(NAME, "weakens", what, float(cut.mean()), None, (), meaning, remedy)
@@ -157,7 +157,7 @@ def _seeds(study: Study) -> Looked:
         )
         best, worst = (pick(several, key=lambda one: one.accuracy) for pick in (max, min))
         if spread > _DIFFERENCE and _apart(best, worst, len(several)):
-            what = f"The accuracy{of} depends on the seed: how far the best of {len(values)} is above the worst"
+            what = f"The accuracy{of} depends on the seed; how far the best of {len(values)} is above the worst"
             what += f" ({max(values):.1%} and {min(values):.1%})."
             meaning = "The accuracy of one seed is that of a lucky or an unlucky training."
             remedy = "Report mean and standard deviation over seeds, never the best; train longer or on more images."
@@ -225,7 +225,9 @@ def _ranks(of_method: dict[str, list[_Group]]) -> Looked:
     if share == 1:
         return [], {"method_ranks": shown}, [note]
     wins = "; ".join(f"{name}: {times}" for name, times in Counter(first).most_common())
-    what = f"The best method changes with the seed ({wins}): share of the seeds in which {leader}, best on average, is."
+    what = (
+        f"The best method changes with the seed ({wins}); share of the seeds in which {leader} (best on average) wins."
+    )
     meaning = "With one seed another method would have been called the best."
     remedy = "Compare methods over several seeds, with a test on the same images (covidnet crossval)."
     return [Finding(NAME, "weakens", what, share, None, (), meaning, remedy)], {"method_ranks": shown}, [note]
@@ -271,8 +273,8 @@ def _learning_curve(study: Study) -> Looked:
     ends = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
     basis += f"From half of the patients to all it rises by {100 * gain:.1f} points{ends}"
     if interval is not None and interval[0] > 0 and gain >= _GAIN:
-        what = "More images would help: rise of the balanced accuracy from half of the patients to all of them"
-        what += f" ({values[-2]:.1%} to {values[-1]:.1%}, ridge regression)."
+        what = "More images would help; rise of ridge regression's balanced accuracy from half of the patients to all"
+        what += f" ({values[-2]:.1%} to {values[-1]:.1%})."
         meaning = "With more patients the models would probably be better than these."
         remedy = "Collect more patients, or report the learning curve beside the numbers."
         ends_of = 100 * interval[0], 100 * interval[1]

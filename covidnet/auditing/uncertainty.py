@@ -184,7 +184,7 @@ def _abstention(sweep: Sweep) -> tuple[list[Finding], pd.DataFrame, str]:
     )
     if area.ci is None or area.ci[1] >= _CHANCE:
         return [], table, note
-    what = "The models are hardly surer where they are right: how often a right prediction has the higher confidence."
+    what = "The models are hardly surer where they are right; how often a right prediction has the higher confidence."
     meaning = "Probabilities, thresholds and abstention say nothing about which predictions to trust."
     remedy = "Do not report confidence; calibrate the models, or report classes alone."
     return [Finding(NAME, "weakens", what, area.value, area.ci, (), meaning, remedy)], table, note

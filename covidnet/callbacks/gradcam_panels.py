@@ -207,10 +207,12 @@ class EmptyMaps:
 
     Args:
         part: what the maps are for.
+        expected: whether constant maps say nothing against the model, so that the line is for debugging.
     """
 
-    def __init__(self, part: str) -> None:
+    def __init__(self, part: str, *, expected: bool = False) -> None:
         self.part = part
+        self._level = logging.DEBUG if expected else logging.WARNING
         self._maps = 0
         self._empty: dict[bool, list[str]] = {False: [], True: []}
 
@@ -258,7 +260,7 @@ class EmptyMaps:
                 images = list(dict.fromkeys(names))
                 what = "had NaN and were set to 0" if broken else "are constant (no place stands out)"
                 listed = ", ".join(images[:3]) + (", ..." if len(images) > 3 else "")
-                log.warning("%s: %d of %d maps %s: %s", self.part, len(names), self._maps, what, listed)
+                log.log(self._level, "%s: %d of %d maps %s: %s", self.part, len(names), self._maps, what, listed)
         return sum(len(names) for names in self._empty.values()), self._maps
 
 

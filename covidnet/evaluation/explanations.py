@@ -182,7 +182,7 @@ def lung_verdict(summary: LocalisationSummary) -> str:
     numbers = summary.measures["lung_share"]
     parts = []
     for difference, against, baseline in (
-        (numbers.difference, numbers.centre, "the centre prior"),
+        (numbers.difference, numbers.centre, "the centre prior, a blob in the middle of every image"),
         (numbers.difference_chance, numbers.chance, "chance"),
     ):
         if difference.value is None or _side(difference) > 0:

@@ -145,7 +145,8 @@ class Explanations:
             return None
         # All maps explain the class predicted by the trained model.
         target = [int(self.probabilities[image_id].argmax()) for image_id in self.rows["image_id"].iloc[chosen]]
-        own, empty = EmptyMaps("sanity test, trained network"), EmptyMaps("sanity test, re-initialised networks")
+        own = EmptyMaps("sanity test, trained network")
+        empty = EmptyMaps("sanity test, re-initialised networks", expected=True)
         trained = self._heats(self.module.classifier, chosen, target, own)
         names = stages(self.module.classifier)
         # The verdict rests on the fully re-initialised network. It is drawn several times, as one draw may be unlucky.

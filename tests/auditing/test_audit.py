@@ -9,16 +9,19 @@ import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from covidnet.auditing.checks import CHECKS, Audit, audited
-from covidnet.auditing.document import audit_document, write_audit
+from covidnet.auditing.document import CAPTIONS, audit_document, write_audit
 from covidnet.auditing.finding import LEVELS, Answer, Check, Finding
 from covidnet.auditing.study import Study
 from covidnet.report.rendering.document import Picture
+from covidnet.report.rendering.markdown import markdown_of
 from tests.auditing.conftest import altered, edited
 from tests.commands import command
+from tests.sweeps import write_sweep
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_levels_are_sorted_and_thumbnails_shown(clean: Study, tmp_path: Path) ->
     document = audit_document(audit)
     pictures = [block for section in document.sections for block in section.blocks if isinstance(block, Picture)]
     assert len(pictures) == 3
-    assert "; the first 12 of 14" in pictures[0].caption
+    assert pictures[0].caption.startswith("The first 12 of 14 images concerned")
     write_audit(audit, tmp_path)
     page = (tmp_path / "audit.html").read_text()
     assert page.count("data:image/png;base64,") == 3
@@ -156,3 +159,31 @@ def test_errors_are_one_line(changed: Path, cache: Path, tmp_path: Path, sweep: 
     done = run(tmp_path, cache, "sweep_dir=sweep", "data=folder", "data.root=gone", "out=gone-audit")
     assert done.returncode == 0, done.stderr
     assert "not possible: identity: the images cannot be read" in done.stdout
+
+
+def test_the_page_explains_each_table_and_leaves_checklists_to_their_files(
+    clean: Study, sweep: Path, tmp_path: Path
+) -> None:
+    audit = audited(Study(clean.table, sweep_dir=sweep, resamples=100))
+    write_audit(audit, tmp_path)
+    text = (tmp_path / "audit.md").read_text()
+    shown = {name for answer in audit.answers.values() if answer.on_page for name in answer.tables}
+    assert len(shown) > 5
+    assert all(f"{CAPTIONS[name]} (" in text.replace("\\", "") for name in shown)
+    assert "| Preprocessing |" not in text
+    assert "Preprocessing" in (tmp_path / "claim_2024.csv").read_text()
+
+
+def test_empty_columns_are_in_the_file_alone(clean: Study, tmp_path: Path) -> None:
+    table = pd.DataFrame({"path": ["a.png"], "part": [""], "patient_id": [np.nan]})
+    audit = audited(clean, [Check("leaks", "Leaks", "Leaks?", lambda study: Answer((), {"same_image": table}))])
+    write_audit(audit, tmp_path)
+    assert "\n| path |\n" in (tmp_path / "audit.md").read_text()
+    assert list(pd.read_csv(tmp_path / "same_image.csv")) == list(table)
+
+
+def test_images_of_unknown_patients_are_not_counted_as_patients(split: pd.DataFrame, tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", split=split.assign(patient_id=np.nan), skill=3.0)
+    audit = audited(Study(None, sweep_dir=folder), [])
+    text = markdown_of(audit_document(audit))
+    assert "test images of unknown patients. What follows" in text

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from covidnet.auditing.checks import Check, audited
@@ -97,8 +98,10 @@ def test_images_alone_and_nothing_at_all(clean: Study) -> None:
         reporting(Study(None, why_no_images="gone"))
 
 
-def test_the_page_shows_every_item(clean: Study, tmp_path: Path) -> None:
+def test_the_files_have_every_item_and_the_page_names_them(clean: Study, tmp_path: Path) -> None:
     write_audit(audited(clean, [Check("reporting", "Reporting", "?", reporting)]), tmp_path)
     text = (tmp_path / "audit.md").read_text()
-    for item in ("| 44 |", "| 27c |", "| evaluation 4.7 |"):
-        assert item in text
+    for file, item in (("claim_2024", "44"), ("tripod_ai", "27c"), ("probast_ai", "evaluation 4.7")):
+        assert item in set(pd.read_csv(tmp_path / f"{file}.csv", dtype=str)["item"])
+        assert f"{file}.csv" in text.replace("\\", "")
+        assert f"| {item} |" not in text

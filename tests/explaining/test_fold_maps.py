@@ -324,7 +324,8 @@ def test_maps_that_lie_beside_the_lungs_are_said_to_fail_where_lungs_alone_are_k
             low, high = (f"{100 * end:.1f}" for end in difference.ci)
             text = (
                 f"On 12 images with known lungs {100 * share.model.value:.1f}% of the heat lies in "
-                f"the lungs, less than the centre prior ({100 * centre:.1f}%; difference "
+                f"the lungs, less than the centre prior, a blob in the middle of every image "
+                f"({100 * centre:.1f}%; difference "
                 f"{100 * difference.value:.1f} points [{low}, {high}])"
             )
             assert text.replace("-", "\N{MINUS SIGN}") in line

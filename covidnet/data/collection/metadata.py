@@ -97,7 +97,7 @@ class Given:
     separator: str | None = None
 
 
-def read_table(file: Path, wanted: Iterable[str] = COLUMNS, layout: Layout = OWN) -> Table:
+def read_table(file: Path, wanted: Iterable[str] = COLUMNS, layout: Layout = OWN, level: int = logging.INFO) -> Table:
     """Read a text table in any encoding and with any separator that spreadsheets write; assumptions are logged.
 
     The encoding is UTF-8, UTF-16 or, failing both, Windows-1252. The separator is the comma, semicolon, tab or bar that
@@ -108,6 +108,7 @@ def read_table(file: Path, wanted: Iterable[str] = COLUMNS, layout: Layout = OWN
         file: the table.
         wanted: names of columns to recognise.
         layout: what is known about it.
+        level: at which assumptions are logged.
 
     Raises:
         DataError: it cannot be read as a table, or lacks a column that the layout names.
@@ -147,7 +148,7 @@ def read_table(file: Path, wanted: Iterable[str] = COLUMNS, layout: Layout = OWN
     if layout.header:
         assumed.append(f"its columns taken as {', '.join(layout.header)}")
     if assumed:
-        log.info("%s: read %s", file, ", ".join(assumed))
+        log.log(level, "%s: read %s", file, ", ".join(assumed))
     return Table(rows, columns, separator, 1 if header else 3 if first else 2)
 
 
@@ -212,9 +213,10 @@ def read_columns(root: Path, paths: Sequence[str], given: Given | None = None) -
         tables = [(file, _layout(file, given)) for file in files] if files else _tables(folder, given)
         parts = []
         for file, layout in tables:
-            rows = read_table(file, layout=layout).rows
+            rows = read_table(file, layout=layout, level=logging.DEBUG).rows  # read_metadata has said it
             if "filename" in rows and not layout.header:
-                found = pd.Series(_matched(file, rows["filename"].tolist(), root, paths), rows.index, dtype=object)
+                names = rows["filename"].tolist()
+                found = pd.Series(_matched(file, names, root, paths, logging.DEBUG), rows.index, dtype=object)
                 parts.append(rows.assign(filename=found).dropna(subset=["filename"]))
         if any(len(part) for part in parts):
             known = pd.concat(parts).drop_duplicates("filename").set_index("filename").reindex(list(paths))
@@ -252,7 +254,10 @@ def _layout(file: Path, given: Given | None) -> Layout:
     try:
         known = layout_of(_first_line(_decoded(file)[0]))
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); data.table must be a table of images") from None
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror}); data.table must be the path of a table of images, from the "
+            "current folder"
+        ) from None
     if given is None or not (given.columns or given.separator):
         return known if known.name or given is None or not given.files else Layout(listed=True)
     separator = SEPARATORS[given.separator] if given.separator else None
@@ -496,7 +501,9 @@ _LEVELS: tuple[tuple[str, Callable[[PurePosixPath], list[str]], Callable[[PurePo
 )  # fmt: skip
 
 
-def _matched(file: Path, names: Sequence[str], root: Path, paths: Sequence[str]) -> list[str | None]:
+def _matched(
+    file: Path, names: Sequence[str], root: Path, paths: Sequence[str], level: int = logging.INFO
+) -> list[str | None]:
     """The image that each row refers to, or None."""
     wanted = [_below(name, root) if name.strip() else [] for name in names]
     found: list[str | None] = [None] * len(names)
@@ -525,7 +532,8 @@ def _matched(file: Path, names: Sequence[str], root: Path, paths: Sequence[str])
         taken.update(new.values())
         if new and how:
             n = min(new)
-            log.info("%s: %d rows name their image %s, for example %s for %s", file, len(new), how, names[n], new[n])
+            words = "%s: %d rows name their image %s, for example %s for %s"
+            log.log(level, words, file, len(new), how, names[n], new[n])
     return found
 
 

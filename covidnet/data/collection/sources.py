@@ -266,6 +266,8 @@ def _without_class(paths: list[str], metadata: Metadata, classes: ClassList | No
     if folders:
         listed = ", ".join(f"{folder}/ ({counted(count, 'image')})" for folder, count in sorted(folders.items())[:5])
         causes.append(f"folders not named after a class: {listed}")
+        if not metadata.columns and all(key_of(Path(folder).name) in _PLAIN for folder in folders):
+            causes[-1] += " (a table of their labels is named with data.table=PATH)"
     if metadata.columns:
         causes.append(
             f"{metadata.name}, with the columns {', '.join(metadata.columns[:12])}, has no label for {paths[0]} (in a "
@@ -276,7 +278,8 @@ def _without_class(paths: list[str], metadata: Metadata, classes: ClassList | No
         return f"{'; '.join(causes)}; put images in a folder named after their class, or set data.ignore='[{example}]'"
     return (
         f"{'; '.join(causes)}; a class must be one of {', '.join(classes)} or a usual spelling: map a name with "
-        f"data.labels='{{NAME: {classes[-1]}}}', leave images out with data.ignore='[{example}]', or set data.classes"
+        f"data.labels='{{NAME: {classes[-1]}}}', leave images out with data.ignore='[{example}]', or take the "
+        "folders' names as the classes with data.classes=auto"
     )
 
 

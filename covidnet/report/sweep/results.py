@@ -97,7 +97,8 @@ def abstract(summary: SweepSummary) -> Paragraph:
         )
     text += "."
     if selection.label:
-        text += f" How that model was chosen: {selection.label}."
+        chosen = f"that model was {selection.label}" if selection.label.startswith("selected") else selection.label
+        text += f" {chosen[:1].upper()}{chosen[1:]}."
     return Paragraph(text)
 
 

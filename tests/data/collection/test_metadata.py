@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from covidnet.base.errors import DataError
-from covidnet.data.collection.metadata import Metadata, read_metadata, read_table
+from covidnet.data.collection.metadata import Metadata, read_columns, read_metadata, read_table
 
 TEXT = "filename,patient_id,view,source\nNORMAL/a.png,p1,PA,Klinik Köln\nNORMAL/b.png,007,AP,\n"
 TOLD = {
@@ -176,3 +176,11 @@ def test_the_parents_table_may_be_about_other_folders_too(tmp_path: Path, caplog
     table.write_text("filename,view\nData/gone.png,AP\n")
     with pytest.raises(DataError, match=r"1 of 1 rows match no single image, such as Data/gone\.png"):
         read_metadata(root, ["a.png"])
+
+
+def test_what_a_table_was_taken_as_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    read(tmp_path, "Image Name;age\na.png;50\n", "images/a.png")
+    assert len(caplog.records) == 3
+    assert read_columns(tmp_path, ["images/a.png"])["age"].tolist() == ["50"]
+    assert len(caplog.records) == 3

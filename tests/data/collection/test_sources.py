@@ -417,3 +417,12 @@ def test_of_found_classes_the_positive_one_names_a_finding(
         (tmp_path / name / "a.png").touch()
     assert folder_source(tmp_path, classes=None).classes.positive == positive
     assert folder_source(tmp_path, classes=None, positive=names[0]).classes.positive == names[0]
+
+
+def test_folders_that_say_nothing_of_the_class_need_a_table(tmp_path: Path) -> None:
+    for n in range(3):
+        place(tmp_path, f"images/{n}.png")
+    with pytest.raises(
+        DataError, match=r"images/ \(3 images\) \(a table of their labels is named with data.table=PATH\)"
+    ):
+        folder_source(tmp_path)
