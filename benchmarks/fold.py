@@ -1,7 +1,8 @@
 """What one fold costs from nothing: python benchmarks/fold.py [NAME=VALUE ...]      (default: experiment=demo)
 
 Runs ``python -m covidnet.train`` with an empty cache, then again with the cache that the first run filled, and prints
-for both the seconds, the peak memory of all its processes together, and what the run says of its steps and scores.
+for both the seconds, the peak memory of all its processes together, and what the run says of its steps and scores. The
+last line is what the second command takes beyond ``import pytorch_lightning``, which every command of it has to pay.
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ def main() -> None:
                 if numbers["n"]
             )
             print(f"{name}: {seconds:.1f} s, peak {peak / 2**30:.2f} GiB; {steps}; accuracy {scores}")
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import pytorch_lightning"], check=True)
+    imported = time.perf_counter() - start
+    print(f"filled cache, beyond import pytorch_lightning ({imported:.1f} s): {seconds - imported:.1f} s")
 
 
 if __name__ == "__main__":

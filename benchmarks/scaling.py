@@ -1,116 +1,98 @@
-"""What grows with the archive: python benchmarks/scaling.py [--images 1000 10000 100000]
+"""What grows with the archive: python benchmarks/scaling.py [--images 1000 10000 100000] [NAME=VALUE ...]
 
-Times of the steps of a study whose cost depends on the number of images, on made-up tables and random features, so that
-no archive has to be there: folds by patient, manifest and split as CSV, the feature store (written, opened, read), the
-head's training. The pass of the backbone and the reading of files are measured by benchmarks/features.py and here on a
-few phantoms, per image.
+A study from files to report, by the commands that a user types: drawn images of 64 x 64 pixels, one to six of a
+patient; `prepare` with its search for copies, `features` with a tiny network, the ten folds with their report, and the
+report again. For every command: seconds, seconds of processor time, and the memory of its largest process. From the
+second size on, the exponent by which the processor time has grown: 1 is proportional to the images. NAME=VALUE go to
+the commands that read images.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import math
 import os
-import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
-import pandas as pd
-import torch
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.progress import available_cores
-from covidnet.data.folds.splits import balanced_folds
-from covidnet.data.phantoms.phantom import write_phantoms
-from covidnet.data.reading.images import inspect_image, read_image
-from covidnet.feature_store.store import FeatureStore, feature_key
-from covidnet.models.heads import LinearHead
 
-DIM = 1024
+SIDE = 64
+SETTINGS = ("data=folder", "data.image_size=32", "model=torchvision", "model.backbone=squeezenet1_1",
+            "model.weights=random", "trainer.accelerator=cpu", "progress=false")  # fmt: skip
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
-
-
-def table(images: int) -> pd.DataFrame:
-    """A manifest of made-up images: classes in the shares of real archives, one to six images of a patient."""
+def write_images(root: Path, images: int) -> None:
+    """Smooth noise, brighter at a place of its class; one class for all images of a patient."""
     rng = np.random.default_rng(0)
-    labels = rng.choice(CLASSES.names, images, p=[0.2, 0.5, 0.3])
-    patient = np.repeat(np.arange(images), rng.integers(1, 7, images))[:images]
-    # Patients have images of one class.
-    labels = labels[patient]
-    sha = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(images)]
-    return pd.DataFrame(
-        {
-            "image_id": [s[:16] for s in sha], "path": [f"{label}/{n}.png" for n, label in enumerate(labels)],
-            "label": labels, "patient_id": [f"p{n}" for n in patient], "view": "PA", "source": "made up",
-            "sha256": sha, "width": 1024, "height": 1024, "mode": "L", "bytes": 500_000,
-        }
-    ).sort_values("image_id", ignore_index=True)  # fmt: skip
+    for label in CLASSES:
+        (root / label).mkdir(parents=True)
+    lines, patient = ["filename,label,patient_id"], 0
+    while len(lines) <= images:
+        label = CLASSES[rng.integers(len(CLASSES))]
+        for _ in range(min(rng.integers(1, 7), images + 1 - len(lines))):
+            coarse = rng.integers(40, 180, (12, 12)).astype(np.uint8)
+            coarse[3 * CLASSES.index(label) + 2, 5:8] += 50
+            name = f"{label}/{len(lines)}.png"
+            cv2.imwrite(str(root / name), cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
+            lines.append(f"{name},{label},p{patient}")
+        patient += 1
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
 
 
-def head_epoch(features: torch.Tensor, labels: torch.Tensor) -> None:
-    torch.set_num_threads(1)
-    head = LinearHead(DIM, standardise=True)
-    optimiser = torch.optim.Adam(head.parameters(), fused=True)
-    for part in torch.randperm(len(features)).split(32):
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(head(features[part]), labels[part]).backward()
-        optimiser.step()
+def run(module: str, *words: str) -> tuple[float, float, float]:
+    """Seconds, seconds of processor time, and peak memory in GiB of the largest process of a command."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", f"covidnet.{module}", *words]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(said.read().decode(errors="replace")[-2000:])
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+
+
+def study(home: Path, images: int, settings: list[str]) -> dict[str, tuple[float, float, float]]:
+    """What each command of a study of so many images takes."""
+    write_images(home / "images", images)
+    data = [f"data.root={home / 'images'}", f"cache_dir={home / 'cache'}", *settings]
+    # A command takes the settings of the groups that it reads.
+    plain = [word for word in data if not word.startswith(("model", "trainer", "explain"))]
+    sweep = home / "sweep"
+    return {
+        "prepare": run("prepare", *plain),
+        "features": run("features", *(word for word in data if not word.startswith("explain"))),
+        "ten folds and report": run("train", "-m", "fold=range(0,10)", f"hydra.sweep.dir={sweep}", *data),
+        "report": run("crossval", f"sweep_dir={sweep}", f"report_dir={home / 'report'}"),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000, 100000])
-    parser.add_argument("--phantoms", type=int, default=60, help="images of each class that are read")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", default=[])
     given = parser.parse_args()
-    print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}")
-    with tempfile.TemporaryDirectory() as home:
-        phantoms = write_phantoms(Path(home) / "images", images_per_class=given.phantoms, workers=1)
-        paths = [Path(home) / "images" / name for name in phantoms["filename"]]
-        seconds, _ = timed(lambda: [inspect_image(path) for path in paths])
-        print(f"reading and checking an image of 320 pixels: {1000 * seconds / len(paths):.1f} ms on one core")
-        seconds, _ = timed(lambda: [read_image(path) for path in paths])
-        print(f"reading it for the network: {1000 * seconds / len(paths):.1f} ms on one core")
-        for images in given.images:
-            rows = table(images)
-            folds, made = timed(lambda rows=rows: balanced_folds(rows, group="patient", seed=0))
-            file = Path(home) / f"manifest-{images}.csv"
-            written, _ = timed(lambda rows=rows, file=file: rows.to_csv(file, index=False))
-            read, _ = timed(lambda file=file: pd.read_csv(file, dtype=object))
-            store = FeatureStore(Path(home) / f"store-{images}", {"images": images}, DIM)
-            keys = [feature_key(sha, "original") for sha in rows["sha256"]]
-            vectors = np.random.default_rng(0).standard_normal((min(images, 256), DIM)).astype(np.float32)
-
-            def fill(keys: list[bytes] = keys, store: FeatureStore = store, vectors: Any = vectors) -> None:
-                for start in range(0, len(keys), 256):
-                    part = keys[start : start + 256]
-                    store.append(part, vectors[: len(part)])
-
-            filled, _ = timed(fill)
-            size = sum(path.stat().st_size for path in store.folder.iterdir())
-            opened, fresh = timed(
-                lambda images=images: FeatureStore(Path(home) / f"store-{images}", {"images": images}, DIM)
-            )
-            taken, (found, _) = timed(lambda fresh=fresh, keys=keys: fresh.read(keys))
-            labels = torch.from_numpy(rows["label"].map(CLASSES.index).to_numpy().copy())
-            epoch, _ = timed(lambda found=found, labels=labels: head_epoch(torch.from_numpy(found), labels))
-            used = int((made.table["fold"] >= 0).sum())
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(
-                f"{images} images: folds {folds:.2f} s ({used} in a fold), manifest {file.stat().st_size / 1e6:.1f} MB "
-                f"written in {written:.2f} s and read in {read:.2f} s, store {size / 1e6:.0f} MB written in "
-                f"{filled:.1f} s, opened in {opened:.2f} s, read in {taken:.2f} s, an epoch of the head {epoch:.2f} s, "
-                f"peak memory so far {peak:.2f} GiB"
-            )
-            del found, vectors, fresh, store
+    print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
+    last: dict[str, tuple[int, float]] = {}
+    for images in given.images:
+        with tempfile.TemporaryDirectory() as home:
+            found = study(Path(home), images, [*SETTINGS, *given.settings])
+        for name, (seconds, processor, memory) in found.items():
+            line = f"{images:,} images, {name}: {seconds:.1f} s, {processor:.1f} s of the processor, {memory:.2f} GiB"
+            if name in last:
+                before, took = last[name]
+                line += f", grows by the power {math.log(processor / took) / math.log(images / before):.2f}"
+            last[name] = images, processor
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ TINY = {
     "gate": ["--phantoms", "36", "--per-kind", "2", "--parts", "3", "--side", "32"],
     "overlap": ["{images}", "--phantoms", "12"],
     "reading": ["--images", "2", "--sides", "96", "--rounds", "1"],
-    "scaling": ["--images", "200", "--phantoms", "2"],
+    "scaling": ["--images", "66", "trainer.max_epochs=1", "explain=off", "features.engine=torch"],
     "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256"],
     "sweep": ["fold=0,1", "seed=0,1", *QUICK],
 }
 """The arguments of each script."""
 
-SLOW = {"audit", "dicom", "explain", "features", "fold", "gate", "serving", "sweep"}
+SLOW = {"audit", "dicom", "explain", "features", "fold", "gate", "scaling", "serving", "sweep"}
 """They start commands, or use a whole network many times."""
 
 
