@@ -1,4 +1,4 @@
-"""What grows with the archive: python benchmarks/scaling.py [--images 1000 10000 100000] [NAME=VALUE ...]
+"""What grows with the archive: python benchmarks/scaling.py [NAME=VALUE ...] [--images 1000 10000 100000]
 
 A study from files to report, by the commands that a user types: drawn images of 64 x 64 pixels, one to six of a
 patient; `prepare` with its search for copies, `features` with a tiny network, the ten folds with their report, and the
@@ -61,17 +61,17 @@ def run(module: str, *words: str) -> tuple[float, float, float]:
     return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
 
 
-def study(home: Path, images: int, settings: list[str]) -> dict[str, tuple[float, float, float]]:
-    """What each command of a study of so many images takes."""
+def study(home: Path, images: int, folds: str, settings: list[str]) -> dict[str, tuple[float, float, float]]:
+    """What each command of a study of so many images takes; `folds` are those of the sweep."""
     write_images(home / "images", images)
     data = [f"data.root={home / 'images'}", f"cache_dir={home / 'cache'}", *settings]
-    # A command takes the settings of the groups that it reads.
-    plain = [word for word in data if not word.startswith(("model", "trainer", "explain"))]
+    # It has no network.
+    plain = [word for word in data if word.startswith(("data", "split", "reading", "cache_dir", "progress"))]
     sweep = home / "sweep"
     return {
         "prepare": run("prepare", *plain),
-        "features": run("features", *(word for word in data if not word.startswith("explain"))),
-        "ten folds and report": run("train", "-m", "fold=range(0,10)", f"hydra.sweep.dir={sweep}", *data),
+        "features": run("features", *data),
+        "ten folds and report": run("train", "-m", folds, f"hydra.sweep.dir={sweep}", *data),
         "report": run("crossval", f"sweep_dir={sweep}", f"report_dir={home / 'report'}"),
     }
 
@@ -81,11 +81,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000, 100000])
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", default=[])
     given = parser.parse_args()
+    folds = next((word for word in given.settings if word.startswith("fold=")), "fold=range(0,10)")
+    settings = [*SETTINGS, *(word for word in given.settings if word != folds)]
     print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     last: dict[str, tuple[int, float]] = {}
     for images in given.images:
         with tempfile.TemporaryDirectory() as home:
-            found = study(Path(home), images, [*SETTINGS, *given.settings])
+            found = study(Path(home), images, folds, settings)
         for name, (seconds, processor, memory) in found.items():
             line = f"{images:,} images, {name}: {seconds:.1f} s, {processor:.1f} s of the processor, {memory:.2f} GiB"
             if name in last:

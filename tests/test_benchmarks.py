@@ -32,7 +32,7 @@ TINY = {
     "gate": ["--phantoms", "36", "--per-kind", "2", "--parts", "3", "--side", "32"],
     "overlap": ["{images}", "--phantoms", "12"],
     "reading": ["--images", "2", "--sides", "96", "--rounds", "1"],
-    "scaling": ["--images", "66", "trainer.max_epochs=1", "explain=off", "features.engine=torch"],
+    "scaling": ["fold=0,1", "trainer.max_epochs=1", "explain=off", "features.engine=torch", "--images", "150"],
     "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256"],
     "sweep": ["fold=0,1", "seed=0,1", *QUICK],
 }
