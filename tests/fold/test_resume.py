@@ -119,7 +119,7 @@ def test_runs_killed_at_random_moments_and_resumed_are_bit_equal(
         assert chain < 20, "the runs end before they can be stopped"
         folder = tmp_path / f"chain{chain}"
         process = start(folder, KINDS[kind])
-        for _ in range(3):
+        for _ in range(4 - stopped):
             time.sleep(moments.uniform(0.0, length))
             number = signal.SIGKILL if stopped % 2 else signal.SIGTERM
             if process.is_alive():

@@ -182,11 +182,9 @@ def test_a_run_length_coded_image_with_a_window_takes_less_than_six_bytes_per_pi
     assert outcomes["rle_window"].megabytes * 2**20 / 3_200**2 < 6
 
 
-@pytest.mark.parametrize(
-    "data", [hostile.dicom_items(100_000), hostile.deflated_items(1_000_000)], ids=["items", "deflated"]
-)
-def test_reading_only_headers_has_the_same_limits(data: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "image.dcm"
+@pytest.mark.parametrize("maker", ["dicom_items", "deflated_items"])
+def test_reading_only_headers_has_the_same_limits(maker: str, tmp_path: Path) -> None:
+    data, path = getattr(hostile, maker)(40_000), tmp_path / "image.dcm"
     path.write_bytes(data)
     with pytest.raises(ImageRefusedError, match=r"more than 16,000 elements in its header.*; export it again"):
         read_header(path)

@@ -229,6 +229,7 @@ def test_copies_within_the_set_do_not_raise_the_limit(images: list[np.ndarray]) 
     assert likeness_limit(some) == SIMILARITY
 
 
+@pytest.mark.slow
 def test_drawn_images_are_more_alike_so_that_the_limit_is_higher() -> None:
     pixels = [draw_image(CLASSES[n % 3], n, 0, size=96).image for n in range(60)]
     drawn = imageset(small(pixels[:30]), "a")
