@@ -23,7 +23,7 @@ from covidnet.evaluation.sanity import sanity_table
 from covidnet.feature_store.maps import MapStore, feature_maps
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.classifier import Classifier
-from covidnet.models.randomisation import randomised, stages, with_random_head
+from covidnet.models.randomisation import Cascade, stages, with_random_head
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +154,11 @@ class Explanations:
         found: dict[str, list[Heats]] = {name: [] for name in names}
         # One seed has the same random head at every stage.
         random_heads = {seed: with_random_head(self.module.classifier, seed) for seed in {seed for _, seed in todo}}
+        cascade = Cascade(self.module.classifier, SEED)
         with progress_bar(self.progress, unit="stages") as bar:
             for stage, seed in bar.track(todo, description="sanity test"):
-                found[stage].append(self._reinitialised_maps(chosen, target, stage, seed, random_heads[seed], empty))
+                drawn = cascade if seed == SEED else Cascade(self.module.classifier, seed)
+                found[stage].append(self._reinitialised_maps(chosen, target, stage, drawn, random_heads[seed], empty))
         for counted in (own, empty):
             self.constant[counted.part] = counted.report()
         of = self.rows.iloc[chosen]
@@ -168,16 +170,15 @@ class Explanations:
         chosen: Sequence[int],
         target: Sequence[int],
         stage: str,
-        seed: int,
+        drawn: Cascade,
         random_head: Classifier,
         empty: EmptyMaps,
     ) -> Heats:
-        classifier = self.module.classifier
         if not self._pooled(self.method) or self.store is None:
-            return self._heats(randomised(classifier, stage, seed), chosen, target, empty)
+            return self._heats(drawn.down_to(stage), chosen, target, empty)
         # The first draw uses the name under which other runs stored their maps.
-        kept = stage if seed == SEED else f"{stage} draw {seed}"
-        maps = self._maps(random_head, chosen, kept, partial(randomised, classifier, stage, seed))
+        kept = stage if drawn.seed == SEED else f"{stage} draw {drawn.seed}"
+        maps = self._maps(random_head, chosen, kept, partial(drawn.down_to, stage))
         return self._heats(random_head, chosen, target, empty, maps)
 
     def _chosen(self, count: int) -> list[int]:

@@ -58,19 +58,55 @@ def randomised(classifier: Classifier, stage: str, seed: int = 0) -> Classifier:
 
     Source: the cascading randomisation of Adebayo et al. 2018, https://arxiv.org/abs/1810.03292
     """
-    known = stages(classifier)
-    if stage not in known:
-        raise SettingError("stage", stage, known)
-    chosen = known[: known.index(stage) + 1]
-    with torch.inference_mode(False), torch.no_grad():
-        made = copy.deepcopy(classifier)
-        _fill(made.head, _reset(made.head, _seed(seed, 0)))
-        if len(chosen) > 1:
-            groups = _groups(made.backbone.features)
-            wanted = {name for one in chosen[1:] for name in groups[one]}
-            drawn = _drawn(made.backbone, _seed(seed, 1))
-            _fill(made.backbone.features, {name: drawn[name] for name in wanted})
-    return made.eval()
+    return Cascade(classifier, seed).down_to(stage)
+
+
+class Cascade:
+    """Re-initialise a network stage by stage, as `randomised` does, with one copy and one draw for all stages.
+
+    Args:
+        classifier: the network; it is unchanged, and so is the global random state. Nothing is copied or drawn yet.
+        seed: as in `randomised`.
+    """
+
+    def __init__(self, classifier: Classifier, seed: int = 0) -> None:
+        self.classifier = classifier
+        self.seed = seed
+        self._made: Classifier | None = None
+        self._drawn: State = {}
+        self._reached = 0
+
+    def down_to(self, stage: str) -> Classifier:
+        """The network in which all stages down to a given one are re-initialised.
+
+        Args:
+            stage: as in `randomised`; stages are asked for in their order.
+
+        Returns:
+            The copy, in eval mode, on the same device. The next call changes it.
+
+        Raises:
+            SettingError: as in `randomised`.
+            ValueError: an earlier stage than before.
+        """
+        known = stages(self.classifier)
+        if stage not in known:
+            raise SettingError("stage", stage, known)
+        place = known.index(stage)
+        if self._made is not None and place < self._reached:
+            raise ValueError(f"stage {stage} comes before {known[self._reached]}, which is already re-initialised")
+        with torch.inference_mode(False), torch.no_grad():
+            if self._made is None:
+                self._made = copy.deepcopy(self.classifier).eval()
+                _fill(self._made.head, _reset(self._made.head, _seed(self.seed, 0)))
+            features = self._made.backbone.features
+            groups = _groups(features)
+            if place and not self._drawn:
+                self._drawn = _drawn(self._made.backbone, _seed(self.seed, 1))
+            wanted = [name for one in known[self._reached + 1 : place + 1] for name in groups[one]]
+            _fill(features, {name: self._drawn[name] for name in wanted})
+            self._reached = place
+        return self._made
 
 
 def with_random_head(classifier: Classifier, seed: int = 0) -> Classifier:
@@ -147,6 +183,8 @@ def _drawn(backbone: Backbone, seed: int) -> State:
 
 def _reset(module: nn.Module, seed: int, made: State | None = None) -> State:
     """New values of every tensor of a module: from `made` if all tensors of a layer fit, else from its reset."""
+    if made and all(name in made and made[name].shape == value.shape for name, value in _tensors(module).items()):
+        return made
     # On the CPU and in float32, so that the draw depends on neither device nor precision.
     fresh = copy.deepcopy(module).cpu().float()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):

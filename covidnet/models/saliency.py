@@ -169,7 +169,9 @@ class _Tail(nn.Module):
             maps = classifier.backbone.feature_maps(images.to(self.dtype)) if known is None else known
         # A copy, because maps made in inference mode, or passed in by the caller, cannot start a graph.
         maps = maps.detach().to(self.anchor.device, self.anchor.dtype, copy=True)
-        return self.logits(functional_call(pool, self.pool_state, (self.maps(maps.requires_grad_()),)))
+        seen = self.maps(maps.requires_grad_())
+        # A call with other tensors lists those of the whole backbone first, which takes longer than the map.
+        return self.logits(functional_call(pool, self.pool_state, (seen,)) if self.pool_state else pool(seen))
 
     def logits(self, features: Tensor) -> Tensor:
         return functional_call(self.held[0].head, self.head_state, (features,))

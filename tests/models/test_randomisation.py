@@ -15,7 +15,7 @@ from covidnet.models.backbones import Backbone
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead, LinearHead
 from covidnet.models.inputs import CHEST_SPEC, IMAGENET_SPEC
-from covidnet.models.randomisation import randomised, stages, with_random_head
+from covidnet.models.randomisation import Cascade, randomised, stages, with_random_head
 from tests.refusals import refused
 
 DENSENET = "head denseblock4 transition3 denseblock3 transition2 denseblock2 transition1 denseblock1 conv0"
@@ -99,6 +99,22 @@ def test_a_stage_gets_the_same_values_however_far_the_cascade_goes(network: tupl
     for key, value in two.items():
         if known.index(stage_of(name, key, known)) <= 1:
             assert torch.equal(value, all_of_it[key]), key
+
+
+def test_one_cascade_gives_the_network_of_every_stage_in_turn(network: tuple[str, Classifier]) -> None:
+    name, classifier = network
+    before = {key: value.clone() for key, value in tensors(classifier).items()}
+    cascade = Cascade(classifier, 3)
+    # Stages may be left out, as those whose maps are stored.
+    for stage in (STAGES[name][0], STAGES[name][2], STAGES[name][2], STAGES[name][-1]):
+        made, expected = cascade.down_to(stage), tensors(randomised(classifier, stage, 3))
+        assert not made.training
+        for key, value in tensors(made).items():
+            assert torch.equal(value, expected[key]), key
+    for key, value in tensors(classifier).items():
+        assert torch.equal(value, before[key]), key
+    with pytest.raises(ValueError, match=f"stage {STAGES[name][1]} comes before {STAGES[name][-1]}"):
+        cascade.down_to(STAGES[name][1])
 
 
 def test_random_weights_of_the_same_seed_come_out_changed(network: tuple[str, Classifier]) -> None:
