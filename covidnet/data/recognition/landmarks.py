@@ -43,6 +43,9 @@ _SHARE = 32
 _COMMON = 8
 _FLIPPED = 3
 
+# Patches that are whitened at a time, so that memory does not grow with their number.
+_PATCHES = 1 << 14
+
 
 @dataclass(frozen=True)
 class Landmarks:
@@ -111,10 +114,14 @@ class LandmarkIndex:
         turned = np.linalg.qr(np.random.default_rng(0).normal(size=(dims, dims)))[0]
         self._planes = turned[:, :bits].astype(np.float32)
         self._weights = 1 << np.arange(bits)
-        white = self._white(every)
-        codes = (white @ self._planes > 0) @ self._weights
+        # In place and in parts: these are the largest arrays of a search, 5 kB an image.
+        codes = np.empty(len(every), np.intp)
+        for start in range(0, len(every), _PATCHES):
+            some = slice(start, start + _PATCHES)
+            every[some] = self._white(every[some])
+            codes[some] = (every[some] @ self._planes > 0) @ self._weights
         order = np.argsort(codes, kind="stable")
-        self._patches = white[order]
+        self._patches = every[order]
         self._starts = np.searchsorted(codes[order], np.arange((1 << bits) + 1))
         place = order % max(self.count * PLACES, 1)
         self._image, self._at = place // PLACES, places.at.reshape(-1, 2)[place]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from covidnet.data.collection.sources import folder_source
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.data.reading.images import read_image
 from covidnet.data.reading.thumbnails import SIDE, thumbnail
+from covidnet.data.recognition import landmarks
 from covidnet.data.recognition.alignment import COARSE, coarse_windows, window_matrices, windows
 from covidnet.data.recognition.landmarks import LandmarkIndex
 from covidnet.data.recognition.overlap import HIGHEST, SIMILARITY, ImageSet, find_copies, find_overlap, likeness_limit
@@ -280,6 +282,25 @@ def test_the_index_finds_the_same_in_any_order_of_the_others(images: list[np.nda
     _, one, *_ = LandmarkIndex(known.pixels).likely(copies, 1)
     _, two, *_ = LandmarkIndex(known.pixels[order]).likely(copies, 1)
     assert one.tolist() == order[two].tolist()
+
+
+def test_the_index_does_not_hold_its_patches_three_times(known: ImageSet) -> None:
+    pixels = np.tile(known.pixels, (75, 1, 1))
+    tracemalloc.start()
+    try:
+        LandmarkIndex(pixels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The patches take 5.1 kB an image, twice while they are sorted.
+    assert peak / len(pixels) < 3 * 5_100
+
+
+def test_the_index_is_the_same_in_parts(known: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = LandmarkIndex(known.pixels).likely(known.pixels, 24)
+    monkeypatch.setattr(landmarks, "_PATCHES", 1000)
+    parts = LandmarkIndex(known.pixels).likely(known.pixels, 24)
+    assert [one.tolist() for one in parts] == [one.tolist() for one in whole]
 
 
 def test_all_windows_at_once_are_those_one_by_one(known: ImageSet) -> None:
