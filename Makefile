@@ -9,6 +9,8 @@ MODEL ?=
 STAMP := $(VENV)/.covidnet-$(shell (pwd; cat pyproject.toml) | cksum | cut -d' ' -f1)
 
 export NO_ALBUMENTATIONS_UPDATE = 1
+# Without compiled files on disk, pytest would rewrite every assertion of the tests anew in each run and each worker.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help install demo fold sweep test test-all lint check format docs bundle clean
 .DEFAULT_GOAL := help

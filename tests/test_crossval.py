@@ -121,6 +121,7 @@ def test_the_same_predictions_give_the_same_report(sweep: Path, tmp_path: Path) 
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_guessing_models_have_a_best_above_chance_and_the_report_says_why(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "coins", split=split_table(per_fold=52), skill=0.0)
     (summary,) = report_sweeps([folder], **QUICK)
@@ -260,6 +261,7 @@ def test_identical_sweeps_differ_by_nothing(sweep: Path, tmp_path: Path) -> None
     assert {test["p"] for test in told["delong"].values()} == {1.0}
 
 
+@pytest.mark.slow
 def test_the_command_is_without_torch(tmp_path: Path, sweep: Path) -> None:
     code = (
         "import runpy, sys\n"
@@ -402,6 +404,7 @@ def test_a_part_of_a_grid_is_reported_by_its_groups(grid: Path, tmp_path: Path) 
     assert one != whole
 
 
+@pytest.mark.slow
 def test_jobs_that_fail_alike_say_so_once_and_each_log_has_it(tmp_path: Path) -> None:
     words = ("-m", "fold=0,1", "data=folder", "data.root=nowhere", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     done = run("covidnet.train", *words, cwd=tmp_path)
@@ -414,6 +417,7 @@ def test_jobs_that_fail_alike_say_so_once_and_each_log_has_it(tmp_path: Path) ->
         assert (tmp_path / f"sweep/fold={fold}/train.log").read_text().count("nowhere: no such folder") == 1
 
 
+@pytest.mark.slow
 def test_the_report_says_how_it_was_asked_for_and_gives_an_area_one_interval(sweep: Path, tmp_path: Path) -> None:
     (summary,) = report_sweeps([sweep], report_dir=tmp_path, selection="paper", resamples=300, seed=4)
     assert "selection=paper resamples=300 seed=4" in (tmp_path / "report.html").read_text()

@@ -117,6 +117,7 @@ def test_strict_refuses_before_anything_is_predicted(sweep: Path, images: Path, 
     assert not (tmp_path / "out/predictions.csv").exists()
 
 
+@pytest.mark.slow
 def test_on_its_own_study_the_headline_is_of_the_images_that_no_model_was_trained_on(
     sweep: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def _calibrated(run: Path, image_ids: pd.Series) -> np.ndarray:
     return tempered(rows[list(CLASSES.columns)], json.loads((run / "metrics.json").read_text())["temperature"]["value"])
 
 
+@pytest.mark.slow
 def test_of_a_model_from_before_it_is_said_that_its_images_are_not_known(
     sweep: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -313,6 +315,7 @@ def test_one_image_in_two_classes_is_named(sweep: Path, images: Path, tmp_path: 
         evaluate(sweep, tmp_path / "out", *folder(here), "strict=true", "overwrite=true")
 
 
+@pytest.mark.slow
 def test_strict_tells_of_refused_files_when_all_else_is_done(sweep: Path, images: Path, tmp_path: Path) -> None:
     here = tmp_path / "images"
     shutil.copytree(images, here)
@@ -362,6 +365,7 @@ def test_the_report_does_not_go_among_the_images(
         evaluate(sweep, images / "report", *folder(images))
 
 
+@pytest.mark.slow
 def test_a_folder_that_names_no_class_is_refused_unless_it_is_mapped(sweep: Path, tmp_path: Path) -> None:
     for n in range(3):
         put(tmp_path / "images", f"TB/{n}.png", draw_image("Pneumonia", 9000 + n, 0, size=96).image)

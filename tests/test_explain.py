@@ -229,6 +229,7 @@ def test_every_method_has_a_name() -> None:
     assert tuple(EXPLAINERS) == METHODS
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_told_without_loading_the_network(run: Path, images: Path, tmp_path: Path) -> None:
     wrong = {
         "checkpoint=": [],
@@ -259,6 +260,7 @@ def test_wrong_arguments_are_told_without_loading_the_network(run: Path, images:
     assert (heavy, done.stderr) == ("[]", "")
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_and_odd_names_are_taken_as_they_are_typed(run: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/fold=3").symlink_to(run)

@@ -63,6 +63,7 @@ def test_it_is_checked_on_images_that_are_given(run: Path, tmp_path: Path, capsy
     assert (tmp_path / "new/folder/model.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_there_is_replaced_only_where_that_is_asked_for(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.onnx").write_bytes(b"another model")
     with pytest.raises(SettingError, match=r"mine.onnx: .* overwrite=true"):

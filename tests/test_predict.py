@@ -156,6 +156,7 @@ def test_every_bad_file_is_refused_by_name_and_the_others_are_predicted(sweep: P
     assert len(table) >= 3
 
 
+@pytest.mark.slow
 def test_it_runs_inside_the_folder_of_the_images_and_does_not_take_its_own_pictures_for_images(
     sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

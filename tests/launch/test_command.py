@@ -86,7 +86,10 @@ HELP = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+# Each in an interpreter of its own: one command that trains and one that reads tables stand for the others.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("train", "crossval"))) for name in COMMANDS]
+)
 def test_help_names_the_settings_and_imports_nothing_heavy(tmp_path: Path, name: str) -> None:
     """Within two seconds on a quiet machine, which is a matter of what is imported."""
     heavy = {"torch", "torchvision", "pytorch_lightning", "cv2", *(() if name == "crossval" else ("pandas", "scipy"))}

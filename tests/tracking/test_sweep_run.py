@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ from tests.sweeps import write_sweep
 from tests.tracking.fakes import run_files
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> tuple[Path, SweepSummary]:
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepSummary]:
     """A sweep folder with its report, and its summary."""
-    folder = tmp_path / "strict"
+    folder = tmp_path_factory.mktemp("sweep") / "strict"
     write_sweep(folder, folds=range(3))
     (summary,) = report_sweeps([folder], resamples=100)
     return folder, summary
+
+
+@pytest.fixture
+def sweep(reported: tuple[Path, SweepSummary], tmp_path: Path) -> tuple[Path, SweepSummary]:
+    """A copy of it."""
+    folder, summary = reported
+    return Path(shutil.copytree(folder, tmp_path / "strict")), summary
 
 
 def log_to_wandb(folder: Path, **settings: Any) -> None:
