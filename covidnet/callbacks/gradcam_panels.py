@@ -293,5 +293,6 @@ def grey(image: Tensor, normalise: Normalise) -> npt.NDArray[np.uint8]:
         image: (C, H, W), normalised.
         normalise: the transform that normalised it.
     """
-    values = image[0].double().numpy() * normalise.std[0] + normalise.mean[0]
+    # In numpy: on a busy machine the threads of PyTorch take longer to start than this takes.
+    values = image[0].numpy().astype(np.float64) * normalise.std[0] + normalise.mean[0]
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
