@@ -84,6 +84,8 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         _check_from_folder(word, text)
     if hydras:
         own = ("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir=", *subfolders([*mode, *kept]))
+        # What the experiment sweeps over is in the task's settings by now.
+        own += ("hydra.sweeper.params=null",)
         found = [word for word in overrides["hydra"] if not word.startswith(own) and word not in others]
         for word in found:
             _check_from_folder(word, text)

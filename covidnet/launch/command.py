@@ -27,6 +27,7 @@ from covidnet.launch.launchers import (
     broken_launcher,
     check_search,
     default_launcher,
+    experiment_sweep,
     one_by_one,
     prepare_launch,
     settle,
@@ -219,6 +220,8 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
     launcher = "basic"
     command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(_guarded(task, name))
     try:
+        if name == "config":
+            sys.argv += experiment_sweep(sys.argv[1:], config_dir())
         launcher = prepare_launch(sys.argv[1:])
         sys.argv += subfolders(sys.argv[1:])
         if name == "config":

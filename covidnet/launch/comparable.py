@@ -37,6 +37,9 @@ def compared(settings: Any, also: Sequence[str] = ()) -> dict[str, Any]:
     if flat.get("unseen") == "scored":
         # What runs did before the setting existed.
         del flat["unseen"]
+    if flat.get("split.unseen_fold") == 10:
+        # Likewise.
+        del flat["split.unseen_fold"]
     if list(flat.get("data.classes") or ()) == list(DEFAULT_CLASSES):
         # Likewise.
         del flat["data.classes"]

@@ -167,6 +167,59 @@ def settle(cfg: DictConfig, launcher: str) -> None:
         cfg.progress = False
 
 
+def experiment_sweep(arguments: Sequence[str], config_dir: Path) -> list[str]:
+    """What an experiment sweeps over, as arguments: its ``hydra.sweeper.params`` that the command line does not set.
+
+    Args:
+        arguments: the command line without the command.
+        config_dir: the folder of the Hydra configuration.
+
+    Returns:
+        Such as ``["fold=range(0,10)"]`` and, because Hydra would sweep over both, an argument that empties the
+        experiment's own; nothing for a single run.
+    """
+    names = [word.lstrip("+").removeprefix("experiment=") for word in arguments if "experiment=" in word[:12]]
+    file = config_dir / "experiment" / f"{names[-1]}.yaml" if names else None
+    if file is None or not _is_sweep(arguments) or not file.is_file():
+        return []
+    from covidnet.base.trust import read_yaml
+
+    found: Any = read_yaml(file)
+    params = ((found.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
+    given = {word.lstrip("+").partition("=")[0] for word in arguments}
+    missing = [f"{name}={values}" for name, values in params.items() if name not in given]
+    return [*missing, "hydra.sweeper.params=null"] if params else []
+
+
+def check_nested(cfg: DictConfig) -> None:
+    """Refuse a sweep over the unseen fold whose selection would see that fold, or that could not be scored.
+
+    Args:
+        cfg: the settings that all jobs have.
+
+    Raises:
+        SettingError: naming the setting.
+    """
+    if cfg.unseen == "locked":
+        raise SettingError(
+            "unseen", cfg.unseen, "scored in a sweep over split.unseen_fold",
+            "each fold is once the unseen one, and its score is the result",
+        )  # fmt: skip
+    if cfg.split.unseen is not None:
+        raise SettingError(
+            "split.unseen", cfg.split.unseen, "null in a sweep over split.unseen_fold",
+            "published test images are always the unseen fold",
+        )  # fmt: skip
+    if cfg.selection != "inner":
+        raise SettingError(
+            "selection", cfg.selection, "inner in a sweep over split.unseen_fold", "paper selects by the unseen fold"
+        )
+    if cfg.split.validation == "none":
+        raise SettingError(
+            "split.validation", "none", "inner or test in a sweep over split.unseen_fold", "validation selects the model"
+        )
+
+
 def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) -> None:
     """Check a sweep before its first job starts.
 
@@ -188,6 +241,8 @@ def check_sweep(hydra: DictConfig, cfg: DictConfig, arguments: Sequence[str]) ->
             "trainer.devices", devices, "1 in a sweep",
             "several devices work on one run at a time: give each job one, or run the folds one by one",
         )  # fmt: skip
+    if "split.unseen_fold" in swept(arguments):
+        check_nested(cfg)
     if hydra.runtime.choices["hydra/sweeper"] == "search":
         check_search(cfg)
         if hydra.sweeper.direction != search_direction(cfg.monitor):

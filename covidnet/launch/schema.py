@@ -178,6 +178,7 @@ _SPLIT = {
     "split.seed": _count("Seed of the folds."),
     "split.balance": _flag("Whether every fold has the same number of images of each class."),
     "split.unseen": _text("Published test images to keep as the unseen fold; null draws it.", extra=_NULL),
+    "split.unseen_fold": _count("Which of the eleven drawn folds is the unseen one.", most=10),
 }
 _TRAIN = {
     "augment.mode": _one_of("How training images are augmented.", "fixed", "online", "custom", "none"),

@@ -93,7 +93,7 @@ def test_what_is_read_is_taken(words: str) -> None:
         ("config", "hydra.run.dri=x", "hydra.run.dri=x: no such setting; did you mean hydra.run.dir?"),
         ("config", "hydra/launcher=local hydra.launcher.n_job=1", "hydra.launcher.n_job=1: no such setting; did you "
                                                                    "mean hydra.launcher.n_jobs?"),
-        ("config", "experiment=papr", "experiment=papr: must be one of cnn, covid_vs_rest, demo, narin, "
+        ("config", "experiment=papr", "experiment=papr: must be one of cnn, covid_vs_rest, demo, narin, nested, "
                                       "no_augmentation, paper, radiography, strict; did you mean paper?"),
     ],
 )  # fmt: skip

@@ -31,7 +31,15 @@ from covidnet.data.collection.manifest_files import (
 )
 from covidnet.data.collection.metadata import COLUMNS, Given
 from covidnet.data.collection.sources import Source, folder_source, kaggle_source
-from covidnet.data.folds.splits import N_FOLDS, Copies, Group, balanced_folds, check_groups
+from covidnet.data.folds.splits import (
+    N_FOLDS,
+    UNSEEN_FOLD,
+    Copies,
+    Group,
+    balanced_folds,
+    check_groups,
+    check_unseen_fold,
+)
 from covidnet.data.phantoms.phantom import DRAWING, FOLDERS, write_phantoms
 from covidnet.data.reading.thumbnails import FILE as THUMBNAILS
 from covidnet.data.reading.thumbnails import Thumbnails, make_thumbnails, read_thumbnails
@@ -258,6 +266,7 @@ def prepare_dataset(
         SplitError: no balanced folds can be made.
     """
     check_groups(split["group"], split.get("copies", "bytes"))
+    check_unseen_fold(_unseen_fold(split), published=split.get("unseen") is not None)
     source = find_source(data, cache_dir, unseen=split.get("unseen"), progress=progress)
     if absent := [label for label in source.classes if label not in set(source.files["label"])]:
         least = N_FOLDS - bool(source.unseen)
@@ -324,6 +333,9 @@ def _split_dataset(
         settings["balance"] = False
     if unseen:
         settings["unseen"] = _sha256("\n".join(sorted(unseen)))
+    unseen_fold = _unseen_fold(split)
+    if unseen_fold != UNSEEN_FOLD:
+        settings["unseen_fold"] = unseen_fold
     folder = home / f"split-{digest(settings)}"
     file, record = folder / "split.csv", folder / "split.json"
     if not record.exists():
@@ -339,6 +351,7 @@ def _split_dataset(
             seed=split["seed"],
             copies=copies,
             unseen=unseen,
+            unseen_fold=unseen_fold,
             balance=balance,
             classes=classes,
         )
@@ -349,7 +362,9 @@ def _split_dataset(
         left_out = pd.concat([other.assign(reason="view: " + other["view"].astype(str)), made.left_out], join="inner")
         left_out = left_out[list(made.left_out)].sort_values("image_id")
         write_text(folder / "left_out.csv", left_out.to_csv(index=False, lineterminator="\n"))
-        facts = {**settings, "split_sha256": _sha256(text), "notes": made.notes}
+        exchange = f"Drawn fold {unseen_fold} is the unseen one; it and fold {UNSEEN_FOLD} have exchanged numbers."
+        more = [exchange] if unseen_fold != UNSEEN_FOLD else []
+        facts = {**settings, "split_sha256": _sha256(text), "notes": [*made.notes, *more]}
         write_text(record, json.dumps(facts, indent=2) + "\n")
     try:
         facts = json.loads(record.read_text(encoding="utf-8"))
@@ -377,6 +392,11 @@ def _split_dataset(
         copies=copies,
         classes=classes,
     )
+
+
+def _unseen_fold(split: Mapping[str, Any]) -> int:
+    # Older runs have no such setting.
+    return int(split.get("unseen_fold", UNSEEN_FOLD))
 
 
 def read_split(file: str | Path) -> pd.DataFrame:

@@ -71,6 +71,39 @@ def check_groups(group: str, copies: str) -> None:
         raise SettingError("split.copies", copies, ("near", "bytes"), "to part copies, say split.group=patient too")
 
 
+def check_unseen_fold(unseen_fold: int, *, published: bool) -> None:
+    """Refuse a value of ``split.unseen_fold`` that does not exist or contradicts ``split.unseen``.
+
+    Args:
+        unseen_fold: which of the drawn folds is the unseen one.
+        published: whether the unseen fold is a published test set.
+
+    Raises:
+        SettingError: naming the setting.
+    """
+    if isinstance(unseen_fold, bool) or unseen_fold not in range(N_FOLDS):
+        raise SettingError("split.unseen_fold", unseen_fold, f"0 to {N_FOLDS - 1}")
+    if published and unseen_fold != UNSEEN_FOLD:
+        raise SettingError(
+            "split.unseen_fold", unseen_fold, f"{UNSEEN_FOLD} with split.unseen",
+            "published test images are always the unseen fold; set split.unseen=null",
+        )  # fmt: skip
+
+
+def exchanged(fold: int, unseen_fold: int) -> int:
+    """The number of a drawn fold where `unseen_fold` is the unseen one, and the drawn fold of a number: its own inverse.
+
+    Args:
+        fold: -1..10.
+        unseen_fold: the drawn fold that exchanges its number with fold 10.
+
+    Example:
+        >>> [exchanged(fold, 3) for fold in (2, 3, 10)]
+        [2, 10, 3]
+    """
+    return {unseen_fold: UNSEEN_FOLD, UNSEEN_FOLD: unseen_fold}.get(fold, fold)
+
+
 def groups_of(manifest: pd.DataFrame, group: Group = "patient+copies", copies: Copies = "near") -> pd.Series:
     """The group of each image; no two folds may share a group.
 
@@ -125,6 +158,7 @@ def balanced_folds(
     seed: int = 0,
     copies: Copies = "near",
     unseen: Collection[str] = (),
+    unseen_fold: int = UNSEEN_FOLD,
     balance: bool = True,
     classes: ClassList = DEFAULT_CLASSES,
 ) -> Split:
@@ -148,6 +182,8 @@ def balanced_folds(
     With `unseen`, the unseen fold is exactly these images, and the ten test folds are drawn as above from the images
     that share no group with them. The others of such a group are left out, and a warning names their patients.
 
+    With `unseen_fold`, the same folds are drawn, and this one is the unseen one: it exchanges its number with fold 10.
+
     With ``balance=False`` every image is used: the folds are those of scikit-learn's ``StratifiedGroupKFold``, whose
     class ratios are as close to those of the data set as whole groups allow. Then only the groups are guaranteed, and
     that every fold has each class.
@@ -158,6 +194,7 @@ def balanced_folds(
         seed: another seed gives another draw and other folds.
         copies: which copies share a fold, as in `groups_of`.
         unseen: ids of the images of a published test set; none draws the unseen fold like the others.
+        unseen_fold: which of the eleven drawn folds is the unseen one, 0..10.
         balance: whether every fold has the same number of images of every class.
         classes: of the labels. Their order is part of the draw.
 
@@ -165,7 +202,7 @@ def balanced_folds(
         The split.
 
     Raises:
-        SettingError: group or copies is not an allowed value.
+        SettingError: group or copies is not an allowed value, or unseen_fold is another fold than that of `unseen`.
         DataError: a column is missing, an image id is not unique, or a label is not one of the classes.
         SplitError: a class has fewer images or groups than folds to draw (11, or 10 with `unseen`) or no image in
             `unseen`, or no balanced folds were found.
@@ -178,6 +215,7 @@ def balanced_folds(
         manifest = manifest.assign(copy_of=pd.Series(float("nan"), index=manifest.index, dtype=object))
     images = manifest.assign(group=groups_of(manifest, group, copies)).sort_values("image_id", ignore_index=True)
     kept = images["image_id"].isin(list(unseen))
+    check_unseen_fold(unseen_fold, published=bool(len(unseen)))
     bins = N_FOLDS - bool(len(unseen))
     across = images["group"].isin(set(images["group"][kept])) & ~kept
     drawn = images[~kept & ~across]
@@ -193,7 +231,9 @@ def balanced_folds(
     if not balance:
         images["fold"] = LEFT_OUT
         images.loc[kept, "fold"] = UNSEEN_FOLD
-        images.loc[drawn.index, "fold"] = _stratified(drawn, bins, seed, classes)
+        images.loc[drawn.index, "fold"] = _stratified(drawn, bins, seed, classes).map(
+            lambda fold: exchanged(fold, unseen_fold)
+        )
         images["reason"] = pd.Series([_PUBLISHED if one else None for one in across], dtype="str")
         return _split(images, None, _published_twice(images, kept, across), group, seed, copies, bins, classes)
 
@@ -206,7 +246,8 @@ def balanced_folds(
             "add patients with images of one class only"
         )
     # Bins are filled in order, so they are numbered at random. Otherwise the unseen fold would be a special one.
-    numbers = shuffled([str(fold) for fold in range(bins)], seed, "fold")
+    drawn_numbers = shuffled([str(fold) for fold in range(bins)], seed, "fold")
+    numbers = [exchanged(fold, unseen_fold) for fold in drawn_numbers]
     images["fold"] = LEFT_OUT
     images.loc[kept, "fold"] = UNSEEN_FOLD
     folds = _fold_column(drawn, dict(zip(names, range(len(names)), strict=True)), packing, numbers, seed, classes)
