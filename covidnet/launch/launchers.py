@@ -216,7 +216,10 @@ def check_nested(cfg: DictConfig) -> None:
         )
     if cfg.split.validation == "none":
         raise SettingError(
-            "split.validation", "none", "inner or test in a sweep over split.unseen_fold", "validation selects the model"
+            "split.validation",
+            "none",
+            "inner or test in a sweep over split.unseen_fold",
+            "validation selects the model",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,8 @@ def report_sweeps(
 
     Returns:
         The summaries, in the order of the folders. A single sweep over more than the folds has one per group of runs;
-        their reports are in subfolders of ``report``, next to a table of methods and seeds.
+        their reports are in subfolders of ``report``, next to a table of methods and seeds. A sweep over the unseen
+        fold has none: its groups have one report together, ``nested.html``.
 
     Raises:
         SettingError: names do not match the folders, or a setting is not allowed.
@@ -69,6 +70,7 @@ def report_sweeps(
         raise SettingError("unseen", unseen, "open or null")
     from rich.console import Console
 
+    from covidnet.report.sweep.nested import outer_note
     from covidnet.report.sweep.repeats import repeats_note
     from covidnet.report.terminal import BRACKETS, metrics_table
     from covidnet.report.words import count
@@ -106,8 +108,9 @@ def report_sweeps(
         summaries[0] = replace(summaries[0], audit=audit(sweeps[0]))
     if len(summaries) == 1:
         whole = folders[0].expanduser()
-        note = repeats_note(chosen_group(whole, only[0] if only else "") or "", groups_of(whole))
-        summaries = [replace(summaries[0], notes=[*summaries[0].notes, *([note] if note else [])])]
+        group = chosen_group(whole, only[0] if only else "") or ""
+        notes = [note for note in (repeats_note(group, groups_of(whole)), outer_note(group)) if note]
+        summaries = [replace(summaries[0], notes=[*summaries[0].notes, *notes])]
     comparisons = _comparisons(sweeps)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -128,12 +131,16 @@ def report_sweeps(
 
 
 def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: Any) -> list[SweepSummary]:
-    """A report of each group of a grid in its own folder, and one table of methods and seeds."""
+    """A report of each group of a grid in its own folder, and one table of methods and seeds.
+
+    The groups of a sweep over the unseen fold have one report together instead.
+    """
     from rich.console import Console
 
     from covidnet.base.atomic import make_folder, write_text
     from covidnet.report.rendering.html import page_of
     from covidnet.report.sweep.grid import grid_latex, grid_table
+    from covidnet.report.sweep.nested import outer_of
     from covidnet.report.sweep.repeats import repeats_document, repeats_table
     from covidnet.report.words import count
     from covidnet.sweep.folder import Sweep, read_sweep
@@ -153,6 +160,11 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
         # All groups at once, so that this counts as one opening.
         runs = [run for sweep in finished.values() for run in sweep.runs]
         _open([Sweep(folder.expanduser(), folder.name, runs, [])], options["cache_dir"])
+    if nested := {group: sweep for group, sweep in finished.items() if outer_of(group)[1]}:
+        _report_nested(nested, {group: cause for group, cause in failed.items() if outer_of(group)[1]}, target, options)
+        finished = {group: sweep for group, sweep in finished.items() if group not in nested}
+    if not finished:
+        return []
     summaries: dict[str, SweepSummary] = {}
     for group in finished:
         (summaries[group],) = report_sweeps([folder], only=[group], report_dir=target / group, **options)
@@ -178,6 +190,51 @@ def _report_grid(folder: Path, groups: Sequence[str], target: Path, **options: A
             console.print(f"{row['method']}: standard deviation in points: {known}", markup=False, emoji=False)
         console.print(f"Repeats: {target / 'repeats.html'}; report the mean, not the best of them", markup=False)
     return list(summaries.values())
+
+
+def _report_nested(
+    sweeps: Mapping[str, Sweep], failed: Mapping[str, Exception], target: Path, options: Mapping[str, Any]
+) -> None:
+    """One report of the groups that differ by the unseen fold: nested selection."""
+    import json
+
+    import pandas as pd
+    from rich.console import Console
+
+    from covidnet.base.atomic import make_folder, write_text
+    from covidnet.evaluation.nested import compared_estimates
+    from covidnet.evaluation.results import to_json
+    from covidnet.report.rendering.html import page_of
+    from covidnet.report.sweep.nested import ROWS, nested_document, nested_table, outer_of
+    from covidnet.report.terminal import BRACKETS, metrics_table
+    from covidnet.sweep.nested import nested_study
+
+    console = Console(soft_wrap=True, highlight=False)
+    numbers = {name: options[name] for name in ("selection", "resamples", "seed")}
+    studies = []
+    for name in dict.fromkeys(outer_of(group)[0] for group in sweeps):
+        own = {group: sweep for group, sweep in sweeps.items() if outer_of(group)[0] == name}
+        lost = {group: cause for group, cause in failed.items() if outer_of(group)[0] == name}
+        studies.append(nested_study(name, own, lost, **numbers))
+    for study in studies:
+        for problem in study.scores.problems:
+            log.warning("%s", problem)
+    scores, classes = {study.name: study.scores for study in studies}, studies[0].classes
+    found = {name: {"estimates": to_json(compared_estimates(one)), **to_json(one)} for name, one in scores.items()}
+    make_folder(target)
+    write_text(target / "nested.html", page_of(nested_document(scores, classes)))
+    write_text(target / "nested.csv", nested_table(scores).to_csv(index=False, lineterminator="\n"))
+    write_text(target / "nested.json", json.dumps({"studies": found}, indent=2) + "\n")
+    predictions = pd.concat([study.predictions.assign(study=study.name) for study in studies], ignore_index=True)
+    write_text(target / "nested_predictions.csv", predictions.to_csv(index=False, lineterminator="\n"))
+    for name, one in scores.items():
+        title = f"{name or 'Nested selection'}: selected models, pooled outer folds"
+        console.print(metrics_table(one.selected.flat(), title, classes=classes))
+        for row in compared_estimates(one):
+            above = "" if row.optimism is None else f" ({100 * row.optimism:+.1f} points)"
+            console.print(f"{ROWS[row.key]}: {100 * (row.accuracy.value or 0):.1f}%{above}", markup=False, emoji=False)
+    console.print(BRACKETS)
+    console.print(f"Report: {target / 'nested.html'}; report the pooled estimate, not an outer fold", markup=False)
 
 
 def summaries_of(

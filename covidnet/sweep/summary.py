@@ -73,7 +73,7 @@ def summarise(sweep: Sweep, *, selection: str | None = None, resamples: int = RE
     numbers, classes = {"resamples": resamples, "seed": seed}, sweep.classes
     options: dict[str, Any] = {**numbers, "classes": classes}
     scores = scored(pooled, **options)
-    per_fold = [_fold_scores(run) for run in runs]
+    per_fold = [fold_scores(run) for run in runs]
     tested = [row.test for row in per_fold]
     data = _data(sweep)
     use = unseen_use(sweep)
@@ -163,7 +163,8 @@ def _unseen_together(runs: Sequence[Run]) -> list[pd.DataFrame]:
     return tables
 
 
-def _fold_scores(run: Run) -> FoldScores:
+def fold_scores(run: Run) -> FoldScores:
+    """The scores of one model on its validation images, its test fold and the unseen fold."""
     val, test, unseen = (run.rows(part) for part in ("val", "test", "unseen"))
     points = (point_scores(rows, run.classes) if len(rows) else None for rows in (val, test, unseen))
     return FoldScores(run.fold, len(test), *points)
@@ -245,7 +246,7 @@ def _selection(
     sweep: Sweep, per_fold: Sequence[FoldScores], rule: str, data: DataFacts, words: str, seed: int
 ) -> Selection:
     runs = sweep.runs
-    candidates = [_candidate(row, sweep.classes) for row in per_fold]
+    candidates = candidates_of(per_fold, sweep.classes)
     validated = all(candidate.val_accuracy is not None for candidate in candidates)
     fold = choose(candidates, rule) if rule == "paper" or validated else None
     if rule == "paper":
@@ -275,6 +276,16 @@ def _selection(
         paper_fold=choose(candidates, "paper") if sweep.has_unseen else None,
         **report,
     )
+
+
+def candidates_of(per_fold: Sequence[FoldScores], classes: ClassList) -> list[Candidate]:
+    """The models of a sweep among which one is selected.
+
+    Args:
+        per_fold: the scores of each.
+        classes: of the sweep.
+    """
+    return [_candidate(row, classes) for row in per_fold]
 
 
 def _candidate(row: FoldScores, classes: ClassList) -> Candidate:

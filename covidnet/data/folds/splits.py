@@ -91,7 +91,7 @@ def check_unseen_fold(unseen_fold: int, *, published: bool) -> None:
 
 
 def exchanged(fold: int, unseen_fold: int) -> int:
-    """The number of a drawn fold where `unseen_fold` is the unseen one, and the drawn fold of a number: its own inverse.
+    """The number of a drawn fold where `unseen_fold` is the unseen one; the function is its own inverse.
 
     Args:
         fold: -1..10.
