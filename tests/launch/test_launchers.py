@@ -464,3 +464,20 @@ def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_pat
     assert "resuming at epoch" in log
     curves = pd.read_csv(sweep / "fold=0/curves/metrics.csv")
     assert curves["val/loss"].notna().sum() >= 40
+
+
+def test_an_experiment_names_its_sweep_and_the_command_line_replaces_parts_of_it() -> None:
+    from covidnet.launch.command import config_dir
+    from covidnet.launch.launchers import experiment_sweep
+
+    def words(*given: str) -> list[str]:
+        return experiment_sweep(given, config_dir())
+
+    everything = ["fold=range(0,10)", "split.unseen_fold=range(0,11)", "hydra.sweeper.params=null"]
+    assert words("-m", "experiment=nested") == everything
+    assert words("--multirun", "+experiment=nested", "seed=0,1") == everything
+    assert words("-m", "fold=0,1", "experiment=nested") == everything[1:]
+    assert words("experiment=nested") == []
+    assert words("-m", "experiment=strict") == []
+    assert words("-m", "experiment=no_such") == []
+    assert words("-m", "fold=0,1") == []

@@ -233,7 +233,9 @@ def test_a_single_run_refuses_it_too(train: Callable[..., Path]) -> None:
 
 @pytest.mark.slow
 def test_the_experiment_sweeps_by_itself_trains_all_heads_together_and_ends_with_one_report(tmp_path: Path) -> None:
-    words = quickly("split.unseen_fold=2,10", "experiment=nested", "augment=none")
+    words = quickly("split.unseen_fold=2,10", "experiment=nested", "augment=none", "trainer.max_epochs=1")
+    # The experiment draws no heat maps.
+    words = [word for word in words if not word.startswith(("explain", "fold="))]
     done = command("covidnet.train", "-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "20 heads trained together" in done.stderr

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from covidnet.base.classes import ClassList
 from covidnet.evaluation.nested import NestedScores, compared_estimates
-from covidnet.report.plots.drawing import WIDTH, new_figure
+from covidnet.report.plots.drawing import WIDTH, new_figure, styled
 from covidnet.report.plots.nested import nested_axes
 from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Document, Figure, Notice, Section, Table
 from covidnet.report.sweep.content import numbered
@@ -16,6 +16,7 @@ from covidnet.report.words import count
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure as Drawing
 
 OUTER = "split.unseen_fold="
 
@@ -122,6 +123,13 @@ def nested_document(studies: Mapping[str, NestedScores], classes: ClassList) -> 
     )  # fmt: skip
 
 
+@styled
+def _drawn(scores: NestedScores) -> Drawing:
+    figure = new_figure(WIDTH, 2.8)
+    nested_axes(scores, figure.add_subplot())
+    return figure
+
+
 def _blocks(scores: NestedScores, classes: ClassList) -> list[Block]:
     images, folds = count(scores.selected.n, "image"), count(len(scores.outer), "outer fold")
     estimates = Table(
@@ -159,12 +167,10 @@ def _blocks(scores: NestedScores, classes: ClassList) -> list[Block]:
         rows,
         notes=["In the runs of outer fold u, fold 10 is drawn fold u, and fold u is drawn fold 10."],
     )  # fmt: skip
-    figure = new_figure(WIDTH, 2.8)
-    nested_axes(scores, figure.add_subplot())
     caption = (
         "Dots: the ten models of each outer fold. Diamonds: the one that validation selected. Solid line and band: "
         "nested selection, pooled, and its interval. Dashed: what the selected models' own validation images say."
     )
     problems = [Notice("Not all of the sweep is here", scores.problems)] if scores.problems else []
-    drawing = Figure(caption, f"Accuracy on {folds} of their ten models each.", figure)
+    drawing = Figure(caption, f"Accuracy on {folds} of their ten models each.", _drawn(scores))
     return [*problems, estimates, metrics, drawing, outer]

@@ -250,6 +250,51 @@ def test_published_test_images_are_the_unseen_fold_and_share_no_group_with_the_o
     assert set(table["image_id"][roles["unseen"]]) == set(published)
 
 
+@pytest.mark.parametrize("balance", [True, False])
+def test_every_drawn_fold_can_be_the_unseen_one_and_then_no_group_of_it_is_in_another_part(balance: bool) -> None:
+    manifest = random_manifest(3)
+    drawn = balanced_folds(manifest, balance=balance)
+    groups = dict(zip(manifest["image_id"], reference_groups(manifest, "patient"), strict=True))
+    unseen: list[str] = []
+    for number in range(N_FOLDS):
+        split = balanced_folds(manifest, balance=balance, unseen_fold=number)
+        if number == UNSEEN_FOLD:
+            pd.testing.assert_frame_equal(split.table, drawn.table)
+        expected = drawn.table["fold"].replace({number: UNSEEN_FOLD, UNSEEN_FOLD: number})
+        assert split.table["fold"].tolist() == expected.tolist()
+        for fold in (0, 7):
+            roles = fold_roles(split.table, fold=fold)
+            members = {role: set(split.table.loc[roles[role], "image_id"].map(groups)) for role in roles}
+            assert members["unseen"]
+            assert not members["unseen"] & (members["train"] | members["val"] | members["test"])
+        unseen += split.table.loc[split.table["fold"] == UNSEEN_FOLD, "image_id"].tolist()
+    assert sorted(unseen) == sorted(drawn.table.loc[drawn.table["fold"] != LEFT_OUT, "image_id"])
+
+
+def test_trimmed_images_name_the_fold_that_holds_the_rest_of_their_group_whichever_is_unseen() -> None:
+    manifest = images_of([p for c in range(3) for p in one_class([3] * 10 + [2], c)])
+    split = balanced_folds(manifest, unseen_fold=4)
+    assert len(split.left_out) == 30
+    groups = groups_of(split.table).set_axis(split.table["image_id"])
+    fold = split.table.set_index("image_id")["fold"]
+    for row in split.left_out.itertuples():
+        home = fold[groups == groups[row.image_id]].max()
+        assert f"trimmed: the rest of its group is in fold {home}," in str(row.reason)
+
+
+@pytest.mark.parametrize("number", [-1, 11, True])
+def test_an_unseen_fold_that_was_not_drawn_is_refused(number: int) -> None:
+    with pytest.raises(SettingError, match=f"split.unseen_fold={str(number).lower()}: must be 0 to 10"):
+        balanced_folds(random_manifest(0), unseen_fold=number)
+
+
+def test_published_test_images_are_no_fold_to_choose() -> None:
+    manifest = random_manifest(0)
+    published = manifest["image_id"].sample(60, random_state=0)
+    with pytest.raises(SettingError, match=r"split.unseen_fold=3: must be 10 with split.unseen; .*split.unseen=null"):
+        balanced_folds(manifest, unseen=list(published), unseen_fold=3)
+
+
 def test_patients_on_both_sides_of_a_published_split_are_named() -> None:
     manifest = images_of([p for c in range(3) for p in one_class([2] * 12, c)])
     # The first image of the first patient of each class.
