@@ -153,7 +153,7 @@ class Study:
                 return Inputs(values, np.arange(len(keys)), name, True)
         pixels = self.data.thumbnails.pixels
         side, by = pixels.shape[1] // _SMALL, _SMALL
-        small = pixels.reshape(len(pixels), side, by, side, by).astype(np.float32).mean((2, 4))
+        small = pixels.reshape(len(pixels), side, by, side, by).mean((2, 4), dtype=np.float32)
         name = f"thumbnails of {side}x{side} pixels (the feature store lacks the images)"
         return Inputs(small.reshape(len(pixels), -1), self.thumbnail_rows, name, False)
 

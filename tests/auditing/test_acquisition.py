@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from scipy.stats.contingency import association
 
-from covidnet.auditing.acquisition import acquisition, balanced_accuracy, cramers_v, jpeg_quality
+from covidnet.auditing.acquisition import acquisition, balanced_accuracy, cramers_v, facts_of, jpeg_quality
 from covidnet.auditing.study import Inputs, NotPossibleError, Study
+from covidnet.data.collection.image_table import ImageTable
+from covidnet.data.reading.thumbnails import SIDE, Thumbnails
 from tests.auditing.conftest import altered
 
 
@@ -125,3 +129,26 @@ def test_a_source_on_which_nothing_holds_is_found_by_leaving_it_out(clean: Study
 def test_one_source_cannot_be_left_out(clean: Study) -> None:
     (note,) = [note for note in acquisition(clean).notes if "leaving one source out" in note]
     assert note.startswith("Not possible: leaving one source out; no source has 10 images of each of two classes")
+
+
+def test_facts_and_small_thumbnails_of_many_images_take_little_memory(tmp_path: Path) -> None:
+    n = 1500
+    pixels = np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE), np.uint8)
+    names = [f"{number:04}" for number in range(n)]
+    images = pd.DataFrame({"image_id": names, "path": names}).assign(
+        **dict.fromkeys(("label", "source", "view"), np.nan), sha256="0", mode="L", width=SIDE, height=SIDE, bytes=1000
+    )
+    table = ImageTable("", tmp_path, images, pd.DataFrame(), "", Thumbnails(names, pixels, np.zeros(n)))
+    study = Study(table)
+    tracemalloc.start()
+    try:
+        facts, inputs = facts_of(study), study.inputs
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The pixels take 4 kB an image, and 33 kB as numbers of 8 bytes.
+    assert peak / n < 12_000
+    assert np.array_equal(facts["contrast"], pixels.reshape(n, -1).std(1))
+    assert np.array_equal(facts["mean grey"], pixels.reshape(n, -1).mean(1))
+    small = pixels.reshape(n, 16, 4, 16, 4).astype(np.float64).mean((2, 4)).reshape(n, -1)
+    assert np.array_equal(inputs.features, small.astype(np.float32))
