@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ORIGINAL = ""
 """The operator of an unaugmented image."""
 
+_VERSION = version("albumentations")
+
 # How often a pipeline is tried before it is used; a choice of several transforms takes another one each time.
 _TRIALS = 16
 
@@ -101,7 +103,7 @@ class Operators:
 
     def describe(self) -> dict[str, object]:
         """Name, parameters and library version, for the feature store's key."""
-        return {"name": "Operators", **asdict(self), "albumentations": version("albumentations")}
+        return {"name": "Operators", **asdict(self), "albumentations": _VERSION}
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class Pipeline:
 
     def describe(self) -> dict[str, object]:
         """Transforms and library version, for the feature store's key."""
-        return {"name": "Pipeline", "transforms": self.transforms, "albumentations": version("albumentations")}
+        return {"name": "Pipeline", "transforms": self.transforms, "albumentations": _VERSION}
 
 
 Augmentation = Operators | Pipeline
