@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -18,9 +18,9 @@ from covidnet.base.errors import DataError
 from covidnet.base.names import shown
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.image import FigureImage
 
 Mask = npt.NDArray[np.bool_]
 
@@ -161,6 +161,8 @@ def image_panels(
     foot_height = len(foot) * _line_height(_CAPTION_POINTS)
     height = 2 * _MARGIN + sum(title_heights) + sum(talls) + rows * 0.12 + _BAR_SPACE + foot_height
     figure.set_size_inches(width, height)
+    # One for all pictures: an Axes for each would take longer than the rest of the sheet.
+    figure.add_axes((0.0, 0.0, 1.0, 1.0)).set_axis_off()
 
     top = _MARGIN
     for row in range(rows):
@@ -282,7 +284,6 @@ def _draw_picture(
     """Draw an image in its cell (left, top, width, height in inches), and the border of its mask."""
     import cv2
 
-    # As arrays of pixels: an Axes for each picture would take longer than the rest of the sheet.
     left, top, wide, high = (round(inches * DPI) for inches in cell)
     rows, columns = layer.shape[:2]
     scale = min(wide / columns, high / rows)
@@ -297,23 +298,45 @@ def _draw_picture(
 
 
 def _paste(figure: Figure, pixels: npt.NDArray[np.uint8], left: int, top: int, label: str) -> None:
-    """Put RGB or RGBA pixels on a sheet, one on one."""
-    drawn = _pasted()(figure, offsetx=left, offsety=int(figure.bbox.height) - top - len(pixels), origin="upper")
-    drawn.set_data(pixels if pixels.shape[2] == 4 else np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]))
-    drawn.set_label(label)
-    figure.images.append(drawn)
+    """Put RGB or RGBA pixels on a sheet, one on one at its own resolution."""
+    (axes,) = figure.axes
+    axes.add_artist(_pasted()(pixels, left, top, *(figure.get_size_inches() * DPI), label))
 
 
 @cache
-def _pasted() -> type[FigureImage]:
+def _pasted() -> Callable[..., Artist]:
     # Made here, because matplotlib is loaded only to draw.
+    import cv2
+    from matplotlib.artist import Artist
     from matplotlib.backend_bases import RendererBase
-    from matplotlib.image import FigureImage
+    from matplotlib.transforms import Bbox
 
-    class Pasted(FigureImage):
+    class Pasted(Artist):
+        """Pixels at a place of the sheet; an image of the library would be resampled, in several times the time."""
+
+        def __init__(
+            self, pixels: npt.NDArray[np.uint8], left: int, top: int, width: float, height: float, label: str
+        ) -> None:
+            super().__init__()
+            high, wide = pixels.shape[:2]
+            opaque = np.full((high, wide), 255, np.uint8)
+            self.pixels = pixels if pixels.shape[2] == 4 else np.dstack([pixels, opaque])
+            # As a share of the figure, whose resolution and margins a notebook or another format may change.
+            self.place = Bbox([[left / width, 1 - (top + high) / height], [(left + wide) / width, 1 - top / height]])
+            self.set_label(label)
+
+        def get_window_extent(self, renderer: RendererBase | None = None) -> Bbox:
+            figure = self.get_figure()
+            return self.place.transformed(figure.transFigure) if figure else Bbox.null()
+
         def draw(self, renderer: RendererBase) -> None:
-            # The library would resample the pixels to their own size, in several times the time.
-            renderer.draw_image(renderer.new_gc(), self.ox, self.oy, np.asarray(self.get_array())[::-1])
+            box = self.get_window_extent()
+            left, below = round(box.x0), round(box.y0)
+            finer = renderer.get_image_magnification()
+            size = max(1, round(box.width * finer)), max(1, round(box.height * finer))
+            same = size == self.pixels.shape[1::-1]
+            pixels = self.pixels if same else np.asarray(cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA))
+            renderer.draw_image(renderer.new_gc(), left, below, pixels[::-1])
 
     return Pasted
 
