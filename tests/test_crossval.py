@@ -304,6 +304,7 @@ def test_sweeps_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None
         summaries_of([tmp_path / "x/sweep", tmp_path / "y/sweep"], names=["a"])
 
 
+@pytest.mark.slow
 def test_a_fold_of_one_class_alone_is_reported_with_gaps(tmp_path: Path) -> None:
     folder, split = write_sweep(tmp_path / "sweep", [0, 1]), split_table()
     write_run(folder / "fold=2", split, 2, change=lambda t: t[(t["split"] != "test") | (t["label"] == "Normal")])

@@ -107,6 +107,7 @@ def test_a_training_image_in_the_set_is_found_named_and_not_in_the_headline(done
     assert summary["notes"][0].startswith("1 of 30 images is a training image of this model")
 
 
+@pytest.mark.slow
 def test_strict_refuses_before_anything_is_predicted(sweep: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(
         DataError,

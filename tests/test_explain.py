@@ -102,6 +102,7 @@ def test_probabilities_are_those_of_the_network(run: Path, images: Path, tmp_pat
     assert list(table["prediction"]) == [CLASSES[n] for n in expected.argmax(1)]
 
 
+@pytest.mark.slow
 def test_masks_beside_the_images_are_compared_with(
     run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -239,6 +239,7 @@ def odd_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_no_name_of_a_file_costs_any_other_its_row_or_its_picture(
     sweep: Path, odd_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ def told(stdout: str, name: str) -> Path:
     return Path(line.split(":", 1)[1].removesuffix(" (3 files)").strip())
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes_are_prepared_and_shown_escaped(folder: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(folder, images)
@@ -72,12 +73,14 @@ def test_bad_files_are_named_and_the_rest_is_prepared(folder: Path, tmp_path: Pa
     assert not list(tmp_path.iterdir()), "prepare leaves nothing where it was started"
 
 
+@pytest.mark.slow
 def test_strict_makes_refused_files_a_failure(folder: Path, tmp_path: Path) -> None:
     done = prepare(folder, tmp_path, "strict=true")
     assert done.returncode != 0
     assert done.stderr.strip().splitlines()[-1].startswith("error: 3 files were refused (strict=true)")
 
 
+@pytest.mark.slow
 def test_a_relative_root_means_relative_to_where_the_command_was_started(folder: Path) -> None:
     done = prepare(Path(folder.name), folder.parent)
     assert done.returncode == 0, done.stderr
@@ -93,6 +96,7 @@ def test_an_unknown_class_folder_is_one_line(folder: Path, tmp_path: Path) -> No
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_data_labels_maps_a_folder_as_the_message_says(tmp_path: Path) -> None:
     root = tmp_path / "set"
     write_phantoms(root, images_per_class=11, size=96)

@@ -144,6 +144,7 @@ def test_the_interval_is_that_of_the_balanced_accuracy() -> None:
     assert percentile_interval(drawn[:, 0], 40) == pytest.approx(interval)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_looked_at_is_said(clean: Study) -> None:
     answer = stability(clean)
     assert not [one for one in answer.findings if one.level != "information"]

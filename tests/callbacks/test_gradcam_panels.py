@@ -144,6 +144,7 @@ def test_titles_tell_the_true_class_and_what_the_network_says(
             assert text == f"true {label}\npredicted {CLASSES[called]} ({100 * float(probabilities[called]):.0f}%)"
 
 
+@pytest.mark.slow
 def test_the_draw_depends_on_the_seed_alone(
     module: ClassificationModule,
     images: tuple[ImageDataset, pd.DataFrame],

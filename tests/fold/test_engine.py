@@ -61,6 +61,7 @@ def test_a_given_engine_is_kept_and_no_store_needs_none(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_engines_that_disagree_leave_no_store_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("covidnet.feature_store.engines.TOLERANCE", -1.0)
     found = settled(tmp_path)

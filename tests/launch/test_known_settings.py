@@ -196,6 +196,7 @@ def test_every_option_is_taken(words: str) -> None:
     assert said("config", *words.split()) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["experiment=paper", "model=bayesian_cnn augment=none features=off logger=wandb"])
 def test_the_config_of_a_run_is_taken_also_one_of_an_older_version(words: str) -> None:
     settings: Any = OmegaConf.to_container(compose(words.split()), resolve=True)

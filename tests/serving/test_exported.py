@@ -43,6 +43,7 @@ def small(train: Callable[..., Path]) -> Path:
     return train("model=cnn", "explain=off", "trainer.max_epochs=1", "data.fit=pad")
 
 
+@pytest.mark.slow
 def test_models_with_different_backbones_are_exported_together(
     small: Path, squares: np.ndarray, tmp_path: Path
 ) -> None:

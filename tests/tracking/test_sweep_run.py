@@ -90,6 +90,7 @@ def test_every_pooled_number_has_a_name(sweep: tuple[Path, SweepSummary]) -> Non
                 assert values[f"{part}/{label}/{key}"] == getattr(numbers, key).value
 
 
+@pytest.mark.slow
 def test_the_command_of_a_wandb_sweep_composes_for_drawn_settings() -> None:
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

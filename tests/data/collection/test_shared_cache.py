@@ -101,6 +101,7 @@ def test_what_a_cache_of_another_user_lacks_is_one_line(shared: Path) -> None:
         assert told.startswith(f"PermissionError: [Errno 13] Permission denied: '{shared}/cache/")
 
 
+@pytest.mark.slow
 def test_a_group_shares_a_cache_that_it_may_write(shared: Path) -> None:
     os.chown(shared, -1, OTHER)
     # New folders are of the group of the folder around them.

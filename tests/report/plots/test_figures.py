@@ -323,6 +323,7 @@ def test_a_drawing_goes_into_axes_that_are_given() -> None:
     assert training_axes([], "val_loss", ax) is ax
 
 
+@pytest.mark.slow
 def test_the_report_draws_without_pyplot_and_without_torch() -> None:
     code = (
         "import sys; from covidnet.report.plots.figures import confusion_figure;"

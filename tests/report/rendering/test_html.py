@@ -193,6 +193,7 @@ def test_what_is_missing_does_not_stop_the_page(none_everywhere: Summary, one_fo
         assert not re.search(r"\bnan\b", page.words)
 
 
+@pytest.mark.slow
 def test_a_class_without_images_is_a_dash(summary: Summary) -> None:
     nothing = {"value": None, "ci": None, "method": None}
     for part in (summary["pooled"], summary["unseen"]["ensemble"]):

@@ -84,6 +84,7 @@ def _poison(tree: Any) -> Any:
     return HOSTILE if isinstance(tree, str) else tree
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text(summary: Summary, other: Summary, comparison: Summary) -> None:
     clean = [token.type for token in _tokens(report_markdown(summary, [comparison], [other]))]
     bad = list(_tokens(report_markdown(_poison(summary), [_poison(comparison)], [_poison(other)])))

@@ -241,6 +241,7 @@ def test_words_of_a_whole_report_hold_no_none(summary: Summary) -> None:
                 assert all(len(row) == len(block.columns) for row in block.rows)
 
 
+@pytest.mark.slow
 def test_a_report_of_own_data_leads_with_its_own_numbers(summary: Summary) -> None:
     """The paper's numbers are shown for its own data, or if the setting says so."""
     own = {**summary, "paper": None, "data": {**summary["data"], "name": "folder"}}

@@ -262,6 +262,7 @@ def test_an_image_twice_is_answered_once(decoders: Decoders, tmp_path: Path, cap
     assert caplog.text.count(f"image {uid(1)} from SENDER@127.0.0.1: received again, answered already") == 2
 
 
+@pytest.mark.slow
 def test_results_wait_for_a_peer_that_is_down_also_over_a_restart(
     decoders: Decoders, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -280,6 +281,7 @@ def test_results_wait_for_a_peer_that_is_down_also_over_a_restart(
     assert 1 <= caplog.text.count("cannot be reached") <= 2
 
 
+@pytest.mark.slow
 def test_results_that_the_peer_does_not_take_are_sent_again_and_stop_no_others(
     decoders: Decoders, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,6 +300,7 @@ def test_results_that_the_peer_does_not_take_are_sent_again_and_stop_no_others(
     assert f"peer=ARCHIVE@127.0.0.1:{peer.port} answers 0xA700; they are sent again later" in caplog.text
 
 
+@pytest.mark.slow
 def test_many_images_over_many_associations_are_each_answered_once(decoders: Decoders, tmp_path: Path) -> None:
     """More senders than `queue` allows: some are rejected for now, and try again as the standard asks."""
 

@@ -35,6 +35,7 @@ def test_what_begins_like_an_address_and_is_none_is_refused(given: str) -> None:
         WebArchive.of(given)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_one_line(served: tuple[Path, str], hub: Path, tmp_path: Path) -> None:
     (closed,) = free_ports(1)
     for host, cause in (

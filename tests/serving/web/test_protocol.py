@@ -95,6 +95,7 @@ def test_no_more_of_a_body_is_read_than_its_length() -> None:
 SLOW = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\na"
 
 
+@pytest.mark.slow
 def test_a_slow_upload_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(upload_seconds=0.3) as port:
         assert talk(port, SLOW, seconds=1).startswith(b"HTTP/1.1 408")
@@ -274,6 +275,7 @@ def test_several_images_go_over_one_connection_and_from_several_clients() -> Non
     assert len(predictor.threads) == 1
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_responses_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "WAIT_SECONDS", 0.4)
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -121,6 +121,7 @@ async def until(done: Callable[[], bool], seconds: float = 5.0) -> None:
 # Files that never finish decoding
 
 
+@pytest.mark.slow
 def test_files_that_block_all_readers_time_out_and_the_next_is_answered() -> None:
     decoders = FakeDecoders()
 

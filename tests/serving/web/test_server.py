@@ -137,6 +137,7 @@ def test_a_running_server_is_healthy() -> None:
         assert ask.get("/ready").json() == {"status": "ok"}
 
 
+@pytest.mark.slow
 def test_a_slow_file_is_refused_but_not_one_that_only_waited_too_long() -> None:
     # A stopped process stands for a file that never finishes decoding.
     for limits, status, code in (

@@ -204,6 +204,7 @@ def test_a_file_that_cannot_be_written_loses_no_verdict_in_silence(
         made(tmp_path / "else", tmp_path / "absent")
 
 
+@pytest.mark.slow
 def test_a_busy_server_delays_the_folder_and_refuses_none_of_it(tmp_path: Path, images: Path) -> None:
     predictor = FakePredictor()
     predictor.open.clear()
