@@ -412,6 +412,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(ImagePredictions, "_row", stopped)
 
 
+@pytest.mark.slow
 def test_resuming_fails_where_the_model_or_a_setting_changed(
     sweep: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
