@@ -95,10 +95,8 @@ def test_models_on_one_frozen_network_share_its_features(train: Callable[..., Pa
 
 
 # Maps that are normalised after their mean, so that the file cannot draw them; and tokens.
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [("test_convnext", "gradcam"), pytest.param("test_vit", "gradient", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), [("test_convnext", "gradcam"), ("test_vit", "gradient")])
 def test_a_network_of_a_library_trains_from_the_feature_store_and_is_exported(
     name: str, method: str, train: Callable[..., Path]
 ) -> None:
