@@ -24,7 +24,7 @@ from covidnet.base.trust import check_classes
 from covidnet.data.collection.annotations import Annotations
 from covidnet.data.collection.manifest import CHECKED, check_files
 from covidnet.data.collection.prepared import PreparedDataset, find_source, prepare_dataset
-from covidnet.data.folds.splits import UNSEEN_FOLD
+from covidnet.data.folds.splits import UNSEEN_FOLD, unseen_fold_of
 from covidnet.data.loading.augment import FixedCopies, augmentation_of
 from covidnet.data.loading.datamodule import FoldDataModule
 from covidnet.data.loading.dataset import FeatureMatrix, ImageDataset
@@ -106,7 +106,7 @@ class FoldSetup:
         self._check_solver()
         if settings["selection"] == "paper" and self.locked:
             raise SettingError("selection", "paper", "inner with unseen=locked", "paper chooses by the unseen fold")
-        unseen_fold = settings["split"].get("unseen_fold", UNSEEN_FOLD)
+        unseen_fold = unseen_fold_of(settings["split"])
         if unseen_fold != UNSEEN_FOLD and self.locked:
             raise SettingError(
                 "unseen", "locked", f"scored with split.unseen_fold={unseen_fold}",

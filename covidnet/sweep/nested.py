@@ -11,7 +11,7 @@ import pandas as pd
 from covidnet.base.classes import ClassList
 from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted
-from covidnet.data.folds.splits import N_FOLDS, UNSEEN_FOLD, exchanged
+from covidnet.data.folds.splits import N_FOLDS, exchanged, unseen_fold_of
 from covidnet.evaluation.nested import NestedScores, OuterFold
 from covidnet.evaluation.scores import scored
 from covidnet.evaluation.selection import choose
@@ -74,7 +74,7 @@ def nested_study(
     tables: list[pd.DataFrame] = []
     ordered = sorted(sweeps.items(), key=lambda item: int(outer_of(item[0])[1] or 0))
     for group, sweep in ordered:
-        number = unseen_fold_of(sweep.runs[0])
+        number = _unseen_of(sweep.runs[0])
         problems += [f"{group}: {problem}" for problem in sweep.problems]
         if cause := _incomplete(sweep) or (None if first is None else _differs(sweep, first)):
             problems.append(f"{group}: left out: {cause}")
@@ -96,9 +96,8 @@ def nested_study(
     return NestedStudy(name, NestedScores(outer, selected, ensemble, problems), predictions, first.classes)
 
 
-def unseen_fold_of(run: Run) -> int:
-    """The drawn fold that a run has not seen: the last one, unless ``split.unseen_fold`` says otherwise."""
-    return int((run.settings.get("split") or {}).get("unseen_fold", UNSEEN_FOLD))
+def _unseen_of(run: Run) -> int:
+    return unseen_fold_of(run.settings.get("split") or {})
 
 
 def _outer_fold(sweep: Sweep, number: int) -> tuple[OuterFold, list[pd.DataFrame]]:
@@ -151,5 +150,5 @@ def _differs(sweep: Sweep, first: Sweep) -> str | None:
 
 def _drawn(sweep: Sweep) -> dict[str, int]:
     """The fold of each image before the exchange of numbers."""
-    number, images = unseen_fold_of(sweep.runs[0]), sweep.images
+    number, images = _unseen_of(sweep.runs[0]), sweep.images
     return {str(i): exchanged(int(f), number) for i, f in zip(images["image_id"], images["fold"], strict=True)}

@@ -39,6 +39,7 @@ from covidnet.data.folds.splits import (
     balanced_folds,
     check_groups,
     check_unseen_fold,
+    unseen_fold_of,
 )
 from covidnet.data.phantoms.phantom import DRAWING, FOLDERS, write_phantoms
 from covidnet.data.reading.thumbnails import FILE as THUMBNAILS
@@ -266,7 +267,7 @@ def prepare_dataset(
         SplitError: no balanced folds can be made.
     """
     check_groups(split["group"], split.get("copies", "bytes"))
-    check_unseen_fold(_unseen_fold(split), published=split.get("unseen") is not None)
+    check_unseen_fold(unseen_fold_of(split), published=split.get("unseen") is not None)
     source = find_source(data, cache_dir, unseen=split.get("unseen"), progress=progress)
     if absent := [label for label in source.classes if label not in set(source.files["label"])]:
         least = N_FOLDS - bool(source.unseen)
@@ -333,7 +334,7 @@ def _split_dataset(
         settings["balance"] = False
     if unseen:
         settings["unseen"] = _sha256("\n".join(sorted(unseen)))
-    unseen_fold = _unseen_fold(split)
+    unseen_fold = unseen_fold_of(split)
     if unseen_fold != UNSEEN_FOLD:
         settings["unseen_fold"] = unseen_fold
     folder = home / f"split-{digest(settings)}"
@@ -392,11 +393,6 @@ def _split_dataset(
         copies=copies,
         classes=classes,
     )
-
-
-def _unseen_fold(split: Mapping[str, Any]) -> int:
-    # Older runs have no such setting.
-    return int(split.get("unseen_fold", UNSEEN_FOLD))
 
 
 def read_split(file: str | Path) -> pd.DataFrame:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -88,6 +88,15 @@ def check_unseen_fold(unseen_fold: int, *, published: bool) -> None:
             "split.unseen_fold", unseen_fold, f"{UNSEEN_FOLD} with split.unseen",
             "published test images are always the unseen fold; set split.unseen=null",
         )  # fmt: skip
+
+
+def unseen_fold_of(split: Mapping[str, Any]) -> int:
+    """Which drawn fold is the unseen one by the settings of a split; those of older runs do not say it: the last.
+
+    Args:
+        split: the group ``split``.
+    """
+    return int(split.get("unseen_fold", UNSEEN_FOLD))
 
 
 def exchanged(fold: int, unseen_fold: int) -> int:
