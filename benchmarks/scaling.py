@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -61,19 +62,17 @@ def run(module: str, *words: str) -> tuple[float, float, float]:
     return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
 
 
-def study(home: Path, images: int, folds: str, settings: list[str]) -> dict[str, tuple[float, float, float]]:
-    """What each command of a study of so many images takes; `folds` are those of the sweep."""
+def study(home: Path, images: int, folds: str, settings: list[str]) -> Iterator[tuple[str, tuple[float, float, float]]]:
+    """Yield what each command of a study of so many images takes, as it ends; `folds` are those of the sweep."""
     write_images(home / "images", images)
     data = [f"data.root={home / 'images'}", f"cache_dir={home / 'cache'}", *settings]
     # It has no network.
     plain = [word for word in data if word.startswith(("data", "split", "reading", "cache_dir", "progress"))]
     sweep = home / "sweep"
-    return {
-        "prepare": run("prepare", *plain),
-        "features": run("features", *data),
-        "ten folds and report": run("train", "-m", folds, f"hydra.sweep.dir={sweep}", *data),
-        "report": run("crossval", f"sweep_dir={sweep}", f"report_dir={home / 'report'}"),
-    }
+    yield "prepare", run("prepare", *plain)
+    yield "features", run("features", *data)
+    yield "ten folds and report", run("train", "-m", folds, f"hydra.sweep.dir={sweep}", *data)
+    yield "report", run("crossval", f"sweep_dir={sweep}", f"report_dir={home / 'report'}")
 
 
 def main() -> None:
@@ -87,14 +86,15 @@ def main() -> None:
     last: dict[str, tuple[int, float]] = {}
     for images in given.images:
         with tempfile.TemporaryDirectory() as home:
-            found = study(Path(home), images, folds, settings)
-        for name, (seconds, processor, memory) in found.items():
-            line = f"{images:,} images, {name}: {seconds:.1f} s, {processor:.1f} s of the processor, {memory:.2f} GiB"
-            if name in last:
-                before, took = last[name]
-                line += f", grows by the power {math.log(processor / took) / math.log(images / before):.2f}"
-            last[name] = images, processor
-            print(line, flush=True)
+            for name, (seconds, processor, memory) in study(Path(home), images, folds, settings):
+                line = (
+                    f"{images:,} images, {name}: {seconds:.1f} s, {processor:.1f} s of the processor, {memory:.2f} GiB"
+                )
+                if name in last:
+                    before, took = last[name]
+                    line += f", grows by the power {math.log(processor / took) / math.log(images / before):.2f}"
+                last[name] = images, processor
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

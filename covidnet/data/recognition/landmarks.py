@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,6 +46,10 @@ _FLIPPED = 3
 
 # Patches that are whitened at a time, so that memory does not grow with their number.
 _PATCHES = 1 << 14
+
+# Patches of equal bits are compared in blocks of so many queries and so many indexed ones, many blocks in one product.
+# The larger the index, the fewer queries share their bits, and a product for each code would take most of the time.
+_ROWS, _COLUMNS, _BLOCKS = 8, 32, 512
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,15 @@ class LandmarkIndex:
         with threadpool_limits(1, "blas"):
             places = Landmarks.of(pixels, _ZOOMS)
         every = places.patches.reshape(-1, places.patches.shape[-1])
-        # The mean of waves that change sign under mirroring is set to 0, so that a mirrored patch is whitened alike.
-        even = _waves()[1] > 0
-        self._mean = np.where(even, every.mean(0), 0.0).astype(np.float32) if len(every) else np.float32(0.0)
-        self._spread = (every.std(0) if len(every) else np.float32(0.0)) + np.float32(1e-6)
         dims = every.shape[1]
+        sums = np.zeros((2, dims))
+        for start in range(0, len(every), _PATCHES):
+            exact = every[start : start + _PATCHES].astype(np.float64)
+            sums += exact.sum(0), (exact * exact).sum(0)
+        mean, square = sums / max(len(every), 1)
+        # The mean of waves that change sign under mirroring is set to 0, so that a mirrored patch is whitened alike.
+        self._mean = np.where(_waves()[1] > 0, mean, 0.0).astype(np.float32)
+        self._spread = np.sqrt(np.maximum(square - mean * mean, 0.0)).astype(np.float32) + np.float32(1e-6)
         bits = min(dims, max(_FLIPPED, int(np.ceil(np.log2(max(len(every) / _SHARE, 1.0))))))
         turned = np.linalg.qr(np.random.default_rng(0).normal(size=(dims, dims)))[0]
         self._planes = turned[:, :bits].astype(np.float32)
@@ -121,7 +130,9 @@ class LandmarkIndex:
             every[some] = self._white(every[some])
             codes[some] = (every[some] @ self._planes > 0) @ self._weights
         order = np.argsort(codes, kind="stable")
-        self._patches = every[order]
+        # The last block may reach beyond the last patch.
+        self._patches = np.zeros((len(every) + _COLUMNS, dims), np.float32)
+        np.take(every, order, axis=0, out=self._patches[: len(every)], mode="clip")
         self._starts = np.searchsorted(codes[order], np.arange((1 << bits) + 1))
         place = order % max(self.count * PLACES, 1)
         self._image, self._at = place // PLACES, places.at.reshape(-1, 2)[place]
@@ -143,7 +154,9 @@ class LandmarkIndex:
         if kin is not None:
             apart = kin[0][image] != kin[1][other]
             image, other, mirrored, votes = (part[apart] for part in (image, other, mirrored, votes))
-        order = np.lexsort((mirrored, other, -votes, image))
+        # As one number each, which is faster to sort by than four columns.
+        most = votes.max(initial=0)
+        order = np.argsort(((image * (most + 1) + most - votes) * self.count + other) * 2 + mirrored)
         sorted_image = image[order]
         kept = order[np.arange(len(order)) - np.searchsorted(sorted_image, sorted_image) < count]
         return image[kept], other[kept], mirrored[kept], votes[kept]
@@ -154,21 +167,39 @@ class LandmarkIndex:
         where = np.concatenate([at, at * [1, -1] + [0, SIDE - 1]])
         white = self._white(np.concatenate([patches, patches * _waves()[1]]))
         codes, patch = self._probes(white)
-        cells, begins = np.unique(codes, return_index=True)
-        ranges = (begins, np.append(begins[1:], len(codes)), self._starts[cells], self._starts[cells + 1])
         found = [np.zeros(0, np.intp)]
-        for begin, end, low, high in zip(*(part.tolist() for part in ranges), strict=True):
-            if not 0 < high - low <= _COMMON * _SHARE:
-                continue
-            here = patch[begin:end]
-            one, two = np.nonzero(white[here] @ self._patches[low:high].T > _ALIKE)
-            one, two = here[one], two + low
+        for one, two in self._alike(white, codes, patch):
             near = (np.abs(where[one] - self._at[two]) <= _FAR).all(1)
             found.append(one[near] // PLACES * self.count + self._image[two[near]])
         pairs, votes = np.unique(np.concatenate(found), return_counts=True)
         guise, other = np.divmod(pairs, max(self.count, 1))
         mirrored, image = np.divmod(guise, max(len(places.at), 1))
         return image, other, mirrored, votes
+
+    def _alike(self, white: Floats, codes: Ints, patch: Ints) -> Iterator[tuple[Ints, Ints]]:
+        """Yield queries, as rows of `white`, and the indexed patches that match them, for probes sorted by code."""
+        cells, begins = np.unique(codes, return_index=True)
+        ranges = np.stack([begins, np.append(begins[1:], len(codes)), self._starts[cells], self._starts[cells + 1]])
+        size = ranges[3] - ranges[2]
+        begin, end, low, high = ranges[:, (size > 0) & (size <= _COMMON * _SHARE)]
+        across = -(-(high - low) // _COLUMNS)
+        blocks = -(-(end - begin) // _ROWS) * across
+        cell = np.repeat(np.arange(len(blocks)), blocks)
+        down, right = np.divmod(np.arange(len(cell)) - (np.cumsum(blocks) - blocks)[cell], across[cell])
+        row, column = begin[cell] + down * _ROWS, low[cell] + right * _COLUMNS
+        shape = (len(self._patches) - _COLUMNS + 1, _COLUMNS, self._patches.shape[1])
+        steps = self._patches.strides
+        windows = np.lib.stride_tricks.as_strided(self._patches, shape, (steps[0], *steps), writeable=False)
+        for start in range(0, len(cell), _BLOCKS):
+            some = slice(start, start + _BLOCKS)
+            rows = np.minimum(row[some, None] + np.arange(_ROWS), len(patch) - 1)
+            products = white[patch[rows]] @ windows[column[some]].swapaxes(1, 2)
+            rest, right = np.divmod(np.flatnonzero(products > _ALIKE), _COLUMNS)
+            block, down = np.divmod(rest, _ROWS)
+            block += start
+            one, two = row[block] + down, column[block] + right
+            inside = (one < end[cell[block]]) & (two < high[cell[block]])
+            yield patch[one[inside]], two[inside]
 
     def _probes(self, white: Floats) -> tuple[Ints, Ints]:
         """The hash codes to look up, sorted, and the patch of each."""

@@ -223,13 +223,19 @@ def _within(images: ImageSet, progress: bool) -> Iterator[pd.DataFrame]:
         def tick(done: int) -> None:
             bar.advance(task, done)
 
+        index: LandmarkIndex | None
         index = LandmarkIndex(pixels)
         group, limit, queries = np.arange(count), _limit(pixels, index), np.arange(count)
         while len(queries):
             options: dict[str, Any] = {"tilted": max(limit, tilt.SIMILARITY), "kin": (group[queries], group)}
-            table = search(pixels[queries], pixels, index, UPRIGHT + TURNED, limit, tick=tick, **options)
+            index = index or LandmarkIndex(pixels)
+            # The images and the index are the largest arrays: all images are not copied.
+            chosen = pixels if len(queries) == count else pixels[queries]
+            table = search(chosen, pixels, index, UPRIGHT + TURNED, limit, tick=tick, **options)
             table["image"] = queries[table["image"]]
             if len(queries) == count:
+                # Images without their frames have an index of their own, as large as this.
+                index = None
                 known = {frozenset(pair) for pair in table[["image", "other"]].to_numpy().tolist()}
                 more = _unframed(pixels, pixels, limit, group)
                 new = [frozenset(pair) not in known for pair in more[["image", "other"]].to_numpy().tolist()]
@@ -239,6 +245,7 @@ def _within(images: ImageSet, progress: bool) -> Iterator[pd.DataFrame]:
             sizes = np.bincount(joined)[joined]
             lower = limit
             if (sizes > 1).mean() > _MANY and len(table):
+                index = index or LandmarkIndex(pixels)
                 lower = min(limit, _limit(pixels, index, joined))
             # The candidates of an image with many copies may all have been these, and hidden further ones.
             hidden = (sizes > CANDIDATES) & np.isin(joined, joined[table["image"]])

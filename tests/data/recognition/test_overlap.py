@@ -21,7 +21,7 @@ from covidnet.data.reading.images import read_image
 from covidnet.data.reading.thumbnails import SIDE, thumbnail
 from covidnet.data.recognition import landmarks
 from covidnet.data.recognition.alignment import COARSE, coarse_windows, window_matrices, windows
-from covidnet.data.recognition.landmarks import LandmarkIndex
+from covidnet.data.recognition.landmarks import LandmarkIndex, Landmarks
 from covidnet.data.recognition.overlap import HIGHEST, SIMILARITY, ImageSet, find_copies, find_overlap, likeness_limit
 
 Step = Callable[[np.ndarray], np.ndarray]
@@ -301,6 +301,35 @@ def test_the_index_is_the_same_in_parts(known: ImageSet, monkeypatch: pytest.Mon
     monkeypatch.setattr(landmarks, "_PATCHES", 1000)
     parts = LandmarkIndex(known.pixels).likely(known.pixels, 24)
     assert [one.tolist() for one in parts] == [one.tolist() for one in whole]
+
+
+def test_the_index_compares_all_patches_of_equal_bits_and_no_others(known: ImageSet) -> None:
+    index, places = LandmarkIndex(known.pixels), Landmarks.of(known.pixels[:10])
+    white = index._white(places.patches[0].reshape(-1, places.patches.shape[-1]))
+    codes, patch = index._probes(white)
+    cell = np.repeat(np.arange(len(index._starts) - 1), np.diff(index._starts))
+    found = {
+        pair for one, two in index._alike(white, codes, patch) for pair in zip(one.tolist(), two.tolist(), strict=True)
+    }
+    alike = white @ index._patches[: len(cell)].T > landmarks._ALIKE
+    asked = np.zeros((len(white), len(index._starts) - 1), bool)
+    asked[patch, codes] = True
+    wanted = np.argwhere(alike & asked[:, cell])
+    assert len(wanted) > 320
+    assert found == set(map(tuple, wanted.tolist()))
+
+
+def test_the_products_of_a_query_do_not_grow_with_the_index() -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(40, 180, (1600, 12, 12), np.uint8)
+    drawn = [cv2.resize(one, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for one in coarse]
+    products = []
+    for count in (100, 1600):
+        index, places = LandmarkIndex(np.stack(drawn[:count])), Landmarks.of(np.stack(drawn[:100]))
+        white = index._white(places.patches[0].reshape(-1, places.patches.shape[-1]))
+        products.append(sum(1 for _ in index._alike(white, *index._probes(white))))
+    # With a product for each hash code, it would be 16 times as many: so many more codes there are.
+    assert products[1] < 3 * products[0]
 
 
 def test_all_windows_at_once_are_those_one_by_one(known: ImageSet) -> None:
