@@ -196,15 +196,18 @@ def test_an_image_of_test_and_unseen_is_in_two_folds(tmp_path: Path) -> None:
     assert any(note.startswith("1 of 35 images is in more than one fold") for note in told.notes)
 
 
-def test_the_first_paragraph_says_n_and_patients_and_what_is_absent(summary: SweepSummary) -> None:
-    told = abstract(summary).text
-    assert f"of 180 predictions, on images of {summary.pooled.patients} patients, are correct" in told
-    assert "of 60 images and the specificity is " in told
-    assert "of 120 images of the other classes" in told
+def test_the_summary_says_n_and_patients_and_what_is_absent(summary: SweepSummary) -> None:
+    first, lines = abstract(summary)
+    assert first.text.endswith("In brackets: 95% intervals.")
+    assert f"of 180 predictions, on images of {summary.pooled.patients} patients, are correct" in lines.items[0]
+    assert "of 60 images and the specificity is " in lines.items[1]
+    assert "of 120 images of the other classes" in lines.items[1]
+    assert "the selected model, that of fold" in lines.items[2]
+    assert "the mean of all models' probabilities (the ensemble) is correct for" in lines.items[3]
     pooled = summary.pooled
     covid = replace(pooled.classes["COVID-19"], support=0, sensitivity=UNDEFINED_ESTIMATE)
-    absent = abstract(replace(summary, pooled=replace(pooled, classes={**pooled.classes, "COVID-19": covid}))).text
-    assert "There are no images of COVID-19, so its sensitivity is undefined; the specificity is " in absent
+    absent = abstract(replace(summary, pooled=replace(pooled, classes={**pooled.classes, "COVID-19": covid})))[1]
+    assert "There are no images of COVID-19, so its sensitivity is undefined; the specificity is " in absent.items[1]
 
 
 def test_a_report_is_written_through_no_link(tmp_path: Path) -> None:

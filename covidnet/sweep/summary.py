@@ -206,7 +206,7 @@ def unseen_use(sweep: Sweep) -> UnseenUse:
     if not known:
         words = "has been scored in an unknown number of runs"
     elif exact:
-        words = f"has been scored in {count(known, 'run')} (counted in the cache)"
+        words = f"has been scored in {count(known, 'run')} (runs with another cache_dir are not counted)"
     else:
         words = f"has been scored in at least {count(known, 'run')} (the cache does not have all of them)"
     home = real_path(sweep.folder)

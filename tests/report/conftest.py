@@ -310,7 +310,7 @@ def build_summary(seed: int = 0, folds: int = 10, skill: float = 2.5, per_fold: 
         "selection": {
             "rule": "inner", "fold": chosen,
             "label": "selected by inner validation; the unseen fold was not used for selection and has been scored in "
-            "10 runs (counted in the cache)",
+            "10 runs (runs with another cache_dir are not counted)",
             "candidates": [
                 {
                     "fold": row["fold"], "val_accuracy": row["val"]["accuracy"], "val_loss": row["val"]["loss"],

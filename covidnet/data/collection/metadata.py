@@ -34,6 +34,10 @@ _SYNONYMS = {
     "patient_id": ("patientid", "patient", "subjectid"),
     "view": ("view", "viewposition", "projection"),
 }
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
+"""Suffixes of tables that are not read: they have to be saved as CSV."""
+# The first bytes of .xlsx and .ods (a zip file), and of .xls.
+_MAGIC = (b"PK\3\4", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
 """The values of ``data.separator``; a space stands for any number of blanks."""
@@ -268,6 +272,10 @@ def _tables(folder: Path, given: Given | None) -> list[tuple[Path, Layout]]:
     """The tables in a folder: metadata.csv, or else those of the first published layout that fits."""
     if (own := folder / FILE).is_file():
         return [(own, _layout(own, given))]
+    for suffix in SPREADSHEETS:
+        # Its patients would go unused without a word.
+        if (sheet := own.with_suffix(suffix)).is_file():
+            raise _is_spreadsheet(sheet)
     if given is None:
         for layout in LAYOUTS:
             files = {file for pattern in layout.files for file in folder.glob(pattern) if file.is_file()}
@@ -419,6 +427,8 @@ def _first_line(text: str) -> str:
 def _decoded(file: Path) -> tuple[str, str]:
     """The text of a file, and the name of its encoding."""
     data = file.read_bytes()
+    if data.startswith(_MAGIC):
+        raise _is_spreadsheet(file)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         ways = [("utf-16", "UTF-16")]
     elif b"\0" in data:
@@ -431,6 +441,11 @@ def _decoded(file: Path) -> tuple[str, str]:
         except UnicodeDecodeError as error:
             cause = error
     raise DataError(f"{file}: not a readable CSV ({cause}); save it as UTF-8 with a header line")
+
+
+def _is_spreadsheet(file: Path) -> DataError:
+    used = "" if file.stem == Path(FILE).stem else f", and give data.table={file.with_suffix('.csv')}"
+    return DataError(f"{file}: spreadsheets are not read; save it as {file.stem}.csv (in Excel: CSV UTF-8){used}")
 
 
 def _score(header: str, separator: str) -> tuple[bool, int]:

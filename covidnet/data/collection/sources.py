@@ -19,6 +19,7 @@ from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted, harmless, real_path
 from covidnet.data.collection.layouts import LAYOUTS
 from covidnet.data.collection.metadata import FILE as METADATA
+from covidnet.data.collection.metadata import SPREADSHEETS
 from covidnet.data.collection.metadata import Given, Metadata, read_list, read_metadata
 from covidnet.data.reading.images import is_image_file
 
@@ -352,9 +353,9 @@ def log_skipped_files(root: Path, others: Iterable[str]) -> None:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
         more = "" if len(kinds) <= 12 else f", and {len(kinds) - 12} other kinds"
         log.info("%s: %s skipped: %s%s", root, counted(kinds.total(), "file is", "files are"), listed, more)
-    if sheets := [name for name in names if name.lower().endswith(".metadata.xlsx")]:
-        as_csv = f"{sheets[0][:-5]}.csv"
-        log.info("%s: spreadsheets are not read; save %s as %s and so on to use them", root, sheets[0], as_csv)
+    if sheets := [name for name in names if name.lower().endswith(SPREADSHEETS)]:
+        as_csv = Path(sheets[0]).with_suffix(".csv")
+        log.info("%s: spreadsheets are not read; save %s as %s to use it", root, sheets[0], as_csv)
 
 
 def kaggle_source(

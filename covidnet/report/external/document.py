@@ -24,7 +24,7 @@ def external_document(summary: ExternalSummary) -> Document:
         summary: of the evaluation.
     """
     sections = [
-        Section("", "abstract", [parts.abstract(summary), parts.notice(summary)]),
+        Section("", "abstract", [*parts.abstract(summary), parts.notice(summary)]),
         parts.images(summary),
         parts.training_images(summary),
         parts.results(summary),

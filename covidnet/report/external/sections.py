@@ -21,8 +21,8 @@ from covidnet.report.values import Value, area, rate
 from covidnet.report.words import class_words, count, estimate_of, mean_words, patients_words, versus
 
 
-def abstract(summary: ExternalSummary) -> Paragraph:
-    """One paragraph with the numbers to quote.
+def abstract(summary: ExternalSummary) -> tuple[Paragraph, Bullets]:
+    """What was predicted, and the numbers to quote, each with its interval.
 
     Args:
         summary: of an evaluation.
@@ -32,23 +32,22 @@ def abstract(summary: ExternalSummary) -> Paragraph:
     of_main = scores.classes[main]
     text = (
         f"The model ({summary.model.get('title')}) predicted {count(cover.predicted, 'image')} of the data set "
-        f"\N{LEFT DOUBLE QUOTATION MARK}{summary.name}\N{RIGHT DOUBLE QUOTATION MARK}. "
+        f"\N{LEFT DOUBLE QUOTATION MARK}{summary.name}\N{RIGHT DOUBLE QUOTATION MARK}. In brackets: 95% intervals."
     )
     seen = summary.overlap.seen_predicted or 0
     if seen:
-        text += f"The headline excludes {count(seen, 'image')} used for training or validation of the model. "
+        text += f" The headline excludes {count(seen, 'image')} used for training or validation of the model."
     n, support = scores.n, of_main.support
     others = None if n is None or support is None else n - support
     patients = patients_words(scores.patients, summary.data.patients, summary.data.unknown_patients)
-    text += (
-        f"The prediction is correct for {estimate_of(scores.accuracy, n)}, from {patients} "
-        "(in brackets, here and below: 95% intervals). "
-        f"{class_words(main, of_main, others)}."
-    )
+    lines = [
+        f"The prediction is correct for {estimate_of(scores.accuracy, n)}, from {patients}.",
+        f"{class_words(main, of_main, others)}.",
+    ]
     if (unseen := summary.study.get("unseen")) is not None:
         accuracy = estimate_of(unseen.scores.accuracy, unseen.scores.n)
-        text += f" On the unseen fold of its own study the model is correct for {accuracy}."
-    return Paragraph(text)
+        lines.append(f"On the unseen fold of its own study the model is correct for {accuracy}.")
+    return Paragraph(text), Bullets(lines)
 
 
 def notice(summary: ExternalSummary) -> Notice:

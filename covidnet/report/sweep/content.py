@@ -36,7 +36,7 @@ def report_document(
         Pictures are read from the sweep's folder; a missing one has no bytes and no number.
     """
     summaries = [summary, *others]
-    first: list[Block] = [abstract(summary), notice(summary, others)]
+    first: list[Block] = [*abstract(summary), notice(summary, others)]
     if others:
         first.append(overview(summaries))
     first.append(Link("What the model is, and what it is and is not for", CARD_PAGE, CARD_PLAIN))

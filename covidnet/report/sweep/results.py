@@ -12,7 +12,7 @@ from covidnet.evaluation.scores import Metric, PointScores
 from covidnet.evaluation.sparse import MIN_IMAGES
 from covidnet.report.paper.published import ACCURACY, TABLE5, TABLE6
 from covidnet.report.plots.figures import confusion_figure, curves_figure, folds_figure
-from covidnet.report.rendering.document import Block, Cell, Column, Figure, Paragraph, Section, Table, without_paper
+from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Figure, Paragraph, Section, Table, without_paper
 from covidnet.report.summary import ALL, Selection, SweepSummary, UnseenScores
 from covidnet.report.terminal import percent
 from covidnet.report.values import Value, area, printed, rate
@@ -40,8 +40,8 @@ METRICS: tuple[tuple[str, Metric], ...] = (
 """The metrics of a class: display name and key."""
 
 
-def abstract(summary: SweepSummary) -> Paragraph:
-    """One paragraph with the numbers to quote, each with its interval.
+def abstract(summary: SweepSummary) -> tuple[Paragraph, Bullets]:
+    """What was trained, and the numbers to quote, each with its interval.
 
     Args:
         summary: of a sweep.
@@ -76,18 +76,22 @@ def abstract(summary: SweepSummary) -> Paragraph:
     others = None if n is None or support is None else n - support
     whose = patients_words(pooled.patients, summary.data.patients, summary.data.unknown_patients)
     patients = "" if pooled.patients is None else f", on images of {whose},"
-    text = (
-        f"{network} was trained and tested in {scheme} on {data}. Each image of the test folds was predicted "
-        f"once, {predicted_by}; {estimate_of(pooled.accuracy, n, 'prediction')}"
-        f"{patients} are correct (in brackets, here and below: 95% intervals){against}. "
-        f"{class_words(main, of_main, others)}{published}. "
-    )
+    first = Paragraph(f"{network} was trained and tested in {scheme} on {data}. In brackets: 95% intervals.")
+    lines = [
+        f"Each image of the test folds was predicted once, {predicted_by}; "
+        f"{estimate_of(pooled.accuracy, n, 'prediction')}{patients} are correct{against}.",
+        f"{class_words(main, of_main, others)}{published}.",
+    ]
     if is_locked(summary):
-        return Paragraph(f"{text}{Caveat.UNSEEN_LOCKED}")
+        return first, Bullets([*lines, str(Caveat.UNSEEN_LOCKED)])
     n = unseen.ensemble.n or selection.n
-    text += f"On the unseen fold ({count(n, 'image')}) " + _selected_words(unseen, selection, n)
-    text += (
-        "; the mean of all models' probabilities (the ensemble) is correct for "
+    text = f"On the unseen fold ({count(n, 'image')}) {_selected_words(unseen, selection, n)}."
+    if selection.label:
+        chosen = f"that model was {selection.label}" if selection.label.startswith("selected") else selection.label
+        text += f" {chosen[:1].upper()}{chosen[1:]}."
+    lines.append(text)
+    text = (
+        "On the same images the mean of all models' probabilities (the ensemble) is correct for "
         f"{estimate_of(unseen.ensemble.accuracy, n)}"
     )
     if n is None or n >= MIN_IMAGES:
@@ -95,11 +99,7 @@ def abstract(summary: SweepSummary) -> Paragraph:
             f"; the single models are correct for {estimate_text(unseen.mean.accuracy)} on average, with a "
             f"standard deviation of {points(unseen.sd.accuracy)}"
         )
-    text += "."
-    if selection.label:
-        chosen = f"that model was {selection.label}" if selection.label.startswith("selected") else selection.label
-        text += f" {chosen[:1].upper()}{chosen[1:]}."
-    return Paragraph(text)
+    return first, Bullets([*lines, f"{text}."])
 
 
 def _selected_words(unseen: UnseenScores, selection: Selection, n: int | None) -> str:

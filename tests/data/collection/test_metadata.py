@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from covidnet.base.errors import DataError
-from covidnet.data.collection.metadata import Metadata, read_columns, read_metadata, read_table
+from covidnet.data.collection.metadata import Given, Metadata, read_columns, read_metadata, read_table
 
 TEXT = "filename,patient_id,view,source\nNORMAL/a.png,p1,PA,Klinik Köln\nNORMAL/b.png,007,AP,\n"
 TOLD = {
@@ -184,3 +184,18 @@ def test_what_a_table_was_taken_as_is_told_once(tmp_path: Path, caplog: pytest.L
     assert len(caplog.records) == 3
     assert read_columns(tmp_path, ["images/a.png"])["age"].tolist() == ["50"]
     assert len(caplog.records) == 3
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".xls"])
+def test_a_spreadsheet_says_how_to_save_it(tmp_path: Path, suffix: str) -> None:
+    start = {".xlsx": b"PK\3\4", ".xls": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"}[suffix]
+    (tmp_path / f"metadata{suffix}").write_bytes(start + bytes(20))
+    with pytest.raises(DataError, match=rf"metadata{suffix}: spreadsheets are not read; save it as metadata.csv"):
+        read_metadata(tmp_path, ["a.png"])
+    table = tmp_path / f"metadata{suffix}"
+    table = table.rename(tmp_path / f"patients{suffix}")
+    with pytest.raises(DataError, match=r"save it as patients.csv .*, and give data.table=.*patients.csv"):
+        read_metadata(tmp_path, ["a.png"], given=Given((table,)))
+    assert not read_metadata(tmp_path, ["a.png"]).columns
+    table.rename(tmp_path / f"metadata{suffix}")
+    assert read(tmp_path, "filename\na.png\n", "a.png").columns == ("filename",)

@@ -104,7 +104,7 @@ def test_the_page_is_well_formed_and_has_all_sections(summary: dict[str, Any], t
     assert json.loads((tmp_path / "summary.json").read_text())["name"] == "hospital B"
     text = text_of(tmp_path)
     assert "COVID-19 has 4 images of 4 patients: too few for an interval" in text
-    assert f"images, from at most {summary['external']['patients']} patients (in brackets" in text
+    assert f"images, from at most {summary['external']['patients']} patients." in text
     assert "Patients, at most" in text
     assert "Research use only; not a medical device." in text
     assert "python -m covidnet.evaluate 'checkpoint=my runs/fold=3' data=folder data.root=/data/b" in text.replace(
@@ -189,11 +189,11 @@ def test_without_a_search_training_images_are_unknown(summary: dict[str, Any]) -
         assert isinstance(row[6], Value)
         assert row[6].value == numbers["predicted"]
     assert table.rows[-1][5] == "unknown"
-    assert "The headline is without" not in abstract(blind).text
+    assert "The headline excludes" not in abstract(blind)[0].text
 
 
 def test_a_rate_of_few_images_is_a_count(summary: dict[str, Any]) -> None:
     few = copy.deepcopy(summary)
     few["external"] |= {"n": 9, "accuracy": {"value": 2 / 3, "ci": [0.0, 1.0], "method": "bootstrap"}}
-    assert "The prediction is correct for 6 of 9 images (too few for a rate), from" in abstract(few).text
-    assert f"of {summary['external']['n']} images, from" in abstract(summary).text
+    assert "The prediction is correct for 6 of 9 images (too few for a rate), from" in abstract(few)[1].items[0]
+    assert f"of {summary['external']['n']} images, from" in abstract(summary)[1].items[0]
