@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.classes import ClassList
+from covidnet.data.folds.splits import exchanged
 from covidnet.evaluation.explanations import RunExplanations, write_explanations
 from covidnet.evaluation.localisation import localisation_table
 from covidnet.evaluation.predictions import predictions_table, write_predictions
@@ -122,6 +123,24 @@ def write_sweep(folder: Path, folds: Iterable[int] = range(10), split: pd.DataFr
     for fold in folds:
         write_run(folder / f"fold={fold}", table, fold, **run)
     return folder
+
+
+def write_nested(
+    root: Path,
+    outer: Sequence[int] = range(11),
+    split: pd.DataFrame | None = None,
+    skip: tuple[int, int] = (-1, -1),
+    **run: Any,
+) -> Path:
+    """The sweep over folds and unseen folds; `skip` is the outer fold and the fold of a run that failed."""
+    drawn = split_table() if split is None else split
+    for number in outer:
+        table = drawn.assign(fold=drawn["fold"].map(lambda fold, u=number: exchanged(fold, u)))
+        for fold in range(10):
+            if (number, fold) != skip:
+                folder = root / f"fold={fold},split.unseen_fold={number}"
+                write_run(folder, table, fold, seed=number, settings={"split": {"unseen_fold": number}}, **run)
+    return root
 
 
 def explain_run(folder: Path, images: int = 12, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:

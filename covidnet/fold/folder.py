@@ -169,7 +169,8 @@ class RunFolder:
             notes.append(f"{Caveat.UNSEEN_LOCKED} python -m covidnet.crossval sweep_dir=DIR unseen=open scores it.")
         elif unseen["scored_in"] is not None:
             notes.append(
-                f"The unseen fold has been scored in {count(unseen['scored_in'], 'run')} (runs with another cache_dir are not counted)."
+                f"The unseen fold has been scored in {count(unseen['scored_in'], 'run')} "
+                "(runs with another cache_dir are not counted)."
             )
         else:
             notes.append("In how many runs the unseen fold has been scored is not known: the cache cannot be written.")

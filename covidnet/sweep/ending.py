@@ -103,11 +103,13 @@ def report_ended_sweeps(audit: Callable[[Sweep], SweepAudit] | None = None) -> N
             _print_best(folder, searched)
             continue
         from covidnet.sweep.reports import report_sweeps
-        from covidnet.tracking.sweep_run import log_sweep
+        from covidnet.tracking.sweep_run import log_nested, log_sweep
 
         summaries = report_sweeps([folder], audit=audit)
         if len(summaries) == 1:
             log_sweep(summaries[0], folder)
+        elif not summaries:
+            log_nested(folder)
 
 
 def _print_best(folder: Path, monitor: str) -> None:

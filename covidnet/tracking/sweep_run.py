@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from covidnet.base.trust import read_yaml
-from covidnet.evaluation.results import Estimate, to_json
+from covidnet.evaluation.results import Estimate, from_json, to_json
 from covidnet.evaluation.scores import SplitScores
 from covidnet.report.paper.tables import table4, table5, table6, table7
 from covidnet.report.summary import SweepSummary
@@ -38,7 +41,55 @@ def log_sweep(summary: SweepSummary, folder: Path, report: Path | None = None) -
     Raises:
         SettingError: W&B refuses the key.
     """
-    settings = _settings(folder, summary.folds)
+    config = {
+        "folds": summary.folds,
+        "data": to_json(summary.data),
+        "model": summary.model,
+        "augment": summary.augment,
+        "training": summary.training,
+        "bootstrap": to_json(summary.bootstrap),
+    }
+    tables = {
+        "table4": table4(summary),
+        "table5": table5(summary),
+        "table6": table6([summary]),
+        "table7": table7([summary]),
+    }
+    return _log(folder, _settings(folder), config, pooled_values(summary), tables, report)
+
+
+def log_nested(folder: Path) -> bool:
+    """Log the summary run of a sweep over ``split.unseen_fold``, from its written report; see `log_sweep`.
+
+    Args:
+        folder: the sweep folder.
+
+    Returns:
+        Whether a run was logged.
+
+    Raises:
+        SettingError: W&B refuses the key.
+    """
+    studies = json.loads((folder / "report/nested.json").read_text(encoding="utf-8"))["studies"]
+    values: dict[str, float] = {}
+    for name, study in studies.items():
+        found = {f"estimates/{row['key']}": row["accuracy"]["value"] for row in study["estimates"]}
+        for part in ("selected", "ensemble"):
+            found |= _values(part, from_json(SplitScores, study[part]))
+        values |= {f"{name}/{key}" if name else key: value for key, value in found.items()}
+    settings = _settings(folder)
+    config = {key: settings.get(key) for key in ("data", "model", "augment", "seed", "loss", "optim", "trainer")}
+    return _log(folder, settings, config, values, {"nested": pd.read_csv(folder / "report/nested.csv")}, None)
+
+
+def _log(
+    folder: Path,
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any],
+    values: Mapping[str, float],
+    tables: Mapping[str, pd.DataFrame],
+    report: Path | None,
+) -> bool:
     node = wandb_settings(settings)
     if node is None:
         return False
@@ -48,21 +99,14 @@ def log_sweep(summary: SweepSummary, folder: Path, report: Path | None = None) -
         group=node.get("group") or folder.absolute().name,
         name=NAME,
         tags=node.get("tags") or (),
-        config={
-            "folds": summary.folds,
-            "data": to_json(summary.data),
-            "model": summary.model,
-            "augment": summary.augment,
-            "training": summary.training,
-            "bootstrap": to_json(summary.bootstrap),
-        },
+        config=config,
         job_type=NAME,
         # A rewritten report belongs to the same run.
         resume=True,
         **{key: node[key] for key in own if node.get(key) is not None},
     )
     try:
-        logger.attempt(lambda: _upload(logger, summary, report or folder / "report"))
+        logger.attempt(lambda: _upload(logger, values, tables, report or folder / "report"))
     except BaseException:
         logger.close(1)
         raise
@@ -95,24 +139,25 @@ def pooled_values(summary: SweepSummary) -> dict[str, float]:
     parts: dict[str, SplitScores | None] = {"pooled": summary.pooled}
     if summary.unseen is not None:
         parts |= {"ensemble": summary.unseen.ensemble, "selected": summary.unseen.selected}
+    return {key: value for part, scores in parts.items() if scores for key, value in _values(part, scores).items()}
+
+
+def _values(part: str, scores: SplitScores) -> dict[str, float]:
     found: dict[str, float] = {}
-    for part, scores in parts.items():
-        if scores is None:
-            continue
-        named: list[tuple[str, Any]] = [(part, scores)]
-        named += [(f"{part}/{label}", of_class) for label, of_class in scores.classes.items()]
-        for prefix, numbers in named:
-            for key, estimate in vars(numbers).items():
-                if isinstance(estimate, Estimate) and estimate.value is not None:
-                    found[f"{prefix}/{key}"] = float(estimate.value)
-                    if estimate.ci:
-                        found |= {f"{prefix}/{key}_low": estimate.ci[0], f"{prefix}/{key}_high": estimate.ci[1]}
-        if scores.n:
-            found[f"{part}/n"] = scores.n
+    named: list[tuple[str, Any]] = [(part, scores)]
+    named += [(f"{part}/{label}", of_class) for label, of_class in scores.classes.items()]
+    for prefix, numbers in named:
+        for key, estimate in vars(numbers).items():
+            if isinstance(estimate, Estimate) and estimate.value is not None:
+                found[f"{prefix}/{key}"] = float(estimate.value)
+                if estimate.ci:
+                    found |= {f"{prefix}/{key}_low": estimate.ci[0], f"{prefix}/{key}_high": estimate.ci[1]}
+    if scores.n:
+        found[f"{part}/n"] = scores.n
     return found
 
 
-def _settings(folder: Path, folds: list[int]) -> dict[str, Any]:
+def _settings(folder: Path) -> dict[str, Any]:
     """The settings of the first run with a config.yaml."""
     for file in [folder / "config.yaml", *sorted(folder.glob("*/config.yaml"))]:
         if file.is_file():
@@ -121,18 +166,12 @@ def _settings(folder: Path, folds: list[int]) -> dict[str, Any]:
     return {}
 
 
-def _upload(logger: FoldLogger, summary: SweepSummary, report: Path) -> None:
+def _upload(logger: FoldLogger, values: Mapping[str, float], tables: Mapping[str, pd.DataFrame], report: Path) -> None:
     import wandb
 
     run: Any = logger.experiment
-    frames = {
-        "table4": table4(summary),
-        "table5": table5(summary),
-        "table6": table6([summary]),
-        "table7": table7([summary]),
-    }
-    run.log({f"tables/{name}": wandb_table(frame) for name, frame in frames.items()})
-    run.summary.update(pooled_values(summary))
+    run.log({f"tables/{name}": wandb_table(frame) for name, frame in tables.items()})
+    run.summary.update(dict(values))
     if report.is_dir():
         artifact = wandb.Artifact(f"report-{run.id}", type="report")
         artifact.add_dir(str(report))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,7 @@ from covidnet.sweep.nested import NestedStudy, nested_study
 from covidnet.sweep.reports import report_sweeps
 from tests.commands import command
 from tests.conftest import quickly
-from tests.sweeps import split_table, write_run
-
-
-def write_nested(
-    root: Path,
-    outer: Sequence[int] = range(11),
-    split: pd.DataFrame | None = None,
-    skip: tuple[int, int] = (-1, -1),
-    **run: Any,
-) -> Path:
-    """The sweep over folds and unseen folds; `skip` is the outer fold and the fold of a run that failed."""
-    drawn = split_table() if split is None else split
-    for number in outer:
-        table = drawn.assign(fold=drawn["fold"].map(lambda fold, u=number: exchanged(fold, u)))
-        for fold in range(10):
-            if (number, fold) != skip:
-                folder = root / f"fold={fold},split.unseen_fold={number}"
-                write_run(folder, table, fold, seed=number, settings={"split": {"unseen_fold": number}}, **run)
-    return root
+from tests.sweeps import split_table, write_nested, write_run
 
 
 def read(root: Path, **more: Any) -> NestedStudy:

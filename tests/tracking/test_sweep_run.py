@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from covidnet.launch.command import compose, config_dir
 from covidnet.report.summary import SweepSummary
 from covidnet.sweep.reports import report_sweeps
-from covidnet.tracking.sweep_run import log_sweep, pooled_values
-from tests.sweeps import write_sweep
+from covidnet.tracking.sweep_run import log_nested, log_sweep, pooled_values
+from tests.sweeps import write_nested, write_sweep
 from tests.tracking.fakes import run_files
 
 
@@ -72,6 +72,27 @@ def test_a_second_report_goes_into_the_same_run(sweep: tuple[Path, SweepSummary]
     for _ in range(2):
         log_sweep(summary, folder)
     assert len({file.run.run_id for file in run_files(folder)}) == 1
+
+
+def test_nested_selection_has_one_summary_run(tmp_path: Path) -> None:
+    folder = write_nested(tmp_path / "nested", outer=(0, 4))
+    assert report_sweeps([folder], resamples=100) == []
+    assert not log_nested(folder)
+    log_to_wandb(folder)
+    assert log_nested(folder)
+    (file,) = run_files(folder)
+    assert (file.run.run_group, file.run.display_name) == ("nested", "summary")
+    (study,) = json.loads((folder / "report/nested.json").read_text())["studies"].values()
+    for part in ("selected", "ensemble"):
+        accuracy = study[part]["accuracy"]
+        assert file.summary[f"{part}/accuracy"] == accuracy["value"]
+        assert [file.summary[f"{part}/accuracy_{end}"] for end in ("low", "high")] == accuracy["ci"]
+    assert {row["key"]: file.summary[f"estimates/{row['key']}"] for row in study["estimates"]} == {
+        row["key"]: row["accuracy"]["value"] for row in study["estimates"]
+    }
+    assert any("tables/nested" in row for row in file.history)
+    (report,) = [artifact for artifact in file.artifacts if artifact.type == "report"]
+    assert "nested.html" in {entry.path for entry in report.manifest.contents}
 
 
 def test_a_sweep_that_was_not_logged_to_wandb_is_left_alone(sweep: tuple[Path, SweepSummary]) -> None:

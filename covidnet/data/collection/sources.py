@@ -19,8 +19,7 @@ from covidnet.base.errors import DataError, SettingError
 from covidnet.base.names import counted, harmless, real_path
 from covidnet.data.collection.layouts import LAYOUTS
 from covidnet.data.collection.metadata import FILE as METADATA
-from covidnet.data.collection.metadata import SPREADSHEETS
-from covidnet.data.collection.metadata import Given, Metadata, read_list, read_metadata
+from covidnet.data.collection.metadata import SPREADSHEETS, Given, Metadata, read_list, read_metadata
 from covidnet.data.reading.images import is_image_file
 
 log = logging.getLogger(__name__)

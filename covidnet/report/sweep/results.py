@@ -12,7 +12,17 @@ from covidnet.evaluation.scores import Metric, PointScores
 from covidnet.evaluation.sparse import MIN_IMAGES
 from covidnet.report.paper.published import ACCURACY, TABLE5, TABLE6
 from covidnet.report.plots.figures import confusion_figure, curves_figure, folds_figure
-from covidnet.report.rendering.document import Block, Bullets, Cell, Column, Figure, Paragraph, Section, Table, without_paper
+from covidnet.report.rendering.document import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Figure,
+    Paragraph,
+    Section,
+    Table,
+    without_paper,
+)
 from covidnet.report.summary import ALL, Selection, SweepSummary, UnseenScores
 from covidnet.report.terminal import percent
 from covidnet.report.values import Value, area, printed, rate
