@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from covidnet.auditing.study import Study
+
+log = logging.getLogger(__name__)
 
 PATHS = ("sweep_dir", "out", "audit.published", *DATA_PATHS)
 """Settings that are paths, with characters that Hydra's grammar may reject."""
@@ -91,6 +94,8 @@ def _study(settings: dict[str, Any]) -> Study:
         if folder is None:
             raise
         return Study(None, why_no_images=str(error), **options)
+    if folder is not None:
+        check_images(folder, set(images.images["image_id"]))
     declared = ClassList.declared(data)
     classes = declared or ClassList(tuple(sorted(set(images.images["label"]))), data.get("positive") or "")
     return Study(images, table_columns(data, images), classes=classes, masks=data.get("masks"), **options)
@@ -111,6 +116,33 @@ def _check_sweep(folder: Path, name: str) -> None:
             if name == "phantom" and of not in (None, "phantom"):
                 raise SettingError("data", name, f"the data set of the sweep, data={of}", "say where its images are")
             return
+
+
+def check_images(folder: Path, given: set[str]) -> None:
+    """Refuse a data set without any image of the sweep; images that are gone are counted in a warning.
+
+    Args:
+        folder: of the sweep.
+        given: the ids of the data set's images.
+
+    Raises:
+        SettingError: they have none in common.
+    """
+    from covidnet.data.collection.prepared import read_split
+
+    file = next((one for one in [folder / "split.csv", *sorted(folder.glob("*/split.csv"))] if one.is_file()), None)
+    if file is None:
+        return
+    try:
+        ids = set(read_split(file)["image_id"])
+    except DataError:
+        # The check of the split says it.
+        return
+    if lost := len(ids - given):
+        if lost == len(ids):
+            remedy = "no image of its split.csv is in this data set; give data and data.root as for training"
+            raise SettingError("sweep_dir", folder, "a sweep on these images", remedy)
+        log.warning("%d of the %d images of the sweep are not in this data set", lost, len(ids))
 
 
 if __name__ == "__main__":

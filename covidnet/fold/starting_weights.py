@@ -117,7 +117,8 @@ def decide(model: Mapping[str, Any], progress: bool, place: str) -> dict[str, st
                 path = published.download(_PATIENCE, progress)
                 weights, why = "imagenet", f"{path.name} was downloaded"
             except WeightsError as error:
-                log.info("%s", error)
+                # Nobody asked for imagenet by name.
+                log.info("%s", str(error).replace("model.weights=imagenet", "model.weights=auto", 1))
                 why = f"{published.names[0]} is not on this machine and could not be downloaded ({_cause(error)})"
     return {"weights": weights, "weights_from": f"auto, decided for {place}: {why}"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from covidnet.base.classes import DEFAULT_CLASSES, ClassList
 from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingError
-from covidnet.tracking.wandb_server import REMEDY, decide
+from covidnet.tracking.wandb_server import decide
 
 SPLITS = ("val", "test", "unseen")
 
@@ -141,9 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     decision = decide()
     if decision.mode != "online":
-        raise SettingError(
-            "dashboard", settings["name"], "a server that can be reached", f"{decision.reason}: {REMEDY}"
-        )
+        remedy = f"W&B is {decision.mode} ({decision.reason}); log in with wandb login, or print it with --dry-run"
+        raise SettingError("entity", settings["entity"], "at a server that answers", remedy)
     try:
         built.save()
     except Exception as error:  # every layer of wandb has its own exceptions

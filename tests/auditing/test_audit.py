@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from covidnet.audit import check_images
 from covidnet.auditing.checks import CHECKS, Audit, audited
 from covidnet.auditing.document import CAPTIONS, audit_document, write_audit
 from covidnet.auditing.finding import LEVELS, Answer, Check, Finding
 from covidnet.auditing.study import Study
+from covidnet.base.errors import SettingError
 from covidnet.report.rendering.document import Picture
 from covidnet.report.rendering.markdown import markdown_of
 from tests.auditing.conftest import altered, edited
@@ -156,6 +158,8 @@ def test_errors_are_one_line(changed: Path, cache: Path, tmp_path: Path, sweep: 
         file.write_text(file.read_text().replace("name: phantom", "name: kaggle"))
     done = run(tmp_path, cache, "sweep_dir=sweep")
     assert "error: data=phantom: must be the data set of the sweep, data=kaggle" in done.stderr
+    with pytest.raises(SettingError, match=r"sweep: must be a sweep on these images; no image of its split\.csv is in"):
+        check_images(sweep, {"another"})
     done = run(tmp_path, cache, "sweep_dir=sweep", "data=folder", "data.root=gone", "out=gone-audit")
     assert done.returncode == 0, done.stderr
     assert "not possible: identity: the images cannot be read" in done.stdout

@@ -48,7 +48,7 @@ def test_every_name_of_the_contract_has_a_place(built: dict[str, Any]) -> None:
 
 
 def test_nothing_is_sent_without_a_key() -> None:
-    with pytest.raises(SettingError, match="there is no key: wandb login"):
+    with pytest.raises(SettingError, match=r"W&B is offline \(there is no key\); log in with wandb login"):
         main(["entity=me"])
 
 
