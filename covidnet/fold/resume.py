@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import threading
@@ -80,16 +81,18 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         for word in overrides["task"]
         if not word.startswith(("resume=", "trust=", "imports=")) and word not in others
     ]
-    for word in kept:
-        _check_from_folder(word, text)
     if hydras:
         own = ("hydra.mode=", "hydra.sweep.dir=", "hydra.run.dir=", *subfolders([*mode, *kept]))
         # What the experiment sweeps over is in the task's settings by now.
         own += ("hydra.sweeper.params=null",)
         found = [word for word in overrides["hydra"] if not word.startswith(own) and word not in others]
-        for word in found:
-            _check_from_folder(word, text)
         kept += found
+    if refused := [word for word in kept if not _is_harmless(word, text)]:
+        again = " ".join(map(shlex.quote, refused))
+        raise SettingError(
+            "resume", text, "a folder of a run without settings that can run code",
+            f"its settings that begin with + or hydra can; if you wrote them, repeat them: resume={text} {again}",
+        )  # fmt: skip
     if start and Path(start).is_dir():
         os.chdir(start)
     return [*mode, *kept, *others, f"{place}='{folder}'", f"resume='{folder}'"]
@@ -114,8 +117,8 @@ def _check_beside(others: Sequence[str], task: Sequence[str], folder: str) -> No
             )  # fmt: skip
 
 
-def _check_from_folder(word: str, folder: str) -> None:
-    """Refuse what a folder's command line would add to the settings, or change in Hydra itself: it can run any code.
+def _is_harmless(word: str, folder: str) -> bool:
+    """Whether a word of a folder's command line neither adds settings nor changes Hydra itself: both can run any code.
 
     Of Hydra's settings, the launchers and sweepers that we ship, and numbers such as
     ``hydra.launcher.timeout_min=240``, are harmless.
@@ -137,11 +140,7 @@ def _check_from_folder(word: str, folder: str) -> None:
     else:
         harmless = key.partition(".")[0] not in ("hydra", "trust", "imports") and not key.startswith("hydra/")
         harmless &= override.package is None
-    if added or not harmless:
-        raise SettingError(
-            "resume", folder, "a folder of a run without settings that begin with + or hydra",
-            f"it has {word}, which can run any code: if you wrote it, say it again beside resume=; see SECURITY.md",
-        )  # fmt: skip
+    return harmless and not added
 
 
 def _written(file: Path) -> tuple[dict[str, list[str]], str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,9 @@ def test_what_is_said_again_and_harmless_settings_of_hydra_are_taken(
     again = ["hydra.launcher.partition=gpu", "+trainer.gradient_clip_val=1", "trust=[mine]"]
     got = resumed_arguments([resumable(tmp_path, [*plain, again[1]], [*ours, again[0]]), *again])
     assert got[3:-2] == [*ours[:2], *again]
+    # All of them in one error, as they are to be typed.
+    with pytest.raises(SettingError, match=rf"repeat them: resume={tmp_path} {re.escape(' '.join(again[1::-1]))}$"):
+        resumed_arguments([resumable(tmp_path, [*plain, again[1]], [*ours, again[0]])])
 
 
 @pytest.mark.parametrize("text", ["", "hydra: 3", "hydra: {overrides: []}", "[1, 2]", "a: *b", "{"])
