@@ -66,6 +66,8 @@ def begun(
 
 
 def _run(module: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    # That of a fresh interpreter: with the one that this process was started by, each command would load them once more.
+    multiprocessing.set_start_method(None, force=True)
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)

@@ -30,6 +30,29 @@ PROJECT = Path(__file__).parents[1]
 KIT = PROJECT.parent / "shared/data/cxr-kit"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, dealt to the workers in turn.
+
+    pytest-xdist gives each worker a part of the list and moves its end to a worker that has nothing left: what is moved
+    should be short, and should not need what the tests before it have made.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    slow = {path: sum(item.get_closest_marker("slow") is not None for item in some) for path, some in files.items()}
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for n, path in enumerate(sorted((path for path in files if slow[path]), key=lambda path: -slow[path])):
+        parts[n % workers] += files.pop(path)
+    rest = [item for some in files.values() for item in some]
+    for part in parts:
+        count = max(-(-len(items) // workers) - len(part), 0)
+        part += rest[:count]
+        del rest[:count]
+    items[:] = [item for part in parts for item in part]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache of this test run: what is drawn and computed once serves all its tests, and nobody else's."""

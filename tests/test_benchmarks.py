@@ -92,6 +92,8 @@ def quicker(words: list[str], **options: Any) -> subprocess.CompletedProcess[str
     """As `subprocess.run`, with the imports of our commands made once: no test reads how long they take."""
     if words[:2] == [sys.executable, "-m"] and words[2].startswith("covidnet."):
         return command(*words[2:], cwd=Path.cwd())
+    if words == [sys.executable, "-c", "import pytorch_lightning"]:
+        words[2] = ""
     return run_process(words, **options)
 
 
@@ -104,5 +106,18 @@ def test_a_benchmark_runs_at_a_tiny_size(
     given = {"images": images, "run": request.getfixturevalue("run") if "{run}" in " ".join(words) else ""}
     monkeypatch.setattr(sys, "argv", [name, *(word.format(**given) for word in words)])
     monkeypatch.setattr(subprocess, "run", quicker)
-    load(name).main()
+    module = load(name)
+    if name == "scaling":
+        whole = module.run
+
+        def run(command: str, *words: str) -> tuple[float, float, float]:
+            """The report in a process of its own, whose memory is read; the others as `quicker`."""
+            if command == "crossval":
+                return whole(command, *words)
+            done = quicker([sys.executable, "-m", f"covidnet.{command}", *words])
+            assert done.returncode == 0, done.stderr
+            return 1.0, 1.0, 1.0
+
+        monkeypatch.setattr(module, "run", run)
+    module.main()
     assert any(character.isdigit() for character in capsys.readouterr().out)
