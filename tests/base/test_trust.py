@@ -247,6 +247,10 @@ def test_links_that_lead_out_of_a_folder_are_named(tmp_path: Path) -> None:
     check_links(run)
     (tmp_path / "itself").symlink_to(run)
     check_links(tmp_path / "itself")
+    log = run / "wandb/offline-run-20261128_232237-e22ed964/logs/debug-core.log"
+    log.parent.mkdir(parents=True)
+    log.symlink_to(other / "core-debug.log")
+    check_links(run)
     (run / "checkpoints/best.ckpt").symlink_to(other / "thesis.pdf")
     with pytest.raises(DataError, match=r"best\.ckpt: a link that leads out"):
         check_links(run)
