@@ -150,11 +150,11 @@ def deidentified_copy(
         raise DataError(f"{root}: no DICOM radiograph could be copied; see the lines above")
     rows.sort(key=lambda row: row["filename"])
     marks.sort(key=lambda row: row["filename"])
-    write_text(out / METADATA, _table(rows))
-    write_text(out / BURNT_IN, _table(marks))
+    write_text(out / METADATA, _table(rows, tuple(rows[0])))
+    marks = [row for row in marks if row["corners"] or row["header"] == "YES"]
+    write_text(out / BURNT_IN, _table(marks, ("filename", "corners", "header")))
     patients = Counter(row["patient_id"] for row in rows)
-    marked = sum(bool(row["corners"] or row["header"] == "YES") for row in marks)
-    return DeidentifiedCopy(len(rows), len(patients), marked, refused)
+    return DeidentifiedCopy(len(rows), len(patients), len(marks), refused)
 
 
 def _checked(data: Mapping[str, Any], out: Path, key: Path, classes: ClassList | None) -> Path:
@@ -203,7 +203,7 @@ def _copied(
     name = f"{label or _NO_CLASS}/{patient}/{pseudonyms.name('image', path)}.dcm"
     make_folder((out / name).parent)
     write_bytes(out / name, copy)
-    view = cells.get("view", "").upper()
+    view = (cells.get("view") or image.view or "").upper()
     source = cells.get("source")
     row = {
         "filename": name,
@@ -222,9 +222,9 @@ def _burnt_in(copy: bytes) -> str:
     return said if said in ("YES", "NO") else ""
 
 
-def _table(rows: list[dict[str, str]]) -> str:
+def _table(rows: list[dict[str, str]], columns: tuple[str, ...]) -> str:
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()

@@ -138,7 +138,8 @@ def _what_else(data: bytes) -> tuple[str, str]:
     """Cause and remedy for bytes of an unsupported format."""
     for name, pattern in _OTHERS.items():
         if re.match(pattern, data, re.DOTALL):
-            return f"{name} is not a supported format, supported: {SUPPORTED}", "convert it to PNG"
+            remedy = "unpack it" if name in ("ZIP", "gzip") else "convert it to PNG"
+            return f"{name} is not a supported format, supported: {SUPPORTED}", remedy
     if data.startswith(b"version https://git-lfs"):
         return "not an image: a Git LFS pointer", "fetch the file itself: git lfs pull"
     head = data[:512]

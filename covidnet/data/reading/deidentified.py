@@ -149,7 +149,8 @@ def deidentified(
         raise ImageRefusedError(path, f"cannot be de-identified ({type(error).__name__})", _REMEDY) from error
     found = file.getvalue()
     if _remains(found, words):
-        raise ImageRefusedError(path, "an identifier would remain in the pixel data or the header", _REMEDY)
+        remedy = f"{_REMEDY}, or leave it out"
+        raise ImageRefusedError(path, "an identifier would remain in the pixel data or the header", remedy)
     return found, pseudonym
 
 
@@ -370,6 +371,12 @@ def _remains(data: bytes, words: frozenset[str]) -> bool:
             try:
                 wanted = word.encode(codec)
             except UnicodeEncodeError:
+                continue
+            if "." in word:
+                # A UID; another one may begin like it, such as that of the library that writes the file.
+                found = re.search(rb"(?<![0-9.])" + re.escape(wanted) + rb"(?![0-9])", place)
+                if found and len(word) >= _SHORTEST_IN_HEADER:
+                    return True
                 continue
             # Numbers occur within the numbers of UIDs.
             if word.isdigit() and re.search(rb"(?<![0-9.])" + wanted + rb"(?![0-9.])", place):

@@ -319,6 +319,9 @@ class DicomNode:
 
     def _log_syntaxes(self, event: Event) -> None:
         for context in event.assoc.rejected_contexts:
+            if context.abstract_syntax not in _CLASSES:
+                # Some senders offer every kind of object, such as video, whatever they send.
+                continue
             kind = getattr(context.abstract_syntax, "name", context.abstract_syntax)
             what = "its transfer syntaxes cannot be read" if context.result == _NO_SYNTAX else "unknown kind of object"
             _LOG.warning("%s offers %s: %s", _who(event.assoc), shown(str(kind)), what)

@@ -169,9 +169,9 @@ def _cause(error: Exception) -> str:
     if response is not None:
         login = ", its login belongs into ~/.netrc" if response.status_code in (401, 403) else ""
         return f"the server answers {response.status_code} {shown(str(response.reason))}{login}"
-    inner: Any = error
-    while isinstance(getattr(inner, "reason", None), Exception) or (
-        inner.args and isinstance(inner.args[0], Exception)
-    ):
-        inner = inner.reason if isinstance(getattr(inner, "reason", None), Exception) else inner.args[0]
+    inner: BaseException = error
+    while causes := [one for one in (getattr(inner, "reason", None), *inner.args) if isinstance(one, Exception)]:
+        inner = causes[0]
+    if isinstance(inner, OSError) and inner.strerror:
+        return shown(inner.strerror)[:200]
     return shown(" ".join(str(inner).rpartition(": ")[2].split()))[:200] or type(error).__name__

@@ -431,6 +431,12 @@ def test_other_formats_are_refused_naming_the_supported(kind: str, name: str) ->
     assert cause == f"{name} is not a supported format, supported: JPEG, PNG, TIFF, BMP, WebP, AVIF, DICOM"
 
 
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x1f\x8b\x08\x00"])
+def test_an_archive_is_to_be_unpacked(start: bytes) -> None:
+    with pytest.raises(ImageRefusedError, match=r"is not a supported format.*; unpack it"):
+        pixels(start + bytes(500), "image.dcm")
+
+
 # WebP and AVIF
 
 

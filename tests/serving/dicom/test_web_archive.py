@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from covidnet.base.errors import DataError
 from covidnet.launch.command import compose
 from covidnet.predict import main
-from covidnet.serving.dicom.web_archive import ArchiveError, WebArchive
+from covidnet.serving.dicom.web_archive import ArchiveError, WebArchive, _cause
 from tests.refusals import refused
 from tests.serving.dicom.orthanc import free_ports
 from tests.serving.dicom.studies import file_of, radiograph
@@ -51,6 +52,18 @@ def test_a_server_that_does_not_answer_is_one_line(served: tuple[Path, str], hub
         with pytest.raises(ArchiveError, match=f"not stored at http://{host}: "):
             archive.store([file_of(radiograph(1))])
         assert not list(tmp_path.glob("*.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("inner", "said"),
+    [
+        (OSError("Connection aborted.", ConnectionResetError(104, "Connection reset")), "Connection reset"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION] wrong version number"), "[SSL: WRONG_VERSION] wrong version number"),
+        (OSError("failed: Connection refused"), "Connection refused"),
+    ],
+)
+def test_the_innermost_cause_is_named(inner: Exception, said: str) -> None:
+    assert _cause(ConnectionError(inner)) == said
 
 
 def test_results_are_sent_only_where_images_come_from(tmp_path: Path) -> None:
