@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import importlib.util
 import logging
+import os
 import socket
 import ssl
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +39,8 @@ _GRACE_SECONDS = 3
 # File descriptors of the process itself: the model, the decoders' pipes, a log, libraries.
 _FILES = 32
 _BACKLOG = 64
+# Of OpenSSL (X509_V_ERR_...): not yet valid, has expired.
+_WRONG_DATES = (9, 10)
 
 
 def main(cfg: DictConfig) -> None:
@@ -117,7 +121,7 @@ def main(cfg: DictConfig) -> None:
         )
         warm_up(model)
         started.result()
-        _log_access(host, access, tls is not None)
+        _log_access(host, access, tls is not None, {name: cfg[name] for name in ("users", "token", "key")})
         log.info("audit log: %s", audit_log.path if audit_log else "off, by audit_log=off")
         log.info("%s", model.facts.title)
         for note in [
@@ -142,10 +146,13 @@ def main(cfg: DictConfig) -> None:
         _serve(app, listener, limits, access, tls)
 
 
-def _log_access(host: str, access: Access, tls: bool) -> None:
-    """Say who can use the server."""
+def _log_access(host: str, access: Access, tls: bool, secrets: Mapping[str, str | None]) -> None:
+    """Say who can use the server, and which of its secret files any user of this machine can read."""
     from covidnet.serving.web.guard import is_loopback
 
+    for name, path in secrets.items():
+        if path is not None and os.name == "posix" and Path(path).stat().st_mode & stat.S_IROTH:
+            log.warning("warning: %s=%s: every user of this machine can read it; chmod 600 %s", name, path, path)
     if is_loopback(host):
         if access.lock is None:
             log.info("no users or token: reachable only from this machine, by all of its users")
@@ -181,7 +188,26 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     except (ssl.SSLError, OSError) as error:
         remedy = f"give its private key without a password as key=FILE ({getattr(error, 'reason', None) or error})"
         raise SettingError("certificate", certificate, allowed, remedy) from None
+    if fault := _wrong_dates(context, certificate):
+        log.warning("warning: certificate=%s: %s; browsers and programs will refuse it", certificate, fault)
     return context
+
+
+def _wrong_dates(context: ssl.SSLContext, certificate: str) -> str:
+    """What a visitor finds wrong with the dates of a certificate; empty if they are right."""
+    visitor = ssl.create_default_context(cafile=certificate)
+    visitor.check_hostname = False
+    visitor.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    for side in (visitor.wrap_bio(back, there), context.wrap_bio(there, back, server_side=True)) * 2:
+        try:
+            side.do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message if error.verify_code in _WRONG_DATES else ""
+        except ssl.SSLError:
+            # The other side's turn.
+            continue
+    return ""
 
 
 def _identity(models: Sequence[Path], gate: str) -> str:

@@ -83,6 +83,10 @@ def main() -> None:
         if not light and not source:
             source = ["--extra-index-url", TORCH_CPU]
         run([*pip, *source, "--wheel-dir", str(wheels), "--requirement", str(folder / "requirements.txt")])
+        if source[:1] == ["--extra-index-url"] and any(wheels.glob("nvidia_*.whl")):
+            sys.stderr.write(
+                f"warning: {TORCH_CPU} has no wheel of PyTorch or cannot be reached: this one is for CUDA\n"
+            )
         wheels.rename(folder / "wheels")
         (folder / "PYTHON").write_text(f"{version}\n", encoding="utf-8")
         shutil.copy(given.model, folder / f"model{given.model.suffix}")

@@ -24,7 +24,7 @@ present=$(find . -type f ! -name SHA256SUMS | wc -l)
 mkdir -p "$target"
 trap 'rm -rf "$target/venv"' EXIT
 trap 'exit 1' HUP INT TERM
-echo "installing $(ls wheels | wc -l) packages into $target/venv (a minute or more)"
+echo "installing $(ls wheels | wc -l) packages into $target/venv (takes minutes)"
 "$python" -m venv "$target/venv"
 pip="$target/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-index --find-links wheels"
 $pip --requirement requirements.txt

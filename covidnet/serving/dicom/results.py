@@ -213,10 +213,11 @@ class DicomResults:
         found.ConversionType = ConversionTypeValues.WSD.value
         found.ImageType = ["DERIVED", "SECONDARY"]
         found.DerivationDescription = f"{NOTICE} Heat map (Grad-CAM) of {answer.prediction} by covidnet {self.version}"
-        for name in ("BodyPartExamined", "BurnedInAnnotation"):
+        # Images of another body part are refused.
+        found.BodyPartExamined = header.get("BodyPartExamined") or "CHEST"
+        if "BurnedInAnnotation" in header:
             # What is burnt into the image is burnt into its copy.
-            if name in header:
-                setattr(found, name, header[name].value)
+            found.BurnedInAnnotation = header.BurnedInAnnotation
         reference = Dataset()
         reference.ReferencedSOPClassUID = header.SOPClassUID
         reference.ReferencedSOPInstanceUID = header.SOPInstanceUID

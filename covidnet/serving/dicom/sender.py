@@ -135,7 +135,10 @@ class Sender:
         if not association.is_established:
             if self._failures == 0:
                 waiting = counted(self._outbox.waiting(), "image")
-                why = "rejected us" if association.is_rejected else "cannot be reached"
+                why = "cannot be reached, or broke off"
+                answer = association.acceptor.primitive
+                if association.is_rejected and answer is not None:
+                    why = f"rejected us ({shown(answer.reason_str)})"
                 _LOG.warning("peer=%s %s: results of %s wait in %s", self._peer, why, waiting, self._outbox.file)
             self._failures += 1
             return

@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import MPEG2MPML, CTImageStorage, DigitalXRayImageStorageForPresentation, RLELossless
+from pydicom.uid import (
+    MPEG2MPML,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    RLELossless,
+    VideoEndoscopicImageStorage,
+)
 
 from covidnet.data.reading.decoders import Decoders
 from covidnet.serving.audit_log import AuditLog
@@ -64,9 +70,10 @@ def running(
     predictor: Any = None,
     callers: tuple[str, ...] = (),
     audit_log: AuditLog | None = None,
+    title: str = "ARCHIVE",
     **limits: Any,
 ) -> Iterator[DicomNode]:
-    settings = NodeSettings(0, "COVIDNET", Peer("ARCHIVE", "127.0.0.1", peer.port), folder, callers)
+    settings = NodeSettings(0, "COVIDNET", Peer(title, "127.0.0.1", peer.port), folder, callers)
     results = DicomResults(predictor or FakeGated(), ["ab" * 32])
     with Outbox(folder) as outbox:
         node = DicomNode(settings, results, decoders, WebLimits(**limits), outbox, audit_log=audit_log, pause=0.05)
@@ -207,13 +214,15 @@ def test_an_unknown_transfer_syntax_is_declined_and_named(
     with (
         archive() as peer,
         running(decoders, tmp_path, peer) as node,
-        association(node.port, DX, syntaxes=[MPEG2MPML]) as line,
+        association(node.port, DX, VideoEndoscopicImageStorage, syntaxes=[MPEG2MPML]) as line,
     ):
-        assert [context.result for context in line.rejected_contexts] == [4]
+        assert [context.result for context in line.rejected_contexts] == [4, 4]
         assert line.send_c_echo().Status == 0
     assert (
         "SENDER@127.0.0.1 offers Digital X-Ray Image Storage - For Presentation: its transfer syntaxes" in caplog.text
     )
+    # Senders such as storescu offer all kinds of objects with every image.
+    assert "Endoscopic" not in caplog.text
 
 
 def test_a_sender_that_breaks_off_costs_its_own_image_alone(
@@ -279,6 +288,14 @@ def test_results_wait_for_a_peer_that_is_down_also_over_a_restart(
         assert len(peer.kinds()) == 4
     # One line of each server at most, however often it is tried.
     assert 1 <= caplog.text.count("cannot be reached") <= 2
+
+
+def test_a_peer_that_rejects_our_call_is_reported_with_its_reason(
+    decoders: Decoders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with archive() as peer, running(decoders, tmp_path, peer, title="OTHER") as node:
+        assert sent(node.port, radiograph(1)) == [(0, "")]
+        assert until(lambda: "rejected us (Called AE title not recognised): results of 1 image wait" in caplog.text)
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ def answered(maker: DicomResults, header: Dataset) -> tuple[dict[str, object], R
     "tags",
     [
         {},
+        {"BodyPartExamined": None},
         {"PatientOrientation": None, "StudyDate": None, "PatientSex": "", "PatientName": "", "StudyID": ""},
         {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう"},
     ],

@@ -17,11 +17,11 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from covidnet.app import _tls
+from covidnet.app import _log_access, _tls
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.serving.web import lock as module
-from covidnet.serving.web.guard import Access
+from covidnet.serving.web.guard import Access, access_of
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.lock import TOKEN_USER, Lock, Password, read_token, read_users
 from covidnet.serving.web.server import create_app
@@ -291,6 +291,8 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-addext subjectAltName=DNS:localhost -keyout key -out certificate",
         "ec -in key -aes256 -passout pass:secret -out encrypted",
         "ecparam -name prime256v1 -genkey -noout -out other",
+        "req -new -key key -subj /CN=localhost -out request",
+        "x509 -req -in request -signkey key -days -1 -out expired",
     ):
         subprocess.run([OPENSSL, *command.split()], check=True, capture_output=True, cwd=folder)
     (folder / "both").write_text((folder / "key").read_text() + (folder / "certificate").read_text())
@@ -329,6 +331,21 @@ def test_a_body_of_tiny_chunks_is_refused_over_tls_too(pems: Path) -> None:
         answer = line.getresponse()
         assert (answer.status, b"small_chunks" in answer.read()) == (400, True)
         line.close()
+
+
+def test_an_expired_certificate_and_secrets_for_all_are_warned_of(
+    pems: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _tls(str(pems / "certificate"), str(pems / "key"))
+    users = tmp_path / "users.txt"
+    for mode in (0o600, 0o440, 0o644):
+        users.touch()
+        users.chmod(mode)
+        _log_access("0.0.0.0", access_of("127.0.0.1"), tls=True, secrets={"users": str(users), "token": None})
+        assert len(caplog.messages) == (mode == 0o644)
+    assert f"users={users}: every user of this machine can read it; chmod 600 {users}" in caplog.messages[0]
+    _tls(str(pems / "expired"), str(pems / "key"))
+    assert "expired: certificate has expired; browsers and programs will refuse it" in caplog.messages[1]
 
 
 @pytest.mark.parametrize(
