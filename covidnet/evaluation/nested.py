@@ -45,12 +45,14 @@ class NestedScores:
         selected: of the selected models, each on its outer fold, pooled over them: every image once.
         ensemble: of the ensembles of ten, likewise.
         problems: a line for each outer fold that is left out, and for each other problem.
+        notes: the caveats of the runs' settings, as in the report of a sweep.
     """
 
     outer: list[OuterFold]
     selected: SplitScores
     ensemble: SplitScores
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -323,6 +324,9 @@ def train_together(jobs: Sequence[tuple[dict[str, Any], Path]], sweep: Path) -> 
     if len(chosen) < 2:
         return 0
     quieten()
+    if chosen[0][0].get("progress"):
+        # The jobs say nothing before this has ended.
+        sys.stderr.write(f"training the heads of {len(chosen)} jobs together, before the first job\n")
     with shared():
         return _train(chosen, sweep)
 

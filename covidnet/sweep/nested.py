@@ -17,7 +17,7 @@ from covidnet.evaluation.scores import scored
 from covidnet.evaluation.selection import choose
 from covidnet.report.sweep.nested import outer_of
 from covidnet.sweep.folder import FOLDS, Run, Sweep
-from covidnet.sweep.summary import candidates_of, ensemble_predictions, fold_scores
+from covidnet.sweep.summary import candidates_of, ensemble_predictions, fold_scores, notes_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def nested_study(
     predictions = pd.concat(tables, ignore_index=True)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed, "classes": first.classes}
     selected, ensemble = (scored(predictions[predictions["by"] == by], **options) for by in ("selected", "ensemble"))
-    return NestedStudy(name, NestedScores(outer, selected, ensemble, problems), predictions, first.classes)
+    return NestedStudy(
+        name, NestedScores(outer, selected, ensemble, problems, notes_of(first)), predictions, first.classes
+    )
 
 
 def _unseen_of(run: Run) -> int:

@@ -222,7 +222,7 @@ def _report_nested(
     scores, classes = {study.name: study.scores for study in studies}, studies[0].classes
     found = {name: {"estimates": to_json(compared_estimates(one)), **to_json(one)} for name, one in scores.items()}
     make_folder(target)
-    write_text(target / "nested.html", page_of(nested_document(scores, classes)))
+    write_text(target / "nested.html", page_of(nested_document(scores, classes, *_named(sweeps))))
     write_text(target / "nested.csv", nested_table(scores).to_csv(index=False, lineterminator="\n"))
     write_text(target / "nested.json", json.dumps({"studies": found}, indent=2) + "\n")
     predictions = pd.concat([study.predictions.assign(study=study.name) for study in studies], ignore_index=True)
@@ -234,7 +234,15 @@ def _report_nested(
             above = "" if row.optimism is None else f" ({100 * row.optimism:+.1f} points)"
             console.print(f"{ROWS[row.key]}: {100 * (row.accuracy.value or 0):.1f}%{above}", markup=False, emoji=False)
     console.print(BRACKETS)
+    for note in dict.fromkeys(note for one in scores.values() for note in one.notes):
+        console.print(note, markup=False, emoji=False)
     console.print(f"Report: {target / 'nested.html'}; report the pooled estimate, not an outer fold", markup=False)
+
+
+def _named(sweeps: Mapping[str, Sweep]) -> tuple[str, str]:
+    """The names of the sweep and of its data set."""
+    first = next(iter(sweeps.values()))
+    return first.folder.absolute().name, str((first.runs[0].settings.get("data") or {}).get("name") or "unnamed")
 
 
 def summaries_of(

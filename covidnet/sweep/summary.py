@@ -360,6 +360,16 @@ def _model(run: Run) -> Settings:
     return model
 
 
+def notes_of(sweep: Sweep, rule: str = "inner") -> list[str]:
+    """Caveats of the settings of a sweep, and what its files say of the data.
+
+    Args:
+        sweep: the sweep.
+        rule: by which a model is selected.
+    """
+    return _notes(sweep.runs, _data(sweep), rule)
+
+
 def _notes(runs: Sequence[Run], data: DataFacts, rule: str) -> list[str]:
     model = runs[0].settings.get("model") or {}
     notes: list[str] = [

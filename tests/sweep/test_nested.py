@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+from covidnet.base.caveats import Caveat
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import DataError, SettingError
 from covidnet.data.folds.splits import exchanged
@@ -159,7 +160,7 @@ def test_selection_by_the_unseen_fold_and_a_sweep_without_a_complete_fold_are_re
 
 def test_seeds_are_studies_of_their_own_and_no_outer_fold_is_a_method(study: NestedStudy) -> None:
     assert outer_of("split.unseen_fold=3,seed=1") == ("seed=1", "3")
-    document = nested_document({"seed=0": study.scores, "seed=1": study.scores}, CLASSES)
+    document = nested_document({"seed=0": study.scores, "seed=1": study.scores}, CLASSES, "mine", "phantom")
     text, page = markdown_of(document), page_of(document)
     for words in (
         "seed=0",
@@ -167,6 +168,10 @@ def test_seeds_are_studies_of_their_own_and_no_outer_fold_is_a_method(study: Nes
         "never the best outer fold",
         "take the models as fixed",
         "Minus nested selection",
+        "Nested selection: mine",
+        f"Data: phantom; {study.scores.selected.n} images in the outer folds.",
+        Caveat.SYNTHETIC,
+        Caveat.RANDOM_BACKBONE,
     ):
         assert words in text
         assert words in page

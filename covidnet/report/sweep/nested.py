@@ -87,14 +87,20 @@ def nested_table(studies: Mapping[str, NestedScores]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def nested_document(studies: Mapping[str, NestedScores], classes: ClassList) -> Document:
+def nested_document(
+    studies: Mapping[str, NestedScores], classes: ClassList, sweep: str = "", data: str = "unnamed"
+) -> Document:
     """The report.
 
     Args:
         studies: by name; empty for the only one.
         classes: of the sweep.
+        sweep: its name.
+        data: the name of its data set.
     """
+    notes = list(dict.fromkeys(note for scores in studies.values() for note in scores.notes))
     first = [
+        *([Notice("Read this before the numbers", notes)] if notes else []),
         Notice(
             "Report the pooled estimate, never the best outer fold",
             ["Each fold is once the unseen one. A model is selected by validation images of the other ten folds, and "
@@ -117,10 +123,12 @@ def nested_document(studies: Mapping[str, NestedScores], classes: ClassList) -> 
         "optimistic.",
     ])  # fmt: skip
     sections.append(Section("Limits", "limits", [limits]))
-    return Document(
-        "Nested selection", "The selected model, scored by a fold that no part of its making has seen.",
-        numbered(sections),
-    )  # fmt: skip
+    images = max(scores.selected.n or 0 for scores in studies.values())
+    subtitle = (
+        f"The selected model, scored by a fold that no part of its making has seen. Data: {data}; "
+        f"{count(images, 'image')} in the outer folds."
+    )
+    return Document(": ".join(filter(None, ("Nested selection", sweep))), subtitle, numbered(sections))
 
 
 @styled
