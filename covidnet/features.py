@@ -90,16 +90,16 @@ def show(setup: FoldSetup, *, verify: bool) -> None:
 
     root = setup.cache / "features"
     found = summaries(root, verify=verify)
-    # Narrow enough for 80 columns: a name that is cut cannot be looked up.
     table = Table(box=None, pad_edge=False)
-    for heading in ("store", "backbone", "weights", "engine", "features", "files", "MB", "damaged"):
-        table.add_column(heading, no_wrap=True)
+    for heading in ("store", "backbone", "weights", "engine", "features", "files", "MB", *(["damaged"] * verify)):
+        # In 80 columns a long name is broken: one that is cut cannot be looked up.
+        table.add_column(heading, no_wrap=heading != "backbone", overflow="fold")
     for one in found:
         d = one.description
-        damaged = str(one.damaged + len(one.unusable)) if verify else "unchecked"
+        damaged = [str(one.damaged + len(one.unusable))] * verify
         table.add_row(
             one.folder.name, str(d.get("backbone")), str(d.get("weights"))[:8], str(d.get("engine")),
-            str(one.features), str(one.segments), f"{one.bytes / 1e6:.1f}", damaged,
+            str(one.features), str(one.segments), f"{one.bytes / 1e6:.1f}", *damaged,
         )  # fmt: skip
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)

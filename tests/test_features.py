@@ -23,8 +23,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def features(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     # The table of --stats is as wide as the terminal.
-    wide = {**os.environ, "COLUMNS": "160"}
-    return command("covidnet.features", *QUICK, f"cache_dir={home}", *words, cwd=home, env=wide)
+    usual = {**os.environ, "COLUMNS": "80"}
+    return command("covidnet.features", *QUICK, f"cache_dir={home}", *words, cwd=home, env=usual)
 
 
 def test_filling_ahead_leaves_no_work_for_any_fold(
@@ -47,8 +47,10 @@ def test_stats_and_verify_tell_what_is_there(home: Path) -> None:
         features(home)
     told = features(home, "--stats")
     assert told.returncode == 0, told.stderr
-    assert "torchvision/squeezenet1_1" in told.stdout
-    assert "unchecked" in told.stdout
+    assert "torchvision/squeezenet" in told.stdout
+    # Nothing is cut in 80 columns.
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told.stdout
+    assert "damaged" not in told.stdout
     assert features(home, "--verify").returncode == 0
     segment = sorted(home.glob("features/*/*.safetensors"))[0]
     whole = segment.read_bytes()
