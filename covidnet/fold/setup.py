@@ -126,12 +126,13 @@ class FoldSetup:
             or self.online
             or bool(s["trainer"].get("fast_dev_run")),
             "validation images choose its penalty": s["split"]["validation"] == "none",
-            f"trainer.max_epochs has to be at least {len(l2)}, an epoch for each penalty": not (
-                s["trainer"]["max_epochs"] in (-1, None) or s["trainer"]["max_epochs"] >= len(l2)
-            ),
         }
         if reason := next((reason for reason, holds in reasons.items() if holds), None):
-            raise SettingError("optim.solver", solver, "null here", f"{reason}; optim=adam has no such need")
+            raise SettingError("optim", solver, "adam, adamw or sgd here", f"{solver}: {reason}")
+        epochs = s["trainer"]["max_epochs"]
+        if epochs not in (-1, None) and epochs < len(l2):
+            allowed = f"at least {len(l2)} with optim={solver}, an epoch for each penalty of optim.l2"
+            raise SettingError("trainer.max_epochs", epochs, allowed, "raise it, or use optim=adam")
 
     @cached_property
     def classes(self) -> ClassList:
