@@ -75,7 +75,7 @@ def _study(settings: dict[str, Any]) -> Study:
         raise SettingError("audit.published", published, "a CSV file of published numbers", "there is no such file")
     folder = None if settings["sweep_dir"] is None else Path(str(settings["sweep_dir"])).expanduser()
     if folder is not None:
-        _check_sweep(folder, data["name"])
+        check_sweep(folder, data["name"])
     options: dict[str, Any] = {
         "sweep_dir": folder, "prevalences": own["prevalence"], "sensitivity": own["sensitivity"],
         "published": published, "resamples": settings["resamples"], "seed": settings["seed"],
@@ -101,14 +101,28 @@ def _study(settings: dict[str, Any]) -> Study:
     return Study(images, table_columns(data, images), classes=classes, masks=data.get("masks"), **options)
 
 
-def _check_sweep(folder: Path, name: str) -> None:
-    """Refuse the default phantoms beside a sweep on other data; a wrong folder is an error too."""
+def check_sweep(folder: Path, name: str) -> None:
+    """Refuse the default phantoms beside a sweep on other data, and nested selection; a wrong folder is an error too.
+
+    Args:
+        folder: of the sweep.
+        name: of the data set.
+
+    Raises:
+        SettingError: the sweep cannot be audited with these data.
+    """
     from covidnet.base.trust import read_yaml
+    from covidnet.report.sweep.nested import outer_of
+    from covidnet.sweep.folder import groups_of
 
     if not folder.is_dir():
         raise SettingError(
             "sweep_dir", folder, "the folder of a sweep, with fold=0/ and so on", "there is no such folder"
         )
+    if any(outer_of(group)[1] for group in groups_of(folder)):
+        # Its runs share no split, and test every image several times: as they should.
+        remedy = "audit a sweep over the folds alone, on the same data"
+        raise SettingError("sweep_dir", folder, "a sweep with one unseen fold, not nested selection", remedy)
     for file in [folder / "config.yaml", *sorted(folder.glob("*/config.yaml"))]:
         if file.is_file():
             settings = read_yaml(file)

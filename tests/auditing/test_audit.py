@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidnet.audit import check_images
+from covidnet.audit import check_images, check_sweep
 from covidnet.auditing.checks import CHECKS, Audit, audited
 from covidnet.auditing.document import CAPTIONS, audit_document, write_audit
 from covidnet.auditing.finding import LEVELS, Answer, Check, Finding
@@ -23,7 +23,7 @@ from covidnet.report.rendering.document import Picture
 from covidnet.report.rendering.markdown import markdown_of
 from tests.auditing.conftest import altered, edited
 from tests.commands import command
-from tests.sweeps import write_sweep
+from tests.sweeps import write_nested, write_sweep
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,17 @@ def test_exit_codes(phantoms: Path, changed: Path, cache: Path, tmp_path: Path) 
     )
 
 
+def test_nested_selection_is_refused_whose_runs_share_no_split(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="a sweep with one unseen fold, not nested selection; audit a sweep over"):
+        check_sweep(write_nested(tmp_path / "nested", (0, 1)), "phantom")
+
+
+def test_a_sweep_on_other_images_is_refused(sweep: Path) -> None:
+    check_images(sweep, set(pd.read_csv(sweep / "fold=0/split.csv")["image_id"]))
+    with pytest.raises(SettingError, match=r"sweep: must be a sweep on these images; no image of its split\.csv is in"):
+        check_images(sweep, {"another"})
+
+
 @pytest.mark.slow
 def test_errors_are_one_line(changed: Path, cache: Path, tmp_path: Path, sweep: Path) -> None:
     folder = ["data=folder", f"data.root={changed}"]
@@ -158,8 +169,6 @@ def test_errors_are_one_line(changed: Path, cache: Path, tmp_path: Path, sweep: 
         file.write_text(file.read_text().replace("name: phantom", "name: kaggle"))
     done = run(tmp_path, cache, "sweep_dir=sweep")
     assert "error: data=phantom: must be the data set of the sweep, data=kaggle" in done.stderr
-    with pytest.raises(SettingError, match=r"sweep: must be a sweep on these images; no image of its split\.csv is in"):
-        check_images(sweep, {"another"})
     done = run(tmp_path, cache, "sweep_dir=sweep", "data=folder", "data.root=gone", "out=gone-audit")
     assert done.returncode == 0, done.stderr
     assert "not possible: identity: the images cannot be read" in done.stdout
