@@ -66,7 +66,7 @@ def begun(
 
 
 def _run(module: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
-    # That of a fresh interpreter: with the one that this process was started by, each command would load them once more.
+    # That of a fresh interpreter: with the method that this process was started by, each command would load them again.
     multiprocessing.set_start_method(None, force=True)
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
