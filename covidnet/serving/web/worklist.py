@@ -10,11 +10,12 @@ import io
 import itertools
 import json
 import logging
+import os
 import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from math import isnan
 from pathlib import Path
@@ -350,6 +351,9 @@ class Worklist:
         """A connection for one use; what was written is saved at the end."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
+            # Thumbnails and paths of patients' images: for this user alone. SQLite says what is wrong with the file.
+            with suppress(OSError):
+                os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))
             known = sqlite3.connect(self.file, timeout=20)
             try:
                 known.row_factory = sqlite3.Row

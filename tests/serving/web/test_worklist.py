@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -140,6 +141,8 @@ def test_verdicts_are_kept_beside_the_prediction_and_the_last_one_counts(tmp_pat
     of = {(row["reader"], row["class"], row["rater"]): row for row in agreement["rates"]}
     assert of["Ada", "Normal", "reader"]["sensitivity"] == 1
     assert of["Ada", "Pneumonia", "reader"]["sensitivity"] is None
+    if os.name == "posix":
+        assert (tmp_path / "made" / "verdicts.sqlite").stat().st_mode & 0o777 == 0o600
     # The earlier verdict is not lost.
     with sqlite3.connect(tmp_path / "made" / "verdicts.sqlite") as known:
         assert known.execute("SELECT count(*) FROM verdicts").fetchone() == (5,)
