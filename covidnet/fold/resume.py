@@ -71,6 +71,8 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
             cause = "this is neither a run folder, with .hydra/ in it, nor a sweep folder, with multirun.yaml"
             if (folder / "train.log").is_file() or (folder / ".hydra").is_dir():
                 cause = "this run was stopped before it wrote its settings; give its first command again"
+            if any(folder.glob("trial=*")):
+                cause = "a search for hyperparameters cannot be resumed; start it again"
         raise SettingError("resume", text, "a folder that covidnet.train has written", cause)
     check_links(folder)
     overrides, start = tasks

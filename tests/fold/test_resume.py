@@ -338,6 +338,12 @@ def test_an_empty_resume_is_no_new_run() -> None:
             resumed_arguments([empty])
 
 
+def test_a_search_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "trial=0").mkdir()
+    with pytest.raises(SettingError, match="a search for hyperparameters cannot be resumed; start it again"):
+        resumed_arguments([f"resume={tmp_path}"])
+
+
 @pytest.mark.parametrize("left", ["train.log", ".hydra/config.yaml"])
 def test_a_run_that_was_stopped_before_its_settings_were_written_is_started_again(left: str, tmp_path: Path) -> None:
     (tmp_path / left).parent.mkdir(exist_ok=True)
