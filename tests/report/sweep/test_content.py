@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
-from covidnet.report.rendering.document import Document, Figure, Notice, Paragraph, Section, Table
+from covidnet.report.rendering.document import Bullets, Document, Figure, Notice, Paragraph, Section, Table
 from covidnet.report.rendering.markdown import markdown_of
 from covidnet.report.sweep.content import report_document
 from covidnet.report.sweep.method import command
@@ -26,8 +26,12 @@ def _section(document: Document, anchor: str) -> Section:
     return section
 
 
+_PROSE = (Paragraph, Bullets)
+
+
 def _words(section: Section) -> str:
-    return " ".join(block.text for block in section.blocks if isinstance(block, Paragraph))
+    parts = [[b.text] if isinstance(b, Paragraph) else b.items for b in section.blocks if isinstance(b, _PROSE)]
+    return " ".join(text for part in parts for text in part)
 
 
 def _percent(estimate: Any) -> str:
@@ -62,7 +66,7 @@ def test_the_abstract_quotes_the_honest_numbers(summary: Summary) -> None:
     assert f"fold {summary['selection']['fold']}" in text
     assert "selection score" not in text
     # The box is right after it.
-    assert isinstance(first.blocks[1], Notice)
+    assert isinstance(first.blocks[2], Notice)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ def test_a_summary_without_numbers_is_still_a_report(hollow: Summary, none_every
 def test_one_fold_says_so(one_fold: Summary) -> None:
     document = report_document(one_fold)
     assert "1 of 10 folds" in document.title
-    assert any("1 of 10 folds" in item for item in document.sections[0].blocks[1].items)  # type: ignore[union-attr]
+    assert any("1 of 10 folds" in item for item in document.sections[0].blocks[2].items)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
