@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import hydra
@@ -106,6 +107,10 @@ def test_submitit_local_gives_the_serial_numbers(serial: Path, tmp_path: Path) -
     sweep = only_sweep(tmp_path)
     assert_same_numbers(sweep, serial)
     assert f"slurm_local: what the jobs print is in {sweep / '.submitit'}" in done.stderr
+    # A folder for each launch: an id of a job, here a process, that comes again has no result of before.
+    (launched,) = (sweep / ".submitit").iterdir()
+    assert datetime.strptime(launched.name, "%Y-%m-%d_%H-%M-%S") <= datetime.now()
+    assert len(list(launched.glob("*/*_result.pkl"))) == 2
     assert done.stdout.count("Report: ") == 1
 
 
@@ -453,7 +458,7 @@ def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_pat
         end = time.monotonic() + 120
         while not (sweep / "fold=0/checkpoints/resume.ckpt").exists() and time.monotonic() < end:
             time.sleep(0.05)
-        (job,) = {path.name for path in (sweep / ".submitit").iterdir() if path.name.isdigit()}
+        (job,) = {path.name for path in sweep.glob(".submitit/*/*") if path.name.isdigit()}
         subprocess.run(["scontrol", "requeue", job], env={**os.environ, **slurm}, check=True)
         _, errors = parent.communicate(timeout=300)
     finally:

@@ -29,7 +29,7 @@ from tests.serving.dicom.archives import until
 from tests.serving.dicom.orthanc import Orthanc, orthanc
 from tests.serving.dicom.studies import faults, file_of, radiograph, study
 
-pytestmark = pytest.mark.orthanc
+pytestmark = [pytest.mark.orthanc, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
