@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def command(
 
 
 def begun(
-    module: str, *words: str, cwd: Path, env: Mapping[str, str], said: Sequence[Path]
+    module: str, *words: str, cwd: Path, env: Mapping[str, str], said: Sequence[Path], session: bool = False
 ) -> multiprocessing.process.BaseProcess:
     """As `command`, without waiting for its end.
 
@@ -59,13 +60,70 @@ def begun(
         cwd: as there.
         env: as there.
         said: the files that standard output and standard error go to.
+        session: whether it leads a session of its own, so that its process group can be killed alone.
     """
-    process = _context.Process(target=_run, args=(module, list(words), str(cwd), dict(env), *map(str, said)))
+    given = (module, list(words), str(cwd), dict(env), *map(str, said), session)
+    process = _context.Process(target=_run, args=given)
     process.start()
     return process
 
 
-def _run(module: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+class Forked:
+    """As `subprocess.Popen`, but for a command that is forked from the process that has loaded the libraries.
+
+    Args:
+        module: as for `command`.
+        words: as there.
+        cwd: as there.
+        env: as there.
+        session: as for `begun`.
+
+    What the command writes to standard error is read from `stderr`; what it prints is lost.
+    """
+
+    stdin = stdout = None
+
+    def __init__(self, module: str, *words: str, cwd: Path, env: Mapping[str, str], session: bool = False) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = Path(folder) / "stderr"
+            os.mkfifo(pipe)
+            self._process = begun(module, *words, cwd=cwd, env=env, said=[Path(os.devnull), pipe], session=session)
+            # Opened when the other end is.
+            self.stderr = pipe.open(encoding="utf-8", errors="surrogateescape")
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
+def _run(module: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str, session: bool) -> None:
+    if session:
+        os.setsid()
     # That of a fresh interpreter: with the method that this process was started by, each command would load them again.
     multiprocessing.set_start_method(None, force=True)
     for number, path in ((1, out), (2, err)):

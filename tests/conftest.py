@@ -122,6 +122,21 @@ def kit() -> Path:
     return KIT
 
 
+@pytest.fixture(scope="session")
+def small_kit(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the kit with sixty images of each folder."""
+    import pandas as pd
+
+    root = tmp_path_factory.mktemp("kit")
+    table = pd.read_csv(kit / "metadata.csv", dtype=str)
+    table = table.groupby(table["filename"].str.rpartition("/")[0]).head(60)
+    for name in table["filename"]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kit / name, root / name)
+    table.to_csv(root / "metadata.csv", index=False)
+    return root
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of torch.hub, and nothing that stands between us and 127.0.0.1."""

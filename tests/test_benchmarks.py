@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 run_process = subprocess.run
 
 QUICK = ["data.images_per_class=11", "data.image_size=32", "data.phantom_size=96", "trainer.max_epochs=1",
-         "trainer.accelerator=cpu", "explain=off", "model=efficientnet_lite0", "model.weights=random",
-         "features.engine=torch"]  # fmt: skip
+         "trainer.accelerator=cpu", "explain=off", "model=torchvision", "model.backbone=squeezenet1_1",
+         "model.weights=random", "features.engine=torch"]  # fmt: skip
 
 TINY = {
     "audit": ["--clean", "1", "--planted", "1", "--per-class", "22", "--faults", "1"],

@@ -22,6 +22,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
+from tests.commands import Forked
 from tests.conftest import PROJECT, quickly
 from tests.sweeps import write_sweep
 
@@ -81,6 +82,11 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch.setenv("JUPYTER_PATH", str(home))
     # The kernel chooses its own.
     patch.delenv("MPLBACKEND", raising=False)
+
+    def launched(words: list[str], *, cwd: str, env: dict[str, str], **more: object) -> Forked:
+        return Forked(*words[2:], cwd=Path(cwd), env=env, session=True)
+
+    patch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", launched)
     yield home / "tmpdir"
     patch.undo()
 

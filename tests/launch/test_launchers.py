@@ -380,10 +380,10 @@ def test_jobs_started_at_once_share_one_split_and_one_store(tmp_path: Path) -> N
 
 @pytest.mark.slow
 # One that is trained whole, and one that is frozen, on kept features.
-@pytest.mark.parametrize("model", ["cnn", "efficientnet_lite0"])
-def test_two_processes_train_one_run_and_every_image_counts_once(tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize("model", [["model=cnn"], ["model=torchvision", "model.backbone=squeezenet1_1"]])
+def test_two_processes_train_one_run_and_every_image_counts_once(tmp_path: Path, model: list[str]) -> None:
     done = train(
-        tmp_path, "fold=0", *TINY, f"model={model}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+        tmp_path, "fold=0", *TINY, *model, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
         "progress=false", "hydra.run.dir=run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

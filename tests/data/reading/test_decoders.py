@@ -435,6 +435,7 @@ def test_a_forked_process_has_decoders_of_its_own(good: Path) -> None:
     with Decoders(1) as pool:
         pool.read(good)
         (mine,) = pool._children
+        number = str(mine._process.pid)
         process = os.fork()
         if not process:
             code = 1
@@ -443,7 +444,7 @@ def test_a_forked_process_has_decoders_of_its_own(good: Path) -> None:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always")
                     gc.collect()
-                assert not told
+                assert not [one for one in told if number in str(one.message)]
                 code = 0 if np.array_equal(pool.read(good).pixels, RAMP) else 2
                 pool.close()
             os._exit(code)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.commands import Forked
 
 PATIENCE = 120.0
 
@@ -24,7 +24,7 @@ class Running:
         process: the server.
     """
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Forked) -> None:
         self.process = process
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -46,7 +46,6 @@ class Running:
         return code
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line.rstrip())
 
@@ -55,17 +54,13 @@ class Running:
 def command(checkpoint: Path, *settings: str, cwd: Path, home: Path | None = None) -> Iterator[Running]:
     """``python -m covidnet.app`` with a checkpoint on a free port."""
     environment = {**os.environ, **({"HOME": str(home), "TMPDIR": str(home)} if home else {})}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "covidnet.app", f"checkpoint={checkpoint}", "port=0", *settings],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=cwd, env=environment,
-    )  # fmt: skip
+    process = Forked("covidnet.app", f"checkpoint={checkpoint}", "port=0", *settings, cwd=cwd, env=environment)
     try:
         yield Running(process)
     finally:
         if process.poll() is None:
             process.kill()
         process.wait(10)
-        assert process.stderr is not None
         process.stderr.close()
 
 
