@@ -16,11 +16,11 @@ from PIL import Image
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.phantoms.phantom import draw_image
-from tests.commands import command
+from tests.commands import Forked, command
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-run_process = subprocess.run
+run_process, Process = subprocess.run, subprocess.Popen
 
 QUICK = ["data.images_per_class=11", "data.image_size=32", "data.phantom_size=96", "trainer.max_epochs=1",
          "trainer.accelerator=cpu", "explain=off", "model=torchvision", "model.backbone=squeezenet1_1",
@@ -97,6 +97,13 @@ def quicker(words: list[str], **options: Any) -> subprocess.CompletedProcess[str
     return run_process(words, **options)
 
 
+def begun_quicker(words: list[str], **options: Any) -> Any:
+    """As `subprocess.Popen`, in the same way."""
+    if words[:2] == [sys.executable, "-m"] and words[2] in ("covidnet.app", "covidnet.train"):
+        return Forked(*words[2:], cwd=Path.cwd(), env=options["env"])
+    return Process(words, **options)
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TINY])
 def test_a_benchmark_runs_at_a_tiny_size(
     name: str, images: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
@@ -106,6 +113,7 @@ def test_a_benchmark_runs_at_a_tiny_size(
     given = {"images": images, "run": request.getfixturevalue("run") if "{run}" in " ".join(words) else ""}
     monkeypatch.setattr(sys, "argv", [name, *(word.format(**given) for word in words)])
     monkeypatch.setattr(subprocess, "run", quicker)
+    monkeypatch.setattr(subprocess, "Popen", begun_quicker)
     module = load(name)
     if name == "scaling":
         whole = module.run

@@ -379,7 +379,7 @@ def test_store_and_image_path_agree_on_real_radiographs(train: Train, kit: Path,
             (tmp_path / "images" / str(label) / f"{n}.jpg").write_bytes((kit / name).read_bytes())
     arguments = (
         "data=folder", f"data.root={tmp_path / 'images'}", "data.image_size=64", "data.num_workers=0", "fold=5",
-        "trainer.max_epochs=1", "trainer.accelerator=cpu", "explain=off", "progress=false",
+        "trainer.max_epochs=1", "trainer.accelerator=cpu", "explain=off", "progress=false", "features.engine=torch",
     )  # fmt: skip
     kept, plain = (predictions(train(*arguments, f"features={way}", defaults=())) for way in ("auto", "off"))
     columns = ["p_covid19", "p_normal", "p_pneumonia"]

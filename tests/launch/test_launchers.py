@@ -29,7 +29,7 @@ from covidnet.data.reading.images import read_image
 from covidnet.launch.command import compose, config_dir
 from covidnet.launch.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept
 from covidnet.learning.module import ClassificationModule
-from tests.commands import begun, command
+from tests.commands import Forked, begun, command
 from tests.slurm.cluster import cluster, missing
 
 # A run in a moment, were it not for the seconds that the imports take.
@@ -449,10 +449,9 @@ def test_slurm_that_refuses_the_jobs_is_one_line_of_ours(tmp_path: Path, slurm: 
 def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_path: Path, slurm: dict[str, str]) -> None:
     needs("hydra_submitit_launcher")
     sweep = tmp_path / "sweep"
-    parent = subprocess.Popen(
-        [sys.executable, "-m", "covidnet.train", "-m", "fold=0", *TINY, "data.num_workers=0", *SLURM,
-         "trainer.max_epochs=40", "callbacks.early_stopping.patience=40", f"hydra.sweep.dir={sweep}"],
-        cwd=tmp_path, env={**os.environ, **slurm}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    parent = Forked(
+        "covidnet.train", "-m", "fold=0", *TINY, "data.num_workers=0", *SLURM, "trainer.max_epochs=40",
+        "callbacks.early_stopping.patience=40", f"hydra.sweep.dir={sweep}", cwd=tmp_path, env={**os.environ, **slurm},
     )  # fmt: skip
     try:
         end = time.monotonic() + 120
@@ -460,10 +459,11 @@ def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_pat
             time.sleep(0.05)
         (job,) = {path.name for path in sweep.glob(".submitit/*/*") if path.name.isdigit()}
         subprocess.run(["scontrol", "requeue", job], env={**os.environ, **slurm}, check=True)
-        _, errors = parent.communicate(timeout=300)
+        errors = parent.stderr.read()
+        assert parent.wait(60) == 0, errors
     finally:
         parent.kill()
-    assert parent.returncode == 0, errors
+        parent.stderr.close()
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {".submitit", "fold=0", "report"}
     log = (sweep / "fold=0/train.log").read_text()
     assert "resuming at epoch" in log
