@@ -49,11 +49,11 @@ def test_onnx_runtime_agrees_with_pytorch_in_batches_of_any_size(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["densenet121", "resnet18"])
-def test_onnx_runtime_runs_the_other_networks_too(name: str, tmp_path: Path) -> None:
+def test_onnx_runtime_runs_another_network_too(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    network = build_backbone(name).eval()
+    # The default one is compared in tests/serving/test_exported.py.
+    network = build_backbone("resnet18").eval()
     images = torch.randn(3, 3, SIZE, SIZE)
     with torch.no_grad():
         expected = network(images)
