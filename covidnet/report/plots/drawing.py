@@ -31,6 +31,8 @@ _STYLE: Any = {
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.0,
     "axes.titlelocation": "left",
+    # Where a title stands anyway: no figure has ticks above its axes, and looking for some measures every text again.
+    "axes.titley": 1.0,
     "axes.edgecolor": "#555555",
     "axes.linewidth": 0.6,
     "axes.labelcolor": INK,

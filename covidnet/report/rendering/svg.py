@@ -18,8 +18,22 @@ def svg(figure: Figure) -> str:
     Args:
         figure: the figure.
     """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     stream = StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    canvas, engine, dpi = figure.canvas, figure.get_layout_engine(), figure.dpi
+    try:
+        FigureCanvasSVG(figure)
+        if engine is not None:
+            # `savefig` draws everything once to lay it out, and once more to write it.
+            figure.dpi = FigureCanvasSVG.fixed_dpi
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    finally:
+        figure.dpi = dpi
+        figure.set_layout_engine(engine)
+        figure.set_canvas(canvas)
     return stream.getvalue()
 
 
