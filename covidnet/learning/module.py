@@ -19,7 +19,7 @@ from covidnet.base.errors import SettingError, WeightsError
 from covidnet.learning.checkpoints import DamagedCheckpointError, check_finite, read_checkpoint
 from covidnet.learning.losses import deviation_loss
 from covidnet.learning.monitor import direction
-from covidnet.models.backbones import Backbone, check_side
+from covidnet.models.backbones import Backbone, build_backbone, check_side
 from covidnet.models.classifier import Classifier, build_classifier
 from covidnet.models.heads import AnomalyHead
 from covidnet.models.libraries import LIBRARIES
@@ -33,6 +33,9 @@ PREPROCESSING: dict[str, Any] = {"fit": "squash", "image_size": 224}
 
 STAGES_OF_TEST = ("test", "unseen")
 """Names of the two test loaders, in their order."""
+
+# What the names of a state dict start with.
+_BACKBONE, _HEAD = "classifier.backbone.", "classifier.head."
 
 
 @dataclass(frozen=True)
@@ -135,14 +138,24 @@ class ClassificationModule(pl.LightningModule):
         self.recorded: RecordedFit | None = None
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> ClassificationModule:
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        like: ClassificationModule | None = None,
+        read: Mapping[str, Any] | None = None,
+    ) -> ClassificationModule:
         """Load a module from just a checkpoint, without weights file, feature store or internet access.
+
+        Args:
+            path: the checkpoint.
+            like: whose backbone is shared if this one's is the same.
+            read: the checkpoint's content, see `read_checkpoint`; None reads it.
 
         Raises:
             WeightsError: the file is not a covidnet checkpoint, or is damaged. Code in it is never run.
         """
         try:
-            checkpoint = read_checkpoint(path)
+            checkpoint = read_checkpoint(path) if read is None else read
             settings = checkpoint["hyper_parameters"]
             # A default must not replace a setting that the model was trained with.
             for name, needed in (("optim", OPTIM), ("preprocessing", PREPROCESSING)):
@@ -150,13 +163,23 @@ class ClassificationModule(pl.LightningModule):
                     raise KeyError(f"{name}.{min(missing)}")
             _check_named(path, settings["model"])
             weights = PurePath(str(settings["model"]["weights"])).name
-            # The original weights file may be gone. The checkpoint replaces it: as in that file, the first layer shows
-            # which input the network expects.
-            module = cls(**{**settings, "model": {**settings["model"], "weights": str(Path(path).resolve())}})
             # Class weights of the loss are buffers of the module.
             state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("loss.")}
-            module.load_state_dict(state)
-            module.hparams["model"]["weights"] = module.classifier.backbone.weights = weights
+            own = {name.removeprefix(_BACKBONE): value for name, value in state.items() if name.startswith(_BACKBONE)}
+            # The original weights file may be gone. The checkpoint replaces it: as in that file, the first layer shows
+            # which input the network expects.
+            model = {**settings["model"], "weights": str(Path(path).resolve())}
+            if like is not None and like.hparams["model"]["name"] == model["name"] and _same(like, own):
+                backbone = like.classifier.backbone
+            else:
+                backbone = build_backbone(model["name"], model["weights"], model.get("weights_seed", 0), own)
+                backbone.weights = weights
+            module = cls(**{**settings, "model": model}, backbone=backbone)
+            # Strict, so a name that neither the backbone nor the head has is refused.
+            module.classifier.head.load_state_dict(
+                {name.removeprefix(_HEAD): value for name, value in state.items() if not name.startswith(_BACKBONE)}
+            )
+            module.hparams["model"]["weights"] = weights
             module.serving = dict(checkpoint.get("serving") or {})
         except (DamagedCheckpointError, UnknownNetworkError):
             raise
@@ -177,10 +200,9 @@ class ClassificationModule(pl.LightningModule):
         Raises:
             DamagedCheckpointError: a weight is not finite.
         """
-        first = "classifier.head."
-        head = {name: value for name, value in state.items() if name.startswith(first)}
+        head = {name: value for name, value in state.items() if name.startswith(_HEAD)}
         check_finite(head, path)
-        self.classifier.head.load_state_dict({name.removeprefix(first): value for name, value in head.items()})
+        self.classifier.head.load_state_dict({name.removeprefix(_HEAD): value for name, value in head.items()})
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -300,6 +322,14 @@ def _check_named(path: str | Path, model: Mapping[str, Any]) -> None:
     if kind is not None:
         remedy = "add imports=[FILE.py] with the file that registers it, if you trust that file"
         raise UnknownNetworkError(f"{path}: has the {kind}, which is not known here; {remedy}")
+
+
+def _same(module: ClassificationModule, state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the tensors of the module's backbone."""
+    own = module.classifier.backbone.state_dict()
+    return own.keys() == state.keys() and all(
+        value.dtype == state[name].dtype and torch.equal(value, state[name]) for name, value in own.items()
+    )
 
 
 def check_optim(optim: Mapping[str, Any]) -> None:

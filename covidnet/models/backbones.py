@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from covidnet.models.libraries import LIBRARIES
 from covidnet.models.networks import network as network_named
 from covidnet.models.networks import network_of
 from covidnet.models.published import file_in, path_of
+from covidnet.models.undrawn import Undrawn
 from covidnet.models.weights import OTHER_CLASSES, State, chest_state, fit_state, load_state
 
 # Where a published name is in the features of a `Backbone`: see `covidnet.models.libraries`.
@@ -85,7 +87,12 @@ class Backbone(nn.Module):
         return int(features.shape[1])
 
 
-def build_backbone(name: str = "densenet121", weights: str | Path = "random", seed: int = 0) -> Backbone:
+def build_backbone(
+    name: str = "densenet121",
+    weights: str | Path = "random",
+    seed: int = 0,
+    read: Mapping[str, Tensor] | None = None,
+) -> Backbone:
     """Build a backbone on the CPU, in train mode; the global random state is unchanged.
 
     Args:
@@ -95,6 +102,7 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
             densenet121), the path of a file, see `covidnet.models.weights.load_state`, or of a folder that has the
             published one. A file for densenet121 whose first layer takes one channel gets the input of ``chest``.
         seed: seed of the random weights: the same seed gives the same weights, whatever was drawn before.
+        read: the tensors of the file `weights`, named as in a `Backbone`; None reads it.
 
     Returns:
         The backbone, without in-place activations, which would overwrite the maps that saliency needs.
@@ -104,11 +112,16 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
         WeightsError: the weights are unavailable or do not fit.
     """
     network_name, network = network_of(name), network_named(name)
+    # Somebody's own network may keep what it draws outside its state.
+    known = network.features_dim is not None or network_name.startswith(LIBRARIES)
+    undrawn = Undrawn() if known and (read is not None or str(weights) != "random") else nullcontext()
+    # A device as context makes each operation slower.
+    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     # torch.manual_seed would also seed the GPUs, which fork_rng(devices=[]) does not put back.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with torch.random.fork_rng(devices=[]), on_cpu, undrawn:
         torch.default_generator.manual_seed(seed)
         features = network.features()
-        state = _state_of(network_name, str(weights), features)
+        state = _state_of(network_name, str(weights), features) if read is None else dict(read)
         spec = network.spec
         if network_name == "densenet121" and state is not None and _channels(state) == 1:
             features.conv0 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -117,7 +130,8 @@ def build_backbone(name: str = "densenet121", weights: str | Path = "random", se
         if getattr(layer, "inplace", False):
             layer.inplace = False  # type: ignore[assignment]
     licence = network.imagenet.licence if network.imagenet and weights == "imagenet" else None
-    backbone = Backbone(features, network.features_dim, spec, str(weights), network_name, licence)
+    features_dim = network.features_dim or getattr(features, "features_dim", None)
+    backbone = Backbone(features, features_dim, spec, str(weights), network_name, licence)
     if state is not None:
         fit_state(backbone, state, str(weights), network_name)
     return backbone

@@ -6,6 +6,7 @@ import difflib
 import functools
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,32 +51,38 @@ class LibraryFeatures(nn.Module):
     Attributes:
         spatial: whether the maps have a place in the image. Those of transformers with class tokens have none.
         averages: whether the feature vector is the spatial mean of the maps.
+        features_dim: the length of a feature vector.
         left_out: what the published names of the classifier start with.
     """
 
     spatial = True
     averages = False
+    features_dim = 0
     left_out: tuple[str, ...] = ()
 
     def pool_maps(self, maps: Tensor) -> Tensor:
         """Maps to feature vectors (N, F), as the network itself pools them."""
         raise NotImplementedError
 
-    def probe(self, spec: InputSpec) -> None:
-        """Find out how the network pools, by an image of noise."""
-        training = self.training
-        noise = torch.rand(2, spec.channels, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
-        self.eval()
-        with torch.no_grad():
-            maps = self(noise)
-            features = self.pool_maps(maps)
-            # Of maps of either sign: the mean of their positive part is not what class activation maps rest on.
-            signed = torch.randn(maps.shape, generator=torch.Generator().manual_seed(0))
-            means, pooled = signed.mean((2, 3)), self.pool_maps(signed)
-        self.train(training)
-        if maps.ndim != 4 or features.ndim != 2:
+    def probe(self, shape: Sequence[int]) -> None:
+        """Find out how the network pools.
+
+        Args:
+            shape: of the maps of an image, (1, D, h, w).
+        """
+        if len(shape) != 4:
             raise ValueError("it does not pool its maps into one vector")
-        self.averages = self.spatial and means.shape == pooled.shape and bool(torch.allclose(means, pooled, 1e-4, 1e-6))
+        training = self.training
+        # Of either sign: the mean of their positive part is not what class activation maps rest on.
+        maps = torch.randn((2, *shape[1:]), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            means, features = maps.mean((2, 3)), self.eval().pool_maps(maps)
+        self.train(training)
+        if features.ndim != 2:
+            raise ValueError("it does not pool its maps into one vector")
+        self.features_dim = features.shape[1]
+        same = means.shape == features.shape and bool(torch.allclose(means, features, 1e-4, 1e-6))
+        self.averages = self.spatial and same
 
 
 class TimmFeatures(LibraryFeatures):
@@ -103,11 +110,13 @@ class TimmFeatures(LibraryFeatures):
             raise ValueError("its features are several tensors")
         self.tokens = found.ndim == 3
         self.spatial = not self.tokens
-        self.probe(spec)
+        self.probe(self._maps(found).shape)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to maps."""
-        found: Tensor = self.network.forward_features(images)
+        return self._maps(self.network.forward_features(images))
+
+    def _maps(self, found: Tensor) -> Tensor:
         if self.tokens:
             return found.transpose(1, 2).unsqueeze(-1)
         return found.permute(0, 3, 1, 2) if self.last else found
@@ -134,10 +143,10 @@ class TorchvisionFeatures(LibraryFeatures):
         classifier = [key for key, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
         network.set_submodule(classifier, nn.Identity())
         self.left_out = (f"{classifier}.", "AuxLogits.", "aux1.", "aux2.")
-        self.body, self.tail, ndim = _divided(network, torch.zeros(1, spec.channels, spec.size, spec.size))
-        self.tokens = ndim == 3
+        self.body, self.tail, shape = _divided(network, torch.zeros(1, spec.channels, spec.size, spec.size))
+        self.tokens = len(shape) == 3
         self.spatial = not self.tokens
-        self.probe(spec)
+        self.probe((1, shape[2], shape[1], 1) if self.tokens else shape)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to maps."""
@@ -162,8 +171,8 @@ class _Children(fx.Tracer):
 class _Shapes(fx.Interpreter):
     """Run a graph and keep the shape of each tensor."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(module, graph=graph)
         self.shapes: dict[fx.Node, torch.Size] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -173,12 +182,11 @@ class _Shapes(fx.Interpreter):
         return found
 
 
-def _divided(network: nn.Module, image: Tensor) -> tuple[fx.GraphModule, fx.GraphModule, int]:
-    """A network up to the last tensor with places, the rest of it, and the dimensions of that tensor."""
+def _divided(network: nn.Module, image: Tensor) -> tuple[fx.GraphModule, fx.GraphModule, torch.Size]:
+    """A network up to the last tensor with places, the rest of it, and the shape of that tensor."""
     training = network.training
     network.eval()
-    whole = fx.GraphModule(network, _Children().trace(network))
-    runner = _Shapes(whole)
+    runner = _Shapes(network, graph=_Children().trace(network))
     with torch.no_grad():
         runner.run(image)
     network.train(training)
@@ -191,7 +199,7 @@ def _divided(network: nn.Module, image: Tensor) -> tuple[fx.GraphModule, fx.Grap
     before: dict[fx.Node, fx.Node] = {}
     after = {last: tail.placeholder("maps")}
     reached = False
-    for node in whole.graph.nodes:
+    for node in runner.graph.nodes:
         if node.op == "output":
             tail.output(after[node.args[0]])
         elif reached:
@@ -201,7 +209,7 @@ def _divided(network: nn.Module, image: Tensor) -> tuple[fx.GraphModule, fx.Grap
         if node is last:
             body.output(before[node])
             reached = True
-    return fx.GraphModule(network, body), fx.GraphModule(network, tail), len(runner.shapes[last])
+    return fx.GraphModule(network, body), fx.GraphModule(network, tail), runner.shapes[last]
 
 
 def _timm(backbone: str) -> Network:

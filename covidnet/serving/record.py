@@ -67,7 +67,8 @@ def add_record(
         WriteError: the disk is full; the checkpoint is unchanged.
     """
     if held is None:
-        content, module = read_checkpoint(checkpoint), ClassificationModule.from_checkpoint(checkpoint)
+        content = read_checkpoint(checkpoint)
+        module = ClassificationModule.from_checkpoint(checkpoint, read=content)
     else:
         content, module = dict(held[0]), held[1].eval()
     module.serving = {name: value for name, value in record.items() if name not in ("example", "sha256")}

@@ -101,7 +101,9 @@ class TorchModel(ServedModel):
         Raises:
             WeightsError: one of them is damaged or not from covidnet, or they cannot be combined.
         """
-        modules = [ClassificationModule.from_checkpoint(file) for file in files]
+        modules: list[ClassificationModule] = []
+        for file in files:
+            modules.append(ClassificationModule.from_checkpoint(file, modules[0] if modules else None))
         for file, module in zip(files, modules, strict=True):
             _check_record(module.serving, file)
         old = [file for file, module in zip(files, modules, strict=True) if "sha256" not in module.serving]
@@ -190,6 +192,8 @@ class MeanHead(nn.Module):
 def _share_backbones(classifiers: Sequence[Classifier]) -> bool:
     """Whether all have the same backbone; if so, they share it and its copies are freed."""
     first = classifiers[0]
+    if all(one.backbone is first.backbone for one in classifiers):
+        return True
     if len({(one.backbone.name, one.backbone_hash()) for one in classifiers}) > 1:
         return False
     for other in classifiers[1:]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
+import covidnet.learning.module
 from covidnet.base.errors import SettingError, WeightsError
 from covidnet.learning.module import ClassificationModule
 from covidnet.serving.open_model import open_model
@@ -60,8 +61,14 @@ def test_models_of_different_weights_are_never_pooled(
         TorchModel(modules, Path("sweep"))
 
 
-def test_a_frozen_backbone_shared_by_all_models_runs_once(sweep: Path, squares: np.ndarray) -> None:
+def test_a_frozen_backbone_shared_by_all_models_is_built_once_and_runs_once(
+    sweep: Path, squares: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    real = covidnet.learning.module.build_backbone
+    monkeypatch.setattr(covidnet.learning.module, "build_backbone", lambda *a, **b: built.append(a[0]) or real(*a, **b))
     model = open_model(sweep)
+    assert len(built) == 1
     assert model.shared
     backbone, calls = model.classifiers[0].backbone, []
     assert all(classifier.backbone is backbone for classifier in model.classifiers)
