@@ -17,11 +17,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# No command is among them: a module that is there already would be run a second time.
-_LOADED = ["covidnet.fold.run", "covidnet.sweep.summary", "covidnet.explaining.image_maps", "covidnet.serving.batch"]
-
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(_LOADED)
+_context.set_forkserver_preload(["tests.preloaded"])
 
 
 def command(

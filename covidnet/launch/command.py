@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import gc
 import itertools
 import logging
 import os
+import pickle
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -33,6 +33,7 @@ from covidnet.launch.launchers import (
     settle,
     swept,
 )
+from covidnet.launch.loader import Loader, config_dir
 from covidnet.launch.own_modules import import_own
 from covidnet.launch.schema import SCHEMA, check_values
 from covidnet.learning.monitor import search_direction
@@ -44,8 +45,8 @@ _MISCONFIGURED = "MisconfigurationException"
 
 Task = Callable[[DictConfig], Any]
 
-# Our configuration files, by source, path and time of the last change.
-_read: dict[tuple[str, str, int], ConfigResult] = {}
+# Our configuration files, pickled, by source, path and time of the last change.
+_read: dict[tuple[str, str, int], bytes] = {}
 
 # Errors of jobs that the terminal has shown.
 _shown: set[str] = set()
@@ -67,12 +68,6 @@ RUN_AGAIN: dict[str, Any] = {
 }
 """Added to the config.yaml of a run so that it can be run again: terminal output and new folders. No other settings of
 Hydra are accepted from a folder."""
-
-
-def config_dir() -> Path:
-    """The folder of the Hydra configuration: the packaged copy in a wheel, else the one beside the package."""
-    packaged = Path(__file__).parents[1] / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def register_resolvers() -> None:
@@ -151,17 +146,22 @@ class FileConfigSource(file_config_source.FileConfigSource):
         # Hydra reads each of our files several times in a command, and takes the defaults list out of what it gets.
         key = (self.provider, str(file), file.stat().st_mtime_ns)
         if key not in _read:
-            _read[key] = super().load_config(config_path)
-        return copy.deepcopy(_read[key])
+            _read[key] = pickle.dumps(super().load_config(config_path))
+        found = pickle.loads(_read[key])
+        assert isinstance(found, ConfigResult)
+        return found
 
 
 def _prepare_hydra() -> None:
+    import hydra._internal.hydra
     from hydra._internal.sources_registry import SourcesRegistry
     from hydra.core.plugins import Plugins
 
     # Hydra's plugins register their own sources when they are found.
     Plugins.instance()
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
+    # The name by which Hydra makes its loader.
+    hydra._internal.hydra.ConfigLoaderImpl = Loader  # type: ignore[misc]
 
 
 def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:

@@ -12,6 +12,7 @@ from typing import Any
 
 from covidnet.base.errors import CovidnetError, SettingError, UnknownSettingError
 from covidnet.base.former import SETTINGS as FORMER
+from covidnet.launch.loader import Loader
 from covidnet.launch.schema import check_values
 
 # Groups with arbitrary entries, each built from its own `_target_`.
@@ -220,12 +221,11 @@ def composed(folder: Path, command: str, words: tuple[str, ...]) -> Tree:
         words: settings as on the command line.
     """
     # Hydra's public `compose` holds one configuration at a time, and a command already runs inside one.
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.utils import create_config_search_path
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    loader = ConfigLoaderImpl(config_search_path=create_config_search_path(str(folder)))
+    loader = Loader(create_config_search_path(str(folder)))
     composed = loader.load_configuration(command, list(words), run_mode=RunMode.RUN)
     found: Any = OmegaConf.to_container(composed, resolve=False)
     return found
