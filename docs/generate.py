@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from covidnet.base.errors import as_given
 from covidnet.cli import COMMANDS
-from covidnet.launch.command import compose, config_dir
+from covidnet.launch.command import config_dir, prepare_hydra
 from covidnet.launch.schema import SCHEMA, Setting
 from covidnet.report.summary import SweepSummary
 
@@ -202,14 +202,14 @@ def _values(command: str, name: str) -> dict[str, object]:
     if usual is not _ABSENT:
         return {"": usual}
     group = name.partition(".")[0]
-    options = [f"{group}={file.stem}" for file in sorted((config_dir() / group).glob("*.yaml"))]
-    found = {option: _at(_composed(command, option), name) for option in options}
+    options = [file.stem for file in sorted((config_dir() / group).glob("*.yaml"))]
+    found = {f"{group}={option}": _at(_composed(f"{group}/{option}"), name) for option in options}
     return {option: value for option, value in found.items() if value is not _ABSENT}
 
 
 @functools.cache
-def _composed(command: str, *overrides: str) -> Any:
-    return OmegaConf.to_container(compose(list(overrides), command))
+def _composed(file: str) -> Any:
+    return OmegaConf.to_container(_with_hydra(file))
 
 
 _ABSENT = object()
@@ -231,14 +231,16 @@ def _options(group: str) -> list[str]:
     return [*rows, ""]
 
 
-@functools.cache
 def _choices() -> dict[str, str]:
     return dict(_with_hydra("config").hydra.runtime.choices)
 
 
-def _with_hydra(command: str) -> Any:
+@functools.cache
+def _with_hydra(file: str) -> Any:
+    """What a file of ``conf/`` and those that it names make together: the one of a command, or an option of a group."""
+    prepare_hydra()
     with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        return hydra.compose(config_name=command, return_hydra_config=True)
+        return hydra.compose(config_name=file, return_hydra_config=True)
 
 
 def _entries(file: Path, group: str) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from covidnet.cli import COMMANDS
 from covidnet.fold.run import FoldRun
 from covidnet.launch.arguments import DATA_PATHS, quoted
-from covidnet.launch.command import compose, config_dir, subfolders
+from covidnet.launch.command import compose, config_dir, prepare_hydra, subfolders
 from covidnet.launch.known_settings import KnownSettings
 from covidnet.launch.schema import SCHEMA
 from covidnet.learning.module import ClassificationModule
@@ -58,16 +58,18 @@ def commands(page: Path) -> Iterator[tuple[str, list[str], bool]]:
             yield match["name"], words[:end], block
 
 
-def check_settings(name: str, words: list[str], block: bool) -> None:
+@functools.cache  # pages name the same commands
+def check_settings(name: str, given_words: tuple[str, ...], block: bool) -> None:
     """Compose a command line and check its settings as the command does, the first job of a sweep; run nothing."""
     module = importlib.import_module(f"covidnet.{name}")
     command = "config" if name == "train" else name
-    words = [f"action={word[2:]}" if word in ("--stats", "--verify", "--prune") else word for word in words]
+    words = [f"action={word[2:]}" if word in ("--stats", "--verify", "--prune") else word for word in given_words]
     words = quoted(words + subfolders(words), getattr(module, "PATHS", DATA_PATHS))
     words = [word for word in words if word not in ("-m", "...")]
     for at, override in enumerate(OverridesParser.create().parse_overrides(words)):
         if override.is_sweep_override():
             words[at] = f"{override.key_or_group}={next(override.sweep_string_iterator())}"
+    prepare_hydra()
     with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         whole = hydra.compose(config_name=command, overrides=words, return_hydra_config=True)
     choices = whole.hydra.runtime.choices
@@ -81,7 +83,7 @@ def check_settings(name: str, words: list[str], block: bool) -> None:
 def test_commands_have_valid_settings(page: Path) -> None:
     for name, words, block in commands(page):
         if "--help" not in words and "--config-dir" not in words:
-            check_settings(name, words, block)
+            check_settings(name, tuple(words), block)
 
 
 def test_a_wrong_setting_is_found(tmp_path: Path) -> None:
@@ -91,9 +93,9 @@ def test_a_wrong_setting_is_found(tmp_path: Path) -> None:
     )
     assert list(commands(page)) == [("train", ["fold=3", "optim.rate=1"], True), ("predict", ["input=."], False)]
     with pytest.raises(hydra.errors.HydraException, match="rate"):
-        check_settings("train", ["fold=3", "optim.rate=1"], True)
+        check_settings("train", ("fold=3", "optim.rate=1"), True)
     with pytest.raises(AssertionError, match="lacks a setting"):
-        check_settings("predict", ["input=."], True)
+        check_settings("predict", ("input=.",), True)
 
 
 @pytest.mark.slow
@@ -223,14 +225,8 @@ def test_the_page_on_ones_own_network_trains_and_only_an_explicit_import_opens_i
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `make docs` does."""
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
-        cwd=PROJECT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    words = ["build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = command("mkdocs", *words, cwd=PROJECT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -152,7 +152,8 @@ class FileConfigSource(file_config_source.FileConfigSource):
         return found
 
 
-def _prepare_hydra() -> None:
+def prepare_hydra() -> None:
+    """Let Hydra read and merge our files as `FileConfigSource` and `Loader` do."""
     import hydra._internal.hydra
     from hydra._internal.sources_registry import SourcesRegistry
     from hydra.core.plugins import Plugins
@@ -176,7 +177,7 @@ def compose(overrides: Sequence[str] = (), name: str = "config") -> DictConfig:
     """
     import hydra
 
-    _prepare_hydra()
+    prepare_hydra()
     with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         cfg = hydra.compose(config_name=name, overrides=list(overrides))
     check_values(cast("dict[str, Any]", OmegaConf.to_container(cfg)), name)
@@ -216,7 +217,7 @@ def launch(task: Task, name: str = "config", after: Callable[[], None] | None = 
     full_error = "HYDRA_FULL_ERROR" in os.environ
     # Makes Hydra raise errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    _prepare_hydra()
+    prepare_hydra()
     launcher = "basic"
     command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(_guarded(task, name))
     try:
