@@ -54,9 +54,10 @@ def main(cfg: DictConfig) -> None:
     from covidnet.report.words import count
     from covidnet.serving.exported import TOLERANCE, exported
     from covidnet.serving.facts import NOTICE
-    from covidnet.serving.onnx_model import OnnxModel
+    from covidnet.serving.onnx_model import OnnxModel, need_engine
     from covidnet.serving.torch_model import TorchModel
 
+    need_engine()
     model = TorchModel.open(files, Path(given))
     squares, where = _images(model, files, cfg)
     content = exported(model, _card(given, only, model))

@@ -115,6 +115,28 @@ def copies_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def exported_once() -> Iterator[None]:
+    """The same network is exported once: it takes seconds, and many tests only need the file."""
+    import covidnet.feature_store.engines
+    import covidnet.serving.exported
+    from covidnet.models.onnx_graph import onnx_graph
+    from covidnet.models.weights import hash_state
+
+    known: dict[tuple[object, ...], bytes] = {}
+
+    def graph(network: Any, example: Any, inputs: Any, outputs: Any, setting: Any) -> bytes:
+        key = (repr(network), hash_state(network), tuple(example.shape), *inputs, *outputs)
+        if key not in known:
+            known[key] = onnx_graph(network, example, inputs, outputs, setting)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (covidnet.feature_store.engines, covidnet.serving.exported):
+            patch.setattr(module, "onnx_graph", graph)
+        yield
+
+
+@pytest.fixture(scope="session")
 def kit() -> Path:
     """The folder of real radiographs, or a skipped test."""
     if not KIT.is_dir():

@@ -16,6 +16,8 @@ from covidnet.launch.command import compose
 from covidnet.serving.open_model import open_model
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 
 @pytest.fixture(scope="module")
 def run(trained: Callable[..., Path]) -> Path:
@@ -53,7 +55,6 @@ def test_nothing_that_leaves_the_machine_names_a_folder_of_it(
         assert [folder for folder in folders if f"{folder}/".encode() in content] == [], file
 
 
-@pytest.mark.slow
 def test_it_is_checked_on_images_that_are_given(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 90), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
@@ -63,7 +64,6 @@ def test_it_is_checked_on_images_that_are_given(run: Path, tmp_path: Path, capsy
     assert (tmp_path / "new/folder/model.onnx").is_file()
 
 
-@pytest.mark.slow
 def test_a_file_that_is_there_is_replaced_only_where_that_is_asked_for(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.onnx").write_bytes(b"another model")
     with pytest.raises(SettingError, match=r"mine.onnx: .* overwrite=true"):
@@ -118,5 +118,6 @@ def test_what_cannot_be_done_is_told_in_one_line(
 
 def test_a_library_that_is_not_installed_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr("covidnet.serving.exported.exported", lambda *_: pytest.fail("exported in vain"))
     with pytest.raises(SettingError, match="ONNX Runtime is not installed: pip install onnxruntime"):
         export(f"checkpoint='{run}'", f"out='{tmp_path}'", "images=2")

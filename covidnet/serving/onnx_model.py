@@ -46,6 +46,20 @@ EVIDENCE = "evidence"
 """The output that heat maps are computed from; absent for non-linear heads and in files of older releases."""
 
 
+def need_engine() -> None:
+    """Check that ONNX Runtime is installed.
+
+    Raises:
+        SettingError: it is not.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        raise SettingError(
+            "engine", "onnx", "torch", "ONNX Runtime is not installed: pip install onnxruntime"
+        ) from None
+
+
 class OnnxModel(ServedModel):
     """A file written by ``python -m covidnet.export``.
 
@@ -60,12 +74,7 @@ class OnnxModel(ServedModel):
     """
 
     def __init__(self, file: Path, threads: int | None = None, content: bytes | None = None) -> None:
-        try:
-            import onnxruntime  # noqa: F401
-        except ImportError:
-            raise SettingError(
-                "engine", "onnx", "torch", "ONNX Runtime is not installed: pip install onnxruntime"
-            ) from None
+        need_engine()
         try:
             found = content if content is not None else file.read_bytes()
             self.session = onnx_session(found, threads or available_cores())

@@ -20,6 +20,8 @@ from covidnet.fold.setup import FoldSetup
 from covidnet.launch.command import compose
 from covidnet.models.networks import NETWORKS
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 WORDS = ("model=resnet8", "model.freeze=true", "model.weights=random", "data.image_size=32", "trainer.accelerator=cpu")
 QUICKER = (*WORDS, "data.images_per_class=22", "trainer.max_epochs=1", "explain=off", "logger=none", "progress=false")
 
