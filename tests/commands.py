@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.preloaded"])
+FORKED = multiprocessing.get_context("forkserver")
+"""Its processes are forked from one that has loaded the libraries."""
+FORKED.set_forkserver_preload(["tests.preloaded"])
 
 
 def command(
@@ -60,7 +61,7 @@ def begun(
         session: whether it leads a session of its own, so that its process group can be killed alone.
     """
     given = (module, list(words), str(cwd), dict(env), *map(str, said), session)
-    process = _context.Process(target=_run, args=given)
+    process = FORKED.Process(target=_run, args=given)
     process.start()
     return process
 

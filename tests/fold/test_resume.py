@@ -22,6 +22,7 @@ from covidnet.base.errors import CovidnetError, SettingError, WeightsError
 from covidnet.callbacks.curves import curves_so_far, restore_curves
 from covidnet.callbacks.resume_point import ResumePoint
 from covidnet.fold.resume import Resumption, Terminated, resumed_arguments, termination
+from tests.commands import FORKED
 from tests.commands import command as run
 from tests.refusals import refused
 
@@ -72,12 +73,9 @@ def _run(folder: str, overrides: tuple[str, ...], resume: bool) -> None:
 
 @pytest.fixture(scope="module")
 def start() -> Callable[..., multiprocessing.process.BaseProcess]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["covidnet.fold.run", "covidnet.launch.command"])
-
     def begin(folder: Path, overrides: tuple[str, ...], resume: bool = False) -> multiprocessing.process.BaseProcess:
         folder.mkdir(parents=True, exist_ok=True)
-        process = context.Process(target=_run, args=(str(folder), overrides, resume))
+        process = FORKED.Process(target=_run, args=(str(folder), overrides, resume))
         process.start()
         return process
 
