@@ -334,6 +334,15 @@ def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "report/comparisons.json").exists()
 
 
+def test_a_part_of_a_sweep_is_reported_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    for fold in range(2):
+        write_run(tmp_path / f"sweep/fold={fold}", split_table(), fold)
+    (summary,) = report_sweeps([tmp_path / "sweep"], only=["fold=1"], **QUICK)
+    assert [path.name for path in (tmp_path / "sweep/report").iterdir()] == ["fold=1"]
+    told = json.loads((tmp_path / "sweep/report/fold=1/summary.json").read_text())
+    assert told["folds"] == list(summary.folds) == [1]
+
+
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seeds of model a, one of b, and a group of which no run has finished; reported by the command."""

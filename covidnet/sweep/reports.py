@@ -81,8 +81,9 @@ def report_sweeps(
     check_links(target, None if report_dir else folders[0].expanduser())
     groups = groups_of(folders[0].expanduser(), *only) if len(folders) == 1 and len(only) < 2 else []
     if len(folders) == len(only) == 1 and report_dir is None and folders[0].expanduser().is_dir():
-        # The same place as in the report of the whole grid.
-        target /= chosen_group(folders[0].expanduser(), only[0]) or ""
+        # A group's place is that in the report of the whole grid; a part of a group never replaces the whole's report.
+        group = chosen_group(folders[0].expanduser(), only[0])
+        target /= only[0] if group is None else group
     if len(groups) > 1:
         options: dict[str, Any] = {
             "selection": selection,
