@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors.numpy import load_file
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
@@ -27,7 +27,7 @@ from covidnet.base.errors import SettingError
 from covidnet.data.loading.transforms import Normalise, SquareFit
 from covidnet.data.reading.images import read_image
 from covidnet.launch.command import compose, config_dir
-from covidnet.launch.launchers import ALONE, JOBS, check_search, engines_of, settle, share_out, swept
+from covidnet.launch.launchers import ALONE, JOBS, check_search, check_sweep, engines_of, settle, share_out, swept
 from covidnet.learning.module import ClassificationModule
 from tests.commands import Forked, begun, command
 from tests.slurm.cluster import cluster, missing
@@ -127,14 +127,15 @@ def test_a_job_of_submitit_that_is_killed_is_one_failed_job(tmp_path: Path, monk
     for name in (JOBS, ALONE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Job, "_results_timeout_s", 0)
-    job = submitit.LocalExecutor(tmp_path).submit(_killed, ["fold=3", "seed=0"])
+
+    # Inside the test, so that the job does not load this file and the libraries.
+    def killed(overrides: list[str]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    job = submitit.LocalExecutor(tmp_path).submit(killed, ["fold=3", "seed=0"])
     (lost,) = job.results()
     with pytest.raises(LostJobError, match=rf"fold=3: its job {job.job_id} was lost .* its output: {tmp_path}"):
         _ = lost.return_value
-
-
-def _killed(overrides: list[str]) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +289,15 @@ def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_search_never_sees_the_test_fold(tmp_path: Path) -> None:
+    needs("hydra_optuna_sweeper")
+    done = train(tmp_path, "-m", "hydra/sweeper=search", *TINY, "fold=0,1")
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: fold=a sweep: must be one value")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("multirun/*/*/trial=*"))
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
@@ -300,21 +310,24 @@ def test_optuna_names_the_best_of_its_trials(tmp_path: Path) -> None:
         ("fold=0,1", "fold=a sweep: must be one value"),
     ],
 )
-def test_a_search_never_sees_the_test_fold(tmp_path: Path, argument: str, words: str) -> None:
+def test_what_a_search_refuses(argument: str, words: str) -> None:
     needs("hydra_optuna_sweeper")
-    done = train(tmp_path, "-m", "hydra/sweeper=search", *TINY, argument)
-    assert done.returncode != 0
-    assert done.stderr.startswith(f"error: {words}")
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert not list(tmp_path.glob("multirun/*/*/trial=*"))
+    cfg = searched(*([] if "," in argument else [argument]))
+    with pytest.raises(SettingError) as refused:
+        check_sweep(cfg.hydra, cfg, [argument])
+    assert str(refused.value).startswith(words)
+
+
+def searched(*arguments: str) -> DictConfig:
+    """The settings of a search, with Hydra's own."""
+    with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        return hydra.compose("config", ["hydra/sweeper=search", *arguments], return_hydra_config=True)
 
 
 @pytest.mark.parametrize(("monitor", "direction"), [("val/loss", "minimize"), ("val/accuracy", "maximize")])
 def test_a_search_goes_the_way_in_which_its_metric_gets_better(monitor: str, direction: str) -> None:
     needs("hydra_optuna_sweeper")
-    with hydra.initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        cfg = hydra.compose("config", ["hydra/sweeper=search", f"monitor={monitor}"], return_hydra_config=True)
-    assert cfg.hydra.sweeper.direction == direction
+    assert searched(f"monitor={monitor}").hydra.sweeper.direction == direction
 
 
 def test_a_search_that_an_experiment_sets_otherwise_is_refused_in_its_trials() -> None:
