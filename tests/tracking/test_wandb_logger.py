@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from covidnet.base.errors import SettingError
 from covidnet.tracking.fold_log import final_values, log_fold
 from covidnet.tracking.loggers import finish, make_loggers
 from covidnet.tracking.wandb_logger import tags_of, wandb_logger
+from tests.commands import command
 from tests.tracking.fakes import KEY, black_hole, run_files, wandb_server
 
 
@@ -249,7 +249,25 @@ def test_a_refused_key_is_one_line_with_its_remedy(
             wandb_logger(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def unanswered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Future[Any]]]:
+    """Runs of other processes whose server does not answer, which they wait for while the tests go on."""
+    home = tmp_path_factory.mktemp("unanswered")
+    free = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    given = {**free, "HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_ERROR_REPORTING": "false"}
+    with black_hole() as hole, ThreadPoolExecutor(2) as pool:
+
+        def run(folder: Path, address: str) -> Future[Any]:
+            env = {**given, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": address}
+            return pool.submit(command, "tests.tracking.one_run", str(folder), cwd=home, env=env, timeout=120)
+
+        # The other one is of the block set aside for documentation: no route, no answer, or a router's refusal.
+        addresses = {"hole": hole, "away": "http://192.0.2.1:9"}
+        yield {home / name: run(home / name, address) for name, address in addresses.items()}
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("unanswered")
 def test_a_server_that_is_silent_in_the_middle_of_a_run_costs_the_patience_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     metrics: dict[str, Any], predictions: pd.DataFrame,
@@ -283,52 +301,16 @@ def test_a_server_that_is_silent_in_the_middle_of_a_run_costs_the_patience_and_n
     assert time.perf_counter() - start < 5
 
 
-SCRIPT = """
-import logging, sys, time
-import wandb
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from covidnet.tracking.loggers import finish
-from covidnet.tracking.wandb_logger import wandb_logger
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-start = time.perf_counter()
-logger = wandb_logger(Path(sys.argv[1]))
-logger.log_metrics({"val/loss": 0.25}, 1)
-finish([logger])
-wandb.teardown()
-print(time.perf_counter() - start)
-"""
-
-
-def alone(folder: Path, **environment: str) -> tuple[int, list[str], float, list[dict[str, Any]]]:
-    """A run in a process of its own: exit code, what it said, seconds without the imports, the metrics."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **environment},
-        check=False,
-    )
-    (file,) = run_files(folder)
-    kept = [{k: row[k] for k in ("val/loss", "trainer/global_step")} for row in file.history]
-    return done.returncode, done.stderr.splitlines(), float(done.stdout), kept
-
-
 @pytest.mark.slow
-def test_a_network_that_swallows_everything_is_no_worse_than_none(tmp_path: Path) -> None:
-    with black_hole() as hole, ThreadPoolExecutor(2) as pool:
-        # The other one is of the block set aside for documentation: no route, no answer, or a router's refusal.
-        addresses = {"hole": hole, "away": "http://192.0.2.1:9"}
-        given = [(tmp_path / name, address) for name, address in addresses.items()]
-        found = list(pool.map(lambda one: alone(one[0], WANDB_API_KEY=KEY, WANDB_BASE_URL=one[1]), given))
-
-    for code, said, took, kept in found:
-        assert code == 0
+def test_a_network_that_swallows_everything_is_no_worse_than_none(unanswered: dict[Path, Future[Any]]) -> None:
+    for folder, ended in unanswered.items():
+        done = ended.result()
+        assert done.returncode == 0
+        assert float(done.stdout) < 20
+        (file,) = run_files(folder)
+        kept = [{key: row[key] for key in ("val/loss", "trainer/global_step")} for row in file.history]
         assert kept == [{"val/loss": 0.25, "trainer/global_step": 1}]
-        assert took < 20
-        (line,) = said
+        (line,) = done.stderr.splitlines()
         assert line.startswith("W&B: offline (")
         assert "does not answer" in line
 
