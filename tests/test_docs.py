@@ -284,6 +284,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     marked = re.findall(r"^<!-- run -->\n```\ncovidnet (\w+) (.*)\n```$", text, re.M)
     assert [name for name, _ in marked] == ["prepare", "train", "crossval", "predict"]
     tiny = {"train": ["data.image_size=64", "trainer=cpu", "trainer.max_epochs=1", "explain=off", "progress=false"]}
+    tiny["train"] += ["features.engine=torch"]
     for name, words in marked:
         given = [word.replace("range(0,10)", "0") for word in shlex.split(words)]
         done = command(f"covidnet.{name}", *given, *tiny.get(name, []), cwd=tmp_path)
