@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -115,11 +115,7 @@ def build_backbone(
     # Somebody's own network may keep what it draws outside its state.
     known = network.features_dim is not None or network_name.startswith(LIBRARIES)
     undrawn = Undrawn() if known and (read is not None or str(weights) != "random") else nullcontext()
-    # A device as context makes each operation slower.
-    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
-    # torch.manual_seed would also seed the GPUs, which fork_rng(devices=[]) does not put back.
-    with torch.random.fork_rng(devices=[]), on_cpu, undrawn:
-        torch.default_generator.manual_seed(seed)
+    with seeded_cpu(seed), undrawn:
         features = network.features()
         state = _state_of(network_name, str(weights), features) if read is None else dict(read)
         spec = network.spec
@@ -135,6 +131,21 @@ def build_backbone(
     if state is not None:
         fit_state(backbone, state, str(weights), network_name)
     return backbone
+
+
+@contextmanager
+def seeded_cpu(seed: int) -> Iterator[None]:
+    """Draw on the CPU from a seed; the global random state is unchanged afterwards.
+
+    Args:
+        seed: of what is drawn in the block.
+    """
+    # A device as context makes each operation slower.
+    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    # torch.manual_seed would also seed the GPUs, which fork_rng(devices=[]) does not put back.
+    with torch.random.fork_rng(devices=[]), on_cpu:
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def check_side(backbone: Backbone, side: object, name: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from covidnet.base.errors import SettingError
-from covidnet.models.backbones import Backbone
+from covidnet.models.backbones import Backbone, seeded_cpu
 from covidnet.models.classifier import Classifier
 from covidnet.models.libraries import LIBRARIES
 from covidnet.models.networks import MODELS, network
@@ -174,9 +174,7 @@ def _drawn(backbone: Backbone, seed: int) -> State:
     """New values of every tensor of a backbone's features."""
     if backbone.name not in MODELS and not backbone.name.startswith(LIBRARIES):
         return _reset(backbone.features, seed)
-    # torch.manual_seed would also seed the GPUs, which fork_rng(devices=[]) does not put back.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    with seeded_cpu(seed):
         made = _tensors(network(backbone.name).features())
     return _reset(backbone.features, seed, made)
 
@@ -187,8 +185,7 @@ def _reset(module: nn.Module, seed: int, made: State | None = None) -> State:
         return made
     # On the CPU and in float32, so that the draw depends on neither device nor precision.
     fresh = copy.deepcopy(module).cpu().float()
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    with seeded_cpu(seed):
         for name, layer in fresh.named_modules():
             own = {
                 f"{name}.{key}" if name else key: value
