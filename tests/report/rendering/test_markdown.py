@@ -10,6 +10,8 @@ from covidnet.report.rendering.markdown import escaped
 from covidnet.report.write import report_markdown
 from tests.report.conftest import of_content
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 report_markdown = of_content(report_markdown)
 
 Summary = dict[str, Any]

@@ -46,11 +46,13 @@ def _points(estimate: Any) -> str:
     return f"{100 * value:.1f} points [{100 * low:.1f}, {100 * high:.1f}]".replace("-", MINUS)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_section_stands_after_the_selection(explained: Summary) -> None:
     anchors = [section.anchor for section in report_document(explained).sections]
     assert anchors[anchors.index("explanations") - 1 :][:3] == ["selection", "explanations", "paper"]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("found", [None, {}, {"method": "gradcam", "panels": [], "localisation": None, "sanity": None}])
 def test_without_maps_there_is_no_section(summary: Summary, found: Any) -> None:
     assert explanations({}) is None
@@ -61,6 +63,7 @@ def test_without_maps_there_is_no_section(summary: Summary, found: Any) -> None:
     assert [section.anchor for section in after.sections] == [section.anchor for section in before.sections]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pictures_and_figures_are_numbered_together(explained: Summary) -> None:
     document = report_document(explained)
     labels = [b.label for s in document.sections for b in s.blocks if isinstance(b, Figure | Picture)]
@@ -71,6 +74,7 @@ def test_pictures_and_figures_are_numbered_together(explained: Summary) -> None:
     assert kinds == [Picture, Picture, Figure, Figure]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_picture_that_is_gone_takes_no_number(explained: Summary) -> None:
     explained["folder"] = "gone"
     document = report_document(explained)
