@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -53,15 +54,24 @@ class Loader(ConfigLoaderImpl):
         """The configuration that a command line gives, composed once."""
         asked = (config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         key = (*map(str, asked), Path.cwd())
-        if key not in self._composed:
-            self._composed[key] = pickle.dumps(super().load_configuration(*asked))
-        return cast(DictConfig, pickle.loads(self._composed[key]))
+        return _kept(self._composed, key, lambda: super(Loader, self).load_configuration(*asked))
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        def merged() -> DictConfig:
+            return super(Loader, self)._compose_config_from_defaults_list(defaults, repo)
+
         sources = [(source.scheme(), source.path) for source in repo.get_sources()]
         if any(scheme == "file" and Path(path) != config_dir() for scheme, path in sources):
-            return super()._compose_config_from_defaults_list(defaults, repo)
-        key = (*sources, *map(repr, defaults))
-        if key not in self._merged:
-            self._merged[key] = pickle.dumps(super()._compose_config_from_defaults_list(defaults, repo))
-        return cast(DictConfig, pickle.loads(self._merged[key]))
+            return merged()
+        return _kept(self._merged, (*sources, *map(repr, defaults)), merged)
+
+
+def _kept(kept: dict[tuple[Any, ...], bytes], key: tuple[Any, ...], make: Callable[[], DictConfig]) -> DictConfig:
+    if key not in kept:
+        made = make()
+        try:
+            kept[key] = pickle.dumps(made)
+        except pickle.PicklingError:
+            # In the job processes of some launchers Hydra's classes are there twice.
+            return made
+    return cast(DictConfig, pickle.loads(kept[key]))

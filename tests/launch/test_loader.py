@@ -60,3 +60,16 @@ def test_files_from_elsewhere_are_read_anew(tmp_path: Path) -> None:
         (tmp_path / "own.yaml").write_text(f"number: {value}\n")
         found: Any = loader(Loader, tmp_path).load_configuration("own", [], RunMode.RUN)
         assert found.number == value
+
+
+def test_where_classes_of_hydra_are_there_twice_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a job that another process has sent."""
+    from hydra._internal.core_plugins import basic_sweeper
+
+    ours, theirs = (loader(kind, config_dir()) for kind in (Loader, ConfigLoaderImpl))
+    monkeypatch.setattr(Loader, "_merged", {})
+    monkeypatch.setattr(basic_sweeper, "BasicSweeperConf", type("BasicSweeperConf", (), {}))
+    for words in WORDS[1:3]:
+        expected, found = (one.load_configuration("config", list(words), RunMode.RUN) for one in (theirs, ours))
+        assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
+    assert not Loader._merged
