@@ -7,7 +7,6 @@ import gc
 import itertools
 import logging
 import os
-import pickle
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from covidnet.launch.launchers import (
     settle,
     swept,
 )
-from covidnet.launch.loader import Loader, config_dir
+from covidnet.launch.loader import Loader, config_dir, kept
 from covidnet.launch.own_modules import import_own
 from covidnet.launch.schema import SCHEMA, check_values
 from covidnet.learning.monitor import search_direction
@@ -46,7 +45,7 @@ _MISCONFIGURED = "MisconfigurationException"
 Task = Callable[[DictConfig], Any]
 
 # Our configuration files, pickled, by source, path and time of the last change.
-_read: dict[tuple[str, str, int], bytes] = {}
+_read: dict[tuple[Any, ...], bytes] = {}
 
 # Errors of jobs that the terminal has shown.
 _shown: set[str] = set()
@@ -145,11 +144,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
             return super().load_config(config_path)
         # Hydra reads each of our files several times in a command, and takes the defaults list out of what it gets.
         key = (self.provider, str(file), file.stat().st_mtime_ns)
-        if key not in _read:
-            _read[key] = pickle.dumps(super().load_config(config_path))
-        found = pickle.loads(_read[key])
-        assert isinstance(found, ConfigResult)
-        return found
+        return kept(_read, key, lambda: super(FileConfigSource, self).load_config(config_path))
 
 
 def prepare_hydra() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from covidnet.launch.command import compose
+from covidnet.launch.command import prepare_hydra
 from covidnet.launch.loader import Loader, config_dir
 
 WORDS = (
@@ -24,7 +25,7 @@ WORDS = (
 
 
 def loader(kind: type[ConfigLoaderImpl], folder: Path) -> ConfigLoaderImpl:
-    compose()  # registers where files are read
+    prepare_hydra()
     return kind(create_config_search_path(str(folder)))
 
 
@@ -55,9 +56,13 @@ def test_the_jobs_of_a_sweep_are_composed_once_and_their_files_merged_once(monke
     assert len(pickle.dumps(one)) < 20_000
 
 
-def test_files_from_elsewhere_are_read_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ours", [False, True])
+def test_files_that_have_changed_are_read_anew(ours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("loader", "command") if ours else ():
+        monkeypatch.setattr(f"covidnet.launch.{module}.config_dir", lambda: tmp_path)
     for value in (1, 2):
         (tmp_path / "own.yaml").write_text(f"number: {value}\n")
+        os.utime(tmp_path / "own.yaml", (value, value))
         found: Any = loader(Loader, tmp_path).load_configuration("own", [], RunMode.RUN)
         assert found.number == value
 
