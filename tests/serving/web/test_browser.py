@@ -16,6 +16,7 @@ from PIL import Image
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.data.phantoms.phantom import draw_image
 from covidnet.serving.facts import NOTICE
+from covidnet.serving.web import lock
 from covidnet.serving.web.guard import Access
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.lock import Lock, Password
@@ -66,22 +67,44 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Any:
+    """An open page: a new one for each test would start processes."""
+    return browser.new_context().new_page()
+
+
 @pytest.fixture
-def page(browser: Any, server: Running) -> Iterator[Any]:
-    """The open page; at the end, the addresses that it requested and the errors of its script are checked."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    asked: list[str] = []
+def fresh(tab: Any) -> Iterator[Any]:
+    """The page without what an earlier test did to it; at the end, the errors of its script are checked."""
     errors: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server.address)
-    page.wait_for_selector("#model dd")
-    yield page
-    context.close()
+
+    def note(error: Any) -> None:
+        errors.append(str(error))
+
+    tab.goto("about:blank")
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    tab.on("pageerror", note)
+    yield tab
+    tab.remove_listener("pageerror", note)
+    tab.unroute_all()
+    assert errors == []
+
+
+@pytest.fixture
+def page(fresh: Any, server: Running) -> Iterator[Any]:
+    """The page of the model; at the end, the addresses that it requested are checked."""
+    asked: list[str] = []
+
+    def note(request: Any) -> None:
+        asked.append(request.url)
+
+    fresh.on("request", note)
+    fresh.goto(server.address)
+    fresh.wait_for_selector("#model dd")
+    yield fresh
+    fresh.remove_listener("request", note)
     assert asked
     assert all(url.startswith((server.address, "data:")) for url in asked)
-    assert errors == []
 
 
 def upload(page: Any, path: Path) -> None:
@@ -228,12 +251,12 @@ def test_every_control_has_a_name_and_is_reachable_by_keyboard(page: Any, images
     assert page.get_attribute("#result", "aria-live") == "polite"
 
 
-@pytest.mark.parametrize("width", [1280, 768, 420, 320])
-def test_the_page_fits_the_window(page: Any, images: Path, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
+def test_the_page_fits_the_window(page: Any, images: Path) -> None:
     upload(page, images / "muster.png")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.is_visible("#notice")
+    for width in (1280, 768, 420, 320):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.is_visible("#notice")
 
 
 def test_a_stopped_server_is_reported(page: Any, images: Path) -> None:
@@ -243,18 +266,17 @@ def test_a_stopped_server_is_reported(page: Any, images: Path) -> None:
     assert page.inner_text("#refused-cause") == "The server does not respond."
 
 
-def test_the_browser_asks_for_the_login(browser: Any, tmp_path: Path) -> None:
+def test_the_browser_asks_for_the_login(
+    browser: Any, fresh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_COST", 1 << 14)
+    monkeypatch.setattr(lock, "_PARALLEL", 1)
     (tmp_path / "image.png").write_bytes(image_png(side=300))
     users = {"anna": Password.of("correct horse")}
     with serving(access=Access(lock=Lock("", users))) as port:
-        context = browser.new_context()
         # The browser would ask, and there is nobody to answer.
         with pytest.raises(sync_api.Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
-            context.new_page().goto(f"http://127.0.0.1:{port}")
-        context.close()
-        context = browser.new_context(http_credentials={"username": "anna", "password": "wrong"})
-        assert context.new_page().goto(f"http://127.0.0.1:{port}").status == 401
-        context.close()
+            fresh.goto(f"http://127.0.0.1:{port}")
         context = browser.new_context(http_credentials={"username": "anna", "password": "correct horse"})
         page = context.new_page()
         assert page.goto(f"http://127.0.0.1:{port}").status == 200
@@ -265,7 +287,7 @@ def test_the_browser_asks_for_the_login(browser: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def worklist(browser: Any, tmp_path: Path) -> Iterator[Any]:
+def worklist(fresh: Any, tmp_path: Path) -> Iterator[Any]:
     """The page of a folder of two labelled images and a file that is no image, over a fake model."""
     for number, name in enumerate(["Normal/a.png", "COVID19/b.png"]):
         place = tmp_path / "images" / name
@@ -274,15 +296,9 @@ def worklist(browser: Any, tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "images" / "page.jpg").write_text("<html>")
     found = Worklist(tmp_path / "verdicts.sqlite", str(tmp_path / "images"), "fake", CLASSES, WebLimits())
     with serving(worklist=found) as port:
-        context = browser.new_context(viewport={"width": 1280, "height": 800})
-        page = context.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"http://127.0.0.1:{port}/worklist")
-        page.wait_for_selector("#rows tr:nth-child(3)")
-        yield page
-        context.close()
-        assert errors == []
+        fresh.goto(f"http://127.0.0.1:{port}/worklist")
+        fresh.wait_for_selector("#rows tr:nth-child(3)")
+        yield fresh
 
 
 def names(page: Any) -> list[str]:
