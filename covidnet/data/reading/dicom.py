@@ -46,6 +46,8 @@ _OTHER_PARTS = {
 _OTHER_CLASSES = tuple(
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "3", "4", "6", "12", "20", "128", "1.2", "1.3")
 )
+# Values of the detector, which are not meant to be looked at (PS3.3 C.8.11.1).
+_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 
 
 def read_header(path: str | Path) -> dict[str, str | None]:
@@ -224,10 +226,10 @@ def _term(header: Dataset, name: str) -> str:
 
 
 def check_subject(header: Dataset, path: str | Path) -> None:
-    """Refuse an image that is not a chest radiograph according to its header.
+    """Refuse an image that is not a chest radiograph for presentation according to its header.
 
     Args:
-        header: with any of Modality, SOPClassUID, BodyPartExamined and ImageType.
+        header: with any of Modality, SOPClassUID, PresentationIntentType, BodyPartExamined and ImageType.
         path: the file.
 
     Raises:
@@ -241,6 +243,9 @@ def check_subject(header: Dataset, path: str | Path) -> None:
     if not modality and any(kind == other or kind.startswith(f"{other}.") for other in _OTHER_CLASSES):
         cause = f"not a radiograph according to its header: {shown(getattr(header.SOPClassUID, 'name', kind))[:60]}"
         raise ImageRefusedError(path, cause, remedy)
+    if kind == _FOR_PROCESSING or _term(header, "PresentationIntentType") == "FOR PROCESSING":
+        cause = "for processing, not for presentation, according to its header"
+        raise ImageRefusedError(path, cause, "use the image of the same exposure that is for presentation")
     plain = re.sub("[^A-Z]", "", part)
     if plain in _OTHER_PARTS or plain.removesuffix("S") in _OTHER_PARTS:
         raise ImageRefusedError(path, f"not a chest image according to its header: BodyPartExamined {part}", remedy)
@@ -296,8 +301,8 @@ def _measured(values: np.ndarray, padding: np.ndarray | None, path: str | Path) 
 _NAMES = (
     "BitsAllocated", "BitsStored", "BodyPartExamined", "Columns", "HighBit", "ImageType", "Modality",
     "ModalityLUTSequence", "NumberOfFrames", "PatientID", "PhotometricInterpretation", "PixelPaddingRangeLimit",
-    "PixelPaddingValue", "PixelRepresentation", "PlanarConfiguration", "RescaleIntercept", "RescaleSlope", "Rows",
-    "SOPClassUID", "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "ViewPosition", "WindowCenter", "WindowWidth",
+    "PixelPaddingValue", "PixelRepresentation", "PlanarConfiguration", "PresentationIntentType", "RescaleIntercept",
+    "RescaleSlope", "Rows", "SOPClassUID", "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "ViewPosition", "WindowCenter", "WindowWidth",
     *(f"{name}PaletteColorLookupTable{part}" for name in ("Red", "Green", "Blue") for part in ("Data", "Descriptor")),
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import (
     MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForProcessing,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -316,6 +317,14 @@ def test_a_header_without_a_modality_is_judged_by_its_sop_class(kind: str, name:
 
 
 @pytest.mark.parametrize(
+    "tags", [{"SOPClassUID": DigitalXRayImageStorageForProcessing}, {"PresentationIntentType": "FOR PROCESSING"}]
+)
+def test_values_of_a_detector_for_processing_are_refused(tags: dict[str, str]) -> None:
+    # Stored as they are measured: not inverted, no window, and no image that anybody looks at.
+    assert refusal(image(RAMP, Modality="DX", **tags)) == "for processing, not for presentation, according to its header"
+
+
+@pytest.mark.parametrize(
     ("tag", "value"),
     [
         ("Modality", "DX"),
@@ -326,6 +335,7 @@ def test_a_header_without_a_modality_is_judged_by_its_sop_class(kind: str, name:
         ("BodyPartExamined", "PORT CHEST"),
         ("BodyPartExamined", "RIB"),
         ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.1.1"),
+        ("PresentationIntentType", "FOR PRESENTATION"),
         ("BodyPartExamined", ""),
         ("ImageType", ["DERIVED", "SECONDARY"]),
     ],
