@@ -302,7 +302,8 @@ _NAMES = (
     "BitsAllocated", "BitsStored", "BodyPartExamined", "Columns", "HighBit", "ImageType", "Modality",
     "ModalityLUTSequence", "NumberOfFrames", "PatientID", "PhotometricInterpretation", "PixelPaddingRangeLimit",
     "PixelPaddingValue", "PixelRepresentation", "PlanarConfiguration", "PresentationIntentType", "RescaleIntercept",
-    "RescaleSlope", "Rows", "SOPClassUID", "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "ViewPosition", "WindowCenter", "WindowWidth",
+    "RescaleSlope", "Rows", "SOPClassUID", "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "ViewPosition",
+    "WindowCenter", "WindowWidth",
     *(f"{name}PaletteColorLookupTable{part}" for name in ("Red", "Green", "Blue") for part in ("Data", "Descriptor")),
 )  # fmt: skip
 

@@ -321,7 +321,8 @@ def test_a_header_without_a_modality_is_judged_by_its_sop_class(kind: str, name:
 )
 def test_values_of_a_detector_for_processing_are_refused(tags: dict[str, str]) -> None:
     # Stored as they are measured: not inverted, no window, and no image that anybody looks at.
-    assert refusal(image(RAMP, Modality="DX", **tags)) == "for processing, not for presentation, according to its header"
+    cause = refusal(image(RAMP, Modality="DX", **tags))
+    assert cause == "for processing, not for presentation, according to its header"
 
 
 @pytest.mark.parametrize(
