@@ -25,6 +25,7 @@ from covidnet import app
 from covidnet.app import main
 from covidnet.base.errors import CovidnetError, SettingError, WeightsError
 from covidnet.launch.command import compose
+from covidnet.serving.web import warm
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.request_handler import READERS
 from tests.commands import command as run_command
@@ -156,8 +157,13 @@ def test_sigterm_ends_the_server_in_seconds_whatever_is_decoded(run: Path, tmp_p
             line.request("POST", "/v1/predict", image_png())
             held.callback(line.close)
         assert fetched(port, "/health")[0] == 200
-        status, _, answer = fetched(port, "/ready")
-        assert (status, answer["error"]["code"]) == (503, "busy")
+        ask = http.client.HTTPConnection("127.0.0.1", port)
+        held.callback(ask.close)
+        end, said = time.monotonic() + 20, b""
+        while f"covidnet_waiting_images {READERS + 1}.0".encode() not in said and time.monotonic() < end:
+            ask.request("GET", "/metrics")
+            said = ask.getresponse().read()
+        assert time.monotonic() < end, said
         start = time.monotonic()
         server.end(signal.SIGTERM)
         assert time.monotonic() - start < 10
@@ -231,6 +237,8 @@ def test_a_server_says_who_can_use_it_and_where_it_keeps_its_record(
     (tmp_path / "token").write_text("0123456789abcdef")
     served: list[object] = []
     monkeypatch.setattr(app, "_serve", lambda *given: served.append(given))
+    for name in ("warm_up", "warm_decoders"):
+        monkeypatch.setattr(warm, name, lambda *given: None)
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.INFO):
         serve(f"checkpoint={run}", "port=0", *(text.replace("TOKEN", f"{tmp_path}/token") for text in settings))

@@ -26,6 +26,8 @@ _UID = r"([0-9][0-9.]{0,63})"
 _ADDRESS = re.compile(rf"(\w+)://([^/?#@\s]+(?:/[^?#\s]*)?)/studies/{_UID}(?:/series/{_UID})?/?")
 _ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _SECONDS = 30.0
+# Milliseconds before a request is sent again; twice as many before the next.
+_PAUSE = 250
 
 
 class ArchiveError(CovidnetError, OSError):
@@ -139,7 +141,7 @@ class WebArchive:
         # Its records name addresses with UIDs, at every request.
         logging.getLogger("dicomweb_client").setLevel(logging.ERROR)
         client = DICOMwebClient(self.url, timeout=_SECONDS)
-        client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=250)
+        client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=_PAUSE)
         return client
 
     def _copy(self, client: Any, series: str, instance: str, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import shutil
@@ -24,7 +25,7 @@ def study(number: int) -> str:
 
 def radiograph(number: int, **tags: object) -> Dataset:
     """A frontal chest phantom of its own study; equal numbers give the same image."""
-    values = draw_image(("COVID-19", "Normal", "Pneumonia")[number % 3], 5000 + number, 0, size=96).image
+    values = _drawn(number)
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -49,6 +50,11 @@ def radiograph(number: int, **tags: object) -> Dataset:
     header.PixelData = np.ascontiguousarray(values).tobytes()
     header["PixelData"].VR = "OB"
     return header
+
+
+@functools.cache
+def _drawn(number: int) -> np.ndarray:
+    return draw_image(("COVID-19", "Normal", "Pneumonia")[number % 3], 5000 + number, 0, size=96).image
 
 
 def file_of(header: Dataset) -> bytes:

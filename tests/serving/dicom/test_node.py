@@ -105,31 +105,35 @@ def test_an_image_is_answered_with_a_report_and_a_capture_in_its_study(decoders:
 NO_CHEST = "not a chest image according to its header: BodyPartExamined"
 
 
-@pytest.mark.parametrize(
-    ("image", "status", "comment"),
-    [
-        (radiograph(1, SOPClassUID=CTImageStorage, Modality="CT"), 0xA900, "no CR or DX image but CT Image Storage"),
-        (radiograph(1, Modality="CT"), 0xA900, "no CR or DX image: Modality CT"),
-        (radiograph(1, Modality="MG"), 0xA900, "no CR or DX image: Modality MG"),
-        (radiograph(1, BodyPartExamined="HAND"), 0xA900, f"{NO_CHEST} HAND"),
-        (radiograph(1, BodyPartExamined="ABDOMEN"), 0xA900, f"{NO_CHEST} ABDO"),
-        (radiograph(1, StudyInstanceUID=None), 0xC000, "no valid StudyInstanceUID in its header, which"),
-        (radiograph(1, Rows=4000), 0xC000, "no image: truncated, "),
-        (radiograph(1, NumberOfFrames=2), 0xC000, "2 frames in one file"),
-    ],
-)  # fmt: skip
+REFUSED = [
+    (radiograph(1, SOPClassUID=CTImageStorage, Modality="CT"), 0xA900, "no CR or DX image but CT Image Storage"),
+    (radiograph(1, Modality="CT"), 0xA900, "no CR or DX image: Modality CT"),
+    (radiograph(1, Modality="MG"), 0xA900, "no CR or DX image: Modality MG"),
+    (radiograph(1, BodyPartExamined="HAND"), 0xA900, f"{NO_CHEST} HAND"),
+    (radiograph(1, BodyPartExamined="ABDOMEN"), 0xA900, f"{NO_CHEST} ABDO"),
+    (radiograph(1, StudyInstanceUID=None), 0xC000, "no valid StudyInstanceUID in its header, which"),
+    (radiograph(1, Rows=4000), 0xC000, "no image: truncated, "),
+    (radiograph(1, NumberOfFrames=2), 0xC000, "2 frames in one file"),
+]
+
+
 def test_what_is_no_chest_image_is_kept_nowhere_and_told_why(
-    decoders: Decoders, tmp_path: Path, image: Dataset, status: int, comment: str, caplog: pytest.LogCaptureFixture
+    decoders: Decoders, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with archive() as peer, running(decoders, tmp_path, peer) as node:
-        ((found, why),) = sent(node.port, image)
-        assert (found, why[: len(comment)]) == (status, comment)
+        for image, status, comment in REFUSED:
+            ((found, why),) = sent(node.port, image)
+            assert (found, why[: len(comment)]) == (status, comment)
+            said = f"image {image.SOPInstanceUID} from SENDER@127.0.0.1: not accepted, 0x{status:04X}: {why}"
+            assert said in caplog.text
         # Nothing was kept: the same association, and the same UID, are as good as before.
-        assert [code for code, _ in sent(node.port, radiograph(3), image, radiograph(4))] == [0, status, 0]
-        assert until(lambda: len(peer.received) == 4)
-        assert {source for _, source in peer.kinds()} == {uid(3), uid(4)}
+        images = [image for image, _, _ in REFUSED]
+        codes = [code for code, _ in sent(node.port, radiograph(3), *images, radiograph(4))]
+        assert codes == [0, *(status for _, status, _ in REFUSED), 0]
+        assert sent(node.port, radiograph(1)) == [(0, "")]
+        assert until(lambda: len(peer.received) == 6)
+        assert {source for _, source in peer.kinds()} == {uid(1), uid(3), uid(4)}
     assert b"Modality" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert f"image {image.SOPInstanceUID} from SENDER@127.0.0.1: not accepted, 0x{status:04X}: {why}" in caplog.text
     assert "nne" not in caplog.text  # the patient's name
 
 
@@ -322,7 +326,7 @@ def test_many_images_over_many_associations_are_each_answered_once(decoders: Dec
     """More senders than `queue` allows: some are rejected for now, and try again as the standard asks."""
 
     def insist(number: int) -> list[tuple[int, str]]:
-        images = [radiograph(10 * number + place) for place in range(5)]
+        images = [radiograph(10 * number + place) for place in range(2)]
         while True:
             try:
                 return sent(node.port, *images)
@@ -330,10 +334,10 @@ def test_many_images_over_many_associations_are_each_answered_once(decoders: Dec
                 time.sleep(0.1)
 
     with archive() as peer, running(decoders, tmp_path, peer, queue=3) as node:
-        answers = at_once(6, insist)
-        assert answers == [[(0, "")] * 5] * 6
+        answers = at_once(5, insist)
+        assert answers == [[(0, "")] * 2] * 5
         assert until(lambda: waiting(node) == 0)
-        numbers = [10 * first + place for first in range(6) for place in range(5)]
+        numbers = [10 * first + place for first in range(5) for place in range(2)]
         assert peer.kinds() == sorted((kind, uid(number)) for kind in ("SR", "OT") for number in numbers)
 
 

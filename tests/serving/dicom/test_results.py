@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +163,12 @@ def test_values_that_dicom_does_not_allow_are_left_out() -> None:
     assert source["0020000D"]["Value"] == [study(1)]
 
 
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    with Decoders(1) as found:
+        yield found
+
+
 @pytest.mark.parametrize(
     ("data", "name", "cause"),
     [
@@ -172,11 +178,13 @@ def test_values_that_dicom_does_not_allow_are_left_out() -> None:
         (bytes(128) + b"DICM" + bytes(40), "a.dcm", "no valid SOPClassUID"),
     ],
 )  # fmt: skip
-def test_an_image_without_a_study_is_refused_also_by_a_decoder(data: bytes, name: str, cause: str) -> None:
+def test_an_image_without_a_study_is_refused_also_by_a_decoder(
+    decoders: Decoders, data: bytes, name: str, cause: str
+) -> None:
     with pytest.raises(ImageRefusedError) as caught:
         source_of(data, name)
     assert caught.value.cause.startswith(cause)
-    with Decoders(1) as decoders, pytest.raises(ImageRefusedError) as caught:
+    with pytest.raises(ImageRefusedError) as caught:
         decoders.source_in(data, name)
     assert caught.value.cause.startswith(cause)
 

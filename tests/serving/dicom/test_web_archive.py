@@ -10,6 +10,7 @@ import pytest
 from covidnet.base.errors import DataError
 from covidnet.launch.command import compose
 from covidnet.predict import main
+from covidnet.serving.dicom import web_archive
 from covidnet.serving.dicom.web_archive import ArchiveError, WebArchive, _cause
 from tests.refusals import refused
 from tests.serving.dicom.orthanc import free_ports
@@ -37,7 +38,10 @@ def test_what_begins_like_an_address_and_is_none_is_refused(given: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_does_not_answer_is_one_line(served: tuple[Path, str], hub: Path, tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_is_one_line(
+    served: tuple[Path, str], hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_archive, "_PAUSE", 1)
     (closed,) = free_ports(1)
     for host, cause in (
         (f"127.0.0.1:{closed}", "Connection refused"),
