@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -97,8 +98,16 @@ def serving(
         thread.join(10)
 
 
-def talk(port: int, *pieces: bytes, seconds: float = 10.0, pause: float = 0.0) -> bytes:
-    """Send pieces unchanged, and read until the server closes the connection or sends no more."""
+def talk(port: int, *pieces: bytes, seconds: float = 10.0, pause: float = 0.0, once: bool = False) -> bytes:
+    """Send pieces unchanged, and read until the server closes the connection or sends no more.
+
+    Args:
+        port: of the server.
+        pieces: of the request.
+        seconds: to wait for more.
+        pause: seconds after each piece.
+        once: whether to read no more than the first response.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as line:
         try:
             for piece in pieces:
@@ -108,11 +117,17 @@ def talk(port: int, *pieces: bytes, seconds: float = 10.0, pause: float = 0.0) -
             pass
         found = b""
         try:
-            while piece := line.recv(65536):
+            while not (once and _whole(found)) and (piece := line.recv(65536)):
                 found += piece
         except (TimeoutError, ConnectionResetError):
             pass
         return found
+
+
+def _whole(response: bytes) -> bool:
+    head, end, body = response.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    return bool(end and length) and len(body) >= int(length[1])
 
 
 def fetched(port: int, path: str) -> tuple[int, Any, Any]:

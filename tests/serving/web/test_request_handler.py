@@ -20,6 +20,7 @@ from covidnet.serving.web import request_handler as module
 from covidnet.serving.web.limits import WebLimits
 from covidnet.serving.web.request_handler import READERS, RequestHandler, short_of_memory
 from covidnet.serving.web.web_error import WebError, place_of
+from covidnet.serving.web.worker import Worker
 from tests.serving.web.fakes import FACTS, HOLDS, FakeDecoders, FakePredictor
 from tests.serving.web.servers import image_png
 
@@ -128,18 +129,18 @@ def test_files_that_block_all_readers_time_out_and_the_next_is_answered() -> Non
     async def work(handler: RequestHandler) -> None:
         bad = [asyncio.create_task(handler.answer(HOLDS, False, stays, str(n))) for n in range(READERS)]
         await until(lambda: len(decoders.at_work) == READERS)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1)
         # Half of its time is left when their decoders are killed.
         assert (await handler.answer(image_png(), False, stays))["prediction"]
         await until(lambda: not decoders.at_work)
         for one in bad:
-            with pytest.raises(WebError, match="no answer within 3 seconds") as caught:
+            with pytest.raises(WebError, match="no answer within 2 seconds") as caught:
                 await one
             assert (caught.value.status, caught.value.code) == (503, "timed_out")
         handler.check_room()
 
-    within(FakePredictor(), work, decoders, queue=READERS + 1, answer_seconds=3)
-    assert 0 < decoders.seconds[READERS] < 3
+    within(FakePredictor(), work, decoders, queue=READERS + 1, answer_seconds=2)
+    assert 0 < decoders.seconds[READERS] < 2
 
 
 def test_the_files_of_one_client_never_block_all_readers() -> None:
@@ -209,7 +210,8 @@ def test_a_finished_answer_does_not_wait_for_the_readers() -> None:
 
 
 @pytest.mark.slow
-def test_closing_stops_all_work_within_seconds() -> None:
+def test_closing_stops_all_work_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker.close, "__defaults__", (0.2,))
     predictor, decoders = FakePredictor(), FakeDecoders()
     predictor.open.clear()
 
@@ -220,7 +222,7 @@ def test_closing_stops_all_work_within_seconds() -> None:
         await until(lambda: len(decoders.at_work) == READERS)
         start = time.monotonic()
         handler.close()
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 2
         for one in bad:
             with pytest.raises(WebError, match="the server is closing"):
                 await one
