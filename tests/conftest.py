@@ -136,6 +136,24 @@ def exported_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures stay empty, for tests that read texts and numbers: plots/ and rendering/test_html.py test what is drawn.
+
+    What a fixture of a wider scope writes is drawn.
+    """
+    from unittest.mock import MagicMock
+
+    from covidnet.report.plots import figures
+    from covidnet.report.rendering import html
+
+    blank = MagicMock(**{"get_ylim.return_value": (0.0, 1.0), "get_figwidth.return_value": 7.2})
+    for name in vars(figures):
+        if name.endswith("_axes") or name == "new_figure":
+            monkeypatch.setattr(figures, name, lambda *_, **__: blank)
+    monkeypatch.setattr(html, "svg", lambda _: "<svg/>")
+
+
 @pytest.fixture(scope="session")
 def kit() -> Path:
     """The folder of real radiographs, or a skipped test."""

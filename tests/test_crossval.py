@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
-from covidnet.base.errors import DataError, SettingError
+from covidnet.base.errors import CovidnetError, DataError, SettingError
 from covidnet.crossval import PATHS, main
 from covidnet.evaluation.results import UNDEFINED_ESTIMATE, from_json
 from covidnet.launch.arguments import quoted
@@ -49,6 +50,11 @@ def summary(sweep: Path) -> SweepSummary:
 
 def predictions(sweep: Path, split: str) -> pd.DataFrame:
     return pd.concat([pd.read_csv(f) for f in sorted(sweep.glob("fold=*/predictions.csv"))]).query("split == @split")
+
+
+def begun(*words: str) -> None:
+    """The command in this process."""
+    main(compose(quoted(words, PATHS), "crossval"))
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -105,6 +111,7 @@ def test_the_unseen_fold_is_told_by_model_by_choice_and_by_ensemble(sweep: Path,
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_papers_selection_is_labelled_a_selection_score(sweep: Path, tmp_path: Path) -> None:
     (summary,) = report_sweeps([sweep], selection="paper", report_dir=tmp_path, **QUICK)
     assert summary.selection.fold == summary.selection.paper_fold
@@ -114,14 +121,14 @@ def test_the_papers_selection_is_labelled_a_selection_score(sweep: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_same_predictions_give_the_same_report(sweep: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        report_sweeps([sweep], report_dir=tmp_path / name, **QUICK)
+def test_the_same_predictions_give_the_same_report(sweep: Path, summary: SweepSummary, tmp_path: Path) -> None:
+    report_sweeps([sweep], report_dir=tmp_path, **QUICK)
     for file in FILES:
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert (tmp_path / file).read_bytes() == (sweep / "report" / file).read_bytes()
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_guessing_models_have_a_best_above_chance_and_the_report_says_why(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "coins", split=split_table(per_fold=52), skill=0.0)
     (summary,) = report_sweeps([folder], **QUICK)
@@ -142,7 +149,7 @@ def test_models_without_validation_are_not_selected_by_it(tmp_path: Path) -> Non
         settings={"split": {"validation": "none"}},
         change=lambda table: table[table["split"] != "val"],
     )
-    (summary,) = report_sweeps([folder], **QUICK)
+    _, (summary,) = summaries_of([folder], **QUICK)
     assert summary.selection.fold is None
     assert summary.unseen.selected is None
     assert "no model is selected" in summary.selection.label
@@ -242,9 +249,11 @@ def test_a_seed_that_is_none_is_one_line(sweep: Path, seed: Any) -> None:
         report_sweeps([sweep], resamples=100, seed=seed)
 
 
-def test_two_sweeps_are_compared_and_other_splits_refused(sweep: Path, tmp_path: Path) -> None:
-    other = write_sweep(tmp_path / "other", seed=1, skill=0.3, settings={"model": {"name": "cnn"}})
-    foreign = write_sweep(tmp_path / "foreign", split=split_table(seed=4))
+@pytest.mark.usefixtures("undrawn")
+def test_two_sweeps_are_compared_and_other_splits_refused(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", range(3))
+    other = write_sweep(tmp_path / "other", range(3), seed=1, skill=0.3, settings={"model": {"name": "cnn"}})
+    foreign = write_sweep(tmp_path / "foreign", range(3), split=split_table(seed=4))
     summaries = report_sweeps([sweep, other], names=["one", "two"], report_dir=tmp_path / "report", **QUICK)
     assert [s.name for s in summaries] == ["one", "two"]
     text = (tmp_path / "report/report.html").read_text()
@@ -256,7 +265,9 @@ def test_two_sweeps_are_compared_and_other_splits_refused(sweep: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_identical_sweeps_differ_by_nothing(sweep: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_identical_sweeps_differ_by_nothing(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", range(3))
     copy = shutil.copytree(sweep, tmp_path / "copy")
     report_sweeps([sweep, copy], report_dir=tmp_path / "report", **QUICK)
     (told,) = json.loads((tmp_path / "report/comparisons.json").read_text())
@@ -265,12 +276,12 @@ def test_identical_sweeps_differ_by_nothing(sweep: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_command_is_without_torch(tmp_path: Path, sweep: Path) -> None:
+def test_the_command_is_without_torch_and_pyplot(tmp_path: Path, sweep: Path) -> None:
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['crossval', 'sweep_dir={sweep}', 'resamples=200', 'report_dir={tmp_path}/r']\n"
         "runpy.run_module('covidnet.crossval', run_name='__main__')\n"
-        "print(sorted({'torch', 'pytorch_lightning', 'torchvision'} & set(sys.modules)))"
+        "print(sorted({'torch', 'pytorch_lightning', 'torchvision', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
@@ -279,7 +290,6 @@ def test_the_command_is_without_torch(tmp_path: Path, sweep: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "sweep_dir=: must be the folder of a sweep"),
         (["sweep_dir=nowhere"], "no such folder"),
         (["sweep_dir=."], "nothing to report"),
         (["sweep_dir={sweep}", "selection=best"], "selection=best: must be one of inner, paper"),
@@ -287,11 +297,28 @@ def test_the_command_is_without_torch(tmp_path: Path, sweep: Path) -> None:
         (["sweep_dir={sweep}", "names=[a,b]"], "1 different names"),
         (["sweep_dir=[{sweep},{sweep}/.]"], "is given twice"),
         (["sweep_dir="], "sweep_dir=: must be the folder of a sweep"),
-        (["sweep_dir={sweep}", "report_dir=/proc/none"], "give another folder with report_dir=DIR"),
         (["sweep_dir={sweep}", "only=[a,b]"], "only="),
     ],
 )
-def test_a_slip_is_one_line(sweep: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_a_slip_is_one_line(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CovidnetError, match=re.escape(words)) as caught:
+        begun(*(argument.format(sweep=sweep) for argument in arguments))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "sweep_dir=: must be the folder of a sweep"),
+        (["sweep_dir={sweep}", "report_dir=/proc/none"], "give another folder with report_dir=DIR"),
+    ],
+)
+def test_the_command_answers_a_slip_with_one_line(
+    sweep: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
     done = command(*(argument.format(sweep=sweep) for argument in arguments), cwd=tmp_path)
     assert done.returncode != 0
     assert words in done.stderr
@@ -308,6 +335,7 @@ def test_sweeps_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_fold_of_one_class_alone_is_reported_with_gaps(tmp_path: Path) -> None:
     folder, split = write_sweep(tmp_path / "sweep", [0, 1]), split_table()
     write_run(folder / "fold=2", split, 2, change=lambda t: t[(t["split"] != "test") | (t["label"] == "Normal")])
@@ -317,6 +345,7 @@ def test_a_fold_of_one_class_alone_is_reported_with_gaps(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
     folder, split = tmp_path / "sweep", split_table()
     for seed in (0, 1):
@@ -334,6 +363,7 @@ def test_the_seeds_of_one_sweep_can_be_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "report/comparisons.json").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_part_of_a_sweep_is_reported_in_a_folder_of_its_own(tmp_path: Path) -> None:
     for fold in range(2):
         write_run(tmp_path / f"sweep/fold={fold}", split_table(), fold)
@@ -345,7 +375,7 @@ def test_a_part_of_a_sweep_is_reported_in_a_folder_of_its_own(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of model a, one of b, and a group of which no run has finished; reported by the command."""
+    """Two seeds of model a, one of b, and a group of which no run has finished."""
     folder, split = tmp_path_factory.mktemp("grid") / "sweep", split_table()
     for group, skill in (("model=a,seed=0", 3.0), ("model=a,seed=1", 3.0), ("model=b,seed=0", 0.0)):
         model, seed = group[6], int(group[-1])
@@ -359,11 +389,13 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid: Path, tmp_path: Path) -> None:
-    done = command(f"sweep_dir={grid}", "resamples=100", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("undrawn")
+def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(
+    grid: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(f"sweep_dir={grid}", "resamples=100")
     # A group without a finished run is named, and stops no other.
-    (line,) = [line for line in done.stderr.splitlines() if "model=b,seed=1" in line]
+    (line,) = [line for line in caplog.messages if "model=b,seed=1" in line]
     assert "model=b,seed=1: left out: " in line
     assert "the run did not finish: out of images" in line
     table = pd.read_csv(grid / "report/grid.csv").query("metric == 'accuracy'").set_index("method")
@@ -393,18 +425,20 @@ def test_a_grid_has_a_report_of_each_group_and_a_table_of_methods_and_seeds(grid
     (said,) = [line for line in written["report.md"].decode().splitlines() if "covidnet.crossval sweep_dir" in line]
     assert said.endswith(" only=model=a,seed=1 resamples=100")
     shutil.rmtree(grid / "report")
-    main(compose(quoted(shlex.split(said)[3:], PATHS), "crossval"))
+    begun(*shlex.split(said)[3:])
     assert {name: (grid / f"report/model=a,seed=1/{name}").read_bytes() for name in written} == written
     assert [path.name for path in (grid / "report").iterdir()] == ["model=a,seed=1"]
     # As --help writes it, without quotes.
-    done = command(f"sweep_dir={grid}", "only=model=c,seed=1", cwd=tmp_path)
+    with pytest.raises(SettingError) as caught:
+        begun(f"sweep_dir={grid}", "only=model=c,seed=1")
     groups = "model=a,seed=0; model=a,seed=1; model=b,seed=0; model=b,seed=1"
-    assert done.stderr.splitlines() == [
-        f"error: only=model=c,seed=1: must be part of a run folder's name in {grid}; choose from {groups}"
-    ]
+    assert str(caught.value) == (
+        f"only=model=c,seed=1: must be part of a run folder's name in {grid}; choose from {groups}"
+    )
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_part_of_a_grid_is_reported_by_its_groups(grid: Path, tmp_path: Path) -> None:
     summaries = report_sweeps([grid], only=["seed=0"], report_dir=tmp_path, resamples=100)
     assert [summary.model["name"] for summary in summaries] == ["a", "b"]
@@ -431,6 +465,7 @@ def test_jobs_that_fail_alike_say_so_once_and_each_log_has_it(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_says_how_it_was_asked_for_and_gives_an_area_one_interval(sweep: Path, tmp_path: Path) -> None:
     (summary,) = report_sweeps([sweep], report_dir=tmp_path, selection="paper", resamples=300, seed=4)
     assert "selection=paper resamples=300 seed=4" in (tmp_path / "report.html").read_text()

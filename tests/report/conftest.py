@@ -8,7 +8,6 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -512,17 +511,6 @@ def page() -> str:
     from covidnet.report.write import report_html
 
     return str(of_content(report_html)(_built(), [COMPARISON], [_other()]))
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures stay empty, for tests that read texts alone: plots/ and rendering/test_html.py test what is drawn."""
-    from covidnet.report.plots import figures
-
-    blank = MagicMock(**{"get_ylim.return_value": (0.0, 1.0)})
-    for name in vars(figures):
-        if name.endswith("_axes") or name == "new_figure":
-            monkeypatch.setattr(figures, name, lambda *_, **__: blank)
 
 
 @pytest.fixture
