@@ -28,7 +28,7 @@ def command(
     """Run ``python -m module words`` and wait for its end.
 
     Args:
-        module: such as ``covidnet.train``.
+        module: such as ``covidnet.train``, or a script, such as ``/place/make.py``.
         words: of the command line.
         cwd: where it is started.
         env: the whole environment; this process's if None.
@@ -135,7 +135,10 @@ def _run(module: str, words: list[str], cwd: str, env: dict[str, str], out: str,
     os.chdir(cwd)
     sys.argv = [module, *words]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module.endswith(".py"):
+            runpy.run_path(module, run_name="__main__")
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

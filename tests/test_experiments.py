@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from covidnet.launch.command import config_dir
+from tests.commands import command
 from tests.conftest import PROJECT
 from tests.sweeps import explain_run, write_sweep
 
@@ -25,10 +25,7 @@ KEYS = {
 
 
 def make(table: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(PROJECT / "experiments" / table / "make.py"), *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return command(str(PROJECT / "experiments" / table / "make.py"), *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +54,9 @@ def test_a_folder_is_complete(table: str) -> None:
 def test_the_table_comes_from_saved_predictions_beside_the_published_numbers(
     table: str, sweeps: list[Path], tmp_path: Path
 ) -> None:
-    done = make(table, *map(str, sweeps), "--data", "random, of course", "--out", "out/t.csv", cwd=tmp_path)
+    # It is the table of one sweep, the others of several.
+    given = sweeps[:1] if table == "table4" else sweeps
+    done = make(table, *map(str, given), "--data", "random, of course", "--out", "out/t.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = pd.read_csv(tmp_path / "out/t.csv")
     assert set(found["data"]) == {"random, of course"}
