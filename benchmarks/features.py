@@ -1,10 +1,11 @@
-"""What the feature store saves: python benchmarks/features.py [--images N] [--rounds N]
+"""What the feature store saves: python benchmarks/features.py [NAME=VALUE ...] [--images N] [--rounds N]
 
 In one run, on the same phantoms: the machine's matrix-product rate and the limit that follows from it, the bare
 backbone on tensors in memory (PyTorch and ONNX Runtime), the store's build with both, the naive path that goes through
 the whole network in every epoch, the seconds of a head, the projected cost of the paper's ten folds both ways, and peak
 memory.
-Everything is measured in turn, `--rounds` times; medians are printed, and ratios of medians.
+Everything is measured in turn, `--rounds` times; medians are printed, and ratios of medians. The limit is that of
+DenseNet121, whatever network NAME=VALUE choose.
 """
 
 from __future__ import annotations
@@ -49,8 +50,6 @@ from covidnet.models.backbones import build_backbone
 MULTIPLY_ADDS = 2.83e9
 """Of DenseNet121 for one image of 224 x 224 pixels (Huang et al. 2017, as counted by torchvision)."""
 
-EPOCHS, FOLDS = 20, 10
-
 
 def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
@@ -66,12 +65,12 @@ def matrix_rate(products: int) -> float:
 
 
 class Bench:
-    def __init__(self, images: int, home: Path, side: int) -> None:
+    def __init__(self, images: int, home: Path, side: int, settings: list[str]) -> None:
         self.home = home
         cfg = compose(
             ["fold=3", f"data.images_per_class={images // 3 // 11 * 11}", "progress=false", "trainer.accelerator=cpu",
              "callbacks.early_stopping=null", "callbacks.panels.per_class=0", f"cache_dir={home}",
-             f"data.image_size={side}", "model.weights=random"]
+             f"data.image_size={side}", "model.weights=random", *settings]
         )  # fmt: skip
         self.run = FoldRun(OmegaConf.to_container(cfg, resolve=True), home / "run")
         setup = self.run.setup
@@ -118,7 +117,7 @@ class Bench:
         return len(rows) / seconds(epoch)
 
     def head(self, images: int) -> float:
-        """Seconds of 20 epochs of a head on as many features as the paper has training images, on one thread."""
+        """Seconds of all epochs of a head on as many features as the paper has training images, on one thread."""
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         checkpoints = AtomicCheckpointIO(seconds=30.0)
@@ -134,21 +133,21 @@ class Bench:
             enable_progress_bar=False,
         )
         module = self.run.setup.module()
-        train, val = _features(images), _features(141)
+        train, val = (_features(count, self.backbone.features_dim) for count in (images, 141))
         took = seconds(lambda: (trainer.fit(module, train, val), checkpoints.flush()))
         torch.set_num_threads(before)
-        assert trainer.current_epoch == EPOCHS
+        assert trainer.current_epoch == trainer.max_epochs
         return took
 
 
-def _features(count: int) -> DataLoader:
+def _features(count: int, width: int) -> DataLoader:
     ids = [f"image{n}" for n in range(count)]
     rows = pd.DataFrame({"image_id": ids, "label": [CLASSES[n % 3] for n in range(count)]})
-    return DataLoader(FeatureDataset(torch.randn(count, 1024), rows), 32, shuffle=count > 1000, collate_fn=whole_batch)
+    return DataLoader(FeatureDataset(torch.randn(count, width), rows), 32, shuffle=count > 1000, collate_fn=whole_batch)
 
 
-def paper_inputs() -> tuple[int, int]:
-    """Distinct inputs of the paper's ten folds, and the images that they look at in 20 epochs and the tests."""
+def paper_inputs(folds: int, epochs: int) -> tuple[int, int]:
+    """Distinct inputs of the paper's folds, and the images that they look at in all epochs and the tests."""
     rows = []
     for label in CLASSES:
         for n in range(572):
@@ -156,13 +155,13 @@ def paper_inputs() -> tuple[int, int]:
             rows.append((sha256[:16], "", label, f"{label} {n}", n % 11, sha256))
     split = pd.DataFrame(rows, columns=["image_id", "path", "label", "patient_id", "fold", "sha256"])
     parts, seen = [], 0
-    for fold in range(FOLDS):
+    for fold in range(folds):
         datamodule = FoldDataModule(
             split, root=Path(), fold=fold, fit=SquareFit(), normalise=Normalise((0.0,), (1.0,)), copies=FixedCopies()
         )
         parts.append(datamodule.distinct_inputs)
         r = {part: len(table) for part, table in datamodule.rows.items()}
-        seen += EPOCHS * (r["train"] + r["val"]) + r["val"] + r["test"] + r["unseen"]
+        seen += epochs * (r["train"] + r["val"]) + r["val"] + r["test"] + r["unseen"]
     distinct = pd.concat(parts).drop_duplicates(["sha256", "operator"])
     return len(distinct), seen
 
@@ -211,6 +210,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224, help="side of the network's input in pixels")
     parser.add_argument("--head", type=int, default=3210, help="images that a head is trained on")
     parser.add_argument("--fills", type=int, nargs="*", default=[300, 3000], help="images of the stores of peak memory")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--folds", type=int, default=10, help="of the paper's study, whose cost is projected")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="of the run")
     parser.add_argument("--memory", type=int, help="only fill a store with so many images and print the peak memory")
     arguments = parser.parse_args()
     quieten()
@@ -220,7 +222,8 @@ def main() -> None:
         fill_small(arguments.memory)
         return
     with tempfile.TemporaryDirectory() as home:
-        bench = Bench(arguments.images, Path(home), arguments.side)
+        settings = [*arguments.settings, f"trainer.max_epochs={arguments.epochs}"]
+        bench = Bench(arguments.images, Path(home), arguments.side, settings)
         work: dict[str, Callable[[], float]] = {
             "matrix product": lambda: matrix_rate(arguments.products) / MULTIPLY_ADDS,
             "bare backbone, PyTorch": lambda: bench.bare(bench.backbone),
@@ -245,21 +248,21 @@ def main() -> None:
         spread = f"{min(found[name]):.1f} to {max(found[name]):.1f}"
         print(f"{name:30} {value:7.1f} images/s   ({spread})")
     spread = f"{min(heads):.1f} to {max(heads):.1f}, one thread"
-    print(f"{f'head, {arguments.head:,} images, 20 epochs':30} {head:7.1f} s          ({spread})")
+    print(f"{f'head, {arguments.head:,} images, {arguments.epochs} epochs':30} {head:7.1f} s          ({spread})")
     print(f"{'peak memory of this process':30} {memory:7.2f} GiB")
     for images, peak in once_more.items():
         print(f"{f'peak memory, {images:,} small images':30} {peak:7.2f} GiB")
     best = max(("PyTorch", "ONNX Runtime"), key=lambda engine: rate[f"bare backbone, {engine}"])
     limit, bare = rate["matrix product"], rate[f"bare backbone, {best}"]
-    distinct, seen = paper_inputs()
+    distinct, seen = paper_inputs(arguments.folds, arguments.epochs)
     once = distinct / rate[f"store build, {best}"]
-    study = once + FOLDS * head
+    study = once + arguments.folds * head
     naive = seen / rate["naive path"]
     for engine in ("PyTorch", "ONNX Runtime"):
         ratio = rate[f"store build, {engine}"] / rate[f"bare backbone, {engine}"]
         print(f"store build / bare backbone, {engine}: {ratio:.2f}")
     print(f"bare backbone, best engine ({best}) / matrix-product limit: {bare / limit:.2f}")
-    print(f"the paper's ten folds look at {seen:,} images, {distinct:,} of them distinct")
+    print(f"the paper's {arguments.folds} folds look at {seen:,} images, {distinct:,} of them distinct")
     print(f"projected: naive {naive / 3600:.1f} h; with the store {study / 60:.1f} min, {study / once:.2f} x one pass")
     print(f"projected ratio: {naive / study:.0f} x cheaper")
 

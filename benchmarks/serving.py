@@ -39,27 +39,25 @@ from covidnet.data.phantoms.phantom import draw_image
 _BATCH = 8
 
 
-def images(more: list[str]) -> dict[str, list[bytes]]:
-    """Uploads by kind, three of each: phantoms of usual sizes, and files that were given."""
+def images(more: list[str], sides: list[int]) -> dict[str, list[bytes]]:
+    """Uploads by kind, three of each: phantoms of four sizes, and files that were given."""
+    drawn = {side: [draw_image(label, n, 0, size=side).image for n, label in enumerate(CLASSES)] for side in sides}
 
-    def drawn(side: int, kind: str) -> list[bytes]:
+    def saved(side: int, kind: str) -> list[bytes]:
         found = []
-        for n, label in enumerate(CLASSES):
+        for image in drawn[side]:
             file = io.BytesIO()
-            picture = Image.fromarray(draw_image(label, n, 0, size=side).image).resize((side, side))
+            picture = Image.fromarray(image).resize((side, side))
             picture.save(file, kind, **({"quality": 90} if kind == "JPEG" else {}))
             found.append(file.getvalue())
         return found
 
     found = {
-        "256 x 256 PNG": drawn(256, "PNG"),
-        "320 x 320 JPEG": drawn(320, "JPEG"),
-        "1024 x 1024 PNG": drawn(1024, "PNG"),
-        "2048 x 2048 JPEG": drawn(2048, "JPEG"),
-        "2048 x 2048 DICOM, 12 bits": [
-            dicom(draw_image(label, n, 0, size=2048).image) for n, label in enumerate(CLASSES)
-        ],
+        f"{side} x {side} {kind}": saved(side, kind)
+        for side, kind in zip(sides, ("PNG", "JPEG", "PNG", "JPEG"), strict=True)
     }
+    largest = sides[-1]
+    found[f"{largest} x {largest} DICOM, 12 bits"] = [dicom(image) for image in drawn[largest]]
     return found | {Path(name).name: [Path(name).read_bytes()] for name in more}
 
 
@@ -179,10 +177,12 @@ def beside_a_bad_file(address: str, uploads: list[bytes], bad: bytes, clients: i
     )
 
 
-def through_the_api(checkpoint: str, clients: int, requests: int, more: list[str], bad: bytes) -> None:
+def through_the_api(
+    checkpoint: str, clients: int, requests: int, more: list[str], bad: bytes, sides: list[int]
+) -> None:
     server = Server(checkpoint)
     try:
-        kinds = images(more)
+        kinds = images(more, sides)
         closed_loop(server.address, next(iter(kinds.values())), clients, 4 * clients)
         print(
             f"{clients} clients, {requests} requests, with heat map: milliseconds p50 / p95 / most, images per second"
@@ -195,7 +195,7 @@ def through_the_api(checkpoint: str, clients: int, requests: int, more: list[str
             p50 = statistics.median(taken)
             print(f"  {name:28} {1000 * p50:5.0f} / {1000 * p95:5.0f} / {1000 * taken[-1]:5.0f}   {rate:5.1f}")
         for count in sorted({1, clients}):
-            beside_a_bad_file(server.address, kinds["1024 x 1024 PNG"], bad, count, requests)
+            beside_a_bad_file(server.address, kinds[f"{sides[2]} x {sides[2]} PNG"], bad, count, requests)
     finally:
         server.close()
 
@@ -238,11 +238,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--bad", help="a file that takes long to decode")
     parser.add_argument("--bad-side", type=int, default=7000, help="pixels of the one that is made otherwise")
+    parser.add_argument("--sides", type=int, nargs=4, default=[256, 320, 1024, 2048], help="pixels of the phantoms")
     parser.add_argument("--image", action="append", default=[], help="a file to upload beside the phantoms")
     given = parser.parse_args()
     print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}")
     bad = Path(given.bad).read_bytes() if given.bad else slow_file(given.bad_side)
-    through_the_api(given.checkpoint.removeprefix("checkpoint="), given.clients, given.requests, given.image, bad)
+    checkpoint = given.checkpoint.removeprefix("checkpoint=")
+    through_the_api(checkpoint, given.clients, given.requests, given.image, bad, given.sides)
     if given.onnx:
         rates = exported_rates(given.onnx)
         bare, whole = (statistics.median(rate) for rate in zip(*rates, strict=True))

@@ -26,19 +26,25 @@ QUICK = ["data.images_per_class=11", "data.image_size=32", "data.phantom_size=96
          "trainer.accelerator=cpu", "explain=off", "model=torchvision", "model.backbone=squeezenet1_1",
          "model.weights=random", "features.engine=torch"]  # fmt: skip
 
+FEATURES = ["model=torchvision", "model.backbone=squeezenet1_1", "data.phantom_size=96", "split.copies=bytes",
+            "--images", "33", "--rounds", "1", "--side", "32", "--products", "1", "--head", "32", "--epochs", "2",
+            "--folds", "1", "--fills", "8"]  # fmt: skip
+
+SIDES = ["--sides", "96", "96", "128", "128"]
+
 TINY = {
-    "audit": ["--clean", "1", "--planted", "1", "--per-class", "22", "--faults", "1"],
+    "audit": ["--clean", "1", "--planted", "1", "--per-class", "11", "--faults", "1"],
     "coverage": ["--studies", "2", "--patients", "4", "--images", "1"],
     "dicom": ["checkpoint={run}", "--images", "2", "--side", "256"],
     "explain": ["--rounds", "1", "--side", "64"],
-    "features": ["--images", "33", "--rounds", "1", "--side", "32", "--products", "1", "--head", "32", "--fills", "8"],
+    "features": FEATURES,
     "fold": QUICK,
-    "gate": ["--phantoms", "36", "--per-kind", "2", "--parts", "3", "--side", "32"],
-    "overlap": ["{images}", "--phantoms", "12"],
+    "gate": ["--phantoms", "18", "--per-kind", "1", "--parts", "3", "--side", "32"],
+    "overlap": ["{images}", "--phantoms", "6"],
     "reading": ["--images", "2", "--sides", "96", "--rounds", "1"],
-    "scaling": ["fold=0,1", "trainer.max_epochs=1", "explain=off", "features.engine=torch", "--images", "150"],
-    "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256"],
-    "sweep": ["fold=0,1", "seed=0,1", *QUICK],
+    "scaling": ["fold=0", "trainer.max_epochs=1", "explain=off", "features.engine=torch", "--images", "150"],
+    "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256", *SIDES],
+    "sweep": ["fold=0", "seed=0,1", *QUICK],
 }
 """The arguments of each script."""
 
@@ -60,7 +66,7 @@ def load(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("images")
-    for n in range(12):
+    for n in range(6):
         place = root / CLASSES[n % 3] / f"person{n}_virus_1.png"
         place.parent.mkdir(exist_ok=True)
         Image.fromarray(draw_image(CLASSES[n % 3], 7000 + n, 0, size=96).image).save(place)
@@ -119,12 +125,10 @@ def test_a_benchmark_runs_at_a_tiny_size(
         whole = module.run
 
         def run(command: str, *words: str) -> tuple[float, float, float]:
-            """The report in a process of its own, whose memory is read; the others as `quicker`."""
-            if command == "crossval":
-                return whole(command, *words)
+            """As `quicker`; what is measured is the help, in a process of its own."""
             done = quicker([sys.executable, "-m", f"covidnet.{command}", *words])
             assert done.returncode == 0, done.stderr
-            return 1.0, 1.0, 1.0
+            return whole(command, "--help") if command == "crossval" else (1.0, 1.0, 1.0)
 
         monkeypatch.setattr(module, "run", run)
     if name == "features":

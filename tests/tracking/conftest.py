@@ -43,7 +43,7 @@ def _forget() -> None:
     wbauth.unauthenticate_session(update_settings=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def predictions() -> pd.DataFrame:
     """A fold's predictions: 12 images of each split, some of them called wrongly."""
     random = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def predictions() -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def metrics(predictions: pd.DataFrame) -> dict[str, Any]:
     """The content of metrics.json."""
     return {"fold": 3, "seed": 0, "splits": to_json(run_metrics(predictions)), "seconds": {"fit": 1.5}}

@@ -26,6 +26,53 @@ from tests.commands import command
 from tests.tracking.fakes import KEY, black_hole, run_files, wandb_server
 
 
+@pytest.fixture(scope="module")
+def silent(
+    tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, Any], predictions: pd.DataFrame
+) -> Iterator[dict[str, tuple[Path, Future[Any]]]]:
+    """Runs of other processes whose server does not answer, which they wait for while the tests go on."""
+    home = tmp_path_factory.mktemp("silent")
+    free = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    given = {**free, "HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_ERROR_REPORTING": "false"}
+    # The last one answers at first.
+    (home / "falls").mkdir()
+    (home / "falls/metrics.json").write_text(json.dumps(metrics))
+    predictions.to_pickle(home / "falls/predictions.pkl")
+    with black_hole() as hole, ThreadPoolExecutor(3) as pool:
+
+        def run(name: str, address: str, module: str = "one_run") -> tuple[Path, Future[Any]]:
+            env = {**given, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": address}
+            folder = home / name
+            words = (f"tests.tracking.{module}", str(folder))
+            return folder, pool.submit(command, *words, cwd=home, env=env, timeout=120)
+
+        # The other one is of the block set aside for documentation: no route, no answer, or a router's refusal.
+        addresses = {"hole": hole, "away": "http://192.0.2.1:9"}
+        yield {name: run(name, address) for name, address in addresses.items()} | {
+            "falls": run("falls", "", "silent_run")
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("silent")
+def test_wandb_that_dies_stops_the_logging_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from wandb.sdk import wandb_setup
+
+    logger = wandb_logger(tmp_path)
+    process: Any = wandb_setup.singleton()._connection._proc._process  # type: ignore[union-attr]
+    process.kill()
+    process.wait(10)
+    for step in range(3):
+        logger.log_metrics({"val/loss": 1.0}, step)
+        time.sleep(0.1)
+    finish([logger])
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+    next_one = wandb_logger(tmp_path / "next")
+    next_one.log_metrics({"val/loss": 1.0}, 1)
+    finish([next_one])
+    assert run_files(tmp_path / "next")[0].exit_code == 0
+
+
 def test_a_run_without_a_key_is_offline_and_says_so_in_one_line(
     tmp_path: Path, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,25 +241,6 @@ def test_disabled_writes_nothing(tmp_path: Path, metrics: dict[str, Any], predic
     assert not run_files(tmp_path)
 
 
-@pytest.mark.slow
-def test_wandb_that_dies_stops_the_logging_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from wandb.sdk import wandb_setup
-
-    logger = wandb_logger(tmp_path)
-    process: Any = wandb_setup.singleton()._connection._proc._process  # type: ignore[union-attr]
-    process.kill()
-    process.wait(10)
-    for step in range(3):
-        logger.log_metrics({"val/loss": 1.0}, step)
-        time.sleep(0.1)
-    finish([logger])
-    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
-    next_one = wandb_logger(tmp_path / "next")
-    next_one.log_metrics({"val/loss": 1.0}, 1)
-    finish([next_one])
-    assert run_files(tmp_path / "next")[0].exit_code == 0
-
-
 def test_a_key_and_a_server_make_a_run_online(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: dict[str, Any], predictions: pd.DataFrame,
     pictures: dict[str, Path], settings: dict[str, Any],
@@ -249,61 +277,18 @@ def test_a_refused_key_is_one_line_with_its_remedy(
             wandb_logger(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def unanswered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Future[Any]]]:
-    """Runs of other processes whose server does not answer, which they wait for while the tests go on."""
-    home = tmp_path_factory.mktemp("unanswered")
-    free = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    given = {**free, "HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_ERROR_REPORTING": "false"}
-    with black_hole() as hole, ThreadPoolExecutor(2) as pool:
-
-        def run(folder: Path, address: str) -> Future[Any]:
-            env = {**given, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": address}
-            return pool.submit(command, "tests.tracking.one_run", str(folder), cwd=home, env=env, timeout=120)
-
-        # The other one is of the block set aside for documentation: no route, no answer, or a router's refusal.
-        addresses = {"hole": hole, "away": "http://192.0.2.1:9"}
-        yield {home / name: run(home / name, address) for name, address in addresses.items()}
+@pytest.mark.parametrize(
+    ("given", "tags"),
+    [((), ["phantom"]), (("phantom", "x" * 80), ["phantom", "x" * 64])],
+)
+def test_tags_are_there_once_and_no_longer_than_allowed(given: tuple[str, ...], tags: list[str]) -> None:
+    assert tags_of(given, {"data": {"name": "phantom"}}) == tags
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unanswered")
-def test_a_server_that_is_silent_in_the_middle_of_a_run_costs_the_patience_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    metrics: dict[str, Any], predictions: pd.DataFrame,
-) -> None:  # fmt: skip
-    with wandb_server() as server:
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        logger = wandb_logger(tmp_path, patience=20.0)
-        server.silent.set()
-        start = time.perf_counter()
-        for step in range(200):
-            logger.log_metrics({"val/loss": 1 / (1 + step)}, step)
-        log_fold([logger], metrics, predictions, {})
-        logged = time.perf_counter() - start
-        finish([logger])
-        ended = time.perf_counter() - start
-
-    assert logged < 5
-    assert ended < 27
-    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert f"wandb sync {logger.folder}" in line
-    # What could not be sent lies there.
-    (file,) = run_files(tmp_path)
-    assert {"val/loss", "confusion/test_table", "predictions"} <= file.names
-    assert len([row for row in file.history if "val/loss" in row]) == 200
-    # And the next fold is not held up.
-    start = time.perf_counter()
-    following = wandb_logger(tmp_path / "next", mode="offline")
-    following.log_metrics({"val/loss": 1.0}, 1)
-    finish([following])
-    assert time.perf_counter() - start < 5
-
-
-@pytest.mark.slow
-def test_a_network_that_swallows_everything_is_no_worse_than_none(unanswered: dict[Path, Future[Any]]) -> None:
-    for folder, ended in unanswered.items():
+def test_a_network_that_swallows_everything_is_no_worse_than_none(silent: dict[str, tuple[Path, Future[Any]]]) -> None:
+    for name in ("hole", "away"):
+        folder, ended = silent[name]
         done = ended.result()
         assert done.returncode == 0
         assert float(done.stdout) < 20
@@ -315,9 +300,21 @@ def test_a_network_that_swallows_everything_is_no_worse_than_none(unanswered: di
         assert "does not answer" in line
 
 
-@pytest.mark.parametrize(
-    ("given", "tags"),
-    [((), ["phantom"]), (("phantom", "x" * 80), ["phantom", "x" * 64])],
-)
-def test_tags_are_there_once_and_no_longer_than_allowed(given: tuple[str, ...], tags: list[str]) -> None:
-    assert tags_of(given, {"data": {"name": "phantom"}}) == tags
+@pytest.mark.slow
+def test_a_server_that_is_silent_in_the_middle_of_a_run_costs_the_patience_and_no_more(
+    silent: dict[str, tuple[Path, Future[Any]]],
+) -> None:
+    folder, process = silent["falls"]
+    done = process.result()
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads(done.stdout)
+    assert seconds["logged"] < 5
+    assert seconds["ended"] < 27
+    # What could not be sent lies there.
+    (file,) = run_files(folder / "run")
+    (line,) = done.stderr.splitlines()
+    assert f"wandb sync {file.folder}" in line
+    assert {"val/loss", "confusion/test_table", "predictions"} <= file.names
+    assert len([row for row in file.history if "val/loss" in row]) == 200
+    # And the next fold is not held up.
+    assert seconds["following"] < 5
