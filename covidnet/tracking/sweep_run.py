@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,8 +15,9 @@ from covidnet.evaluation.results import Estimate, from_json, to_json
 from covidnet.evaluation.scores import SplitScores
 from covidnet.report.paper.tables import table4, table5, table6, table7
 from covidnet.report.summary import SweepSummary
-from covidnet.tracking.fold_log import wandb_table
-from covidnet.tracking.wandb_logger import FoldLogger, wandb_logger
+
+if TYPE_CHECKING:
+    from covidnet.tracking.wandb_logger import FoldLogger
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,9 @@ def _log(
     node = wandb_settings(settings)
     if node is None:
         return False
+    # Lightning and PyTorch, which take seconds, are loaded only for a sweep that is at W&B.
+    from covidnet.tracking.wandb_logger import wandb_logger
+
     own = ("project", "entity", "mode", "patience")
     logger = wandb_logger(
         folder,
@@ -168,6 +172,8 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _upload(logger: FoldLogger, values: Mapping[str, float], tables: Mapping[str, pd.DataFrame], report: Path) -> None:
     import wandb
+
+    from covidnet.tracking.fold_log import wandb_table
 
     run: Any = logger.experiment
     run.log({f"tables/{name}": wandb_table(frame) for name, frame in tables.items()})
