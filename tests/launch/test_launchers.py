@@ -84,8 +84,9 @@ def only_sweep(cwd: Path) -> Path:
 @pytest.mark.slow
 def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: Path, tmp_path: Path) -> None:
     needs("hydra_joblib_launcher")
-    # Without a sweep folder of ours: the jobs have to find the one that the first process has named.
-    done = train(tmp_path, "-m", "fold=0,11,1", *TINY, "hydra/launcher=local")
+    # Without a sweep folder of ours: the jobs have to find the one that the first process has named. All three go to
+    # one process of the pool, so that the libraries are loaded once.
+    done = train(tmp_path, "-m", "fold=0,11,1", *TINY, "hydra/launcher=local", "hydra.launcher.batch_size=3")
     sweep = only_sweep(tmp_path)
     assert_same_numbers(sweep, serial)
     assert done.returncode != 0
@@ -100,12 +101,14 @@ def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: 
 
 
 @pytest.mark.slow
-def test_submitit_local_gives_the_serial_numbers(serial: Path, tmp_path: Path) -> None:
+def test_submitit_local_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: Path, tmp_path: Path) -> None:
     needs("hydra_submitit_launcher")
-    done = train(tmp_path, "-m", "fold=0,1", *TINY, "hydra/launcher=slurm_local")
-    assert done.returncode == 0, done.stderr
+    done = train(tmp_path, "-m", "fold=11,1", *TINY, "hydra/launcher=slurm_local")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: fold=11: must be 0 to 9")
     sweep = only_sweep(tmp_path)
-    assert_same_numbers(sweep, serial)
+    assert_same_numbers(sweep, serial, folds=[1])
     assert f"slurm_local: what the jobs print is in {sweep / '.submitit'}" in done.stderr
     # A folder for each launch: an id of a job, here a process, that comes again has no result of before.
     (launched,) = (sweep / ".submitit").iterdir()
@@ -438,15 +441,6 @@ def slurm() -> Iterator[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.slurm
-def test_slurm_gives_the_serial_numbers(serial: Path, tmp_path: Path, slurm: dict[str, str]) -> None:
-    needs("hydra_submitit_launcher")
-    done = train(tmp_path, "-m", "fold=0,1", *TINY, *SLURM, env=slurm)
-    assert done.returncode == 0, done.stderr
-    assert_same_numbers(only_sweep(tmp_path), serial)
-
-
-@pytest.mark.slow
-@pytest.mark.slurm
 def test_slurm_that_refuses_the_jobs_is_one_line_of_ours(tmp_path: Path, slurm: dict[str, str]) -> None:
     needs("hydra_submitit_launcher")
     done = train(tmp_path, "-m", "fold=0,1", *TINY, *SLURM, "hydra.launcher.partition=large", env=slurm)
@@ -459,12 +453,17 @@ def test_slurm_that_refuses_the_jobs_is_one_line_of_ours(tmp_path: Path, slurm: 
 
 @pytest.mark.slow
 @pytest.mark.slurm
-def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_path: Path, slurm: dict[str, str]) -> None:
+def test_slurm_gives_the_serial_numbers_though_it_puts_the_job_back_into_its_queue(
+    tmp_path: Path, slurm: dict[str, str]
+) -> None:
     needs("hydra_submitit_launcher")
+    settings = [
+        *TINY, "data.num_workers=0", "trainer.max_epochs=40", "callbacks.early_stopping.patience=40", "progress=false",
+    ]  # fmt: skip
     sweep = tmp_path / "sweep"
     parent = Forked(
-        "covidnet.train", "-m", "fold=0", *TINY, "data.num_workers=0", *SLURM, "trainer.max_epochs=40",
-        "callbacks.early_stopping.patience=40", f"hydra.sweep.dir={sweep}", cwd=tmp_path, env={**os.environ, **slurm},
+        "covidnet.train", "-m", "fold=0", *settings, *SLURM, f"hydra.sweep.dir={sweep}",
+        cwd=tmp_path, env={**os.environ, **slurm},
     )  # fmt: skip
     try:
         end = time.monotonic() + 120
@@ -472,6 +471,9 @@ def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_pat
             time.sleep(0.05)
         (job,) = {path.name for path in sweep.glob(".submitit/*/*") if path.name.isdigit()}
         subprocess.run(["scontrol", "requeue", job], env={**os.environ, **slurm}, check=True)
+        # What one process makes of it meanwhile, without a break.
+        alone = train(tmp_path, "-m", "fold=0", *settings, f"hydra.sweep.dir={tmp_path / 'serial'}")
+        assert alone.returncode == 0, alone.stderr
         errors = parent.stderr.read()
         assert parent.wait(60) == 0, errors
     finally:
@@ -482,6 +484,7 @@ def test_a_job_that_slurm_puts_back_into_its_queue_goes_on_in_its_folder(tmp_pat
     assert "resuming at epoch" in log
     curves = pd.read_csv(sweep / "fold=0/curves/metrics.csv")
     assert curves["val/loss"].notna().sum() >= 40
+    assert_same_numbers(sweep, tmp_path / "serial", folds=[0])
 
 
 def test_an_experiment_names_its_sweep_and_the_command_line_replaces_parts_of_it() -> None:
