@@ -150,7 +150,7 @@ def largest_that_covers(patients: list[tuple[int, int, int]]) -> int:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.slow) for n in range(6, 18))])
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.slow) for n in range(6, 11))])
 def test_random_manifests_are_split_into_equal_folds_that_share_no_group(seed: int, group: str) -> None:
     manifest = random_manifest(seed)
     split = balanced_folds(manifest, group=group, seed=seed)
@@ -159,7 +159,7 @@ def test_random_manifests_are_split_into_equal_folds_that_share_no_group(seed: i
     assert split.per_fold == most, "these manifests have patients enough for full folds"
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_groups_are_the_connected_components_of_patients_and_contents(seed: int) -> None:
     manifest = random_manifest(seed)
     for group in GROUPS:
@@ -226,7 +226,7 @@ def test_folds_that_would_lack_a_class_are_refused() -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_published_test_images_are_the_unseen_fold_and_share_no_group_with_the_others(seed: int, group: Group) -> None:
     manifest = random_manifest(seed)
     published = manifest["image_id"].sample(60, random_state=seed)
@@ -252,7 +252,8 @@ def test_published_test_images_are_the_unseen_fold_and_share_no_group_with_the_o
 
 @pytest.mark.parametrize("balance", [True, False])
 def test_every_drawn_fold_can_be_the_unseen_one_and_then_no_group_of_it_is_in_another_part(balance: bool) -> None:
-    manifest = random_manifest(3)
+    # Folds that are not balanced take long to draw where there are many groups.
+    manifest = random_manifest(3) if balance else images_of([p for c in range(3) for p in one_class([1, 2] * 15, c)])
     drawn = balanced_folds(manifest, balance=balance)
     groups = dict(zip(manifest["image_id"], reference_groups(manifest, "patient"), strict=True))
     unseen: list[str] = []
@@ -491,7 +492,7 @@ def test_no_fold_is_made_where_too_few_patients_share_the_classes() -> None:
         balanced_folds(images_of(patients))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_the_folds_are_nearly_as_large_as_an_integer_programme_makes_them(seed: int) -> None:
     rng = random.Random(seed)
     patients = [p for c in range(3) for p in one_class([rng.randint(1, 8) for _ in range(rng.randint(12, 16))], c)]
@@ -623,7 +624,7 @@ def test_unusable_tables_are_refused_by_name() -> None:
         balanced_folds(manifest, group="site")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_the_roles_of_a_run_share_no_group(seed: int) -> None:
     manifest = random_manifest(seed)
     table = balanced_folds(manifest, seed=seed).table
@@ -759,7 +760,7 @@ def test_the_real_images_make_folds_of_twelve_without_trimming(seed: int) -> Non
     assert reasons(split) == {"surplus"}
 
 
-@pytest.mark.parametrize("images_per_class", [11, 33, pytest.param(110, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("images_per_class", [11, 33])
 def test_phantoms_in_a_multiple_of_eleven_are_all_used(images_per_class: int, tmp_path: Path) -> None:
     from covidnet.data.phantoms.phantom import write_phantoms
 
