@@ -27,6 +27,8 @@ pytestmark = pytest.mark.usefixtures("copies_once")
 
 FOLDERS = {"COVID-19": "COVID19", "Normal": "NORMAL", "Pneumonia": "PNEUMONIA"}
 SPLIT = {"group": "patient+copies", "seed": 0, "copies": "near"}
+# To look for near copies takes seconds.
+QUICK = {**SPLIT, "copies": "bytes"}
 
 
 def draw(path: Path, seed: int) -> None:
@@ -643,7 +645,7 @@ def test_a_class_that_is_left_out_is_counted_and_has_a_manifest_of_its_own(tmp_p
 
 
 def test_phantoms_are_drawn_once_and_fill_eleven_folds(tmp_path: Path) -> None:
-    prepared = prepare(phantoms(images_per_class=22), tmp_path)
+    prepared = prepare(phantoms(images_per_class=22), tmp_path, split=QUICK)
     assert prepared.synthetic
     assert prepared.split["patient_id"].notna().all()
     used = prepared.split[prepared.split["fold"] >= 0]
@@ -654,13 +656,13 @@ def test_phantoms_are_drawn_once_and_fill_eleven_folds(tmp_path: Path) -> None:
     before = fingerprint(prepared.root)
     leftover = prepared.root.with_name(f".{prepared.root.name}.0123.partial")
     (leftover / "Normal").mkdir(parents=True)  # as a process that was killed while drawing leaves it
-    assert prepare(phantoms(images_per_class=22), tmp_path).split_sha256 == prepared.split_sha256
+    assert prepare(phantoms(images_per_class=22), tmp_path, split=QUICK).split_sha256 == prepared.split_sha256
     assert fingerprint(prepared.root) == before
     assert not leftover.exists()
 
 
 def test_eleven_phantoms_per_class_are_one_for_each_fold(tmp_path: Path) -> None:
-    prepared = prepare(phantoms(), tmp_path)
+    prepared = prepare(phantoms(), tmp_path, split=QUICK)
     assert pd.crosstab(prepared.split["fold"], prepared.split["label"]).to_numpy().tolist() == [[1, 1, 1]] * 11
 
 
@@ -676,7 +678,7 @@ def test_too_few_phantoms_are_refused(tmp_path: Path, count: object) -> None:
 
 def _prepare_in_a_process(cache: Path, barrier: Any, answers: Any) -> None:
     barrier.wait(30)
-    prepared = prepare(phantoms(), cache)
+    prepared = prepare(phantoms(), cache, split=QUICK)
     written = {name: prepared.folder.parent / name for name in ("manifest.csv", "refused.csv")}
     answers.put((prepared.manifest_sha256, prepared.split_sha256, written["manifest.csv"].stat().st_mtime_ns))
 
@@ -708,7 +710,7 @@ def test_record_of_a_split_tells_what_it_was_made_from(root: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_covid_kit_prepares_with_the_metadata_of_its_parent(small_kit: Path, tmp_path: Path) -> None:
     table = pd.read_csv(small_kit / "metadata.csv", dtype=str)
-    prepared = prepare(settings(small_kit / "Data"), tmp_path / "cache")
+    prepared = prepare(settings(small_kit / "Data"), tmp_path / "cache", split=QUICK)
     assert len(prepared.images) + len(prepared.refused) == len(table)
     known = prepared.images.merge(table.assign(path=table["filename"].str.removeprefix("Data/")), on="path")
     assert (known["patient_id_x"] == known["patient_id_y"]).all()

@@ -31,8 +31,10 @@ def picture(seed: int) -> np.ndarray:
     """A smooth picture with lines, like no other; as unlike as images of different people."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(200, 260, 2)
-    noise = sum(cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), s) * s for s in (6.0, 12.0, 24.0))
-    return cv2.normalize(noise, None, 20, 235, cv2.NORM_MINMAX).astype(np.uint8)
+    noise = rng.normal(size=(3, height // 4, width // 4))
+    smooth = sum(cv2.GaussianBlur(one, (0, 0), s) * s for one, s in zip(noise, (1.5, 3.0, 6.0), strict=True))
+    smooth = cv2.resize(smooth, (width, height), interpolation=cv2.INTER_CUBIC)
+    return cv2.normalize(smooth, None, 20, 235, cv2.NORM_MINMAX).astype(np.uint8)
 
 
 def saved(image: np.ndarray) -> np.ndarray:
@@ -204,18 +206,18 @@ def test_the_copies_of_one_image_are_one_group_however_many_there_are(images: li
     """Each family fills all places of candidates with its own members, and hides the other families."""
     families = ((), (mirrored,), (cropped(0.1, 0.1, 0.05, 0.1),), (inverted, cropped(0.0, 0.15, 0.15, 0.0)))
     rng, pixels, shown = np.random.default_rng(0), [], []
-    for n in range(3):
+    for n in range(2):
         for steps in families:
             for _ in range(8):
                 values = np.clip(images[n] * rng.uniform(0.85, 1.1) + rng.uniform(-10, 10), 0, 255)
                 pixels.append(small([values.astype(np.uint8)], *steps, saved)[0])
                 shown.append(n)
-    pixels += list(small(images[3:15]))
-    shown += range(3, 15)
+    pixels += list(small(images[2:12]))
+    shown += range(2, 12)
     pairs = find_copies(imageset(np.stack(pixels), "a"), progress=False)
     edges = coo_array((np.ones(len(pairs)), (pairs["image"], pairs["other"])), shape=(len(shown), len(shown)))
     groups = connected_components(edges, directed=False)[1]
-    assert len({*zip(groups, shown, strict=True)}) == len(set(groups)) == len(set(shown)) == 15
+    assert len({*zip(groups, shown, strict=True)}) == len(set(groups)) == len(set(shown)) == 12
 
 
 # The limit
@@ -233,25 +235,25 @@ def test_copies_within_the_set_do_not_raise_the_limit(images: list[np.ndarray]) 
 
 @pytest.mark.slow
 def test_drawn_images_are_more_alike_so_that_the_limit_is_higher() -> None:
-    pixels = [draw_image(CLASSES[n % 3], n, 0, size=96).image for n in range(60)]
-    drawn = imageset(small(pixels[:30]), "a")
+    pixels = [draw_image(CLASSES[n % 3], n, 0, size=96).image for n in range(40)]
+    drawn = imageset(small(pixels[:20]), "a")
     assert SIMILARITY < likeness_limit(drawn) <= HIGHEST
-    others = imageset(small(pixels[30:]), "b")
+    others = imageset(small(pixels[20:]), "b")
     assert find_overlap(others, drawn, progress=False).empty
-    copies = imageset(small(pixels[:30], mirrored), "c")
-    assert len(find_overlap(copies, drawn, progress=False)) == 30
+    copies = imageset(small(pixels[:20], mirrored), "c")
+    assert len(find_overlap(copies, drawn, progress=False)) == 20
 
 
 def test_real_images_are_found_and_those_of_other_patients_are_not(kit: Path) -> None:
     source = folder_source(kit)
-    rows = source.files.groupby("patient_id").head(1).iloc[::10].head(70)
+    rows = source.files.groupby("patient_id").head(1).iloc[::10].head(45)
     pixels = [read_image(source.root / path) for path in rows["path"]]
-    known = imageset(small(pixels[:40]), "known")
+    known = imageset(small(pixels[:30]), "known")
     steps = (mirrored, cropped(0.1, 0.05, 0.0, 0.15), changed, saved)
-    found = find_overlap(imageset(small(pixels[:40], *steps), "copy"), known, progress=False)
+    found = find_overlap(imageset(small(pixels[:30], *steps), "copy"), known, progress=False)
     assert (found["image"] == found["other"]).all()
-    assert len(found) >= 39
-    assert find_overlap(imageset(small(pixels[40:]), "new"), known, progress=False).empty
+    assert len(found) >= 29
+    assert find_overlap(imageset(small(pixels[30:]), "new"), known, progress=False).empty
 
 
 # The index
