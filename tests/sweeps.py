@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -119,10 +121,23 @@ def write_run(
 
 def write_sweep(folder: Path, folds: Iterable[int] = range(10), split: pd.DataFrame | None = None, **run: Any) -> Path:
     """A sweep folder; arguments of `write_run` are passed on."""
-    table = split_table() if split is None else split
     for fold in folds:
-        write_run(folder / f"fold={fold}", table, fold, **run)
+        place = folder / f"fold={fold}"
+        if split is not None or run:
+            write_run(place, split_table() if split is None else split, fold, **run)
+            continue
+        place.mkdir(parents=True)
+        for name, content in _plain_run(fold).items():
+            (place / name).write_bytes(content)
     return folder
+
+
+@cache
+def _plain_run(fold: int) -> dict[str, bytes]:
+    """The files of a run without settings of its own, which most tests begin with."""
+    with TemporaryDirectory() as folder:
+        run = write_run(Path(folder) / "run", split_table(), fold)
+        return {file.name: file.read_bytes() for file in run.iterdir()}
 
 
 def write_nested(

@@ -273,7 +273,8 @@ def test_a_image_that_changed_since_prepare_is_refused_and_the_run_goes_on(
 
     root = tmp_path / "images"
     write_phantoms(root, images_per_class=22, size=96)
-    arguments = ("data=folder", f"data.root={root}", "data.image_size=32", *ONCE, "fold=2")
+    # Copies are not what this is about.
+    arguments = ("data=folder", f"data.root={root}", "data.image_size=32", "split.copies=bytes", *ONCE, "fold=2")
     first = train(*arguments)
     victim = predictions(first).query("split == 'test'")["path"].iloc[0]
     other = predictions(first).query("split == 'unseen'")["path"].iloc[0]
@@ -355,11 +356,11 @@ def test_a_sweep_over_more_than_folds_has_a_folder_for_each_job_and_ends_with_a_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layout", "count", "least"), [("folder", 11, 300), ("kaggle", 7, 100)])
+@pytest.mark.parametrize(("layout", "count", "least"), [("folder", 7, 100), ("kaggle", 7, 100)])
 def test_real_radiographs_train_in_both_layouts(
-    train: Train, kit: Path, small_kit: Path, layout: str, count: int, least: int
+    train: Train, small_kit: Path, layout: str, count: int, least: int
 ) -> None:
-    root = kit if layout == "folder" else small_kit / "Data"
+    root = small_kit if layout == "folder" else small_kit / "Data"
     folder = train(f"data={layout}", f"data.root={root}", "augment=none", "fold=3", *ONCE)
     split = pd.read_csv(folder / "split.csv").query("fold >= 0")
     assert (split.groupby(["fold", "label"]).size() == count).all()

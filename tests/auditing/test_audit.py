@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,15 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidnet.audit import check_images, check_sweep
+from covidnet.audit import PATHS, check_images, check_sweep, main
 from covidnet.auditing.checks import CHECKS, Audit, audited
 from covidnet.auditing.document import CAPTIONS, audit_document, write_audit
 from covidnet.auditing.finding import LEVELS, Answer, Check, Finding
 from covidnet.auditing.study import Study
-from covidnet.base.errors import SettingError
+from covidnet.base.errors import CovidnetError, SettingError
+from covidnet.launch.arguments import quoted
+from covidnet.launch.command import compose
 from covidnet.report.rendering.document import Picture
 from covidnet.report.rendering.markdown import markdown_of
-from tests.auditing.conftest import altered, edited
+from tests.auditing.conftest import altered
 from tests.commands import command
 from tests.sweeps import write_nested, write_sweep
 
@@ -106,31 +107,42 @@ def test_a_check_that_cannot_run_says_why_and_the_others_run(sweep: Path, tmp_pa
     assert "would have found is unknown" in text
 
 
-def run(cwd: Path, cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    given = (f"cache_dir={cache}", "progress=false", "data.view=null")
-    return command("covidnet.audit", *given, *words, cwd=cwd)
+def words_of(cache: Path, *words: str) -> list[str]:
+    return [f"cache_dir={cache}", "progress=false", "data.view=null", *words]
+
+
+def begun(cache: Path, *words: str) -> None:
+    """The command in this process."""
+    main(compose(quoted(words_of(cache, *words), PATHS), "audit"))
 
 
 @pytest.mark.slow
-def test_exit_codes(phantoms: Path, changed: Path, cache: Path, tmp_path: Path) -> None:
+def test_exit_codes(
+    phantoms: Path,
+    split: pd.DataFrame,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     first = ["data=folder", f"data.root={phantoms}", "out=first", "strict=true"]
-    done = run(tmp_path, cache, *first)
-    assert done.returncode == 0, done.stderr
-    assert "Audit: first/audit.html" in done.stdout
-    assert "not possible: leaks: there is no sweep; give sweep_dir=DIR" in done.stdout
-    done = run(tmp_path, cache, *first)
-    assert done.returncode == 1
-    assert "audit.html already exists; give another folder, or overwrite=true" in done.stderr
-
-    def spell(table: pd.DataFrame) -> pd.DataFrame:
-        several = table["patient_id"].value_counts().index[0]
-        table.loc[table.index[table["patient_id"] == several][0], "patient_id"] = several.upper()
-        return table
-
-    edited(changed, spell)
-    words = ["data=folder", f"data.root={changed}", "out=second"]
-    done = run(tmp_path, cache, *words, "strict=true")
-    assert done.returncode == 3
+    begun(cache, *first)
+    printed = capsys.readouterr().out
+    assert "Audit: first/audit.html" in printed
+    assert "not possible: leaks: there is no sweep; give sweep_dir=DIR" in printed
+    with pytest.raises(CovidnetError, match=r"audit\.html already exists; give another folder, or overwrite=true"):
+        begun(cache, *first)
+    # A patient in two folds.
+    used = split[split["fold"] >= 0]
+    one, other = (used.index[used["fold"] == fold][0] for fold in (1, 2))
+    planted = split.copy()
+    planted.loc[one, "patient_id"] = planted.loc[other, "patient_id"]
+    write_sweep(tmp_path / "sweep", [0, 1], split=planted, skill=3.0)
+    words = ["data=folder", "data.root=gone", "sweep_dir=sweep", "out=second"]
+    for strict, code in (("false", 0), ("true", 3)):
+        done = command("covidnet.audit", *words_of(cache, *words, f"strict={strict}", "overwrite=true"), cwd=tmp_path)
+        assert done.returncode == code, done.stderr
     assert re.fullmatch(
         r"strict=true: \d findings? above \u201cfor your information\u201d; see second/audit\.html",
         done.stderr.splitlines()[-1],
@@ -149,29 +161,35 @@ def test_a_sweep_on_other_images_is_refused(sweep: Path) -> None:
 
 
 @pytest.mark.slow
-def test_errors_are_one_line(changed: Path, cache: Path, tmp_path: Path, sweep: Path) -> None:
+def test_errors_are_one_line(
+    changed: Path,
+    cache: Path,
+    tmp_path: Path,
+    sweep: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = ["data=folder", f"data.root={changed}"]
     for words, answer in (
-        ([*folder, "sweep_dir=nowhere"], "error: sweep_dir=nowhere: must be the folder of a sweep"),
-        ([*folder, f"out={changed}/audit"], f"error: out={changed}/audit: must be a folder outside of {changed}"),
-        ([*folder, "audit.prevalence=[0.1,2]"], "error: audit.prevalence=[0.1,2]: must be a list of numbers above 0"),
-        (
-            [*folder, "audit.published=nowhere"],
-            "error: audit.published=nowhere: must be a CSV file of published numbers",
-        ),
-        (["data=folder", "data.root=nowhere"], f"error: data.root={tmp_path}/nowhere: no such folder"),
+        ([*folder, "sweep_dir=nowhere"], "sweep_dir=nowhere: must be the folder of a sweep"),
+        ([*folder, f"out={changed}/audit"], f"out={changed}/audit: must be a folder outside of {changed}"),
+        ([*folder, "audit.prevalence=[0.1,2]"], "audit.prevalence=[0.1,2]: must be a list of numbers above 0"),
+        ([*folder, "audit.published=nowhere"], "audit.published=nowhere: must be a CSV file of published numbers"),
     ):
-        done = run(tmp_path, cache, *words)
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith(answer)
+        with pytest.raises(CovidnetError, match=f"^{re.escape(answer)}") as caught:
+            begun(cache, *words)
+        assert "\n" not in str(caught.value)
+    done = command("covidnet.audit", *words_of(cache, "data=folder", "data.root=nowhere"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: data.root={tmp_path}/nowhere: no such folder")
     other = Path(shutil.copytree(sweep, tmp_path / "sweep"))
     for file in other.glob("*/config.yaml"):
         file.write_text(file.read_text().replace("name: phantom", "name: kaggle"))
-    done = run(tmp_path, cache, "sweep_dir=sweep")
-    assert "error: data=phantom: must be the data set of the sweep, data=kaggle" in done.stderr
-    done = run(tmp_path, cache, "sweep_dir=sweep", "data=folder", "data.root=gone", "out=gone-audit")
-    assert done.returncode == 0, done.stderr
-    assert "not possible: identity: the images cannot be read" in done.stdout
+    with pytest.raises(SettingError, match=r"^data=phantom: must be the data set of the sweep, data=kaggle"):
+        begun(cache, "sweep_dir=sweep")
+    begun(cache, "sweep_dir=sweep", "data=folder", "data.root=gone", "out=gone-audit")
+    assert "not possible: identity: the images cannot be read" in capsys.readouterr().out
 
 
 def test_the_page_explains_each_table_and_leaves_checklists_to_their_files(

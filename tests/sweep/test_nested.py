@@ -238,7 +238,7 @@ def test_the_experiment_sweeps_by_itself_trains_all_heads_together_and_ends_with
     assert outer["outer_fold"].tolist() == [2, 10]
     assert not list(sweep.glob("*/panels/*"))
     before = (sweep / "report/nested_predictions.csv").read_bytes()
-    again = command("covidnet.crossval", "sweep_dir=sweep", cwd=tmp_path)
+    again = command("covidnet.crossval", "sweep_dir=sweep", "resamples=100", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (sweep / "report/nested_predictions.csv").read_bytes() == before
     refused = command("covidnet.train", "-m", *words, "unseen=locked", "hydra.sweep.dir=other", cwd=tmp_path)

@@ -82,6 +82,7 @@ def test_without_a_ledger_the_sweep_counts_its_own_runs(tmp_path: Path, known: b
     assert "in at least 3 runs" in words(folder)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_says_it_and_no_longer_that_it_was_looked_at_once(tmp_path: Path) -> None:
     folder = entered(tmp_path)
     (summary,) = report_sweeps([folder], **FEW)
@@ -105,6 +106,7 @@ def test_a_locked_fold_is_not_opened_through_a_link(locked: Path, tmp_path: Path
     assert not (locked / "unseen.json").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_locked_sweep_is_reported_without_the_unseen_fold(locked: Path) -> None:
     (summary,) = report_sweeps([locked], **FEW)
     assert summary.problems == []
@@ -121,6 +123,7 @@ def test_a_locked_sweep_is_reported_without_the_unseen_fold(locked: Path) -> Non
     assert "Unseen fold" not in card_of(locked / "fold=3")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_locked_sweep_is_compared_with_another(locked: Path, tmp_path: Path) -> None:
     first, second = report_sweeps([locked, write_sweep(tmp_path / "other", seed=4)], **FEW)
     assert first.unseen is None
