@@ -63,8 +63,8 @@ def as_other(call: Callable[[], object]) -> str:
 
 
 def settings_of(cache: Path, *overrides: str) -> dict[str, Any]:
-    words = ("explain=off", "trainer.max_epochs=1", "data.images_per_class=11", f"cache_dir='{cache}'")
-    cfg = compose(quickly(*words, *overrides))
+    quick = ("explain=off", "trainer.max_epochs=1", "data.images_per_class=11", "split.copies=bytes")
+    cfg = compose(quickly(*quick, f"cache_dir='{cache}'", *overrides))
     found: Any = OmegaConf.to_container(cfg, resolve=True)
     return found
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,11 @@ from covidnet.data.phantoms.phantom import FAULTS, PhantomImage, draw_image, wri
 SIZE = 96
 FOLDER_OF = {"COVID-19": "COVID19", "Normal": "NORMAL", "Pneumonia": "PNEUMONIA"}
 PATIENTS = range(16)
+
+
+@functools.cache
+def drawn(label: str, patient: int) -> PhantomImage:
+    return draw_image(label, patient, 1, size=SIZE)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -50,6 +57,18 @@ def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
     root = tmp_path_factory.mktemp("phantoms") / "plain"
     return root, write_phantoms(root, images_per_class=12, size=64, workers=1)
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, pd.DataFrame]]:
+    """A set of eleven images of each class with some faults."""
+
+    @functools.cache
+    def write(*faults: str) -> tuple[Path, pd.DataFrame]:
+        root = tmp_path_factory.mktemp("faulty") / "set"
+        return root, write_phantoms(root, images_per_class=11, size=64, faults=faults, workers=1)
+
+    return write
 
 
 def test_same_arguments_give_the_same_image_whatever_was_drawn_before() -> None:
@@ -83,7 +102,7 @@ def test_image_is_grey_8_bit_with_the_short_side_asked_for(size: int) -> None:
 
 def test_lungs_are_dark_and_the_spine_is_bright() -> None:
     for patient in PATIENTS:
-        image = draw_image("Normal", patient, 1, size=SIZE)
+        image = drawn("Normal", patient)
         height, width = image.image.shape
         middle = image.image[height // 3 : 2 * height // 3, int(0.46 * width) : int(0.54 * width)]
         assert np.median(image.image[image.lung_mask]) + 60 < np.median(middle)
@@ -94,7 +113,7 @@ def test_at_severity_0_the_classes_are_the_same_pixels() -> None:
         images = [draw_image(label, patient, 1, size=SIZE, severity=0.0) for label in CLASSES]
         assert len({image.image.tobytes() for image in images}) == 1
         assert not any(image.lesion_mask.any() for image in images)
-        assert images[1].image.tobytes() == draw_image("Normal", patient, 1, size=SIZE).image.tobytes()
+        assert images[1].image.tobytes() == drawn("Normal", patient).image.tobytes()
 
 
 def test_nothing_outside_the_lungs_depends_on_the_class() -> None:
@@ -107,9 +126,9 @@ def test_nothing_outside_the_lungs_depends_on_the_class() -> None:
 
 def test_lesions_brighten_the_image_where_the_mask_says() -> None:
     for patient in PATIENTS:
-        normal = draw_image("Normal", patient, 1, size=SIZE)
+        normal = drawn("Normal", patient)
         for label in ("COVID-19", "Pneumonia"):
-            image = draw_image(label, patient, 1, size=SIZE)
+            image = drawn(label, patient)
             change = image.image.astype(int) - normal.image
             assert not (image.lesion_mask & ~image.lung_mask).any()
             assert change[image.lesion_mask].mean() > 8
@@ -121,13 +140,13 @@ def test_covid_lies_in_both_lungs_pneumonia_in_one_and_normal_in_none() -> None:
     expected = {"COVID-19": 2, "Normal": 0, "Pneumonia": 1}
     for patient in PATIENTS:
         for label, count in expected.items():
-            image = draw_image(label, patient, 1, size=SIZE)
+            image = drawn(label, patient)
             sides = [bool((image.lesion_mask & side).sum() > 10) for side in lung_sides(image)]
             assert sum(sides) == count, (patient, label)
 
 
 def test_pneumonia_is_found_on_either_side() -> None:
-    images = [draw_image("Pneumonia", patient, 1, size=SIZE) for patient in PATIENTS]
+    images = [drawn("Pneumonia", patient) for patient in PATIENTS]
     left = [bool((image.lesion_mask & lung_sides(image)[0]).any()) for image in images]
     assert 3 <= sum(left) <= len(left) - 3
 
@@ -137,7 +156,7 @@ def test_covid_lies_lower_and_further_out_than_pneumonia() -> None:
     out: dict[str, list[float]] = {"COVID-19": [], "Pneumonia": []}
     for patient in PATIENTS:
         for label in low:
-            image = draw_image(label, patient, 1, size=SIZE)
+            image = drawn(label, patient)
             lung_y, lung_x = np.nonzero(image.lung_mask)
             y, x = np.nonzero(image.lesion_mask)
             low[label].append((y.mean() - lung_y.min()) / np.ptp(lung_y))
@@ -188,11 +207,13 @@ def test_unknown_label_and_empty_set_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("faults", [(), *[(fault,) for fault in FAULTS], FAULTS])
-def test_every_class_has_exactly_the_number_asked_for(faults: tuple[str, ...], tmp_path: Path) -> None:
-    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, faults=faults, workers=1)
+def test_every_class_has_exactly_the_number_asked_for(
+    faulty: Callable[..., tuple[Path, pd.DataFrame]], faults: tuple[str, ...]
+) -> None:
+    root, table = faulty(*faults)
     assert Counter(table["label"]) == dict.fromkeys(CLASSES, 11)
     assert table["filename"].is_unique
-    assert set(image_digests(tmp_path / "set")) == set(table["filename"])
+    assert set(image_digests(root)) == set(table["filename"])
 
 
 def test_table_describes_the_files(plain: tuple[Path, pd.DataFrame]) -> None:
@@ -313,11 +334,11 @@ def test_progress_is_silent_without_a_terminal(tmp_path: Path, capfd: pytest.Cap
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_copies_fault_puts_the_same_bytes_into_two_classes(tmp_path: Path) -> None:
-    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, workers=1, faults=["copies"])
+def test_copies_fault_puts_the_same_bytes_into_two_classes(faulty: Callable[..., tuple[Path, pd.DataFrame]]) -> None:
+    root, table = faulty("copies")
     label = table.set_index("filename")["label"]
     groups: dict[str, list[str]] = {}
-    for name, digest in image_digests(tmp_path / "set").items():
+    for name, digest in image_digests(root).items():
         groups.setdefault(digest, []).append(str(label[name]))
     doubled = [labels for labels in groups.values() if len(labels) > 1]
     assert len(doubled) == 3
@@ -325,13 +346,15 @@ def test_copies_fault_puts_the_same_bytes_into_two_classes(tmp_path: Path) -> No
     assert table.groupby("patient_id")["label"].nunique().max() == 1
 
 
-def test_shared_patient_fault_puts_a_patient_into_two_classes(tmp_path: Path) -> None:
-    table = write_phantoms(tmp_path / "set", images_per_class=11, size=64, workers=1, faults=["shared_patient"])
+def test_shared_patient_fault_puts_a_patient_into_two_classes(
+    faulty: Callable[..., tuple[Path, pd.DataFrame]],
+) -> None:
+    root, table = faulty("shared_patient")
     classes = table.groupby("patient_id")["label"].nunique()
     shared = classes[classes > 1].index
     assert len(shared) == 1
     assert classes.max() == 2
-    assert len(set(image_digests(tmp_path / "set").values())) == len(table)
+    assert len(set(image_digests(root).values())) == len(table)
     names = table.loc[table["patient_id"] == shared[0], "filename"].str.split("/").str[1]
     assert names.is_unique
 
@@ -340,7 +363,7 @@ def test_corner_mark_fault_changes_one_corner_that_tells_the_class() -> None:
     places: dict[str, set[tuple[bool, bool]]] = {label: set() for label in CLASSES}
     for patient in range(6):
         for label in CLASSES:
-            clean = draw_image(label, patient, 1, size=SIZE).image
+            clean = drawn(label, patient).image
             marked = draw_image(label, patient, 1, size=SIZE, faults=["corner_mark"]).image
             y, x = np.nonzero(marked != clean)
             assert 0.001 < len(y) / clean.size < 0.02

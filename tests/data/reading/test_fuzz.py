@@ -137,7 +137,7 @@ def run(files: int, seed: int) -> None:
     print(json.dumps([refused, slowest, _held() / before]))
 
 
-@pytest.mark.parametrize(("files", "seed"), [(400, 1), pytest.param(2000, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("files", "seed"), [(300, 1), pytest.param(1200, 2, marks=pytest.mark.slow)])
 def test_damaged_files_are_read_or_refused_and_leave_nothing(files: int, seed: int, tmp_path: Path) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("memory is measured on Linux alone")
