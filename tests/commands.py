@@ -132,6 +132,8 @@ def _run(module: str, words: list[str], cwd: str, env: dict[str, str], out: str,
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(env)
+    # The one that this process was started with is known already.
+    tempfile.tempdir = None
     os.chdir(cwd)
     sys.argv = [module, *words]
     try:

@@ -24,11 +24,13 @@ run_process, Process = subprocess.run, subprocess.Popen
 
 QUICK = ["data.images_per_class=11", "data.image_size=32", "data.phantom_size=96", "trainer.max_epochs=1",
          "trainer.accelerator=cpu", "explain=off", "model=torchvision", "model.backbone=squeezenet1_1",
-         "model.weights=random", "features.engine=torch"]  # fmt: skip
+         "model.weights=random", "features.engine=torch", "split.copies=bytes"]  # fmt: skip
 
 FEATURES = ["model=torchvision", "model.backbone=squeezenet1_1", "data.phantom_size=96", "split.copies=bytes",
             "--images", "33", "--rounds", "1", "--side", "32", "--products", "1", "--head", "32", "--epochs", "2",
             "--folds", "1", "--fills", "8"]  # fmt: skip
+
+SCALING = ["trainer.max_epochs=1", "explain=off", "features.engine=torch", "split.copies=bytes"]
 
 SIDES = ["--sides", "96", "96", "128", "128"]
 
@@ -42,9 +44,9 @@ TINY = {
     "gate": ["--phantoms", "18", "--per-kind", "1", "--parts", "3", "--side", "32"],
     "overlap": ["{images}", "--phantoms", "6"],
     "reading": ["--images", "2", "--sides", "96", "--rounds", "1"],
-    "scaling": ["fold=0", "trainer.max_epochs=1", "explain=off", "features.engine=torch", "--images", "150"],
+    "scaling": ["fold=0", *SCALING, "--images", "150"],
     "serving": ["checkpoint={run}", "--clients", "1", "--requests", "3", "--bad-side", "256", *SIDES],
-    "sweep": ["fold=0", "seed=0,1", *QUICK],
+    "sweep": ["fold=0", "seed=0", *QUICK],
 }
 """The arguments of each script."""
 

@@ -120,7 +120,7 @@ def execute(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Execute:
 @pytest.fixture(scope="module")
 def overrides(images: Path) -> list[str]:
     # The notebooks explain by themselves what a run would.
-    return quickly("explain=off", f"cache_dir={images}")
+    return quickly("explain=off", "split.copies=bytes", f"cache_dir={images}")
 
 
 @pytest.fixture(scope="module")
@@ -136,20 +136,21 @@ def split(data: NotebookNode, images: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def results(execute: Execute, overrides: list[str]) -> NotebookNode:
-    return execute("02_results.ipynb", OVERRIDES=overrides, FOLDS=[0, 1], RESAMPLES=200)
+    return execute("02_results.ipynb", OVERRIDES=[*overrides, "augment=none"], FOLDS=[0, 1], RESAMPLES=200)
 
 
 @pytest.fixture(scope="module")
 def explanations(execute: Execute, images: Path) -> NotebookNode:
-    overrides = quickly("model=densenet121", "explain=off", f"cache_dir={images}")
+    overrides = quickly("model=densenet121", "explain=off", "augment=none", "split.copies=bytes", f"cache_dir={images}")
     return execute("03_explanations.ipynb", OVERRIDES=overrides, IMAGES=9, RESAMPLES=200)
 
 
 @pytest.fixture(scope="module")
 def own(execute: Execute, tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     images = tmp_path_factory.mktemp("own")
-    drawing = ["data.images_per_class=22", "data.phantom_size=64", f"cache_dir={images}"]
-    training = ["data.image_size=64", "trainer.max_epochs=2", "features.engine=torch", f"cache_dir={images}"]
+    common = ["split.copies=bytes", f"cache_dir={images}"]
+    drawing = ["data.images_per_class=22", "data.phantom_size=64", *common]
+    training = ["data.image_size=64", "trainer.max_epochs=1", "features.engine=torch", "augment=none", *common]
     return execute("04_own_network.ipynb", OVERRIDES=drawing, TRAINING=training, FOLDS=[0, 1], RESAMPLES=200)
 
 

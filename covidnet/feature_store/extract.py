@@ -196,6 +196,7 @@ def _compute(
     trainer: Mapping[str, Any],
 ) -> None:
     workers = min(max(available_cores() - 1, 0), (len(images) - 1) // (4 * batch_size))
+    images.import_operators()
     loader = DataLoader(images, batch_size, num_workers=workers)
     runner = pl.Trainer(
         logger=False,

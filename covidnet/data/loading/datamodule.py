@@ -193,11 +193,12 @@ class FoldDataModule(pl.LightningDataModule):
             dataset: Dataset[dict[str, Any]] = FeatureDataset(self.features[part], rows, self.classes)
             return DataLoader(dataset, self.batch_size, sampler=sampler, collate_fn=whole_batch)
         workers = min(self.num_workers, max(len(rows) - 1, 0) // self.batch_size)
+        # Test and unseen images are read only once or twice, so they are not kept in memory.
+        memory = _MEMORY // max(workers, 1) if part in ("train", "val") else 0
+        images = self.images(rows, online=part == "train", memory=memory)
+        images.import_operators()
         return DataLoader(
-            # Test and unseen images are read only once or twice, so they are not kept in memory.
-            self.images(
-                rows, online=part == "train", memory=_MEMORY // max(workers, 1) if part in ("train", "val") else 0
-            ),
+            images,
             self.batch_size,
             sampler=sampler,
             num_workers=workers,

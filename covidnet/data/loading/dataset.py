@@ -74,6 +74,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self._kept: dict[tuple[str, str], Radiograph] = {}
         self._last: tuple[str, Radiograph] | None = None
 
+    def import_operators(self) -> None:
+        """Import what augmented images need before worker processes do: W&B's hooks on imports fail in a fork."""
+        if self.online is not None or any(operator != ORIGINAL for operator in self.operators_of_rows):
+            import albumentations  # noqa: F401
+
     def __len__(self) -> int:
         return len(self.paths)
 

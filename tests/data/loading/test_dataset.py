@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,16 @@ def test_image_goes_through_fit_operator_and_normalisation_in_this_order(rows: p
         fitted = SquareFit(64)(read_image(tmp_path / planned["path"][index]))
         expected = operators.apply(planned["operator"][index], fitted)
         assert np.array_equal(values(data[index]), expected)
+
+
+def test_what_the_workers_need_is_imported_before_they_are_forked(
+    rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "albumentations", raising=False)
+    images(rows, tmp_path).import_operators()
+    assert "albumentations" not in sys.modules
+    images(rows.assign(operator="zoom"), tmp_path).import_operators()
+    assert "albumentations" in sys.modules
 
 
 def test_rows_without_a_column_operator_are_originals(rows: pd.DataFrame, tmp_path: Path) -> None:
