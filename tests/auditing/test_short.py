@@ -86,6 +86,7 @@ def test_acquisition_is_not_checked_where_the_files_do_not_have_it(sweep: Path) 
     assert audit.not_possible["Source and acquisition"].startswith("sizes, views and sources of the images are not")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_faults_in_the_files_of_a_sweep_are_in_its_report(split: pd.DataFrame, tmp_path: Path) -> None:
     used = split[split["fold"] >= 0]
     one = used.index[used["fold"] == 1][0]

@@ -89,7 +89,7 @@ def test_bootstrap_intervals_equal_those_of_resampled_tables() -> None:
     of_patient = [np.flatnonzero(table["patient_id"] == p) for p in table["patient_id"].unique()]
     label, told = (pd.Categorical(table[name], CLASSES).codes for name in ("label", "prediction"))
     drawn: dict[str, list[float]] = {"sensitivity": [], "f1": []}
-    for _ in range(600):
+    for _ in range(300):
         rows = np.concatenate([of_patient[k] for k in rng.integers(0, len(of_patient), len(of_patient))])
         _, recall, f1, _ = precision_recall_fscore_support(label[rows], told[rows], average="macro")
         drawn["sensitivity"].append(recall)

@@ -365,7 +365,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_sweep_skips_finished_folds_and_goes_on_with_the_others(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     settings = [word for word in WHOLE if not word.startswith(("fold=", "trainer.max_epochs"))]
-    arguments = ["-m", "fold=0,1", *settings, "trainer.max_epochs=2", f"hydra.sweep.dir={sweep}"]
+    arguments = ["-m", "fold=0,1", *settings, "trainer.max_epochs=1", f"hydra.sweep.dir={sweep}"]
     assert command(*arguments, cwd=tmp_path).returncode == 0
     finished, broken = sweep / "fold=0", sweep / "fold=1"
     expected = (broken / "predictions.csv").read_bytes()
@@ -386,7 +386,7 @@ def test_a_sweep_skips_finished_folds_and_goes_on_with_the_others(tmp_path: Path
 def test_a_run_is_repeated_from_its_own_config(tmp_path: Path) -> None:
     first = tmp_path / "first"
     settings = [word for word in WHOLE if not word.startswith("trainer.max_epochs")]
-    done = command(*settings, "trainer.max_epochs=2", f"hydra.run.dir={first}", cwd=tmp_path)
+    done = command(*settings, "trainer.max_epochs=1", f"hydra.run.dir={first}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     # As an older version wrote it.
     config = (first / "config.yaml").read_text().replace("phantom_size", "film_size").replace("_images:", "_films:")

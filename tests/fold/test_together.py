@@ -25,7 +25,7 @@ WORDS = (
     "model=resnet8", "model.freeze=true", "model.weights=random", "model.standardise=true", "data.image_size=32",
     "data.images_per_class=22", "data.phantom_size=96", "trainer.accelerator=cpu", "trainer.max_epochs=6",
     "optim.plateau_patience=0", "callbacks.early_stopping.patience=2", "explain=off", "progress=false",
-    "features.engine=torch",
+    "features.engine=torch", "split.copies=bytes",
 )  # fmt: skip
 
 

@@ -172,7 +172,7 @@ def test_without_a_checkpoint_nothing_is_opened(locked: Path, cache: Path) -> No
 
 
 # A network that learns pixels needs no feature store, and its few weights no time.
-SMALL = ("fold=2", "model=resnet8", "data.images_per_class=22", "trainer.max_epochs=1")
+SMALL = ("fold=2", "model=resnet8", "data.images_per_class=22", "split.copies=bytes", "trainer.max_epochs=1")
 
 
 @pytest.fixture(scope="module")
