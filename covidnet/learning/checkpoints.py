@@ -6,10 +6,8 @@ import errno
 import hashlib
 import io
 import os
-import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +71,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             copied["callbacks"] = _rebased(copied["callbacks"], str(Path(path).parent), _HERE)
         if self.added:
             copied["state_dict"] = {**self.added, **copied["state_dict"]}
-        # SIGTERM between the two lines would lose an older checkpoint, but not the resume point that needs it.
-        with _sigterm_deferred():
-            # The newest comes last.
-            self._waiting.pop(str(path), None)
-            self._waiting[str(path)] = copied
+        # The newest comes last. In one step: the older one must not be lost to SIGTERM, which no mask of this thread
+        # defers where another thread receives it.
+        others = {other: content for other, content in self._waiting.items() if other != str(path)}
+        self._waiting = {**others, str(path): copied}
         if time.monotonic() - self._written >= self.seconds:
             self.flush()
 
@@ -124,19 +121,6 @@ def _rebased(value: Any, old: str, new: str) -> Any:
     if isinstance(value, dict):
         return {_rebased(key, old, new): _rebased(item, old, new) for key, item in value.items()}
     return [_rebased(item, old, new) for item in value] if isinstance(value, list) else value
-
-
-@contextmanager
-def _sigterm_deferred() -> Iterator[None]:
-    """Defer SIGTERM, whose handler raises, until the block ends."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

@@ -125,3 +125,16 @@ def test_a_checkpoint_that_waits_can_be_removed(tmp_path: Path) -> None:
     waiting.remove_checkpoint(tmp_path / "best.ckpt")
     waiting.flush()
     assert not list(tmp_path.iterdir())
+
+
+def test_no_moment_is_without_the_checkpoint_that_waits(tmp_path: Path) -> None:
+    """A signal that arrives while a newer one takes its place must find one of them."""
+    path, writer, found = tmp_path / "resume.ckpt", AtomicCheckpointIO(seconds=1000.0), []
+
+    class Older:
+        def __del__(self) -> None:
+            found.append(writer.waiting(path))
+
+    writer.save_checkpoint({"epoch": 1, "older": Older()}, path)
+    writer.save_checkpoint({"epoch": 2}, path)
+    assert found == [{"epoch": 2}]
