@@ -75,10 +75,10 @@ def stopped(pool: Decoders, good: Path, number: int = signal.SIGSTOP) -> set[int
 
 
 def test_an_image_that_takes_too_long_affects_only_itself(good: Path) -> None:
-    with Decoders(1, max_seconds=1) as pool:
+    with Decoders(1, max_seconds=0.5) as pool:
         (slow,) = stopped(pool, good)
         start = time.monotonic()
-        assert refusal(pool, good) == "took more than 1 s to decode"
+        assert refusal(pool, good) == "took more than 0.5 s to decode"
         assert time.monotonic() - start < 10
         assert not (PROC / str(slow)).exists()
         assert np.array_equal(pool.read(good).pixels, RAMP)
@@ -87,8 +87,8 @@ def test_an_image_that_takes_too_long_affects_only_itself(good: Path) -> None:
 def test_the_time_of_one_call_can_be_less_than_that_of_the_pool(good: Path) -> None:
     with Decoders(1) as pool:
         stopped(pool, good)
-        with pytest.raises(ImageRefusedError, match=r"upload: took more than 0\.5 s to decode"):
-            pool.decode(good.read_bytes(), "upload", seconds=0.5)
+        with pytest.raises(ImageRefusedError, match=r"upload: took more than 0\.3 s to decode"):
+            pool.decode(good.read_bytes(), "upload", seconds=0.3)
 
 
 def test_if_no_decoder_is_free_in_time_the_image_is_not_blamed(good: Path) -> None:
@@ -207,7 +207,7 @@ def test_several_files_without_memory_that_processes_share(folder: list[Path], m
 @pytest.mark.slow
 def test_of_several_files_only_the_one_that_takes_too_long_is_refused(folder: list[Path]) -> None:
     slow = folder[0].with_name("slow.jpg")
-    slow.write_bytes(hostile.jpeg_scans(100, 6_000))
+    slow.write_bytes(hostile.jpeg_scans(100, 5_000))
     with Decoders(1, max_seconds=0.5) as pool:
         found = list(pool.read_several([folder[0], slow, folder[5]]))
     assert isinstance(found[1], ImageRefusedError)
@@ -358,12 +358,12 @@ time.sleep(60)
             time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_meant_for_the_parent_do_not_end_a_child(good: Path, number: int) -> None:
+def test_signals_meant_for_the_parent_do_not_end_a_child(good: Path) -> None:
     with Decoders(1) as pool:
-        mine = stopped(pool, good, number)
-        assert np.array_equal(pool.read(good).pixels, RAMP)
-        assert mine <= children()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            mine = stopped(pool, good, number)
+            assert np.array_equal(pool.read(good).pixels, RAMP)
+            assert mine <= children()
 
 
 def test_a_child_imports_what_its_parent_does_and_nothing_from_the_current_folder(good: Path, tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_no_file_descriptor_and_no_shared_memory_is_left(good: Path) -> None:
     def shared() -> int:
         return sum("memfd:" in line for line in (PROC / "self/maps").read_text().splitlines())
 
-    with Decoders(1, max_seconds=1) as pool:
+    with Decoders(1, max_seconds=0.5) as pool:
         stopped(pool, good)
         before = files(), shared()
         with pytest.raises(ImageRefusedError):
