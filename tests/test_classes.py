@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:(gradcam|cam|gradient|eigencam)"
 
 DRAWN = ("COVID-19", "Normal", "Pneumonia")
 QUICK = (
-    "model=resnet8", "data.image_size=32", "trainer.max_epochs=1", "trainer.accelerator=cpu", "explain.per_class=1",
+    "model=cnn", "data.image_size=32", "trainer.max_epochs=1", "trainer.accelerator=cpu", "explain.per_class=1",
     "explain.errors=1", "explain.localisation_images=0", "explain.sanity_images=0", "progress=false",
     "data.num_workers=0", "augment=none", "split.copies=bytes",
 )  # fmt: skip

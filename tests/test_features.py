@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.commands import command
-from tests.conftest import QUICK
+from tests.conftest import quickly
 
 pytestmark = pytest.mark.slow
+
+SMALL = quickly("data.images_per_class=11", "data.image_size=32", "split.copies=bytes")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def features(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     # The table of --stats is as wide as the terminal.
     usual = {**os.environ, "COLUMNS": "80"}
-    return command("covidnet.features", *QUICK, f"cache_dir={home}", *words, cwd=home, env=usual)
+    return command("covidnet.features", *SMALL, f"cache_dir={home}", *words, cwd=home, env=usual)
 
 
 def test_filling_ahead_leaves_no_work_for_any_fold(
@@ -35,7 +37,8 @@ def test_filling_ahead_leaves_no_work_for_any_fold(
     assert "distinct inputs for the" in done.stdout
     for fold in (0, 9):
         with caplog.at_level("INFO"):
-            folder = train(f"fold={fold}", f"cache_dir={home}", "trainer.max_epochs=1", "explain=off")
+            words = (f"fold={fold}", f"cache_dir={home}", "trainer.max_epochs=1", "explain=off")
+            folder = train(*words, defaults=SMALL)
         assert json.loads((folder / "metrics.json").read_text())["fold"] == fold
     assert "to compute" not in caplog.text
     again = features(home)
