@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +99,25 @@ def copies_once() -> Iterator[None]:
     """Copies among the same images are looked for once: it takes a second, and many tests only need the answer."""
     import covidnet.auditing.study
     import covidnet.data.collection.prepared
-    from covidnet.data.recognition.overlap import ImageSet, find_copies
+    import covidnet.external.validation
+    from covidnet.data.recognition.overlap import ImageSet, find_copies, find_overlap
 
-    known: dict[tuple[bytes, bytes], Any] = {}
+    known: dict[tuple[object, ...], Any] = {}
 
-    def found(images: ImageSet, **more: Any) -> Any:
-        key = (images.sha256.tobytes(), images.pixels.tobytes())
-        if key not in known:
-            known[key] = find_copies(images, **more)
-        return known[key].copy()
+    def once(search: Callable[..., Any]) -> Callable[..., Any]:
+        def found(*images: ImageSet, **more: Any) -> Any:
+            key = (search, *(part.tobytes() for one in images for part in (one.sha256, one.pixels)))
+            if key not in known:
+                known[key] = search(*images, **more)
+            return known[key].copy()
+
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (covidnet.auditing.study, covidnet.data.collection.prepared):
-            patch.setattr(module, "find_copies", found)
+        for module in (covidnet.auditing.study, covidnet.data.collection.prepared, covidnet.external.validation):
+            patch.setattr(module, "find_copies", once(find_copies))
+        # The package has a function of this module's name.
+        patch.setattr(import_module("covidnet.external.known_images"), "find_overlap", once(find_overlap))
         yield
 
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from torchvision.models import DenseNet
 
 from covidnet.base.classes import DEFAULT_CLASSES as CLASSES
 from covidnet.base.errors import SettingError, WeightsError
 from covidnet.data.loading.transforms import SquareFit
 from covidnet.learning.module import ClassificationModule
 from covidnet.models.heads import build_head
+from covidnet.models.networks import NETWORKS
 from covidnet.serving.exported import exported
 from covidnet.serving.onnx_model import OnnxModel
 from covidnet.serving.open_model import open_model
 from covidnet.serving.torch_model import TorchModel
+
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 CARD = "# Model card\n\nü | 98%\n"
 
@@ -67,7 +72,13 @@ def test_models_with_different_backbones_are_exported_together(
 
 
 @pytest.mark.slow
-def test_the_default_network_is_exported(squares: np.ndarray, tmp_path: Path) -> None:
+def test_a_densenet_is_exported(squares: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default network with two layers in each block: the operations are the same, and there are fewer of them."""
+
+    def small() -> torch.nn.Module:
+        return DenseNet(32, (2, 2, 2, 2), 64).features
+
+    monkeypatch.setitem(NETWORKS, "densenet121", replace(NETWORKS["densenet121"], features=small, features_dim=128))
     torch.manual_seed(0)
     module = ClassificationModule("densenet121", preprocessing={"image_size": 64}).eval()
     # The probabilities of a head that is not trained would be nearly alike.
