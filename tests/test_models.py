@@ -43,6 +43,19 @@ OWN = {
     "bayesian_cnn": ["predictive_entropy", "mutual_information"],
     "anomaly_resnet": ["anomaly_score"],
 }
+STANDS_ON = {"bayesian_cnn": "resnet50"}
+"""A model whose frozen network is that of another, whose stored features it takes."""
+
+
+pytestmark = pytest.mark.usefixtures("copies_once")
+
+
+def least(name: str) -> int:
+    return max(NETWORKS[MODELS[name][0]].least, 32)
+
+
+def once(name: str) -> tuple[str, ...]:
+    return (*ONCE, f"model={name}", f"data.image_size={least(name)}", "augment=none")
 
 
 def test_all_models_of_the_field_are_there() -> None:
@@ -50,10 +63,17 @@ def test_all_models_of_the_field_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in SMALL)) for n in NAMES])
-def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Callable[..., Path]) -> None:
+def test_a_model_trains_a_step_and_its_checkpoint_predicts(
+    name: str, trained: Callable[..., Path], cache: Path
+) -> None:
     network = NETWORKS[MODELS[name][0]]
-    size = max(network.least, 32)
-    folder = train(*ONCE, f"model={name}", f"data.image_size={size}", "augment=none")
+    on = STANDS_ON.get(name)
+    if on is not None:
+        trained(*once(on))
+    stored = sorted((cache / "features").rglob("*.safetensors"))
+    folder = trained(*once(name))
+    if on is not None:
+        assert sorted((cache / "features").rglob("*.safetensors")) == stored
     header = list(pd.read_csv(folder / "predictions.csv", nrows=1))
     assert header == [*columns_of(), *OWN.get(name, [])]
     table = read_predictions(folder / "predictions.csv")
@@ -65,7 +85,7 @@ def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Cal
     assert module.hparams["model"]["name"] == name
     rows = table.query("split == 'test'")
     spec = module.classifier.spec
-    fit, normalise = SquareFit(size, "squash"), Normalise(tuple(spec.mean), tuple(spec.std))
+    fit, normalise = SquareFit(least(name), "squash"), Normalise(tuple(spec.mean), tuple(spec.std))
     root = Path(facts["data"]["root"])
     images = torch.stack([torch.from_numpy(normalise(fit(read_image(root / path)))) for path in rows["path"]])
     with torch.no_grad():
@@ -82,27 +102,22 @@ def test_a_model_trains_a_step_and_its_checkpoint_predicts(name: str, train: Cal
         # A network after one step may find nothing in an image of 32 pixels, and says so.
         warnings.simplefilter("ignore", RuntimeWarning)
         maps = saliency(module.classifier, images[:1])
-    assert maps.shape == (1, size, size)
+    assert maps.shape == (1, least(name), least(name))
     assert 0.0 <= maps.min() <= maps.max() <= 1.0
-
-
-@pytest.mark.slow
-def test_models_on_one_frozen_network_share_its_features(train: Callable[..., Path], cache: Path) -> None:
-    train(*ONCE, "model=resnet50", "data.image_size=32", "augment=none")
-    before = sorted((cache / "features").rglob("*.safetensors"))
-    train(*ONCE, "model=bayesian_cnn", "data.image_size=32", "augment=none")
-    assert sorted((cache / "features").rglob("*.safetensors")) == before
 
 
 # Maps that are normalised after their mean, so that the file cannot draw them; and tokens.
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "method"), [("test_convnext", "gradcam"), ("test_vit", "gradient")])
+@pytest.mark.parametrize(
+    ("name", "method", "engine"), [("test_convnext", "gradcam", "onnx"), ("test_vit", "gradient", "torch")]
+)
 def test_a_network_of_a_library_trains_from_the_feature_store_and_is_exported(
-    name: str, method: str, train: Callable[..., Path]
+    name: str, method: str, engine: str, train: Callable[..., Path]
 ) -> None:
     pytest.importorskip("onnxruntime")
-    words = ["fold=3", "trainer.max_epochs=1", "augment=none", "features.engine=onnx", "explain.localisation_images=0"]
-    words += ["model=timm", f"model.backbone={name}", f"explain.method={method}", "explain.sanity_images=2"]
+    words = ["fold=3", "trainer.max_epochs=1", "augment=none", f"features.engine={engine}"]
+    words += ["model=timm", f"model.backbone={name}", f"explain.method={method}"]
+    words += ["explain.localisation_images=0", "explain.sanity_images=2"]
     folder = train(*words, defaults=PLAIN)
     config = read_yaml(folder / "config.yaml")
     assert (config["data"]["image_size"], config["model"]["name"]) == (160, f"timm/{name}")

@@ -362,28 +362,34 @@ def test_a_killed_command_resumes_and_ends_with_the_files_of_one_never_killed(
     with pytest.raises(DataError, match="strict=true") as uninterrupted:
         predict(*words, f"out='{whole}'")
     said, partial = [tmp_path / "stdout", tmp_path / "stderr"], out / "predictions.partial.csv"
-    random, done = np.random.default_rng(0), 0
-    # At least a batch, since a resumed command starts with a whole one.
-    for least, again in ((BATCH, []), (6, ["resume=true"])):
-        done += int(random.integers(least, least + 3))
-        words_again = (*words, f"out='{out}'", *again)
-        killed = begun("covidnet.predict", *words_again, cwd=PROJECT, env=os.environ, said=said)
-        count = 0
-        while killed.is_alive() and count <= done:
-            time.sleep(0.01)
-            with suppress(FileNotFoundError):
-                count = partial.read_bytes().count(b"\n")
-        killed.kill()
-        killed.join()
-        assert killed.exitcode == -signal.SIGKILL, said[1].read_text()
-        expected = pd.read_csv(whole / "predictions.csv")
+
+    def rows_so_far() -> pd.DataFrame:
         rows = pd.read_csv(partial)[expected.columns]
-        assert done <= len(rows) < len(expected)
         pd.testing.assert_frame_equal(rows, expected.head(len(rows)))
         tables = {path.name for path in out.iterdir()} - {path.name for path in whole.iterdir()}
         assert tables - {path.name for path in out.glob(".*.tmp")} == {
             "predictions.partial.csv", "predictions.partial.json", "refused.partial.csv"
         }  # fmt: skip
+        return rows
+
+    expected = pd.read_csv(whole / "predictions.csv")
+    killed = begun("covidnet.predict", *words, f"out='{out}'", cwd=PROJECT, env=os.environ, said=said)
+    count = 0
+    # More than a batch, since a resumed command starts with a whole one.
+    while killed.is_alive() and count <= BATCH + 1:
+        time.sleep(0.01)
+        with suppress(FileNotFoundError):
+            count = partial.read_bytes().count(b"\n")
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL, said[1].read_text()
+    assert BATCH < len(rows_so_far()) < len(expected)
+    with monkeypatch.context() as patch:
+        stop_at(patch, len(expected) - 2)
+        with pytest.raises(KeyboardInterrupt):
+            predict(*words, f"out='{out}'", "resume=true")
+    rows = rows_so_far()
+    assert len(rows) == len(expected) - 2
     with pytest.raises(SettingError, match=r"out=.*: must be .*predictions.partial.json .*resume=true"):
         predict(*words, f"out='{out}'")
     read, paths = Decoders.read, []
@@ -412,7 +418,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     row = ImagePredictions._row
 
     def stopped(self: ImagePredictions, *given: Any) -> list[str]:
-        if self.predicted == count:
+        if self.predicted >= count:
             raise KeyboardInterrupt
         return row(self, *given)
 
