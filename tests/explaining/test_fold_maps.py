@@ -139,8 +139,8 @@ def test_explanations_do_not_depend_on_the_store(run: Path) -> None:
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "gradcam"])
 def test_every_method_explains_a_run(method: str, train: Train) -> None:
     folder = train(
-        "model=cnn", "data.image_size=32", "trainer.max_epochs=1", f"explain.method={method}",
-        "explain.localisation_images=3", "explain.sanity_images=2",
+        "model=cnn", "data.images_per_class=11", "data.image_size=32", "trainer.max_epochs=1",
+        f"explain.method={method}", "explain.localisation_images=3", "explain.sanity_images=2",
     )  # fmt: skip
     content, tables = read_explanations(folder)
     assert content.method == method
