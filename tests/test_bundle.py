@@ -146,7 +146,7 @@ def test_a_bundle_installs_and_predicts_without_a_network(trained: Callable[...,
     done = alone(SHELL, folder / "install.sh", installed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "installed in" in done.stdout
-    write_phantoms(tmp_path / "phantoms", images_per_class=11, size=96)
+    write_phantoms(tmp_path / "phantoms", images_per_class=11, size=96, workers=1)
     done = alone(
         installed / "venv/bin/covidnet", "predict", f"checkpoint={installed}/model.onnx", "out=results", "gate=warn",
         f"input={tmp_path}/phantoms/NORMAL", cwd=tmp_path,

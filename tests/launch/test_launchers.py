@@ -84,16 +84,18 @@ def only_sweep(cwd: Path) -> Path:
 @pytest.mark.slow
 def test_joblib_gives_the_serial_numbers_and_names_the_fold_that_failed(serial: Path, tmp_path: Path) -> None:
     needs("hydra_joblib_launcher")
-    # Without a sweep folder of ours: the jobs have to find the one that the first process has named. All three go to
-    # one process of the pool, so that the libraries are loaded once.
-    done = train(tmp_path, "-m", "fold=0,11,1", *TINY, "hydra/launcher=local", "hydra.launcher.batch_size=3")
+    # Without a sweep folder of ours: the jobs have to find the one that the first process has named. One process of the
+    # pool takes the first two, another the rest, which fail before the libraries are loaded.
+    pool = ("hydra/launcher=local", "hydra.launcher.n_jobs=2", "hydra.launcher.batch_size=2")
+    done = train(tmp_path, "-m", "fold=0,1,11,12", *TINY, *pool)
     sweep = only_sweep(tmp_path)
     assert_same_numbers(sweep, serial)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
     assert lines[-1] == "error: fold=11: must be 0 to 9; fold 10 is the unseen fold, never a test fold"
-    assert any("fold=11: the run did not finish: fold=11: must be 0 to 9" in line for line in lines)
+    for fold in (11, 12):
+        assert any(f"fold={fold}: the run did not finish: fold={fold}: must be 0 to 9" in line for line in lines)
     assert done.stdout.count("Report: ") == 1
     # No job draws a bar.
     assert "Epoch" not in done.stdout + done.stderr
