@@ -39,7 +39,8 @@ def test_the_wheel_runs_from_an_empty_directory(tmp_path: Path) -> None:
         archive.extractall(site)
     done = subprocess.run(
         [sys.executable, "-c", SHIPPED, *quickly("model=cnn", "fold=0", "trainer.fast_dev_run=true")],
-        cwd=empty, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=600, check=False,
+        cwd=empty,
+        env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == [str(site / "covidnet/conf"), "<!DOCTYPE html>"]
