@@ -28,7 +28,7 @@ from covidnet.launch.command import compose
 from covidnet.serving.open_model import open_model
 from tests.commands import command
 
-pytestmark = pytest.mark.usefixtures("copies_once", "exported_once")
+pytestmark = pytest.mark.usefixtures("copies_once", "exported_once", "undrawn")
 
 FOLDERS = {"COVID-19": "covid", "Normal": "normal", "Pneumonia": "pneumonia"}
 PHANTOMS = ("data.images_per_class=33", "data.phantom_size=96")
