@@ -107,6 +107,12 @@ def test_a_check_that_cannot_run_says_why_and_the_others_run(sweep: Path, tmp_pa
     assert "would have found is unknown" in text
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without the features that other tests have stored: an audit would use them."""
+    return tmp_path_factory.mktemp("own_cache")
+
+
 def words_of(cache: Path, *words: str) -> list[str]:
     return [f"cache_dir={cache}", "progress=false", "data.view=null", *words]
 
@@ -120,19 +126,19 @@ def begun(cache: Path, *words: str) -> None:
 def test_exit_codes(
     phantoms: Path,
     split: pd.DataFrame,
-    cache: Path,
+    own_cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     first = ["data=folder", f"data.root={phantoms}", "out=first", "strict=true"]
-    begun(cache, *first)
+    begun(own_cache, *first)
     printed = capsys.readouterr().out
     assert "Audit: first/audit.html" in printed
     assert "not possible: leaks: there is no sweep; give sweep_dir=DIR" in printed
     with pytest.raises(CovidnetError, match=r"audit\.html already exists; give another folder, or overwrite=true"):
-        begun(cache, *first)
+        begun(own_cache, *first)
     # A patient in two folds.
     used = split[split["fold"] >= 0]
     one, other = (used.index[used["fold"] == fold][0] for fold in (1, 2))
@@ -141,7 +147,8 @@ def test_exit_codes(
     write_sweep(tmp_path / "sweep", [0, 1], split=planted, skill=3.0)
     words = ["data=folder", "data.root=gone", "sweep_dir=sweep", "out=second"]
     for strict, code in (("false", 0), ("true", 3)):
-        done = command("covidnet.audit", *words_of(cache, *words, f"strict={strict}", "overwrite=true"), cwd=tmp_path)
+        told = words_of(own_cache, *words, f"strict={strict}", "overwrite=true")
+        done = command("covidnet.audit", *told, cwd=tmp_path)
         assert done.returncode == code, done.stderr
     assert re.fullmatch(
         r"strict=true: \d findings? above \u201cfor your information\u201d; see second/audit\.html",
@@ -163,7 +170,7 @@ def test_a_sweep_on_other_images_is_refused(sweep: Path) -> None:
 @pytest.mark.slow
 def test_errors_are_one_line(
     changed: Path,
-    cache: Path,
+    own_cache: Path,
     tmp_path: Path,
     sweep: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -178,17 +185,17 @@ def test_errors_are_one_line(
         ([*folder, "audit.published=nowhere"], "audit.published=nowhere: must be a CSV file of published numbers"),
     ):
         with pytest.raises(CovidnetError, match=f"^{re.escape(answer)}") as caught:
-            begun(cache, *words)
+            begun(own_cache, *words)
         assert "\n" not in str(caught.value)
-    done = command("covidnet.audit", *words_of(cache, "data=folder", "data.root=nowhere"), cwd=tmp_path)
+    done = command("covidnet.audit", *words_of(own_cache, "data=folder", "data.root=nowhere"), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: data.root={tmp_path}/nowhere: no such folder")
     other = Path(shutil.copytree(sweep, tmp_path / "sweep"))
     for file in other.glob("*/config.yaml"):
         file.write_text(file.read_text().replace("name: phantom", "name: kaggle"))
     with pytest.raises(SettingError, match=r"^data=phantom: must be the data set of the sweep, data=kaggle"):
-        begun(cache, "sweep_dir=sweep")
-    begun(cache, "sweep_dir=sweep", "data=folder", "data.root=gone", "out=gone-audit")
+        begun(own_cache, "sweep_dir=sweep")
+    begun(own_cache, "sweep_dir=sweep", "data=folder", "data.root=gone", "out=gone-audit")
     assert "not possible: identity: the images cannot be read" in capsys.readouterr().out
 
 

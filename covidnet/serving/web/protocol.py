@@ -7,6 +7,7 @@ import asyncio.constants
 import json
 import socket
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -19,6 +20,9 @@ from covidnet.serving.web.web_error import WebError
 
 WAIT_SECONDS = 10.0
 """Maximum time for the head of a request to arrive, and for a response to stay unread."""
+
+LINGER_SECONDS = 2.0
+"""Maximum time between the response and the end of a connection on which a request still arrives."""
 
 RESERVED = 8
 """Connections beyond the limit, only for /health and /ready; a new one replaces the oldest of the address that holds
@@ -36,6 +40,40 @@ def limit_handshakes() -> None:
     vars(asyncio.constants)["SSL_HANDSHAKE_TIMEOUT"] = WAIT_SECONDS
 
 
+class _Lingering:
+    """A transport that stays open for a moment after `close` while a request still arrives.
+
+    A socket that is closed with unread data resets the connection, and the client, such as a proxy, may lose the
+    response that it has not read yet. So the client is told that no more comes, and what it sends is discarded.
+
+    Args:
+        transport: of the connection.
+        closes: called at `close`; whether a request still arrives.
+    """
+
+    def __init__(self, transport: asyncio.Transport, closes: Callable[[], bool]) -> None:
+        self._transport, self._closes, self._lingers = transport, closes, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._lingers or self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        if not self._lingers:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self.is_closing() or not self._closes():
+            self._transport.close()
+            return
+        self._lingers = True
+        self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+
 class UploadProtocol(H11Protocol):
     """One connection. `limits` sets how many there may be; those of proxies in `access` are not counted by address."""
 
@@ -46,11 +84,13 @@ class UploadProtocol(H11Protocol):
     since = 0.0
     _silence: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
+    _end: asyncio.TimerHandle | None = None
     _framing = 0
 
     def connection_made(self, transport: Any) -> None:
         """Start waiting for a request; with too many connections, only for a probe."""
-        super().connection_made(transport)
+        super().connection_made(_Lingering(transport, self._closes))  # type: ignore[arg-type]
+        self._socket = transport
         # asyncio does this only for sockets that it creates. Otherwise the body of a response waits 40 ms for the
         # client to acknowledge the head (Nagle's algorithm and delayed acknowledgements).
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -77,13 +117,13 @@ class UploadProtocol(H11Protocol):
                 self._refuse_chunks()
                 return
             plain = self._framing == 0 and not self.cycle.response_complete and not self._chunked()
-            reads: Any = self.transport  # asyncio reads up to max_size bytes at once
-            reads.max_size = min(2 * reads.max_size, _LONGEST_READ) if plain else _READ
+            # asyncio reads up to max_size bytes at once.
+            self._socket.max_size = min(2 * self._socket.max_size, _LONGEST_READ) if plain else _READ
         self._listen()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timers."""
-        for timer in (self._silence, self._stall):
+        for timer in (self._silence, self._stall, self._end):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -127,7 +167,8 @@ class UploadProtocol(H11Protocol):
         address = self.client[0] if self.client else ""
         self.client_key, self.since = client_of(address), self.loop.time()
         # All connections of this server are of this class.
-        others: list[Any] = [one for one in self.connections if one is not self and not one.transport.is_closing()]
+        everyone: Any = self.connections
+        others = [one for one in everyone if one is not self and not one._socket.is_closing()]
         taken = [one for one in others if not one.reserved]
         mine = 0 if self.access.trusts(address) else sum(one.client_key == self.client_key for one in taken)
         self.reserved = len(taken) >= self.limits.connections or mine >= 2 * self.limits.per_address
@@ -138,6 +179,17 @@ class UploadProtocol(H11Protocol):
             if len(kept) >= RESERVED:
                 held = Counter(one.client_key for one in [*kept, self])
                 max(kept, key=lambda one: held[one.client_key]).transport.abort()
+
+    def _closes(self) -> bool:
+        """Whether a request still arrives on a connection that is closed: if so, the timer of its end starts."""
+        if self.conn.their_state not in (h11.SEND_BODY, h11.ERROR):
+            return False
+        if self.cycle and not self.cycle.response_complete:
+            # The application gets no more of this request.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._end = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        return True
 
     def _listen(self) -> None:
         """Run the timer while no request is being processed."""

@@ -60,7 +60,7 @@ def client(
 
 
 class Server(uvicorn.Server):
-    """As uvicorn's, which looks every tenth of a second whether it should end."""
+    """As uvicorn's, which looks a hundred times a second whether it should end."""
 
     async def main_loop(self) -> None:
         count = 0

@@ -92,6 +92,36 @@ def test_no_more_of_a_body_is_read_than_its_length() -> None:
         assert found.startswith(b"HTTP/1.1 422")
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [(b"POST /v1/predict HTTP/1.0\r\nOrigin: http://evil.example", 403), (b"GET /" + b"x" * 70_000, 400)],
+)
+def test_a_response_is_not_lost_because_its_request_still_arrives(line: bytes, status: int) -> None:
+    """As a proxy sends a request, with its defaults: all of it, and it reads the response after that."""
+    rest = bytes(200_000)
+    head = line + b"\r\nHost: localhost\r\nContent-Length: 400000\r\n\r\n"
+    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        for piece in (head, rest, rest):
+            client.sendall(piece)
+            time.sleep(0.1)
+        found = b"".join(iter(lambda: client.recv(65536), b""))
+        assert found.startswith(f"HTTP/1.1 {status}".encode())
+        assert json.loads(found.partition(b"\r\n\r\n")[2])["error"]["code"] in ("cross_site", "no_http")
+
+
+def test_a_request_that_arrives_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.3)
+    head = b"POST / HTTP/1.0\r\nOrigin: http://evil.example\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n"
+    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(head)
+        start = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() - start < 5:
+                client.sendall(b"a")
+                time.sleep(0.02)
+        assert 0.2 < time.monotonic() - start < 5
+
+
 SLOW = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\na"
 
 
