@@ -234,6 +234,8 @@ QUICK = (
     "explain.sanity_images=3",
     # To export a network for ONNX Runtime takes longer than all its passes here.
     "features.engine=torch",
+    # To look for near copies takes seconds, and is tested where copies are.
+    "split.copies=bytes",
     "progress=false",
 )
 
