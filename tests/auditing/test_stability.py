@@ -105,6 +105,7 @@ def test_seeds_that_differ_by_chance_are_silent(tmp_path: Path) -> None:
     assert accuracy.max() - accuracy.min() > 0.05
 
 
+@pytest.mark.slow
 def test_a_winner_that_changes_with_the_seed_is_found(tmp_path: Path) -> None:
     clear = {f"model={name},seed={seed}": skill for name, skill in (("a", 4.0), ("b", 1.0)) for seed in range(2)}
     answer = stability(grid(tmp_path / "clear", clear))
@@ -119,6 +120,7 @@ def test_a_winner_that_changes_with_the_seed_is_found(tmp_path: Path) -> None:
     assert found.number == 0.5
 
 
+@pytest.mark.slow
 def test_more_images_would_help_where_they_are_few(clean: Study, tmp_path: Path) -> None:
     alone = replace(clean, sweep_dir=None)
     few, many = (stability(stored(alone, tmp_path / str(skill), skill)) for skill in (2.0, 9.0))

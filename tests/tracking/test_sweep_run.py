@@ -17,6 +17,9 @@ from covidnet.tracking.sweep_run import log_nested, log_sweep, pooled_values
 from tests.sweeps import write_nested, write_sweep
 from tests.tracking.fakes import run_files
 
+# They start W&B's own process.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepSummary]:
