@@ -121,11 +121,13 @@ def write_run(
 
 def write_sweep(folder: Path, folds: Iterable[int] = range(10), split: pd.DataFrame | None = None, **run: Any) -> Path:
     """A sweep folder; arguments of `write_run` are passed on."""
+    if split is not None or run:
+        table = split_table() if split is None else split
+        for fold in folds:
+            write_run(folder / f"fold={fold}", table, fold, **run)
+        return folder
     for fold in folds:
         place = folder / f"fold={fold}"
-        if split is not None or run:
-            write_run(place, split_table() if split is None else split, fold, **run)
-            continue
         place.mkdir(parents=True)
         for name, content in _plain_run(fold).items():
             (place / name).write_bytes(content)

@@ -15,7 +15,7 @@ from tests.conftest import quickly
 
 pytestmark = pytest.mark.slow
 
-SMALL = quickly("data.images_per_class=11", "data.image_size=32", "split.copies=bytes")
+SMALL = quickly("data.images_per_class=11", "data.image_size=32")
 
 
 @pytest.fixture(scope="module")

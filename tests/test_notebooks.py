@@ -120,7 +120,7 @@ def execute(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Execute:
 @pytest.fixture(scope="module")
 def overrides(images: Path) -> list[str]:
     # The notebooks explain by themselves what a run would.
-    return quickly("explain=off", "split.copies=bytes", f"cache_dir={images}")
+    return quickly("explain=off", f"cache_dir={images}")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def results(execute: Execute, overrides: list[str]) -> NotebookNode:
 
 @pytest.fixture(scope="module")
 def explanations(execute: Execute, images: Path) -> NotebookNode:
-    overrides = quickly("model=densenet121", "explain=off", "augment=none", "split.copies=bytes", f"cache_dir={images}")
+    overrides = quickly("model=densenet121", "explain=off", "augment=none", f"cache_dir={images}")
     return execute("03_explanations.ipynb", OVERRIDES=overrides, IMAGES=9, RESAMPLES=200)
 
 

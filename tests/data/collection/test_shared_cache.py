@@ -63,7 +63,7 @@ def as_other(call: Callable[[], object]) -> str:
 
 
 def settings_of(cache: Path, *overrides: str) -> dict[str, Any]:
-    quick = ("explain=off", "trainer.max_epochs=1", "data.images_per_class=11", "split.copies=bytes")
+    quick = ("explain=off", "trainer.max_epochs=1", "data.images_per_class=11")
     cfg = compose(quickly(*quick, f"cache_dir='{cache}'", *overrides))
     found: Any = OmegaConf.to_container(cfg, resolve=True)
     return found
